@@ -1,0 +1,196 @@
+"""The keypoints of one person over time: what estimators give, files hold and drawing takes."""
+
+from __future__ import annotations
+
+import math
+import operator
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import MotionError
+
+Floats = npt.NDArray[np.float32]
+
+SHAPES: dict[str, tuple[int, ...]] = {
+    "body": (18, 2),
+    "body_score": (18,),
+    "hands": (2, 21, 2),
+    "hands_score": (2, 21),
+    "face": (68, 2),
+    "face_score": (68,),
+}
+"""Shape of one frame of each array."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PoseSequence:
+    """Keypoints of one person in F >= 1 frames, checked and read-only.
+
+    Coordinates are fractions of the picture's width (x) and height (y), y down; points outside the picture
+    lie outside [0, 1]. Scores are confidences in [0, 1]; 0 means not seen.
+
+    Raises `MotionError`, naming the array (and the frame and point), when a shape, a coordinate, a score, the
+    frame rate or the size is wrong.
+    """
+
+    body: Floats
+    """[F,18,2], OpenPose order: nose, neck, right shoulder, elbow, wrist, left shoulder, elbow, wrist,
+    right hip, knee, ankle, left hip, knee, ankle, right eye, left eye, right ear, left ear."""
+    body_score: Floats
+    """[F,18]"""
+    hands: Floats
+    """[F,2,21,2], left then right hand; wrist, then four points outwards for thumb, index, …, little finger."""
+    hands_score: Floats
+    """[F,2,21]"""
+    face: Floats
+    """[F,68,2], dlib's order: jaw 0-16, brows 17-26, nose 27-35, eyes 36-47, mouth 48-67."""
+    face_score: Floats
+    """[F,68]"""
+    fps: float
+    """Frames per second, positive."""
+    size: tuple[int, int]
+    """(width, height) in pixels of the pictures that the keypoints were found in."""
+
+    def __post_init__(self) -> None:
+        for name, shape in SHAPES.items():
+            object.__setattr__(self, name, _checked_array(name, getattr(self, name), shape))
+        object.__setattr__(self, "fps", _checked_fps(self.fps))
+        object.__setattr__(self, "size", _checked_size(self.size))
+        counts = {name: len(getattr(self, name)) for name in SHAPES}
+        if len(set(counts.values())) != 1:
+            raise MotionError(
+                f"The arrays of a pose sequence differ in frames: {counts}.",
+                remedy="Give every array the same number of frames.",
+                field="motion",
+            )
+
+    def __len__(self) -> int:
+        """Number of frames F."""
+        return len(self.body)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, PoseSequence):
+            return NotImplemented
+        same = (np.array_equal(getattr(self, name), getattr(other, name)) for name in SHAPES)
+        return self.fps == other.fps and self.size == other.size and all(same)
+
+    __hash__ = None  # type: ignore[assignment]  # the arrays have no cheap hash
+
+    def __getitem__(self, index: int | slice) -> PoseSequence:
+        """Some of the frames, or the one frame `index`, at the same frame rate."""
+        if isinstance(index, slice):
+            return self.take(range(len(self))[index])
+        return self.take([range(len(self))[index]])  # IndexError ends iteration
+
+    def __iter__(self) -> Iterator[PoseSequence]:
+        return (self.take([index]) for index in range(len(self)))
+
+    def take(self, indices: Sequence[int] | npt.NDArray[np.integer[Any]]) -> PoseSequence:
+        """The frames `indices` in that order, at the same frame rate; IndexError beyond the last frame."""
+        chosen = np.asarray(indices, np.intp)
+        return replace(self, **{name: getattr(self, name)[chosen] for name in SHAPES})
+
+    def strided(self, stride: int) -> PoseSequence:
+        """Every `stride`-th frame, with the frame rate divided to keep the speed of the motion."""
+        if stride < 1:
+            raise MotionError(f"stride is {stride}.", remedy="Choose 1 or more.", field="settings.stride")
+        return replace(self[::stride], fps=self.fps / stride)
+
+    @staticmethod
+    def concat(parts: Iterable[PoseSequence]) -> PoseSequence:
+        """The parts one after another; all must have the same frame rate and size."""
+        whole = list(parts)
+        if not whole:
+            raise MotionError("There are no pose frames to join.", remedy="Give at least one.", field="motion")
+        first = whole[0]
+        for part in whole:
+            if (part.fps, part.size) != (first.fps, first.size):
+                raise MotionError(
+                    f"Pose sequences of {first.fps:g} fps {first.size} and {part.fps:g} fps {part.size} cannot be joined.",
+                    remedy="Join sequences of one frame rate and picture size.",
+                    field="motion",
+                )
+        return replace(first, **{name: np.concatenate([getattr(p, name) for p in whole]) for name in SHAPES})
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write `path` as `.npz` (compressed) or `.json`, beside first and then renamed.
+
+        Raises `OutputError` for another suffix or where it cannot be written.
+        """
+        from .store import save
+
+        save(self, path)
+
+    @staticmethod
+    def load(source: str | os.PathLike[str] | bytes) -> PoseSequence:
+        """Read what `save` wrote, from a path or from the file's bytes, recognised by content.
+
+        Nothing is unpickled. Raises `MotionError` for a missing, damaged or foreign file.
+        """
+        from .store import load
+
+        return load(source)
+
+
+def _checked_array(name: str, value: Any, shape: tuple[int, ...]) -> Floats:
+    wanted = f"[F,{','.join(map(str, shape))}]"
+    try:
+        given = np.asarray(value)
+    except ValueError:  # ragged nested lists
+        given = np.empty(0, object)
+    if given.dtype.kind not in "fiu" or given.shape[1:] != shape or given.ndim != len(shape) + 1:
+        raise MotionError(
+            f"{name} has shape {list(given.shape)} and type {given.dtype}.",
+            remedy=f"Give numbers of shape {wanted}.",
+            field=f"motion.{name}",
+        )
+    if not len(given):
+        raise MotionError(
+            f"{name} has no frames.", remedy="Give at least one frame.", field=f"motion.{name}"
+        )
+    with np.errstate(over="ignore"):  # too large for float32 becomes inf, which is named below
+        array = np.array(given, np.float32)
+    _refuse(name, array, ~np.isfinite(array), "Leave out what was not seen by giving it the score 0.")
+    if name.endswith("score"):
+        _refuse(name, array, (array < 0) | (array > 1), "Scores lie between 0 and 1.")
+    array.setflags(write=False)
+    return array
+
+
+def _refuse(name: str, array: Floats, bad: npt.NDArray[np.bool_], remedy: str) -> None:
+    if bad.any():
+        frame, *point = (int(i) for i in np.argwhere(bad)[0])
+        raise MotionError(
+            f"{name} is {array[(frame, *point)]} in frame {frame}, point {point}.",
+            remedy=remedy,
+            field=f"motion.{name}",
+        )
+
+
+def _checked_fps(value: Any) -> float:
+    try:
+        fps = math.nan if isinstance(value, str | bytes | bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        fps = math.nan
+    if not (math.isfinite(fps) and fps > 0):
+        raise MotionError(
+            f"fps is {value!r}.", remedy="Give a positive number of frames per second.", field="motion.fps"
+        )
+    return fps
+
+
+def _checked_size(value: Any) -> tuple[int, int]:
+    try:
+        width, height = (operator.index(side) for side in value)
+    except (TypeError, ValueError):
+        width = height = 0
+    if width < 1 or height < 1:
+        raise MotionError(
+            f"size is {value!r}.", remedy="Give (width, height) in whole pixels.", field="motion.size"
+        )
+    return width, height
