@@ -1,0 +1,268 @@
+"""Driving videos, one frame at a time."""
+
+from __future__ import annotations
+
+import os
+import struct
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from types import TracebackType
+from typing import Self
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.sidedata.sidedata import Type as SideDataType
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from ..errors import LimitError
+from ..limits import Limits, check_limit
+from .source import MediaSource, Source, fault, reason
+
+_THREADS = min(4, os.cpu_count() or 1)  # every decoder thread keeps frames of its own
+_FALLBACK_RATE = 25.0  # a single frame, or a stream without timestamps
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What the packets say, before any is decoded."""
+
+    packets: int
+    rate: float
+    pixel: Fraction
+    damaged: bool
+
+
+class VideoReader:
+    """A video as a stream of upright RGB frames at a constant rate.
+
+    `source` is a path, the bytes of a file, or a binary stream (read once, to a temporary file). Any codec
+    and container that FFmpeg reads will do: MP4, MOV, MKV, WebM, AVI, GIF and more. Rotation and non-square
+    pixels are applied. Where the frame rate varies, frames lie on a grid of the average rate: grid time k/fps
+    shows the frame whose timestamp is nearest, so some are left out and some are repeated, and the motion
+    keeps its speed. At a constant rate that is every frame once.
+
+    Raises `MotionError` if there is no video to read, and `LimitError` if the file or its frames are larger
+    than `limits` allow; both before pixels are decoded.
+    """
+
+    fps: float
+    """Frames per second: the container's rate, or the mean over the timestamps where that is not true."""
+    size: tuple[int, int]
+    """(width, height) of the frames as `frames()` gives them."""
+    frame_count: int | None
+    """How many frames there are to read at stride 1, as far as the container tells; an estimate."""
+    duration: float
+    """Seconds, `frame_count / fps`; 0 where unknown."""
+    has_audio: bool
+
+    def __init__(self, source: MediaSource, limits: Limits | None = None) -> None:
+        self._source = Source(source, limits or Limits())
+        try:
+            with self._source.open() as container:
+                self._plan = self._scan(container)
+            self._probe()
+        except BaseException:
+            self.close()
+            raise
+        self.fps = self._plan.rate
+        self.frame_count = self._plan.packets or None
+        self.duration = (self.frame_count or 0) / self.fps
+
+    @property
+    def name(self) -> str:
+        """The file's name, or a description, for messages."""
+        return self._source.name
+
+    def frames(
+        self, stride: int = 1, limit: int | None = None
+    ) -> Iterator[tuple[float, NDArray[np.uint8]]]:
+        """Yields (seconds from the first frame, uint8 [H,W,3] RGB), every `stride`-th, at most `limit`.
+
+        Only a few frames are in memory at any time; each call starts anew. Raises `MotionError` where the
+        file turns out to be cut off or damaged, saying how far it could be read.
+        """
+        if stride < 1:
+            raise ValueError(f"stride {stride} is less than 1")
+        taken = 0
+        for index, frame in self._on_grid():
+            if limit is not None and taken >= limit:
+                return
+            if index % stride == 0:
+                taken += 1
+                yield index / self.fps, self._to_rgb(frame)
+
+    def close(self) -> None:
+        """Give back what the reader holds; reading after that is an error for streams."""
+        self._source.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _scan(self, container: InputContainer) -> _Plan:
+        """Read the packets' timestamps: quick, and truer than what many a header says."""
+        stream = self._video(container)
+        self.has_audio = len(container.streams.audio) > 0
+        times, damaged = array("q"), False
+        skipped = unstamped = 0
+        try:
+            for packet in container.demux(stream):
+                if packet.size == 0 or packet.is_discard:
+                    skipped += packet.size > 0
+                elif packet.pts is None:
+                    unstamped += 1
+                else:
+                    times.append(packet.pts)
+        except (av.FFmpegError, OSError):
+            damaged = True
+        count = len(times) + unstamped
+        promised = stream.frames if "mp4" in container.format.name else 0  # others only guess
+        damaged = damaged or count + skipped < promised
+        expected = max(count, promised - skipped) if damaged else count
+        return _Plan(expected, _mean_rate(stream, times, unstamped), _pixel_shape(stream), damaged)
+
+    def _video(self, container: InputContainer) -> VideoStream:
+        for stream in container.streams.video:
+            if not stream.disposition & av.stream.Disposition.attached_pic:  # the cover of a song
+                break
+        else:
+            kind = "audio" if container.streams.audio else "data"
+            raise fault(f"{self.name} holds no video, only {kind}.")
+        context = stream.codec_context
+        if context is None:
+            raise fault(f"{self.name} uses a video codec that cannot be decoded here.")
+        self._check_pixels(context.width, context.height)
+        context.thread_count = _THREADS
+        context.thread_type = "AUTO"
+        context.options = {"max_pixels": str(self._source.limits.frame_pixels)}
+        return stream
+
+    def _check_pixels(self, width: int, height: int) -> None:
+        limit = self._source.limits.frame_pixels
+        check_limit("pixels of a frame of the driving video", width * height, limit, field="motion")
+
+    def _probe(self) -> None:
+        """The first frame tells the true size; the plan stands when it has one."""
+        first = next(self._decoded(), None)
+        if first is None:
+            raise fault(f"{self.name} holds no frames.")
+        self._coded = (first.width, first.height)
+        self._shown = (max(1, round(first.width * self._plan.pixel)), first.height)
+        self._check_pixels(*self._shown)
+        height, width = _turn(np.empty(self._shown[::-1], np.bool_), first).shape
+        self.size = (width, height)
+
+    def _decoded(self) -> Iterator[VideoFrame]:
+        done = 0
+        with self._source.open() as container:
+            stream = self._video(container)
+            try:
+                for packet in container.demux(stream):
+                    if packet.is_corrupt:
+                        raise self._damage(done, "the data ends or breaks there")
+                    for frame in packet.decode():
+                        if frame.is_corrupt:
+                            raise self._damage(done, "the data is damaged there")
+                        yield frame
+                        done += 1
+            except (av.FFmpegError, OSError) as error:
+                raise self._damage(done, reason(error)) from error
+        if self._plan.damaged:
+            raise self._damage(done, "the file is cut off there")
+
+    def _damage(self, done: int, why: str) -> Exception:
+        total = f" of {self._plan.packets}" if self._plan.packets else ""
+        if done == 0:
+            return fault(f"{self.name} is damaged: not one frame can be decoded ({why}).")
+        return fault(
+            f"{self.name} is damaged after frame {done}{total}, {done / self._plan.rate:.2f} s: {why}.",
+            f"Copy the file again, or ask for at most {done} frames.",
+        )
+
+    def _on_grid(self) -> Iterator[tuple[int, VideoFrame]]:
+        """(grid index, frame): each frame for all grid times nearer to it than to the next."""
+        clock = _Clock(1 / self.fps)
+        waiting: tuple[float, VideoFrame] | None = None
+        index = 0
+        for frame in self._decoded():
+            at = clock.read(frame)
+            if waiting is not None:
+                while index / self.fps < (waiting[0] + at) / 2:
+                    yield index, waiting[1]
+                    index += 1
+            waiting = (at, frame)
+        if waiting is not None:
+            while index / self.fps < waiting[0] + 0.5 / self.fps:
+                yield index, waiting[1]
+                index += 1
+
+    def _to_rgb(self, frame: VideoFrame) -> NDArray[np.uint8]:
+        if (frame.width, frame.height) != self._coded:
+            raise fault(
+                f"{self.name} changes its size from {self._coded[0]}x{self._coded[1]}"
+                f" to {frame.width}x{frame.height}.",
+                "Convert it to one size.",
+            )
+        try:
+            rgb = frame.reformat(*self._shown, format="rgb24", interpolation="BICUBIC").to_ndarray()
+        except MemoryError as error:
+            raise LimitError(f"a frame of {self.name} does not fit into memory.", field="motion") from error
+        except (av.FFmpegError, ValueError) as error:
+            raise fault(f"{self.name}: {frame.format.name} frames cannot be converted.") from error
+        return np.ascontiguousarray(_turn(rgb.astype(np.uint8, copy=False), frame))
+
+
+class _Clock:
+    """Seconds of each frame from the first; a missing or backward timestamp counts as one period on."""
+
+    def __init__(self, period: float) -> None:
+        self._period = period
+        self._start: float | None = None
+        self._last = -period
+
+    def read(self, frame: VideoFrame) -> float:
+        at = self._last + self._period
+        if frame.pts is not None and frame.time_base:
+            stamp = float(frame.pts * frame.time_base)
+            self._start = stamp - at if self._start is None else self._start
+            if stamp - self._start > self._last:
+                at = stamp - self._start
+        self._last = at
+        return at
+
+
+def _mean_rate(stream: VideoStream, times: array[int], unstamped: int) -> float:
+    stated = stream.average_rate or stream.guessed_rate or Fraction(0)
+    steps = len(times) - 1
+    if unstamped == 0 and steps > 0 and stream.time_base and (span := max(times) - min(times)) > 0:
+        seconds = span * stream.time_base
+        if stated <= 0 or abs(seconds * stated - steps) >= Fraction(1, 2):  # half a frame off at the end
+            return float(steps / seconds)
+    return float(stated) if stated > 0 else _FALLBACK_RATE
+
+
+def _pixel_shape(stream: VideoStream) -> Fraction:
+    """Width of a pixel over its height; old cameras store pixels that are not square."""
+    shape = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio
+    return Fraction(shape) if shape and Fraction(1, 4) <= shape <= 4 else Fraction(1)
+
+
+def _turn(picture: NDArray[np.generic], frame: VideoFrame) -> NDArray[np.generic]:
+    """Apply the display matrix: quarter turns and mirrorings."""
+    matrix = next((data for data in frame.side_data if data.type is SideDataType.DISPLAYMATRIX), None)
+    if matrix is None:
+        return picture
+    a, b, _, c, d = struct.unpack("=9i", bytes(matrix))[:5]  # x' = ax + cy, y' = bx + dy
+    if abs(b) > abs(a):
+        picture = picture.swapaxes(0, 1)
+        a, d = c, b
+    return picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
