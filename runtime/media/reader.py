@@ -78,9 +78,7 @@ class VideoReader:
         """The file's name, or a description, for messages."""
         return self._source.name
 
-    def frames(
-        self, stride: int = 1, limit: int | None = None
-    ) -> Iterator[tuple[float, NDArray[np.uint8]]]:
+    def frames(self, stride: int = 1, limit: int | None = None) -> Iterator[tuple[float, NDArray[np.uint8]]]:
         """Yields (seconds from the first frame, uint8 [H,W,3] RGB), every `stride`-th, at most `limit`.
 
         Only a few frames are in memory at any time; each call starts anew. Raises `MotionError` where the

@@ -40,7 +40,9 @@ class Source:
         elif hasattr(source, "read"):
             self.name, size = self._take_stream(source)
         else:
-            raise fault(f"the driving video is a {type(source).__name__}.", "Give a path, bytes or a binary file.")
+            raise fault(
+                f"the driving video is a {type(source).__name__}.", "Give a path, bytes or a binary file."
+            )
         check_limit("bytes of the driving video", size, limits.motion_bytes, field="motion")
         if size == 0:
             raise fault(f"{self.name} is empty.")

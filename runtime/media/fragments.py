@@ -1,0 +1,85 @@
+"""A video that can be watched while it is made: fragmented MP4, piece by piece."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import OutputError
+from ..limits import Limits
+from .movie import FRAGMENTED, Movie
+from .source import Source
+
+
+class FragmentedMp4:
+    """Frames in, consecutive pieces of one MP4 out; together they are an ordinary file.
+
+    Each `write` begins with a key frame and gives back all its frames but the last, which follows with the
+    next call. H.264 without frames that depend on later ones; sound of `audio` (the driving video) is
+    interleaved up to the video's time. The same frames in the same portions give the same bytes.
+
+    Raises `OutputError` if the frames do not fit `size` and `MotionError` if `audio` cannot be opened.
+    """
+
+    def __init__(
+        self,
+        fps: float,
+        size: tuple[int, int],
+        audio: str | Path | bytes | None = None,
+        crf: int = 18,
+    ) -> None:
+        self._sink = _Sink()
+        self._audio = Source(audio, Limits()) if audio is not None else None
+        self._closed = False
+        self._movie = Movie(self._sink, FRAGMENTED, fps=fps, size=size, audio=self._audio, crf=crf)
+
+    @property
+    def frames(self) -> int:
+        """How many were written."""
+        return self._movie.frames
+
+    def write(self, frames: NDArray[np.uint8]) -> bytes:
+        """Take uint8 [n,H,W,3] RGB; give the bytes that are ready, possibly none."""
+        try:
+            for index, frame in enumerate(frames):
+                self._movie.add(frame, key=index == 0)
+        except (av.FFmpegError, ValueError) as error:
+            raise OutputError(f"the video cannot be encoded: {error}.", field="output") from error
+        return self._sink.take()
+
+    def close(self) -> bytes:
+        """End the video; give its last bytes."""
+        if self._closed:
+            return b""
+        self._closed = True
+        try:
+            self._movie.finish()
+        except (av.FFmpegError, ValueError) as error:
+            raise OutputError(f"the video cannot be encoded: {error}.", field="output") from error
+        finally:
+            if self._audio is not None:
+                self._audio.close()
+        return self._sink.take()
+
+
+class _Sink(io.RawIOBase):
+    """Cannot seek, so the muxer writes front to back."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: object) -> int:
+        view = memoryview(data)  # type: ignore[arg-type]
+        self._data += view
+        return view.nbytes
+
+    def take(self) -> bytes:
+        data, self._data = bytes(self._data), bytearray()
+        return data
