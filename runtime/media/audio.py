@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from fractions import Fraction
+from typing import Any
 
 import av
 from av.audio.stream import AudioStream
@@ -35,16 +36,13 @@ class AudioTrack:
         self._zero = _first_frame(source)
         context = self._input.codec_context
         copy = context.name in copied and (context.name not in _NEEDS_SETUP or bool(context.extradata))
-        self._stream = (
-            output.add_stream_from_template(self._input)
-            if copy
-            else output.add_stream(
-                encoder,
-                rate=_SAMPLE_RATE,
-                layout="mono" if context.layout.nb_channels == 1 else "stereo",
-                bit_rate=192_000 if encoder == "aac" else 128_000,
-            )
-        )
+        if copy:
+            stream: Any = output.add_stream_from_template(self._input)
+        else:
+            layout = "mono" if context.layout.nb_channels == 1 else "stereo"
+            bit_rate = 192_000 if encoder == "aac" else 128_000
+            stream = output.add_stream(encoder, rate=_SAMPLE_RATE, layout=layout, bit_rate=bit_rate)
+        self._stream: AudioStream = stream
         self._packets = self._timed(self._copied() if copy else self._encoded())
         self._waiting: tuple[Fraction, Packet[AudioStream]] | None = None
 
@@ -64,7 +62,7 @@ class AudioTrack:
 
     def _timed(
         self, packets: Iterator[Packet[AudioStream]]
-    ) -> Iterator[tuple[Fraction, Packet[AudioStream]]]:
+    ) -> Generator[tuple[Fraction, Packet[AudioStream]]]:
         last = None
         try:
             for packet in packets:

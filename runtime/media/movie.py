@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import BinaryIO
 
 import av
 import numpy as np
 from av.packet import Packet
+from av.video.format import VideoFormat
 from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from av.video.stream import VideoStream
@@ -73,7 +73,7 @@ class Movie:
 
     def __init__(
         self,
-        target: str | BinaryIO,
+        target: str | io.RawIOBase,
         form: Form,
         *,
         fps: float,
@@ -119,7 +119,8 @@ class Movie:
         self._container.close()
 
     def _add_stream(self, form: Form, crf: int) -> VideoStream:
-        stream: VideoStream = self._container.add_stream(form.codec, rate=self._rate)
+        stream = self._container.add_stream(form.codec, rate=self._rate)
+        assert isinstance(stream, VideoStream)
         context = stream.codec_context
         context.width, context.height = self._size
         if form.codec == "gif":
@@ -148,13 +149,11 @@ class Movie:
         picture.pts, picture.time_base = self.frames, 1 / self._rate
         return picture
 
-    def _encode(self, picture: VideoFrame | None) -> Iterator[Packet[VideoStream]]:
-        for packet in self._stream.encode(picture):
-            if packet.duration in (None, 0) and self._palette is None:
-                packet.duration = round(1 / self._rate / packet.time_base)
-            elif self._palette is not None:
-                packet.duration = max(_SHORTEST_GIF_DELAY, round(100 / self._rate))
-            yield packet
+    def _encode(self, picture: VideoFrame | None) -> list[Packet[VideoStream]]:
+        packets = self._stream.encode(picture)
+        for packet in packets:  # encoders state no duration, and the last frame's is known by nothing else
+            packet.duration = max(1, round(1 / self._rate / packet.time_base))
+        return packets
 
 
 class _Palette:
@@ -163,7 +162,9 @@ class _Palette:
     def __init__(self, width: int, height: int) -> None:
         self._last = -_SHORTEST_GIF_DELAY
         graph = self._graph = av.filter.Graph()
-        source = graph.add_buffer(width=width, height=height, format="rgb24", time_base=_CENTISECOND)
+        source = graph.add_buffer(
+            width=width, height=height, format=VideoFormat("rgb24"), time_base=_CENTISECOND
+        )
         split, generate = graph.add("split"), graph.add("palettegen", "stats_mode=single")
         use, sink = graph.add("paletteuse", "new=1:dither=sierra2_4a"), graph.add("buffersink")
         source.link_to(split)
@@ -181,7 +182,7 @@ class _Palette:
         picture = VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
         picture.pts, picture.time_base = pts, _CENTISECOND
         self._graph.push(picture)
-        return self._graph.pull()
+        return self._graph.vpull()
 
 
 def exact_rate(fps: float) -> Fraction:

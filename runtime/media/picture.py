@@ -164,7 +164,8 @@ def _to_8_bit(pixels: NDArray[np.generic]) -> Picture:
         bright = np.nan_to_num(pixels.astype(np.float32), nan=0.0, posinf=1.0, neginf=0.0)
         return (np.clip(bright, 0, 1) * 255 + 0.5).astype(np.uint8)
     top = np.iinfo(pixels.dtype).max  # type: ignore[type-var]
-    return (np.clip(pixels, 0, top).astype(np.float32) * (255 / top) + 0.5).astype(np.uint8)
+    scaled: NDArray[np.float32] = np.clip(pixels, 0, top).astype(np.float32) * np.float32(255 / top)
+    return (scaled + 0.5).astype(np.uint8)
 
 
 def _to_rgb(pixels: Picture) -> Picture:

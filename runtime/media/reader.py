@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import av
 import numpy as np
@@ -256,7 +256,7 @@ def _pixel_shape(stream: VideoStream) -> Fraction:
 
 def _turn(picture: NDArray[np.generic], frame: VideoFrame) -> NDArray[np.generic]:
     """Apply the display matrix: quarter turns and mirrorings."""
-    matrix = next((data for data in frame.side_data if data.type is SideDataType.DISPLAYMATRIX), None)
+    matrix: Any = frame.side_data.get(SideDataType.DISPLAYMATRIX)
     if matrix is None:
         return picture
     a, b, _, c, d = struct.unpack("=9i", bytes(matrix))[:5]  # x' = ax + cy, y' = bx + dy

@@ -82,7 +82,7 @@ class Source:
         return path.name, size
 
     def _take_stream(self, stream: BinaryIO) -> tuple[str, int]:
-        """Copied to a file, for a stream may allow one reading only, and a container is read several times."""
+        """Copied to a file: a stream may allow one reading only, and a container is read several times."""
         self._spool = tempfile.NamedTemporaryFile(prefix="motion-")  # noqa: SIM115 - closed with this source
         size = 0
         while size <= self.limits.motion_bytes and (piece := stream.read(1 << 20)):
