@@ -1,8 +1,8 @@
 """Pose pictures: the drawings of a skeleton that PoseNet reads.
 
-Limbs, joints, hands and face are drawn on a large black canvas, brightness standing for confidence, and brought
-down bilinearly. Equal to the reference implementation's pictures to the pixel, which fixes the rounding below:
-coordinates are cut to whole canvas pixels, angles to whole degrees and grey values to whole numbers.
+Limbs, joints, hands and face are drawn on a large black canvas, brightness standing for confidence, and
+brought down bilinearly. Equal to the reference implementation's pictures to the pixel, which fixes the
+rounding below: coordinates are cut to whole canvas pixels, angles to whole degrees and colours to whole numbers.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ FINGERS = tuple(
 )  # fmt: skip
 _LIMB_HALF_WIDTH, _LIMB_DIMMING, _JOINT_RADIUS = 4, 0.6, 4
 _FINGER_WIDTH, _FINGER_RADIUS, _FACE_RADIUS = 2, 4, 3
+_LONGEST = 32767  # pixels that OpenCV's drawing and resizing are sure to take
 _FAR = 100.0  # in pictures: keeps what lies absurdly far outside within OpenCV's whole numbers
 
 
@@ -45,8 +46,9 @@ def _rainbow(index: int) -> tuple[int, int, int]:
 def draw_poses(sequence: PoseSequence, height: int, width: int, canvas: int = 2160) -> Picture:
     """Pose pictures, uint8 [F,height,width,3].
 
-    `canvas` is the shorter side in pixels of the canvas that is drawn on before resizing; the trained networks
-    expect lines of this relative thickness. Raises `MotionError` for sizes below 1.
+    `canvas` is the shorter side in pixels of the canvas that is drawn on before resizing; the trained
+    networks expect lines of this relative thickness. Raises `MotionError` for sizes below 1, and for pictures
+    so narrow that the canvas would be longer than 32767 pixels.
     """
     _check_sizes(height, width, canvas)
     pictures = np.empty((len(sequence), height, width, 3), np.uint8)
@@ -67,8 +69,17 @@ def _check_sizes(height: int, width: int, canvas: int) -> None:
     for name, value in (("height", height), ("width", width), ("canvas", canvas)):
         if value < 1:
             raise MotionError(
-                f"{name} of the pose picture is {value}.", remedy="Choose 1 or more.", field=f"settings.{name}"
+                f"{name} of the pose picture is {value}.",
+                remedy="Choose 1 or more.",
+                field=f"settings.{name}",
             )
+    longer = canvas * max(height, width) // min(height, width)
+    if longer > _LONGEST:
+        raise MotionError(
+            f"A pose picture of {width}x{height} needs a canvas {longer} pixels long.",
+            remedy=f"Choose a less narrow size, or a smaller canvas; {_LONGEST} pixels are possible.",
+            field="settings.size",
+        )
 
 
 def _pictures(sequence: PoseSequence, height: int, width: int, canvas: int) -> Iterator[Picture]:
@@ -83,7 +94,7 @@ def _pictures(sequence: PoseSequence, height: int, width: int, canvas: int) -> I
             _draw_hand(board, points, scores)
         _draw_face(board, sequence.face[index], sequence.face_score[index])
         resized = cv2.resize(board, (width, height), interpolation=cv2.INTER_LINEAR)
-        yield cv2.cvtColor(resized, cv2.COLOR_BGR2RGB)
+        yield np.asarray(cv2.cvtColor(resized, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def _draw_body(board: Picture, points: Floats, scores: Floats) -> None:
@@ -104,7 +115,7 @@ def _draw_body(board: Picture, points: Floats, scores: Floats) -> None:
         )
         # Filling replaces what is there, so dimming the colour equals dimming the canvas after all limbs.
         full = (int(value * shares[start] * shares[end]) for value in _rainbow(index))
-        cv2.fillConvexPoly(board, outline, [int(value * _LIMB_DIMMING) for value in full])
+        cv2.fillConvexPoly(board, np.asarray(outline), [int(value * _LIMB_DIMMING) for value in full])
     for index, (x, y) in enumerate(exact):
         if shares[index] > BODY_THRESHOLD:
             colour = [int(value * shares[index]) for value in _rainbow(index)]

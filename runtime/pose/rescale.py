@@ -26,10 +26,10 @@ def rescale_to_reference(
     """Move and scale a motion so that its skeleton has the build and the place of the reference's.
 
     `reference` is one frame: the pose found in the reference picture as it is animated, `height` x `width`
-    pixels. The whole clip gets one map per axis, as in the reference implementation: the line
-    `y' = ay y + by` is the least-squares fit of all frames' heights to the reference's; `ax` is `ay` corrected
-    for the two aspect ratios, and `bx` is the mean of what then remains. Body, hands and face are moved alike.
-    Frames with nobody in them are left out of the fit. The result's size is (width, height).
+    pixels. The whole clip gets one map per axis, as in the reference implementation: `y' = ay y + by` is the
+    least-squares fit of all frames' heights to the reference's; `ax` is `ay` corrected for the two aspect
+    ratios, and `bx` is the mean of what then remains. Body, hands and face are moved alike. Frames with nobody
+    in them are left out of the fit. The result's size is (width, height).
 
     Raises `MotionError` when the reference is not one frame, or when too little of the person is visible to
     tell heights apart.

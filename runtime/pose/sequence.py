@@ -44,7 +44,7 @@ class PoseSequence:
     body_score: Floats
     """[F,18]"""
     hands: Floats
-    """[F,2,21,2], left then right hand; wrist, then four points outwards for thumb, index, …, little finger."""
+    """[F,2,21,2], left then right hand; wrist, then four points outwards for each finger, thumb first."""
     hands_score: Floats
     """[F,2,21]"""
     face: Floats
@@ -106,16 +106,19 @@ class PoseSequence:
         """The parts one after another; all must have the same frame rate and size."""
         whole = list(parts)
         if not whole:
-            raise MotionError("There are no pose frames to join.", remedy="Give at least one.", field="motion")
+            raise MotionError(
+                "There are no pose frames to join.", remedy="Give at least one.", field="motion"
+            )
         first = whole[0]
         for part in whole:
             if (part.fps, part.size) != (first.fps, first.size):
                 raise MotionError(
-                    f"Pose sequences of {first.fps:g} fps {first.size} and {part.fps:g} fps {part.size} cannot be joined.",
+                    f"Poses of {first.fps:g} fps, {first.size}, and {part.fps:g} fps, {part.size}, do not join.",
                     remedy="Join sequences of one frame rate and picture size.",
                     field="motion",
                 )
-        return replace(first, **{name: np.concatenate([getattr(p, name) for p in whole]) for name in SHAPES})
+        joined: dict[str, Any] = {n: np.concatenate([getattr(p, n) for p in whole]) for n in SHAPES}
+        return replace(first, **joined)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write `path` as `.npz` (compressed) or `.json`, beside first and then renamed.
@@ -150,9 +153,7 @@ def _checked_array(name: str, value: Any, shape: tuple[int, ...]) -> Floats:
             field=f"motion.{name}",
         )
     if not len(given):
-        raise MotionError(
-            f"{name} has no frames.", remedy="Give at least one frame.", field=f"motion.{name}"
-        )
+        raise MotionError(f"{name} has no frames.", remedy="Give at least one frame.", field=f"motion.{name}")
     with np.errstate(over="ignore"):  # too large for float32 becomes inf, which is named below
         array = np.array(given, np.float32)
     _refuse(name, array, ~np.isfinite(array), "Leave out what was not seen by giving it the score 0.")

@@ -20,7 +20,16 @@ FORMAT = 1
 """Version of the layout; a file of another one is refused rather than guessed at."""
 _KEYS = {"format", "fps", "size", *SHAPES}
 _MOST_BYTES = 2**30  # unpacked; some 700,000 frames
-_DAMAGE = (ValueError, KeyError, EOFError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error)
+_DAMAGE = (
+    ValueError,
+    KeyError,
+    EOFError,
+    OSError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+)
 _REMEDY = "Give a .npz or .json file written by PoseSequence.save, or estimate the poses again."
 
 
@@ -30,7 +39,9 @@ def save(sequence: PoseSequence, path: str | os.PathLike[str]) -> None:
     pack = {".npz": _pack_npz, ".json": _pack_json}.get(target.suffix.lower())
     if pack is None:
         raise OutputError(
-            f"{target} is neither .npz nor .json.", remedy="Name a pose file with one of these.", field="output"
+            f"{target} is neither .npz nor .json.",
+            remedy="Name a pose file with one of these.",
+            field="output",
         )
     beside = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
@@ -77,11 +88,17 @@ def _read(path: str | os.PathLike[str]) -> tuple[bytes, str]:
 def _check_keys(values: dict[str, Any], name: str) -> None:
     missing, unknown = sorted(_KEYS - values.keys()), sorted(values.keys() - _KEYS)
     if missing or unknown:
-        faults = [f"{what} {', '.join(keys)}" for what, keys in (("lacks", missing), ("has unknown", unknown)) if keys]
+        faults = [
+            f"{what} {', '.join(keys)}"
+            for what, keys in (("lacks", missing), ("has unknown", unknown))
+            if keys
+        ]
         raise MotionError(f"{name} {' and '.join(faults)}.", remedy=_REMEDY, field="motion")
     if values["format"] != FORMAT:
         raise MotionError(
-            f"{name} has format {values['format']!r}; this version reads {FORMAT}.", remedy=_REMEDY, field="motion"
+            f"{name} has format {values['format']!r}; this version reads {FORMAT}.",
+            remedy=_REMEDY,
+            field="motion",
         )
 
 

@@ -1,0 +1,173 @@
+"""From pictures to poses: the estimators by name, and a whole clip in one call."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import InputError, MotionError
+from ..limits import Limits
+from .crops import Picture
+from .frames import check_frame
+from .sequence import PoseSequence
+
+_FRAMES_RATE = 30.0  # frames per second of frames whose rate is not given
+_HEADER_BYTES = 64 * 2**10
+
+
+class PoseEstimator(Protocol):
+    """Finds one person's pose in picture after picture of a clip."""
+
+    def estimate(self, frame: Picture) -> PoseSequence:
+        """The pose in an RGB picture uint8 [H,W,3], as one frame; scores of 0 if nobody is there."""
+        ...
+
+    def reset(self) -> None:
+        """Forget the person: the next picture begins another clip."""
+        ...
+
+
+def open_estimator(name: str = "mediapipe", *, threads: int | None = None) -> PoseEstimator:
+    """An estimator by name: `mediapipe` (comes with the package) or `dwpose` (the reference's, by path).
+
+    `threads` is the number of threads of a network's run, None for all cores. Raises `InputError` for an
+    unknown name or missing networks.
+    """
+    if name not in _ESTIMATORS:
+        raise InputError(
+            f"Unknown pose estimator {name!r}.",
+            remedy=f"Known ones: {', '.join(_ESTIMATORS)}.",
+            field="estimator",
+        )
+    if threads is not None and threads < 1:
+        raise InputError(f"threads is {threads}.", remedy="Choose 1 or more.", field="threads")
+    return _ESTIMATORS[name](threads)
+
+
+def estimate_poses(
+    source: str | os.PathLike[str] | bytes | npt.NDArray[Any] | Iterable[Picture],
+    estimator: str | PoseEstimator = "mediapipe",
+    *,
+    fps: float | None = None,
+    stride: int = 1,
+    threads: int | None = None,
+    limits: Limits | None = None,
+) -> PoseSequence:
+    """The pose of one person in every frame of a video, of a picture, or of frames.
+
+    `source` is the path or the bytes of a video or picture, one RGB picture uint8 [H,W,3], or frames uint8
+    [F,H,W,3] or any iterable of pictures of one size; a video is read frame by frame. `fps` is the frame rate
+    of the source; None takes the video's own, and 30 for frames. Only every `stride`-th frame is looked at,
+    and the result's frame rate is divided by it. In frames without the person all scores are 0.
+
+    Raises `MotionError` if no frame shows a person, for frames of a wrong type or shape, and for what cannot
+    be read; `InputError` for an unknown estimator.
+    """
+    if stride < 1:
+        raise MotionError(f"stride is {stride}.", remedy="Choose 1 or more.", field="settings.stride")
+    found = open_estimator(estimator, threads=threads) if isinstance(estimator, str) else estimator
+    found.reset()
+    if isinstance(source, str | os.PathLike | bytes):
+        if _is_picture(source):
+            poses, rate = _estimate([_picture(source, limits)], found), 1.0
+        else:
+            poses, rate = _video(source, found, stride, limits)
+    else:
+        poses, rate = _estimate(_every(_frames(source), stride), found), _FRAMES_RATE / stride
+    if not (poses.body_score > 0).any():
+        raise MotionError(
+            f"Nobody was found in {len(poses)} frame{'s' * (len(poses) != 1)}.",
+            remedy="Give a recording in which a person is seen, or keypoints.",
+            field="motion",
+        )
+    return replace(poses, fps=rate if fps is None else fps / stride)
+
+
+def _video(
+    source: str | os.PathLike[str] | bytes, estimator: PoseEstimator, stride: int, limits: Limits | None
+) -> tuple[PoseSequence, float]:
+    from ..media.reader import VideoReader
+
+    opened = source if isinstance(source, bytes) else os.fspath(source)
+    with VideoReader(opened, limits) as video:
+        poses = _estimate((frame for _, frame in video.frames(stride=stride)), estimator)
+        return poses, video.fps / stride
+
+
+def _picture(source: str | os.PathLike[str] | bytes, limits: Limits | None) -> Picture:
+    from ..media.picture import read_picture
+
+    return read_picture(source if isinstance(source, bytes) else os.fspath(source), limits)
+
+
+def _is_picture(source: str | os.PathLike[str] | bytes) -> bool:
+    """Whether a file is a still picture; a GIF counts as a video."""
+    from ..media.header import read_header
+
+    if isinstance(source, bytes):
+        head = source[:_HEADER_BYTES]
+    else:
+        try:
+            with open(source, "rb") as file:
+                head = file.read(_HEADER_BYTES)
+        except (OSError, ValueError) as error:
+            raise MotionError(
+                f"{os.fspath(source)!r} cannot be read: {getattr(error, 'strerror', None) or error}.",
+                remedy="Check the path.",
+                field="motion",
+            ) from error
+    header = read_header(head)
+    return header is not None and header.kind.lower() != "gif"
+
+
+def _frames(source: Any) -> Iterable[Picture]:
+    if isinstance(source, np.ndarray):
+        return [source] if source.ndim == 3 else source
+    if not isinstance(source, Iterable):
+        raise MotionError(
+            f"The motion is a {type(source).__name__}.",
+            remedy="Give a path, bytes, or frames uint8 [F,H,W,3].",
+            field="motion",
+        )
+    return source
+
+
+def _every(frames: Iterable[Picture], stride: int) -> Iterator[Picture]:
+    return (frame for index, frame in enumerate(frames) if index % stride == 0)
+
+
+def _estimate(frames: Iterable[Picture], estimator: PoseEstimator) -> PoseSequence:
+    poses: list[PoseSequence] = []
+    for frame in frames:
+        check_frame(frame)
+        pose = estimator.estimate(frame)
+        if poses and pose.size != poses[0].size:
+            raise MotionError(
+                f"Frame {len(poses)} is {pose.size}, the first is {poses[0].size} (width, height).",
+                remedy="Give frames of one size.",
+                field="motion",
+            )
+        poses.append(pose)
+    if not poses:
+        raise MotionError("The motion has no frames.", remedy="Give at least one frame.", field="motion")
+    return PoseSequence.concat(poses)
+
+
+def _mediapipe(threads: int | None) -> PoseEstimator:
+    from .mediapipe import MediapipeEstimator
+
+    return MediapipeEstimator(threads=threads)
+
+
+def _dwpose(threads: int | None) -> PoseEstimator:
+    from .dwpose import DwposeEstimator
+
+    return DwposeEstimator(threads=threads)
+
+
+_ESTIMATORS: dict[str, Callable[[int | None], PoseEstimator]] = {"mediapipe": _mediapipe, "dwpose": _dwpose}
