@@ -1,0 +1,22 @@
+"""Engines: what a network is once it is built, and the backends that run it."""
+
+from .backend import Call, Engine, open_engine
+from .bundle import Agreement, Bundle, File, ImageStatistics, Manifest, Network
+from .spec import NETWORKS, Array, EngineSpec, TensorSpec, network_specs
+
+__all__ = [
+    "NETWORKS",
+    "Agreement",
+    "Array",
+    "Bundle",
+    "Call",
+    "Engine",
+    "EngineSpec",
+    "File",
+    "ImageStatistics",
+    "Manifest",
+    "Network",
+    "TensorSpec",
+    "network_specs",
+    "open_engine",
+]

@@ -1,0 +1,55 @@
+"""The one face of every backend, and the table that imports each only when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+from ..errors import BundleError
+from .bundle import Bundle
+from .spec import Array, EngineSpec
+
+BACKENDS = {"onnxruntime": "onnxruntime_backend"}
+"""Backend name in the manifest -> module of this room."""
+
+Call = Callable[[], None]
+"""Runs an engine once on the arrays it was bound to."""
+
+
+class Engine(Protocol):
+    """One loaded network."""
+
+    @property
+    def spec(self) -> EngineSpec:
+        """Its tensors."""
+
+    def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Call:
+        """Fix the arrays of a call: each call reads and writes this memory and allocates none of its own.
+
+        Raises `EngineError` if an array is not what the spec says.
+        """
+
+    def close(self) -> None:
+        """Give back what the engine holds; no call may follow."""
+
+
+class Backend(Protocol):
+    """What each backend's module offers."""
+
+    def open_engine(self, path: Path, spec: EngineSpec, *, device: str, threads: int | None) -> Engine:
+        """Load one engine file; raises `BundleError` if it does not fit the spec or the machine."""
+
+
+def open_engine(bundle: Bundle, network: str, *, device: str = "auto", threads: int | None = None) -> Engine:
+    """Load one network of a bundle on its backend."""
+    name = bundle.manifest.backend
+    if name not in BACKENDS:
+        raise BundleError(
+            f"{bundle.folder} was built for {name!r}, which this version does not run.",
+            remedy=f"Rebuild it with --backend {' or '.join(BACKENDS)}.",
+        )
+    module: Backend = importlib.import_module(f".{BACKENDS[name]}", __package__)  # type: ignore[assignment]
+    spec = bundle.manifest.networks[network].spec
+    return module.open_engine(bundle.engine_path(network), spec, device=device, threads=threads)

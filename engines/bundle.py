@@ -1,0 +1,177 @@
+"""A bundle: one folder with a manifest and the engine files that it names."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from ..errors import BundleError
+from .spec import NETWORKS, EngineSpec, TensorSpec
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+REBUILD = "Rebuild the bundle with `python export/build_engines.py`."
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """One file of a bundle."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How far an engine is from its float32 PyTorch original, over all cases tried when it was built."""
+
+    max_abs: float
+    rel_l2: float
+    """|engine - torch| / |torch|, Euclidean norms, the worst case."""
+    bound: float
+    """The rel_l2 that it had to stay under."""
+    cases: int
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """One network of a bundle."""
+
+    spec: EngineSpec
+    files: tuple[File, ...]
+    """The engine first, then the external weights it reads."""
+    agreement: Agreement
+
+
+@dataclass(frozen=True, slots=True)
+class ImageStatistics:
+    """How CLIP's input is made: size in pixels, mean and deviation of each channel."""
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a bundle says of itself."""
+
+    backend: str
+    precision: str
+    build: str
+    """Hash of everything that went into the bundle: weights, configs, options, exporter."""
+    networks: Mapping[str, Network]
+    sizes: tuple[tuple[int, int], ...]
+    """(width, height) of the videos that the model is meant for."""
+    rows: tuple[int, ...]
+    """Numbers of rows that the U-Net runs at once, ascending."""
+    scaling_factor: float
+    """Latents are the VAE's times this."""
+    image: ImageStatistics
+    defaults: Mapping[str, Any]
+    """Settings that the model wants: segment, sigma_min, sigma_max, canvas, steps, …"""
+    note: str = ""
+    """A remark for whoever uses the bundle."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    format: int = FORMAT
+
+    def to_json(self) -> str:
+        """The text of `manifest.json`."""
+        return json.dumps(asdict(self), indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """Raises `BundleError` on anything that `to_json` would not have written."""
+        try:
+            raw = json.loads(text)
+            if raw["format"] != FORMAT:
+                raise BundleError(f"bundle format {raw['format']} is not {FORMAT}.", remedy=REBUILD)
+            networks = {name: _network(value) for name, value in raw["networks"].items()}
+            if set(networks) != set(NETWORKS):
+                raise ValueError(f"networks are {sorted(networks)}")
+            image = raw["image"]
+            return cls(
+                **{
+                    **_known(cls, raw),
+                    "networks": networks,
+                    "sizes": tuple((int(w), int(h)) for w, h in raw["sizes"]),
+                    "rows": tuple(int(rows) for rows in raw["rows"]),
+                    "image": ImageStatistics(image["size"], tuple(image["mean"]), tuple(image["std"])),
+                }
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise BundleError(
+                f"the manifest is damaged ({type(error).__name__}: {error}).", remedy=REBUILD
+            ) from None
+
+
+def _known(kind: type, raw: Mapping[str, Any]) -> dict[str, Any]:
+    unknown = set(raw) - {f.name for f in fields(kind)}
+    if unknown:
+        raise ValueError(f"unknown keys {sorted(unknown)}")
+    return dict(raw)
+
+
+def _network(raw: Mapping[str, Any]) -> Network:
+    def tensors(values: Any) -> tuple[TensorSpec, ...]:
+        return tuple(TensorSpec(v["name"], v["dtype"], tuple(v["shape"])) for v in values)
+
+    spec = EngineSpec(tensors(raw["spec"]["inputs"]), tensors(raw["spec"]["outputs"]))
+    files = tuple(File(**_known(File, value)) for value in raw["files"])
+    return Network(spec, files, Agreement(**_known(Agreement, raw["agreement"])))
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A folder whose files have been checked against its manifest."""
+
+    folder: Path
+    manifest: Manifest
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Bundle:
+        """Read and check a bundle; a missing or altered file is a `BundleError` that names it."""
+        folder = Path(folder)
+        try:
+            text = (folder / MANIFEST).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise BundleError(f"{folder} is no bundle ({error}).", remedy=REBUILD) from None
+        try:
+            bundle = cls(folder, Manifest.from_json(text))
+            for network in bundle.manifest.networks.values():
+                for file in network.files:
+                    check_file(folder, file)
+        except BundleError as error:
+            raise BundleError(f"{folder}: {error.message}", remedy=error.remedy) from None
+        return bundle
+
+    def engine_path(self, network: str) -> Path:
+        """The engine file of one network."""
+        return self.folder / self.manifest.networks[network].files[0].name
+
+
+def check_file(folder: Path, file: File) -> None:
+    """Raise `BundleError` unless the file is there, byte for byte."""
+    path = folder / file.name
+    if Path(file.name).name != file.name:
+        raise BundleError(f"file name {file.name!r} leaves the bundle.", remedy=REBUILD)
+    if not path.is_file():
+        raise BundleError(f"{file.name} is missing.", remedy=REBUILD)
+    if path.stat().st_size != file.bytes or hash_file(path) != file.sha256:
+        raise BundleError(f"{file.name} is not the file that was built.", remedy=REBUILD)
+
+
+def describe_file(path: Path) -> File:
+    """The manifest's entry for a file."""
+    return File(path.name, path.stat().st_size, hash_file(path))
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,85 @@
+"""Engines on ONNX Runtime: the embedded default, on the CPU of any machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+
+from ..errors import BundleError, EngineError
+from .backend import Call
+from .spec import Array, EngineSpec, TensorSpec
+
+_DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16"}
+
+
+class OnnxRuntimeEngine:
+    """One ONNX file in one session; free sizes may differ from call to call."""
+
+    def __init__(self, path: Path, spec: EngineSpec, threads: int | None) -> None:
+        options = ort.SessionOptions()
+        options.log_severity_level = 4  # what goes wrong is raised, not printed
+        options.intra_op_num_threads = threads or 0
+        options.inter_op_num_threads = 1
+        try:
+            self._session: Any = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # the library raises kinds of its own, without a common base
+            raise BundleError(
+                f"{path.name} cannot be loaded by ONNX Runtime {ort.__version__}: {error}",
+                remedy="Rebuild the bundle, or install the ONNX Runtime that built it.",
+            ) from error
+        self._spec = spec
+        _compare(path.name, spec.inputs, self._session.get_inputs())
+        _compare(path.name, spec.outputs, self._session.get_outputs())
+
+    @property
+    def spec(self) -> EngineSpec:
+        """Its tensors."""
+        return self._spec
+
+    def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Call:
+        """See `Engine.bind`; the arrays live as long as the call does."""
+        self._spec.check(inputs, outputs)
+        binding = self._session.io_binding()
+        for name, array in inputs.items():
+            binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        for name, array in outputs.items():
+            binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        keep = (dict(inputs), dict(outputs))  # a binding holds addresses, not arrays
+
+        def call() -> None:
+            assert keep
+            try:
+                self._session.run_with_iobinding(binding)
+            except Exception as error:
+                raise EngineError(
+                    f"ONNX Runtime failed: {error}",
+                    remedy="Use fewer pixels, frames or rows if memory ran out.",
+                ) from error
+
+        return call
+
+    def close(self) -> None:
+        """Drop the session; its memory goes with it."""
+        self._session = None
+
+
+def open_engine(path: Path, spec: EngineSpec, *, device: str, threads: int | None) -> OnnxRuntimeEngine:
+    """Load one ONNX file. `device` must be "auto" or "cpu"; `threads` None takes every core."""
+    if device not in ("auto", "cpu"):
+        raise BundleError(
+            f"an onnxruntime bundle runs on the CPU, not on {device!r}.",
+            remedy='Use device="cpu", or a bundle built for that device.',
+        )
+    return OnnxRuntimeEngine(path, spec, threads)
+
+
+def _compare(name: str, specs: tuple[TensorSpec, ...], found: list[Any]) -> None:
+    expected = {spec.name: (spec.dtype, len(spec.shape)) for spec in specs}
+    actual = {node.name: (_DTYPES.get(node.type, node.type), len(node.shape)) for node in found}
+    if expected != actual:
+        raise BundleError(
+            f"{name} has tensors {actual}, its manifest says {expected}.", remedy="Rebuild the bundle."
+        )

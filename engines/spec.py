@@ -1,0 +1,97 @@
+"""What an engine is to its caller: named tensors with dtypes and shapes, some of whose sizes are free."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import EngineError
+
+Array = NDArray[Any]
+Dim = int | str
+"""A fixed size, or the name of a free one: equal names within one call mean equal sizes."""
+
+NETWORKS = ("unet", "pose_net", "vae_encoder", "vae_decoder", "image_encoder")
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One tensor; `dtype` is numpy's name for it."""
+
+    name: str
+    dtype: str
+    shape: tuple[Dim, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.dtype}[{', '.join(map(str, self.shape))}]"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSpec:
+    """Inputs and outputs of one network."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def check(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> dict[str, int]:
+        """The sizes of the free dimensions; raises `EngineError` if an array is not what the spec says."""
+        sizes: dict[str, int] = {}
+        for specs, arrays in ((self.inputs, inputs), (self.outputs, outputs)):
+            names = {spec.name for spec in specs}
+            if names != set(arrays):
+                raise EngineError(f"expected tensors {sorted(names)}, got {sorted(arrays)}.")
+            for spec in specs:
+                _check_array(spec, arrays[spec.name], sizes)
+        return sizes
+
+
+def _check_array(spec: TensorSpec, array: Array, sizes: dict[str, int]) -> None:
+    if array.dtype != np.dtype(spec.dtype) or array.ndim != len(spec.shape):
+        raise EngineError(f"expected {spec}, got {array.dtype}{list(array.shape)}.")
+    if not array.flags.c_contiguous:
+        raise EngineError(f"{spec.name} is not contiguous.")
+    for dim, size in zip(spec.shape, array.shape, strict=True):
+        if size != (sizes.setdefault(dim, size) if isinstance(dim, str) else dim):
+            raise EngineError(f"expected {spec} with {sizes}, got {list(array.shape)}.")
+
+
+def network_specs(
+    *, pose_channels: int, token_width: int, image_size: int, dtype: str = "float32"
+) -> dict[str, EngineSpec]:
+    """The five networks of a bundle: pictures of `height` x `width`, latents of `cells_high` x `cells_wide`."""
+
+    def spec(inputs: dict[str, tuple[Dim, ...]], output: str, shape: tuple[Dim, ...]) -> EngineSpec:
+        return EngineSpec(
+            tuple(TensorSpec(name, dtype, dims) for name, dims in inputs.items()),
+            (TensorSpec(output, dtype, shape),),
+        )
+
+    clip: tuple[Dim, ...] = ("rows", "frames")
+    cells: tuple[Dim, ...] = ("cells_high", "cells_wide")
+    return {
+        "unet": spec(
+            {
+                "latents": (*clip, 8, *cells),
+                "timestep": ("rows",),
+                "embedding": ("rows", 1, token_width),
+                "time_ids": ("rows", 3),
+                "pose": (*clip, pose_channels, *cells),
+            },
+            "prediction",
+            (*clip, 4, *cells),
+        ),
+        "pose_net": spec(
+            {"pose": ("frames", 3, "height", "width")}, "features", ("frames", pose_channels, *cells)
+        ),
+        "vae_encoder": spec({"image": ("batch", 3, "height", "width")}, "latents", ("batch", 4, *cells)),
+        "vae_decoder": spec(
+            {"latents": ("frames", 4, *cells)}, "frames_out", ("frames", 3, "height", "width")
+        ),
+        "image_encoder": spec(
+            {"pixels": ("batch", 3, image_size, image_size)}, "embedding", ("batch", 1, token_width)
+        ),
+    }

@@ -1,0 +1,128 @@
+"""Build a bundle of engines: `python export/build_engines.py --base DIR --checkpoint FILE --output DIR`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from mimicmotion_trt.engines import Manifest
+from mimicmotion_trt.errors import MimicMotionError, SettingsError
+from mimicmotion_trt.export.build import Options, build_bundle
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+def build(
+    base: Annotated[str, typer.Option(help="SVD-XT in diffusers' layout: a folder, or a hub id.")],
+    checkpoint: Annotated[Path, typer.Option(help="MimicMotion checkpoint, .pth or .safetensors.")],
+    output: Annotated[Path, typer.Option(help="Folder of the bundle.")],
+    backend: Annotated[str, typer.Option(help="What runs the engines: onnxruntime.")] = "onnxruntime",
+    size: Annotated[
+        list[str] | None, typer.Option(help="WIDTHxHEIGHT that the model is meant for; repeat.")
+    ] = None,
+    segment: Annotated[
+        int, typer.Option(help="Frames in a segment: 72 for checkpoint 1.1, 16 for 1.0.")
+    ] = 72,
+    precision: Annotated[str, typer.Option(help="fp32.")] = "fp32",
+    batch: Annotated[
+        str, typer.Option(help="Rows that the U-Net may run at once, comma-separated.")
+    ] = "1,2,4",
+    default: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=VALUE: a setting that the model wants (JSON value); repeat."),
+    ] = None,
+    note: Annotated[str, typer.Option(help="A remark for whoever uses the bundle.")] = "",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON line at the end, nothing else.")
+    ] = False,
+) -> None:
+    """Export the five networks, prove them against PyTorch, and write a bundle.
+
+    Nothing is done when the output already holds the bundle of the same inputs.
+    """
+    console = Console(stderr=as_json, quiet=as_json)
+    began = time.perf_counter()
+    try:
+        options = Options(
+            backend=backend,
+            precision=precision,
+            sizes=tuple(map(_size, size)) if size else Options.sizes,
+            segment=segment,
+            rows=_rows(batch),
+            note=note,
+            defaults=dict(map(_default, default or ())),
+        )
+        columns = (TextColumn("{task.description:32}"), BarColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=console) as progress:
+            task = progress.add_task("starting")
+            manifest, built = build_bundle(
+                base,
+                checkpoint,
+                output,
+                options,
+                report=lambda what, done, total: progress.update(
+                    task, description=what, completed=done, total=total
+                ),
+            )
+    except MimicMotionError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written", file=sys.stderr)
+        raise SystemExit(130) from None
+    seconds = time.perf_counter() - began
+    if as_json:
+        errors = {name: network.agreement.rel_l2 for name, network in manifest.networks.items()}
+        line = {"output": str(output), "built": built, "build": manifest.build, "seconds": round(seconds, 3)}
+        print(json.dumps({**line, "rel_l2": errors}))
+    elif not built:
+        console.print(f"{output} already holds this bundle ({manifest.build[:12]}); nothing to do.")
+    else:
+        console.print(_table(manifest))
+        console.print(f"{output} built in {seconds:.1f} s ({manifest.build[:12]})")
+
+
+def _table(manifest: Manifest) -> Table:
+    table = Table("network", "MB", "relative L2 error", "largest difference", "bound")
+    for name, network in manifest.networks.items():
+        size = sum(file.bytes for file in network.files) / 1e6
+        a = network.agreement
+        table.add_row(name, f"{size:.1f}", f"{a.rel_l2:.1e}", f"{a.max_abs:.1e}", f"{a.bound:.0e}")
+    return table
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        width, height = map(int, text.lower().split("x"))
+    except ValueError:
+        raise SettingsError(f"size {text!r} is not WIDTHxHEIGHT.", remedy="For instance 576x1024.") from None
+    return width, height
+
+
+def _rows(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise SettingsError(f"batch {text!r} is no list of numbers.", remedy="For instance 1,2,4.") from None
+
+
+def _default(text: str) -> tuple[str, object]:
+    name, mark, value = text.partition("=")
+    if not mark:
+        raise SettingsError(f"default {text!r} is not NAME=VALUE.", remedy="For instance steps=10.")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+if __name__ == "__main__":
+    app()

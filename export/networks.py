@@ -1,0 +1,111 @@
+"""The five networks as engines see them: plain tensors in and out, sizes free, blocks rewritten."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .rewrite import Clip, rewrite, time_conv
+
+
+class UNetEngine(nn.Module):
+    """The U-Net for a batch of rows; a row is one branch of one segment of one job."""
+
+    def __init__(self, unet: Any) -> None:
+        super().__init__()
+        self.unet = rewrite(unet)
+
+    def forward(
+        self, latents: Tensor, timestep: Tensor, embedding: Tensor, time_ids: Tensor, pose: Tensor
+    ) -> Tensor:
+        """latents [R,F,8,h,w], timestep [R], embedding [R,1,D], time_ids [R,3], pose [R,F,C,h,w].
+
+        Returns the prediction [R,F,4,h,w].
+        """
+        unet: Any = self.unet
+        rows, frames, _, height, width = latents.shape
+        temb = unet.time_embedding(unet.time_proj(timestep).to(latents.dtype))
+        ids = unet.add_time_proj(time_ids.flatten()).reshape(rows, -1)
+        temb = temb + unet.add_embedding(ids.to(latents.dtype))
+        levels = [Clip(rows, frames, height, width, F.silu(temb), embedding)]
+        for _ in unet.down_blocks[1:]:
+            levels.append(levels[-1].scaled(levels[-1].height // 2, levels[-1].width // 2))
+        temb = temb[:, None].expand(rows, frames, temb.shape[1]).flatten(0, 1)
+        x = unet.conv_in(latents.flatten(0, 1)) + pose.flatten(0, 1)
+        skips: tuple[Tensor, ...] = (x,)
+        for block, level in zip(unet.down_blocks, levels, strict=True):
+            x, more = _run(block, x, temb, level)
+            skips += more
+        x = unet.mid_block(x, temb, image_only_indicator=levels[-1])
+        for block, level in zip(unet.up_blocks, reversed(levels), strict=True):
+            count = len(block.resnets)
+            x = _run(block, x, temb, level, res_hidden_states_tuple=skips[-count:])
+            skips = skips[:-count]
+        x = unet.conv_out(unet.conv_act(unet.conv_norm_out(x)))
+        return x.reshape(rows, frames, x.shape[1], height, width)
+
+
+def _run(block: Any, x: Tensor, temb: Tensor, level: Clip, **more: Any) -> Any:
+    return block(hidden_states=x, temb=temb, image_only_indicator=level, **more)
+
+
+class PoseNetEngine(nn.Module):
+    """PoseNet: pose [F,3,H,W] in [-1, 1] -> features [F,C,H/8,W/8]."""
+
+    def __init__(self, pose_net: nn.Module) -> None:
+        super().__init__()
+        self.pose_net = pose_net
+
+    def forward(self, pose: Tensor) -> Tensor:
+        features: Tensor = self.pose_net(pose)
+        return features
+
+
+class EncoderEngine(nn.Module):
+    """VAE encoder: image [B,3,H,W] in [-1, 1] -> mode of the posterior [B,4,h,w], not scaled."""
+
+    def __init__(self, vae: Any) -> None:
+        super().__init__()
+        self.encoder, self.quant_conv = rewrite(vae.encoder), vae.quant_conv
+
+    def forward(self, image: Tensor) -> Tensor:
+        moments: Tensor = self.quant_conv(self.encoder(image))
+        return moments.chunk(2, dim=1)[0]
+
+
+class DecoderEngine(nn.Module):
+    """Temporal VAE decoder: latents [F,4,h,w] of one clip, over the scaling factor -> [F,3,H,W]."""
+
+    def __init__(self, vae: Any) -> None:
+        super().__init__()
+        self.decoder = rewrite(vae.decoder)
+        self.decoder.time_conv_out = time_conv(vae.decoder.time_conv_out)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        decoder: Any = self.decoder
+        frames, _, height, width = latents.shape
+        clip = Clip(1, frames, height, width)
+        x = decoder.mid_block(decoder.conv_in(latents), image_only_indicator=clip)
+        for block in decoder.up_blocks:
+            x = block(x, image_only_indicator=clip)
+            if block.upsamplers is not None:
+                clip = clip.scaled(clip.height * 2, clip.width * 2)
+        x = decoder.conv_out(decoder.conv_act(decoder.conv_norm_out(x)))
+        channels = x.shape[1]
+        x = x.reshape(1, frames, channels, clip.height * clip.width).transpose(1, 2)
+        x = decoder.time_conv_out(x).transpose(1, 2)
+        return x.reshape(frames, channels, clip.height, clip.width)  # type: ignore[no-any-return]
+
+
+class ImageEncoderEngine(nn.Module):
+    """CLIP's image tower: pixels [B,3,S,S], normalised -> embedding [B,1,D]."""
+
+    def __init__(self, encoder: Any) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        embedding: Tensor = self.encoder(pixels).image_embeds
+        return embedding[:, None]

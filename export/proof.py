@@ -1,0 +1,130 @@
+"""Proof that an engine computes what its PyTorch original does, on inputs of the kind that it will see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..engines import Agreement, Array, EngineSpec
+from ..engines.onnxruntime_backend import OnnxRuntimeEngine
+from ..errors import ExportError
+
+Inputs = dict[str, Tensor]
+
+# (rows, frames, cells high, cells wide): one frame and several, one row and several, both orientations,
+# and the smallest size, whose deepest level is a single cell.
+SHAPES = ((1, 1, 8, 8), (2, 5, 16, 8), (3, 4, 8, 24))
+
+
+@dataclass(frozen=True)
+class Case:
+    """Inputs of one call and what the original answered."""
+
+    inputs: Inputs
+    answer: Tensor
+
+
+def example_inputs(network: str, spec: EngineSpec, shape: tuple[int, int, int, int], seed: int) -> Inputs:
+    """Inputs of one network at one shape, float32, seeded."""
+    rows, frames, high, wide = shape
+    sizes = {"rows": rows, "frames": frames, "batch": rows, "cells_high": high, "cells_wide": wide}
+    sizes |= {"height": high * 8, "width": wide * 8}
+    generator = torch.Generator().manual_seed(seed)
+    inputs = {
+        tensor.name: torch.randn(
+            [sizes[d] if isinstance(d, str) else d for d in tensor.shape], generator=generator
+        )
+        for tensor in spec.inputs
+    }
+    if network == "unet":
+        inputs["timestep"] = torch.rand(rows, generator=generator) * 3.2 - 1.55  # 0.25 ln sigma
+        inputs["time_ids"] = torch.tensor([[6.0, 127.0, 0.02 * row] for row in range(rows)])
+    elif network in ("pose_net", "vae_encoder"):
+        inputs = {name: value.tanh() for name, value in inputs.items()}  # pictures lie in [-1, 1]
+    elif network == "vae_decoder":
+        inputs = {name: value * 5.0 for name, value in inputs.items()}  # unit latents over the scaling factor
+    return inputs
+
+
+def record_cases(network: str, spec: EngineSpec, original: Callable[..., Tensor]) -> list[Case]:
+    """The original's answers at every shape."""
+    cases = []
+    for seed, shape in enumerate(SHAPES):
+        inputs = example_inputs(network, spec, shape, seed)
+        with torch.inference_mode():
+            cases.append(Case(inputs, original(**inputs)))
+    return cases
+
+
+def compare(network: str, path: Path, spec: EngineSpec, cases: Sequence[Case], bound: float) -> Agreement:
+    """Run the ONNX file on every case; raises `ExportError` if the worst relative error exceeds `bound`."""
+    engine = OnnxRuntimeEngine(path, spec, threads=None)
+    max_abs = rel_l2 = 0.0
+    for case in cases:
+        expected = np.ascontiguousarray(case.answer.numpy())
+        output = np.empty_like(expected)
+        engine.bind(_arrays(case.inputs), {spec.outputs[0].name: output})()
+        difference = output.astype(np.float64) - expected
+        max_abs = max(max_abs, float(np.abs(difference).max()))
+        rel_l2 = max(rel_l2, float(np.linalg.norm(difference) / max(np.linalg.norm(expected), 1e-12)))
+    engine.close()
+    if not rel_l2 <= bound:  # a NaN does not agree either
+        raise ExportError(
+            f"{network} does not agree with PyTorch: relative L2 error {rel_l2:.2e} is over {bound:.0e} "
+            f"(largest difference {max_abs:.2e}).",
+            remedy="Check the checkpoint for values that overflow; please report it if they do not.",
+        )
+    return Agreement(max_abs=max_abs, rel_l2=rel_l2, bound=bound, cases=len(cases))
+
+
+def _arrays(inputs: Mapping[str, Tensor]) -> dict[str, Array]:
+    return {name: np.ascontiguousarray(value.numpy()) for name, value in inputs.items()}
+
+
+def originals(model: Any) -> dict[str, Callable[..., Tensor]]:
+    """The five networks as PyTorch and diffusers compute them, with the engines' inputs."""
+    unet, vae = model.unet, model.vae
+
+    def run_unet(
+        latents: Tensor, timestep: Tensor, embedding: Tensor, time_ids: Tensor, pose: Tensor
+    ) -> Tensor:
+        return unet(latents, timestep, embedding, time_ids, pose)[0]  # type: ignore[no-any-return]
+
+    def run_pose_net(pose: Tensor) -> Tensor:
+        return model.pose_net(pose)  # type: ignore[no-any-return]
+
+    def run_encoder(image: Tensor) -> Tensor:
+        return vae.encode(image).latent_dist.mode()  # type: ignore[no-any-return]
+
+    def run_decoder(latents: Tensor) -> Tensor:
+        return vae.decode(latents, num_frames=latents.shape[0]).sample  # type: ignore[no-any-return]
+
+    def run_image_encoder(pixels: Tensor) -> Tensor:
+        return model.image_encoder(pixels).image_embeds[:, None]  # type: ignore[no-any-return]
+
+    return {
+        "unet": run_unet,
+        "pose_net": run_pose_net,
+        "vae_encoder": run_encoder,
+        "vae_decoder": run_decoder,
+        "image_encoder": run_image_encoder,
+    }
+
+
+def engine_forms(model: Any) -> dict[str, Callable[[], nn.Module]]:
+    """Makers of the rewritten networks; they rewrite the model in place, so call them after `record_cases`."""
+    from . import networks
+
+    return {
+        "unet": lambda: networks.UNetEngine(model.unet),
+        "pose_net": lambda: networks.PoseNetEngine(model.pose_net),
+        "vae_encoder": lambda: networks.EncoderEngine(model.vae),
+        "vae_decoder": lambda: networks.DecoderEngine(model.vae),
+        "image_encoder": lambda: networks.ImageEncoderEngine(model.image_encoder),
+    }

@@ -1,0 +1,237 @@
+"""Reading the base folder (SVD's diffusers layout) and MimicMotion checkpoints, strictly.
+
+A checkpoint is one flat file of `unet.*` and `pose_net.*` tensors, `.pth` or `.safetensors`. Every key
+and shape has to be the network's; anything else is a `CheckpointError` that names it. Nothing is
+unpickled but tensors.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import CheckpointError
+from .networks import PoseNet, UNet
+
+PARTS = ("unet", "vae", "image_encoder", "scheduler", "feature_extractor")
+LEGACY_KEYS = frozenset({"vision_model.embeddings.position_ids"})
+"""Buffers that older releases of transformers wrote and that hold no weights."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """All five networks' weights, in eval mode, float32 unless `dtype` said otherwise."""
+
+    unet: UNet
+    pose_net: PoseNet
+    vae: nn.Module
+    image_encoder: nn.Module
+    scheduler: Mapping[str, Any]
+    """`scheduler_config.json`."""
+    feature_extractor: Mapping[str, Any]
+    """`preprocessor_config.json`."""
+
+
+def load_model(base: str | Path, checkpoint: str | Path, *, dtype: torch.dtype = torch.float32) -> Model:
+    """Load the base folder (or a hub id) and a checkpoint; raises `CheckpointError`."""
+    folder = resolve_base(base)
+    unet = empty_unet(folder)
+    pose_net = empty_pose_net(unet)
+    assign({"unet": unet, "pose_net": pose_net}, read_state(Path(checkpoint)), str(checkpoint), dtype)
+    return Model(
+        unet=unet.eval().requires_grad_(False),
+        pose_net=pose_net.eval().requires_grad_(False),
+        vae=load_vae(folder, dtype),
+        image_encoder=load_image_encoder(folder, dtype),
+        scheduler=read_config(folder / "scheduler" / "scheduler_config.json"),
+        feature_extractor=read_config(folder / "feature_extractor" / "preprocessor_config.json"),
+    )
+
+
+def resolve_base(base: str | Path) -> Path:
+    """A folder as it is; anything else is taken for a hub id and downloaded (needs a network)."""
+    folder = Path(base)
+    if folder.is_dir():
+        return folder
+    if folder.exists() or str(base).startswith((".", "/", "~")) or str(base).count("/") != 1:
+        raise CheckpointError(
+            f"base {str(base)!r} is no folder.",
+            remedy="Give the folder of SVD-XT in diffusers' layout, or a hub id such as OWNER/NAME.",
+            field="base",
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    patterns = [f"{part}/*" for part in PARTS]
+    try:
+        return Path(
+            snapshot_download(str(base), allow_patterns=patterns, ignore_patterns=["unet/*.safetensors"])
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise CheckpointError(
+            f"base {str(base)!r} could not be downloaded: {error}",
+            remedy="Check the id and your access to it, or download it yourself and give the folder.",
+            field="base",
+        ) from error
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A JSON object from the base folder."""
+    try:
+        config = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{path} is missing.", remedy="The base folder must have SVD's diffusers layout.", field="base"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}", field="base") from None
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path} holds no JSON object.", field="base")
+    return config
+
+
+def empty_unet(folder: Path) -> UNet:
+    """The U-Net of the base folder's config on the meta device: shapes without memory."""
+    return _empty(UNet, read_config(folder / "unet" / "config.json"), folder / "unet")
+
+
+def empty_pose_net(unet: UNet) -> PoseNet:
+    """PoseNet on the meta device, its last layer as wide as the U-Net's first."""
+    with torch.device("meta"):
+        return PoseNet(unet.config["block_out_channels"][0])
+
+
+def load_vae(folder: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """SVD's `AutoencoderKLTemporalDecoder`."""
+    from diffusers import AutoencoderKLTemporalDecoder
+
+    part = folder / "vae"
+    vae = _empty(AutoencoderKLTemporalDecoder, read_config(part / "config.json"), part)
+    file = find_weights(part, "diffusion_pytorch_model")
+    assign({"": vae}, read_state(file), str(file), dtype)
+    return vae.eval().requires_grad_(False)  # type: ignore[no-any-return]
+
+
+def load_image_encoder(folder: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """`CLIPVisionModelWithProjection`."""
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    part = folder / "image_encoder"
+    config = CLIPVisionConfig.from_dict(read_config(part / "config.json"))
+    try:
+        with torch.device("meta"):
+            encoder = CLIPVisionModelWithProjection(config)
+    except (TypeError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{part} has a config that builds no network: {error}", field="base") from error
+    file = find_weights(part, "model", "pytorch_model")
+    state = {key: value for key, value in read_state(file).items() if key not in LEGACY_KEYS}
+    assign({"": encoder}, state, str(file), dtype)
+    embeddings = encoder.vision_model.embeddings
+    embeddings.register_buffer("position_ids", torch.arange(embeddings.num_positions)[None], persistent=False)
+    return encoder.eval().requires_grad_(False)  # type: ignore[no-any-return]
+
+
+def _empty(kind: Any, config: Mapping[str, Any], part: Path) -> Any:
+    values = {key: value for key, value in config.items() if not key.startswith("_")}
+    try:
+        with torch.device("meta"):
+            return kind(**values)
+    except (TypeError, ValueError, KeyError, IndexError) as error:
+        raise CheckpointError(f"{part}/config.json builds no network: {error}", field="base") from error
+
+
+def find_weights(part: Path, *stems: str) -> Path:
+    """The weights file of one part: full precision before fp16, safetensors before pickled tensors."""
+    for stem in stems:
+        for ending in (".safetensors", ".fp16.safetensors", ".bin", ".fp16.bin"):
+            if (part / f"{stem}{ending}").is_file():
+                return part / f"{stem}{ending}"
+    raise CheckpointError(
+        f"{part} holds no weights ({' or '.join(stems)}.safetensors).",
+        remedy="Download the whole base folder.",
+        field="base",
+    )
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a `.pth`/`.pt`/`.bin` or `.safetensors` file, memory-mapped; never runs pickled code."""
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint {path} does not exist.", field="checkpoint")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} holds more than tensors, and was not loaded: {str(error).splitlines()[0]}",
+            remedy="Use a file of plain tensors; save it as .safetensors.",
+            field="checkpoint",
+        ) from None
+    except Exception as error:  # both libraries raise many kinds on damaged files
+        raise CheckpointError(
+            f"{path} is damaged or no checkpoint: {error}", remedy="Download it again.", field="checkpoint"
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(
+            f"{path} is no flat table of tensors.",
+            remedy="Expected keys unet.* and pose_net.* at the top level.",
+            field="checkpoint",
+        )
+    return state
+
+
+def assign(
+    networks: Mapping[str, nn.Module],
+    state: Mapping[str, Tensor],
+    source: str,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Put `state` into `networks` (prefix -> network), after every key and shape has been checked."""
+    prefixes = {name: f"{name}." if name else "" for name in networks}
+    check_keys(
+        {
+            prefixes[name] + key: value.shape
+            for name, net in networks.items()
+            for key, value in net.state_dict().items()
+        },
+        {key: value.shape for key, value in state.items()},
+        source,
+    )
+    for name, network in networks.items():
+        prefix = prefixes[name]
+        own = {
+            key: value.to(dtype) if dtype and value.is_floating_point() else value
+            for key, value in ((k.removeprefix(prefix), v) for k, v in state.items() if k.startswith(prefix))
+        }
+        network.load_state_dict(own, strict=True, assign=True)
+
+
+def check_keys(expected: Mapping[str, torch.Size], found: Mapping[str, torch.Size], source: str) -> None:
+    """Raise `CheckpointError` naming every kind of difference between two tables of shapes."""
+    missing = [key for key in expected if key not in found]
+    extra = [key for key in found if key not in expected]
+    misshapen = [
+        f"{key} is {list(found[key])}, the network's is {list(shape)}"
+        for key, shape in expected.items()
+        if key in found and tuple(found[key]) != tuple(shape)
+    ]
+    problems = [
+        f"{len(keys)} {kind} ({'; '.join(keys[:5])}{'; …' if len(keys) > 5 else ''})"
+        for kind, keys in (("missing", missing), ("extra", extra), ("misshapen", misshapen))
+        if keys
+    ]
+    if problems:
+        raise CheckpointError(
+            f"{source} does not fit the network: {', '.join(problems)}.",
+            remedy="Use the base folder and the checkpoint that belong together.",
+            field="checkpoint",
+        )

@@ -1,0 +1,86 @@
+"""The networks of MimicMotion: SVD's U-Net with pose after `conv_in`, and PoseNet."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import UNetSpatioTemporalConditionModel
+from torch import Tensor, nn
+
+
+class PoseNet(nn.Module):
+    """Pose pictures to features that are added to the output of the U-Net's `conv_in`.
+
+    Eight convolutions with SiLU, three of them halving the size, then a 1x1 projection (zero at the start
+    of training, so that training begins at plain SVD) times a learned scalar (MimicMotion, sec. 3.2).
+    """
+
+    def __init__(self, out_channels: int = 320) -> None:
+        super().__init__()
+        widths = [
+            (3, 3, 1),
+            (3, 16, 2),
+            (16, 16, 1),
+            (16, 32, 2),
+            (32, 32, 1),
+            (32, 64, 2),
+            (64, 64, 1),
+            (64, 128, 1),
+        ]
+        layers: list[nn.Module] = []
+        for inner, outer, stride in widths:
+            size, padding = (4, 1) if stride == 2 else (3, 1)
+            layers += [nn.Conv2d(inner, outer, size, stride, padding), nn.SiLU()]
+        self.conv_layers = nn.Sequential(*layers)
+        self.final_proj = nn.Conv2d(128, out_channels, kernel_size=1)
+        self.scale = nn.Parameter(torch.ones(1) * 2)
+        nn.init.zeros_(self.final_proj.weight)
+        nn.init.zeros_(self.final_proj.bias)
+
+    def forward(self, pose: Tensor) -> Tensor:
+        """pose [F,3,H,W] in [-1, 1] -> features [F,C,H/8,W/8]."""
+        features: Tensor = self.final_proj(self.conv_layers(pose)) * self.scale
+        return features
+
+
+class PoseConvIn(nn.Conv2d):
+    """`conv_in` that adds the pose features held for the running forward pass; keys as in nn.Conv2d."""
+
+    pose: Tensor | None = None
+
+    def forward(self, input: Tensor) -> Tensor:
+        output = super().forward(input)
+        return output if self.pose is None else output + self.pose
+
+
+class UNet(UNetSpatioTemporalConditionModel):  # type: ignore[misc]
+    """SVD's U-Net with pose features after `conv_in`; state-dict keys are SVD's own."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        plain = self.conv_in
+        self.conv_in = PoseConvIn(
+            plain.in_channels, plain.out_channels, plain.kernel_size, padding=plain.padding
+        )
+
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        encoder_hidden_states: Tensor,
+        added_time_ids: Tensor,
+        pose: Tensor | None = None,
+        return_dict: bool = False,
+    ) -> Any:
+        """sample [R,F,8,h,w], timestep [R], embedding [R,1,D], time ids [R,3], pose [R,F,C,h,w] or None.
+
+        Returns a tuple with the prediction [R,F,4,h,w].
+        """
+        self.conv_in.pose = None if pose is None else pose.flatten(0, 1)
+        try:
+            return super().forward(
+                sample, timestep, encoder_hidden_states, added_time_ids, return_dict=return_dict
+            )
+        finally:
+            self.conv_in.pose = None
