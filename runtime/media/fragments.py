@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from contextlib import suppress
 from pathlib import Path
 
 import av
@@ -10,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import OutputError
-from ..limits import Limits
 from .movie import FRAGMENTED, Movie
-from .source import Source
+from .source import open_source
 
 
 class FragmentedMp4:
@@ -33,7 +33,7 @@ class FragmentedMp4:
         crf: int = 18,
     ) -> None:
         self._sink = _Sink()
-        self._audio = Source(audio, Limits()) if audio is not None else None
+        self._audio = open_source(audio) if audio is not None else None
         self._closed = False
         self._movie = Movie(self._sink, FRAGMENTED, fps=fps, size=size, audio=self._audio, crf=crf)
 
@@ -61,9 +61,19 @@ class FragmentedMp4:
         except (av.FFmpegError, ValueError) as error:
             raise OutputError(f"the video cannot be encoded: {error}.", field="output") from error
         finally:
-            if self._audio is not None:
-                self._audio.close()
+            self._release()
         return self._sink.take()
+
+    def abort(self) -> None:
+        """Let go of the encoder without ending the video."""
+        self._closed = True
+        with suppress(av.FFmpegError):
+            self._movie.close()
+        self._release()
+
+    def _release(self) -> None:
+        if self._audio is not None:
+            self._audio.close()
 
 
 class _Sink(io.RawIOBase):

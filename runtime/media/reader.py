@@ -141,7 +141,7 @@ class VideoReader:
         self._check_pixels(context.width, context.height)
         context.thread_count = _THREADS
         context.thread_type = "AUTO"
-        context.options = {"max_pixels": str(self._source.limits.frame_pixels)}
+        context.options = self._source.decoder_options
         return stream
 
     def _check_pixels(self, width: int, height: int) -> None:
@@ -189,17 +189,18 @@ class VideoReader:
     def _on_grid(self) -> Iterator[tuple[int, VideoFrame]]:
         """(grid index, frame): each frame for all grid times nearer to it than to the next."""
         clock = _Clock(1 / self.fps)
+        most = 2 * self._plan.packets + 2  # a forged timestamp must not repeat a frame for ever
         waiting: tuple[float, VideoFrame] | None = None
         index = 0
         for frame in self._decoded():
             at = clock.read(frame)
             if waiting is not None:
-                while index / self.fps < (waiting[0] + at) / 2:
+                while index / self.fps < (waiting[0] + at) / 2 and index < most:
                     yield index, waiting[1]
                     index += 1
             waiting = (at, frame)
         if waiting is not None:
-            while index / self.fps < waiting[0] + 0.5 / self.fps:
+            while index / self.fps < waiting[0] + 0.5 / self.fps and index < most:
                 yield index, waiting[1]
                 index += 1
 
@@ -256,7 +257,8 @@ def _pixel_shape(stream: VideoStream) -> Fraction:
 
 def _turn(picture: NDArray[np.generic], frame: VideoFrame) -> NDArray[np.generic]:
     """Apply the display matrix: quarter turns and mirrorings."""
-    matrix: Any = frame.side_data.get(SideDataType.DISPLAYMATRIX)
+    side_data: Any = frame.side_data
+    matrix = side_data.get(SideDataType.DISPLAYMATRIX)
     if matrix is None:
         return picture
     a, b, _, c, d = struct.unpack("=9i", bytes(matrix))[:5]  # x' = ax + cy, y' = bx + dy

@@ -50,13 +50,21 @@ class Source:
     def open(self) -> InputContainer:
         """The container, its headers read. Raises `MotionError` if it is none."""
         # Probing may decode a frame, so it has to know the limit too.
-        options = {"format_whitelist": _DEMUXERS, "max_pixels": str(self.limits.frame_pixels)}
+        options = {"format_whitelist": _DEMUXERS, **self.decoder_options}
         try:
             return av.open(self._readable(), "r", options=options, metadata_errors="replace")
         except (av.FFmpegError, OSError, ValueError) as error:
+            if self._begin()[4:8] == b"ftyp":
+                raise fault(f"{self.name} is an MP4 or MOV file that is cut off or damaged: its index"
+                            f" (moov) cannot be read.", "Copy the file again.") from error  # fmt: skip
             raise fault(f"{self.name} is not a video that can be read: {reason(error)}.") from error
 
+    @property
+    def decoder_options(self) -> dict[str, str]:
+        return {"max_pixels": str(min(self.limits.frame_pixels, 2**31 - 1))}
+
     def close(self) -> None:
+        """Remove the copy of a stream; a source of that kind is of no use afterwards."""
         if self._spool is not None:
             self._spool.close()
 
@@ -64,6 +72,12 @@ class Source:
         if self._path:
             return "file:" + self._path  # whatever else the name may look like
         return io.BytesIO(self._data)
+
+    def _begin(self) -> bytes:
+        if not self._path:
+            return self._data[:12]
+        with open(self._path, "rb") as file:
+            return file.read(12)
 
     def _take_path(self, source: str | Path) -> tuple[str, int]:
         try:
@@ -90,6 +104,11 @@ class Source:
         self._spool.flush()
         self._path = self._spool.name
         return "the driving video", size
+
+
+def open_source(audio: str | Path | bytes) -> Source:
+    """A driving video for its sound; it was measured when its frames were read."""
+    return Source(audio, Limits(motion_bytes=2**62))
 
 
 def fault(message: str, remedy: str = REMEDY) -> MotionError:

@@ -7,7 +7,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
@@ -17,11 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import OutputError
-from ..limits import Limits
 from .fragments import FragmentedMp4
 from .movie import FORMS, Movie, check_frame, check_size, exact_rate
 from .picture import encode_picture
-from .source import Source
+from .source import Source, open_source
 
 __all__ = ["FragmentedMp4", "VideoWriter"]
 
@@ -53,7 +52,7 @@ class VideoWriter:
     ) -> None:
         self._output = Path(output)
         self._done = False
-        self._audio = Source(audio, Limits()) if audio is not None else None
+        self._audio = open_source(audio) if audio is not None else None
         rate, size = exact_rate(fps), check_size(size)
         self._sink: _Sink
         with _reported(self._output):
@@ -141,10 +140,9 @@ class _MovieFile:
         os.replace(self._beside, self._output)
 
     def discard(self) -> None:
-        try:
+        with suppress(av.FFmpegError, OSError):  # a full disk refuses the end of the file as well
             self._movie.close()
-        finally:
-            self._beside.unlink(missing_ok=True)
+        self._beside.unlink(missing_ok=True)
 
 
 class _PngSequence:
