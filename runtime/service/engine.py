@@ -1,0 +1,198 @@
+"""An engine process as the server sees it: started, fed one job at a time, restarted when it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import multiprocessing
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+from ..errors import EngineError, MimicMotionError
+from . import worker
+from .faults import EngineLost
+from .messages import About, Cancel, Done, EngineSpec, Failed, FromEngine, LoadFailed, Ready, Report, Run
+from .messages import Stop, ToEngine  # fmt: skip
+
+FAILED_LOADS = 5
+"""After so many deaths in a row before being warm an engine is given up."""
+_LONGEST_PAUSE = 30.0
+
+
+class Engine:
+    """One engine process. All methods are called on the event loop; nothing here blocks it.
+
+    `on_report(job, report)` gets what the process says about its job, a lost process included, as
+    `Failed(EngineLost)`. `on_change()` is called whenever `warm`, `idle` or `failure` changed.
+    """
+
+    def __init__(
+        self,
+        spec: EngineSpec,
+        *,
+        on_report: Callable[[str, Report], None],
+        on_change: Callable[[], None],
+        pause: float = 0.2,
+    ) -> None:
+        self.spec = spec
+        self.ready: Ready | None = None
+        """What the process said when it was warm last; kept while it restarts."""
+        self.warm = False
+        self.job: str | None = None
+        self.failure: MimicMotionError | None = None
+        """Why this engine was given up."""
+        self.load_seconds = 0.0
+        self._on_report = on_report
+        self._on_change = on_change
+        self._pause = pause
+        self._deaths = 0  # since something last went well
+        self._link: _Link | None = None
+        self._stopping = False
+        self._supervisor: asyncio.Task[None] | None = None
+
+    @property
+    def idle(self) -> bool:
+        return self.warm and self.job is None
+
+    @property
+    def pid(self) -> int | None:
+        return self._link.process.pid if self._link else None
+
+    async def start(self) -> None:
+        """Spawn the process; it loads on while this returns."""
+        self._link = await asyncio.to_thread(_Link, self.spec, asyncio.get_running_loop())
+        self._supervisor = asyncio.create_task(self._supervise(self._link))
+
+    def run(self, run: Run) -> None:
+        """Hand the idle process a job."""
+        self.job = run.job
+        self._send(run)
+
+    def cancel(self) -> None:
+        """Ask the process to stop its job within a step."""
+        if self.job is not None:
+            self._send(Cancel(self.job))
+
+    async def stop(self, patience: float = 5.0) -> None:
+        """End the process, by force if it does not leave within `patience` seconds."""
+        self._stopping = True
+        if self._supervisor is None:
+            return
+        self.cancel()
+        self._send(Stop())
+        done, _ = await asyncio.wait({self._supervisor}, timeout=patience)
+        if not done and self._link is not None:
+            self._link.process.kill()
+            await asyncio.wait({self._supervisor})
+
+    def _send(self, message: ToEngine) -> None:
+        # A process that just died is noticed, and its job failed, by the supervisor.
+        with contextlib.suppress(OSError):
+            if self._link is not None:
+                self._link.connection.send(message)
+
+    async def _supervise(self, link: _Link) -> None:
+        while True:
+            async for message in link.messages():
+                self._receive(message, link)
+            exit_code = await link.close()
+            self._lost(exit_code)
+            if self._stopping or self.failure is not None:
+                return
+            await self._rest()
+            if self._stopping:
+                return
+            link = self._link = await asyncio.to_thread(_Link, self.spec, asyncio.get_running_loop())
+
+    async def _rest(self) -> None:
+        until = time.monotonic() + self.pause
+        while not self._stopping and time.monotonic() < until:
+            await asyncio.sleep(0.05)
+
+    @property
+    def pause(self) -> float:
+        """Seconds from the process's last death to its restart, doubling with every death in a row."""
+        return min(_LONGEST_PAUSE, self._pause * 2.0 ** max(0, self._deaths - 1))
+
+    def _receive(self, message: FromEngine, link: _Link) -> None:
+        match message:
+            case Ready():
+                self.ready, self.warm = message, True
+                self.load_seconds = time.monotonic() - link.born
+                self._on_change()
+            case LoadFailed(error):
+                if self.ready is None:  # a bundle that never worked will not start to
+                    self.failure = error
+            case About(job, report):
+                if isinstance(report, Done | Failed):
+                    self.job, self._deaths = None, 0
+                self._on_report(job, report)
+                if self.job is None:
+                    self._on_change()
+
+    def _lost(self, exit_code: int | None) -> None:
+        loaded, self.warm = self.warm, False
+        self._deaths += 1
+        if not loaded and self._deaths >= FAILED_LOADS and self.failure is None:
+            self.failure = EngineError(
+                f"The engine process died {self._deaths} times while loading (exit code {exit_code}).",
+                remedy="Look at its messages on standard error.",
+            )
+        job, self.job = self.job, None
+        if job is not None:
+            lost = EngineLost(
+                f"The engine process died while it ran this job (exit code {exit_code}).",
+                remedy="Send the job again; the engine restarts by itself.",
+                retry_after=self.pause + self.load_seconds,
+            )
+            self._on_report(job, Failed(lost))
+        self._on_change()
+
+
+class _Link:
+    """One life of an engine process and the thread that reads its messages."""
+
+    def __init__(self, spec: EngineSpec, loop: asyncio.AbstractEventLoop) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.born = time.monotonic()
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=worker.main, args=(theirs, spec), name="mimicmotion-engine")
+        self.process.start()
+        theirs.close()  # or the end of the process would not be the end of the pipe
+        atexit.register(self.process.kill)  # it ignores SIGTERM, and an orphan would hold the device
+        self._loop = loop
+        self._inbox: asyncio.Queue[FromEngine | None] = asyncio.Queue()
+        threading.Thread(target=self._read, args=(self.connection,), daemon=True).start()
+
+    async def messages(self) -> AsyncIterator[FromEngine]:
+        """Until the process has closed its end, usually by dying."""
+        while (message := await self._inbox.get()) is not None:
+            yield message
+
+    async def close(self) -> int | None:
+        """Reap the process; returns its exit code."""
+        await asyncio.to_thread(self.process.join, 5.0)
+        if self.process.exitcode is None:
+            self.process.kill()
+            await asyncio.to_thread(self.process.join)
+        atexit.unregister(self.process.kill)
+        self.connection.close()
+        return self.process.exitcode
+
+    def _read(self, connection: Connection[Any, Any]) -> None:
+        message: FromEngine | None = None
+        while True:
+            try:
+                message = connection.recv()
+            except Exception:  # closed, or cut off in the middle of a message: either way it is over
+                message = None
+            try:
+                self._loop.call_soon_threadsafe(self._inbox.put_nowait, message)
+            except RuntimeError:  # the loop is gone, and nobody waits for messages any more
+                return
+            if message is None:
+                return

@@ -1,0 +1,164 @@
+"""Jobs, and the bounded store that keeps them with their finished videos."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ..errors import Cancelled, MimicMotionError
+from ..settings import Settings
+from .eventlog import EventLog
+from .faults import KeyReused, NotFound
+from .messages import INPUTS, VIDEO, Done, MotionKind, Progress
+
+State = Literal["receiving", "queued", "running", "succeeded", "failed", "cancelled"]
+
+
+class Job:
+    """One animation from its upload to the end of its video's life; its files lie in `folder`."""
+
+    def __init__(
+        self,
+        *,
+        folder: Path,
+        request_id: str,
+        fingerprint: bytes,
+        motion_kind: MotionKind,
+        settings: Settings,
+        created: float,
+    ) -> None:
+        self.id = folder.name
+        self.folder = folder
+        self.request_id = request_id
+        self.fingerprint = fingerprint
+        """What must be equal for a second request under the same `request_id`."""
+        self.motion_kind = motion_kind
+        self.settings = settings
+        self.has_reference_pose = False
+        self.state: State = "receiving"
+        self.created = created
+        self.started: float | None = None
+        self.ended: float | None = None
+        self.position: int | None = None
+        """In the queue, as last told to readers."""
+        self.frames = 0
+        self.progress: Progress | None = None
+        self.done: Done | None = None
+        self.error: MimicMotionError | None = None
+        self.cancel_asked = False
+        self.readers = 0
+        self.log = EventLog()
+
+    @property
+    def active(self) -> bool:
+        return self.ended is None
+
+    @property
+    def video(self) -> Path:
+        return self.folder / VIDEO
+
+    def end(self, outcome: Done | MimicMotionError, now: float) -> None:
+        """Set the final state, end all readers, and drop the inputs (and the video of a job that failed)."""
+        self.ended = now
+        if isinstance(outcome, Done):
+            self.state, self.done = "succeeded", outcome
+            self.log.append(outcome)
+        else:
+            self.state = "cancelled" if isinstance(outcome, Cancelled) else "failed"
+            self.error = outcome
+        self.log.close()
+        for name in (*INPUTS, *(() if self.done else (VIDEO,))):
+            (self.folder / name).unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """How much of finished jobs is kept; the oldest go first."""
+
+    jobs: int = 200
+    bytes: int = 8 * 2**30
+    seconds: float = 3600.0
+
+
+class JobStore:
+    """All jobs by id and by idempotency key, within the bounds of `keep`.
+
+    Jobs that are not finished, or are being read, are never dropped; the scheduler bounds their number.
+    """
+
+    def __init__(self, folder: Path, keep: Keep, clock: Callable[[], float] = time.time) -> None:
+        self._folder = folder
+        self._keep = keep
+        self._clock = clock
+        self._jobs: dict[str, Job] = {}  # oldest first
+
+    def create(
+        self, request_id: str, fingerprint: bytes, motion_kind: MotionKind, settings: Settings
+    ) -> Job:
+        self.sweep()
+        folder = self._folder / secrets.token_hex(16)
+        folder.mkdir()
+        job = Job(
+            folder=folder,
+            request_id=request_id,
+            fingerprint=fingerprint,
+            motion_kind=motion_kind,
+            settings=settings,
+            created=self._clock(),
+        )
+        self._jobs[job.id] = job
+        return job
+
+    def get(self, job_id: str) -> Job:
+        """Raises `NotFound`."""
+        self.sweep()
+        if job_id not in self._jobs:
+            raise NotFound(
+                f"There is no job {job_id[:64]!r}.", remedy="It may have expired; create it again.", field="job"
+            )
+        return self._jobs[job_id]
+
+    def same(self, request_id: str, fingerprint: bytes) -> Job | None:
+        """The job that this key already stands for; `KeyReused` if it was another request.
+
+        A job that failed or was cancelled gives its key back, so that a caller may try again.
+        """
+        self.sweep()
+        for job in self._jobs.values():
+            if request_id and job.request_id == request_id and job.state not in ("failed", "cancelled"):
+                if job.fingerprint != fingerprint:
+                    raise KeyReused(
+                        f"request_id {request_id!r} was used for another request.",
+                        remedy="Choose a new request_id for every new animation.",
+                        field="request_id",
+                    )
+                return job
+        return None
+
+    def all(self) -> list[Job]:
+        """Newest first."""
+        self.sweep()
+        return list(reversed(self._jobs.values()))
+
+    def discard(self, job: Job) -> None:
+        self._jobs.pop(job.id, None)
+        # In a thread: unlinking gigabytes takes a while on some file systems.
+        asyncio.get_running_loop().run_in_executor(None, shutil.rmtree, job.folder, True)
+
+    def sweep(self) -> None:
+        """Drop the oldest finished jobs until the rest is within bounds."""
+        now, count, size = self._clock(), 0, 0
+        for job in list(reversed(self._jobs.values())):
+            if job.ended is None or job.readers:
+                continue
+            count += 1
+            size += job.done.bytes if job.done else 0
+            old = now - job.ended > self._keep.seconds
+            if old or count > self._keep.jobs or size > self._keep.bytes:
+                self.discard(job)

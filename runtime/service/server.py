@@ -1,0 +1,260 @@
+"""The server: engines, scheduler, store and gRPC put together, started and stopped in the right order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import signal
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from ..errors import ServiceError
+from .config import ServiceConfig, Tls
+from .generated.mimicmotion.v1 import animation_pb2 as pb
+from .generated.mimicmotion.v1 import animation_pb2_grpc as pb_grpc
+from .jobs import Job, JobStore
+from .logs import log_job, make_logger
+from .messages import CHUNK_BYTES, EngineSpec
+from .scheduler import Scheduler
+from .servicer import AnimationServicer
+
+SERVICE: str = pb.DESCRIPTOR.services_by_name["AnimationService"].full_name
+_SWEEP_SECONDS = 30.0
+_CANCEL_SECONDS = 5.0  # that a cancelled job gets to notice before its process is killed
+_CHANNEL_OPTIONS = [
+    # Twice a chunk, so that one that is too large is refused by us, with an explanation.
+    ("grpc.max_receive_message_length", 2 * CHUNK_BYTES + 65536),
+    ("grpc.max_send_message_length", 2 * CHUNK_BYTES + 65536),
+    # A stream may be silent for minutes. Ping callers that went away unseen; let callers ping us every 5 s.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.max_ping_strikes", 0),
+    ("grpc.so_reuseport", 0),  # two servers on one port would each get some of the calls
+]
+
+
+class AnimationServer:
+    """An embeddable server; it touches no signal handlers. Start and stop it on one event loop.
+
+        async with AnimationServer(ServiceConfig(port=0)) as server:   # entered when an engine is warm
+            print(server.port)
+
+    `on_ready(port)` is called on the loop when the first engine is warm for the first time. Engines are
+    spawned processes, so a program that embeds this needs the usual `if __name__ == "__main__":` guard.
+    """
+
+    def __init__(
+        self, config: ServiceConfig | None = None, *, on_ready: Callable[[int], None] | None = None
+    ) -> None:
+        self.config = config or ServiceConfig()
+        self.port = 0
+        """The bound port, known after `start`."""
+        self.logger = make_logger(self.config.json_logs)
+        self._on_ready = on_ready
+        self._health = health.aio.HealthServicer()
+        self._warm = asyncio.Event()  # for the first time
+        self._given_up = asyncio.Event()
+        self._jobs_ended = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Spawn the engines, then open the port. Calls are answered at once, jobs taken from `ready` on.
+
+        Raises `ServiceError` if the port cannot be bound.
+        """
+        config = self.config
+        self._folder = Path(tempfile.mkdtemp(prefix="mimicmotion-", dir=config.folder))
+        self._store = JobStore(self._folder, config.keep)
+        specs = [
+            EngineSpec(config.animator, config.bundle, device, config.threads, config.limits)
+            for device in config.devices
+        ]
+        self.scheduler = Scheduler(
+            specs, max_queue=config.max_queue, on_end=self._job_ended, on_change=self._changed
+        )
+        for engine in self.scheduler.engines:  # before gRPC has threads and sockets of its own
+            await engine.start()
+        try:
+            await self._open()
+        except BaseException:
+            await self._close_engines()
+            raise
+        self._spawn(self._sweep())
+        self._spawn(self._announce())
+
+    async def ready(self) -> None:
+        """Wait until an engine is warm; raises what keeps all of them from it, such as `BundleError`."""
+        await _first(self._warm, self._given_up)
+        if self.scheduler.failure is not None:
+            raise self.scheduler.failure
+
+    async def stop(self, grace: float | None = None) -> None:
+        """Drain: report NOT_SERVING, give waiting jobs back, let running ones finish for `grace` seconds, cancel
+        the rest, deliver what callers still read, and end everything. Set `grace` to 0 to stop at once."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + (self.config.grace if grace is None else grace)
+        await self._health.enter_graceful_shutdown()
+        self.scheduler.drain()
+        await self._wait_for_jobs(until - loop.time())
+        self.scheduler.cancel_all()
+        await self._wait_for_jobs(_CANCEL_SECONDS)
+        await self._server.stop(max(0.5, until - loop.time()))
+        for task in self._tasks:
+            task.cancel()
+        await self._close_engines()
+        if self.config.ready_file is not None:
+            self.config.ready_file.unlink(missing_ok=True)
+
+    async def __aenter__(self) -> AnimationServer:
+        await self.start()
+        try:
+            await self.ready()
+        except BaseException:
+            await self.stop(0)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    # ---- inside ----
+
+    async def _open(self) -> None:
+        config = self.config
+        self._server = grpc.aio.server(options=_CHANNEL_OPTIONS)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        servicer = AnimationServicer(
+            self._store,
+            self.scheduler,
+            config.limits,
+            upload_patience=config.upload_patience,
+            logger=self.logger,
+        )
+        pb_grpc.add_AnimationServiceServicer_to_server(servicer, self._server)
+        names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
+        await self._set_health()
+        self.port = _bind(self._server, config.host, config.port, config.tls)
+        await self._server.start()
+
+    async def _set_health(self) -> None:
+        serving = self.scheduler.warm
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in ("", SERVICE):
+            await self._health.set(name, status)
+
+    def _changed(self) -> None:
+        """An engine became warm, was lost, or was given up."""
+        self._spawn(self._set_health())
+        if self.scheduler.warm:
+            self._warm.set()
+        if self.scheduler.failure is not None:
+            self._given_up.set()
+
+    async def _announce(self) -> None:
+        await self._warm.wait()
+        address = f"{self.config.host}:{self.port}"
+        engine = next(engine.ready for engine in self.scheduler.engines if engine.ready is not None)
+        self.logger.info("ready", address=address, bundle=engine.bundle_name, note=engine.note)
+        if self.config.ready_file is not None:
+            await asyncio.to_thread(self.config.ready_file.write_text, address)
+        if self._on_ready is not None:
+            self._on_ready(self.port)
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _job_ended(self, job: Job) -> None:
+        log_job(self.logger, job)
+        self._store.sweep()
+        self._jobs_ended.set()
+
+    async def _wait_for_jobs(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, seconds)):
+                while self.scheduler.busy:
+                    self._jobs_ended.clear()
+                    await self._jobs_ended.wait()
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(_SWEEP_SECONDS)
+            self._store.sweep()
+
+    async def _close_engines(self) -> None:
+        await asyncio.gather(*(engine.stop() for engine in self.scheduler.engines))
+        await asyncio.to_thread(shutil.rmtree, self._folder, True)
+
+
+def serve(config: ServiceConfig | None = None, *, on_ready: Callable[[int], None] | None = None) -> None:
+    """Serve until SIGTERM or SIGINT, then drain; a second signal ends the process at once.
+
+    Prints the bound address. Raises `ServiceError` if the port cannot be bound, and `BundleError` or
+    `EngineError` when no engine can run.
+    """
+    asyncio.run(_serve(config or ServiceConfig(), on_ready))
+
+
+async def _serve(config: ServiceConfig, on_ready: Callable[[int], None] | None) -> None:
+    server = AnimationServer(config, on_ready=on_ready)
+    loop, told = asyncio.get_running_loop(), asyncio.Event()
+    signals = (signal.SIGTERM, signal.SIGINT)
+    for number in signals:
+        loop.add_signal_handler(number, told.set)
+    try:
+        await server.start()
+        print(f"mimicmotion.v1 listens on {config.host}:{server.port}", flush=True)
+        await _first(told, server._given_up)
+    finally:
+        for number in signals:
+            loop.remove_signal_handler(number)
+    failure = server.scheduler.failure
+    await server.stop(0 if failure is not None else None)
+    if failure is not None:
+        raise failure
+
+
+async def _first(*events: asyncio.Event) -> None:
+    """Wait until one of the events is set."""
+    waits = {asyncio.ensure_future(event.wait()) for event in events}
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+
+
+def _bind(server: grpc.aio.Server, host: str, port: int, tls: Tls | None) -> int:
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        if tls is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, _credentials(tls))
+    except RuntimeError as error:
+        raise ServiceError(
+            f"{address} cannot be bound: {error}.", remedy="Choose another port or host.", field="port"
+        ) from error
+
+
+def _credentials(tls: Tls) -> grpc.ServerCredentials:
+    try:
+        pair = (tls.key.read_bytes(), tls.certificate.read_bytes())
+        client_ca = tls.client_ca.read_bytes() if tls.client_ca is not None else None
+    except OSError as error:
+        raise ServiceError(f"{error.filename} cannot be read: {error.strerror}.", field="tls") from error
+    return grpc.ssl_server_credentials([pair], client_ca, require_client_auth=client_ca is not None)

@@ -1,0 +1,190 @@
+"""The RPCs, each a short story told with the store and the scheduler."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from ..errors import Cancelled, EngineError, MimicMotionError, SettingsError
+from ..limits import Limits
+from ..settings import Settings
+from . import uploads, wire
+from .generated.mimicmotion.v1 import animation_pb2 as pb
+from .generated.mimicmotion.v1 import animation_pb2_grpc as pb_grpc
+from .jobs import Job, JobStore
+from .messages import Video
+from .scheduler import Scheduler
+from .status import abort
+
+Context = Any  # grpc.aio.ServicerContext; the generated stubs mix it with the synchronous one
+
+
+def _answered(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """Turn what a method raises into a status with details."""
+
+    @functools.wraps(method)
+    async def answer(self: AnimationServicer, request: Any, context: Context) -> Any:
+        try:
+            return await method(self, request, context)
+        except MimicMotionError as error:
+            return await abort(context, error)
+        except (grpc.aio.AbortError, grpc.aio.UsageError):
+            raise
+        except Exception as error:
+            if context.cancelled():  # the caller left while a message was being read or written
+                raise
+            self.logger.exception("unexpected", rpc=method.__name__)
+            fault = EngineError(
+                f"The server failed: {type(error).__name__}.", remedy="Its log has the details."
+            )
+            return await abort(context, fault)
+
+    return answer
+
+
+class AnimationServicer(pb_grpc.AnimationServiceServicer):
+    """`mimicmotion.v1.AnimationService` over a store and a scheduler that somebody else starts and stops."""
+
+    def __init__(
+        self, store: JobStore, scheduler: Scheduler, limits: Limits, *, upload_patience: float, logger: Any
+    ) -> None:
+        self.logger = logger
+        self._store = store
+        self._scheduler = scheduler
+        self._limits = limits
+        self._patience = upload_patience
+
+    @_answered
+    async def Animate(self, request: object, context: Context) -> None:  # noqa: N802
+        header, next_part = await self._begin_upload(context)
+        job, existed = await self._accept(header, next_part)
+        try:
+            await self._send(job, 0, lambda event: context.write(pb.AnimateResponse(event=event)))
+        finally:  # the caller is served, or gone
+            if not (existed or header.detach):
+                self._scheduler.cancel(job)
+
+    @_answered
+    async def CreateAnimation(self, request: object, context: Context) -> pb.CreateAnimationResponse:  # noqa: N802
+        header, next_part = await self._begin_upload(context)
+        job, existed = await self._accept(header, next_part)
+        return pb.CreateAnimationResponse(animation=wire.job_to_wire(job), existed=existed)
+
+    @_answered
+    async def WatchAnimation(self, request: pb.WatchAnimationRequest, context: Context) -> None:  # noqa: N802
+        job = self._store.get(request.job)
+        await self._send(
+            job, request.after_sequence, lambda event: context.write(pb.WatchAnimationResponse(event=event))
+        )
+
+    @_answered
+    async def GetAnimation(self, request: pb.GetAnimationRequest, context: Context) -> pb.GetAnimationResponse:  # noqa: N802
+        return pb.GetAnimationResponse(animation=wire.job_to_wire(self._store.get(request.job)))
+
+    @_answered
+    async def ListAnimations(  # noqa: N802
+        self, request: pb.ListAnimationsRequest, context: Context
+    ) -> pb.ListAnimationsResponse:
+        return pb.ListAnimationsResponse(animations=[wire.job_to_wire(job) for job in self._store.all()])
+
+    @_answered
+    async def CancelAnimation(  # noqa: N802
+        self, request: pb.CancelAnimationRequest, context: Context
+    ) -> pb.CancelAnimationResponse:
+        job = self._store.get(request.job)
+        self._scheduler.cancel(job)
+        return pb.CancelAnimationResponse(animation=wire.job_to_wire(job))
+
+    @_answered
+    async def EstimateAnimation(  # noqa: N802
+        self, request: pb.EstimateAnimationRequest, context: Context
+    ) -> pb.EstimateAnimationResponse:
+        settings = wire.resolve(self._scheduler.defaults, wire.overrides_from_wire(request.settings))
+        uploads.check_output(settings.size, self._limits)
+        if not 1 <= request.frames <= 1_000_000:
+            raise SettingsError(f"frames is {request.frames}.", remedy="Choose 1 to 1000000.", field="frames")
+        frames = min(request.frames, settings.frames or request.frames)
+        rates = self._scheduler.rates
+        return pb.EstimateAnimationResponse(
+            frames=frames,
+            segments=_segments(settings, frames),
+            seconds=rates.predict(settings, frames),
+            queue_seconds=self._scheduler.wait_for(self._scheduler.queue_length),
+            measured_jobs=rates.jobs,
+        )
+
+    # ---- inside ----
+
+    async def _begin_upload(self, context: Context) -> tuple[pb.AnimationHeader, uploads.Next]:
+        next_part = uploads.reader(context.read, grpc.aio.EOF, self._patience)
+        return await uploads.receive_header(next_part, self._limits), next_part
+
+    async def _accept(self, header: pb.AnimationHeader, next_part: uploads.Next) -> tuple[Job, bool]:
+        """The queued job of this upload; True with it if the key gave one that existed already."""
+        fingerprint = _fingerprint(header)
+        known = self._store.same(header.request_id, fingerprint)
+        if known is not None:
+            return known, True
+        settings = self._settings(header)
+        with self._scheduler.place():
+            kind = wire.MOTION_KINDS[header.motion_kind]
+            job = self._store.create(header.request_id, fingerprint, kind, settings)
+            job.has_reference_pose = header.reference_pose_bytes > 0
+            try:
+                await uploads.receive_files(next_part, header, job.folder, lambda: _check_wanted(job))
+                _check_wanted(job)
+                self._scheduler.submit(job)
+            except BaseException as error:
+                named = isinstance(error, MimicMotionError)
+                self._scheduler.abandon(job, error if named else Cancelled("Its upload broke off."))
+                self._store.discard(job)
+                raise
+        return job, False
+
+    def _settings(self, header: pb.AnimationHeader) -> Settings:
+        settings = wire.resolve(self._scheduler.defaults, wire.overrides_from_wire(header.settings))
+        uploads.check_output(settings.size, self._limits)
+        return replace(settings, preview=(settings.preview or 1) if header.want_previews else 0)
+
+    async def _send(
+        self, job: Job, after: int, write: Callable[[pb.AnimationEvent], Awaitable[None]]
+    ) -> None:
+        """Write the job's events until it ends; raises its error if it did not succeed."""
+        job.readers += 1  # keeps its files
+        try:
+            with ExitStack() as files:
+                descriptor = -1
+                async for sequence, entry in job.log.follow(after):
+                    data = b""
+                    if isinstance(entry, Video):
+                        if job.error is not None:
+                            break  # nobody needs the rest of a video that will never be whole
+                        if descriptor < 0:
+                            descriptor = files.enter_context(job.video.open("rb")).fileno()
+                        data = await asyncio.to_thread(os.pread, descriptor, entry.size, entry.offset)
+                    await write(wire.event_to_wire(sequence, entry, data))
+        finally:
+            job.readers -= 1
+        if job.error is not None:
+            raise job.error.with_traceback(None)
+
+
+def _check_wanted(job: Job) -> None:
+    if job.cancel_asked:
+        raise Cancelled("The job was cancelled during its upload.")
+
+
+def _fingerprint(header: pb.AnimationHeader) -> bytes:
+    """What makes two requests the same: all of the header but how long its caller stays."""
+    same = pb.AnimationHeader()
+    same.CopyFrom(header)
+    same.ClearField("detach")
+    return same.SerializeToString(deterministic=True)
