@@ -2,7 +2,7 @@
 
 Limbs, joints, hands and face are drawn on a large black canvas, brightness standing for confidence, and
 brought down bilinearly. Equal to the reference implementation's pictures to the pixel, which fixes the
-rounding below: coordinates are cut to whole canvas pixels, angles to whole degrees and colours to whole numbers.
+rounding below: coordinates are cut to whole canvas pixels, angles to whole degrees, colours to whole numbers.
 """
 
 from __future__ import annotations

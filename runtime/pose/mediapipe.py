@@ -21,8 +21,8 @@ class MediapipeEstimator:
     """Follows one person through pictures given one after another.
 
     The first picture's largest person near the middle is taken; whoever is lost is looked for near the last
-    place. `threads` is the number of threads of a network's run, None for all cores. Not for use by two threads
-    at once.
+    place. `threads` is the number of threads of a network's run, None for all cores. Not for use by two
+    threads at once.
     """
 
     def __init__(self, *, threads: int | None = None) -> None:

@@ -28,8 +28,8 @@ def rescale_to_reference(
     `reference` is one frame: the pose found in the reference picture as it is animated, `height` x `width`
     pixels. The whole clip gets one map per axis, as in the reference implementation: `y' = ay y + by` is the
     least-squares fit of all frames' heights to the reference's; `ax` is `ay` corrected for the two aspect
-    ratios, and `bx` is the mean of what then remains. Body, hands and face are moved alike. Frames with nobody
-    in them are left out of the fit. The result's size is (width, height).
+    ratios, and `bx` is the mean of what then remains. Body, hands and face are moved alike. Frames with
+    nobody in them are left out of the fit. The result's size is (width, height).
 
     Raises `MotionError` when the reference is not one frame, or when too little of the person is visible to
     tell heights apart.

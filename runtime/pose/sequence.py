@@ -113,7 +113,7 @@ class PoseSequence:
         for part in whole:
             if (part.fps, part.size) != (first.fps, first.size):
                 raise MotionError(
-                    f"Poses of {first.fps:g} fps, {first.size}, and {part.fps:g} fps, {part.size}, do not join.",
+                    f"Poses of {first.fps:g} fps {first.size} and {part.fps:g} fps {part.size} do not join.",
                     remedy="Join sequences of one frame rate and picture size.",
                     field="motion",
                 )
