@@ -1,4 +1,4 @@
-"""The animator behind gRPC: a server with one engine process per device, and clients. Names load on first use."""
+"""The animator behind gRPC: a server with an engine process per device, and clients. Names load lazily."""
 
 from __future__ import annotations
 

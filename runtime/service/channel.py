@@ -20,7 +20,7 @@ OPTIONS = [
 
 @dataclass(frozen=True, slots=True)
 class ClientTls:
-    """PEM files: the authority that signed the server's certificate (None: the system's), and our own pair."""
+    """PEM files: the authority behind the server's certificate (None: the system's), and our own pair."""
 
     ca: Path | None = None
     certificate: Path | None = None
@@ -30,7 +30,8 @@ class ClientTls:
         """Raises `ServiceError` if a file cannot be read."""
         try:
             ca, key, certificate = (
-                path.read_bytes() if path is not None else None for path in (self.ca, self.key, self.certificate)
+                path.read_bytes() if path is not None else None
+                for path in (self.ca, self.key, self.certificate)
             )
         except OSError as error:
             raise ServiceError(f"{error.filename} cannot be read: {error.strerror}.", field="tls") from error

@@ -110,8 +110,8 @@ class Client:
         request_id: str = "",
         detach: bool = False,
     ) -> Animation:
-        """Animate `image` (path, bytes of a file, or uint8 [H,W,3]) with `motion` (path or bytes of a video or
-        of keypoints, a `PoseSequence`, or pose pictures uint8 [F,H,W,3]).
+        """Animate `image` (path, bytes of a file, or uint8 [H,W,3]) with `motion` (path or bytes of a video
+        or of keypoints, a `PoseSequence`, or pose pictures uint8 [F,H,W,3]).
 
         `output` is written when the video is whole. After `timeout` seconds the job is cancelled; so it is
         when the caller goes away, unless `detach`. The same `request_id` gives the same job.
@@ -167,7 +167,9 @@ class Client:
         """What a video of `frames` frames would cost, from what the server measured so far."""
         plain: Any = {} if settings is None else settings
         request = pb.EstimateAnimationRequest(settings=settings_to_wire(plain), frames=frames)
-        return estimate_from_wire(_asked(lambda: self._stub.EstimateAnimation(request, timeout=self._timeout)))
+        return estimate_from_wire(
+            _asked(lambda: self._stub.EstimateAnimation(request, timeout=self._timeout))
+        )
 
     def health(self) -> str:
         """SERVING or NOT_SERVING (loading, or about to stop)."""

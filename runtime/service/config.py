@@ -57,6 +57,8 @@ class ServiceConfig:
         if not self.devices:
             raise ServiceError("No device is given.", remedy="Name at least one.", field="devices")
         if self.max_queue < 1:
-            raise ServiceError(f"max_queue is {self.max_queue}.", remedy="Choose 1 or more.", field="max_queue")
+            raise ServiceError(
+                f"max_queue is {self.max_queue}.", remedy="Choose 1 or more.", field="max_queue"
+            )
         if self.grace < 0:
             raise ServiceError(f"grace is {self.grace}.", remedy="Choose 0 or more.", field="grace")

@@ -15,8 +15,20 @@ from typing import Any
 from ..errors import EngineError, MimicMotionError
 from . import worker
 from .faults import EngineLost
-from .messages import About, Cancel, Done, EngineSpec, Failed, FromEngine, LoadFailed, Ready, Report, Run
-from .messages import Stop, ToEngine  # fmt: skip
+from .messages import (
+    About,
+    Cancel,
+    Done,
+    EngineSpec,
+    Failed,
+    FromEngine,
+    LoadFailed,
+    Ready,
+    Report,
+    Run,
+    Stop,
+    ToEngine,
+)
 
 FAILED_LOADS = 5
 """After so many deaths in a row before being warm an engine is given up."""

@@ -16,11 +16,11 @@ class Numbered(NamedTuple):
 
 
 class EventLog:
-    """Entries numbered from 1. A newer progress report of a stage, or a newer preview, replaces the older one.
+    """Entries numbered from 1. A newer progress report of a stage, or a newer preview, replaces the older.
 
-    That is the whole flow control: the log stays small whatever an engine reports, a reader that keeps up sees
-    every report, and a slow one sees the newest. Entries of other kinds are never dropped; video entries only
-    point into the job's file.
+    That is the whole flow control: the log stays small whatever an engine reports, a reader that keeps up
+    sees every report, and a slow one sees the newest. Entries of other kinds are never dropped; video entries
+    only point into the job's file.
     """
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class EventLog:
         self._wake()
 
     async def follow(self, after: int = 0) -> AsyncIterator[Numbered]:
-        """Entries with a sequence number above `after`, kept ones first, then new ones until the log closes."""
+        """Entries numbered above `after`: kept ones first, then new ones until the log closes."""
         while True:
             changed = self._changed
             index = self._after(after)

@@ -64,7 +64,7 @@ class Intake:
         self._digest = hashlib.sha256()
         self._beside: Path | None = None
         if self._output is None:
-            self._file: IO[bytes] = tempfile.SpooledTemporaryFile(_IN_MEMORY)
+            self._file: IO[bytes] = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115
         else:
             self._beside = _beside(self._output)
             try:

@@ -98,9 +98,7 @@ class JobStore:
         self._clock = clock
         self._jobs: dict[str, Job] = {}  # oldest first
 
-    def create(
-        self, request_id: str, fingerprint: bytes, motion_kind: MotionKind, settings: Settings
-    ) -> Job:
+    def create(self, request_id: str, fingerprint: bytes, motion_kind: MotionKind, settings: Settings) -> Job:
         self.sweep()
         folder = self._folder / secrets.token_hex(16)
         folder.mkdir()
@@ -120,7 +118,9 @@ class JobStore:
         self.sweep()
         if job_id not in self._jobs:
             raise NotFound(
-                f"There is no job {job_id[:64]!r}.", remedy="It may have expired; create it again.", field="job"
+                f"There is no job {job_id[:64]!r}.",
+                remedy="It may have expired; create it again.",
+                field="job",
             )
         return self._jobs[job_id]
 

@@ -13,7 +13,9 @@ from .jobs import Job
 
 def make_logger(as_json: bool) -> Any:
     """A structlog logger that needs no global configuration, so that an embedding program keeps its own."""
-    style: Any = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=False)
+    style: Any = (
+        structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=False)
+    )
     processors = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

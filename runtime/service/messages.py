@@ -1,4 +1,4 @@
-"""What crosses the pipe between the server and an engine process: small frozen values, never pixels or video."""
+"""What crosses the pipe between server and engine process: small frozen values, never pixels or video."""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from ..settings import Settings
 from .messages import Done
 
@@ -43,14 +45,28 @@ class Rates:
         return new if old is None else old + _NEWEST * (new - old)
 
 
+def count_segments(settings: Settings, frames: int) -> int | None:
+    """Segments of a video of `frames` frames, the reference's own not counted; None if N is not known.
+
+    Both layouts come to the same number; `plan_segments` would build the whole plan for it.
+    """
+    if settings.segment is None:
+        return None
+    over = max(0, frames + 1 - settings.segment)
+    return 1 + math.ceil(over / (settings.segment - settings.overlap))
+
+
 def _work(settings: Settings, frames: int, size: tuple[int, int]) -> dict[str, float]:
     """Units of work by stage: what its seconds grow with."""
-    pictures = float(max(1, frames) * max(1, size[0] * size[1]))
+    pixels = max(1, size[0] * size[1])
+    pictures = float(max(1, frames) * pixels)
+    slots = min(settings.segment or frames, frames + 1)  # frames of one segment
+    denoised = float((count_segments(settings, frames) or 1) * max(1, slots) * pixels)
     branches = 1 if settings.guidance == (1.0, 1.0) else 2
     return {
         "pose": float(max(1, frames) * (settings.stride or 1)),
         "encode": pictures,
-        "denoise": pictures * settings.steps * branches,
+        "denoise": denoised * settings.steps * branches,
         "decode": pictures,
         "write": pictures,
     }

@@ -47,7 +47,9 @@ class Started:
     size: tuple[int, int]
 
     def __str__(self) -> str:
-        return f"started: {self.frames or '?'} frames of {self.size[0]}x{self.size[1]}, {self.fps:g} per second"
+        return (
+            f"started: {self.frames or '?'} frames of {self.size[0]}x{self.size[1]}, {self.fps:g} per second"
+        )
 
 
 @dataclass(frozen=True, slots=True)

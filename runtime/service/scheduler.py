@@ -70,7 +70,7 @@ class Scheduler:
         raise self.failure or NotReady("The bundle is still loading.", retry_after=_COLD_RETRY)
 
     def wait_for(self, position: int) -> float | None:
-        """Predicted seconds until the job at `position` of the queue starts; None before anything was measured."""
+        """Predicted seconds until the job at `position` of the queue starts; None if nothing was measured."""
         if not self.rates.jobs:
             return None
         now = self._clock()
@@ -113,7 +113,7 @@ class Scheduler:
         self._fill_engines()
 
     def cancel(self, job: Job) -> None:
-        """Stop a job: at once while it waits, within a step while it runs; nothing happens to an ended one."""
+        """Stop a job: at once while it waits, within a step while it runs; an ended one stays as it is."""
         if job.state == "queued":
             self._queue.remove(job)
             self._end(job, Cancelled("The job was cancelled."))

@@ -100,8 +100,8 @@ class AnimationServer:
             raise self.scheduler.failure
 
     async def stop(self, grace: float | None = None) -> None:
-        """Drain: report NOT_SERVING, give waiting jobs back, let running ones finish for `grace` seconds, cancel
-        the rest, deliver what callers still read, and end everything. Set `grace` to 0 to stop at once."""
+        """Drain: report NOT_SERVING, give waiting jobs back, let running ones finish for `grace` seconds
+        (0: not at all; None: the config's), cancel the rest, deliver what is still read, end everything."""
         loop = asyncio.get_running_loop()
         until = loop.time() + (self.config.grace if grace is None else grace)
         await self._health.enter_graceful_shutdown()
@@ -152,7 +152,9 @@ class AnimationServer:
 
     async def _set_health(self) -> None:
         serving = self.scheduler.warm
-        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        status = (
+            health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        )
         for name in ("", SERVICE):
             await self._health.set(name, status)
 

@@ -1,5 +1,7 @@
 """The RPCs, each a short story told with the store and the scheduler."""
 
+# ruff: noqa: N802 - methods bear the names of their RPCs
+
 from __future__ import annotations
 
 import asyncio
@@ -21,14 +23,18 @@ from .generated.mimicmotion.v1 import animation_pb2 as pb
 from .generated.mimicmotion.v1 import animation_pb2_grpc as pb_grpc
 from .jobs import Job, JobStore
 from .messages import Video
+from .rates import count_segments
 from .scheduler import Scheduler
 from .status import abort
 
 Context = Any  # grpc.aio.ServicerContext; the generated stubs mix it with the synchronous one
 
 
-def _answered(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    """Turn what a method raises into a status with details."""
+def _answered(method: Any) -> Any:
+    """Turn what a method raises into a status with details.
+
+    Untyped, as the generated base class expects iterators where these methods write to their context.
+    """
 
     @functools.wraps(method)
     async def answer(self: AnimationServicer, request: Any, context: Context) -> Any:
@@ -63,7 +69,7 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
         self._patience = upload_patience
 
     @_answered
-    async def Animate(self, request: object, context: Context) -> None:  # noqa: N802
+    async def Animate(self, request: object, context: Context) -> None:
         header, next_part = await self._begin_upload(context)
         job, existed = await self._accept(header, next_part)
         try:
@@ -73,30 +79,32 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
                 self._scheduler.cancel(job)
 
     @_answered
-    async def CreateAnimation(self, request: object, context: Context) -> pb.CreateAnimationResponse:  # noqa: N802
+    async def CreateAnimation(self, request: object, context: Context) -> pb.CreateAnimationResponse:
         header, next_part = await self._begin_upload(context)
         job, existed = await self._accept(header, next_part)
         return pb.CreateAnimationResponse(animation=wire.job_to_wire(job), existed=existed)
 
     @_answered
-    async def WatchAnimation(self, request: pb.WatchAnimationRequest, context: Context) -> None:  # noqa: N802
+    async def WatchAnimation(self, request: pb.WatchAnimationRequest, context: Context) -> None:
         job = self._store.get(request.job)
         await self._send(
             job, request.after_sequence, lambda event: context.write(pb.WatchAnimationResponse(event=event))
         )
 
     @_answered
-    async def GetAnimation(self, request: pb.GetAnimationRequest, context: Context) -> pb.GetAnimationResponse:  # noqa: N802
+    async def GetAnimation(
+        self, request: pb.GetAnimationRequest, context: Context
+    ) -> pb.GetAnimationResponse:
         return pb.GetAnimationResponse(animation=wire.job_to_wire(self._store.get(request.job)))
 
     @_answered
-    async def ListAnimations(  # noqa: N802
+    async def ListAnimations(
         self, request: pb.ListAnimationsRequest, context: Context
     ) -> pb.ListAnimationsResponse:
         return pb.ListAnimationsResponse(animations=[wire.job_to_wire(job) for job in self._store.all()])
 
     @_answered
-    async def CancelAnimation(  # noqa: N802
+    async def CancelAnimation(
         self, request: pb.CancelAnimationRequest, context: Context
     ) -> pb.CancelAnimationResponse:
         job = self._store.get(request.job)
@@ -104,7 +112,7 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
         return pb.CancelAnimationResponse(animation=wire.job_to_wire(job))
 
     @_answered
-    async def EstimateAnimation(  # noqa: N802
+    async def EstimateAnimation(
         self, request: pb.EstimateAnimationRequest, context: Context
     ) -> pb.EstimateAnimationResponse:
         settings = wire.resolve(self._scheduler.defaults, wire.overrides_from_wire(request.settings))
@@ -115,7 +123,7 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
         rates = self._scheduler.rates
         return pb.EstimateAnimationResponse(
             frames=frames,
-            segments=_segments(settings, frames),
+            segments=count_segments(settings, frames),
             seconds=rates.predict(settings, frames),
             queue_seconds=self._scheduler.wait_for(self._scheduler.queue_length),
             measured_jobs=rates.jobs,
@@ -143,8 +151,8 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
                 _check_wanted(job)
                 self._scheduler.submit(job)
             except BaseException as error:
-                named = isinstance(error, MimicMotionError)
-                self._scheduler.abandon(job, error if named else Cancelled("Its upload broke off."))
+                named = error if isinstance(error, MimicMotionError) else Cancelled("Its upload broke off.")
+                self._scheduler.abandon(job, named)
                 self._store.discard(job)
                 raise
         return job, False

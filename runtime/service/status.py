@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -63,14 +64,13 @@ async def abort(context: grpc.aio.ServicerContext[object, object], error: errors
     """End a call with `error`; never returns."""
     status = to_status(error)
     code_of = {member.value[0]: member for member in grpc.StatusCode}
-    await context.abort(
-        code_of[status.code], status.message, ((DETAILS_KEY, status.SerializeToString()),)
-    )
+    await context.abort(code_of[status.code], status.message, ((DETAILS_KEY, status.SerializeToString()),))
 
 
 def from_rpc_error(error: grpc.RpcError) -> errors.MimicMotionError:
     """The error that the server meant; a `ServiceError` where the call itself failed."""
-    for key, value in error.trailing_metadata() or ():
+    metadata: Any = error.trailing_metadata() or ()
+    for key, value in metadata:
         if key == DETAILS_KEY:
             status = status_pb2.Status()
             status.ParseFromString(value)

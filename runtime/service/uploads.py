@@ -26,7 +26,7 @@ class _Request(Protocol):
 
 
 def reader(read: Callable[[], Awaitable[_Request | object]], end: object, patience: float) -> Next:
-    """`Next` over a call's `read`, which gives `end` at the end; `Late` after `patience` seconds of silence."""
+    """`Next` over a call's `read`, which gives `end` at the end; `Late` after `patience` silent seconds."""
 
     async def read_next() -> pb.AnimationUpload | None:
         try:
@@ -37,7 +37,7 @@ def reader(read: Callable[[], Awaitable[_Request | object]], end: object, patien
                 f"Nothing was received for {patience:g} s in the middle of an upload.",
                 remedy="Send the upload without pauses and close its stream.",
             ) from None
-        return None if request is end else request.upload  # type: ignore[union-attr,attr-defined]
+        return None if request is end else request.upload  # type: ignore[union-attr]
 
     return read_next
 
@@ -75,7 +75,7 @@ def check_output(size: tuple[int, int] | None, limits: Limits) -> None:
 async def receive_files(
     next_part: Next, header: pb.AnimationHeader, folder: Path, stopped: Callable[[], None]
 ) -> None:
-    """Write picture, motion and reference pose into `folder`; raises `UploadError` where they break the rules.
+    """Write the uploaded files into `folder`; raises `UploadError` where they break the rules.
 
     `stopped()` is called before every message and may raise.
     """
@@ -88,7 +88,7 @@ async def receive_files(
             part = await _receive_file(next_part, part, name, declared, file, stopped)
     if part is not None:
         raise UploadError(
-            f"There is more of the upload than its header declares: {part.WhichOneof('part') or 'nothing'!r}.",
+            f"The upload is complete, but {part.WhichOneof('part') or 'an empty message'} follows.",
             remedy="Send picture, motion and reference pose in this order, with their exact sizes.",
         )
 

@@ -234,7 +234,9 @@ class _VideoFile:
 def _plain(error: Exception) -> MimicMotionError:
     """As one of this package's classes, which every process can unpickle; a crash is explained on stderr."""
     if isinstance(error, MimicMotionError):
-        kind = next(kind for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
+        kind: type[MimicMotionError] = next(
+            kind for kind in type(error).__mro__ if kind.__module__ == errors.__name__
+        )
         return kind(error.message, remedy=error.remedy, field=error.field)
     traceback.print_exception(error, file=sys.stderr)
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

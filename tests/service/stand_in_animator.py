@@ -1,0 +1,108 @@
+"""An animator with the real one's contract whose picture is a JSON script of what to do.
+
+`frames`, `steps`, `size` and `fps` shape the clip; `pause` seconds pass in each step; `noise` makes frames that
+do not compress; `fail` raises that error of errors.py in `stage` ("stream" for at once); `crash` ends the process
+there instead. The bundle is a JSON script as well: `pause` before loading ends, `fail`, `crash`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mimicmotion_trt import errors
+from mimicmotion_trt.events import STAGES, Event
+from mimicmotion_trt.limits import Limits
+from mimicmotion_trt.pose import PoseSequence
+from mimicmotion_trt.settings import Settings
+
+
+def load(bundle: str, *, device: str, threads: int | None, limits: Limits) -> StandIn:
+    does = json.loads(bundle)
+    time.sleep(does.get("pause", 0))
+    _misbehave(does, "load")
+    return StandIn(limits)
+
+
+class StandIn:
+    bundle_name = "stand-in"
+    note = "no weights at all"
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+
+    def settings(self, **overrides: Any) -> Settings:
+        return Settings(**{"segment": 8, "overlap": 3, "steps": 4, "canvas": 256, **overrides})
+
+    def stream(
+        self,
+        image: Path,
+        motion: Any,
+        settings: Settings,
+        *,
+        reference_pose: PoseSequence | None = None,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Clip:
+        does = json.loads(image.read_bytes())
+        _misbehave(does, "stream")
+        expected = does.get("motion", type(motion).__name__)
+        assert type(motion).__name__ == expected, f"{type(motion).__name__} is not {expected}"
+        assert (reference_pose is not None) == does.get("reference_pose", False)
+        return Clip(does, settings, cancelled)
+
+    def close(self) -> None:
+        pass
+
+
+class Clip:
+    audio = None
+
+    def __init__(self, does: dict[str, Any], settings: Settings, cancelled: Callable[[], bool]) -> None:
+        self.frames: int = min(does.get("frames", 6), settings.frames or 10**9)
+        self.fps = does.get("fps", 12.5)
+        self.size = settings.size or tuple(does.get("size", (64, 128)))
+        self._does = does
+        self._settings = settings
+        self._cancelled = cancelled
+        self._random = np.random.default_rng(settings.seed)
+
+    def __iter__(self) -> Iterator[Event]:
+        for stage in STAGES:
+            _misbehave(self._does, stage)
+            steps = {"denoise": self._settings.steps, "decode": self.frames, "pose": self.frames}.get(stage, 1)
+            stride = self._settings.decode_chunk if stage == "decode" else 1
+            for step in range(0, steps, stride):
+                if self._cancelled():
+                    raise errors.Cancelled("The job was cancelled.")
+                time.sleep(self._does.get("pause", 0.0))
+                yield self._event(stage, min(step + stride, steps), steps, min(stride, steps - step))
+
+    def _event(self, stage: Any, step: int, steps: int, count: int) -> Event:
+        width, height = self.size
+        frames = preview = None
+        if stage == "decode":
+            frames = np.full((count, height, width, 3), step % 256, np.uint8)
+            if self._does.get("noise"):
+                frames = self._random.integers(0, 256, frames.shape, np.uint8)
+        every = self._settings.preview
+        if stage == "denoise" and every and step % every == 0:
+            preview = np.full((height, width, 3), step, np.uint8)
+        return Event(stage, step, steps, frames=frames, preview=preview)
+
+
+def _misbehave(does: dict[str, Any], stage: str) -> None:
+    if does.get("stage", "stream" if stage != "load" else "load") != stage:
+        return
+    if does.get("crash"):
+        os._exit(3)
+    if "fail" in does:
+        kind = getattr(errors, does["fail"], None) or __builtins__[does["fail"]]  # type: ignore[index]
+        if issubclass(kind, errors.MimicMotionError):
+            raise kind("It went wrong.", remedy="Do better.", field="settings.steps")
+        raise kind("unexpected")
