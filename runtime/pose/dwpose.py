@@ -45,7 +45,8 @@ class DwposeEstimator:
     ) -> None:
         detector = _network_path(detector, DETECTOR_VARIABLE, "person detector (yolox_l.onnx)")
         pose = _network_path(pose, POSE_VARIABLE, "pose network (dw-ll_ucoco_384.onnx)")
-        self._detector, self._pose = Network(detector, threads), Network(pose, threads)
+        self._detector = Network(detector, threads, shape=(1, 3, _DETECTOR_PIXELS, _DETECTOR_PIXELS))
+        self._pose = Network(pose, threads, shape=(1, 3, _POSE_HEIGHT, _POSE_WIDTH))
         self._last: Points | None = None
 
     def reset(self) -> None:
@@ -90,8 +91,9 @@ class DwposeEstimator:
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         crop = cv2.warpAffine(frame, back, (_POSE_WIDTH, _POSE_HEIGHT), flags=flags)
         values = ((crop - _MEAN) / _SPREAD).transpose(2, 0, 1)[None]
-        horizontal, vertical = self._pose(np.ascontiguousarray(values, np.float32))[:2]
-        points, scores = decode_simcc(horizontal[0], vertical[0])
+        outputs = self._pose(np.ascontiguousarray(values, np.float32))
+        _expect(len(outputs) == 2, [output.shape for output in outputs], "DWPose")
+        points, scores = decode_simcc(outputs[0][0], outputs[1][0])
         return points * step + corner, scores
 
 

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-
 from mimicmotion_trt.errors import MotionError
 from mimicmotion_trt.pose import draw_poses, iter_pose_pictures
 from mimicmotion_trt.pose.sequence import SHAPES
@@ -16,7 +15,11 @@ from mimicmotion_trt.pose.sequence import SHAPES
 @pytest.fixture(params=range(4))
 def drawn(request, golden, make_sequence):
     """A golden sequence of one frame and its picture [H,W,3]."""
-    of = {key.split("_", 1)[1]: value for key, value in golden.items() if key.startswith(f"draw{request.param}_")}
+    of = {
+        key.split("_", 1)[1]: value
+        for key, value in golden.items()
+        if key.startswith(f"draw{request.param}_")
+    }
     sequence = make_sequence(
         body=of["body"][None],
         body_score=of["body_score"][None],
@@ -75,7 +78,9 @@ def test_an_unsure_joint_takes_its_limbs_with_it(make_sequence):
 @given(
     body=hnp.arrays(np.float32, (1, 18, 2), elements=st.floats(-(2.0**99), 2.0**99, width=32)),
     hands=hnp.arrays(np.float32, (1, 2, 21, 2), elements=st.floats(-20, 20, width=32)),
-    face=hnp.arrays(np.float32, (1, 68, 2), elements=st.sampled_from([-(2.0**127), -1.0, 0.0, 0.5, 1.0, 2.0**127])),
+    face=hnp.arrays(
+        np.float32, (1, 68, 2), elements=st.sampled_from([-(2.0**127), -1.0, 0.0, 0.5, 1.0, 2.0**127])
+    ),
     size=st.tuples(st.integers(1, 80), st.integers(1, 80)),
     canvas=st.integers(1, 300),
 )
@@ -85,7 +90,9 @@ def test_any_keypoints_can_be_drawn(make_sequence, body, hands, face, size, canv
     assert draw_poses(sequence, *size, canvas=canvas).shape == (1, *size, 3)
 
 
-@pytest.mark.parametrize(("height", "width", "canvas"), [(0, 64, 2160), (64, -1, 2160), (64, 64, 0), (64, 8192, 2160)])
+@pytest.mark.parametrize(
+    ("height", "width", "canvas"), [(0, 64, 2160), (64, -1, 2160), (64, 64, 0), (64, 8192, 2160)]
+)
 def test_impossible_sizes_are_refused_before_drawing(make_sequence, height, width, canvas):
     with pytest.raises(MotionError) as caught:
         iter_pose_pictures(make_sequence(), height, width, canvas)

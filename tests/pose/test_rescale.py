@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from mimicmotion_trt.errors import MotionError
 from mimicmotion_trt.pose import rescale_to_reference
 
@@ -29,12 +28,12 @@ def test_equals_the_reference(golden, make_sequence, case):
 
 def test_a_skeleton_fits_itself(make_sequence):
     sequence = make_sequence(1, body_score=SEEN, size=(64, 128))
-    np.testing.assert_allclose(rescale_to_reference(sequence, sequence, 128, 64).body, sequence.body, atol=1e-6)
+    np.testing.assert_allclose(
+        rescale_to_reference(sequence, sequence, 128, 64).body, sequence.body, atol=1e-6
+    )
 
 
-@given(
-    scale=st.floats(0.2, 5), right=st.floats(-2, 2), down=st.floats(-2, 2), seed=st.integers(0, 2**32 - 1)
-)
+@given(scale=st.floats(0.2, 5), right=st.floats(-2, 2), down=st.floats(-2, 2), seed=st.integers(0, 2**32 - 1))
 @settings(max_examples=50, deadline=None)
 def test_where_and_how_large_the_dancer_is_makes_no_difference(make_sequence, scale, right, down, seed):
     motion = make_sequence(4, seed)
@@ -77,11 +76,11 @@ def test_too_little_to_compare_is_refused(make_sequence):
     with pytest.raises(MotionError, match="reference picture") as caught:
         rescale_to_reference(motion, make_sequence(1, body_score=nose_only), 64, 64)
     assert caught.value.field == "reference"
-    with pytest.raises(MotionError, match="reference picture"):  # all at one height
-        level = np.full((1, 18, 2), 0.5)
+    level = np.full((1, 18, 2), 0.5)
+    with pytest.raises(MotionError, match="reference picture"):
         rescale_to_reference(motion, make_sequence(1, body=level, body_score=SEEN), 64, 64)
+    nobody = make_sequence(3, body_score=np.zeros((3, 18)))
     with pytest.raises(MotionError, match="motion"):
-        nobody = make_sequence(3, body_score=np.zeros((3, 18)))
         rescale_to_reference(nobody, make_sequence(1, body_score=SEEN), 64, 64)
 
 
