@@ -14,7 +14,7 @@ from . import faults
 
 DOMAIN = "mimicmotion.v1"
 DETAILS_KEY = "grpc-status-details-bin"
-_MOST_TEXT = 1500  # characters of one text; all metadata of a call has to fit into 8 KiB
+_MOST = {"message": 600, "remedy": 400, "field": 120}  # characters: all metadata has to fit into 8 KiB
 
 _CODES: dict[type[errors.MimicMotionError], int] = {
     errors.InputError: code_pb2.INVALID_ARGUMENT,
@@ -44,7 +44,7 @@ def code(error: errors.MimicMotionError) -> int:
 def to_status(error: errors.MimicMotionError) -> status_pb2.Status:
     """`error` with ErrorInfo, BadRequest where one input is at fault, RetryInfo where waiting helps."""
     texts = {"message": error.message, "remedy": error.remedy, "field": error.field}
-    texts = {name: text[:_MOST_TEXT] for name, text in texts.items()}
+    texts = {name: text[: _MOST[name]] for name, text in texts.items()}
     status = status_pb2.Status(code=code(error), message=f"{texts['message']} {texts['remedy']}".strip())
     status.details.add().Pack(
         error_details_pb2.ErrorInfo(reason=reason(error), domain=DOMAIN, metadata=texts)

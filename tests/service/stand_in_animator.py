@@ -104,5 +104,5 @@ def _misbehave(does: dict[str, Any], stage: str) -> None:
     if "fail" in does:
         kind = getattr(errors, does["fail"], None) or __builtins__[does["fail"]]  # type: ignore[index]
         if issubclass(kind, errors.MimicMotionError):
-            raise kind("It went wrong.", remedy="Do better.", field="settings.steps")
+            raise kind("It went wrong." + "!" * does.get("long", 0), remedy="Do better.", field="settings.steps")
         raise kind("unexpected")

@@ -1,0 +1,103 @@
+"""The schema, its stubs, and the values that travel in it."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mimicmotion_trt import errors, settings
+from mimicmotion_trt.service import faults, status, wire
+from mimicmotion_trt.service.generated.mimicmotion.v1 import animation_pb2 as pb
+from mimicmotion_trt.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+SCHEMA = pb.AnimationSettings.DESCRIPTOR
+CLASSES = [
+    kind
+    for module in (errors, faults)
+    for kind in vars(module).values()
+    if isinstance(kind, type) and issubclass(kind, errors.MimicMotionError) and kind.__module__ == module.__name__
+]
+
+
+def test_buf_finds_nothing_to_complain_about():
+    buf = Path(sys.executable).parent / "buf"
+    if not buf.exists():
+        pytest.skip("buf is not installed (pip install buf-bin)")
+    done = subprocess.run([buf, "lint", "."], cwd=ROOT / "proto", capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_committed_stubs_are_fresh():
+    command = [sys.executable, ROOT / "proto" / "generate.py", "--check"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_setting_has_its_field_and_every_field_its_setting():
+    assert [field.name for field in SCHEMA.fields] == [f.name for f in fields(Settings)]
+    assert all(field.has_presence for field in SCHEMA.fields), "unset must differ from zero"
+
+
+@pytest.mark.parametrize("name", ["layout", "fusion", "noise"])
+def test_enums_have_the_choices_of_the_settings(name):
+    choices = get_args(getattr(settings, name.capitalize()))
+    values = SCHEMA.fields_by_name[name].enum_type.values_by_name
+    assert set(values) == {f"{name}_{choice}".upper() for choice in ("unspecified", *choices)}
+
+
+@given(
+    st.builds(
+        Settings,
+        steps=st.integers(1, 1000),
+        guidance=st.tuples(st.floats(0, 100), st.floats(0, 100)),
+        segment=st.none() | st.integers(7, 4096),
+        seed=st.integers(0, 2**64 - 1),
+        layout=st.sampled_from(get_args(settings.Layout)),
+        fusion=st.sampled_from(get_args(settings.Fusion)),
+        noise=st.sampled_from(get_args(settings.Noise)),
+        noise_aug=st.floats(0, 10),
+        sigma_min=st.none() | st.floats(1e-6, 0.1),
+        sigma_max=st.none() | st.floats(1, 1e4),
+        size=st.none() | st.tuples(st.integers(1, 128), st.integers(1, 128)).map(lambda s: (s[0] * 64, s[1] * 64)),
+        frames=st.none() | st.integers(1, 1_000_000),
+        rescale=st.booleans(),
+        preview=st.integers(0, 1000),
+    )
+)
+def test_settings_come_back_exactly(value):
+    sent = pb.AnimationSettings.FromString(wire.settings_to_wire(value).SerializeToString())
+    assert wire.settings_from_wire(sent) == value
+
+
+def test_unset_fields_take_the_bundles_defaults():
+    defaults = Settings(steps=7, segment=24, canvas=512)
+    sent = wire.settings_to_wire({"steps": 3})
+    assert wire.resolve(defaults, wire.overrides_from_wire(sent)) == Settings(steps=3, segment=24, canvas=512)
+
+
+def test_an_enum_value_of_a_newer_schema_is_a_settings_error():
+    with pytest.raises(errors.SettingsError) as caught:
+        wire.overrides_from_wire(pb.AnimationSettings(fusion=99))  # type: ignore[arg-type]
+    assert caught.value.field == "settings.fusion"
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_errors_survive_the_wire_and_the_pipe(kind):
+    error = kind("Something is off.", remedy="Put it right.", field="settings.steps")
+    for copy in (status.from_status(status.to_status(error)), pickle.loads(pickle.dumps(error))):
+        assert type(copy) is kind
+        assert (copy.message, copy.remedy, copy.field) == (error.message, error.remedy, error.field)
+
+
+def test_a_status_fits_into_metadata_whatever_the_error_says():
+    error = errors.MotionError("m" * 100_000, remedy="r" * 100_000, field="f" * 100_000)
+    assert status.to_status(error).ByteSize() * 4 / 3 + 1000 < 8192

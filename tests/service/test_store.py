@@ -1,0 +1,118 @@
+"""The bounded store of jobs, and what is learned from finished ones."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from mimicmotion_trt.errors import Cancelled, EngineError
+from mimicmotion_trt.segments import plan_segments
+from mimicmotion_trt.service.faults import KeyReused, NotFound
+from mimicmotion_trt.service.jobs import JobStore, Keep
+from mimicmotion_trt.service.messages import Done
+from mimicmotion_trt.service.rates import Rates, count_segments
+from mimicmotion_trt.settings import Settings
+
+
+def done(size: int = 10, frames: int = 10, seconds: float = 1.0) -> Done:
+    shares = dict.fromkeys(("pose", "encode", "denoise", "decode", "write"), seconds / 5)
+    return Done(frames, 12.0, (64, 64), size, "", shares)
+
+
+def in_loop(story):
+    async def run():
+        story()
+        await asyncio.sleep(0.05)  # folders are removed in a thread
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("keep", "left"),
+    [(Keep(jobs=2), 2), (Keep(bytes=35), 3), (Keep(seconds=2.5), 2), (Keep(), 5)],
+)
+def test_the_oldest_finished_jobs_go_first(tmp_path, keep, left):
+    def story():
+        store = JobStore(tmp_path, keep, clock=lambda: 5.0)
+        jobs = [store.create("", b"", "video", Settings()) for _ in range(5)]
+        running = store.create("", b"", "video", Settings())
+        for second, job in enumerate(jobs):
+            job.end(done(10), now=second)
+        kept = store.all()
+        assert kept[0] is running
+        assert kept[1:] == jobs[::-1][: len(kept) - 1]
+        assert len(kept) - 1 == left
+        with pytest.raises(NotFound):
+            store.get("no such job")
+
+    in_loop(story)
+
+
+def test_a_job_that_is_read_stays_and_a_dropped_one_takes_its_folder_along(tmp_path):
+    def story():
+        store = JobStore(tmp_path, Keep(jobs=1), clock=lambda: 5.0)
+        first, second = (store.create("", b"", "video", Settings()) for _ in range(2))
+        first.readers = 1
+        first.end(done(), 1.0)
+        second.end(done(), 2.0)
+        assert store.all() == [second, first]
+        first.readers = 0
+        third = store.create("", b"", "video", Settings())
+        third.end(done(), 3.0)
+        assert store.all() == [third]
+
+    in_loop(story)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_the_end_drops_inputs_and_keeps_only_a_whole_video(tmp_path):
+    def story():
+        store = JobStore(tmp_path, Keep())
+        for outcome, left in ((done(), ["video.mp4"]), (EngineError("x"), []), (Cancelled("x"), [])):
+            job = store.create("", b"", "video", Settings())
+            for name in ("picture", "motion", "reference_pose", "video.mp4"):
+                (job.folder / name).write_bytes(b"x")
+            job.end(outcome, 1.0)
+            assert [path.name for path in job.folder.iterdir()] == left
+
+    in_loop(story)
+
+
+def test_a_key_gives_the_same_job_until_it_failed(tmp_path):
+    def story():
+        store = JobStore(tmp_path, Keep())
+        job = store.create("key", b"content", "video", Settings())
+        store.create("", b"content", "video", Settings())
+        assert store.same("key", b"content") is job
+        assert store.same("other", b"content") is None
+        assert store.same("", b"content") is None, "no key is never the same"
+        with pytest.raises(KeyReused):
+            store.same("key", b"other content")
+        job.end(EngineError("x"), 1.0)
+        assert store.same("key", b"content") is None
+
+    in_loop(story)
+
+
+@pytest.mark.parametrize("layout", ["reference", "compact"])
+def test_segments_are_counted_as_they_are_planned(layout):
+    for segment, overlap in ((2, 1), (8, 3), (16, 6), (72, 71)):
+        settings = Settings(segment=segment, overlap=overlap, layout=layout)
+        for frames in range(1, 200):
+            planned = plan_segments(frames + 1, segment, overlap, layout)
+            assert count_segments(settings, frames) == len(planned), (segment, overlap, frames)
+    assert count_segments(Settings(), 10) is None
+
+
+def test_predictions_scale_with_the_work():
+    rates, settings = Rates(), Settings(steps=10, segment=11, overlap=1)
+    assert rates.predict(settings, 10) is None
+    rates.learn(settings, done(frames=10, seconds=5.0))
+    assert rates.predict(settings, 10) == pytest.approx(5.0)
+    assert rates.predict(settings) == pytest.approx(5.0), "as many frames as before"
+    assert rates.predict(Settings(steps=20, segment=11, overlap=1), 10) == pytest.approx(6.0)
+    assert rates.predict(settings, 20) == pytest.approx(10.0)
+    assert rates.predict(Settings(steps=10, segment=11, overlap=1, guidance=(1, 1)), 10) == pytest.approx(4.5)
+    rates.learn(settings, done(frames=10, seconds=15.0))
+    assert rates.predict(settings, 10) == pytest.approx(8.0), "the newest counts 0.3"
