@@ -35,7 +35,8 @@ class AudioTrack:
         self._input: AudioStream = source.streams.audio[0]
         self._zero = _first_frame(source)
         context = self._input.codec_context
-        copy = context.name in copied and (context.name not in _NEEDS_SETUP or bool(context.extradata))
+        codec = context.codec.canonical_name  # decoders have names of their own
+        copy = codec in copied and (codec not in _NEEDS_SETUP or bool(context.extradata))
         if copy:
             stream: Any = output.add_stream_from_template(self._input)
         else:

@@ -14,13 +14,16 @@ from ..errors import OutputError
 from .movie import FRAGMENTED, Movie
 from .source import open_source
 
+_SHORTEST_FRAGMENT = 4  # frames; portions of a single frame would otherwise be key frames only
+
 
 class FragmentedMp4:
     """Frames in, consecutive pieces of one MP4 out; together they are an ordinary file.
 
-    Each `write` begins with a key frame and gives back all its frames but the last, which follows with the
-    next call. H.264 without frames that depend on later ones; sound of `audio` (the driving video) is
-    interleaved up to the video's time. The same frames in the same portions give the same bytes.
+    The last frame of each portion is a key frame, so that all before it can leave at once (with sound, all
+    but two or three); it follows with the next portion. H.264 without frames that depend on later ones; sound
+    of `audio` (the driving video) is interleaved up to the video's time. The same frames in the same portions
+    give the same bytes.
 
     Raises `OutputError` if the frames do not fit `size` and `MotionError` if `audio` cannot be opened.
     """
@@ -35,6 +38,7 @@ class FragmentedMp4:
         self._sink = _Sink()
         self._audio = open_source(audio) if audio is not None else None
         self._closed = False
+        self._key = 0
         self._movie = Movie(self._sink, FRAGMENTED, fps=fps, size=size, audio=self._audio, crf=crf)
 
     @property
@@ -46,7 +50,9 @@ class FragmentedMp4:
         """Take uint8 [n,H,W,3] RGB; give the bytes that are ready, possibly none."""
         try:
             for index, frame in enumerate(frames):
-                self._movie.add(frame, key=index == 0)
+                key = index == len(frames) - 1 and self.frames - self._key >= _SHORTEST_FRAGMENT
+                self._key = self.frames if key else self._key
+                self._movie.add(frame, key=key)
         except (av.FFmpegError, ValueError) as error:
             raise OutputError(f"the video cannot be encoded: {error}.", field="output") from error
         return self._sink.take()

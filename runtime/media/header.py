@@ -29,7 +29,7 @@ def read_header(data: bytes) -> Header | None:
         for signature, parse in _PARSERS:
             if signature.match(data):
                 return parse(data)
-    except (struct.error, IndexError, ValueError):
+    except (struct.error, LookupError, ValueError):
         pass  # the header itself is cut off
     return None
 

@@ -52,9 +52,9 @@ FORMS = {
 FRAGMENTED = Form(
     "mp4",
     "libx264",
-    # A fragment leaves when the next frame arrives; sound that ends early holds back 0.1 s, not 10.
+    # A fragment leaves when the next key frame arrives; sound that ends early holds back 0.1 s, not 10.
     {
-        "movflags": "+frag_keyframe+frag_every_frame+empty_moov+default_base_moof",
+        "movflags": "+frag_keyframe+empty_moov+default_base_moof",
         "flush_packets": "1",
         "max_interleave_delta": "100000",
     },
@@ -98,7 +98,7 @@ class Movie:
             raise
 
     def add(self, frame: NDArray[np.uint8], *, key: bool = False) -> None:
-        """Append a frame; `key` lets a player start from it."""
+        """Append a frame; `key` lets a player start from it (and ends a fragment before it)."""
         picture = self._prepare(check_frame(frame, self._size))
         if picture is not None:
             picture.pict_type = PictureType.I if key else PictureType.NONE

@@ -156,8 +156,8 @@ class VideoReader:
         self._coded = (first.width, first.height)
         self._shown = (max(1, round(first.width * self._plan.pixel)), first.height)
         self._check_pixels(*self._shown)
-        height, width = _turn(np.empty(self._shown[::-1], np.bool_), first).shape
-        self.size = (width, height)
+        self._turn = _Turn(first)
+        self.size = self._turn.size(*self._shown)
 
     def _decoded(self) -> Iterator[VideoFrame]:
         done = 0
@@ -217,7 +217,7 @@ class VideoReader:
             raise LimitError(f"a frame of {self.name} does not fit into memory.", field="motion") from error
         except (av.FFmpegError, ValueError) as error:
             raise fault(f"{self.name}: {frame.format.name} frames cannot be converted.") from error
-        return np.ascontiguousarray(_turn(rgb.astype(np.uint8, copy=False), frame))
+        return self._turn.apply(rgb.astype(np.uint8, copy=False))
 
 
 class _Clock:
@@ -255,14 +255,22 @@ def _pixel_shape(stream: VideoStream) -> Fraction:
     return Fraction(shape) if shape and Fraction(1, 4) <= shape <= 4 else Fraction(1)
 
 
-def _turn(picture: NDArray[np.generic], frame: VideoFrame) -> NDArray[np.generic]:
-    """Apply the display matrix: quarter turns and mirrorings."""
-    side_data: Any = frame.side_data
-    matrix = side_data.get(SideDataType.DISPLAYMATRIX)
-    if matrix is None:
-        return picture
-    a, b, _, c, d = struct.unpack("=9i", bytes(matrix))[:5]  # x' = ax + cy, y' = bx + dy
-    if abs(b) > abs(a):
-        picture = picture.swapaxes(0, 1)
-        a, d = c, b
-    return picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+class _Turn:
+    """The display matrix of a video: quarter turns and mirrorings."""
+
+    def __init__(self, frame: VideoFrame) -> None:
+        # Asking a frame for its side data ties it into a cycle that only the garbage collector frees, so this
+        # is done for the first frame and not for all.
+        side_data: Any = frame.side_data
+        matrix = side_data.get(SideDataType.DISPLAYMATRIX)
+        a, b, _, c, d = struct.unpack("=9i", bytes(matrix))[:5] if matrix else (1, 0, 0, 0, 1)
+        self._swap = abs(b) > abs(a)  # x' = ax + cy, y' = bx + dy
+        across, down = (c, b) if self._swap else (a, d)
+        self._across, self._down = (-1 if across < 0 else 1), (-1 if down < 0 else 1)
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        return (height, width) if self._swap else (width, height)
+
+    def apply(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        upright = picture.transpose(1, 0, 2) if self._swap else picture
+        return np.ascontiguousarray(upright[:: self._down, :: self._across])
