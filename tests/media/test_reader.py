@@ -253,3 +253,14 @@ def test_random_bytes_are_an_error_of_ours_or_a_video(signature, tail):
                 pass
     except (MotionError, LimitError):
         pass
+
+
+def test_a_size_that_changes_midway_is_refused(clip):
+    data = clip(10, container="h264") + clip(10, container="h264", size=(96, 64))
+    with VideoReader(data) as video, pytest.raises(MotionError, match="64x48 to 96x64"):
+        list(video.frames())
+
+
+def test_a_bare_stream_without_timestamps(clip, index_of):
+    with VideoReader(clip(12, rate=25, container="h264")) as video:
+        assert [round(index_of(picture)) for _, picture in video.frames()] == list(range(12))
