@@ -9,7 +9,7 @@ from .body import PRESENT, Body, BodyDetector, BodyTracker, Candidate
 from .crops import Crop, Picture
 from .frames import check_frame, shrink, single
 from .layout import FACE, FACE_IN_BODY, face_in_body, to_openpose
-from .parts import HAND_ROOTS, FaceFinder, HandFinder, PartTracker
+from .parts import HAND_ROOTS, NOSE, FaceFinder, HandFinder, PartTracker
 from .people import rank
 from .sequence import PoseSequence
 
@@ -85,8 +85,8 @@ class MediapipeEstimator:
             wrist = HAND_ROOTS[side][0]
             hand = tracker.find(picture, HandFinder.guess(body, side), body.points[wrist])
             hands[side], hands_score[side] = hand.points, _score(hand.presence, body.visibility[wrist])
-        face = self._face.find(picture, FaceFinder.guess(body), body.points[0])
-        face_score = np.full(68, _score(face.presence, body.visibility[0]))
+        face = self._face.find(picture, FaceFinder.guess(body), body.points[NOSE])
+        face_score = np.full(68, _score(face.presence, body.visibility[NOSE]))
         if face.presence >= PRESENT:  # the face's crop shows them much larger than the body's
             points[list(FACE_IN_BODY)] = face_in_body(face.points)
         return single(

@@ -16,7 +16,9 @@ from .body import PRESENT, Body
 from .crops import Crop, Picture, Points
 from .models import FOLDER, Network, sigmoid
 
-_NOSE, _LEFT_EYE, _RIGHT_EYE, _MOUTH = 0, 2, 5, (9, 10)
+NOSE = 0
+"""Among the body's points."""
+_LEFT_EYE, _RIGHT_EYE, _MOUTH = 2, 5, (9, 10)
 HAND_ROOTS = ((15, 19, 17), (16, 20, 18))
 """Wrist, index and little finger's base among the body's points, of the left and of the right hand."""
 _PALM = (0, 1, 2, 3, 5, 6, 9, 10, 13, 14, 17, 18)

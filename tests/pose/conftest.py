@@ -34,6 +34,12 @@ def person(person_path: Path) -> np.ndarray[Any, Any]:
 
 
 @pytest.fixture(scope="session")
+def demo_motion(person_path: Path) -> PoseSequence:
+    """The keypoints that come with the demo: 50 frames of a man keeping his balance."""
+    return PoseSequence.load(person_path.with_name("balance.npz"))
+
+
+@pytest.fixture(scope="session")
 def networks() -> PoseEstimator:
     return open_estimator("mediapipe", threads=2)
 

@@ -89,3 +89,10 @@ def test_the_reference_is_one_frame(make_sequence):
         rescale_to_reference(make_sequence(), make_sequence(2), 64, 64)
     with pytest.raises(MotionError, match="size"):
         rescale_to_reference(make_sequence(), make_sequence(1), 0, 64)
+
+
+def test_the_demo_motion_fits_the_demo_person(demo_motion, estimator, person):
+    reference = estimator.estimate(person)
+    moved = rescale_to_reference(demo_motion, reference, 512, 512)
+    offset = moved.body[:, 1].mean(axis=0) - reference.body[0, 1]  # of the neck
+    assert np.abs(offset).max() < 0.5

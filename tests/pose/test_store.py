@@ -156,3 +156,7 @@ def test_a_path_that_cannot_be_read_or_written_says_why(tmp_path, make_sequence)
         make_sequence().save(tmp_path / "poses.txt")
     with pytest.raises(OutputError, match="cannot be written"):
         make_sequence().save(tmp_path / "absent" / "poses.npz")
+
+
+def test_the_demo_motion_loads(demo_motion):
+    assert (len(demo_motion), demo_motion.size, demo_motion.fps) == (50, (480, 854), 30.0)
