@@ -6,6 +6,7 @@ import asyncio
 import json
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,9 @@ class Host:
     """A server on its own thread and event loop, as a program that embeds it might have it."""
 
     def __init__(self, **options: Any) -> None:
-        self.config = ServiceConfig(**{"port": 0, "animator": STAND_IN, "bundle": "{}", "grace": 0.0} | options)
+        self.config = ServiceConfig(
+            **{"port": 0, "animator": STAND_IN, "bundle": "{}", "grace": 0.0} | options
+        )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -84,3 +87,11 @@ def client(host: Host) -> Iterator[Client]:
 def script(**does: Any) -> bytes:
     """A picture that tells the stand-in what to do; see `stand_in_animator.py`."""
     return json.dumps(does).encode()
+
+
+def until(check: Callable[[], bool], seconds: float = 5.0) -> None:
+    """Wait for `check()`; fails after `seconds`."""
+    end = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < end, "it did not come to that"
+        time.sleep(0.01)

@@ -75,7 +75,9 @@ class Clip:
     def __iter__(self) -> Iterator[Event]:
         for stage in STAGES:
             _misbehave(self._does, stage)
-            steps = {"denoise": self._settings.steps, "decode": self.frames, "pose": self.frames}.get(stage, 1)
+            steps = {"denoise": self._settings.steps, "decode": self.frames, "pose": self.frames}.get(
+                stage, 1
+            )
             stride = self._settings.decode_chunk if stage == "decode" else 1
             for step in range(0, steps, stride):
                 if self._cancelled():
@@ -104,5 +106,7 @@ def _misbehave(does: dict[str, Any], stage: str) -> None:
     if "fail" in does:
         kind = getattr(errors, does["fail"], None) or __builtins__[does["fail"]]  # type: ignore[index]
         if issubclass(kind, errors.MimicMotionError):
-            raise kind("It went wrong." + "!" * does.get("long", 0), remedy="Do better.", field="settings.steps")
+            raise kind(
+                "It went wrong." + "!" * does.get("long", 0), remedy="Do better.", field="settings.steps"
+            )
         raise kind("unexpected")

@@ -24,7 +24,9 @@ CLASSES = [
     kind
     for module in (errors, faults)
     for kind in vars(module).values()
-    if isinstance(kind, type) and issubclass(kind, errors.MimicMotionError) and kind.__module__ == module.__name__
+    if isinstance(kind, type)
+    and issubclass(kind, errors.MimicMotionError)
+    and kind.__module__ == module.__name__
 ]
 
 
@@ -67,7 +69,8 @@ def test_enums_have_the_choices_of_the_settings(name):
         noise_aug=st.floats(0, 10),
         sigma_min=st.none() | st.floats(1e-6, 0.1),
         sigma_max=st.none() | st.floats(1, 1e4),
-        size=st.none() | st.tuples(st.integers(1, 128), st.integers(1, 128)).map(lambda s: (s[0] * 64, s[1] * 64)),
+        size=st.none()
+        | st.tuples(st.integers(1, 128), st.integers(1, 128)).map(lambda s: (s[0] * 64, s[1] * 64)),
         frames=st.none() | st.integers(1, 1_000_000),
         rescale=st.booleans(),
         preview=st.integers(0, 1000),

@@ -1,0 +1,189 @@
+"""Whatever goes wrong with one job, the next one runs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+import grpc
+import psutil
+import pytest
+from conftest import hosted, script, until
+
+from mimicmotion_trt import errors
+from mimicmotion_trt.service import Client, replies
+from mimicmotion_trt.service.faults import EngineLost, Late
+from mimicmotion_trt.service.generated.mimicmotion.v1 import animation_pb2 as pb
+
+VIDEO = b"a video"
+ENDLESS = script(pause=0.02)
+THOUSAND = {"steps": 1000}
+NAMED = ["SettingsError", "PictureError", "MotionError", "LimitError", "BundleError", "CheckpointError",
+         "ExportError", "EngineError", "OutputError", "ServiceError", "Cancelled"]  # fmt: skip
+CODES = {
+    "INVALID_ARGUMENT": NAMED[:4],
+    "FAILED_PRECONDITION": ["BundleError", "CheckpointError"],
+    "INTERNAL": ["ExportError", "EngineError", "OutputError"],
+    "UNAVAILABLE": ["ServiceError"],
+    "CANCELLED": ["Cancelled"],
+}
+
+
+def code_of(host, job: str) -> str:
+    with Client(host.address) as client, pytest.raises(grpc.RpcError) as caught:
+        list(client._stub.WatchAnimation(pb.WatchAnimationRequest(job=job)))
+    return str(caught.value.code().name)
+
+
+@pytest.mark.parametrize("stage", ["stream", "denoise", "decode"])
+@pytest.mark.parametrize("name", NAMED)
+def test_every_error_comes_through_and_the_next_job_runs(host, client, name, stage):
+    pid = host.engine_pid
+    job = client.create(script(fail=name, stage=stage), VIDEO).job
+    with pytest.raises(errors.MimicMotionError, match="It went wrong") as caught:
+        client.watch(job).result()
+    assert type(caught.value) is getattr(errors, name)
+    assert (caught.value.remedy, caught.value.field) == ("Do better.", "settings.steps")
+    assert name in CODES[code_of(host, job)]
+    assert client.animate(script(frames=2), VIDEO).result().done.frames == 2
+    assert host.engine_pid == pid
+
+
+@pytest.mark.parametrize("name", ["ValueError", "MemoryError", "AssertionError"])
+def test_unexpected_errors_are_engine_errors(client, name):
+    with pytest.raises(errors.EngineError, match=f"{name}: unexpected"):
+        client.animate(script(fail=name, stage="denoise"), VIDEO).result()
+    assert client.animate(script(frames=2), VIDEO).result().done.frames == 2
+
+
+def test_a_very_long_message_still_arrives(client):
+    with pytest.raises(errors.MotionError, match=r"It went wrong\.!!!!"):
+        client.animate(script(fail="MotionError", long=100_000), VIDEO).result()
+
+
+def test_nothing_is_left_of_a_failed_video(client, tmp_path):
+    animation = client.animate(script(crash=True, stage="decode"), VIDEO, output=tmp_path / "out.mp4")
+    with pytest.raises(EngineLost):
+        animation.result()
+    assert list(tmp_path.iterdir()) == []
+    client.wait_until_ready(10)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_killed_engine_fails_its_job_only(host, client, number):
+    running = client.animate(ENDLESS, VIDEO, THOUSAND)
+    assert isinstance(next(running), replies.Accepted)
+    waiting = client.create(script(frames=3), VIDEO).job
+    until(lambda: client.get(running.job).state == "running")
+    os.kill(host.engine_pid, number)
+    with pytest.raises(EngineLost) as caught:
+        running.result()
+    assert 0 < caught.value.retry_after < 10
+    assert code_of(host, running.job) == "UNAVAILABLE"
+    assert client.watch(waiting).result().done.frames == 3, "the queue goes on"
+
+
+def test_an_idle_engine_that_dies_comes_back(host, client):
+    pid = host.engine_pid
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: client.health() == "NOT_SERVING" or host.engine_pid != pid)
+    assert client.animate(script(frames=2), VIDEO).result().done.frames == 2
+    assert not psutil.pid_exists(pid)
+
+
+def test_terminal_signals_do_not_reach_the_job(host, client):
+    animation = client.animate(script(pause=0.02), VIDEO)
+    next(animation)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(host.engine_pid, number)
+    assert animation.result().done.frames == 6
+
+
+@pytest.mark.parametrize("way", ["cancel", "close", "deadline"])
+def test_a_caller_that_goes_away_frees_the_engine(host, way):
+    with Client(host.address) as observer:
+        client = Client(host.address)
+        animation = client.animate(ENDLESS, VIDEO, THOUSAND, timeout=0.4 if way == "deadline" else None)
+        next(animation)
+        job = animation.job
+        until(lambda: observer.get(job).state == "running")
+        if way == "deadline":
+            with pytest.raises(Late):
+                animation.result()
+        else:
+            animation.cancel() if way == "cancel" else client.close()
+        until(lambda: observer.get(job).state == "cancelled", 2.0)
+        assert observer.animate(script(frames=2), VIDEO).result().done.frames == 2
+        client.close()
+
+
+def test_a_detached_job_outlives_its_caller(client):
+    animation = client.animate(script(pause=0.02), VIDEO, detach=True)
+    next(animation)
+    animation.cancel()
+    assert client.watch(animation.job).result().done.frames == 6
+
+
+def test_a_watcher_that_leaves_does_not_cancel(client):
+    job = client.create(script(pause=0.02), VIDEO).job
+    watcher = client.watch(job)
+    next(watcher)
+    watcher.cancel()
+    assert client.watch(job).result().done.frames == 6
+
+
+def test_damage_on_the_way_is_noticed_and_leaves_no_file(client, tmp_path):
+    for change in ("data", "offset", "crc32", "drop", "sequence"):
+        animation = client.animate(script(frames=20, noise=True), VIDEO, output=tmp_path / "out.mp4")
+        animation._call = _Damaged(animation._call, change)
+        with pytest.raises(errors.ServiceError):
+            animation.result()
+        assert list(tmp_path.iterdir()) == []
+
+
+class _Damaged:
+    def __init__(self, call, change: str) -> None:
+        self._call = call
+        self._change = change
+
+    def __iter__(self):
+        for response in self._call:
+            event = response.event
+            if event.WhichOneof("kind") == "done" and self._change == "drop":
+                return
+            if event.WhichOneof("kind") == "video" and event.video.offset > 0:
+                if self._change == "data":
+                    event.video.data = event.video.data[:-1] + bytes([event.video.data[-1] ^ 1])
+                elif self._change in ("offset", "crc32"):
+                    setattr(event.video, self._change, getattr(event.video, self._change) ^ 1)
+                elif self._change == "sequence":
+                    event.sequence = 1
+            yield response
+
+    def cancel(self) -> None:
+        self._call.cancel()
+
+
+def test_the_loop_is_never_blocked(host, client):
+    """Health answers at once while an engine computes and a large upload and a large video pass by."""
+    picture, slowest = script(frames=120, noise=True, size=[256, 256]), 0.0
+    with Client(host.address) as other:
+        other.health()
+        upload = threading.Thread(
+            target=lambda: other.animate(picture, b"v" * (40 * 2**20), {"decode_chunk": 64}).result()
+        )
+        upload.start()
+        while upload.is_alive():
+            began = time.perf_counter()
+            assert client.health() == "SERVING"
+            slowest = max(slowest, time.perf_counter() - began)
+            time.sleep(0.005)
+    assert slowest < 0.5
+
+
+def test_an_engine_that_never_loads_is_given_up():
+    with hosted(warm=False, bundle='{"crash": true}') as host:
+        with pytest.raises(errors.EngineError, match="died 5 times while loading"):
+            host.call(host.server.ready)
