@@ -50,6 +50,6 @@ def open_engine(bundle: Bundle, network: str, *, device: str = "auto", threads: 
             f"{bundle.folder} was built for {name!r}, which this version does not run.",
             remedy=f"Rebuild it with --backend {' or '.join(BACKENDS)}.",
         )
-    module: Backend = importlib.import_module(f".{BACKENDS[name]}", __package__)  # type: ignore[assignment]
+    module: Backend = importlib.import_module(f".{BACKENDS[name]}", __package__)
     spec = bundle.manifest.networks[network].spec
     return module.open_engine(bundle.engine_path(network), spec, device=device, threads=threads)

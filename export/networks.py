@@ -33,7 +33,7 @@ class UNetEngine(nn.Module):
         for _ in unet.down_blocks[1:]:
             levels.append(levels[-1].scaled(levels[-1].height // 2, levels[-1].width // 2))
         temb = temb[:, None].expand(rows, frames, temb.shape[1]).flatten(0, 1)
-        x = unet.conv_in(latents.flatten(0, 1)) + pose.flatten(0, 1)
+        x: Tensor = unet.conv_in(latents.flatten(0, 1)) + pose.flatten(0, 1)
         skips: tuple[Tensor, ...] = (x,)
         for block, level in zip(unet.down_blocks, levels, strict=True):
             x, more = _run(block, x, temb, level)

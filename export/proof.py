@@ -72,7 +72,7 @@ def compare(network: str, path: Path, spec: EngineSpec, cases: Sequence[Case], b
         engine.bind(_arrays(case.inputs), {spec.outputs[0].name: output})()
         difference = output.astype(np.float64) - expected
         max_abs = max(max_abs, float(np.abs(difference).max()))
-        rel_l2 = max(rel_l2, float(np.linalg.norm(difference) / max(np.linalg.norm(expected), 1e-12)))
+        rel_l2 = max(rel_l2, float(np.linalg.norm(difference)) / max(float(np.linalg.norm(expected)), 1e-12))
     engine.close()
     if not rel_l2 <= bound:  # a NaN does not agree either
         raise ExportError(

@@ -79,7 +79,7 @@ class ResBlock(nn.Module):
     ) -> Tensor:
         clip = cast(Clip, image_only_indicator)
         channels = self.conv1.out_channels
-        x = self.spatial(hidden_states, temb)
+        x: Tensor = self.spatial(hidden_states, temb)
         x = x.reshape(clip.rows, clip.frames, channels, clip.height * clip.width).transpose(
             1, 2
         )  # [R,C,F,hw]
@@ -88,7 +88,8 @@ class ResBlock(nn.Module):
             assert clip.temb is not None
             y = y + self.time_emb_proj(clip.temb)[:, :, None, None]
         y = self.conv2(F.silu(self.norm2(y)))
-        return (x + y).transpose(1, 2).reshape(clip.rows * clip.frames, channels, clip.height, clip.width)
+        x = (x + y).transpose(1, 2)
+        return x.reshape(clip.rows * clip.frames, channels, clip.height, clip.width)
 
 
 class Transformer(nn.Module):
@@ -176,7 +177,7 @@ class TokenAttention(nn.Module):
         """x [R*F*hw,C] plus the attention's answer for its row."""
         assert clip.token is not None
         width = self.to_out.out_features
-        answer = self.to_out(self.to_v(clip.token[:, 0]))
+        answer: Tensor = self.to_out(self.to_v(clip.token[:, 0]))
         return (x.reshape(clip.rows, -1, width) + answer[:, None]).reshape(-1, width)
 
 
@@ -221,7 +222,7 @@ class SelfAttention2d(nn.Module):
     def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
         images, width, height, wide = hidden_states.shape
         cells = height * wide
-        x = self.norm(hidden_states).reshape(images, width, cells).transpose(1, 2).reshape(-1, width)
+        x: Tensor = self.norm(hidden_states).reshape(images, width, cells).transpose(1, 2).reshape(-1, width)
         x = self.attention(x, images, cells).reshape(images, cells, width).transpose(1, 2)
         return x.reshape(images, width, height, wide) + hidden_states
 

@@ -1,5 +1,8 @@
 """MimicMotion as a deployable runtime: one picture and a motion in, a video out."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .errors import (
     BundleError,
     Cancelled,
@@ -15,23 +18,65 @@ from .errors import (
     ServiceError,
     SettingsError,
 )
+from .events import Event
+from .limits import Limits
 from .settings import Settings
+
+if TYPE_CHECKING:
+    from .animator import Animator
+    from .job import Job, Result
+    from .pose import PoseSequence, draw_poses, estimate_poses, rescale_to_reference
+    from .service import AsyncClient, Client
 
 __version__ = "0.1.0"
 
+_LAZY = {
+    "Animator": "animator",
+    "AsyncClient": "service",
+    "Client": "service",
+    "Job": "job",
+    "PoseSequence": "pose",
+    "Result": "job",
+    "draw_poses": "pose",
+    "estimate_poses": "pose",
+    "rescale_to_reference": "pose",
+}
+"""Names whose modules load OpenCV, PyAV, ONNX Runtime or gRPC: imported when they are first used."""
+
 __all__ = [
+    "Animator",
+    "AsyncClient",
     "BundleError",
     "Cancelled",
     "CheckpointError",
+    "Client",
     "EngineError",
+    "Event",
     "ExportError",
     "InputError",
+    "Job",
     "LimitError",
+    "Limits",
     "MimicMotionError",
     "MotionError",
     "OutputError",
     "PictureError",
+    "PoseSequence",
+    "Result",
     "ServiceError",
     "Settings",
     "SettingsError",
+    "draw_poses",
+    "estimate_poses",
+    "rescale_to_reference",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_LAZY[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -99,7 +99,8 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def empty_unet(folder: Path) -> UNet:
     """The U-Net of the base folder's config on the meta device: shapes without memory."""
-    return _empty(UNet, read_config(folder / "unet" / "config.json"), folder / "unet")
+    unet: UNet = _empty(UNet, read_config(folder / "unet" / "config.json"), folder / "unet")
+    return unet
 
 
 def empty_pose_net(unet: UNet) -> PoseNet:

@@ -36,6 +36,7 @@ class PoseNet(nn.Module):
         self.final_proj = nn.Conv2d(128, out_channels, kernel_size=1)
         self.scale = nn.Parameter(torch.ones(1) * 2)
         nn.init.zeros_(self.final_proj.weight)
+        assert self.final_proj.bias is not None
         nn.init.zeros_(self.final_proj.bias)
 
     def forward(self, pose: Tensor) -> Tensor:
@@ -59,7 +60,7 @@ class UNet(UNetSpatioTemporalConditionModel):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        plain = self.conv_in
+        plain = getattr(self, "conv_in")  # noqa: B009 - its type is the base's
         self.conv_in = PoseConvIn(
             plain.in_channels, plain.out_channels, plain.kernel_size, padding=plain.padding
         )

@@ -1,0 +1,303 @@
+"""The public face for embedding: load a bundle, animate pictures."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .bundles import load_bundle
+from .clip import Clip, Picture, Source
+from .denoise import Conditions, Denoiser, guidance_ramp, make_rows
+from .engines import NETWORKS, Bundle, Manifest, open_engine
+from .errors import MotionError, SettingsError
+from .job import Job
+from .limits import Limits, check_limit
+from .media.picture import fit_picture, read_picture
+from .noise import latent_noise, picture_noise, spread
+from .schedule import Step, euler_steps, initial_scale, karras_sigmas
+from .segments import fusion_weights, plan_segments
+from .settings import SIZE_MULTIPLE, Settings
+from .stages import Stages
+
+Float = NDArray[np.float32]
+OnStep = Callable[[int, Float], None]
+
+
+class Latents(np.ndarray[Any, np.dtype[np.float32]]):
+    """float32 [F,4,h,w] that remember how they are to be decoded."""
+
+    decode_chunk: int | None = None
+
+
+class Animator:
+    """Animates pictures with one bundle on one device; make it with `Animator.load`.
+
+    Calls may come from several threads; each job takes memory of its own.
+    """
+
+    def __init__(self, bundle: Bundle, *, device: str, threads: int | None, limits: Limits) -> None:
+        self._bundle = bundle
+        self.limits = limits
+        self.threads = threads
+        self._engines = {name: open_engine(bundle, name, device=device, threads=threads) for name in NETWORKS}
+        self.stages = Stages(self._engines, bundle.manifest)
+
+    @classmethod
+    def load(
+        cls,
+        bundle: str | Path,
+        *,
+        device: str = "auto",
+        threads: int | None = None,
+        limits: Limits | None = None,
+    ) -> Animator:
+        """Load a bundle by name or folder onto a device ("auto", "cpu").
+
+        `threads` bounds the CPU threads of one engine call; None takes every core. Raises `BundleError`.
+        """
+        if threads is not None and threads < 1:
+            raise SettingsError(f"threads is {threads}.", remedy="Choose 1 or more.", field="threads")
+        return cls(load_bundle(bundle), device=device, threads=threads, limits=limits or Limits())
+
+    @property
+    def bundle_name(self) -> str:
+        """The name of the bundle's folder."""
+        return self._bundle.folder.resolve().name
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the bundle says of itself."""
+        return self._bundle.manifest
+
+    @property
+    def note(self) -> str:
+        """The bundle's remark for its users."""
+        return self.manifest.note
+
+    def settings(self, **overrides: Any) -> Settings:
+        """The bundle's own settings with some replaced; raises `SettingsError`."""
+        return self.resolve(Settings.from_dict({**self.manifest.defaults, **overrides}))
+
+    def resolve(self, settings: Settings | None) -> Settings:
+        """Settings in which segment, sigmas and canvas are filled in from the bundle; size may stay None."""
+        if settings is None:
+            return self.settings()
+        defaults = self.manifest.defaults
+        missing = {
+            name: defaults[name]
+            for name in ("segment", "sigma_min", "sigma_max", "canvas")
+            if getattr(settings, name) is None and name in defaults
+        }
+        return replace(settings, **{"canvas": settings.canvas or 2160, **missing})
+
+    def animate(
+        self,
+        image: str | Path | bytes | Picture,
+        motion: Any,
+        settings: Settings | None = None,
+        *,
+        reference_pose: Any = None,
+        estimator: str = "mediapipe",
+    ) -> Job:
+        """A job that animates the person in `image` by `motion`; iterate it for events, then take `result()`.
+
+        `image`: a path, the bytes of a file, or uint8 [H,W,3] RGB. `motion`: a driving video, a keypoint file
+        (.npz, .json) or a folder of pose pictures by path; a file's bytes; a `PoseSequence`; or pose pictures
+        uint8 [F,H,W,3]. `reference_pose`: the pose of the person in the picture (a one-frame `PoseSequence`),
+        found by the estimator if None. Without settings the bundle's own are taken. Raises `InputError` for
+        input that cannot be used, here or while the job runs.
+        """
+        job = Job()
+        job.start(
+            self.stream(
+                image,
+                motion,
+                settings,
+                reference_pose=reference_pose,
+                estimator=estimator,
+                cancelled=job.cancelled,
+            )
+        )
+        return job
+
+    def stream(
+        self,
+        image: str | Path | bytes | Picture,
+        motion: Any,
+        settings: Settings | None = None,
+        *,
+        reference_pose: Any = None,
+        estimator: str = "mediapipe",
+        cancelled: Callable[[], bool] = lambda: False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> Clip:
+        """The same without anything kept: finished frames come with the events and are then forgotten."""
+        settings = self.resolve(settings)
+        source = Source.open(
+            image, motion, settings, self.manifest.sizes, self.limits, reference_pose, estimator, self.threads
+        )
+        check_limit(
+            "pixels of the video", math.prod(source.size), self.limits.output_pixels, field="settings.size"
+        )
+        return Clip(self, source, settings, cancelled, clock)
+
+    def sample(
+        self,
+        image: str | Path | bytes | Picture,
+        pose_frames: NDArray[np.uint8],
+        settings: Settings | None = None,
+        *,
+        initial_latents: Float | None = None,
+        image_noise: Float | None = None,
+        on_step: OnStep | None = None,
+    ) -> Latents:
+        """Denoise one clip; returns float32 [F,4,h,w], the reference picture's own frame first.
+
+        `pose_frames`: uint8 [F,H,W,3], H and W multiples of 64, the reference's own pose first; the picture is
+        resized and cropped to H x W. `initial_latents`: float32 [N or F,4,h,w] of unit variance, repeated along
+        time; None draws the seed's. `image_noise`: float32 [3,H,W], used if settings.noise_aug > 0.
+        `on_step(index, latents)` is called after each step with a copy. Raises `InputError`.
+        """
+        settings = self.resolve(settings)
+        poses = check_pose_frames(pose_frames, settings)
+        picture = fit_picture(read_picture(image, self.limits), poses.shape[2], poses.shape[1])
+        conditions = self.condition(picture, len(poses), settings, image_noise)
+        for _ in self.stages.encode_poses(poses, conditions.pose):
+            pass
+        denoiser = self.denoiser(conditions, settings, initial_latents)
+        for index, step in enumerate(self.steps(settings)):
+            denoiser.step(step)
+            if on_step is not None:
+                on_step(index, denoiser.latents.copy())
+        latents = denoiser.latents.view(Latents)
+        latents.decode_chunk = settings.decode_chunk
+        return latents
+
+    def decode(self, latents: Float, chunk: int | None = None) -> NDArray[np.uint8]:
+        """Pictures uint8 [F,H,W,3] of latents [F,4,h,w], decoded `chunk` frames at a time.
+
+        None takes the `decode_chunk` of the settings that the latents were sampled with, or the bundle's.
+        """
+        chunk = chunk or getattr(latents, "decode_chunk", None) or self.settings().decode_chunk
+        latents = check_latents(latents)
+        return np.concatenate(list(self.stages.decode(latents, chunk)))
+
+    def condition(
+        self, picture: Picture, frames: int, settings: Settings, image_noise: Float | None = None
+    ) -> Conditions:
+        """Encode a picture uint8 [H,W,3] for a clip of `frames` frames; the pose features are left to be filled."""
+        height, width = picture.shape[:2]
+        noise = None
+        if settings.noise_aug > 0:
+            noise = picture_noise(settings.seed, height, width) if image_noise is None else image_noise
+            noise = check_noise(noise, (3, height, width), "image_noise")
+        channels = self.manifest.networks["pose_net"].spec.outputs[0].shape[1]
+        assert isinstance(channels, int)
+        return Conditions(
+            embedding=self.stages.embed_picture(picture),
+            image_latents=self.stages.encode_picture(picture, settings.noise_aug, noise),
+            pose=np.empty((frames, channels, height // 8, width // 8), np.float32),
+            time_ids=(settings.conditioning_fps - 1, settings.motion_bucket, settings.noise_aug),
+        )
+
+    def denoiser(
+        self, conditions: Conditions, settings: Settings, initial_latents: Float | None = None
+    ) -> Denoiser:
+        """The step program of a clip, its latents at the first sigma."""
+        frames, cells = len(conditions.pose), conditions.image_latents.shape[1:]
+        assert settings.segment is not None
+        check_overlap(settings)
+        plan = plan_segments(frames, settings.segment, settings.overlap, settings.layout)
+        rows = make_rows(
+            plan, fusion_weights(plan, settings.fusion), guidance_ramp(settings.guidance, frames)
+        )
+        denoiser = Denoiser(self._engines["unet"], conditions, rows, self.manifest.rows[-1])
+        if initial_latents is None:
+            size = (cells[0], cells[1])
+            noise = latent_noise(settings.seed, frames, settings.segment, size, settings.noise)
+        else:
+            noise = spread(check_noise(initial_latents, (None, 4, *cells), "initial_latents"), frames)
+        np.multiply(noise, np.float32(initial_scale(self.sigmas(settings))), out=denoiser.latents)
+        return denoiser
+
+    def sigmas(self, settings: Settings) -> NDArray[np.float32]:
+        """The schedule [steps+1] of resolved settings."""
+        assert settings.sigma_min is not None
+        assert settings.sigma_max is not None
+        return karras_sigmas(settings.steps, settings.sigma_min, settings.sigma_max)
+
+    def steps(self, settings: Settings) -> Iterable[Step]:
+        """The Euler steps of resolved settings."""
+        return euler_steps(self.sigmas(settings))
+
+    def close(self) -> None:
+        """Give the engines' memory back; the animator is of no use afterwards."""
+        for engine in self._engines.values():
+            engine.close()
+
+    def __enter__(self) -> Animator:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def check_overlap(settings: Settings) -> None:
+    """The overlap against a segment that the bundle, not the caller, chose."""
+    assert settings.segment is not None
+    if settings.overlap >= settings.segment:
+        raise SettingsError(
+            f"overlap {settings.overlap} is not smaller than the bundle's segment {settings.segment}.",
+            remedy="Choose a smaller overlap.",
+            field="settings.overlap",
+        )
+
+
+def check_pose_frames(pose_frames: NDArray[np.uint8], settings: Settings) -> NDArray[np.uint8]:
+    """uint8 [F,H,W,3] of a size that the networks take, or a `MotionError`."""
+    poses = np.asarray(pose_frames)
+    if poses.dtype != np.uint8 or poses.ndim != 4 or poses.shape[-1] != 3 or not poses.size:
+        raise MotionError(
+            f"pose_frames are {poses.dtype}{list(poses.shape)}.",
+            remedy="Give uint8 [F,H,W,3], the reference's own pose first.",
+            field="pose_frames",
+        )
+    size = (poses.shape[2], poses.shape[1])
+    if size[0] % SIZE_MULTIPLE or size[1] % SIZE_MULTIPLE or settings.size not in (None, size):
+        raise MotionError(
+            f"pose_frames are {size[0]}x{size[1]}.",
+            remedy=f"Both sides must be multiples of {SIZE_MULTIPLE}, and settings.size the same or None.",
+            field="pose_frames",
+        )
+    return poses
+
+
+def check_latents(latents: Float) -> Float:
+    """float32 [F,4,h,w], or a `SettingsError`."""
+    latents = np.asarray(latents, np.float32)
+    if latents.ndim != 4 or latents.shape[1] != 4 or not latents.size:
+        raise SettingsError(f"latents are {list(latents.shape)}, not [F,4,h,w].", field="latents")
+    return latents
+
+
+def check_noise(noise: Float, shape: tuple[int | None, ...], name: str) -> Float:
+    """Finite float32 of a shape (None: any size of at least 1), or a `SettingsError`."""
+    noise = np.asarray(noise, np.float32)
+    fits = noise.ndim == len(shape) and all(
+        size == (wanted or max(size, 1)) for size, wanted in zip(noise.shape, shape, strict=True)
+    )
+    if not fits or not np.isfinite(noise).all():
+        wanted = ", ".join("any" if size is None else str(size) for size in shape)
+        raise SettingsError(
+            f"{name} is {list(noise.shape)}, or not finite.",
+            remedy=f"Give finite float32 [{wanted}].",
+            field=name,
+        )
+    return noise

@@ -1,0 +1,40 @@
+"""Finding a bundle by its name or folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from .engines import Bundle
+from .engines.bundle import MANIFEST
+from .errors import BundleError
+
+SEARCH_VARIABLE = "MIMICMOTION_BUNDLES"
+"""Folders of bundles, separated as in PATH; looked through before the package's own."""
+
+
+def find_bundle(bundle: str | Path) -> Path:
+    """The folder of a bundle given by folder or by name; raises `BundleError` listing where it looked."""
+    folder = Path(bundle).expanduser()
+    if (folder / MANIFEST).is_file():
+        return folder
+    places = [Path(entry) for entry in os.environ.get(SEARCH_VARIABLE, "").split(os.pathsep) if entry]
+    places.append(Path(__file__).parent / "bundles")
+    if len(Path(bundle).parts) == 1:
+        for place in places:
+            if (place / bundle / MANIFEST).is_file():
+                return place / bundle
+    if folder.is_dir():
+        raise BundleError(
+            f"{folder} holds no {MANIFEST}.", remedy="Give the folder that build_engines wrote."
+        )
+    raise BundleError(
+        f"there is no bundle {str(bundle)!r}; looked in {', '.join(map(str, [Path.cwd(), *places]))}.",
+        remedy=f"Build one with `python export/build_engines.py` (`make tiny` for the small one), give its folder, "
+        f"or set {SEARCH_VARIABLE}.",
+    )
+
+
+def load_bundle(bundle: str | Path) -> Bundle:
+    """Find and check a bundle."""
+    return Bundle.load(find_bundle(bundle))

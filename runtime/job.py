@@ -1,0 +1,127 @@
+"""A job and its result."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .clip import Clip
+from .errors import MimicMotionError
+from .events import Event
+
+Picture = NDArray[np.uint8]
+
+
+class Job:
+    """One animation. Iterating it does the work and yields events; `result()` does what is left of it.
+
+    Work is done in the thread that iterates; `cancel()` may come from another.
+    """
+
+    def __init__(self) -> None:
+        self._cancel = threading.Event()
+        self._error: MimicMotionError | None = None
+        self._clip: Clip | None = None
+        self._result: Result | None = None
+
+    def start(self, clip: Clip) -> None:
+        """Take up a clip; called once, by the animator."""
+        self._clip, self._result = clip, Result(clip)
+
+    @property
+    def clip(self) -> Clip:
+        """The animation under way: its settings, size, frame rate and poses."""
+        assert self._clip is not None
+        return self._clip
+
+    def cancelled(self) -> bool:
+        """Whether `cancel` was called."""
+        return self._cancel.is_set()
+
+    def cancel(self) -> None:
+        """Stop before the next batch of rows, frame or chunk; iterating then raises `Cancelled`."""
+        self._cancel.set()
+
+    def __iter__(self) -> Iterator[Event]:
+        assert self._result is not None
+        if self._error is not None:
+            raise self._error
+        try:
+            for event in self.clip:
+                if event.frames is not None:
+                    self._result.append(event.frames)
+                yield event
+        except MimicMotionError as error:
+            self._error = error
+            raise
+
+    def result(self, progress: Callable[[Event], None] | None = None) -> Result:
+        """The finished animation; raises what went wrong."""
+        for event in self:
+            if progress is not None:
+                progress(event)
+        assert self._result is not None
+        return self._result
+
+
+class Result:
+    """Finished frames, kept in a temporary file on disk so that long clips take no memory."""
+
+    def __init__(self, clip: Clip) -> None:
+        self.clip = clip
+        self._spool = tempfile.TemporaryFile(prefix="mimicmotion-")  # noqa: SIM115 - lives as long as the result
+        self._count = 0
+
+    @property
+    def fps(self) -> float:
+        """Frames per second."""
+        return self.clip.fps
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height)."""
+        return self.clip.size
+
+    def __len__(self) -> int:
+        return self._count
+
+    def append(self, frames: Picture) -> None:
+        """Add frames uint8 [n,H,W,3]."""
+        self._spool.seek(0, 2)
+        self._spool.write(np.ascontiguousarray(frames).data)
+        self._count += len(frames)
+
+    def __iter__(self) -> Iterator[Picture]:
+        """Frames uint8 [H,W,3], one by one from disk."""
+        width, height = self.size
+        size = width * height * 3
+        for index in range(self._count):
+            self._spool.seek(index * size)
+            yield np.frombuffer(self._spool.read(size), np.uint8).reshape(height, width, 3)
+
+    def frames(self) -> Picture:
+        """All frames uint8 [F,H,W,3] in memory."""
+        width, height = self.size
+        return np.stack(list(self)) if self._count else np.empty((0, height, width, 3), np.uint8)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the video with the motion's sound, in the format of the path's ending; whole or not at all.
+
+        .mp4, .mov, .mkv, .webm, .gif, or PNG pictures for a folder (`frames/`) or pattern (`f/%04d.png`).
+        Raises `OutputError`.
+        """
+        from .media.writer import VideoWriter
+
+        with VideoWriter(path, fps=self.fps, size=self.size, audio=self.clip.audio) as writer:
+            for frame in self:
+                writer.write(frame)
+        return Path(path)
+
+    def close(self) -> None:
+        """Delete the frames."""
+        self._spool.close()

@@ -1,0 +1,68 @@
+"""How a clip is cut into overlapping segments, and how much each counts where they overlap."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .settings import Fusion, Layout
+
+Plan = NDArray[np.intp]
+"""[S,N]: the frames of each segment; frame 0, the reference picture's own, stands in every one."""
+
+
+def plan_segments(frames: int, segment: int, overlap: int, layout: Layout = "reference") -> Plan:
+    """Segments that cover `frames` frames, frame 0 included; a short clip is one short segment.
+
+    `reference` (MimicMotion's code): windows of N-1 frames every N-C, and one more that ends at the last
+    frame if that is not covered yet. `compact`: as few windows as the same overlap allows, all equally
+    long, as short as they may be and spread evenly.
+    """
+    if frames <= segment:
+        return np.arange(frames, dtype=np.intp)[None]
+    if layout == "reference":
+        window, starts = segment - 1, _reference_starts(frames, segment, overlap)
+    else:
+        window, starts = _compact_windows(frames, segment, overlap)
+    plan = np.zeros((len(starts), window + 1), np.intp)
+    plan[:, 1:] = np.asarray(starts)[:, None] + np.arange(window)
+    return plan
+
+
+def _reference_starts(frames: int, segment: int, overlap: int) -> list[int]:
+    starts = [i + 1 for i in range(0, frames - segment + 1, segment - overlap)]
+    if starts[-1] + segment - 1 < frames:
+        starts.append(frames - segment + 1)
+    return starts
+
+
+def _compact_windows(frames: int, segment: int, overlap: int) -> tuple[int, list[int]]:
+    driven, shared = frames - 1, overlap - 1  # neighbouring windows share C-1 driven frames and frame 0
+    count = math.ceil((driven - shared) / (segment - 1 - shared))
+    window = math.ceil((driven + (count - 1) * shared) / count)
+    return window, [1 + index * (driven - window) // (count - 1) for index in range(count)]
+
+
+def fusion_weights(plan: Plan, fusion: Fusion = "triangular") -> NDArray[np.float32]:
+    """Weights [S,N] of each segment's prediction for each of its frames; they sum to 1 over a frame.
+
+    `triangular`: min(u, 2-u) with u = 2(k+0.5)/N for slot k (MimicMotion's code). `linear`: in the overlap
+    of two neighbours the later one's weight grows by 1/(C+1) a frame (MimicMotion, sec. 3.4).
+    """
+    count, slots = plan.shape
+    if fusion == "triangular":
+        u = 2 * (np.arange(slots) + 0.5) / slots
+        weights = np.tile(np.minimum(u, 2 - u), (count, 1))
+    else:
+        weights = np.ones((count, slots))
+        for before in range(count - 1):
+            shared = np.intersect1d(plan[before, 1:], plan[before + 1, 1:])
+            rise = np.arange(1, len(shared) + 1) / (len(shared) + 1)
+            weights[before + 1, 1 : 1 + len(shared)] *= rise
+            weights[before, slots - len(shared) :] *= rise[::-1]
+    total = np.zeros(plan.max() + 1)
+    np.add.at(total, plan, weights)
+    normalised: NDArray[np.float32] = (weights / total[plan]).astype(np.float32)
+    return normalised

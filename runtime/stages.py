@@ -1,0 +1,83 @@
+"""The networks around the denoising loop: picture and poses in, pictures out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .conditioning import clip_pixels, to_signed
+from .denoise import batches
+from .engines import Call, Engine, Manifest
+from .kernels import to_pictures
+
+Float = NDArray[np.float32]
+Picture = NDArray[np.uint8]
+
+POSE_CHUNK = 8
+"""Pose pictures that PoseNet takes at once."""
+
+
+class Stages:
+    """Encoding and decoding with one bundle's engines; holds no state between calls."""
+
+    def __init__(self, engines: Mapping[str, Engine], manifest: Manifest) -> None:
+        self._engines = engines
+        self._manifest = manifest
+
+    def embed_picture(self, picture: Picture) -> Float:
+        """CLIP's token [1,D] of a picture uint8 [H,W,3]."""
+        pixels = clip_pixels(to_signed(picture), self._manifest.image)
+        token: Float = self._run("image_encoder", {"pixels": pixels})[0]
+        return token
+
+    def encode_picture(self, picture: Picture, noise_aug: float, noise: Float | None) -> Float:
+        """The mode of the VAE's posterior [4,h,w] of the picture plus noise_aug * noise [3,H,W]; not scaled."""
+        image = to_signed(picture)
+        if noise is not None:
+            image += np.float32(noise_aug) * noise
+        latents: Float = self._run("vae_encoder", {"image": image[None]})[0]
+        return latents
+
+    def encode_poses(self, pictures: Iterable[Picture], out: Float) -> Iterator[int]:
+        """PoseNet's features into out [F,C,h,w], as pose pictures uint8 [H,W,3] come; yields frames done."""
+        frames, _, high, wide = out.shape
+        chunk = np.empty((min(POSE_CHUNK, frames), 3, high * 8, wide * 8), np.float32)
+        waiting = iter(pictures)
+        for part in batches(frames, len(chunk)):
+            count = part.stop - part.start
+            for index in range(count):
+                chunk[index] = to_signed(next(waiting))
+            self._engines["pose_net"].bind({"pose": chunk[:count]}, {"features": out[part]})()
+            yield part.stop
+
+    def decode(self, latents: Float, chunk: int) -> Iterator[Picture]:
+        """uint8 [n,H,W,3] of each chunk of latents [F,4,h,w]; each array is the caller's to keep."""
+        frames, _, high, wide = latents.shape
+        size = min(chunk, frames)
+        scaled = np.empty((size, 4, high, wide), np.float32)
+        planes = np.empty((size, 3, high * 8, wide * 8), np.float32)
+        calls: dict[int, Call] = {}
+        for part in batches(frames, size):
+            count = part.stop - part.start
+            if count not in calls:
+                calls[count] = self._engines["vae_decoder"].bind(
+                    {"latents": scaled[:count]}, {"frames_out": planes[:count]}
+                )
+            np.divide(latents[part], np.float32(self._manifest.scaling_factor), out=scaled[:count])
+            calls[count]()
+            pictures = np.empty((count, high * 8, wide * 8, 3), np.uint8)
+            to_pictures(planes[:count], pictures)
+            yield pictures
+
+    def _run(self, name: str, inputs: dict[str, Float]) -> Float:
+        engine = self._engines[name]
+        (spec,) = engine.spec.outputs
+        sizes: dict[str, int] = {"batch": 1}
+        if name == "vae_encoder":
+            _, _, height, width = inputs["image"].shape
+            sizes |= {"cells_high": height // 8, "cells_wide": width // 8}
+        output = np.empty([sizes[d] if isinstance(d, str) else d for d in spec.shape], np.float32)
+        engine.bind(inputs, {spec.name: output})()
+        return output
