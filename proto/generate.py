@@ -28,10 +28,15 @@ def generate(target: Path) -> list[Path]:
 
     well_known = Path(grpc_tools.__file__).parent / "_proto"  # google/protobuf/*.proto
     sources = sorted(str(path.relative_to(SCHEMA)) for path in SCHEMA.rglob("*.proto"))
-    outputs = [f"--{kind}={target}" for kind in ("python_out", "grpc_python_out", "mypy_out", "mypy_grpc_out")]
+    outputs = [
+        f"--{kind}={target}" for kind in ("python_out", "grpc_python_out", "mypy_out", "mypy_grpc_out")
+    ]
     # protoc finds its mypy plugins on PATH; they lie beside the running interpreter.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    if protoc.main(["protoc", f"--proto_path={SCHEMA}", f"--proto_path={well_known}", *outputs, *sources]) != 0:
+    if (
+        protoc.main(["protoc", f"--proto_path={SCHEMA}", f"--proto_path={well_known}", *outputs, *sources])
+        != 0
+    ):
         raise SystemExit("protoc failed")
     written = sorted(path for path in target.rglob("*_pb2*") if path.suffix in (".py", ".pyi"))
     for path in written:

@@ -83,9 +83,7 @@ class AsyncAnimation(AsyncIterator[Reply]):
 class AsyncClient:
     """Make it on the event loop that uses it."""
 
-    def __init__(
-        self, address: str, *, tls: channel.ClientTls | None = None, timeout: float = 10.0
-    ) -> None:
+    def __init__(self, address: str, *, tls: channel.ClientTls | None = None, timeout: float = 10.0) -> None:
         if tls is None:
             self._channel = grpc.aio.insecure_channel(address, options=channel.OPTIONS)
         else:
@@ -110,7 +108,9 @@ class AsyncClient:
             image, motion, settings, reference_pose=reference_pose, request_id=request_id, detach=detach
         )
         intake = Intake(output)
-        return AsyncAnimation(self._stub.Animate(_requests(upload, pb.AnimateRequest), timeout=timeout), intake)
+        return AsyncAnimation(
+            self._stub.Animate(_requests(upload, pb.AnimateRequest), timeout=timeout), intake
+        )
 
     async def create(
         self,
@@ -131,7 +131,9 @@ class AsyncClient:
         self, job: str, *, after: int = 0, output: str | Path | None = None, timeout: float | None = None
     ) -> AsyncAnimation:
         request = pb.WatchAnimationRequest(job=job, after_sequence=after)
-        return AsyncAnimation(self._stub.WatchAnimation(request, timeout=timeout), Intake(output, first=after))
+        return AsyncAnimation(
+            self._stub.WatchAnimation(request, timeout=timeout), Intake(output, first=after)
+        )
 
     async def get(self, job: str) -> JobInfo:
         answer = await _asked(self._stub.GetAnimation(pb.GetAnimationRequest(job=job), timeout=self._timeout))

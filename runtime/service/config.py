@@ -38,6 +38,8 @@ class ServiceConfig:
     tls: Tls | None = None
     max_queue: int = 32
     """Jobs that may wait (being uploaded included) before callers are sent away."""
+    max_calls: int = 512
+    """Calls served at once; a caller that stops reading holds up to 5 MiB of memory."""
     keep: Keep = field(default_factory=Keep)
     folder: Path | None = None
     """Where uploads and videos lie; None makes a temporary folder that goes with the server."""
@@ -59,6 +61,10 @@ class ServiceConfig:
         if self.max_queue < 1:
             raise ServiceError(
                 f"max_queue is {self.max_queue}.", remedy="Choose 1 or more.", field="max_queue"
+            )
+        if self.max_calls < 1:
+            raise ServiceError(
+                f"max_calls is {self.max_calls}.", remedy="Choose 1 or more.", field="max_calls"
             )
         if self.grace < 0:
             raise ServiceError(f"grace is {self.grace}.", remedy="Choose 0 or more.", field="grace")

@@ -27,6 +27,8 @@ class Result:
     done: Done
     video: IO[bytes]
     """The file's bytes, open for reading."""
+    path: Path | None
+    """Where it was written, if an output was named."""
 
     def read(self) -> bytes:
         """The whole MP4 file."""
@@ -125,7 +127,7 @@ class Intake:
                 os.replace(self._beside, self._output)
             except OSError as error:
                 raise _unwritable(self._output, error) from error
-        self.result = Result(done, self._file)
+        self.result = Result(done, self._file, self._output)
 
 
 def _beside(path: Path) -> Path:

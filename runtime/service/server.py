@@ -134,7 +134,7 @@ class AnimationServer:
 
     async def _open(self) -> None:
         config = self.config
-        self._server = grpc.aio.server(options=_CHANNEL_OPTIONS)
+        self._server = grpc.aio.server(options=_CHANNEL_OPTIONS, maximum_concurrent_rpcs=config.max_calls)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         servicer = AnimationServicer(
             self._store,

@@ -15,6 +15,7 @@ import time
 import traceback
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from importlib import import_module
 from multiprocessing.connection import Connection
 from operator import attrgetter
@@ -112,8 +113,8 @@ def _animate(
         reference_pose=_reference_pose(run),
         cancelled=cancelled,
     )
-    send(m.Started(clip.frames, float(clip.fps), tuple(clip.size)))
-    with _VideoFile(run.folder / m.VIDEO, clip, send) as video:
+    with closing(clip), _VideoFile(run.folder / m.VIDEO, clip, send) as video:
+        send(m.Started(clip.frames, float(clip.fps), tuple(clip.size)))
         for event in clip:
             now = time.monotonic()
             seconds[event.stage] += now - last

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from mimicmotion_trt.service import AnimationServer, Client, ServiceConfig
 
 HERE = Path(__file__).parent

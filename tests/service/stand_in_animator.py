@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from mimicmotion_trt import errors
 from mimicmotion_trt.events import STAGES, Event
 from mimicmotion_trt.limits import Limits
@@ -84,6 +83,9 @@ class Clip:
                     raise errors.Cancelled("The job was cancelled.")
                 time.sleep(self._does.get("pause", 0.0))
                 yield self._event(stage, min(step + stride, steps), steps, min(stride, steps - step))
+
+    def close(self) -> None:
+        pass
 
     def _event(self, stage: Any, step: int, steps: int, count: int) -> Event:
         width, height = self.size

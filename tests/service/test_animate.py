@@ -8,7 +8,6 @@ import hashlib
 import numpy as np
 import pytest
 from conftest import script
-
 from mimicmotion_trt import Settings, errors
 from mimicmotion_trt.pose import PoseSequence
 from mimicmotion_trt.service import AsyncClient, replies
@@ -111,9 +110,9 @@ def test_a_picture_array_is_sent_as_png(client):
 
 
 def test_missing_files_are_named_before_anything_is_sent(client, tmp_path):
-    with pytest.raises(errors.PictureError, match="nobody.png"):
+    with pytest.raises(errors.PictureError, match=r"nobody\.png"):
         client.animate(tmp_path / "nobody.png", b"a video")
-    with pytest.raises(errors.MotionError, match="nothing.mp4"):
+    with pytest.raises(errors.MotionError, match=r"nothing\.mp4"):
         client.animate(SHORT, tmp_path / "nothing.mp4")
     with pytest.raises(errors.OutputError, match="no folder"):
         client.animate(SHORT, b"a video", output=tmp_path / "no folder" / "out.mp4")

@@ -11,7 +11,6 @@ import grpc
 import psutil
 import pytest
 from conftest import hosted, script, until
-
 from mimicmotion_trt import errors
 from mimicmotion_trt.service import Client, replies
 from mimicmotion_trt.service.faults import EngineLost, Late
@@ -184,6 +183,6 @@ def test_the_loop_is_never_blocked(host, client):
 
 
 def test_an_engine_that_never_loads_is_given_up():
-    with hosted(warm=False, bundle='{"crash": true}') as host:
-        with pytest.raises(errors.EngineError, match="died 5 times while loading"):
-            host.call(host.server.ready)
+    told = pytest.raises(errors.EngineError, match="died 5 times while loading")
+    with hosted(warm=False, bundle='{"crash": true}') as host, told:
+        host.call(host.server.ready)

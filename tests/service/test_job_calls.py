@@ -7,7 +7,6 @@ import time
 
 import pytest
 from conftest import hosted, script, until
-
 from mimicmotion_trt import errors
 from mimicmotion_trt.service import Client, Keep, replies
 from mimicmotion_trt.service.faults import Busy, KeyReused, NotFound

@@ -11,7 +11,6 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
 from mimicmotion_trt import errors
 from mimicmotion_trt.limits import Limits
 from mimicmotion_trt.service import Client
@@ -96,12 +95,12 @@ def test_broken_uploads_are_invalid_arguments(stub, name):
 def test_a_sound_upload_in_small_pieces_passes(stub, host):
     pieces = [picture(PICTURE[i : i + 1]) for i in range(len(PICTURE))]
     assert answer(stub, header(), *pieces, motion(MOTION[:3]), motion(MOTION[3:])) is grpc.StatusCode.OK
-    assert set(job.state for job in host.server._store.all()) == {"succeeded"}, "broken ones leave nothing"
+    assert {job.state for job in host.server._store.all()} == {"succeeded"}, "broken ones leave nothing"
 
 
 def test_the_fault_is_named_in_the_details(stub):
+    bad = header(settings=pb.AnimationSettings(segment=4, overlap=4))
     with pytest.raises(grpc.RpcError) as caught:
-        bad = header(settings=pb.AnimationSettings(segment=4, overlap=4))
         list(stub.Animate(iter([pb.AnimateRequest(upload=bad)])))
     details = {}
     for detail in rpc_status.from_call(caught.value).details:

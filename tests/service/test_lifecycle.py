@@ -1,0 +1,235 @@
+"""From the start of a server to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import grpc
+import psutil
+import pytest
+from conftest import HERE, STAND_IN, Host, hosted, script, until
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from mimicmotion_trt import errors
+from mimicmotion_trt.service import AnimationServer, Client, ServiceConfig, Tls
+from mimicmotion_trt.service.channel import ClientTls
+from mimicmotion_trt.service.faults import Draining, NotReady
+
+VIDEO = b"a video"
+
+
+@contextlib.contextmanager
+def process(**options):
+    """A server in a process of its own; gives (process, address)."""
+    running = subprocess.Popen(
+        [sys.executable, HERE / "serve_stand_in.py", json.dumps(options)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert running.stdout is not None
+    try:
+        yield running, running.stdout.readline().split()[-1]
+    finally:
+        running.kill()
+        running.communicate()
+
+
+def test_health_tells_loading_warm_lost_and_draining():
+    with hosted(warm=False, bundle='{"pause": 0.5}', grace=5.0) as host, Client(host.address) as client:
+        assert client.health() == "NOT_SERVING", "loading"
+        with pytest.raises(NotReady):
+            client.animate(script(), VIDEO).result()
+        client.wait_until_ready(10)
+        psutil.Process(host.engine_pid).kill()
+        until(lambda: client.health() == "NOT_SERVING")
+        client.wait_until_ready(10)
+        running = client.create(script(pause=0.05), VIDEO).job
+        until(lambda: client.get(running).state == "running")
+        waiting = client.create(script(), VIDEO).job
+        video: list[bytes] = []
+        watcher = threading.Thread(target=lambda: video.append(client.watch(running).result().read()))
+        watcher.start()
+        stopping = threading.Thread(target=host.stop, args=(5.0,))
+        stopping.start()
+        until(lambda: client.health() == "NOT_SERVING")
+        with pytest.raises(Draining):
+            client.create(script(), VIDEO)
+        with pytest.raises(Draining):
+            client.watch(waiting).result()
+        watcher.join(10)
+        stopping.join(10)
+        assert len(video) == 1, "the running job was finished and delivered"
+
+
+def test_what_does_not_finish_in_the_grace_is_cancelled():
+    with hosted() as host, Client(host.address) as client:
+        animation = client.animate(script(pause=0.02), VIDEO, {"steps": 1000})
+        next(animation)
+        folder, pid = host.server._folder, host.engine_pid
+        began = time.monotonic()
+        host.stop(0.3)
+        assert time.monotonic() - began < 3
+        with pytest.raises(errors.Cancelled):
+            animation.result()
+        assert not folder.exists()
+        assert not psutil.pid_exists(pid)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains_the_process(tmp_path, number):
+    ready = tmp_path / "ready"
+    with process(ready_file=str(ready), grace=10, json_logs=True) as (running, address):
+        until(ready.exists, 10)
+        assert ready.read_text() == address
+        children = psutil.Process(running.pid).children(recursive=True)
+        with Client(address) as client:
+            animation = client.animate(script(pause=0.05), VIDEO)
+            next(animation)
+            until(lambda: client.get(animation.job).state == "running")
+            running.send_signal(number)
+            assert animation.result().done.frames == 6
+        _, log = running.communicate(timeout=10)
+        assert running.returncode == 0
+        assert not ready.exists()
+        assert psutil.wait_procs(children, timeout=5)[1] == [], "no process is left"
+        lines = [json.loads(line) for line in log.splitlines()]
+        assert [line["event"] for line in lines] == ["ready", "job"]
+        assert (lines[1]["state"], lines[1]["frames"], lines[1]["size"]) == ("succeeded", 6, "64x128")
+
+
+def test_the_engine_dies_with_its_server():
+    with process() as (running, address):
+        with Client(address) as client:
+            client.wait_until_ready(10)
+            next(client.animate(script(pause=0.05), VIDEO, {"steps": 1000}))
+        children = psutil.Process(running.pid).children(recursive=True)
+        assert children
+        running.kill()
+        assert psutil.wait_procs(children, timeout=5)[1] == []
+
+
+def test_readers_that_stop_reading_cost_no_memory():
+    """Eight callers take the first event of a 16 MB video and then sleep. gRPC buffers 5 MiB for each, however
+    long the video is; nothing else may be held for them."""
+    picture, readers = script(frames=400, noise=True, size=[256, 256]), 8
+    with process() as (running, address), Client(address) as client, contextlib.ExitStack() as stack:
+        client.wait_until_ready(10)
+        job = client.create(picture, VIDEO, {"decode_chunk": 64}).job
+        done = client.watch(job).result().done
+        before = psutil.Process(running.pid).memory_info().rss
+        asleep = [stack.enter_context(Client(address)).watch(job) for _ in range(readers)]
+        for animation in asleep:
+            next(animation)
+        time.sleep(0.5)  # longer than the whole video takes to send
+        grown = psutil.Process(running.pid).memory_info().rss - before
+        assert done.bytes > 14e6
+        assert grown < readers * 6.5e6, f"{grown / 1e6:.0f} MB"
+        for animation in asleep[:2]:
+            assert animation.result().done == done, "and they still get everything"
+
+
+def test_reflection_lists_the_service(host):
+    with grpc.insecure_channel(host.address) as channel:
+        services = set(ProtoReflectionDescriptorDatabase(channel).get_services())
+    assert services >= {"mimicmotion.v1.AnimationService", "grpc.health.v1.Health"}
+
+
+def test_an_embedded_server_is_warm_when_entered_and_calls_back():
+    called: list[int] = []
+
+    async def story() -> None:
+        config = ServiceConfig(port=0, animator=STAND_IN, bundle="{}", grace=0)
+        async with AnimationServer(config, on_ready=called.append) as server:
+            assert server.scheduler.warm
+            await asyncio.sleep(0.05)
+            assert called == [server.port]
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize(("bundle", "kind"), [('{"fail": "BundleError"}', errors.BundleError),
+                                              ('{"fail": "ValueError"}', errors.EngineError)])  # fmt: skip
+def test_a_bundle_that_does_not_load_is_told_at_the_start(bundle, kind):
+    async def story() -> None:
+        async with AnimationServer(ServiceConfig(port=0, animator=STAND_IN, bundle=bundle, grace=0)):
+            pass
+
+    with pytest.raises(kind):
+        asyncio.run(story())
+    with process(bundle=bundle) as (running, _):
+        _, log = running.communicate(timeout=10)
+        assert running.returncode == 1
+        assert kind.__name__ in log
+
+
+def test_a_port_in_use_is_a_service_error():
+    told = pytest.raises(errors.ServiceError, match="cannot be bound")
+    with socket.create_server(("127.0.0.1", 0)) as taken, told:
+        Host(port=taken.getsockname()[1])
+
+
+@pytest.mark.parametrize("wrong", [{"port": 70000}, {"devices": ()}, {"max_queue": 0}, {"grace": -1.0}])
+def test_a_config_that_cannot_work_is_refused(wrong):
+    with pytest.raises(errors.ServiceError) as caught:
+        ServiceConfig(**wrong)
+    assert caught.value.field in wrong
+
+
+def test_two_engines_run_two_jobs_at_once():
+    with hosted(devices=("cpu", "cpu")) as host, Client(host.address) as client:
+        until(lambda: all(engine.warm for engine in host.server.scheduler.engines))
+        jobs = [client.create(script(pause=0.05), VIDEO, {"steps": 200}).job for _ in range(3)]
+        until(lambda: [client.get(job).state for job in jobs] == ["running", "running", "queued"])
+        client.cancel(jobs[0])
+        until(lambda: client.get(jobs[2]).state == "running")
+        for job in jobs[1:]:
+            client.cancel(job)
+
+
+def test_an_unreachable_server_is_a_service_error():
+    with Client("127.0.0.1:1") as client:
+        with pytest.raises(errors.ServiceError, match="cannot be reached"):
+            client.animate(script(), VIDEO).result()
+        with pytest.raises(errors.ServiceError, match="not ready after"):
+            client.wait_until_ready(0.1)
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory) -> Path:
+    """ca.pem, and for server and client NAME.pem with NAME.key."""
+    folder: Path = tmp_path_factory.mktemp("tls")
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+
+    new = ("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+    openssl(*new, "-x509", "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=test ca", "-days", "2")
+    (folder / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1")
+    for name in ("server", "client"):
+        openssl(*new, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
+        openssl("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial",
+                "-out", f"{name}.pem", "-days", "2", "-extfile", "names")  # fmt: skip
+    return folder
+
+
+def test_tls_with_client_certificates(certificates):
+    at = certificates.joinpath
+    tls = Tls(certificate=at("server.pem"), key=at("server.key"), client_ca=at("ca.pem"))
+    with hosted(tls=tls) as host:
+        ours = ClientTls(ca=at("ca.pem"), certificate=at("client.pem"), key=at("client.key"))
+        with Client(host.address, tls=ours) as client:
+            assert client.animate(script(), VIDEO).result().done.frames == 6
+        for stranger in (ClientTls(ca=at("ca.pem")), None):
+            with Client(host.address, tls=stranger, timeout=2) as client, pytest.raises(errors.ServiceError):
+                client.health()
+    with pytest.raises(errors.ServiceError, match="cannot be read"):
+        Host(tls=Tls(certificate=at("nothing.pem"), key=at("server.key")))
