@@ -25,7 +25,7 @@ class Tls:
 class ServiceConfig:
     """What `AnimationServer` and `serve` need to know. Raises `ServiceError` for values that cannot work."""
 
-    bundle: str = "tiny"
+    bundle: str | Path = "tiny"
     """Name or folder of the bundle that every engine loads."""
     host: str = "127.0.0.1"
     port: int = 50051

@@ -90,13 +90,13 @@ class Engine:
             self._send(Cancel(self.job))
 
     async def stop(self, patience: float = 5.0) -> None:
-        """End the process, by force if it does not leave within `patience` seconds."""
+        """End the process, by force if it is still loading or does not leave within `patience` seconds."""
         self._stopping = True
         if self._supervisor is None:
             return
         self.cancel()
         self._send(Stop())
-        done, _ = await asyncio.wait({self._supervisor}, timeout=patience)
+        done, _ = await asyncio.wait({self._supervisor}, timeout=patience if self.warm else 0.0)
         if not done and self._link is not None:
             self._link.process.kill()
             await asyncio.wait({self._supervisor})

@@ -146,6 +146,11 @@ class JobStore:
         self.sweep()
         return list(reversed(self._jobs.values()))
 
+    @property
+    def read(self) -> bool:
+        """Whether anybody is reading a job's events."""
+        return any(job.readers for job in self._jobs.values())
+
     def discard(self, job: Job) -> None:
         self._jobs.pop(job.id, None)
         # In a thread: unlinking gigabytes takes a while on some file systems.

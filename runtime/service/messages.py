@@ -26,7 +26,7 @@ class EngineSpec:
     """How an engine process gets its animator: `factory` ("module:callable") called with the other fields."""
 
     factory: str
-    bundle: str
+    bundle: str | Path
     device: str
     threads: int | None
     limits: Limits

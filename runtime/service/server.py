@@ -109,7 +109,9 @@ class AnimationServer:
         await self._wait_for_jobs(until - loop.time())
         self.scheduler.cancel_all()
         await self._wait_for_jobs(_CANCEL_SECONDS)
-        await self._server.stop(max(0.5, until - loop.time()))
+        while self._store.read and loop.time() < until:
+            await asyncio.sleep(0.02)
+        await self._server.stop(0.5)  # not `until`: watchers of the health never leave by themselves
         for task in self._tasks:
             task.cancel()
         await self._close_engines()

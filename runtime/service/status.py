@@ -43,8 +43,7 @@ def code(error: errors.MimicMotionError) -> int:
 
 def to_status(error: errors.MimicMotionError) -> status_pb2.Status:
     """`error` with ErrorInfo, BadRequest where one input is at fault, RetryInfo where waiting helps."""
-    texts = {"message": error.message, "remedy": error.remedy, "field": error.field}
-    texts = {name: text[: _MOST[name]] for name, text in texts.items()}
+    texts = texts_of(error)
     status = status_pb2.Status(code=code(error), message=f"{texts['message']} {texts['remedy']}".strip())
     status.details.add().Pack(
         error_details_pb2.ErrorInfo(reason=reason(error), domain=DOMAIN, metadata=texts)
@@ -58,6 +57,11 @@ def to_status(error: errors.MimicMotionError) -> status_pb2.Status:
         delay.FromMilliseconds(round(error.retry_after * 1000))
         status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
     return status
+
+
+def texts_of(error: errors.MimicMotionError) -> dict[str, str]:
+    """Message, remedy and field, cut to what a call can carry."""
+    return {name: getattr(error, name)[:most] for name, most in _MOST.items()}
 
 
 async def abort(context: grpc.aio.ServicerContext[object, object], error: errors.MimicMotionError) -> None:

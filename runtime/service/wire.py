@@ -128,11 +128,8 @@ def job_to_wire(job: Job) -> pb.Animation:
     if job.done is not None:
         animation.done.CopyFrom(_done(job.done))
     if job.error is not None:
-        animation.error.code = status.code(job.error)
-        animation.error.reason = status.reason(job.error)
-        animation.error.message = job.error.message
-        animation.error.remedy = job.error.remedy
-        animation.error.field = job.error.field
+        code, reason = status.code(job.error), status.reason(job.error)
+        animation.error.CopyFrom(pb.AnimationError(code=code, reason=reason, **status.texts_of(job.error)))
     return animation
 
 

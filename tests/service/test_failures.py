@@ -30,6 +30,17 @@ CODES = {
 }
 
 
+@pytest.fixture(autouse=True)
+def nothing_left(host):
+    """After every way to fail: no job, reader or upload is left, and no file but finished videos."""
+    yield
+    server = host.server
+    until(lambda: not server.scheduler.busy and not server._store.read and not server.scheduler.queue_length)
+    assert server.scheduler._uploads == 0
+    kept = {job.video for job in server._store.all() if job.state == "succeeded"}
+    until(lambda: {path for path in server._folder.rglob("*") if path.is_file()} == kept)
+
+
 def code_of(host, job: str) -> str:
     with Client(host.address) as client, pytest.raises(grpc.RpcError) as caught:
         list(client._stub.WatchAnimation(pb.WatchAnimationRequest(job=job)))

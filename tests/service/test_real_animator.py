@@ -1,0 +1,89 @@
+"""The real animator and the small bundle behind the server: the same bytes as in this process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import hosted
+from mimicmotion_trt import errors
+from mimicmotion_trt.bundles import find_bundle
+from mimicmotion_trt.media import FragmentedMp4
+from mimicmotion_trt.pose import PoseSequence
+from mimicmotion_trt.service import Client, replies
+from mimicmotion_trt.service.config import ANIMATOR
+
+DEMO = Path(__file__).parents[2] / "demo"
+PERSON, MOTION = DEMO / "person.jpg", DEMO / "balance.npz"
+SHORT = {"steps": 2, "frames": 5, "decode_chunk": 3, "seed": 7}
+
+
+@pytest.fixture(scope="module")
+def host():
+    try:
+        find_bundle("tiny")
+    except errors.BundleError:
+        pytest.skip("the bundle `tiny` has not been built (make tiny)")
+    with hosted(animator=ANIMATOR, bundle="tiny", threads=2) as running:
+        yield running
+
+
+def test_the_server_makes_what_the_library_makes(host, client):
+    from mimicmotion_trt.animator import Animator
+
+    served = client.animate(PERSON, MOTION, {**SHORT, "preview": 1})
+    events = list(served)
+    with Animator.load("tiny", threads=2) as animator:
+        clip = animator.stream(PERSON, MOTION, animator.settings(**SHORT))
+        mp4, video = None, b""
+        for event in clip:
+            if event.frames is not None:
+                mp4 = mp4 or FragmentedMp4(clip.fps, clip.size, audio=clip.audio)
+                video += mp4.write(event.frames)
+        assert mp4 is not None
+        video += mp4.close()
+        assert events[0].settings == animator.settings(**SHORT, preview=1)
+    assert served.result().read() == video
+    assert served.result().done.frames == 5
+    assert len([event for event in events if isinstance(event, replies.Preview)]) == 2
+    assert "torch" not in Path(f"/proc/{host.engine_pid}/maps").read_text()
+
+
+def test_unusable_inputs_are_told_apart_and_harm_nothing(host, client):
+    pid = host.engine_pid
+    grey = np.full((96, 96, 3), 128, np.uint8)
+    cases = [
+        (errors.PictureError, (b"no picture", MOTION, SHORT)),
+        (errors.PictureError, (grey, MOTION, SHORT)),  # nobody is in it
+        (errors.MotionError, (PERSON, b"no video", SHORT)),
+        (errors.MotionError, (PERSON, b"PK no archive", SHORT)),
+        (errors.MotionError, (PERSON, b"\x93NUMPY no array", SHORT)),
+        (errors.MotionError, (PERSON, np.zeros((3, 64, 64), np.uint8), SHORT)),
+        (errors.SettingsError, (PERSON, MOTION, {"overlap": 4000})),
+    ]
+    for kind, arguments in cases:
+        with pytest.raises(kind) as caught:
+            client.animate(*arguments).result()
+        assert type(caught.value) is kind
+        assert caught.value.field
+    assert client.animate(PERSON, MOTION, SHORT).result().done.frames == 5
+    assert host.engine_pid == pid
+
+
+def test_pose_pictures_and_a_given_reference_pose(client):
+    reference = PoseSequence.load(MOTION)[:1]
+    pictures = np.zeros((4, 64, 128, 3), np.uint8)
+    result = client.animate(PERSON, pictures, {"steps": 1}, reference_pose=reference).result()
+    assert result.done.frames == 4
+
+
+def test_a_long_job_is_cancelled_within_a_step(host):
+    with Client(host.address) as client:
+        animation = client.animate(PERSON, MOTION, {"steps": 1000, "frames": 5})
+        for event in animation:
+            if isinstance(event, replies.Progress) and event.stage == "denoise":
+                break
+        client.cancel(animation.job)
+        with pytest.raises(errors.Cancelled):
+            animation.result()
