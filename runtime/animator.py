@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,7 +48,11 @@ class Animator:
         self._bundle = bundle
         self.limits = limits
         self.threads = threads
-        self._engines = {name: open_engine(bundle, name, device=device, threads=threads) for name in NETWORKS}
+        self._engines = {
+            name: open_engine(bundle, name, device=device, threads=self._engine_threads(name))
+            for name in NETWORKS
+        }
+        self._executor = ThreadPoolExecutor(1, "denoise") if self._two_lanes else None
         self.stages = Stages(self._engines, bundle.manifest)
 
     @classmethod
@@ -65,6 +71,14 @@ class Animator:
         if threads is not None and threads < 1:
             raise SettingsError(f"threads is {threads}.", remedy="Choose 1 or more.", field="threads")
         return cls(load_bundle(bundle), device=device, threads=threads, limits=limits or Limits())
+
+    @property
+    def _two_lanes(self) -> bool:
+        return (self.threads or os.cpu_count() or 1) > 1
+
+    def _engine_threads(self, network: str) -> int | None:
+        """The U-Net runs two batches at a time, whose calling threads work too."""
+        return (self.threads or os.cpu_count() or 1) - self._two_lanes if network == "unet" else self.threads
 
     @property
     def bundle_name(self) -> str:
@@ -218,7 +232,7 @@ class Animator:
         rows = make_rows(
             plan, fusion_weights(plan, settings.fusion), guidance_ramp(settings.guidance, frames)
         )
-        denoiser = Denoiser(self._engines["unet"], conditions, rows, self.manifest.rows[-1])
+        denoiser = Denoiser(self._engines["unet"], conditions, rows, self.manifest.rows[-1], self._executor)
         if initial_latents is None:
             size = (cells[0], cells[1])
             noise = latent_noise(settings.seed, frames, settings.segment, size, settings.noise)
@@ -241,6 +255,8 @@ class Animator:
         """Give the engines' memory back; the animator is of no use afterwards."""
         for engine in self._engines.values():
             engine.close()
+        if self._executor is not None:
+            self._executor.shutdown()
 
     def __enter__(self) -> Animator:
         return self

@@ -12,6 +12,7 @@ with share = fusion weight times g (conditional row) or 1 - g (unconditional row
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import Executor, wait
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,35 +62,85 @@ def make_rows(plan: Plan, weights: Float, guidance: Float) -> list[Row]:
     return rows
 
 
-class Denoiser:
-    """The step program of one clip, bound to its arrays."""
+def batch_size(rows: int, most: int, lanes: int) -> int:
+    """Rows in a batch, at most `most`, so that `lanes` batches at a time take the fewest turns; larger if equal."""
 
-    def __init__(self, unet: Engine, conditions: Conditions, rows: list[Row], batch: int) -> None:
+    def turns(size: int) -> int:
+        sizes = [part.stop - part.start for part in batches(rows, size)]
+        return sum(max(sizes[start : start + lanes]) for start in range(0, len(sizes), lanes))
+
+    return min(range(min(most, rows), 0, -1), key=turns)
+
+
+class Lane:
+    """The arrays that one batch of rows runs on, and the engine bound to them."""
+
+    def __init__(self, unet: Engine, conditions: Conditions, sizes: set[int], slots: int) -> None:
         self._conditions = conditions
-        self._batches = [rows[start : start + batch] for start in range(0, len(rows), batch)]
-        frames, slots = len(conditions.pose), len(rows[0].frames)
         cells = conditions.image_latents.shape[1:]
-        size = min(batch, len(rows))
+        most = max(sizes)
         self._inputs = {
-            "latents": np.zeros((size, slots, 8, *cells), np.float32),
-            "timestep": np.zeros(size, np.float32),
-            "embedding": np.zeros((size, 1, conditions.embedding.shape[-1]), np.float32),
-            "time_ids": np.tile(np.array(conditions.time_ids, np.float32), (size, 1)),
-            "pose": np.zeros((size, slots, *conditions.pose.shape[1:]), np.float32),
+            "latents": np.zeros((most, slots, 8, *cells), np.float32),
+            "timestep": np.zeros(most, np.float32),
+            "embedding": np.zeros((most, 1, conditions.embedding.shape[-1]), np.float32),
+            "time_ids": np.tile(np.array(conditions.time_ids, np.float32), (most, 1)),
+            "pose": np.zeros((most, slots, *conditions.pose.shape[1:]), np.float32),
         }
-        self._prediction = np.empty((size, slots, 4, *cells), np.float32)
+        self.prediction = np.empty((most, slots, 4, *cells), np.float32)
+        self.calls: dict[int, Call] = {
+            size: unet.bind(
+                {name: array[:size] for name, array in self._inputs.items()},
+                {"prediction": self.prediction[:size]},
+            )
+            for size in sizes
+        }
+
+    def gather(self, latents: Float, batch: list[Row], step: Step) -> None:
+        """Fill the engine's inputs for a batch."""
+        self._inputs["timestep"][:] = step.timestep
+        for index, row in enumerate(batch):
+            into, pose = self._inputs["latents"][index], self._inputs["pose"][index]
+            gather(latents, row.frames, step.scale, into[:, :4])
+            if row.conditional:
+                into[:, 4:] = self._conditions.image_latents
+                np.take(self._conditions.pose, row.frames, axis=0, out=pose, mode="clip")
+                self._inputs["embedding"][index] = self._conditions.embedding
+            else:
+                into[:, 4:] = 0
+                pose[:] = 0
+                self._inputs["embedding"][index] = 0
+
+
+class Denoiser:
+    """The step program of one clip, bound to its arrays.
+
+    With an `executor` two batches run at a time, one of them on its thread: on a CPU two batches on half
+    the threads each are faster than one after the other on all.
+    """
+
+    def __init__(
+        self,
+        unet: Engine,
+        conditions: Conditions,
+        rows: list[Row],
+        most_rows: int,
+        executor: Executor | None = None,
+    ) -> None:
+        lanes = 1 if executor is None else 2
+        size = batch_size(len(rows), most_rows, lanes)
+        self._executor = executor
+        self._batches = [rows[part] for part in batches(len(rows), size)]
+        slots = len(rows[0].frames)
+        sizes = {len(batch) for batch in self._batches}
+        self._lanes = [Lane(unet, conditions, sizes, slots) for _ in range(min(lanes, len(self._batches)))]
+        cells = conditions.image_latents.shape[1:]
         self._share = np.empty(slots, np.float32)
         self._scratch = np.empty((slots, 4, *cells), np.float32)
-        self._calls = {len(rows): self._bind(unet, len(rows)) for rows in self._batches}
-        self.latents = np.zeros((frames, 4, *cells), np.float32)
+        self.segments = len({int(row.frames[-1]) for row in rows})
+        self.latents = np.zeros((len(conditions.pose), 4, *cells), np.float32)
         """float32 [F,4,h,w]: set before the first step, read after any."""
         self.previous = np.zeros_like(self.latents)
         """The latents before the last step."""
-
-    @property
-    def segments(self) -> int:
-        """Segments in the clip."""
-        return sum(row.conditional for batch in self._batches for row in batch) or self.rows
 
     @property
     def rows(self) -> int:
@@ -102,18 +153,17 @@ class Denoiser:
             pass
 
     def run(self, step: Step) -> Iterator[int]:
-        """The same, yielding the number of segments done after every batch; until the end, latents stay."""
-        self._inputs["timestep"][:] = step.timestep
+        """The same, yielding the number of segments done now and then; until the end, latents stay."""
         following = np.multiply(self.latents, np.float32(step.keep), out=self.previous)
         done = 0
-        for batch in self._batches:
-            for index, row in enumerate(batch):
-                self._gather(index, row, step.scale)
-            self._calls[len(batch)]()
-            for index, row in enumerate(batch):
-                np.multiply(row.share, np.float32(step.push), out=self._share)
-                blend(self._prediction[index], self._share, row.frames, following, self._scratch)
-            done += len(batch)
+        for start in range(0, len(self._batches), len(self._lanes)):
+            group = list(zip(self._lanes, self._batches[start : start + len(self._lanes)], strict=False))
+            for lane, batch in group:
+                lane.gather(self.latents, batch, step)
+            self._call([lane.calls[len(batch)] for lane, batch in group])
+            for lane, batch in group:  # always in the order of the rows: the sum's last bits depend on it
+                self._blend(lane.prediction, batch, step, following)
+                done += len(batch)
             yield done * self.segments // self.rows
         self.latents, self.previous = following, self.latents
 
@@ -123,21 +173,19 @@ class Denoiser:
         x0: Float = x - np.float32(step.sigma / (step.next - step.sigma)) * (following - x)
         return x0
 
-    def _gather(self, index: int, row: Row, scale: float) -> None:
-        latents, pose = self._inputs["latents"][index], self._inputs["pose"][index]
-        gather(self.latents, row.frames, scale, latents[:, :4])
-        if row.conditional:
-            latents[:, 4:] = self._conditions.image_latents
-            np.take(self._conditions.pose, row.frames, axis=0, out=pose, mode="clip")
-            self._inputs["embedding"][index] = self._conditions.embedding
-        else:
-            latents[:, 4:] = 0
-            pose[:] = 0
-            self._inputs["embedding"][index] = 0
+    def _call(self, calls: list[Call]) -> None:
+        others = [self._executor.submit(call) for call in calls[1:]] if self._executor else []
+        try:
+            calls[0]()
+        finally:
+            wait(others)  # nobody may still write when this one leaves
+        for other in others:
+            other.result()
 
-    def _bind(self, unet: Engine, rows: int) -> Call:
-        inputs = {name: array[:rows] for name, array in self._inputs.items()}
-        return unet.bind(inputs, {"prediction": self._prediction[:rows]})
+    def _blend(self, prediction: Float, batch: list[Row], step: Step, following: Float) -> None:
+        for index, row in enumerate(batch):
+            np.multiply(row.share, np.float32(step.push), out=self._share)
+            blend(prediction[index], self._share, row.frames, following, self._scratch)
 
 
 def guidance_ramp(guidance: tuple[float, float], frames: int) -> Float:
