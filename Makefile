@@ -37,7 +37,7 @@ test-slow: setup ## the tests that take minutes
 
 lint: $(STAMP) ## ruff, the import contracts, the schema's lint
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check .
-	@.venv/bin/lint-imports
+	@$(PY) tests/contracts/lint_imports.py
 	@.venv/bin/buf lint proto
 
 # The rooms lie side by side in the repository and nested in the package; mypy sees them as the package.
