@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from mimicmotion_trt.service import AnimationServer, Client, ServiceConfig
 
 HERE = Path(__file__).parent

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from mimicmotion_trt import errors
 from mimicmotion_trt.events import STAGES, Event
 from mimicmotion_trt.limits import Limits

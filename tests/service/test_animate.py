@@ -8,6 +8,7 @@ import hashlib
 import numpy as np
 import pytest
 from conftest import script
+
 from mimicmotion_trt import Settings, errors
 from mimicmotion_trt.pose import PoseSequence
 from mimicmotion_trt.service import AsyncClient, replies

@@ -11,6 +11,7 @@ import grpc
 import psutil
 import pytest
 from conftest import hosted, script, until
+
 from mimicmotion_trt import errors
 from mimicmotion_trt.service import Client, replies
 from mimicmotion_trt.service.faults import EngineLost, Late

@@ -7,6 +7,7 @@ import time
 
 import pytest
 from conftest import hosted, script, until
+
 from mimicmotion_trt import errors
 from mimicmotion_trt.service import Client, Keep, replies
 from mimicmotion_trt.service.faults import Busy, KeyReused, NotFound
@@ -94,6 +95,7 @@ def test_positions_count_down_and_come_with_a_time(client):
     client.animate(LONG, VIDEO).result()  # something to measure
     running = client.create(LONG, VIDEO).job
     waiting = [client.create(script(frames=i + 1), VIDEO).job for i in range(3)]
+    client.cancel(client.create(script(), VIDEO).job)  # behind them all: their positions stay
     last = list(client.watch(waiting[-1]))
     queued = [event for event in last if isinstance(event, replies.Queued)]
     assert [event.position for event in queued] == [2, 1, 0]

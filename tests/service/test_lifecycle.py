@@ -18,6 +18,7 @@ import psutil
 import pytest
 from conftest import HERE, STAND_IN, Host, hosted, script, until
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
 from mimicmotion_trt import errors
 from mimicmotion_trt.service import AnimationServer, Client, ServiceConfig, Tls
 from mimicmotion_trt.service.channel import ClientTls

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import hosted
+
 from mimicmotion_trt import errors
 from mimicmotion_trt.bundles import find_bundle
 from mimicmotion_trt.media import FragmentedMp4

@@ -12,6 +12,7 @@ from typing import get_args
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from mimicmotion_trt import errors, settings
 from mimicmotion_trt.service import faults, status, wire
 from mimicmotion_trt.service.generated.mimicmotion.v1 import animation_pb2 as pb

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+
 from mimicmotion_trt.errors import Cancelled, EngineError
 from mimicmotion_trt.segments import plan_segments
 from mimicmotion_trt.service.faults import KeyReused, NotFound

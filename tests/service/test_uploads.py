@@ -11,6 +11,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from mimicmotion_trt import errors
 from mimicmotion_trt.limits import Limits
 from mimicmotion_trt.service import Client
