@@ -48,8 +48,9 @@ def _compact_windows(frames: int, segment: int, overlap: int) -> tuple[int, list
 def fusion_weights(plan: Plan, fusion: Fusion = "triangular") -> NDArray[np.float32]:
     """Weights [S,N] of each segment's prediction for each of its frames; they sum to 1 over a frame.
 
-    `triangular`: min(u, 2-u) with u = 2(k+0.5)/N for slot k (MimicMotion's code). `linear`: in the overlap
-    of two neighbours the later one's weight grows by 1/(C+1) a frame (MimicMotion, sec. 3.4).
+    `triangular`: min(u, 2-u) with u = 2(k+0.5)/N for slot k (MimicMotion's code). `linear`: over the
+    n driven frames that two neighbours share, the later one's weight grows by 1/(n+1) a frame (MimicMotion,
+    sec. 3.4).
     """
     count, slots = plan.shape
     if fusion == "triangular":
