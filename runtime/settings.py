@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
@@ -67,7 +68,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         guidance: Any = self.guidance
-        if isinstance(guidance, int | float):
+        if isinstance(guidance, numbers.Real):
             guidance = (guidance, guidance)
         object.__setattr__(self, "guidance", _pair("guidance", guidance, float))
         if self.size is not None:
@@ -94,7 +95,7 @@ class Settings:
             _number(self, name, float)
         for name, choices in (("layout", Layout), ("fusion", Fusion), ("noise", Noise)):
             allowed = get_args(choices)
-            if getattr(self, name) not in allowed:
+            if not isinstance(getattr(self, name), str) or getattr(self, name) not in allowed:
                 raise SettingsError(
                     f"{name} is {getattr(self, name)!r}.",
                     remedy=f"Choose one of {', '.join(allowed)}.",
@@ -152,14 +153,13 @@ class Settings:
 def _pair(name: str, value: Any, kind: type) -> tuple[Any, Any]:
     try:
         first, second = value
-        pair = (kind(first), kind(second))
+        return _plain(first, kind), _plain(second, kind)
     except (TypeError, ValueError, OverflowError):
         raise SettingsError(
-            f"{name} is {value!r}.", remedy="Give a pair of numbers.", field=f"settings.{name}"
+            f"{name} is {value!r}.",
+            remedy=f"Give a pair of {'whole' if kind is int else 'finite'} numbers.",
+            field=f"settings.{name}",
         ) from None
-    if kind is int and (pair[0] != first or pair[1] != second):
-        raise SettingsError(f"{name} {value!r} is not whole.", field=f"settings.{name}")
-    return pair
 
 
 def _number(settings: Settings, name: str, kind: type) -> None:
@@ -167,16 +167,20 @@ def _number(settings: Settings, name: str, kind: type) -> None:
     if value is None and _may_be_none(name):
         return
     try:
-        plain = not isinstance(value, bool | str) and kind(value) == value
+        object.__setattr__(settings, name, _plain(value, kind))
     except (TypeError, ValueError, OverflowError):
-        plain = False
-    if not plain:
         raise SettingsError(
             f"{name} is {value!r}.",
             remedy=f"Give {'a whole number' if kind is int else 'a finite number'}.",
             field=f"settings.{name}",
-        )
-    object.__setattr__(settings, name, kind(value))  # numpy scalars become plain numbers
+        ) from None
+
+
+def _plain(value: Any, kind: type) -> Any:
+    """A number, numpy's scalars included, as a plain int or float; raises if it is none or loses by that."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool) or kind(value) != value:
+        raise TypeError
+    return kind(value)
 
 
 def _may_be_none(name: str) -> bool:
