@@ -45,7 +45,7 @@ types: $(STAMP) ## mypy --strict
 	@rm -rf build/types && mkdir -p build/types/mimicmotion_trt
 	@ln -s $(CURDIR)/runtime/* $(CURDIR)/engines $(CURDIR)/export $(CURDIR)/training build/types/mimicmotion_trt/
 	@cd build/types && ../../.venv/bin/mypy --config-file ../../pyproject.toml -p mimicmotion_trt
-	@MYPYPATH=build/types .venv/bin/mypy benchmarks/*.py demo/*.py
+	@MYPYPATH=build/types:benchmarks .venv/bin/mypy benchmarks/*.py demo/*.py
 
 proto: $(STAMP) ## generate the gRPC stubs from the schema
 	@$(PY) proto/generate.py

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from mimicmotion_trt.engines import Manifest
-from mimicmotion_trt.errors import MimicMotionError, SettingsError
-from mimicmotion_trt.export.build import Options, build_bundle
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+
+from mimicmotion_trt.engines import Manifest
+from mimicmotion_trt.errors import MimicMotionError, SettingsError
+from mimicmotion_trt.export.build import Options, build_bundle
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 

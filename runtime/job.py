@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .clip import Clip
-from .errors import MimicMotionError
 from .events import Event
 
 Picture = NDArray[np.uint8]
@@ -25,7 +24,7 @@ class Job:
 
     def __init__(self) -> None:
         self._cancel = threading.Event()
-        self._error: MimicMotionError | None = None
+        self._error: BaseException | None = None
         self._clip: Clip | None = None
         self._result: Result | None = None
 
@@ -56,8 +55,10 @@ class Job:
                 if event.frames is not None:
                     self._result.append(event.frames)
                 yield event
-        except MimicMotionError as error:
-            self._error = error
+        except GeneratorExit:
+            raise  # the owner stopped looking; what is left can still be done
+        except BaseException as error:
+            self._error = error  # whatever it was: an unfinished result must not pass for a finished one
             raise
 
     def result(self, progress: Callable[[Event], None] | None = None) -> Result:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from mimicmotion_trt.errors import LimitError, MotionError
 from mimicmotion_trt.limits import Limits
 from mimicmotion_trt.media import read_pictures, write_picture

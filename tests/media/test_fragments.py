@@ -5,6 +5,7 @@ import io
 import av
 import numpy as np
 import pytest
+
 from mimicmotion_trt.errors import OutputError
 from mimicmotion_trt.media import FragmentedMp4, VideoReader
 

@@ -3,8 +3,9 @@
 import subprocess
 import sys
 
-import mimicmotion_trt.media as media
 import pytest
+
+import mimicmotion_trt.media as media
 
 
 def test_the_room_loads_nothing_heavy():

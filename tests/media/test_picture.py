@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from mimicmotion_trt.errors import LimitError, OutputError, PictureError
 from mimicmotion_trt.limits import Limits
 from mimicmotion_trt.media import fit_picture, read_picture, write_picture

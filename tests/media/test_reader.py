@@ -10,6 +10,7 @@ import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from mimicmotion_trt.errors import LimitError, MotionError
 from mimicmotion_trt.limits import Limits
 from mimicmotion_trt.media import VideoReader

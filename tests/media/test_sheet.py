@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from mimicmotion_trt.media import contact_sheet
 from mimicmotion_trt.media.sheet import _evenly
 

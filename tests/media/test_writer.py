@@ -6,6 +6,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+
 from mimicmotion_trt.errors import MotionError, OutputError
 from mimicmotion_trt.media import VideoReader, VideoWriter, read_picture
 from mimicmotion_trt.media.movie import exact_rate

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from mimicmotion_trt.pose import PoseEstimator, PoseSequence, open_estimator
 
 _ROOT = Path(__file__).parents[2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from mimicmotion_trt.pose.body import BodyDetector, BodyTracker, refine
 from mimicmotion_trt.pose.models import sigmoid
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
 from mimicmotion_trt.errors import MotionError
 from mimicmotion_trt.pose import draw_poses, iter_pose_pictures
 from mimicmotion_trt.pose.sequence import SHAPES

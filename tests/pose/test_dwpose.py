@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from mimicmotion_trt.errors import InputError, MotionError
 from mimicmotion_trt.pose import open_estimator
 from mimicmotion_trt.pose.dwpose import DwposeEstimator, decode_simcc, decode_yolox, letterbox

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from mimicmotion_trt.errors import InputError, MotionError
 from mimicmotion_trt.pose import PoseSequence, estimate_poses, open_estimator
 from mimicmotion_trt.pose.frames import shrink, single

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from mimicmotion_trt.pose.layout import FACE, face_in_body, to_openpose
 from mimicmotion_trt.pose.wholebody import from_wholebody
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from mimicmotion_trt.errors import InputError, MotionError
 from mimicmotion_trt.pose.models import Network
 

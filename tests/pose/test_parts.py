@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from mimicmotion_trt.pose.crops import Crop
 from mimicmotion_trt.pose.parts import FaceFinder, Part, PartTracker
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from mimicmotion_trt.errors import MotionError
 from mimicmotion_trt.pose import rescale_to_reference
 

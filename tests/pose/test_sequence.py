@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from mimicmotion_trt.errors import MotionError
 from mimicmotion_trt.pose import PoseSequence
 

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
 from mimicmotion_trt.errors import MotionError, OutputError
 from mimicmotion_trt.pose import PoseSequence
 from mimicmotion_trt.pose.sequence import SHAPES

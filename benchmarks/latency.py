@@ -1,0 +1,244 @@
+"""Where the time of one animation goes, stage by stage; with --compare torch, against the plain PyTorch loop.
+
+    python benchmarks/latency.py --compare torch
+
+Prints a table for people and, last, one line of JSON for machines.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from inputs import PERSON, driving_video, keypoints, picture
+from rich.console import Console
+from rich.table import Table
+
+from mimicmotion_trt.animator import Animator
+from mimicmotion_trt.errors import MimicMotionError, SettingsError
+from mimicmotion_trt.media.writer import VideoWriter
+from mimicmotion_trt.noise import latent_noise
+from mimicmotion_trt.pose import draw_poses
+from mimicmotion_trt.settings import Settings
+
+GOLDEN = Path(__file__).resolve().parent.parent / "tests" / "data" / "golden" / "tiny"
+Times = dict[str, list[float]]
+
+
+def main(
+    bundle: Annotated[str, typer.Option(help="Bundle, by name or folder.")] = "tiny",
+    frames: Annotated[int, typer.Option(help="Frames of the finished video.")] = 40,
+    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT.")] = "64x128",
+    steps: Annotated[int | None, typer.Option(help="Denoising steps; the bundle's own if not given.")] = None,
+    segment: Annotated[
+        int | None, typer.Option(help="Frames in a segment; the bundle's own if not given.")
+    ] = None,
+    overlap: Annotated[int, typer.Option(help="Frames that segments share.")] = 6,
+    threads: Annotated[int, typer.Option(help="CPU threads, for both sides of a comparison.")] = 2,
+    repeat: Annotated[int, typer.Option(help="Timed runs.", min=1)] = 5,
+    warmup: Annotated[int, typer.Option(help="Runs before, not counted.", min=0)] = 1,
+    grpc: Annotated[bool, typer.Option(help="Time the same job through a server, too.")] = True,
+    compare: Annotated[str, typer.Option(help="torch: the plain PyTorch loop on the same weights.")] = "",
+    base: Annotated[Path, typer.Option(help="Base folder that the bundle was built from.")] = GOLDEN / "svd",
+    checkpoint: Annotated[Path, typer.Option(help="Its checkpoint.")] = GOLDEN / "mimicmotion.pth",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the JSON line only.")] = False,
+) -> None:
+    """Time pose, encode, denoise, decode, media and gRPC; warm-up apart, percentiles over repeats."""
+    console = Console(quiet=as_json)
+    try:
+        width, height = map(int, size.split("x"))
+        chosen = {"steps": steps, "segment": segment}
+        animator = Animator.load(bundle, threads=threads)
+        settings = animator.settings(
+            size=(width, height),
+            overlap=overlap,
+            stride=1,
+            **{k: v for k, v in chosen.items() if v is not None},
+        )
+        if compare not in ("", "torch"):
+            raise SettingsError(f"cannot compare with {compare!r}.", remedy="Choose torch.")
+        report: dict[str, Any] = {"bundle": bundle, "frames": frames, "size": size, "threads": threads}
+        report |= {
+            "steps": settings.steps,
+            "segment": settings.segment,
+            "overlap": overlap,
+            "machine": machine(),
+        }
+        with tempfile.TemporaryDirectory() as folder:
+            video = driving_video(Path(folder) / "motion.mp4", frames)
+            report["stages"] = time_stages(animator, video, settings, repeat, warmup, console)
+            if grpc:
+                report["grpc"] = time_grpc(animator, bundle, threads, video, settings, repeat, console)
+        if compare:
+            comparison = compare_torch(
+                animator, base, checkpoint, frames, settings, threads, repeat, warmup, console
+            )
+            report["compare"] = comparison
+            report["speedup_vs_torch"] = comparison["speedup"]
+    except MimicMotionError as error:
+        Console(stderr=True).print(f"error: {error}", highlight=False)
+        raise SystemExit(1) from None
+    print(json.dumps(report))
+
+
+def time_stages(
+    animator: Animator, video: Path, settings: Settings, repeat: int, warmup: int, console: Console
+) -> dict[str, Any]:
+    """Seconds of each stage of video-to-video animation."""
+    times: Times = defaultdict(list)
+    first = 0.0
+    for run in range(warmup + repeat):
+        once = run_once(animator, video, settings)
+        if run == 0:
+            first = sum(value for key, value in once.items() if key != "denoise per step")
+        if run >= warmup:
+            for key, value in once.items():
+                times[key].append(value)
+    table = Table("stage", "median ms", "p10", "p90", title=f"one animation, {repeat} runs after {warmup}")
+    rows = {key: spread(values) for key, values in times.items()}
+    for key, row in rows.items():
+        table.add_row(key, *(f"{row[name] * 1e3:.1f}" for name in ("median", "p10", "p90")))
+    console.print(table)
+    return {"first_run_s": first, **rows}
+
+
+def run_once(animator: Animator, video: Path, settings: Settings) -> dict[str, float]:
+    """Animate and write an MP4; the seconds that each stage took."""
+    began = last = time.perf_counter()
+    clip = animator.stream(PERSON, video, settings)
+    seconds = {"media": time.perf_counter() - began}
+    seconds |= dict.fromkeys(("pose", "encode", "denoise", "denoise per step", "decode"), 0.0)
+    last = time.perf_counter()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        VideoWriter(f"{folder}/out.mp4", fps=clip.fps, size=clip.size) as out,
+    ):
+        for event in clip:
+            now = time.perf_counter()
+            seconds[event.stage] += now - last
+            if event.frames is not None:
+                for frame in event.frames:
+                    out.write(frame)
+            last = time.perf_counter()
+            seconds["media"] += last - now
+        out.close()
+        seconds["media"] += time.perf_counter() - last
+    seconds["denoise per step"] = seconds["denoise"] / settings.steps
+    seconds["total"] = time.perf_counter() - began
+    return seconds
+
+
+def time_grpc(
+    animator: Animator,
+    bundle: str,
+    threads: int,
+    video: Path,
+    settings: Settings,
+    repeat: int,
+    console: Console,
+) -> dict[str, Any]:
+    """The same job in process and through a server of this machine, in turn."""
+    from mimicmotion_trt.service.local import local_server
+
+    times: Times = defaultdict(list)
+    with local_server(bundle, threads=threads) as client, tempfile.TemporaryDirectory() as folder:
+
+        def through_grpc() -> None:
+            client.animate(PERSON, video, settings).save(Path(folder) / "grpc.mp4")
+
+        def in_process() -> None:
+            run_once(animator, video, settings)
+
+        through_grpc()
+        for _ in range(repeat):
+            for name, run in (("in process", in_process), ("through gRPC", through_grpc)):
+                times[name].append(timed(run))
+    direct, remote = (min(times[name]) for name in ("in process", "through gRPC"))
+    console.print(f"in process {direct:.3f} s, through gRPC {remote:.3f} s (fastest of {repeat})")
+    return {"in_process_s": direct, "grpc_s": remote, "overhead": remote / direct - 1}
+
+
+def compare_torch(
+    animator: Animator,
+    base: Path,
+    checkpoint: Path,
+    frames: int,
+    settings: Settings,
+    threads: int,
+    repeat: int,
+    warmup: int,
+    console: Console,
+) -> dict[str, Any]:
+    """Both loops from the same picture, pose pictures and noise to frames, in turn, in this process."""
+    from torch_loop import TorchLoop
+
+    assert settings.size is not None
+    assert settings.segment is not None
+    width, height = settings.size
+    loop = TorchLoop(base, checkpoint, animator.manifest.image, threads)
+    reference = picture(settings.size)
+    poses = draw_poses(keypoints(frames + 1), height, width, settings.canvas or 2160)
+    noise = latent_noise(settings.seed, frames + 1, settings.segment, (height // 8, width // 8))
+    kept: dict[str, Any] = {}
+
+    def ours() -> None:
+        latents = animator.sample(reference, poses, settings, initial_latents=noise)
+        kept["ours"] = animator.decode(latents)
+
+    def theirs() -> None:
+        kept["torch"] = loop(reference, poses, settings, noise)
+
+    times: Times = defaultdict(list)
+    for run in range(warmup + repeat):
+        for name, call in (("torch", theirs), ("ours", ours)):
+            seconds = timed(call)
+            if run >= warmup:
+                times[name].append(seconds)
+    difference = int(np.abs(kept["ours"].astype(int) - kept["torch"]).max())
+    ratio = statistics.median(times["torch"]) / statistics.median(times["ours"])
+    table = Table(
+        "loop", "median s", "p10", "p90", title=f"{frames} frames, {settings.steps} steps, {threads} threads"
+    )
+    for name, values in times.items():
+        row = spread(values)
+        table.add_row(name, *(f"{row[key]:.3f}" for key in ("median", "p10", "p90")))
+    console.print(table)
+    console.print(f"{ratio:.2f}x the plain PyTorch loop; largest difference of a pixel {difference}/255")
+    return {
+        "speedup": ratio,
+        "largest_difference": difference,
+        "torch": spread(times["torch"]),
+        "ours": spread(times["ours"]),
+    }
+
+
+def timed(call: Callable[[], None]) -> float:
+    """Seconds that a call takes."""
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Median and outer deciles."""
+    low, high = np.percentile(values, [10, 90])
+    return {"median": statistics.median(values), "p10": float(low), "p90": float(high)}
+
+
+def machine() -> str:
+    """What this ran on."""
+    return f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+
+
+if __name__ == "__main__":
+    typer.run(main)

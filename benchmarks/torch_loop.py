@@ -1,0 +1,116 @@
+"""The plain PyTorch loop that ours is measured against, in the reference's order of work.
+
+At every step, for every segment: PoseNet, then the U-Net once without and once with the conditions. The
+predictions are fused over segments, guided, and one Euler step is made. Eager, float32.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mimicmotion_trt.conditioning import clip_pixels, to_signed
+from mimicmotion_trt.engines import ImageStatistics
+from mimicmotion_trt.schedule import karras_sigmas
+from mimicmotion_trt.segments import plan_segments
+from mimicmotion_trt.settings import Settings
+from mimicmotion_trt.training.checkpoints import load_model
+
+
+class TorchLoop:
+    """MimicMotion in eager PyTorch; settings have to be resolved."""
+
+    def __init__(
+        self, base: str | Path, checkpoint: str | Path, image: ImageStatistics, threads: int
+    ) -> None:
+        torch.set_num_threads(threads)
+        self._model: Any = load_model(base, checkpoint)
+        self._image = image
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        picture: NDArray[np.uint8],
+        pose_frames: NDArray[np.uint8],
+        settings: Settings,
+        noise: NDArray[np.float32],
+    ) -> NDArray[np.uint8]:
+        """Frames uint8 [F,H,W,3]; picture [H,W,3], pose pictures [F,H,W,3], unit noise [F,4,h,w]."""
+        model = self._model
+        image = torch.from_numpy(to_signed(picture))[None]
+        pixels = torch.from_numpy(clip_pixels(to_signed(picture), self._image))
+        embedding = model.image_encoder(pixels).image_embeds[:, None]
+        image_latents = model.vae.encode(image).latent_dist.mode()
+        poses = torch.from_numpy(to_signed(pose_frames))
+        latents = self._denoise(poses, embedding, image_latents, settings, torch.from_numpy(noise))
+        return self._decode(latents, settings.decode_chunk)
+
+    def _denoise(
+        self, poses: Tensor, embedding: Tensor, image_latents: Tensor, settings: Settings, noise: Tensor
+    ) -> Tensor:
+        assert settings.segment
+        assert settings.sigma_min
+        assert settings.sigma_max
+        frames = len(poses)
+        plan = torch.from_numpy(plan_segments(frames, settings.segment, settings.overlap))
+        slots = plan.shape[1]
+        u = 2 * (torch.arange(slots) + 0.5) / slots
+        weight = torch.minimum(u, 2 - u)[:, None, None, None]
+        guidance = torch.linspace(*settings.guidance, frames)[:, None, None, None]
+        ids = torch.tensor([[settings.conditioning_fps - 1, settings.motion_bucket, settings.noise_aug]])
+        sigmas = karras_sigmas(settings.steps, settings.sigma_min, settings.sigma_max)
+        latents = noise * math.sqrt(float(sigmas[0]) ** 2 + 1)
+        for sigma, following in zip(map(float, sigmas[:-1]), map(float, sigmas[1:]), strict=True):
+            scaled = latents / math.sqrt(sigma**2 + 1)
+            predictions = [torch.zeros_like(latents), torch.zeros_like(latents)]
+            total = torch.zeros(frames, 1, 1, 1)
+            for segment in plan:
+                total[segment] += weight
+                for branch in (0, 1):
+                    output = self._predict(
+                        scaled, segment, branch, sigma, ids, embedding, image_latents, poses
+                    )
+                    predictions[branch][segment] += weight * output
+            without, given = (prediction / total for prediction in predictions)
+            v = without + guidance * (given - without)
+            x0 = -v * (sigma / math.sqrt(sigma**2 + 1)) + latents / (sigma**2 + 1)
+            latents = latents + (latents - x0) / sigma * (following - sigma)
+        return latents
+
+    def _predict(
+        self,
+        scaled: Tensor,
+        segment: Tensor,
+        branch: int,
+        sigma: float,
+        ids: Tensor,
+        embedding: Tensor,
+        image_latents: Tensor,
+        poses: Tensor,
+    ) -> Tensor:
+        """The U-Net's answer [N,4,h,w] for one segment and branch; PoseNet runs with the conditional one."""
+        pose = self._model.pose_net(poses[segment])[None] if branch else None
+        image = image_latents.expand(len(segment), -1, -1, -1) * branch
+        output: Tensor = self._model.unet(
+            torch.cat([scaled[segment], image], dim=1)[None],
+            torch.tensor([0.25 * math.log(sigma)]),
+            embedding * branch,
+            ids,
+            pose,
+        )[0][0]
+        return output
+
+    def _decode(self, latents: Tensor, chunk: int) -> NDArray[np.uint8]:
+        vae = self._model.vae
+        parts = [
+            vae.decode(part / vae.config.scaling_factor, num_frames=len(part)).sample
+            for part in torch.split(latents, chunk)
+        ]
+        pictures = (torch.cat(parts) * 0.5 + 0.5).clamp(0, 1) * 255
+        return pictures.to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()

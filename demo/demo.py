@@ -1,0 +1,73 @@
+"""The whole path on this machine: a server, a picture, a motion, a video. Run by `make demo`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from mimicmotion_trt.bundles import load_bundle
+from mimicmotion_trt.clip import Source
+from mimicmotion_trt.console import Reporter, explained
+from mimicmotion_trt.limits import Limits
+from mimicmotion_trt.media.picture import fit_picture, write_picture
+from mimicmotion_trt.media.reader import VideoReader
+from mimicmotion_trt.media.sheet import contact_sheet
+from mimicmotion_trt.pose import draw_poses, rescale_to_reference
+from mimicmotion_trt.service.local import local_server
+from mimicmotion_trt.settings import Settings
+
+DEMO = Path(__file__).resolve().parent
+PERSON, MOTION = DEMO / "person.jpg", DEMO / "balance.npz"
+VIDEO, SHEET = DEMO / "out.mp4", DEMO / "sheet.png"
+COLUMNS = 8
+
+
+def main() -> None:
+    """Animate the demo's picture through gRPC; write out.mp4 and sheet.png, and say where the time went."""
+    console = Console()
+    bundle = load_bundle("tiny")
+    if bundle.manifest.note:
+        console.print(f"note: {bundle.manifest.note}", style="yellow")
+    began = time.perf_counter()
+    with local_server("tiny") as client:
+        seconds = {"server start": time.perf_counter() - began}
+        settings = {"size": (64, 128)}
+        with Reporter(as_json=False) as reporter:
+            animation = client.animate(PERSON, MOTION, settings, output=VIDEO)
+            for event in animation:
+                reporter.show(event)
+        done = animation.result().done
+    seconds |= done.seconds
+    draw_sheet(Settings.from_dict({**bundle.manifest.defaults, **settings}))
+    table = Table("stage", "seconds", title=f"where the time of {done.frames} frames went")
+    for stage, value in seconds.items():
+        table.add_row(stage, f"{value:.2f}")
+    console.print(table)
+    for path in (VIDEO, SHEET):
+        console.print(f"{path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
+
+
+def draw_sheet(settings: Settings) -> None:
+    """Reference, poses and frames of the finished video in one picture."""
+    assert settings.size is not None
+    width, height = settings.size
+    source = Source.open(PERSON, MOTION, settings, (settings.size,), Limits(), None, "mediapipe", None)
+    assert source.motion.poses is not None
+    poses = rescale_to_reference(source.motion.poses, source.reference(), height, width)
+    with VideoReader(VIDEO) as reader:
+        frames = [frame for _, frame in reader.frames()]
+    drawn = draw_poses(poses, height, width, settings.canvas or 2160)
+    rows = [
+        ("reference", [fit_picture(source.picture, width, height)]),
+        ("poses", list(drawn)),
+        ("frames", frames),
+    ]
+    write_picture(SHEET, contact_sheet(rows, columns=COLUMNS))
+
+
+if __name__ == "__main__":
+    with explained():
+        main()

@@ -1,0 +1,286 @@
+"""The command line: `mimicmotion-trt animate | serve | pose | inspect`."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from . import __version__
+from .console import Reporter, as_plain, explained
+from .errors import LimitError, MotionError, SettingsError
+from .flags import Chosen, with_settings
+from .limits import Limits
+from .settings import Settings
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="One line of JSON for each event, and for the outcome.")]
+Bundle = Annotated[str, typer.Option(help="Bundle, by name or folder.")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads; every core if not given.")]
+Estimator = Annotated[str, typer.Option(help="mediapipe, or dwpose (needs its files).")]
+LimitFlags = Annotated[
+    list[str] | None, typer.Option("--limit", help="NAME=NUMBER, for instance frames=500.")
+]
+
+
+@app.callback(invoke_without_command=True)
+def version(show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """One picture of a person and a motion in, a video of that person doing that motion out."""
+    if show:
+        print(__version__)
+        raise typer.Exit
+
+
+@with_settings
+def animate(
+    *,
+    image: Annotated[Path, typer.Option(help="Picture of the person.")],
+    motion: Annotated[
+        Path, typer.Option(help="Driving video, keypoints (.npz, .json) or folder of pose pictures.")
+    ],
+    output: Annotated[
+        Path, typer.Option(help=".mp4 .mov .mkv .webm .gif, or PNGs: folder/ or folder/%04d.png.")
+    ],
+    bundle: Bundle = "tiny",
+    server: Annotated[str, typer.Option(help="HOST:PORT of a server that does the work.")] = "",
+    reference_pose: Annotated[
+        Path | None, typer.Option(help="Keypoints of the person in the picture.")
+    ] = None,
+    estimator: Estimator = "mediapipe",
+    device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
+    threads: Threads = None,
+    limit: LimitFlags = None,
+    as_json: AsJson = False,
+    chosen: Chosen,
+) -> None:
+    """Animate a picture, in this process or on a server."""
+    from .pose import PoseSequence
+
+    with explained(as_json):
+        Settings.from_dict(chosen)  # before anything is loaded
+        pose = PoseSequence.load(reference_pose) if reference_pose else None
+        with Reporter(as_json) as reporter:
+            if server:
+                done = _on_server(server, image, motion, output, pose, chosen, reporter)
+            else:
+                options = {"device": device, "threads": threads, "limits": parse_limits(limit)}
+                done = _in_process(bundle, options, image, motion, output, pose, estimator, chosen, reporter)
+        reporter.line({"event": "done", "output": str(output), **done})
+        if not as_json:
+            size = "x".join(map(str, done["size"]))
+            print(f"{output}: {done['frames']} frames, {size}, {done['fps']:g} per second")
+
+
+app.command("animate")(animate)
+
+
+def _in_process(
+    bundle: str,
+    options: dict[str, Any],
+    image: Path,
+    motion: Path,
+    output: Path,
+    pose: Any,
+    estimator: str,
+    chosen: Chosen,
+    reporter: Reporter,
+) -> dict[str, Any]:
+    from .animator import Animator
+    from .media.writer import VideoWriter
+
+    with Animator.load(bundle, **options) as animator:
+        if animator.note:
+            reporter.line({"event": "note", "note": animator.note})
+            if not reporter.as_json:
+                typer.echo(f"note: {animator.note}", err=True)
+        settings = animator.settings(**chosen)
+        clip = animator.stream(image, motion, settings, reference_pose=pose, estimator=estimator)
+        with VideoWriter(output, fps=clip.fps, size=clip.size, audio=clip.audio) as writer:
+            for event in clip:
+                reporter.show(event)
+                for frame in event.frames if event.frames is not None else ():
+                    writer.write(frame)
+        return {
+            "frames": clip.frames,
+            "fps": clip.fps,
+            "size": clip.size,
+            "settings": clip.settings.to_dict(),
+        }
+
+
+def _on_server(
+    server: str, image: Path, motion: Path, output: Path, pose: Any, chosen: Chosen, reporter: Reporter
+) -> dict[str, Any]:
+    from .media.writer import VideoWriter
+    from .service import Client
+
+    if motion.is_dir():
+        raise MotionError(
+            f"{motion} is a folder.", remedy="Send a video or keypoints to a server.", field="motion"
+        )
+    with Client(server) as client, tempfile.TemporaryDirectory() as folder:
+        if output.suffix.lower() != ".mp4":  # refused now rather than after the work
+            VideoWriter(output, fps=1, size=(64, 64)).abort()
+        received = output if output.suffix.lower() == ".mp4" else Path(folder) / "received.mp4"
+        animation = client.animate(image, motion, chosen, reference_pose=pose, output=received)
+        for event in animation:
+            reporter.show(event)
+        done = animation.result().done
+        if received != output:
+            convert(received, output)
+        return {name: value for name, value in as_plain(done).items() if name not in ("event", "sequence")}
+
+
+def convert(video: Path, output: Path) -> None:
+    """Write a video in another format, sound included."""
+    from .media.reader import VideoReader
+    from .media.writer import VideoWriter
+
+    with VideoReader(video) as reader:
+        audio = video if reader.has_audio else None
+        with VideoWriter(output, fps=reader.fps, size=reader.size, audio=audio) as writer:
+            for _, frame in reader.frames():
+                writer.write(frame)
+
+
+@app.command()
+def serve(
+    bundle: Bundle = "tiny",
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 50051,
+    device: Annotated[list[str] | None, typer.Option(help="One engine process for each; repeat.")] = None,
+    threads: Threads = None,
+    limit: LimitFlags = None,
+    max_queue: Annotated[int, typer.Option(help="Jobs that may wait.")] = 32,
+    grace: Annotated[float, typer.Option(help="Seconds that running jobs get when told to stop.")] = 30.0,
+    folder: Annotated[Path | None, typer.Option(help="Where uploads and videos lie.")] = None,
+    ready_file: Annotated[Path | None, typer.Option(help="Written with HOST:PORT once warm.")] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="PEM certificate; with --tls-key.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM key.")] = None,
+    tls_client_ca: Annotated[Path | None, typer.Option(help="Let in only clients signed by this.")] = None,
+    json_logs: Annotated[bool, typer.Option(help="Log lines as JSON.")] = False,
+) -> None:
+    """Serve `mimicmotion.v1.AnimationService` until SIGTERM, then drain."""
+    from .service import ServiceConfig, Tls
+    from .service import serve as run
+
+    with explained():
+        if (tls_cert is None) != (tls_key is None):
+            raise SettingsError("TLS needs both --tls-cert and --tls-key.", field="tls")
+        tls = Tls(tls_cert, tls_key, tls_client_ca) if tls_cert and tls_key else None
+        run(
+            ServiceConfig(
+                bundle=bundle,
+                host=host,
+                port=port,
+                devices=tuple(device or ("auto",)),
+                threads=threads,
+                limits=parse_limits(limit),
+                tls=tls,
+                max_queue=max_queue,
+                grace=grace,
+                folder=folder,
+                ready_file=ready_file,
+                json_logs=json_logs,
+            )
+        )
+
+
+@app.command()
+def pose(
+    source: Annotated[Path, typer.Argument(help="Video or picture of a person.")],
+    output: Annotated[Path, typer.Option(help="Keypoints: .npz or .json.")],
+    estimator: Estimator = "mediapipe",
+    stride: Annotated[int, typer.Option(help="Look at every n-th frame.")] = 1,
+    threads: Threads = None,
+    picture: Annotated[Path | None, typer.Option(help="Also write the poses, drawn side by side.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find the keypoints of the person in a video or picture."""
+    from .pose import estimate_poses
+
+    with explained(as_json):
+        poses = estimate_poses(source, estimator, stride=stride, threads=threads)
+        poses.save(output)
+        if picture is not None:
+            _draw_sheet(poses, picture)
+        seen = int((poses.body_score.max(axis=1) > 0).sum())
+        values = {"output": str(output), "frames": len(poses), "frames_with_person": seen, "fps": poses.fps}
+        if as_json:
+            print(json.dumps({"event": "done", **values}))
+        else:
+            print(f"{output}: {len(poses)} frames at {poses.fps:g} per second, a person in {seen}")
+
+
+def _draw_sheet(poses: Any, path: Path) -> None:
+    from .media.picture import write_picture
+    from .media.sheet import contact_sheet
+    from .pose import draw_poses
+
+    width, height = poses.size
+    scale = 256 / max(width, height)
+    chosen = poses.take(
+        [round(i * (len(poses) - 1) / 7) for i in range(8)] if len(poses) > 8 else range(len(poses))
+    )
+    drawn = draw_poses(chosen, max(1, round(height * scale)), max(1, round(width * scale)), 1024)
+    write_picture(path, contact_sheet([("poses", list(drawn))]))
+
+
+@app.command()
+def inspect(
+    bundle: Annotated[str, typer.Argument(help="Bundle, by name or folder.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest.")] = False,
+) -> None:
+    """Check a bundle's files and say what it holds."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from .bundles import load_bundle
+
+    with explained(as_json):
+        found = load_bundle(bundle)
+        manifest = found.manifest
+        if as_json:
+            print(json.dumps(json.loads(manifest.to_json())))
+            return
+        table = Table("network", "MB", "inputs and outputs", "rel. L2 error", "bound")
+        for name, network in manifest.networks.items():
+            size = sum(file.bytes for file in network.files) / 1e6
+            tensors = "\n".join(map(str, (*network.spec.inputs, *network.spec.outputs)))
+            agreement = network.agreement
+            table.add_row(name, f"{size:.1f}", tensors, f"{agreement.rel_l2:.1e}", f"{agreement.bound:.0e}")
+        console = Console()
+        console.print(
+            f"{found.folder}: {manifest.backend}, {manifest.precision}, build {manifest.build[:12]}"
+        )
+        console.print(table)
+        console.print(
+            f"sizes {list(manifest.sizes)}, rows {list(manifest.rows)}, defaults {dict(manifest.defaults)}"
+        )
+        if manifest.note:
+            console.print(f"note: {manifest.note}")
+
+
+def parse_limits(flags: list[str] | None) -> Limits:
+    """Limits of NAME=NUMBER flags; raises `LimitError`."""
+    values: dict[str, int] = {}
+    for flag in flags or ():
+        name, _, number = flag.partition("=")
+        if name not in Limits.__dataclass_fields__ or not number.isdecimal():
+            raise LimitError(
+                f"limit {flag!r} is not NAME=NUMBER.",
+                remedy=f"Names: {', '.join(Limits.__dataclass_fields__)}.",
+            )
+        values[name] = int(number)
+    return Limits(**values)
+
+
+def main() -> None:
+    """Entry point of `mimicmotion-trt`."""
+    app()

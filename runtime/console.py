@@ -1,0 +1,86 @@
+"""What commands show: a progress bar for people, lines of JSON for machines, errors with their remedy."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from .errors import MimicMotionError
+
+
+class Reporter:
+    """Shows the events of one animation, of this process or of a server."""
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+        self._bars: dict[str, Any] = {}
+        self._progress: Any = None
+
+    def __enter__(self) -> Reporter:
+        if not self.as_json:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+            from rich.progress import TimeRemainingColumn as Remaining
+
+            columns = (TextColumn("{task.description:8}"), BarColumn(), MofNCompleteColumn())
+            self._progress = Progress(
+                *columns, TimeElapsedColumn(), Remaining(), console=Console(stderr=True)
+            )
+            self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def show(self, event: Any) -> None:
+        """One event: those with a stage move that stage's bar, others are said."""
+        if self.as_json:
+            self.line(as_plain(event))
+        elif not hasattr(event, "stage"):
+            if type(event).__name__ not in ("Video", "Preview", "Done"):
+                self._progress.console.print(str(event), highlight=False, style="dim")
+        else:
+            if event.stage not in self._bars:
+                self._bars[event.stage] = self._progress.add_task(event.stage, total=None)
+            total = event.steps or None
+            self._progress.update(self._bars[event.stage], completed=event.step, total=total)
+
+    def line(self, values: dict[str, Any]) -> None:
+        """One line of JSON, if that was asked for."""
+        if self.as_json:
+            print(json.dumps(values), flush=True)
+
+
+def as_plain(event: Any) -> dict[str, Any]:
+    """An event without its pictures and bytes, ready for JSON."""
+    names = getattr(type(event), "__dataclass_fields__", {})
+    values = {"event": type(event).__name__.lower() if not hasattr(event, "stage") else "progress"}
+    for name in names:
+        value = getattr(event, name)
+        if hasattr(value, "to_dict"):
+            value = value.to_dict()
+        if isinstance(value, bytes) or hasattr(value, "shape"):
+            value = len(value)
+        if value is not None:
+            values[name] = value
+    return values
+
+
+@contextmanager
+def explained(as_json: bool = False) -> Iterator[None]:
+    """Turn our errors into a message and exit code 1, Ctrl-C into exit code 130; no traceback."""
+    try:
+        yield
+    except MimicMotionError as error:
+        if as_json:
+            values = {"event": "error", "kind": type(error).__name__, "field": error.field}
+            print(json.dumps({**values, "message": error.message, "remedy": error.remedy}), flush=True)
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
