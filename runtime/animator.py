@@ -68,8 +68,8 @@ class Animator:
 
         `threads` bounds the CPU threads of one engine call; None takes every core. Raises `BundleError`.
         """
-        if threads is not None and threads < 1:
-            raise SettingsError(f"threads is {threads}.", remedy="Choose 1 or more.", field="threads")
+        if threads is not None and not (isinstance(threads, int) and threads >= 1):
+            raise SettingsError(f"threads is {threads!r}.", remedy="Choose 1 or more.", field="threads")
         return cls(load_bundle(bundle), device=device, threads=threads, limits=limits or Limits())
 
     @property
@@ -103,6 +103,12 @@ class Animator:
         """Settings in which segment, sigmas and canvas are filled in from the bundle; size may stay None."""
         if settings is None:
             return self.settings()
+        if not isinstance(settings, Settings):
+            raise SettingsError(
+                f"settings are a {type(settings).__name__}.",
+                remedy="Give Settings, for instance animator.settings(steps=25).",
+                field="settings",
+            )
         defaults = self.manifest.defaults
         missing = {
             name: defaults[name]
@@ -199,8 +205,13 @@ class Animator:
 
         None takes the `decode_chunk` of the settings that the latents were sampled with, or the bundle's.
         """
-        chunk = chunk or getattr(latents, "decode_chunk", None) or self.settings().decode_chunk
+        if chunk is None:
+            chunk = getattr(latents, "decode_chunk", None) or self.settings().decode_chunk
         latents = check_latents(latents)
+        if chunk < 1:
+            raise SettingsError(
+                f"chunk is {chunk}.", remedy="Decode 1 frame or more at a time.", field="chunk"
+            )
         return np.concatenate(list(self.stages.decode(latents, chunk)))
 
     def condition(
@@ -278,10 +289,16 @@ def check_overlap(settings: Settings) -> None:
 
 def check_pose_frames(pose_frames: NDArray[np.uint8], settings: Settings) -> NDArray[np.uint8]:
     """uint8 [F,H,W,3] of a size that the networks take, or a `MotionError`."""
-    poses = np.asarray(pose_frames)
-    if poses.dtype != np.uint8 or poses.ndim != 4 or poses.shape[-1] != 3 or not poses.size:
+    poses = pose_frames
+    if (
+        not isinstance(poses, np.ndarray)
+        or poses.dtype != np.uint8
+        or poses.ndim != 4
+        or poses.shape[-1] != 3
+        or not poses.size
+    ):
         raise MotionError(
-            f"pose_frames are {poses.dtype}{list(poses.shape)}.",
+            f"pose_frames are {_described(poses)}.",
             remedy="Give uint8 [F,H,W,3], the reference's own pose first.",
             field="pose_frames",
         )
@@ -296,24 +313,30 @@ def check_pose_frames(pose_frames: NDArray[np.uint8], settings: Settings) -> NDA
 
 
 def check_latents(latents: Float) -> Float:
-    """float32 [F,4,h,w], or a `SettingsError`."""
-    latents = np.asarray(latents, np.float32)
-    if latents.ndim != 4 or latents.shape[1] != 4 or not latents.size:
-        raise SettingsError(f"latents are {list(latents.shape)}, not [F,4,h,w].", field="latents")
-    return latents
+    """Finite float32 [F,4,h,w], or a `SettingsError`."""
+    return check_noise(latents, (None, 4, None, None), "latents")
 
 
 def check_noise(noise: Float, shape: tuple[int | None, ...], name: str) -> Float:
     """Finite float32 of a shape (None: any size of at least 1), or a `SettingsError`."""
-    noise = np.asarray(noise, np.float32)
-    fits = noise.ndim == len(shape) and all(
-        size == (wanted or max(size, 1)) for size, wanted in zip(noise.shape, shape, strict=True)
+    try:
+        given = np.asarray(noise, np.float32)
+    except (TypeError, ValueError):  # text, ragged lists
+        given = np.empty(0, np.float32)
+    fits = given.ndim == len(shape) and all(
+        size == (wanted or max(size, 1)) for size, wanted in zip(given.shape, shape, strict=True)
     )
-    if not fits or not np.isfinite(noise).all():
+    if not fits or not np.isfinite(given).all():
         wanted = ", ".join("any" if size is None else str(size) for size in shape)
         raise SettingsError(
-            f"{name} is {list(noise.shape)}, or not finite.",
+            f"{name} is {_described(noise)}{', and not finite' if fits else ''}.",
             remedy=f"Give finite float32 [{wanted}].",
             field=name,
         )
-    return noise
+    return given
+
+
+def _described(value: object) -> str:
+    return (
+        f"{value.dtype}{list(value.shape)}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
+    )

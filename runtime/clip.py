@@ -58,10 +58,13 @@ class Source:
     ) -> Source:
         """Read the picture and the motion's header; raises `InputError`."""
         picture = read_picture(image, limits)
-        if reference_pose is not None and len(reference_pose) != 1:
+        if reference_pose is not None and not (
+            isinstance(reference_pose, PoseSequence) and len(reference_pose) == 1
+        ):
+            kind = type(reference_pose).__name__
             raise MotionError(
-                f"the reference pose has {len(reference_pose)} frames.",
-                remedy="Give one.",
+                f"the reference pose is {kind}{' of several frames' if kind == 'PoseSequence' else ''}.",
+                remedy="Give a PoseSequence of one frame, or None.",
                 field="reference_pose",
             )
         size = settings.size or nearest_size((picture.shape[1], picture.shape[0]), sizes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,11 +56,19 @@ def open_motion(motion: Any, settings: Settings, limits: Limits) -> Motion:
             remedy="Give a path, a PoseSequence, or pose pictures uint8 [F,H,W,3].",
             field="motion",
         )
-    if not isinstance(motion, bytes) and Path(motion).is_dir():
+    if not isinstance(motion, bytes) and is_folder(motion):
         return _from_folder(Path(motion), settings, limits)
     if is_keypoints(motion):
         return _from_poses(PoseSequence.load(motion), settings, limits)
     return _from_video(motion, settings, limits)
+
+
+def is_folder(source: str | Path) -> bool:
+    """Whether this is a folder; raises `MotionError` if there is nothing there."""
+    try:
+        return stat.S_ISDIR(os.stat(source).st_mode)
+    except (OSError, ValueError) as error:
+        raise _unreadable(source, error) from None
 
 
 def is_keypoints(source: str | Path | bytes) -> bool:
@@ -71,13 +81,17 @@ def is_keypoints(source: str | Path | bytes) -> bool:
         try:
             with open(source, "rb") as stream:
                 head = stream.read(64)
-        except OSError as error:
-            raise MotionError(
-                f"{source} cannot be read: {error.strerror or error}.",
-                remedy="Check the path.",
-                field="motion",
-            ) from None
+        except (OSError, ValueError) as error:
+            raise _unreadable(source, error) from None
     return head.startswith(b"PK\x03\x04") or head.lstrip().startswith(b"{")
+
+
+def _unreadable(source: str | Path, error: OSError | ValueError) -> MotionError:
+    return MotionError(
+        f"{str(source)!r:.200} cannot be read: {getattr(error, 'strerror', None) or error}.",
+        remedy="Check the path.",
+        field="motion",
+    )
 
 
 def _from_poses(poses: PoseSequence, settings: Settings, limits: Limits) -> Motion:
