@@ -68,7 +68,7 @@ class Animator:
 
         `threads` bounds the CPU threads of one engine call; None takes every core. Raises `BundleError`.
         """
-        if threads is not None and not (isinstance(threads, int) and threads >= 1):
+        if threads is not None and (type(threads) is not int or threads < 1):
             raise SettingsError(f"threads is {threads!r}.", remedy="Choose 1 or more.", field="threads")
         return cls(load_bundle(bundle), device=device, threads=threads, limits=limits or Limits())
 

@@ -25,7 +25,7 @@ class Limits:
     def __post_init__(self) -> None:
         for f in fields(self):
             value = getattr(self, f.name)
-            if not isinstance(value, int) or value < 1:
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise LimitError(f"limit {f.name} is {value!r}.", remedy="Give a positive whole number.")
 
 
