@@ -15,21 +15,21 @@ SEARCH_VARIABLE = "MIMICMOTION_BUNDLES"
 
 def find_bundle(bundle: str | Path) -> Path:
     """The folder of a bundle given by folder or by name; raises `BundleError` listing where it looked."""
-    folder = Path(bundle).expanduser()
-    if (folder / MANIFEST).is_file():
+    folder = Path(os.path.expanduser(bundle))
+    if os.path.isfile(folder / MANIFEST):  # not Path.is_file, which raises for names too long
         return folder
     places = [Path(entry) for entry in os.environ.get(SEARCH_VARIABLE, "").split(os.pathsep) if entry]
     places.append(Path(__file__).parent / "bundles")
     if len(Path(bundle).parts) == 1:
         for place in places:
-            if (place / bundle / MANIFEST).is_file():
+            if os.path.isfile(place / bundle / MANIFEST):
                 return place / bundle
-    if folder.is_dir():
+    if os.path.isdir(folder):
         raise BundleError(
             f"{folder} holds no {MANIFEST}.", remedy="Give the folder that build_engines wrote."
         )
     raise BundleError(
-        f"there is no bundle {str(bundle)!r}; looked in {', '.join(map(str, [Path.cwd(), *places]))}.",
+        f"there is no bundle {str(bundle)!r:.200}; looked in {', '.join(map(str, [Path.cwd(), *places]))}.",
         remedy=f"Build one with `python export/build_engines.py` (`make tiny` for the small one), give its folder, "
         f"or set {SEARCH_VARIABLE}.",
     )

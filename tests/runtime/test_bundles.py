@@ -1,0 +1,77 @@
+"""Finding a bundle: by folder, by name along MIMICMOTION_BUNDLES, and what is said if there is none."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from mimicmotion_trt import Animator, BundleError
+from mimicmotion_trt.bundles import SEARCH_VARIABLE, find_bundle, load_bundle
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """An empty working folder and no search path."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(SEARCH_VARIABLE, raising=False)
+
+
+def test_by_folder(bundle, monkeypatch):
+    assert find_bundle(bundle) == bundle
+    assert find_bundle(str(bundle)) == bundle
+    monkeypatch.chdir(bundle.parent)
+    assert find_bundle(bundle.name).resolve() == bundle
+    monkeypatch.setenv("HOME", str(bundle.parent))
+    assert find_bundle(f"~/{bundle.name}") == bundle
+
+
+def test_by_name_along_the_search_path(bundle, tmp_path, monkeypatch):
+    monkeypatch.setenv(SEARCH_VARIABLE, os.pathsep.join(["", str(tmp_path / "nothing"), str(bundle.parent)]))
+    assert find_bundle(bundle.name) == bundle
+    assert load_bundle(bundle.name).manifest.backend == "onnxruntime"
+
+
+def test_the_first_place_wins(bundle, tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / bundle.name).symlink_to(bundle)
+    monkeypatch.setenv(SEARCH_VARIABLE, os.pathsep.join([str(tmp_path / "mine"), str(bundle.parent)]))
+    assert find_bundle(bundle.name) == tmp_path / "mine" / bundle.name
+
+
+def test_a_path_is_not_looked_up_by_name(bundle, monkeypatch):
+    monkeypatch.setenv(SEARCH_VARIABLE, str(bundle.parent.parent))
+    with pytest.raises(BundleError):
+        find_bundle(f"{bundle.parent.name}/{bundle.name}")
+
+
+@pytest.mark.parametrize(
+    "name", ["no-such-bundle", "no/such/bundle", "", "a\0b", "x" * 5000, "~nobody-of-this-name/bundle"]
+)
+def test_where_there_is_none(name, tmp_path, monkeypatch):
+    monkeypatch.setenv(SEARCH_VARIABLE, "/some/place")
+    with pytest.raises(BundleError) as caught:
+        Animator.load(name)
+    assert caught.value.remedy
+
+
+def test_what_is_said_where_there_is_none(tmp_path, monkeypatch):
+    monkeypatch.setenv(SEARCH_VARIABLE, "/some/place")
+    with pytest.raises(BundleError) as caught:
+        find_bundle("no-such-bundle")
+    assert "'no-such-bundle'" in caught.value.message
+    assert "/some/place" in caught.value.message
+    assert str(tmp_path) in caught.value.message
+    assert "build_engines.py" in caught.value.remedy
+    assert SEARCH_VARIABLE in caught.value.remedy
+
+
+def test_a_folder_without_a_manifest(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BundleError, match=r"manifest\.json"):
+        find_bundle("empty")
+
+
+def test_a_device_that_the_bundle_is_not_for(bundle):
+    with pytest.raises(BundleError, match="cuda"):
+        Animator.load(bundle, device="cuda")
