@@ -1,0 +1,46 @@
+"""A gallery of synthetic people: `python -m mimicmotion_trt.training.synthetic --output sheet.png`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ...media.picture import write_picture
+from ...media.sheet import Row, contact_sheet
+from ...pose import draw_poses
+from ...pose.sequence import PoseSequence
+from .clip import make_clip
+
+
+def main(
+    output: Annotated[Path, typer.Option(help="Picture to write.")] = Path("sheet.png"),
+    seed: Annotated[int, typer.Option(help="First seed.", min=0)] = 0,
+    count: Annotated[int, typer.Option(help="Characters.", min=1)] = 8,
+    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of a picture.")] = "128x192",
+    motion: Annotated[Path | None, typer.Option(help="Keypoints to follow (.npz, .json).")] = None,
+    tile: Annotated[int, typer.Option(help="Height of a tile in pixels.", min=16)] = 256,
+) -> None:
+    """Write a contact sheet of characters, of one clip, and of its keypoints, true and observed."""
+    width, height = map(int, size.split("x"))
+    followed = None if motion is None else PoseSequence.load(motion)
+    people = [make_clip(seed + index, 1, height, width, blur=0.0).frames[0] for index in range(count)]
+    rows: list[Row] = [
+        (f"characters {seed + start} to {min(seed + start + 8, seed + count) - 1}", people[start : start + 8])
+        for start in range(0, count, 8)
+    ]
+    clip = make_clip(seed, 32, height, width, motion=followed)
+    canvas = max(512, min(height, width))
+    rows += [
+        ("one clip, its reference picture first", [clip.reference, *clip.frames[::4]]),
+        ("true keypoints", [draw_poses(clip.reference_pose, height, width, canvas)[0],
+                            *draw_poses(clip.truth[::4], height, width, canvas)]),
+        ("observed keypoints", [draw_poses(clip.reference_pose, height, width, canvas)[0],
+                                *draw_poses(clip.observed[::4], height, width, canvas)]),
+    ]  # fmt: skip
+    write_picture(output, contact_sheet(rows, columns=9, tile_height=tile))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,144 @@
+"""Clips of synthetic people with exact truth, from a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...errors import SettingsError
+from ...pose.sequence import PoseSequence
+from .character import Character
+from .dance import dance
+from .keypoints import observed_keypoints, true_keypoints
+from .retarget import retarget
+from .rotation import Array
+from .scenery import Picture
+from .stage import film, fitted, framed, passing_thing
+from .view import View
+
+TRAIN_SEEDS = range(0, 1_000_000)
+"""Seeds of clips and characters to train on."""
+TEST_SEEDS = range(1_000_000, 1_100_000)
+"""Seeds to test on: no character, room or dance of training is among them."""
+_SMALLEST, _LARGEST = 16, 4096
+_EXPOSURES = 3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SyntheticClip:
+    """A clip of F frames of one synthetic person."""
+
+    frames: Picture
+    """uint8 [F,H,W,3] RGB."""
+    truth: PoseSequence
+    """Exact keypoints of F frames; score 1, or low where a point is covered or outside the picture."""
+    observed: PoseSequence
+    """The same as an estimator would give them: errors that grow as the confidence falls."""
+    reference: Picture
+    """uint8 [H,W,3] RGB: the same person and room at another moment of the motion, nothing in front."""
+    reference_pose: PoseSequence
+    """Exact keypoints of the reference, one frame."""
+    masks: npt.NDArray[np.uint8]
+    """uint8 [F,H,W]: how much of each pixel is person, 255 all of it."""
+    character: Character
+
+
+def make_clip(
+    seed: int,
+    frames: int,
+    height: int,
+    width: int,
+    *,
+    fps: float = 15.0,
+    motion: PoseSequence | None = None,
+    character_seed: int | None = None,
+    blur: float | None = None,
+    occlusion: bool | None = None,
+) -> SyntheticClip:
+    """The clip of that seed: always the same bytes.
+
+    `motion`: real keypoints to follow instead of a random dance. `character_seed`: the person, `seed` if not
+    given. `blur`: the share in [0,1] of the time between frames that the shutter is open; `occlusion`:
+    whether something passes in front. Where these two are None the seed decides: one clip in six is blurred,
+    one in twelve has something passing. Raises `SettingsError` for arguments out of range.
+    """
+    _check(seed, frames, height, width, fps, character_seed, blur)
+    character = Character.from_seed(seed if character_seed is None else character_seed)
+    rng = np.random.default_rng((seed, 1))
+    chance_blur, chance_passing, amount = rng.random(3)
+    shutter = (0.4 + 0.5 * amount if chance_blur < 1 / 6 else 0.0) if blur is None else blur
+    crossing = bool(chance_passing < 1 / 12) if occlusion is None else occlusion
+    exposures = _EXPOSURES if shutter > 0 else 1
+    times = _times(rng, frames, fps, motion, shutter, exposures)
+    if motion is None:
+        skeleton = dance(character, times, np.random.default_rng((seed, 2)))
+        camera = framed(skeleton, times, height, width, np.random.default_rng((seed, 4)))
+    else:
+        skeleton = retarget(character, motion, times, np.random.default_rng((seed, 2)))
+        camera = fitted(skeleton, times, height, width, np.random.default_rng((seed, 4)))
+    passing = []
+    if crossing:
+        passing.append(passing_thing(times, exposures, height, width, np.random.default_rng((seed, 5))))
+    pictures, masks = film(character, skeleton, camera, passing, height, width, exposures)
+    sharp = slice(exposures // 2, None, exposures)
+    view = View.of(skeleton.take(sharp), camera.take(sharp))
+    truth = true_keypoints(view, character, [thing.take(sharp) for thing in passing], (width, height), fps)
+    return SyntheticClip(
+        frames=pictures[1:],
+        truth=truth[1:],
+        observed=observed_keypoints(truth[1:], view.scale[1:], np.random.default_rng((seed, 3))),
+        reference=pictures[0],
+        reference_pose=truth[0],
+        masks=masks[1:],
+        character=character,
+    )
+
+
+def iter_clips(seed: int, count: int, frames: int, height: int, width: int, **kwargs: Any) -> Iterator[SyntheticClip]:
+    """The clips of the seeds `seed` to `seed + count - 1`, one after another; arguments of `make_clip`."""
+    for index in range(count):
+        yield make_clip(seed + index, frames, height, width, **kwargs)
+
+
+def _times(
+    rng: np.random.Generator, frames: int, fps: float, motion: PoseSequence | None, shutter: float, exposures: int
+) -> Array:
+    """Seconds [(1+F)*exposures]: the reference, then the clip, each frame as its exposures."""
+    long = (frames - 1) / fps
+    if motion is None:
+        start, reference = 0.0, rng.uniform(1.5, 5.0) * rng.choice([-1, 1])
+        reference += long if reference > 0 else 0
+    else:
+        whole = (len(motion) - 1) / motion.fps
+        start = rng.uniform(0, max(whole - long, 0))
+        before, after = start, max(whole - start - long, 0)
+        outside = rng.uniform(0, before + after)
+        reference = outside if outside <= before else outside + long
+    offsets = (np.arange(exposures) - exposures // 2) / exposures * shutter / fps
+    clip = start + np.arange(frames)[:, None] / fps + offsets
+    return np.concatenate([np.full(exposures, reference), clip.ravel()])
+
+
+def _check(
+    seed: int, frames: int, height: int, width: int, fps: float, character_seed: int | None, blur: float | None
+) -> None:
+    ranges: tuple[tuple[str, float | None, float, float], ...] = (
+        ("seed", seed, 0, 2**63),
+        ("character_seed", character_seed, 0, 2**63),
+        ("frames", frames, 1, 100_000),
+        ("height", height, _SMALLEST, _LARGEST),
+        ("width", width, _SMALLEST, _LARGEST),
+        ("fps", fps, 1e-3, 1e6),
+        ("blur", blur, 0, 1),
+    )
+    for name, value, low, high in ranges:
+        if value is not None and not low <= value <= high:
+            raise SettingsError(
+                f"{name} of a synthetic clip is {value}.",
+                remedy=f"Choose {low:g} to {high:g}.",
+                field=f"synthetic.{name}",
+            )

@@ -1,0 +1,142 @@
+"""Rooms: painted once for a character, then seen through the swaying camera."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from .character import Backdrop
+from .palette import shaded
+from .view import Camera
+
+Picture = npt.NDArray[np.uint8]
+
+_SMALL = 96
+"""Pixels of the shorter side that soft rooms are painted at."""
+
+
+def paint_backdrop(backdrop: Backdrop, height: int, width: int, floor: float) -> Picture:
+    """The room, uint8 [height,width,4] with a fourth channel of 0; `floor` is where the floor begins, in
+    heights of the picture."""
+    rng = np.random.default_rng(backdrop.seed)
+    painter = {
+        "gradient": _gradient, "room": _room, "stripes": _stripes, "shapes": _shapes, "blobs": _blobs,
+    }[backdrop.kind]  # fmt: skip
+    scale = min(1.0, _SMALL / min(height, width)) if backdrop.kind in ("gradient", "blobs") else 1.0
+    rows, columns = max(2, round(height * scale)), max(2, round(width * scale))
+    painted = painter(backdrop, rng, rows, columns, floor)
+    if (rows, columns) != (height, width):
+        painted = cv2.resize(painted, (width, height), interpolation=cv2.INTER_LINEAR)
+    room = np.zeros((height, width, 4), np.uint8)
+    room[..., :3] = np.clip(painted, 0, 255)
+    return room
+
+
+def seen(room: Picture, camera: Camera, frame: int) -> Picture:
+    """The room as `camera` shows it in one frame, as large."""
+    height, width = room.shape[:2]
+    zoom, (dx, dy) = float(camera.zoom[frame]), camera.pan[frame]
+    if zoom == 1 and dx == 0 and dy == 0:
+        return room.copy()
+    matrix = np.array(
+        [[zoom, 0, (1 - zoom) * (width - 1) / 2 + dx], [0, zoom, (1 - zoom) * (height - 1) / 2 + dy]]
+    )
+    warped = cv2.warpAffine(
+        room, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
+    )
+    return np.asarray(warped, np.uint8)
+
+
+def cast_shadow(canvas: Picture, middle: tuple[float, float], reach: float) -> None:
+    """Darken the floor around `middle` in pixels, softly, `reach` pixels to each side."""
+    height, width = canvas.shape[:2]
+    wide, high = max(2, int(reach)), max(1, int(reach * 0.28))
+    left, top = int(middle[0]) - wide, int(middle[1]) - high
+    x0, y0, x1, y1 = max(left, 0), max(top, 0), min(left + 2 * wide, width), min(top + 2 * high, height)
+    if x0 >= x1 or y0 >= y1:
+        return
+    across = (np.arange(x0, x1, dtype=np.float32) - left + 0.5) / wide - 1
+    down = (np.arange(y0, y1, dtype=np.float32) - top + 0.5) / high - 1
+    dark = np.clip(1 - across**2 - down[:, None] ** 2, 0, 1) * 0.5
+    region = canvas[y0:y1, x0:x1, :3]
+    region[...] = region * (1 - dark[..., None])
+
+
+def _ramp(one: npt.ArrayLike, other: npt.ArrayLike, share: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    first, second = np.asarray(one, np.float32), np.asarray(other, np.float32)
+    return first + (second - first) * share[..., None]
+
+
+def _gradient(
+    backdrop: Backdrop, rng: np.random.Generator, height: int, width: int, floor: float
+) -> npt.NDArray[np.float32]:
+    angle = rng.uniform(0, 2 * np.pi)
+    x, y = np.linspace(-1, 1, width, dtype=np.float32), np.linspace(-1, 1, height, dtype=np.float32)
+    share = 0.5 + 0.36 * (np.float32(np.cos(angle)) * x + np.float32(np.sin(angle)) * y[:, None])
+    return _ramp(backdrop.colours[0], backdrop.colours[1], share)
+
+
+def _room(
+    backdrop: Backdrop, rng: np.random.Generator, height: int, width: int, floor: float
+) -> npt.NDArray[np.float32]:
+    wall, other, ground = backdrop.colours
+    edge = round(floor * height)
+    share = np.broadcast_to(np.linspace(0, 0.5, height, dtype=np.float32)[:, None], (height, width))
+    painted = np.ascontiguousarray(_ramp(wall, other, share))
+    if rng.random() < 0.6:  # a window, a door or a picture
+        x0, x1 = sorted(rng.uniform(0, width, 2))
+        y0, y1 = rng.uniform(0.05, 0.3) * height, rng.uniform(0.35, 1.0) * edge
+        colour = shaded(other, rng.uniform(0.6, 1.6))
+        cv2.rectangle(painted, (int(x0), int(y0)), (int(x1), int(y1)), shaded(colour, 0.6), -1)
+        rim = max(1, height // 60)
+        cv2.rectangle(
+            painted, (int(x0) + rim, int(y0) + rim), (int(x1) - rim, int(y1) - rim), colour, -1
+        )
+    below = np.linspace(0.75, 1.05, max(height - edge, 1), dtype=np.float32)[:, None, None]
+    painted[edge:] = np.asarray(shaded(ground, 0.9), np.float32) * below[: height - edge]
+    board = max(1, height // 50)
+    painted[max(edge - board, 0) : edge] = shaded(wall, 0.5)
+    return painted
+
+
+def _stripes(
+    backdrop: Backdrop, rng: np.random.Generator, height: int, width: int, floor: float
+) -> npt.NDArray[np.float32]:
+    angle, count = rng.choice([0.0, np.pi / 2, rng.uniform(0, np.pi)]), rng.uniform(2, 5)
+    x = np.arange(width, dtype=np.float32) / max(height, width)
+    y = np.arange(height, dtype=np.float32) / max(height, width)
+    phase = np.float32(np.cos(angle)) * x + np.float32(np.sin(angle)) * y[:, None]
+    share = np.clip(0.5 + 6 * np.sin(2 * np.pi * np.float32(count) * phase), 0, 1).astype(np.float32)
+    return _ramp(backdrop.colours[0], shaded(backdrop.colours[1], 0.8), share)
+
+
+def _shapes(
+    backdrop: Backdrop, rng: np.random.Generator, height: int, width: int, floor: float
+) -> npt.NDArray[np.float32]:
+    painted = _gradient(backdrop, rng, height, width, floor)
+    for index in range(int(rng.integers(3, 8))):
+        x, y = int(rng.uniform(0, width)), int(rng.uniform(0, height))
+        size = int(rng.uniform(0.06, 0.22) * max(height, width))
+        colour = shaded(backdrop.colours[1 + index % 2], rng.uniform(0.7, 1.3))
+        if rng.random() < 0.5:
+            cv2.circle(painted, (x, y), size, colour, -1, cv2.LINE_AA)
+        else:
+            angle, corners = rng.uniform(0, 2 * np.pi), int(rng.integers(3, 6))
+            turn = angle + np.arange(corners) * 2 * np.pi / corners
+            points = np.stack([x + size * np.cos(turn), y + size * np.sin(turn)], axis=-1)
+            cv2.fillConvexPoly(painted, points.astype(np.int32), colour, cv2.LINE_AA)
+    return painted
+
+
+def _blobs(
+    backdrop: Backdrop, rng: np.random.Generator, height: int, width: int, floor: float
+) -> npt.NDArray[np.float32]:
+    painted = _gradient(backdrop, rng, height, width, floor)
+    longer = max(height, width)
+    for index in range(int(rng.integers(6, 14))):
+        x, y = int(rng.uniform(0, width)), int(rng.uniform(0, height))
+        colour = shaded(backdrop.colours[index % 3], rng.uniform(0.6, 1.4))
+        cv2.circle(painted, (x, y), int(rng.uniform(0.04, 0.14) * longer), colour, -1)
+    blurred = cv2.GaussianBlur(painted, (0, 0), max(1.0, longer / 30))
+    return np.asarray(blurred, np.float32)
