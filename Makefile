@@ -9,7 +9,7 @@ PIP := $(PY) -m pip --disable-pip-version-check
 STAMP := .venv/.installed
 TINY := runtime/bundles/tiny
 GOLDEN := tests/data/golden/tiny
-RETRY = for try in 1 2 3 4; do $(1) && exit 0; echo "retrying in $$((try * 5)) s" >&2; sleep $$((try * 5)); done; exit 1
+INSTALL = $(PIP) install -q -c constraints.txt -e '.[export,train,dev]'
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -18,12 +18,12 @@ setup: $(STAMP) tiny ## make .venv with all that demo, export, training and test
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(PY) || $(PYTHON) -m venv .venv
-	@$(call RETRY,$(PIP) install -q -c constraints.txt -e '.[export,train,dev]')
+	@for wait in 5 10 20 0; do $(INSTALL) && exit 0; echo "retrying in $$wait s" >&2; sleep $$wait; done; exit 1
 	@touch $@
 
 tiny: $(STAMP) ## build the small bundle that `Animator.load("tiny")` finds (a no-op when it is there)
 	@$(PY) export/build_engines.py --base $(GOLDEN)/svd --checkpoint $(GOLDEN)/mimicmotion.pth --output $(TINY) \
-	  --size 64x128 --size 128x64 --segment 16 --default canvas=512 --default steps=8 \
+	  --size 64x128 --size 128x64 --segment 8 --default overlap=3 --default canvas=512 \
 	  --note "random weights: this bundle shows that the machinery works, its pictures show nothing yet"
 
 demo: setup ## animate a picture through a real server: demo/out.mp4 and demo/sheet.png

@@ -23,6 +23,7 @@ class OnnxRuntimeEngine:
         options.log_severity_level = 4  # what goes wrong is raised, not printed
         options.intra_op_num_threads = threads or 0
         options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session: Any = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the library raises kinds of its own, without a common base
@@ -42,6 +43,8 @@ class OnnxRuntimeEngine:
     def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Call:
         """See `Engine.bind`; the arrays live as long as the call does."""
         self._spec.check(inputs, outputs)
+        if self._session is None:
+            raise EngineError("the engine was closed.")
         binding = self._session.io_binding()
         for name, array in inputs.items():
             binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)

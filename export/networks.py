@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .rewrite import Clip, rewrite, time_conv
+from .rewrite import Clip, padded_conv, rewrite, time_conv
 
 
 class UNetEngine(nn.Module):
@@ -52,10 +52,17 @@ def _run(block: Any, x: Tensor, temb: Tensor, level: Clip, **more: Any) -> Any:
 
 
 class PoseNetEngine(nn.Module):
-    """PoseNet: pose [F,3,H,W] in [-1, 1] -> features [F,C,H/8,W/8]."""
+    """PoseNet: pose [F,3,H,W] in [-1, 1] -> features [F,C,H/8,W/8].
 
-    def __init__(self, pose_net: nn.Module) -> None:
+    The three channels between its first two convolutions are padded with zeros to eight, which vector
+    units take whole: SiLU keeps them zero, so nothing changes but the time.
+    """
+
+    def __init__(self, pose_net: Any) -> None:
         super().__init__()
+        first, _, second = pose_net.conv_layers[:3]
+        pose_net.conv_layers[0] = padded_conv(first, outputs=8)
+        pose_net.conv_layers[2] = padded_conv(second, inputs=8)
         self.pose_net = pose_net
 
     def forward(self, pose: Tensor) -> Tensor:

@@ -6,6 +6,7 @@
 - *Convolutions along time* with kernels (3,1,1) are 2-D convolutions (3,1) over [rows, C, frames, h*w].
 - *Tokens stay a matrix* [rows*frames*h*w, C], so every linear layer is one GEMM with its bias; only
   attention sees sequences. The two halves of a GEGLU are two layers, not a slice.
+- *A group norm of one channel a group* is an instance norm, whose operator applies the weights as well.
 - *Sizes come from one place* (`Clip`), so a traced graph computes each shape once, not once a layer.
 
 All but the first change only the order of float operations. The rewritten modules keep the call
@@ -57,6 +58,9 @@ def rewrite(network: nn.Module) -> nn.Module:
     for name, child in list(network.named_children()):
         form = forms.get(type(child))
         setattr(network, name, form(child) if form else rewrite(child))
+    for name, child in list(network.named_children()):
+        if isinstance(child, nn.GroupNorm) and child.num_groups == child.num_channels:
+            setattr(network, name, instance_norm(child))
     return network
 
 
@@ -227,6 +231,13 @@ class SelfAttention2d(nn.Module):
         return x.reshape(images, width, height, wide) + hidden_states
 
 
+def instance_norm(norm: nn.GroupNorm) -> nn.InstanceNorm2d:
+    """A group norm with one channel a group, as the one operator that also applies its weights."""
+    instance = nn.InstanceNorm2d(norm.num_channels, norm.eps, affine=True, device="meta")
+    instance.weight, instance.bias = norm.weight, norm.bias
+    return instance.eval()
+
+
 def split_linear(linear: nn.Linear, parts: int) -> list[nn.Linear]:
     """Linear layers that give the slices of `linear`'s output."""
     width = linear.out_features // parts
@@ -251,6 +262,24 @@ def time_conv(conv: nn.Conv3d, scale: float = 1.0) -> nn.Conv2d:
     flat.weight = nn.Parameter(conv.weight[..., 0] * scale, requires_grad=False)
     flat.bias = nn.Parameter(conv.bias * scale, requires_grad=False)
     return flat
+
+
+def padded_conv(conv: nn.Conv2d, inputs: int = 0, outputs: int = 0) -> nn.Conv2d:
+    """A convolution with channels of zeros added, up to `inputs` and `outputs` in all."""
+    more_in, more_out = max(0, inputs - conv.in_channels), max(0, outputs - conv.out_channels)
+    padded = nn.Conv2d(
+        conv.in_channels + more_in,
+        conv.out_channels + more_out,
+        (conv.kernel_size[0], conv.kernel_size[1]),
+        (conv.stride[0], conv.stride[1]),
+        conv.padding if isinstance(conv.padding, str) else (conv.padding[0], conv.padding[1]),
+        device="meta",
+    )
+    assert conv.bias is not None
+    weight = F.pad(conv.weight, (0, 0, 0, 0, 0, more_in, 0, more_out))
+    padded.weight = nn.Parameter(weight, requires_grad=False)
+    padded.bias = nn.Parameter(F.pad(conv.bias, (0, more_out)), requires_grad=False)
+    return padded
 
 
 def temporal_share(mixer: Any) -> float:

@@ -1,0 +1,71 @@
+"""Peak memory of video-to-video animation at two lengths, each in a process of its own.
+
+    python benchmarks/memory.py
+
+Decoding, poses, denoising and encoding are all streamed, so four times the frames take about the same
+memory. Prints a table and, last, one line of JSON with `growth`: the longer run's peak over the shorter's.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from inputs import PERSON, driving_video
+from rich.console import Console
+from rich.table import Table
+
+from mimicmotion_trt.animator import Animator
+from mimicmotion_trt.media.writer import VideoWriter
+
+
+def main(
+    frames: Annotated[list[int] | None, typer.Option(help="Frames of the finished video; repeat.")] = None,
+    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT.")] = "64x128",
+    bundle: Annotated[str, typer.Option(help="Bundle, by name or folder.")] = "tiny",
+    steps: Annotated[int, typer.Option(help="Denoising steps.")] = 2,
+    alone: Annotated[
+        bool, typer.Option(help="Run the one length given in this process.", hidden=True)
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the JSON line only.")] = False,
+) -> None:
+    """Measure peak memory for each number of frames."""
+    lengths = frames or [150, 600]
+    if alone:
+        print(peak(bundle, lengths[0], size, steps))
+        return
+    peaks = []
+    for length in lengths:
+        command = [sys.executable, __file__, "--alone", "--frames", str(length), "--size", size]
+        command += ["--bundle", bundle, "--steps", str(steps)]
+        peaks.append(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+    table = Table("frames", "peak MiB")
+    for length, value in zip(lengths, peaks, strict=True):
+        table.add_row(str(length), f"{value:.0f}")
+    Console(quiet=as_json).print(table)
+    print(json.dumps({"frames": lengths, "peak_mib": peaks, "growth": max(peaks) / min(peaks)}))
+
+
+def peak(bundle: str, frames: int, size: str, steps: int) -> float:
+    """MiB at the worst moment of a whole job: video in, poses, denoising, decoding, MP4 out."""
+    width, height = map(int, size.split("x"))
+    with tempfile.TemporaryDirectory() as folder, Animator.load(bundle, threads=2) as animator:
+        video = driving_video(Path(folder) / "motion.mp4", frames, size=(240, 426), fps=30.0)
+        settings = animator.settings(size=(width, height), steps=steps, stride=1)
+        clip = animator.stream(PERSON, video, settings)
+        with VideoWriter(Path(folder) / "out.mp4", fps=clip.fps, size=clip.size) as writer:
+            for event in clip:
+                for frame in event.frames if event.frames is not None else ():
+                    writer.write(frame)
+        assert writer.frames == frames
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    typer.run(main)
