@@ -202,7 +202,7 @@ def _hair(rng: np.random.Generator, skin: Colour) -> Hair:
     shares = (0.05, 0.17, 0.15, 0.13, 0.15, 0.09, 0.09, 0.09, 0.08)
     style = styles[int(rng.choice(len(styles), p=shares))]
     colours = [palette.hair(rng) for _ in range(4)]
-    colour = max(colours, key=lambda one: palette.distance(one, skin))
+    colour = next((one for one in colours if palette.distance(one, skin) > 90), colours[0])
     return Hair(style, colour, rng.uniform(0.75, 1.3), palette.vivid(rng))
 
 

@@ -20,12 +20,12 @@ from .scenery import Picture
 from .stage import film, fitted, framed, passing_thing
 from .view import View
 
-TRAIN_SEEDS = range(0, 1_000_000)
+TRAIN_SEEDS = range(1_000_000)
 """Seeds of clips and characters to train on."""
 TEST_SEEDS = range(1_000_000, 1_100_000)
 """Seeds to test on: no character, room or dance of training is among them."""
 _SMALLEST, _LARGEST = 16, 4096
-_EXPOSURES = 3
+_EXPOSURES = 5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,14 +98,21 @@ def make_clip(
     )
 
 
-def iter_clips(seed: int, count: int, frames: int, height: int, width: int, **kwargs: Any) -> Iterator[SyntheticClip]:
+def iter_clips(
+    seed: int, count: int, frames: int, height: int, width: int, **kwargs: Any
+) -> Iterator[SyntheticClip]:
     """The clips of the seeds `seed` to `seed + count - 1`, one after another; arguments of `make_clip`."""
     for index in range(count):
         yield make_clip(seed + index, frames, height, width, **kwargs)
 
 
 def _times(
-    rng: np.random.Generator, frames: int, fps: float, motion: PoseSequence | None, shutter: float, exposures: int
+    rng: np.random.Generator,
+    frames: int,
+    fps: float,
+    motion: PoseSequence | None,
+    shutter: float,
+    exposures: int,
 ) -> Array:
     """Seconds [(1+F)*exposures]: the reference, then the clip, each frame as its exposures."""
     long = (frames - 1) / fps
@@ -124,7 +131,13 @@ def _times(
 
 
 def _check(
-    seed: int, frames: int, height: int, width: int, fps: float, character_seed: int | None, blur: float | None
+    seed: int,
+    frames: int,
+    height: int,
+    width: int,
+    fps: float,
+    character_seed: int | None,
+    blur: float | None,
 ) -> None:
     ranges: tuple[tuple[str, float | None, float, float], ...] = (
         ("seed", seed, 0, 2**63),

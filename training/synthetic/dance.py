@@ -39,9 +39,7 @@ def dance(character: Character, times: Array, rng: np.random.Generator) -> Skele
     shift[:, 0, 1] = -ankles[..., 1].max(axis=1) - 1.2 * character.body.ankle_radius
     shift[:, 0, 1] -= rng.choice([0.0, 0.05]) * np.clip(waves.beat(2.0), 0, 1)  # some dances hop
     frames = (trunk.chest, trunk.pelvis, trunk.head)
-    return complete(
-        character, body + shift, hands + shift[:, None], toes + shift, frames, expression(waves)
-    )
+    return complete(character, body + shift, hands + shift[:, None], toes + shift, frames, expression(waves))
 
 
 def expression(waves: Waves) -> Expression:
@@ -72,9 +70,7 @@ def _place_trunk(character: Character, trunk: _Trunk, body: Array) -> None:
         body[:, leg[0]] = side * size.hip * trunk.pelvis[..., 0]
 
 
-def _legs(
-    character: Character, waves: Waves, trunk: _Trunk, body: Array, rng: np.random.Generator
-) -> Array:
+def _legs(character: Character, waves: Waves, trunk: _Trunk, body: Array, rng: np.random.Generator) -> Array:
     """Places knees and ankles; returns the toes [F,2,3]."""
     size = character.body
     toes = np.empty((len(body), 2, 3))

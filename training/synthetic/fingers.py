@@ -27,9 +27,7 @@ def hand_parts(view: View, character: Character, shade: Shade, side: int) -> lis
         thick = 0.085 if finger else 0.1
         for grow, colour in ((1.45, dark), (1.0, skin)):
             radii = [unit * thick * grow * share for share in (1.0, 0.92, 0.84, 0.7)]
-            fingers += [
-                Layer(tube(chain[j], chain[j + 1], radii[j], radii[j + 1]), colour) for j in range(3)
-            ]
+            fingers += [Layer(tube(chain[j], chain[j + 1], radii[j], radii[j + 1]), colour) for j in range(3)]
     return [
         Part(depth[:, [0, 5, 17]].mean(axis=1) + ARM_DEPTH + 0.006, palm),
         Part(depth[:, 5:].mean(axis=1) + ARM_DEPTH + 0.007, fingers),

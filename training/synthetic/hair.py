@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .character import Character
-from .head import surface
+from .head import RADII, surface
 from .palette import shaded
-from .shapes import Layer, Part, Shade, round_tube
+from .rotation import Array
+from .shapes import Kind, Layer, Part, Shade, round_tube
 from .view import View
 
 if TYPE_CHECKING:
@@ -22,7 +23,9 @@ _FALLING = {"bob": 0.62, "long": 1.25, "ponytail": 1.0}
 def back_parts(head: Head, view: View, character: Character, shade: Shade) -> list[Part]:
     """Hair that hangs or stands behind the head."""
     hair, unit = character.hair, head.unit
-    behind = view.skull_depth + 0.03 - 0.11 * view.skeleton.head[:, 2, 2] - 0.01
+    ahead = view.skeleton.head[:, 2, 2]
+    behind = view.skull_depth + 0.02 - 0.11 * ahead
+    behind = np.where(ahead > 0, np.minimum(behind, -0.004), behind)
     if hair.style == "afro":
         size = 1.35 + 0.25 * (hair.length - 0.75)
         ball = head.ball((0, -0.12, -0.12), size, np.array([0.45, 0.48, 0.45]))
@@ -38,13 +41,25 @@ def back_parts(head: Head, view: View, character: Character, shade: Shade) -> li
 def skull_layers(head: Head, character: Character, shade: Shade) -> list[Layer]:
     """The round of the head, below the face."""
     style = character.hair.style
+    layers = [Layer(head.ball((0, 0, 0), 1.0), shaded(character.skin, 1 - 0.2 * shade.contrast))]
     if style == "bald":
-        return [Layer(head.ball((0, 0, 0), 1.0), shaded(character.skin, 0.85))]
-    layers = []
+        return layers
     if style == "bun":
         bun = head.ball((0, -0.52, -0.2), 1.0, np.array([0.2, 0.2, 0.2]) * character.hair.length)
         layers += _layers(head, bun, character, shade)
-    return layers + _layers(head, head.ball((0, -0.03, -0.03), 1.07), character, shade)
+    if style in ("bob", "long", "afro"):
+        return layers + _layers(head, head.ball((0, -0.03, -0.03), 1.07), character, shade)
+    return layers + _layers(head, head.at(_dome()), character, shade, "hull")
+
+
+def _dome() -> Array:
+    """Points [48,3] of the skull's upper part, down to the brow in front, the ears, and the nape behind."""
+    around = np.linspace(0, 2 * np.pi, 12, endpoint=False)
+    rim = 0.07 - 0.22 * np.cos(around)
+    y = np.concatenate([rim + (-0.5 - rim) * share for share in (0.0, 0.4, 0.7, 0.93)])
+    wide = 1.07 * np.sqrt(1 - (y / 0.5) ** 2)
+    x, z = np.tile(np.sin(around), 4), np.tile(np.cos(around), 4)
+    return np.stack([RADII[0] * wide * x, 1.07 * y, RADII[2] * wide * z], axis=-1)
 
 
 def front_layers(head: Head, character: Character, shade: Shade) -> list[Layer]:
@@ -88,9 +103,16 @@ def _cap(head: Head, character: Character, shade: Shade) -> list[Layer]:
     ]
 
 
-def _layers(head: Head, outline: np.ndarray, character: Character, shade: Shade) -> list[Layer]:
+def _layers(
+    head: Head, outline: Array, character: Character, shade: Shade, kind: Kind = "convex"
+) -> list[Layer]:
     middle = outline.mean(axis=1, keepdims=True)
     return [
-        Layer(middle + (outline - middle) * size + shade.shift(head.unit * 0.45, size)[:, None], tone)
+        Layer(
+            middle + (outline - middle) * size + shade.shift(head.unit * 0.45, size)[:, None],
+            tone,
+            None,
+            kind,
+        )
         for size, tone in shade.tones(character.hair.colour)
     ]

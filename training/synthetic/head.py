@@ -55,7 +55,7 @@ def _jaw(face: Face, expression: Expression) -> Array:
 
 def _brows(face: Face, expression: Expression) -> Array:
     x = np.linspace(0.275, 0.075, 5)
-    arch = -0.16 * face.brow_height - 0.035 * np.sin(np.linspace(0.3, 2.4, 5))
+    arch = -0.165 - 0.025 * face.brow_height - 0.035 * np.sin(np.linspace(0.2, 2.6, 5))
     y = arch - 0.05 * expression.brows[:, None]
     return _both_sides(x, y, order=slice(None, None, -1))
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 
@@ -9,13 +13,14 @@ from ...pose.sequence import PoseSequence
 from .character import Character
 from .rotation import Array
 from .shapes import Flags, Layer
-from .skeleton import ARMS, LEGS, NECK
+from .skeleton import ARMS, LEFT, LEGS, NECK, RIGHT
 from .view import View
 
 HIDDEN, BURIED, OUTSIDE = 0.2, 0.5, 0.05
 """True scores of a point that something covers: at the ends of limbs, hands and face; at the trunk, where
 its place is plain all the same; and of a point outside the picture."""
 _TRUNK = (1, 2, 5, 8, 11)
+_HEAD = (0, 14, 15, 16, 17, *range(60, 128))
 _ERROR = (0.002, 0.04)
 """Standard error of a coordinate at confidence 1 and 0, in standing heights."""
 
@@ -43,7 +48,9 @@ def observed_keypoints(truth: PoseSequence, scale: Array, rng: np.random.Generat
     """
     frames = len(truth)
     points = np.concatenate([truth.body, truth.hands.reshape(frames, 42, 2), truth.face], axis=1)
-    score = np.concatenate([truth.body_score, truth.hands_score.reshape(frames, 42), truth.face_score], axis=1)
+    score = np.concatenate(
+        [truth.body_score, truth.hands_score.reshape(frames, 42), truth.face_score], axis=1
+    )
     quality = score * np.clip(1.02 - np.abs(_drift(rng, frames, 128, 0.08)), 0, 1)
     speed = np.abs(np.diff(points * truth.size, axis=0, append=points[-1:] * truth.size)).sum(axis=-1)
     quality *= np.clip(1.05 - 0.9 * speed / scale[:, None], 0.35, 1)
@@ -54,7 +61,9 @@ def observed_keypoints(truth: PoseSequence, scale: Array, rng: np.random.Generat
     confidence = np.clip(quality + rng.normal(0, 0.02, quality.shape), 0, 1)
     least, most = _ERROR
     spread = (least + (most - least) * (1 - confidence) ** 2) * scale[:, None]
-    spread[:, 18:] *= np.where(np.arange(110) < 42, 0.6, 0.4)  # hands and faces are found in crops of their own
+    spread[:, 18:] *= np.where(
+        np.arange(110) < 42, 0.6, 0.4
+    )  # hands and faces are found in crops of their own
     error = np.stack([_drift(rng, frames, 128, 1.0) for _ in range(2)], axis=-1) * spread[..., None]
     return _sequence(points + error / truth.size, confidence, truth.size, truth.fps)
 
@@ -67,40 +76,53 @@ def _drift(rng: np.random.Generator, frames: int, points: int, size: float) -> A
     return noise
 
 
+class _Rod(NamedTuple):
+    """Something round that may hide points, between two points [F,2] at two depths [F]."""
+
+    start: Array
+    end: Array
+    near: Array
+    far: Array
+    radius: float
+    """In standing heights."""
+    margin: float
+    """A point must lie this much behind it."""
+    own: tuple[int, ...] = ()
+    """Points that belong to it, which it does not hide."""
+
+
 def _covered(view: View, character: Character, pixels: Array) -> Flags:
     """Which points [F,128] lie behind a limb, the trunk or the head."""
-    body, depth = view.body, view.body_depth
-    frames, size = len(body), character.body
-    levels = np.concatenate([depth, view.hands_depth.reshape(frames, 42), np.zeros((frames, 68))], axis=1)
-    levels[:, 60:] = (view.skull_depth + 0.1)[:, None]
-    own = {index: np.zeros(128, bool) for index in range(3)}
-    own[0][list(_TRUNK)] = True  # the trunk's own points
-    own[1][[0, 14, 15, 16, 17, *range(60, 128)]] = True  # the head's
-    rods = []  # start, end, their depths, radius, how much nearer than the point, whose points to spare
-    for arm, leg, hand in zip(ARMS, LEGS, range(2), strict=True):
-        for first, last in (arm[:2], arm[1:]):
-            rods.append((body[:, first], body[:, last], depth[:, first], depth[:, last], 0.8 * size.arm_radius, 0.05, 2))
-        for first, last in (leg[:2], leg[1:]):
-            rods.append((body[:, first], body[:, last], depth[:, first], depth[:, last], size.knee_radius, 0.08, 2))
-        palm = view.hands[:, hand, [0, 9]]
-        reach = view.hands_depth[:, hand, [0, 9]]
-        rods.append((palm[:, 0], palm[:, 1], reach[:, 0], reach[:, 1], 0.2 * size.hand, 0.05, 2))
-        zero = np.zeros(frames)
-        inner = 0.7 * body[:, [arm[0], leg[0]]] + 0.3 * np.stack([body[:, NECK], view.hips], axis=1)
-        rods.append((inner[:, 0], inner[:, 1], zero, zero, 0.6 * size.waist, 0.025, 0))
+    frames = len(pixels)
+    face = np.broadcast_to((view.skull_depth + 0.1)[:, None], (frames, 68))
+    levels = np.concatenate([view.body_depth, view.hands_depth.reshape(frames, 42), face], axis=1)
+    covered = np.zeros((frames, pixels.shape[1]), bool)
+    for rod in _rods(view, character):
+        along, away = (rod.end - rod.start)[:, None], pixels - rod.start[:, None]
+        share = np.clip((away * along).sum(-1) / np.maximum((along**2).sum(-1), 1e-9), 0, 1)
+        gap = ((away - share[..., None] * along) ** 2).sum(-1)
+        level = rod.near[:, None] + (rod.far - rod.near)[:, None] * share
+        hides = (gap < (rod.radius * view.scale[:, None]) ** 2) & (level > levels + rod.margin)
+        hides[:, list(rod.own)] = False
+        covered |= hides
+    return covered
+
+
+def _rods(view: View, character: Character) -> Iterator[_Rod]:
+    body, depth, size = view.body, view.body_depth, character.body
+    for side in (LEFT, RIGHT):
+        arm, leg, palm = ARMS[side], LEGS[side], [0, 9]
+        for chain, radius, margin in ((arm, 0.8 * size.arm_radius, 0.05), (leg, size.knee_radius, 0.08)):
+            for one, two in pairwise(chain):
+                yield _Rod(body[:, one], body[:, two], depth[:, one], depth[:, two], radius, margin)
+        ends, levels = view.hands[:, side, palm], view.hands_depth[:, side, palm]
+        yield _Rod(ends[:, 0], ends[:, 1], levels[:, 0], levels[:, 1], 0.2 * size.hand, 0.05)
+        top = 0.7 * body[:, arm[0]] + 0.3 * body[:, NECK]
+        low = 0.7 * body[:, leg[0]] + 0.3 * view.hips
+        level = np.zeros(len(body))  # depths are measured from the trunk
+        yield _Rod(top, low, level, level, 0.6 * size.waist, 0.025, _TRUNK)
     head = view.skull_depth + 0.03
-    rods.append((view.skull, view.skull + 1e-3, head, head, 0.38 * size.head, 0.03, 1))
-    start, end = (np.stack([rod[i] for rod in rods], axis=1)[:, None] for i in (0, 1))
-    near, far = (np.stack([rod[i] for rod in rods], axis=1)[:, None] for i in (2, 3))
-    radius, margin = (np.array([rod[i] for rod in rods]) for i in (4, 5))
-    spared = np.stack([own[rod[6]] for rod in rods], axis=-1)
-    along, away = end - start, pixels[:, :, None] - start
-    share = np.clip((away * along).sum(-1) / np.maximum((along**2).sum(-1), 1e-9), 0, 1)
-    gap = ((away - share[..., None] * along) ** 2).sum(-1)
-    level = near + (far - near) * share
-    hides = (gap < (radius * view.scale[:, None, None]) ** 2) & (level > levels[..., None] + margin)
-    flags: Flags = (hides & ~spared).any(axis=-1)
-    return flags
+    yield _Rod(view.skull, view.skull, head, head, 0.38 * size.head, 0.03, _HEAD)
 
 
 def _averted(view: View, character: Character) -> Flags:
@@ -120,7 +142,7 @@ def _inside(pixels: Array, layer: Layer) -> Flags:
     edge = np.roll(start, -1, axis=1) - start
     away = pixels[:, :, None] - start[:, None]
     side = edge[:, None, :, 0] * away[..., 1] - edge[:, None, :, 1] * away[..., 0]
-    within: Flags = (side >= 0).all(axis=-1) | (side <= 0).all(axis=-1)
+    within: Flags = np.logical_or((side >= 0).all(axis=-1), (side <= 0).all(axis=-1))
     return within if layer.shown is None else within & layer.shown[:, None]
 
 

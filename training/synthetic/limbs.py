@@ -9,8 +9,10 @@ from .shapes import Layer, Part, Shade, between, round_tube, tube
 from .skeleton import ARMS, LEGS, SIDES
 from .view import View
 
-ARM_DEPTH, LEG_DEPTH = 0.02, -0.03
+ARM_DEPTH, LEG_DEPTH = 0.02, -0.06
 """Arms that hang beside the trunk lie over it, legs under it."""
+_FIRST, _SECOND = (1.0, 0.8), (0.78, 1.0)
+"""How wide the dark rims are at the ends of a limb's first and second bone, which meet in the joint."""
 
 
 def arm_parts(view: View, character: Character, shade: Shade, side: int) -> list[Part]:
@@ -19,10 +21,12 @@ def arm_parts(view: View, character: Character, shade: Shade, side: int) -> list
     shoulder, elbow, wrist = (view.body[:, joint] for joint in ARMS[side])
     depths = [view.body_depth[:, joint] for joint in ARMS[side]]
     radii = [view.scale * r for r in (size.arm_radius, 0.8 * size.arm_radius, size.wrist_radius)]
-    upper = _limb(shoulder, elbow, radii[0], radii[1], character.skin, top, min(top.cover, 1), shade)
-    lower = _limb(elbow, wrist, radii[1], radii[2], character.skin, top, max(top.cover - 1, 0), shade)
+    upper = _limb(shoulder, elbow, radii[0], radii[1], character.skin, top, min(top.cover, 1), shade, _FIRST)
+    lower = _limb(
+        elbow, wrist, radii[1], radii[2], character.skin, top, max(top.cover - 1, 0), shade, _SECOND
+    )
     if top.pattern == "two-tone" and top.cover > 1:
-        upper = _limb(shoulder, elbow, radii[0], radii[1], character.skin, top, 1, shade, top.second)
+        upper = _limb(shoulder, elbow, radii[0], radii[1], character.skin, top, 1, shade, _FIRST, top.second)
     return [
         Part((depths[0] + depths[1]) / 2 + ARM_DEPTH, upper),
         Part((depths[1] + depths[2]) / 2 + ARM_DEPTH + 0.001, lower),
@@ -35,8 +39,11 @@ def leg_parts(view: View, character: Character, shade: Shade, side: int) -> list
     hip, knee, ankle = (view.body[:, joint] for joint in LEGS[side])
     depths = [view.body_depth[:, joint] for joint in LEGS[side]]
     radii = [view.scale * r for r in (size.thigh_radius, size.knee_radius, size.ankle_radius)]
-    thigh = _limb(hip, knee, radii[0], radii[1], character.skin, bottom, min(bottom.cover, 1), shade)
-    shin = _limb(knee, ankle, radii[1], radii[2], character.skin, bottom, max(bottom.cover - 1, 0), shade)
+    covered = 0.0 if bottom.skirt else min(bottom.cover, 1)
+    thigh = _limb(hip, knee, radii[0], radii[1], character.skin, bottom, covered, shade, _FIRST)
+    shin = _limb(
+        knee, ankle, radii[1], radii[2], character.skin, bottom, max(bottom.cover - 1, 0), shade, _SECOND
+    )
     if bottom.cover <= 1:
         sock = between(ankle, knee, 0.16)
         shin += round_tube(sock, ankle, radii[2] * 1.15, radii[2] * 1.1, character.socks, shade)
@@ -57,13 +64,14 @@ def leg_parts(view: View, character: Character, shade: Shade, side: int) -> list
 
 def _limb(
     start: Array, end: Array, wide: Array, narrow: Array, skin: Colour, garment: Garment, cover: float,
-    shade: Shade, colour: Colour | None = None,
+    shade: Shade, joints: tuple[float, float], colour: Colour | None = None,
 ) -> list[Layer]:  # fmt: skip
-    layers = [] if cover >= 1 else round_tube(start, end, wide, narrow, skin, shade)
+    layers = [] if cover >= 1 else round_tube(start, end, wide, narrow, skin, shade, joints)
     if cover > 0:
         hem = between(start, end, cover)
         at_hem = (wide + (narrow - wide) * cover) * garment.loose
-        layers += round_tube(start, hem, wide * garment.loose, at_hem, colour or garment.colour, shade)
+        ends = (joints[0], joints[1] if cover >= 1 else 1.0)
+        layers += round_tube(start, hem, wide * garment.loose, at_hem, colour or garment.colour, shade, ends)
     return layers
 
 

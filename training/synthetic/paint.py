@@ -78,4 +78,5 @@ def light_up(pictures: npt.NDArray[np.float32], light: Light) -> Picture:
     x, y = np.linspace(-1, 1, width), np.linspace(-1, 1, height)[:, None]
     far = np.clip(0.5 - 0.4 * light.side * x + 0.25 * y, 0, 1)
     gain = (1 - light.falloff * far).astype(np.float32)
-    return np.rint(pictures[..., :3] * gain[..., None]).clip(0, 255).astype(np.uint8)
+    lit: Picture = np.rint(pictures[..., :3] * gain[..., None]).clip(0, 255).astype(np.uint8)
+    return lit

@@ -17,6 +17,7 @@ _HAIR = (
     (24, 20, 20), (52, 34, 24), (88, 56, 32), (128, 82, 44), (176, 126, 66), (222, 184, 110),
     (150, 62, 28), (196, 92, 44), (150, 148, 146), (226, 224, 218),
 )  # fmt: skip
+_PLAIN = 105.0  # distance of two colours that nobody mixes up
 _NEUTRAL = ((28, 28, 32), (240, 240, 236), (130, 132, 138), (204, 186, 154), (70, 58, 52), (38, 50, 92))
 
 
@@ -44,9 +45,13 @@ def cloth(rng: np.random.Generator) -> Colour:
 
 
 def apart(rng: np.random.Generator, others: list[Colour], tries: int = 6) -> Colour:
-    """The vivid colour of several that is farthest from all `others`."""
+    """A colour of cloth, of `tries` the first that is plainly another than all `others`, or the farthest."""
     candidates = [cloth(rng) for _ in range(tries)]
-    return max(candidates, key=lambda colour: min(distance(colour, other) for other in others))
+    gaps = [min(distance(colour, other) for other in others) for colour in candidates]
+    for colour, gap in zip(candidates, gaps, strict=True):
+        if gap > _PLAIN:
+            return colour
+    return candidates[int(np.argmax(gaps))]
 
 
 def distance(one: Colour, other: Colour) -> float:

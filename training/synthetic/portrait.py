@@ -28,7 +28,8 @@ class Head:
 
     def at(self, points: Array) -> Array:
         """[P,3] of the head to pixels [F,P,2]."""
-        return self.middle[:, None] + np.einsum("fij,pj->fpi", self.axes[:, :2], points)
+        placed: Array = self.middle[:, None] + np.einsum("fij,pj->fpi", self.axes[:, :2], points)
+        return placed
 
     def ball(self, middle: tuple[float, float, float], size: float, radii: Array | None = None) -> Array:
         """The outline [F,20,2] of an ellipsoid: the skull's own radii times `size` unless given."""
@@ -84,7 +85,9 @@ def _features(head: Head, view: View, character: Character) -> list[Layer]:
     face, skin = view.face, character.skin
     nose = np.stack([face[:, 27], face[:, 31], face[:, 33], face[:, 35]], axis=1)
     layers = [Layer(nose, shaded(skin, 0.84), front, "hull")]
-    layers.append(Layer(tube(face[:, 28], face[:, 30], head.unit * 0.02, head.unit * 0.035), shaded(skin, 1.1), front))
+    layers.append(
+        Layer(tube(face[:, 28], face[:, 30], head.unit * 0.02, head.unit * 0.035), shaded(skin, 1.1), front)
+    )
     for eye, brow, side in (((36, 42), (17, 22), -1.0), ((42, 48), (22, 27), 1.0)):
         shown = head.faces((side * 0.45, 0, 1))
         layers += _eye(head, face[:, slice(*eye)], character, shown)
@@ -103,7 +106,7 @@ def _eye(head: Head, ring: Array, character: Character, shown: Flags) -> list[La
         layers.append(Layer(disc(middle, rim * 0.76), shaded(character.skin, 1.12), shown))
     open_ = np.linalg.norm(ring[:, 1:3].mean(axis=1) - ring[:, 4:].mean(axis=1), axis=-1)
     radius = np.minimum(head.unit * 0.048 * character.face.eye_size, open_ * 0.62)
-    lid = head.unit[:, None, None] * 0.022 * np.array([0.0, -1.0])
+    lid = head.unit[:, None, None] * 0.016 * np.array([0.0, -1.0])
     lashes = np.concatenate([ring[:, :4] + lid, ring[:, 3::-1] - 0.3 * lid], axis=1)
     layers.append(Layer(ring, _WHITE, shown))
     layers.append(Layer(disc(middle, radius), character.face.iris, shown))
@@ -113,7 +116,9 @@ def _eye(head: Head, ring: Array, character: Character, shown: Flags) -> list[La
 
 
 def _brow(head: Head, points: Array, character: Character, shown: Flags) -> Layer:
-    up = head.axes[:, None, :2, 1] * -0.03 * character.face.brow_thickness
+    up = head.axes[:, None, :2, 1] * -0.022 * character.face.brow_thickness
     style = character.hair.style
-    colour = shaded(character.hair.colour, 0.7) if style not in ("bald", "cap") else shaded(character.skin, 0.4)
+    colour = (
+        shaded(character.hair.colour, 0.7) if style not in ("bald", "cap") else shaded(character.skin, 0.4)
+    )
     return Layer(np.concatenate([points + up, points[:, ::-1] - 0.5 * up], axis=1), colour, shown, "any")

@@ -29,8 +29,10 @@ def roll(angle: Array) -> Array:
 
 def turn(matrix: Array, vector: Array) -> Array:
     """[F,3,3] applied to [F,3] or [3]: [F,3]."""
-    turned: Array = np.einsum("fij,...j->fi", matrix, vector) if vector.ndim == 1 else np.einsum(
-        "fij,fj->fi", matrix, vector
+    turned: Array = (
+        np.einsum("fij,...j->fi", matrix, vector)
+        if vector.ndim == 1
+        else np.einsum("fij,fj->fi", matrix, vector)
     )
     return turned
 

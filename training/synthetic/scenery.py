@@ -27,7 +27,8 @@ def paint_backdrop(backdrop: Backdrop, height: int, width: int, floor: float) ->
     rows, columns = max(2, round(height * scale)), max(2, round(width * scale))
     painted = painter(backdrop, rng, rows, columns, floor)
     if (rows, columns) != (height, width):
-        painted = cv2.resize(painted, (width, height), interpolation=cv2.INTER_LINEAR)
+        larger = cv2.resize(painted, (width, height), interpolation=cv2.INTER_LINEAR)
+        painted = np.asarray(larger, np.float32)
     room = np.zeros((height, width, 4), np.uint8)
     room[..., :3] = np.clip(painted, 0, 255)
     return room
@@ -63,7 +64,9 @@ def cast_shadow(canvas: Picture, middle: tuple[float, float], reach: float) -> N
     region[...] = region * (1 - dark[..., None])
 
 
-def _ramp(one: npt.ArrayLike, other: npt.ArrayLike, share: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def _ramp(
+    one: npt.ArrayLike, other: npt.ArrayLike, share: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float32]:
     first, second = np.asarray(one, np.float32), np.asarray(other, np.float32)
     return first + (second - first) * share[..., None]
 
@@ -74,7 +77,7 @@ def _gradient(
     angle = rng.uniform(0, 2 * np.pi)
     x, y = np.linspace(-1, 1, width, dtype=np.float32), np.linspace(-1, 1, height, dtype=np.float32)
     share = 0.5 + 0.36 * (np.float32(np.cos(angle)) * x + np.float32(np.sin(angle)) * y[:, None])
-    return _ramp(backdrop.colours[0], backdrop.colours[1], share)
+    return _ramp(backdrop.colours[0], backdrop.colours[1], share.astype(np.float32))
 
 
 def _room(
@@ -90,9 +93,7 @@ def _room(
         colour = shaded(other, rng.uniform(0.6, 1.6))
         cv2.rectangle(painted, (int(x0), int(y0)), (int(x1), int(y1)), shaded(colour, 0.6), -1)
         rim = max(1, height // 60)
-        cv2.rectangle(
-            painted, (int(x0) + rim, int(y0) + rim), (int(x1) - rim, int(y1) - rim), colour, -1
-        )
+        cv2.rectangle(painted, (int(x0) + rim, int(y0) + rim), (int(x1) - rim, int(y1) - rim), colour, -1)
     below = np.linspace(0.75, 1.05, max(height - edge, 1), dtype=np.float32)[:, None, None]
     painted[edge:] = np.asarray(shaded(ground, 0.9), np.float32) * below[: height - edge]
     board = max(1, height // 50)

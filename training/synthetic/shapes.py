@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .palette import Colour, shaded
-from .rotation import Array, unit
+from .rotation import Array
 
 Kind = Literal["convex", "any", "hull"]
 Flags = npt.NDArray[np.bool_]
@@ -68,24 +68,34 @@ class Shade:
 
 def tube(start: Array, end: Array, wide: Array, narrow: Array) -> Array:
     """A tapered rod with round ends: points [F,2], radii [F]; [F,12,2]."""
-    along = unit(end - start)
-    along = np.where(np.abs(along).sum(axis=-1, keepdims=True) < 0.5, np.array([0.0, 1.0]), along)
-    normal = np.stack([-along[:, 1], along[:, 0]], axis=-1)
-    cosine, sine = np.cos(_ARC)[:, None], np.sin(_ARC)[:, None]
-    cap = cosine * along[:, None] + sine * normal[:, None]
+    cap = _cap(start, end)
     first = start[:, None] + wide[:, None, None] * cap
     last = end[:, None] - narrow[:, None, None] * cap
     return np.concatenate([first, last], axis=1)
 
 
 def round_tube(
-    start: Array, end: Array, wide: Array, narrow: Array, colour: Colour, shade: Shade
-) -> list[Layer]:
-    """A rod that looks round."""
-    return [
-        Layer(tube(start + shade.shift(wide, size), end + shade.shift(narrow, size), wide * size, narrow * size), tone)
-        for size, tone in shade.tones(colour)
-    ]
+    start: Array, end: Array, wide: Array, narrow: Array, colour: Colour, shade: Shade,
+    joints: tuple[float, float] = (1.0, 1.0),
+) -> list[Layer]:  # fmt: skip
+    """A rod that looks round. `joints` narrow the dark rim at its two ends, where the next rod goes on."""
+    cap, layers = _cap(start, end), []
+    for index, (size, tone) in enumerate(shade.tones(colour)):
+        first, last = joints if index == 0 else (1.0, 1.0)
+        head = (start + shade.shift(wide, size))[:, None] + (wide * size * first)[:, None, None] * cap
+        tail = (end + shade.shift(narrow, size))[:, None] - (narrow * size * last)[:, None, None] * cap
+        layers.append(Layer(np.concatenate([head, tail], axis=1), tone))
+    return layers
+
+
+def _cap(start: Array, end: Array) -> Array:
+    """Half a circle [F,6,2] of radius 1 at the rod's start."""
+    along = end - start
+    length = np.hypot(along[:, 0], along[:, 1])[:, None]
+    along = np.where(length < 1e-6, (0.0, 1.0), along / np.maximum(length, 1e-6))
+    normal = np.stack([-along[:, 1], along[:, 0]], axis=-1)
+    cap: Array = np.cos(_ARC)[:, None] * along[:, None] + np.sin(_ARC)[:, None] * normal[:, None]
+    return cap
 
 
 def ellipse(middle: Array, axes: Array) -> Array:
@@ -106,7 +116,8 @@ def ellipse(middle: Array, axes: Array) -> Array:
 def disc(middle: Array, radius: Array) -> Array:
     """A circle's outline [F,10,2]."""
     ring = np.stack([np.cos(_RING[::2]), np.sin(_RING[::2])], axis=-1)
-    return middle[:, None] + radius[:, None, None] * ring
+    outline: Array = middle[:, None] + radius[:, None, None] * ring
+    return outline
 
 
 def between(start: Array, end: Array, share: float) -> Array:

@@ -36,7 +36,7 @@ def fitted(skeleton: Skeleton, times: Array, height: int, width: int, rng: np.ra
     points = skeleton.body[..., :2].reshape(-1, 2)
     low, high = points.min(axis=0) - _HEAD_ROOM, points.max(axis=0) + 0.6 * _HEAD_ROOM
     scale = min(0.95 * height / (high[1] - low[1]), 0.95 * width / (high[0] - low[0]))
-    scale = max(min(scale, 0.85 * height), 0.25 * height)
+    scale = max(min(scale, 0.85 * height), 0.45 * height)
     waves = Waves(rng, times, 0.5, 1.0)
     at = np.array([0.5 * width, 0.5 * height])
     return handheld(waves, rng, height, width, scale, (low + high) / 2, at)
@@ -62,7 +62,7 @@ def film(
     exposures: int,
 ) -> tuple[Picture, npt.NDArray[np.uint8]]:  # fmt: skip
     """Pictures uint8 [F,height,width,3] and masks uint8 [F,height,width] of F * `exposures` poses."""
-    times = int(np.clip(np.ceil(256 / min(height, width)), 2, 4))
+    times = int(np.clip(np.ceil(192 / min(height, width)), 2, 4))
     large = camera.larger(times)
     floor = float(np.clip(camera.offset[:, 1].mean() / height - 0.1, 0.55, 0.95))
     room = paint_backdrop(character.backdrop, height * times, width * times, floor)

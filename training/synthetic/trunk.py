@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .character import Character
+from .limbs import LEG_DEPTH
 from .palette import Colour
 from .rotation import Array, unit
 from .shapes import Layer, Part, Shade, between, round_tube
@@ -54,7 +55,7 @@ class Trunk:
         middle = (left + right) / 2
         outline = np.concatenate([left, right[:, ::-1]], axis=1)
         centre = np.concatenate([middle, middle[:, ::-1]], axis=1)
-        shrunk = centre + (outline - centre) * size
+        shrunk: Array = centre + (outline - centre) * size
         return shrunk if shift is None else shrunk + shift[:, None]
 
     def patch(self, top: float, bottom: float, angle: float, half: float) -> Array:
@@ -77,7 +78,9 @@ def trunk_parts(view: View, character: Character, shade: Shade) -> list[Part]:
     hips = round_tube(left, right, radius, radius, character.bottom.colour, shade)
     parts = [Part(zero - 0.01, hips), Part(zero, _shirt(trunk, view, character, shade))]
     if character.bottom.skirt:
-        parts.append(Part(zero + 0.004, _skirt(trunk, view, character, shade)))
+        thighs = np.stack([view.body_depth[:, leg[:2]].mean(axis=1) for leg in LEGS])
+        over = np.maximum(thighs.max(axis=0) + LEG_DEPTH, 0) + 0.004
+        parts.append(Part(over, _skirt(trunk, view, character, shade)))
     chin = between(view.body[:, NECK], view.skull, 0.6)
     thick = view.scale * size.neck_radius
     neck = round_tube(view.body[:, NECK], chin, thick * 1.15, thick, character.skin, shade)
@@ -105,7 +108,9 @@ def _cloth(
 ) -> list[Layer]:
     radius = view.scale * character.body.shoulder
     return [
-        Layer(trunk.band(top, bottom, 0.35 + 0.65 * size, shade.shift(radius, size) * [1, 0]), tone, None, "any")
+        Layer(
+            trunk.band(top, bottom, 0.35 + 0.65 * size, shade.shift(radius, size) * [1, 0]), tone, None, "any"
+        )
         for size, tone in shade.tones(colour)
     ]
 
