@@ -1,0 +1,116 @@
+"""The commands as a user types them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+import mimicmotion_trt as mm
+from mimicmotion_trt.flags import field_docs
+from mimicmotion_trt.media.reader import VideoReader
+
+DEMO = Path(__file__).parents[2] / "demo"
+PERSON, MOTION = DEMO / "person.jpg", DEMO / "balance.npz"
+
+
+def command(*words: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run `mimicmotion-trt` and check its exit code."""
+    line = [sys.executable, "-m", "mimicmotion_trt", *map(str, words)]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=120)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def test_every_field_of_settings_is_a_flag_with_its_own_words() -> None:
+    text = " ".join(command("animate", "--help").stdout.split())
+    docs = field_docs(mm.Settings)
+    for field in fields(mm.Settings):
+        assert f"--{field.name.replace('_', '-')} " in text
+        assert docs[field.name].split()[0] in text
+
+
+def test_animate_writes_the_video_that_was_asked_for(bundle: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.mp4"
+    done = command(
+        "animate", "--image", PERSON, "--motion", MOTION, "--output", output, "--bundle", bundle, "--json",
+        "--steps", 2, "--guidance", 1, 1.5, "--size", "128x64", "--frames", 5, "--stride", 2,
+    )  # fmt: skip
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert next(e["stage"] for e in events if e["event"] == "progress") == "pose"
+    last = events[-1]
+    assert (last["event"], last["frames"], last["fps"], last["size"]) == ("done", 5, 15.0, [128, 64])
+    assert last["settings"]["guidance"] == [1.0, 1.5]
+    with VideoReader(output) as video:
+        assert len(list(video.frames())) == 5
+        assert (video.size, video.fps) == ((128, 64), 15.0)
+
+
+def test_the_same_seed_gives_the_same_file(bundle: Path, tmp_path: Path) -> None:
+    made = []
+    for seed, name in ((3, "a.mp4"), (3, "b.mp4"), (4, "c.mp4")):
+        words = ("--bundle", bundle, "--steps", 1, "--frames", 2, "--size", "64x64", "--seed", seed)
+        command("animate", "--image", PERSON, "--motion", MOTION, "--output", tmp_path / name, *words)
+        made.append((tmp_path / name).read_bytes())
+    assert made[0] == made[1] != made[2]
+
+
+def test_pose_finds_the_person_and_animate_takes_what_it_wrote(bundle: Path, tmp_path: Path) -> None:
+    keypoints, sheet, frames = tmp_path / "person.json", tmp_path / "sheet.png", tmp_path / "frames"
+    said = command("pose", PERSON, "--output", keypoints, "--picture", sheet).stdout
+    assert "a person in 1" in said
+    assert sheet.stat().st_size > 0
+    assert mm.PoseSequence.load(keypoints).body_score[0, 0] > 0.5
+    words = (
+        "--reference-pose",
+        keypoints,
+        "--bundle",
+        bundle,
+        "--steps",
+        1,
+        "--frames",
+        3,
+        "--size",
+        "64x64",
+    )
+    command(
+        "animate", "--image", PERSON, "--motion", MOTION, "--output", f"{frames}/%03d.png", *words, code=1
+    )
+    frames.mkdir()
+    command("animate", "--image", PERSON, "--motion", MOTION, "--output", f"{frames}/%03d.png", *words)
+    assert sorted(path.name for path in frames.iterdir()) == ["001.png", "002.png", "003.png"]
+
+
+def test_inspect_checks_a_bundle(bundle: Path, tmp_path: Path) -> None:
+    said = command("inspect", bundle).stdout
+    assert "vae_decoder" in said
+    assert json.loads(command("inspect", bundle, "--json").stdout)["backend"] == "onnxruntime"
+    assert "build_engines" in command("inspect", tmp_path, code=1).stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--size", "64"), "WIDTHxHEIGHT"),
+        (("--limit", "frames=few"), "picture_bytes"),
+        (("--bundle", "no-such-bundle"), "no-such-bundle"),
+        (("--device", "cuda"), "CPU"),
+        (("--server", "127.0.0.1:1"), "127.0.0.1:1"),
+        (("--limit", "frames=3"), "frames of the motion"),
+    ],
+)
+def test_mistakes_are_explained(bundle: Path, tmp_path: Path, words: tuple[str, str], said: str) -> None:
+    chosen = {"--bundle": str(bundle), "--image": str(PERSON), "--motion": str(MOTION)}
+    chosen |= {"--output": str(tmp_path / "out.mp4"), words[0]: words[1]}
+    error = command("animate", *(word for pair in chosen.items() for word in pair), code=1).stderr
+    assert said in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_version_is_the_packages() -> None:
+    assert command("--version").stdout.strip() == mm.__version__
