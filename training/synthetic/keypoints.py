@@ -56,7 +56,7 @@ def observed_keypoints(truth: PoseSequence, scale: Array, rng: np.random.Generat
     quality *= np.clip(1.05 - 0.9 * speed / scale[:, None], 0.35, 1)
     for hand in range(2):
         own = slice(18 + 21 * hand, 39 + 21 * hand)
-        lost = np.clip(1.5 + 1.6 * _drift(rng, frames, 1, 1.0), 0.03, 1)
+        lost = np.clip(2.0 + 1.6 * _drift(rng, frames, 1, 1.0), 0.03, 1)
         quality[:, own] *= lost
     confidence = np.clip(quality + rng.normal(0, 0.02, quality.shape), 0, 1)
     least, most = _ERROR
