@@ -38,12 +38,25 @@ class Engine(Protocol):
 class Backend(Protocol):
     """What each backend's module offers."""
 
-    def open_engine(self, path: Path, spec: EngineSpec, *, device: str, threads: int | None) -> Engine:
+    def open_engine(
+        self, path: Path, spec: EngineSpec, *, device: str, threads: int | None, alert: bool
+    ) -> Engine:
         """Load one engine file; raises `BundleError` if it does not fit the spec or the machine."""
 
 
-def open_engine(bundle: Bundle, network: str, *, device: str = "auto", threads: int | None = None) -> Engine:
-    """Load one network of a bundle on its backend."""
+def open_engine(
+    bundle: Bundle,
+    network: str,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    alert: bool = False,
+) -> Engine:
+    """Load one network of a bundle on its backend.
+
+    `alert` keeps CPU threads spinning between operators: faster where these are many and short, and a waste
+    of a core where they are long.
+    """
     name = bundle.manifest.backend
     if name not in BACKENDS:
         raise BundleError(
@@ -52,4 +65,4 @@ def open_engine(bundle: Bundle, network: str, *, device: str = "auto", threads: 
         )
     module: Backend = importlib.import_module(f".{BACKENDS[name]}", __package__)
     spec = bundle.manifest.networks[network].spec
-    return module.open_engine(bundle.engine_path(network), spec, device=device, threads=threads)
+    return module.open_engine(bundle.engine_path(network), spec, device=device, threads=threads, alert=alert)

@@ -18,12 +18,12 @@ _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16"}
 class OnnxRuntimeEngine:
     """One ONNX file in one session; free sizes may differ from call to call."""
 
-    def __init__(self, path: Path, spec: EngineSpec, threads: int | None) -> None:
+    def __init__(self, path: Path, spec: EngineSpec, threads: int | None, *, alert: bool = False) -> None:
         options = ort.SessionOptions()
         options.log_severity_level = 4  # what goes wrong is raised, not printed
         options.intra_op_num_threads = threads or 0
         options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(alert)))
         try:
             self._session: Any = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the library raises kinds of its own, without a common base
@@ -69,14 +69,16 @@ class OnnxRuntimeEngine:
         self._session = None
 
 
-def open_engine(path: Path, spec: EngineSpec, *, device: str, threads: int | None) -> OnnxRuntimeEngine:
+def open_engine(
+    path: Path, spec: EngineSpec, *, device: str, threads: int | None, alert: bool
+) -> OnnxRuntimeEngine:
     """Load one ONNX file. `device` must be "auto" or "cpu"; `threads` None takes every core."""
     if device not in ("auto", "cpu"):
         raise BundleError(
             f"an onnxruntime bundle runs on the CPU, not on {device!r}.",
             remedy='Use device="cpu", or a bundle built for that device.',
         )
-    return OnnxRuntimeEngine(path, spec, threads)
+    return OnnxRuntimeEngine(path, spec, threads, alert=alert)
 
 
 def _compare(name: str, specs: tuple[TensorSpec, ...], found: list[Any]) -> None:

@@ -49,7 +49,9 @@ class Animator:
         self.limits = limits
         self.threads = threads
         self._engines = {
-            name: open_engine(bundle, name, device=device, threads=self._engine_threads(name))
+            name: open_engine(
+                bundle, name, device=device, threads=self._engine_threads(name), alert=name == "unet"
+            )
             for name in NETWORKS
         }
         self._executor = ThreadPoolExecutor(1, "denoise") if self._two_lanes else None
