@@ -26,6 +26,7 @@ from rich.table import Table
 
 from mimicmotion_trt.animator import Animator
 from mimicmotion_trt.errors import MimicMotionError, SettingsError
+from mimicmotion_trt.flags import parse_size
 from mimicmotion_trt.media.writer import VideoWriter
 from mimicmotion_trt.noise import latent_noise
 from mimicmotion_trt.pose import draw_poses
@@ -58,7 +59,7 @@ def main(
     """Time pose, encode, denoise, decode, media and gRPC; warm-up apart, percentiles over repeats."""
     console = Console(quiet=as_json)
     try:
-        width, height = map(int, size.split("x"))
+        width, height = parse_size(size)
         chosen = {"steps": steps, "segment": segment, "overlap": overlap}
         animator = Animator.load(bundle, threads=threads)
         settings = animator.settings(

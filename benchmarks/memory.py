@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mimicmotion_trt.animator import Animator
+from mimicmotion_trt.flags import parse_size
 from mimicmotion_trt.media.writer import VideoWriter
 
 
@@ -54,7 +55,7 @@ def main(
 
 def peak(bundle: str, frames: int, size: str, steps: int) -> float:
     """MiB at the worst moment of a whole job: video in, poses, denoising, decoding, MP4 out."""
-    width, height = map(int, size.split("x"))
+    width, height = parse_size(size)
     with tempfile.TemporaryDirectory() as folder, Animator.load(bundle, threads=2) as animator:
         video = driving_video(Path(folder) / "motion.mp4", frames, size=(240, 426), fps=30.0)
         settings = animator.settings(size=(width, height), steps=steps, stride=1)

@@ -16,6 +16,7 @@ from rich.table import Table
 from mimicmotion_trt.engines import Manifest
 from mimicmotion_trt.errors import MimicMotionError, SettingsError
 from mimicmotion_trt.export.build import Options, build_bundle
+from mimicmotion_trt.flags import parse_size
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -55,7 +56,7 @@ def build(
         options = Options(
             backend=backend,
             precision=precision,
-            sizes=tuple(map(_size, size)) if size else Options.sizes,
+            sizes=tuple(map(parse_size, size)) if size else Options.sizes,
             segment=segment,
             rows=_rows(batch),
             note=note,
@@ -98,14 +99,6 @@ def _table(manifest: Manifest) -> Table:
         a = network.agreement
         table.add_row(name, f"{size:.1f}", f"{a.rel_l2:.1e}", f"{a.max_abs:.1e}", f"{a.bound:.0e}")
     return table
-
-
-def _size(text: str) -> tuple[int, int]:
-    try:
-        width, height = map(int, text.lower().split("x"))
-    except ValueError:
-        raise SettingsError(f"size {text!r} is not WIDTHxHEIGHT.", remedy="For instance 576x1024.") from None
-    return width, height
 
 
 def _rows(text: str) -> tuple[int, ...]:
