@@ -9,8 +9,10 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..errors import BundleError
-from .spec import NETWORKS, EngineSpec, TensorSpec
+from .spec import NETWORKS, Dim, EngineSpec, TensorSpec
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -88,42 +90,70 @@ class Manifest:
     def from_json(cls, text: str) -> Manifest:
         """Raises `BundleError` on anything that `to_json` would not have written."""
         try:
-            raw = json.loads(text)
+            raw = json.loads(text, parse_constant=_no_number)
             if raw["format"] != FORMAT:
                 raise BundleError(f"bundle format {raw['format']} is not {FORMAT}.", remedy=REBUILD)
-            networks = {name: _network(value) for name, value in raw["networks"].items()}
-            if set(networks) != set(NETWORKS):
-                raise ValueError(f"networks are {sorted(networks)}")
+            _check_keys(cls, raw)
             image = raw["image"]
-            return cls(
-                **{
-                    **_known(cls, raw),
-                    "networks": networks,
-                    "sizes": tuple((int(w), int(h)) for w, h in raw["sizes"]),
-                    "rows": tuple(int(rows) for rows in raw["rows"]),
-                    "image": ImageStatistics(image["size"], tuple(image["mean"]), tuple(image["std"])),
-                }
+            manifest = cls(
+                backend=str(raw["backend"]),
+                precision=str(raw["precision"]),
+                build=str(raw["build"]),
+                networks={name: _network(value) for name, value in raw["networks"].items()},
+                sizes=tuple((int(width), int(height)) for width, height in raw["sizes"]),
+                rows=tuple(int(rows) for rows in raw["rows"]),
+                scaling_factor=float(raw["scaling_factor"]),
+                image=ImageStatistics(int(image["size"]), _three(image["mean"]), _three(image["std"])),
+                defaults=dict(raw["defaults"]),
+                note=str(raw["note"]),
+                versions={name: str(version) for name, version in raw["versions"].items()},
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if set(manifest.networks) != set(NETWORKS):
+                raise ValueError(f"networks are {sorted(manifest.networks)}")
+            if not manifest.sizes or not manifest.rows:
+                raise ValueError("there are no sizes or no rows")
+            if json.loads(manifest.to_json()) != raw:  # what had to be converted was of another kind
+                raise ValueError("a value is of a wrong kind")
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             raise BundleError(
-                f"the manifest is damaged ({type(error).__name__}: {error}).", remedy=REBUILD
+                f"{MANIFEST} is damaged ({type(error).__name__}: {error}).", remedy=REBUILD
             ) from None
+        return manifest
 
 
-def _known(kind: type, raw: Mapping[str, Any]) -> dict[str, Any]:
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no number")
+
+
+def _check_keys(kind: type, raw: Mapping[str, Any]) -> None:
     unknown = set(raw) - {f.name for f in fields(kind)}
     if unknown:
         raise ValueError(f"unknown keys {sorted(unknown)}")
-    return dict(raw)
+
+
+def _three(values: Any) -> tuple[float, float, float]:
+    first, second, third = values
+    return float(first), float(second), float(third)
 
 
 def _network(raw: Mapping[str, Any]) -> Network:
     def tensors(values: Any) -> tuple[TensorSpec, ...]:
-        return tuple(TensorSpec(v["name"], v["dtype"], tuple(v["shape"])) for v in values)
+        return tuple(
+            TensorSpec(str(v["name"]), np.dtype(v["dtype"]).name, tuple(map(_dim, v["shape"])))
+            for v in values
+        )
 
+    files = tuple(File(str(f["name"]), int(f["bytes"]), str(f["sha256"])) for f in raw["files"])
+    if not files:
+        raise ValueError("a network has no file")
     spec = EngineSpec(tensors(raw["spec"]["inputs"]), tensors(raw["spec"]["outputs"]))
-    files = tuple(File(**_known(File, value)) for value in raw["files"])
-    return Network(spec, files, Agreement(**_known(Agreement, raw["agreement"])))
+    a = raw["agreement"]
+    agreement = Agreement(float(a["max_abs"]), float(a["rel_l2"]), float(a["bound"]), int(a["cases"]))
+    return Network(spec, files, agreement)
+
+
+def _dim(value: Any) -> Dim:
+    return value if isinstance(value, str) else int(value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,9 @@ class EngineSpec:
                 raise EngineError(f"expected tensors {sorted(names)}, got {sorted(arrays)}.")
             for spec in specs:
                 _check_array(spec, arrays[spec.name], sizes)
+        for name, array in outputs.items():
+            if not array.flags.writeable:
+                raise EngineError(f"{name} may not be written to.")
         return sizes
 
 
