@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +75,12 @@ def resolve_base(base: str | Path) -> Path:
         return Path(
             snapshot_download(str(base), allow_patterns=patterns, ignore_patterns=["unet/*.safetensors"])
         )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        OSError,
+        ValueError,
+    ) as error:  # ValueError: no such id can be
         raise CheckpointError(
             f"base {str(base)!r} could not be downloaded: {error}",
             remedy="Check the id and your access to it, or download it yourself and give the folder.",
@@ -125,12 +131,11 @@ def load_image_encoder(folder: Path, dtype: torch.dtype = torch.float32) -> nn.M
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
     part = folder / "image_encoder"
-    config = CLIPVisionConfig.from_dict(read_config(part / "config.json"))
-    try:
-        with torch.device("meta"):
-            encoder = CLIPVisionModelWithProjection(config)
-    except (TypeError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{part} has a config that builds no network: {error}", field="base") from error
+    encoder = _empty(
+        lambda **values: CLIPVisionModelWithProjection(CLIPVisionConfig.from_dict(values)),
+        read_config(part / "config.json"),
+        part,
+    )
     file = find_weights(part, "model", "pytorch_model")
     state = {key: value for key, value in read_state(file).items() if key not in LEGACY_KEYS}
     assign({"": encoder}, state, str(file), dtype)
@@ -144,8 +149,12 @@ def _empty(kind: Any, config: Mapping[str, Any], part: Path) -> Any:
     try:
         with torch.device("meta"):
             return kind(**values)
-    except (TypeError, ValueError, KeyError, IndexError) as error:
-        raise CheckpointError(f"{part}/config.json builds no network: {error}", field="base") from error
+    except Exception as error:  # the libraries raise many kinds, some of their own
+        raise CheckpointError(
+            f"{part}/config.json builds no network: {type(error).__name__}: {error}",
+            remedy="The base folder must have SVD's diffusers layout.",
+            field="base",
+        ) from error
 
 
 def find_weights(part: Path, *stems: str) -> Path:
@@ -170,7 +179,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
             from safetensors.torch import load_file
 
             return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        # Only the newer form, a zip archive, can be mapped; the older one is read.
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} holds more than tensors, and was not loaded: {str(error).splitlines()[0]}",
@@ -181,7 +191,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{path} is damaged or no checkpoint: {error}", remedy="Download it again.", field="checkpoint"
         ) from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    ):
         raise CheckpointError(
             f"{path} is no flat table of tensors.",
             remedy="Expected keys unet.* and pose_net.* at the top level.",
