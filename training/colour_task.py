@@ -1,0 +1,149 @@
+"""The second stage of a model from scratch: a stand-in for CLIP learns to name colours.
+
+Its token has to tell the colours of a person's clothes, skin and surroundings, at points that the reference
+pose gives; a linear layer that is thrown away afterwards reads them from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ..conditioning import clip_pixels, to_signed
+from ..pose import PoseSequence
+from ..pose.draw import BODY_THRESHOLD
+from .base import open_base, replace_part
+from .checkpoints import load_image_encoder
+from .config import Config
+from .encoders import read_statistics
+from .samples import Sample, open_dataset
+from .store import Arrays, Store, clip_at
+from .task import Batch, Report, cache_folder, fingerprint
+
+BODY_POINTS = (
+    (0,), (1, 8, 11), (2, 3), (3, 4), (5, 6), (6, 7), (8, 9), (9, 10), (11, 12), (12, 13), (10,), (13,)
+)  # fmt: skip
+"""Means of these body points: face, chest, upper arms and forearms, thighs and shins, feet."""
+CORNERS = ((0.06, 0.06), (0.94, 0.06), (0.06, 0.94), (0.94, 0.94))
+PATCH = 0.012
+"""Radius of the patch whose mean colour counts, as a fraction of the picture's height."""
+
+
+class Namer(nn.Module):
+    """The image encoder and what reads colours from its token."""
+
+    def __init__(self, encoder: Any) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.read = nn.Linear(encoder.config.projection_dim, 3 * (len(BODY_POINTS) + len(CORNERS)))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """pixels [B,3,S,S], normalised as CLIP's -> colours [B,K,3], 0 to 1."""
+        colours: Tensor = self.read(self.encoder(pixels).image_embeds)
+        return colours.unflatten(1, (-1, 3))
+
+
+class ColourTask:
+    """See `task.Task`. The result is a base folder with the trained image encoder."""
+
+    def __init__(self, config: Config, device: torch.device, output: Path) -> None:
+        self._config, self._device = config, device
+        self._base, _ = open_base(config, output)
+        encoder: Any = load_image_encoder(self._base).requires_grad_(True).train()
+        self._statistics = read_statistics(self._base, int(encoder.config.image_size))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.network = Namer(encoder).to(device)
+        self._held_out = open_dataset(config.data, held_out=True)
+        dataset = open_dataset(config.data)
+        named = replace(config.data, cache=None, workers=0, clips=1)
+        folder = cache_folder(config, output) / f"colours-{fingerprint(named)}"
+        self._store = Store(folder, dataset, store_colours)
+        self._clips = len(dataset)
+
+    def prepare(self, positions: Iterable[int], report: Report) -> None:
+        """Generate the clips that are not stored yet."""
+        indices = (clip_at(self._config.seed, self._clips, position) for position in positions)
+        self._store.fill(indices, self._config.data.workers, report)
+
+    def batch(self, positions: Sequence[int]) -> Batch:
+        """Pixels [B,3,S,S], colours [B,K,3] and which of them are to be seen [B,K]."""
+        indices = [clip_at(self._config.seed, self._clips, position) for position in positions]
+        return self._collate([self._store[index] for index in indices])
+
+    def _collate(self, clips: Sequence[Arrays]) -> Batch:
+        pixels = [clip_pixels(to_signed(clip["reference"]), self._statistics)[0] for clip in clips]
+        return {
+            "pixels": torch.from_numpy(np.stack(pixels)),
+            "colours": torch.from_numpy(np.stack([clip["colours"] for clip in clips])),
+            "visible": torch.from_numpy(np.stack([clip["visible"] for clip in clips])),
+        }
+
+    def loss(self, network: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean squared error of the colours that are to be seen."""
+        error = (network(batch["pixels"]).float() - batch["colours"]) ** 2
+        seen = batch["visible"][..., None].float()
+        return (error * seen).sum() / (3 * seen.sum()).clamp(min=1), {}
+
+    @torch.inference_mode()
+    def validate(self) -> tuple[dict[str, float], NDArray[np.uint8]]:
+        """Mean absolute error in levels of 255, and pictures over the colours that they have and are said to have."""
+        clips = [store_colours(self._held_out[i]) for i in range(self._config.validation.clips)]
+        batch = {name: value.to(self._device) for name, value in self._collate(clips).items()}
+        named = self.network(batch["pixels"]).clamp(0, 1)
+        error = (named - batch["colours"]).abs()[batch["visible"]].mean()
+        strips = [
+            np.concatenate([_strip(clip["colours"]), _strip(given)])
+            for clip, given in zip(clips, named.cpu().numpy(), strict=True)
+        ]
+        return {"colour_error": float(error) * 255}, np.concatenate(strips)
+
+    def save(self, folder: Path, state: Mapping[str, Tensor]) -> None:
+        """Write `base/`: the base folder with this image encoder."""
+        encoder: Any = load_image_encoder(self._base)
+        prefix = "encoder."
+        own = {
+            key.removeprefix(prefix): value.cpu() for key, value in state.items() if key.startswith(prefix)
+        }
+        encoder.load_state_dict(own)
+        encoder = encoder.half() if self._config.half_weights else encoder
+        replace_part(self._base, folder / "base", "image_encoder", encoder)
+
+    def skipped(self) -> dict[str, int]:
+        """Why clips were left out, and how often."""
+        return dict(self._store.skipped)
+
+
+def store_colours(sample: Sample) -> Arrays:
+    """The reference picture and its colours."""
+    colours, visible = colours_of(sample["reference"], sample["reference_pose"])
+    return {"reference": sample["reference"], "colours": colours, "visible": visible}
+
+
+def colours_of(
+    picture: NDArray[np.uint8], pose: PoseSequence
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Colours [K,3], 0 to 1, at body points and corners of a picture uint8 [H,W,3], and which are visible [K]."""
+    height, width = picture.shape[:2]
+    places = [pose.body[0, list(points)].mean(axis=0) for points in BODY_POINTS]
+    seen = [pose.body_score[0, list(points)].min() >= BODY_THRESHOLD for points in BODY_POINTS]
+    places = np.concatenate([places, CORNERS])
+    inside = ((places >= 0) & (places < 1)).all(axis=1)
+    side = 2 * max(1, round(PATCH * height)) + 1
+    smooth = cv2.blur(picture, (side, side))
+    x, y = (np.clip(places, 0, 1 - 1e-6) * (width, height)).astype(int).T
+    colours = (smooth[y, x] / np.float32(255)).astype(np.float32)
+    return colours, np.concatenate([seen, np.ones(len(CORNERS), bool)]) & inside
+
+
+def _strip(colours: NDArray[np.float32]) -> NDArray[np.uint8]:
+    tiles = np.repeat(np.repeat(colours[None], 16, axis=0), 16, axis=1)
+    return (tiles * 255).astype(np.uint8)

@@ -1,0 +1,210 @@
+"""The training loop, the same for every stage, on one device or many (accelerate)."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import OutputError, SettingsError
+from .adapters import count, parameters
+from .base import write_folder
+from .config import Config
+from .journal import Journal
+from .optimizer import learning_rate, make_optimizer, set_learning_rate
+from .snapshots import list_snapshots, load_snapshot, save_snapshot
+from .task import Batch, make_task
+
+Say = Callable[[str], None]
+
+
+class Trainer:
+    """One run: `Trainer(config, output).run(stop)`."""
+
+    def __init__(self, config: Config, output: Path, *, resume: bool = False, say: Say = print) -> None:
+        import accelerate
+        from diffusers.training_utils import EMAModel
+
+        self.config, self.output = config, output
+        check_output(output, resume)
+        check_precision(config)
+        self.accelerator = accelerate.Accelerator(
+            mixed_precision=config.precision, gradient_accumulation_steps=config.accumulation
+        )
+        self._say: Say = say if self.accelerator.is_main_process else lambda _: None
+        accelerate.utils.set_seed(config.seed)
+        self.task = make_task(config, self.accelerator.device, output)
+        optimizer = make_optimizer(config.optimizer, parameters(self.task.network))
+        self.network, self.optimizer = self.accelerator.prepare(self.task.network, optimizer)
+        self.parameters = parameters(self.network)
+        self.average: Any = None
+        if config.ema is not None:
+            self.average = EMAModel(self.parameters, decay=config.ema)
+            self.average.to(self.accelerator.device)
+            self.accelerator.register_for_checkpointing(self.average)
+        self.begin = load_snapshot(self.accelerator, output / "checkpoints", config) if resume else 0
+        self._skipped_steps = 0
+
+    def run(self, stop: int | None = None) -> None:
+        """Train up to step `stop` (the config's `steps` if None) and write the final weights.
+
+        The learning rate follows the config's `steps` wherever the run stops. An interrupt (Ctrl-C) saves a
+        checkpoint first.
+        """
+        config = self.config
+        stop = config.steps if stop is None else stop
+        self._say(f"{config.stage}: {count(self.task.network):,} numbers train, steps {self.begin} to {stop}")
+        journal = None
+        if self.accelerator.is_main_process:
+            journal = Journal(self.output, self.begin, tensorboard=config.tensorboard)
+        self._prepare(stop)
+        step = self.begin
+        try:
+            for step in range(self.begin + 1, stop + 1):
+                values = self._step(step)
+                if journal is not None:
+                    journal.step(step, values)
+                if step % config.save_every == 0 or step == stop:
+                    save_snapshot(self.accelerator, self.output / "checkpoints", config, step)
+                if config.validation.every and step % config.validation.every == 0:
+                    self._validate(step, journal)
+        except KeyboardInterrupt:
+            self._say(f"interrupted in step {step}; --resume goes on from the last checkpoint")
+            raise
+        finally:
+            if journal is not None:
+                journal.close()
+        self._finish(step)
+
+    def positions(self, step: int, micro: int) -> range:
+        """Which clips this process takes in forward pass `micro` of step 1, 2, …"""
+        config, world = self.config, self.accelerator.num_processes
+        turn = ((step - 1) * config.accumulation + micro) * world + self.accelerator.process_index
+        return range(turn * config.batch, (turn + 1) * config.batch)
+
+    def _prepare(self, stop: int) -> None:
+        turns = itertools.product(range(self.begin + 1, stop + 1), range(self.config.accumulation))
+        ours = itertools.chain.from_iterable(self.positions(*turn) for turn in turns)
+        began = last = time.monotonic()
+
+        def report(done: int, total: int) -> None:
+            nonlocal last
+            if done == total or time.monotonic() - last > 10:
+                last = time.monotonic()
+                self._say(f"prepared {done} of {total} clips in {last - began:.0f} s")
+
+        self.task.prepare(ours, report)
+        self.accelerator.wait_for_everyone()
+
+    def _step(self, step: int) -> dict[str, float]:
+        """One optimizer step; returns what is logged of it."""
+        config, accelerator = self.config, self.accelerator
+        began = time.perf_counter()
+        rate = learning_rate(config.optimizer, step - 1, config.steps)
+        set_learning_rate(self.optimizer, rate)
+        waiting, parts, norm = 0.0, Counter[str](), float("nan")
+        for micro in range(config.accumulation):
+            asked = time.perf_counter()
+            batch = self._batch(step, micro)
+            waiting += time.perf_counter() - asked
+            with accelerator.accumulate(self.network):
+                with accelerator.autocast():
+                    loss, more = self.task.loss(self.network, batch)
+                accelerator.backward(loss)
+                if accelerator.sync_gradients:
+                    norm = self._update()
+            for name, value in {"loss": loss.detach(), **more}.items():
+                parts[name] += self._mean(value) / config.accumulation
+        seconds = time.perf_counter() - began
+        return {**parts, "grad_norm": norm, "lr": rate, "data_seconds": waiting, "step_seconds": seconds}
+
+    def _batch(self, step: int, micro: int) -> Batch:
+        batch = self.task.batch(self.positions(step, micro))
+        return {name: value.to(self.accelerator.device, non_blocking=True) for name, value in batch.items()}
+
+    def _update(self) -> float:
+        """Clip, step, average; gradients that are not finite are dropped. Returns their norm before clipping."""
+        limit = self.config.optimizer.clip_norm
+        norm = self.accelerator.clip_grad_norm_(self.parameters, float("inf") if limit is None else limit)
+        value = float(norm) if norm is not None else float("nan")  # DeepSpeed clips by itself
+        if norm is None or self.accelerator.scaler is not None or torch.isfinite(torch.tensor(value)):
+            self.optimizer.step()
+            if self.average is not None:
+                self.average.step(self.parameters)
+        else:
+            self._skipped_steps += 1
+        self.optimizer.zero_grad()
+        return value
+
+    def _mean(self, value: Tensor) -> float:
+        if self.accelerator.num_processes == 1:
+            return float(value)
+        return float(self.accelerator.reduce(value.float(), reduction="mean"))  # type: ignore[arg-type]
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The moving average in place of the weights."""
+        if self.average is None:
+            yield
+            return
+        self.average.store(self.parameters)
+        self.average.copy_to(self.parameters)
+        try:
+            yield
+        finally:
+            self.average.restore(self.parameters)
+
+    def _validate(self, step: int, journal: Journal | None) -> None:
+        sharded = self.accelerator.distributed_type.value in ("FSDP", "DEEPSPEED")
+        if journal is not None and not sharded:  # a shard samples nothing; evaluate.py judges such runs
+            began = time.monotonic()
+            with self._averaged():
+                measures, sheet = self.task.validate()
+            journal.validation(step, measures, sheet)
+            told = ", ".join(f"{name} {value:.3f}" for name, value in measures.items())
+            self._say(f"step {step}: {told} ({time.monotonic() - began:.0f} s)")
+        self.accelerator.wait_for_everyone()
+
+    def _finish(self, step: int) -> None:
+        with self._averaged():
+            state = self.accelerator.get_state_dict(self.network)
+        if self.accelerator.is_main_process:
+            write_folder(self.output / "final", lambda folder: self.task.save(folder, state))
+            for reason, times in self.task.skipped().items():
+                self._say(f"left out {times}x: {reason}")
+            if self._skipped_steps:
+                self._say(f"{self._skipped_steps} steps had gradients that were not finite, and were skipped")
+            self._say(f"step {step}: final weights are in {self.output / 'final'}")
+        self.accelerator.wait_for_everyone()
+        self.accelerator.end_training()
+
+
+def check_output(output: Path, resume: bool) -> None:
+    """Make the folder of a run; raise `OutputError` if it holds another run that is not to be resumed."""
+    if not resume and ((output / "metrics.jsonl").exists() or list_snapshots(output / "checkpoints")):
+        raise OutputError(
+            f"{output} holds a run already.",
+            remedy="Add --resume to go on with it, or choose another --output.",
+            field="output",
+        )
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{output} cannot be made: {error}", field="output") from error
+
+
+def check_precision(config: Config) -> None:
+    """Raise `SettingsError` where a precision cannot train."""
+    if config.precision == "fp16" and not torch.cuda.is_available():
+        raise SettingsError(
+            "fp16 needs a GPU: gradients are scaled there only.",
+            remedy="Choose no or bf16.",
+            field="precision",
+        )

@@ -1,0 +1,84 @@
+"""How near a video is to the truth, on uint8 pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..pose import PoseSequence
+from ..segments import Plan
+from .regions import box_cells
+
+Pictures = NDArray[np.uint8]
+MOST = 99.0
+"""Decibels of pictures without any difference, where the logarithm has no value."""
+
+
+def psnr(video: Pictures, truth: Pictures) -> float:
+    """Peak signal-to-noise ratio in dB: the mean over the frames of videos [F,H,W,3]."""
+    return float(np.mean([decibels(a, b) for a, b in zip(video, truth, strict=True)]))
+
+
+def decibels(picture: Pictures, truth: Pictures) -> float:
+    """10 log10(255²/MSE), at most 99."""
+    error = float(np.mean((picture.astype(np.float64) - truth) ** 2))
+    return min(MOST, 10 * np.log10(255.0**2 / error)) if error else MOST
+
+
+def ssim(video: Pictures, truth: Pictures) -> float:
+    """Structural similarity (Wang et al. 2004: Gaussian window, sigma 1.5), mean over frames [F,H,W,3]."""
+    import torch
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    a, b = (
+        torch.from_numpy(np.ascontiguousarray(x)).permute(0, 3, 1, 2).double() / 255 for x in (video, truth)
+    )
+    score = structural_similarity_index_measure(a, b, data_range=1.0)
+    assert isinstance(score, torch.Tensor)
+    return float(score)
+
+
+def hand_psnr(video: Pictures, truth: Pictures, poses: PoseSequence) -> float | None:
+    """PSNR in dB over all pixels in the boxes of hands that are seen at all; None if no hand is."""
+    errors = []
+    size = (truth.shape[1], truth.shape[2])
+    for frame, hand in np.argwhere((poses.hands_score > 0).any(axis=-1)):
+        seen = poses.hands_score[frame, hand] > 0
+        top, bottom, left, right = box_cells(poses.hands[frame, hand][seen], size)
+        a, b = (x[frame, top:bottom, left:right].astype(np.float64) for x in (video, truth))
+        errors.append(((a - b) ** 2).ravel())
+    if not errors or not sum(map(len, errors)):
+        return None
+    error = float(np.concatenate(errors).mean())
+    return min(MOST, 10 * float(np.log10(255.0**2 / error))) if error else MOST
+
+
+def border_jump(video: Pictures, truth: Pictures, borders: Sequence[int]) -> float | None:
+    """How much more the video jumps where segments begin or end than elsewhere, in levels of 255.
+
+    A frame's jump is the mean absolute difference to the frame before, less that of the truth. `borders`
+    are the frames that follow a border; None without any. A seamless video has about 0.
+    """
+    if not borders or len(video) < 3:
+        return None
+    jumps = _changes(video) - _changes(truth)
+    at = np.isin(np.arange(1, len(video)), borders)
+    if at.all() or not at.any():
+        return None
+    return float(jumps[at].mean() - jumps[~at].mean())
+
+
+def segment_borders(plan: Plan) -> list[int]:
+    """Video frames at which a segment begins or after which one ends; slot 0 of the plan is no video frame."""
+    last = int(plan.max())
+    begins = {int(row[1]) - 1 for row in plan if len(row) > 1}
+    ends = {int(row[-1]) for row in plan}
+    return sorted((begins | ends) - {0, last})
+
+
+def _changes(video: Pictures) -> NDArray[np.float64]:
+    frames = video.astype(np.int16)
+    changes: NDArray[np.float64] = np.abs(np.diff(frames, axis=0)).mean(axis=(1, 2, 3))
+    return changes

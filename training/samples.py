@@ -1,0 +1,135 @@
+"""Clips to learn from: what a data set gives, and the synthetic people as one."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import MimicMotionError, MotionError, SettingsError
+from ..pose import PoseSequence
+from .config import DataConfig
+
+Picture = NDArray[np.uint8]
+
+VALIDATION_SEED = 1_090_000
+"""First of the last ten thousand of `synthetic.TEST_SEEDS`, whose people and motions are never trained on."""
+
+
+class Sample(TypedDict):
+    """One clip of one person."""
+
+    frames: Picture
+    """uint8 [F,H,W,3] RGB: consecutive frames."""
+    observed: PoseSequence
+    """Their F poses with an estimator's confidences and errors."""
+    reference: Picture
+    """uint8 [H,W,3]: the same person elsewhere in the video."""
+    reference_pose: PoseSequence
+    """The one pose in the reference picture."""
+
+
+class ClipDataset(Protocol):
+    """Clips by number. It must be picklable; workers get copies."""
+
+    def __len__(self) -> int:
+        """Number of clips in an epoch."""
+
+    def __getitem__(self, index: int) -> Sample:
+        """Clip `index`, always the same; raises `MimicMotionError` if its data cannot be used."""
+
+
+@dataclass(frozen=True)
+class SyntheticClips:
+    """Generated people: clip i is motion `first + i` of one of `config.characters` characters."""
+
+    config: DataConfig
+    first: int = 0
+
+    def __len__(self) -> int:
+        return self.config.clips
+
+    def __getitem__(self, index: int) -> Sample:
+        from .synthetic import make_clip
+
+        config = self.config
+        clip = make_clip(
+            self.first + index,
+            config.frames - 1,
+            config.height,
+            config.width,
+            fps=config.fps,
+            character_seed=self.first + index % config.characters,
+        )
+        return Sample(
+            frames=clip.frames,
+            observed=clip.observed,
+            reference=clip.reference,
+            reference_pose=clip.reference_pose,
+        )
+
+
+def open_dataset(config: DataConfig, *, held_out: bool = False) -> ClipDataset:
+    """The data set that the config names; raises `SettingsError`.
+
+    Synthetic people that are `held_out` are others than those trained on; any other source is asked for the
+    same thing by `NAME(config, held_out=…)`.
+    """
+    if config.source == "synthetic":
+        return SyntheticClips(config, VALIDATION_SEED if held_out else 0)
+    module, _, name = config.source.partition(":")
+    try:
+        factory: Callable[..., ClipDataset] = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise SettingsError(
+            f"data.source {config.source!r} cannot be used: {error}.",
+            remedy="Give synthetic, or MODULE:NAME of a function that returns a ClipDataset.",
+            field="data.source",
+        ) from None
+    return factory(config, held_out=held_out)
+
+
+def sound_sample(dataset: ClipDataset, index: int) -> tuple[Sample, list[str]]:
+    """Clip `index`, or the next one that can be used, and why those before it could not.
+
+    Raises `MotionError` if a hundred in a row cannot be used.
+    """
+    reasons: list[str] = []
+    for offset in range(min(100, len(dataset))):
+        try:
+            return checked(dataset[(index + offset) % len(dataset)]), reasons
+        except MimicMotionError as error:
+            reasons.append(error.message)
+    raise MotionError(f"{len(reasons)} clips from {index} on cannot be used; the last: {reasons[-1]}")
+
+
+def checked(sample: Sample) -> Sample:
+    """The sample if its parts fit one another; raises `MotionError`."""
+    frames, reference = sample["frames"], sample["reference"]
+    if (
+        frames.dtype != np.uint8
+        or frames.ndim != 4
+        or reference.shape != frames.shape[1:]
+        or reference.dtype != np.uint8
+        or len(frames) != len(sample["observed"])
+        or len(sample["reference_pose"]) != 1
+    ):
+        raise MotionError(
+            f"a clip has frames {frames.dtype}{list(frames.shape)}, {len(sample['observed'])} poses and "
+            f"a reference {reference.dtype}{list(reference.shape)}.",
+            field="data",
+        )
+    return sample
+
+
+def slots(sample: Sample) -> tuple[Picture, PoseSequence]:
+    """What a segment holds: pictures uint8 [1+F,H,W,3] and their poses, the reference's own first."""
+    pictures = np.concatenate([sample["reference"][None], sample["frames"]])
+    height, width = pictures.shape[1:3]
+    same: dict[str, Any] = {"fps": sample["observed"].fps, "size": (width, height)}
+    parts = (sample["reference_pose"], sample["observed"])
+    return pictures, PoseSequence.concat(replace(part, **same) for part in parts)

@@ -1,0 +1,147 @@
+"""The first stage of a model from scratch: the VAE learns to reconstruct frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ..conditioning import to_signed
+from ..kernels import to_pictures
+from ..media.sheet import contact_sheet
+from .base import open_base, replace_part
+from .checkpoints import load_vae
+from .config import Config
+from .metrics import psnr, ssim
+from .samples import Sample, open_dataset, slots
+from .store import Arrays, Store, clip_at
+from .task import Batch, Report, cache_folder, fingerprint, generator_at
+from .temporal import flatten_time_convs, still_time_convs
+
+
+class Reconstruction(nn.Module):
+    """The VAE there and back."""
+
+    def __init__(self, vae: Any) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, frames: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """frames [B,T,3,H,W] in [-1, 1], unit noise [B*T,4,h,w] -> (pictures as frames, mean, log-variance)."""
+        posterior = self.vae.encode(frames.flatten(0, 1)).latent_dist
+        decoded = self.vae.decode(posterior.mean + posterior.std * noise, num_frames=frames.shape[1]).sample
+        return decoded.unflatten(0, frames.shape[:2]), posterior.mean, posterior.logvar
+
+
+class VaeTask:
+    """See `task.Task`. The result is a base folder with the trained VAE and latents scaled to unit variance."""
+
+    def __init__(self, config: Config, device: torch.device, output: Path) -> None:
+        self._config, self._device = config, device
+        self._base, found = open_base(config, output)
+        vae: Any = load_vae(self._base)
+        if not found:
+            still_time_convs(vae)
+            start_posterior(vae, config.vae.log_variance)
+        flatten_time_convs(vae)
+        vae.requires_grad_(True).train()
+        if config.gradient_checkpointing:
+            vae.enable_gradient_checkpointing()
+        self.network = Reconstruction(vae).to(device)
+        self._held_out = open_dataset(config.data, held_out=True)
+        dataset = open_dataset(config.data)
+        named = replace(config.data, cache=None, workers=0, clips=1)
+        self._store = Store(
+            cache_folder(config, output) / f"frames-{fingerprint(named)}", dataset, store_frames
+        )
+        self._clips = len(dataset)
+
+    def prepare(self, positions: Iterable[int], report: Report) -> None:
+        """Generate the clips that are not stored yet."""
+        indices = (clip_at(self._config.seed, self._clips, position) for position in positions)
+        self._store.fill(indices, self._config.data.workers, report)
+
+    def batch(self, positions: Sequence[int]) -> Batch:
+        """Frames [B,T,3,S,S], cut from consecutive frames at a place that chance decides, and noise."""
+        settings = self._config.vae
+        cuts, noises = [], []
+        for position in positions:
+            generator = generator_at(self._config.seed, position)
+            frames = self._store[clip_at(self._config.seed, self._clips, position)]["frames"]
+            side = (settings.crop, settings.crop) if settings.crop else frames.shape[1:3]
+            sizes = (min(settings.frames, len(frames)), *side)
+            starts = [
+                int(torch.randint(max(0, whole - part) + 1, (), generator=generator))
+                for whole, part in zip(frames.shape, sizes, strict=False)
+            ]
+            where = tuple(slice(start, start + size) for start, size in zip(starts, sizes, strict=True))
+            cuts.append(to_signed(frames[where]))
+            high, wide = cuts[-1].shape[-2] // 8, cuts[-1].shape[-1] // 8
+            noises.append(torch.randn((sizes[0], 4, high, wide), generator=generator))
+        return {"frames": torch.from_numpy(np.stack(cuts)), "noise": torch.cat(noises)}
+
+    def loss(self, network: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Absolute and squared errors, and the KL divergence from unit noise per latent value."""
+        settings = self._config.vae
+        decoded, mean, log_variance = network(batch["frames"], batch["noise"])
+        error = decoded.float() - batch["frames"]
+        l1, mse = error.abs().mean(), (error**2).mean()
+        kl = 0.5 * (mean.float() ** 2 + log_variance.exp() - 1.0 - log_variance).mean()
+        total = settings.l1_weight * l1 + settings.mse_weight * mse + settings.kl_weight * kl
+        return total, {"mse": mse.detach(), "kl": kl.detach()}
+
+    @torch.inference_mode()
+    def validate(self) -> tuple[dict[str, float], NDArray[np.uint8]]:
+        """PSNR and SSIM of whole held-out clips, encoded to the mode and decoded."""
+        vae, scores, rows = self.network.vae.eval(), [], []
+        for index in range(self._config.validation.clips):
+            truth = self._held_out[index]["frames"]
+            images = torch.from_numpy(to_signed(truth)).to(self._device)
+            planes = vae.decode(vae.encode(images).latent_dist.mode(), num_frames=len(truth)).sample
+            video = np.empty_like(truth)
+            to_pictures(planes.float().cpu().numpy(), video)
+            scores.append((psnr(video, truth), ssim(video, truth)))
+            rows += [(f"clip {index}", list(truth)), (f"reconstructed, {scores[-1][0]:.1f} dB", list(video))]
+        vae.train()
+        means = np.mean(scores, axis=0)
+        return {"psnr": float(means[0]), "ssim": float(means[1])}, contact_sheet(rows)
+
+    def save(self, folder: Path, state: Mapping[str, Tensor]) -> None:
+        """Write `base/`: the base folder with this VAE, its scaling_factor measured."""
+        vae = load_vae(self._base)
+        vae.load_state_dict({key.removeprefix("vae."): value.cpu() for key, value in state.items()})
+        factor = self.measure_scaling_factor(vae.to(self._device))
+        vae.register_to_config(scaling_factor=factor)
+        replace_part(self._base, folder / "base", "vae", vae.half() if self._config.half_weights else vae)
+
+    @torch.inference_mode()
+    def measure_scaling_factor(self, vae: Any, clips: int = 32) -> float:
+        """One over the standard deviation of the latents' modes, over the first clips."""
+        modes = []
+        for index in range(min(clips, self._clips)):
+            images = torch.from_numpy(to_signed(self._store[index]["frames"][:2])).to(self._device)
+            modes.append(vae.encode(images).latent_dist.mode())
+        return 1.0 / float(torch.cat(modes).double().std())
+
+    def skipped(self) -> dict[str, int]:
+        """Why clips were left out, and how often."""
+        return dict(self._store.skipped)
+
+
+def store_frames(sample: Sample) -> Arrays:
+    """All pictures of a clip, uint8 [1+F,H,W,3]."""
+    return {"frames": slots(sample)[0]}
+
+
+def start_posterior(vae: Any, log_variance: float) -> None:
+    """Let the posterior start with nearly no noise: log-variances from a bias only, means as they are."""
+    channels = vae.config["latent_channels"]
+    with torch.no_grad():
+        vae.quant_conv.weight[channels:] = 0
+        vae.quant_conv.bias[channels:] = log_variance

@@ -1,0 +1,48 @@
+"""Sampling clips of people never trained on, and comparing them with the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..animator import Animator
+from ..media.sheet import contact_sheet
+from ..pose import draw_poses
+from .metrics import psnr, ssim
+from .samples import Sample, slots
+
+Picture = NDArray[np.uint8]
+
+
+def validate_motion(animator: Animator, samples: Sequence[Sample]) -> tuple[dict[str, float], Picture]:
+    """Mean PSNR and SSIM of sampled clips and of repeating the reference, and a contact sheet.
+
+    Sampled by the public `Animator`, with the settings that are its bundle's defaults and one seed per clip.
+    """
+    scores: list[dict[str, float]] = []
+    rows = []
+    for seed, sample in enumerate(samples):
+        settings = animator.settings(seed=seed)
+        pictures, poses = slots(sample)
+        assert settings.canvas is not None
+        drawn = draw_poses(poses, *pictures.shape[1:3], settings.canvas)
+        latents = animator.sample(sample["reference"], drawn, settings)
+        video, truth = animator.decode(latents)[1:], sample["frames"]
+        still = np.broadcast_to(sample["reference"], truth.shape)
+        scores.append(
+            {
+                "psnr": psnr(video, truth),
+                "ssim": ssim(video, truth),
+                "psnr_repeat_reference": psnr(still, truth),
+                "ssim_repeat_reference": ssim(still, truth),
+            }
+        )
+        rows += [
+            (f"clip {seed}: reference, then poses", [sample["reference"], *drawn[1:]]),
+            ("truth", [sample["reference"], *truth]),
+            (f"sampled, {scores[-1]['psnr']:.1f} dB", [sample["reference"], *video]),
+        ]
+    means = {name: float(np.mean([score[name] for score in scores])) for name in scores[0]}
+    return means, contact_sheet(rows)
