@@ -1,0 +1,163 @@
+"""The data set of prepared clips that training reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import MotionError, PictureError, SettingsError
+from ...media.picture import read_picture
+from ...pose import PoseSequence, draw_poses
+from ..config import DataConfig
+from ..samples import Sample, checked, slots
+from .augment import NONE, Augment, Variation, mirror
+from .crop import Crop, Picture, around_person
+from .shards import Entry, read_entries
+
+HELD_OUT_SHARE = 0.05
+"""About this share of the videos, by their content, is never trained on."""
+_GAP_SECONDS = 1.0
+
+
+class ShardClips:
+    """Clips from shards, as `samples.ClipDataset`.
+
+    Clip i is a window of stored clip `i % stored`, chosen with its reference picture, its crop, mirroring and
+    colours by (`seed`, i): always the same. The reference lies outside the window, as far as a second away
+    from it where the clip is long enough. What cannot be used is counted in `skipped`, by reason: here when
+    the shards are opened, and by `epoch` on the way.
+    """
+
+    def __init__(
+        self, folder: Path, frames: int, size: tuple[int, int], fps: float, *, clips: int | None = None,
+        held_out: bool = False, augment: Augment = NONE, seed: int = 0,
+    ) -> None:  # fmt: skip
+        """`frames` in a window at about `fps`; `size` is (width, height); `clips` in an epoch, None for all."""
+        if not folder.is_dir():
+            raise SettingsError(f"{folder} is not a folder.", remedy="Give shards.", field="data.path")
+        self._frames, self._size, self._fps = frames, size, fps
+        self._augment, self._seed = augment, seed
+        entries, self.skipped = read_entries(folder)
+        entries = [entry for entry in entries if self._long_enough(entry)]
+        self._entries = _split(entries, held_out)
+        if not self._entries:
+            raise SettingsError(
+                f"{folder} holds no clip that can be used: {dict(self.skipped) or 'it is empty'}.",
+                remedy=f"Prepare recordings with shots of more than {frames} frames.",
+                field="data.path",
+            )
+        self._clips = clips or len(self._entries)
+
+    def __len__(self) -> int:
+        return self._clips
+
+    def __getitem__(self, index: int) -> Sample:
+        """Clip `index`; raises `MotionError` if its data is damaged, `IndexError` beyond the last."""
+        if not 0 <= index < self._clips:
+            raise IndexError(index)
+        entry = self._entries[index % len(self._entries)]
+        rng = np.random.default_rng([self._seed, index])
+        variation = Variation.draw(self._augment, rng)
+        poses = entry.poses()
+        window, reference = self._choose(entry, poses, rng)
+        chosen = poses.take([*window, reference])
+        crop = around_person(chosen, self._size[0] / self._size[1], variation.scale, variation.shift)
+        pictures = self._pictures(entry, [*window, reference], poses.size, crop, variation)
+        chosen = crop.move(chosen, self._size)
+        chosen = mirror(chosen) if variation.flipped else chosen
+        chosen = replace(chosen, fps=poses.fps / self._stride(entry))
+        return checked(
+            Sample(
+                frames=pictures[:-1],
+                observed=chosen[:-1],
+                reference=pictures[-1],
+                reference_pose=chosen[-1],
+            )
+        )
+
+    def epoch(self, number: int) -> Iterator[Sample]:
+        """All clips in an order shuffled by (`seed`, `number`); damaged ones are left out and counted."""
+        for index in np.random.default_rng([self._seed, number]).permutation(self._clips):
+            try:
+                yield self[int(index)]
+            except MotionError as error:
+                self.skipped[error.message] += 1
+
+    def _long_enough(self, entry: Entry) -> bool:
+        long = entry.frames > (self._frames - 1) * self._stride(entry) + 1
+        self.skipped.update([] if long else ["too short for the window and a reference"])
+        return long
+
+    def _stride(self, entry: Entry) -> int:
+        return max(1, round(float(entry.meta["fps"]) / self._fps))
+
+    def _choose(self, entry: Entry, poses: PoseSequence, rng: np.random.Generator) -> tuple[list[int], int]:
+        """The frames of the window, and the reference: a frame that shows the person."""
+        stride = self._stride(entry)
+        span = (self._frames - 1) * stride + 1
+        start = int(rng.integers(entry.frames - span + 1))
+        before, after = start, entry.frames - start - span  # frames that are free on each side
+        gap = min(round(_GAP_SECONDS * float(entry.meta["fps"])), max(before, after))
+        choices = [*range(start - gap + 1), *range(start + span + gap - 1, entry.frames)]
+        seen = [frame for frame in choices if poses.body_score[frame].max() > 0]
+        if not seen:
+            raise MotionError("nobody is seen where a reference could be taken.", field="data")
+        return list(range(start, start + span, stride)), int(rng.choice(seen))
+
+    def _pictures(
+        self, entry: Entry, frames: list[int], stored: tuple[int, int], crop: Crop, variation: Variation
+    ) -> Picture:
+        pictures = np.empty((len(frames), self._size[1], self._size[0], 3), np.uint8)
+        for place, data in zip(pictures, entry.pictures(frames), strict=True):
+            picture = _decoded(data)
+            if (picture.shape[1], picture.shape[0]) != stored:
+                raise MotionError("a clip has other sizes of frames and poses.", field="data")
+            cut = variation.recolour(crop.cut(picture, self._size))
+            place[...] = cut[:, ::-1] if variation.flipped else cut
+        return pictures
+
+
+def open_clips(config: DataConfig, *, held_out: bool = False) -> ShardClips:
+    """For `data.source: mimicmotion_trt.training.footage:open_clips`, with `data.path` the folder of shards.
+
+    Clips that are held out are not augmented. Raises `SettingsError`.
+    """
+    if config.path is None:
+        raise SettingsError("data.path is not given.", remedy="Give the folder of shards.", field="data.path")
+    return ShardClips(
+        Path(config.path),
+        config.frames - 1,
+        (config.width, config.height),
+        config.fps,
+        clips=config.clips,
+        held_out=held_out,
+        augment=NONE if held_out else Augment(),
+    )
+
+
+def pose_pictures(sample: Sample, canvas: int) -> NDArray[np.uint8]:
+    """What PoseNet reads of a sample, drawn by the runtime's code: uint8 [1+F,H,W,3], the reference's first."""
+    pictures, poses = slots(sample)
+    return draw_poses(poses, pictures.shape[1], pictures.shape[2], canvas)
+
+
+def _split(entries: list[Entry], held_out: bool) -> list[Entry]:
+    """By videos, so that nobody is in both parts; a single video is in both."""
+    videos = sorted({str(entry.meta["digest"]) for entry in entries})
+    if len(videos) < 2:
+        return entries
+    apart = [video for video in videos if int(video[:8], 16) < HELD_OUT_SHARE * 2**32]
+    if not apart or len(apart) == len(videos):
+        apart = videos[:1]
+    return [entry for entry in entries if (entry.meta["digest"] in apart) == held_out]
+
+
+def _decoded(data: bytes) -> Picture:
+    try:
+        return read_picture(data)
+    except PictureError as error:
+        raise MotionError("a frame of a clip cannot be decoded.", field="data") from error

@@ -1,0 +1,144 @@
+"""What is known of a recording before it is cut: poses, changes of picture, numbers of people; cached."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import zipfile
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import InputError, MotionError, OutputError
+from ...pose import PoseEstimator, PoseSequence
+from ...pose.sequence import SHAPES, Floats
+from .people import PeopleCounter
+from .videos import Picture, Video, opened
+
+NOT_COUNTED = 255
+_SMALL = (48, 48)
+_BINS = 8
+_MOVED, _RECOLOURED, _REPLACED = 0.08, 0.3, 0.3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Survey:
+    """A recording of F frames, thinned out to the wanted rate."""
+
+    poses: PoseSequence
+    """F frames; where nobody was found all scores are 0."""
+    change: Floats
+    """[F]: how new a picture is after the one before it; 1 or more is a cut."""
+    people: NDArray[np.uint8]
+    """[F]: people counted, 255 where nobody counted."""
+
+
+class Surveyor:
+    """Surveys recordings, and keeps the results in `folder` under names that stand for their content."""
+
+    def __init__(
+        self, folder: Path, estimator: PoseEstimator, kind: str, fps: float, frames_fps: float,
+        count: Callable[[Picture], int] | None = None,
+    ) -> None:  # fmt: skip
+        self._folder, self._kind, self._fps, self._frames_fps = folder, kind, fps, frames_fps
+        self._estimator = estimator
+        self._count = count or PeopleCounter()
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def __call__(
+        self, video: Video, digest: str, report: Callable[[int], None] = lambda done: None
+    ) -> Survey:
+        """The survey, from the cache if it is there; `report(frames)` on the way.
+
+        Raises `MotionError` if the recording is damaged or empty.
+        """
+        rate = f"{self._fps:g}" + (f"of{self._frames_fps:g}" if video.is_folder else "")
+        path = self._folder / f"{digest}-{self._kind}-{rate}.npz"
+        fault = path.with_suffix(".fault.json")
+        with suppress(OSError, ValueError, KeyError):
+            raise MotionError(str(json.loads(fault.read_text())["fault"]), field="videos")
+        with suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, InputError):
+            return _load(path)
+        try:
+            survey = self._made(video, fault, report)
+            _save(path, survey)
+        except OSError as error:
+            raise OutputError(f"{self._folder} cannot be written: {error}", field="output") from error
+        return survey
+
+    def _made(self, video: Video, fault: Path, report: Callable[[int], None]) -> Survey:
+        try:
+            return self._make(video, report)
+        except InputError as error:
+            beside = fault.with_name(f".{secrets.token_hex(4)}.part")
+            beside.write_text(json.dumps({"fault": error.message}))
+            os.replace(beside, fault)
+            raise MotionError(error.message, remedy=error.remedy, field="videos") from error
+
+    def _make(self, video: Video, report: Callable[[int], None]) -> Survey:
+        self._estimator.reset()
+        meter, poses, change, people = ChangeMeter(), [], [], []
+        with opened(video, self._fps, self._frames_fps) as (rate, frames):
+            for index, frame in enumerate(frames):
+                change.append(meter(frame))
+                if change[-1] >= 1:
+                    self._estimator.reset()
+                poses.append(self._estimator.estimate(frame))
+                counts = index % max(1, round(rate / 2)) == 0 or change[-1] >= 1
+                people.append(min(self._count(frame), NOT_COUNTED - 1) if counts else NOT_COUNTED)
+                report(index + 1)
+        if not poses:
+            raise MotionError(f"{video.name} holds no frames.", field="videos")
+        values: dict[str, Any] = {n: np.concatenate([getattr(p, n) for p in poses]) for n in SHAPES}
+        sequence = PoseSequence(**values, fps=rate, size=poses[0].size)
+        return Survey(sequence, np.array(change, np.float32), np.array(people, np.uint8))
+
+
+class ChangeMeter:
+    """Tells cuts from motion: at a cut the picture differs and so do its colours."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Floats, Floats] | None = None
+
+    def __call__(self, frame: Picture) -> float:
+        """How new uint8 [H,W,3] is after the picture given before, 0 for the first; 1 or more is a cut."""
+        small = cv2.resize(frame, _SMALL, interpolation=cv2.INTER_AREA)
+        colours = cv2.calcHist([small], [0, 1, 2], None, [_BINS] * 3, [0, 256] * 3) / small[..., 0].size
+        now: tuple[Floats, Floats] = np.asarray(small / 255, np.float32), np.asarray(colours, np.float32)
+        last, self._last = self._last, now
+        if last is None:
+            return 0.0
+        moved = float(np.abs(now[0] - last[0]).mean())
+        recoloured = 1 - float(np.minimum(now[1], last[1]).sum())
+        return max(min(moved / _MOVED, recoloured / _RECOLOURED), moved / _REPLACED)
+
+
+def _load(path: Path) -> Survey:
+    with np.load(path, allow_pickle=False) as file:
+        arrays: dict[str, Any] = {name: file[name] for name in SHAPES}
+        poses = PoseSequence(**arrays, fps=float(file["fps"]), size=tuple(file["size"].tolist()))
+        survey = Survey(poses, file["change"], file["people"])
+    if not len(survey.poses) == len(survey.change) == len(survey.people):
+        raise ValueError("damaged")
+    return survey
+
+
+def _save(path: Path, survey: Survey) -> None:
+    poses = survey.poses
+    arrays: dict[str, Any] = {name: getattr(poses, name) for name in SHAPES}
+    beside = path.with_name(f".{secrets.token_hex(4)}.npz")
+    try:
+        np.savez_compressed(
+            beside, allow_pickle=False, **arrays, fps=np.float64(poses.fps), size=np.array(poses.size),
+            change=survey.change, people=survey.people,
+        )  # fmt: skip
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)

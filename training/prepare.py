@@ -1,0 +1,76 @@
+"""`python training/prepare.py VIDEOS --output SHARDS [--size WIDTHxHEIGHT] …`: recordings to a training set."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mimicmotion_trt.errors import MimicMotionError
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+def prepare(
+    videos: Annotated[Path, typer.Argument(help="Folder of videos and folders of numbered frames.")],
+    output: Annotated[Path, typer.Option(help="Folder of the shards; what is there already is continued.")],
+    size: Annotated[
+        str | None, typer.Option(help="WIDTHxHEIGHT of the frames, cropped about the person.")
+    ] = None,
+    fps: Annotated[float, typer.Option(help="Frames a second; slower videos keep their rate.")] = 15.0,
+    frames_fps: Annotated[float, typer.Option(help="Frames a second of folders of frames.")] = 30.0,
+    min_frames: Annotated[int, typer.Option(help="Shorter clips are left out.")] = 16,
+    max_frames: Annotated[int, typer.Option(help="Longer shots are split evenly.")] = 240,
+    max_jitter: Annotated[
+        float, typer.Option(help="More trembling than this, in heights of the body, is left out.")
+    ] = 0.03,
+    shard_clips: Annotated[int, typer.Option(min=1, help="Clips in a shard.")] = 64,
+    estimator: Annotated[str, typer.Option(help="mediapipe or dwpose.")] = "mediapipe",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of the estimator; all cores if not given.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Look at this many videos only.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Lines of JSON; the last is the summary.")] = False,
+) -> None:
+    """Find one-person clips in recordings and pack them, with their poses, into webdataset shards."""
+    from mimicmotion_trt.flags import parse_size
+    from mimicmotion_trt.pose import open_estimator
+    from mimicmotion_trt.training.footage.cutting import Rules
+    from mimicmotion_trt.training.footage.preparation import Options, Preparation
+    from mimicmotion_trt.training.footage.progress import Bars, Lines
+    from mimicmotion_trt.training.footage.report import summary, write_report
+    from mimicmotion_trt.training.footage.shards import read_entries
+
+    try:
+        rules = Rules(min_frames, max_frames, max_jitter)
+        options = Options(parse_size(size) if size else None, fps, frames_fps, rules, estimator)
+        finder = open_estimator(estimator, threads=threads)
+        work = Preparation(videos, output, options, finder, shard_clips, limit)
+        with Lines() if as_json else Bars() as progress:
+            verdicts = work.run(progress)
+        numbers = summary(verdicts, work.writer.done, read_entries(output)[1])
+        write_report(output, numbers, verdicts, work.writer.done, options)
+        print(json.dumps(numbers) if as_json else _told(numbers, output))
+    except MimicMotionError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+def _told(numbers: dict[str, object], output: Path) -> str:
+    left_out = numbers["left_out"]
+    assert isinstance(left_out, dict)
+    reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items()) or "nothing"
+    return (
+        f"{numbers['clips']} clips, {numbers['frames']} frames, {numbers['seconds']} s from {numbers['videos']} "
+        f"videos; left out: {reasons}\n{output}/report.json, kept.jpg and left-out.jpg show them"
+    )
+
+
+if __name__ == "__main__":
+    app()
