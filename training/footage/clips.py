@@ -85,7 +85,7 @@ class ShardClips:
             try:
                 yield self[int(index)]
             except MotionError as error:
-                self.skipped[error.message] += 1
+                self.skipped[error.message.rstrip(".")] += 1
 
     def _long_enough(self, entry: Entry) -> bool:
         long = entry.frames > (self._frames - 1) * self._stride(entry) + 1

@@ -1,0 +1,289 @@
+"""The data set of prepared clips: seeds, mirrors, references, and data that is damaged or gone."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import zlib
+from collections import Counter
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from mimicmotion_trt.errors import MotionError, SettingsError
+from mimicmotion_trt.media.picture import encode_picture
+from mimicmotion_trt.pose import draw_poses
+from mimicmotion_trt.pose.sequence import SHAPES
+from mimicmotion_trt.training.config import DataConfig
+from mimicmotion_trt.training.footage import ShardClips, open_clips, pose_pictures
+from mimicmotion_trt.training.footage.augment import Augment, Variation, mirror
+from mimicmotion_trt.training.footage.shards import ShardWriter, read_entries
+from mimicmotion_trt.training.samples import open_dataset, slots, sound_sample
+from mimicmotion_trt.training.synthetic import SyntheticClip, make_clip
+
+FRAMES, HEIGHT, WIDTH = 24, 96, 64
+DIGESTS = [f"{value:08x}{'0' * 16}" for value in (1, 2**30, 2**31, 3 * 2**30)]  # the first is held out
+
+
+@lru_cache
+def source(seed: int) -> SyntheticClip:
+    return make_clip(seed, FRAMES, HEIGHT, WIDTH, blur=0.0, occlusion=False)
+
+
+def write(folder: Path, clips: int = 6, shard_clips: int = 2) -> Path:
+    writer = ShardWriter(folder, shard_clips)
+    for seed in range(clips):
+        clip = source(seed)
+        meta = {"video": f"{seed}.mp4", "digest": DIGESTS[seed % 4], "fps": 15.0}
+        pictures = (encode_picture(frame, ".jpg") for frame in clip.frames)
+        writer.add(f"{seed:024x}-000000", meta, clip.truth, pictures)
+    writer.close()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("shards"))
+
+
+def opened(folder: Path, **options: Any) -> ShardClips:
+    return ShardClips(folder, **{"frames": 8, "size": (WIDTH, HEIGHT), "fps": 15.0} | options)
+
+
+def place(clip: SyntheticClip, picture: np.ndarray) -> int:
+    """Which frame of the clip a picture is."""
+    return int(np.abs(clip.frames.astype(int) - picture).mean(axis=(1, 2, 3)).argmin())
+
+
+def test_a_sample_is_a_window_and_a_reference_away_from_it(shards: Path) -> None:
+    dataset = opened(shards, clips=16)
+    starts = set()
+    for index in range(len(dataset)):
+        sample = dataset[index]
+        clip = source((1, 2, 3, 5)[index % 4])  # 0 and 4 are held out
+        start = place(clip, sample["frames"][0])
+        assert [place(clip, frame) for frame in sample["frames"]] == list(range(start, start + 8))
+        reference = place(clip, sample["reference"])
+        apart = max(start - reference, reference - (start + 7))
+        assert apart >= min(15, max(start, FRAMES - start - 8)) > 0
+        assert np.allclose(sample["observed"].body, clip.truth.body[start : start + 8], atol=1e-6)
+        assert np.allclose(sample["reference_pose"].body[0], clip.truth.body[reference], atol=1e-6)
+        starts.add(start)
+    assert len(starts) > 5
+
+
+def test_the_same_seed_gives_the_same_samples_and_others_differ(shards: Path) -> None:
+    one, two = (opened(shards, augment=Augment(), seed=3) for _ in range(2))
+    two = pickle.loads(pickle.dumps(two))
+    other = opened(shards, augment=Augment(), seed=4)
+    for index in range(4):
+        first, second, third = one[index], two[index], other[index]
+        assert first["frames"].tobytes() == second["frames"].tobytes()
+        assert first["reference"].tobytes() == second["reference"].tobytes()
+        assert first["observed"] == second["observed"]
+        assert first["frames"].tobytes() != third["frames"].tobytes()
+    assert [s["observed"] for s in one.epoch(0)] == [s["observed"] for s in two.epoch(0)]
+    assert len({sample["frames"].tobytes() for number in (0, 1) for sample in one.epoch(number)}) == 4
+
+
+@pytest.mark.parametrize("size", [(WIDTH, HEIGHT), (64, 64), (128, 192)])
+def test_pictures_and_keypoints_move_together(tmp_path: Path, size: tuple[int, int]) -> None:
+    """A white spot on the right wrist is found at the right wrist, or at the left one if mirrored."""
+    truth = source(3).truth
+    frames = np.full((FRAMES, HEIGHT, WIDTH, 3), 60, np.uint8)
+    for frame, (x, y) in zip(frames, truth.body[:, 4] * (WIDTH, HEIGHT), strict=True):
+        cv2.circle(frame, (int(x), int(y)), 2, (255, 255, 255), -1)
+    writer = ShardWriter(tmp_path, 1)
+    meta = {"video": "v", "digest": DIGESTS[0], "fps": 15.0}
+    writer.add("a-0", meta, truth, (encode_picture(frame, ".jpg") for frame in frames))
+    dataset = opened(tmp_path, size=size, clips=30, augment=Augment(scale=(0.6, 1.0), shift=0.2))
+    mirrored, checked = Counter[bool](), 0
+    for index in range(30):
+        sample = dataset[index]
+        pictures, poses = slots(sample)
+        wrists = poses.body[:, [4, 7]] * size
+        spots = [spot(picture) for picture in pictures]
+        pairs = [pair for pair in zip(spots, wrists, strict=True) if pair[0] is not None]
+        if not pairs:
+            continue
+        errors = np.array([np.hypot(*(wrist - at).T) for at, wrist in pairs])
+        limit = 2.0 * max(size[0] / WIDTH, size[1] / HEIGHT) / 0.6
+        flipped = bool(errors[:, 1].mean() < errors[:, 0].mean())
+        assert errors[:, int(flipped)].max() < limit
+        mirrored[flipped] += 1
+        checked += len(pairs)
+    assert min(mirrored[True], mirrored[False]) >= 5
+    assert checked > 100
+
+
+def spot(picture: np.ndarray) -> np.ndarray | None:
+    """Middle (x, y) of what is bright, unless it is not there or touches the edge."""
+    bright = picture.min(axis=2) > 140
+    if not bright.any() or bright[[0, -1]].any() or bright[:, [0, -1]].any():
+        return None
+    rows, columns = np.nonzero(bright)
+    return np.array([columns.mean() + 0.5, rows.mean() + 0.5])
+
+
+def test_mirroring_swaps_left_and_right() -> None:
+    poses = source(8).truth
+    turned = mirror(poses)
+    for name, (right, left) in {
+        "shoulder": (2, 5),
+        "wrist": (4, 7),
+        "ankle": (10, 13),
+        "ear": (16, 17),
+    }.items():
+        assert np.allclose(turned.body[:, right, 0], 1 - poses.body[:, left, 0]), name
+        assert np.array_equal(turned.body_score[:, right], poses.body_score[:, left]), name
+    assert np.allclose(turned.hands[:, 0, :, 0], 1 - poses.hands[:, 1, :, 0])
+    for right, left in ((0, 16), (17, 26), (31, 35), (36, 45), (39, 42), (48, 54), (60, 64)):
+        assert np.allclose(turned.face[:, right, 0], 1 - poses.face[:, left, 0])
+    assert np.array_equal(turned.face[:, [8, 30, 51, 57], 1], poses.face[:, [8, 30, 51, 57], 1])
+    again = mirror(turned)
+    for name in SHAPES:
+        assert np.allclose(getattr(again, name), getattr(poses, name), atol=1e-6)
+
+
+def test_a_symmetric_face_stays_itself_when_mirrored() -> None:
+    """The order of a mirrored face is right for all 68 points: it maps a symmetric face onto itself."""
+    from dataclasses import replace
+
+    poses = source(8).truth[:1]
+    symmetric = replace(poses, face=(poses.face + mirror(poses).face) / 2)
+    assert np.allclose(mirror(symmetric).face, symmetric.face, atol=1e-6)
+    order = mirror(replace(poses, face=np.tile(np.arange(68)[:, None] / 100, 2)[None])).face[0, :, 1] * 100
+    assert sorted(order.round().astype(int)) == list(range(68))
+
+
+def test_colours_are_varied_alike_and_can_be_left_alone() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype(np.uint8)
+    plain = Variation(False, 1.0, (0.0, 0.0), 1.0, 1.0, 0.0)
+    assert plain.recolour(picture) is picture
+    grey = Variation(False, 1.0, (0.0, 0.0), 1.0, 0.0, 0.0).recolour(picture)
+    assert np.ptp(grey, axis=2).max() <= 1
+    bright = Variation(False, 1.0, (0.0, 0.0), 1.0, 1.0, 0.1).recolour(np.full_like(picture, 100))
+    assert set(bright.ravel()) <= {125, 126}
+
+
+def test_pose_pictures_are_the_runtimes(shards: Path) -> None:
+    sample = opened(shards)[0]
+    drawn = pose_pictures(sample, 256)
+    assert drawn.shape == (9, HEIGHT, WIDTH, 3)
+    assert np.array_equal(drawn[0], draw_poses(sample["reference_pose"], HEIGHT, WIDTH, 256)[0])
+    assert np.array_equal(drawn[1:], draw_poses(sample["observed"], HEIGHT, WIDTH, 256))
+
+
+def test_a_slower_rate_takes_every_other_frame(shards: Path) -> None:
+    sample = opened(shards, fps=7.5)[0]
+    clip = source(1)
+    start = place(clip, sample["frames"][0])
+    assert [place(clip, frame) for frame in sample["frames"]] == list(range(start, start + 16, 2))
+    assert sample["observed"].fps == 7.5
+
+
+def test_training_finds_the_data_set_by_its_name(shards: Path) -> None:
+    config = DataConfig(
+        source="mimicmotion_trt.training.footage:open_clips", path=str(shards), clips=12, frames=8,
+        height=192, width=128,
+    )  # fmt: skip
+    train, held_out = open_dataset(config), open_dataset(config, held_out=True)
+    assert len(train) == len(held_out) == 12
+    assert train[5]["frames"].shape == (7, 192, 128, 3)
+    assert isinstance(train, ShardClips)
+    assert isinstance(held_out, ShardClips)
+    videos = [{e.meta["digest"] for e in dataset._entries} for dataset in (train, held_out)]
+    assert videos == [set(DIGESTS[1:]), {DIGESTS[0]}]
+    with pytest.raises(SettingsError, match="not given"):
+        open_clips(DataConfig())
+
+
+def test_damage_is_skipped_with_a_counted_reason(tmp_path: Path) -> None:
+    folder = write(tmp_path, clips=12)
+    spoil_keypoints(folder / "shard-000000.json")  # clip 1; clip 0 is held out
+    (folder / "shard-000001.tar").unlink()  # clips 2, 3
+    entry = read_entries(folder)[0][3]
+    assert entry.key.startswith(f"{5:024x}")
+    with entry.shard.open("r+b") as file:  # clip 5: its frames
+        file.seek(entry.end - 40_000)
+        file.write(b"\xff" * 30_000)
+    (folder / "shard-000003.json").write_text("{")  # clips 6, 7
+    with (folder / "shard-000005.tar").open("r+b") as file:  # clip 11; clip 10 stays
+        file.truncate(read_entries(folder)[0][-1].offset + 5000)
+    dataset = opened(folder, frames=20)
+    assert len(list(dataset.epoch(0))) == 2  # clips 9 and 10
+    assert dataset.skipped == {
+        "its shard is missing": 2,
+        "the index of a shard is damaged": 1,
+        "its shard is cut off": 1,
+        "the keypoints of a clip cannot be used": 1,
+        "the data of a clip is damaged": 1,
+    }
+    sample, reasons = sound_sample(dataset, 0)
+    assert len(sample["frames"]) == 20
+    assert {reason.rstrip(".") for reason in reasons} <= set(dataset.skipped)
+    (folder / "shard-000004.tar").unlink()  # while training runs
+    (folder / "shard-000005.tar").unlink()
+    assert list(dataset.epoch(1)) == []
+    assert dataset.skipped["a shard cannot be read"] == 2
+
+
+def spoil_keypoints(index: Path) -> None:
+    """NaN among the keypoints of a shard's last clip, its checksum right."""
+    listed = json.loads(index.read_text())
+    entry = read_entries(index.parent)[0][1]
+    with np.load(io.BytesIO(entry._read([1])[0])) as file:
+        arrays = dict(file)
+    arrays["body"][3, 4] = np.nan
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    data = buffer.getvalue()
+    row = listed["clips"][1]
+    blocks = [-(-size // 512) for size in (len(data), row["sizes"][1])]
+    assert blocks[0] == blocks[1]
+    row["sizes"][1], row["checks"][1] = len(data), zlib.crc32(data)
+    index.write_text(json.dumps(listed))
+    with entry.shard.open("r+b") as file:
+        file.seek(entry.offset + 512 + -(-entry.sizes[0] // 512) * 512 + 512)
+        file.write(data)
+
+
+def test_unusable_shards_are_refused(shards: Path, tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(SettingsError):
+            opened(folder)
+    with pytest.raises(SettingsError, match="too short for the window"):
+        opened(shards, frames=FRAMES)
+    with pytest.raises(IndexError):
+        opened(shards)[10**6]
+    assert opened(shards, frames=FRAMES - 1)[0]["frames"].shape[0] == FRAMES - 1
+
+
+def test_shards_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    clip = source(0)
+    meta = {"video": "v", "digest": DIGESTS[0], "fps": 15.0}
+
+    def failing() -> Any:
+        yield encode_picture(clip.frames[0], ".jpg")
+        raise MotionError("no more")
+
+    writer = ShardWriter(tmp_path, 4)
+    with pytest.raises(MotionError):
+        writer.add("a-0", meta, clip.truth, failing())
+    assert not list(tmp_path.glob("shard-*"))
+    writer = ShardWriter(tmp_path, 4)  # clears up
+    assert not list(tmp_path.glob(".shard-*"))
+    pictures = [encode_picture(frame, ".jpg") for frame in clip.frames]
+    writer.add("a-0", meta, clip.truth, pictures)
+    writer.close()
+    writer.close()
+    again = ShardWriter(tmp_path, 4)
+    assert set(again.done) == {"a-0"}
+    (tmp_path / "shard-000000.tar").unlink()
+    assert ShardWriter(tmp_path, 4).done == {}
+    assert read_entries(tmp_path) == ([], Counter({"its shard is missing": 1}))
