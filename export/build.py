@@ -14,7 +14,14 @@ from typing import Any
 
 from ..engines import NETWORKS, Bundle, ImageStatistics, Manifest, Network, network_specs
 from ..engines.bundle import MANIFEST, describe_file, hash_file
-from ..errors import BundleError, CheckpointError, ExportError, OutputError, SettingsError
+from ..errors import (
+    BundleError,
+    CheckpointError,
+    ExportError,
+    MimicMotionError,
+    OutputError,
+    SettingsError,
+)
 from ..settings import Settings
 
 BACKENDS = ("onnxruntime",)
@@ -56,7 +63,18 @@ class Options:
             )
         for size in self.sizes:
             Settings(size=size)
-        Settings.from_dict({"segment": self.segment, "overlap": 1, **self.defaults})
+        if Settings.from_dict({"segment": self.segment, "overlap": 1, **self.defaults}).segment is None:
+            raise SettingsError(
+                "a bundle needs a segment.", remedy="Give 72 or 16.", field="settings.segment"
+            )
+        Settings.from_dict(self.model_defaults)
+
+    @property
+    def model_defaults(self) -> dict[str, Any]:
+        """Settings that the model wants; the overlap among them where the usual one does not fit the segment."""
+        segment = self.defaults.get("segment", self.segment)
+        overlap = {"overlap": segment - 1} if segment <= Settings().overlap else {}
+        return {"segment": segment, **overlap, **self.defaults}
 
 
 def build_bundle(
@@ -81,11 +99,11 @@ def build_bundle(
     key = build_key(folder, Path(checkpoint), options)
     if (present := _present(output, key)) is not None:
         return present, False
-    if output.exists() and not (
-        output.is_dir() and ((output / MANIFEST).exists() or not any(output.iterdir()))
-    ):
+    if output.exists() and not _is_replaceable(output):
         raise OutputError(
-            f"{output} exists and is no bundle.", remedy="Choose another output folder.", field="output"
+            f"{output} exists and is no bundle, or holds other files as well.",
+            remedy="Choose another output folder.",
+            field="output",
         )
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -97,6 +115,13 @@ def build_bundle(
         (partial / MANIFEST).write_text(manifest.to_json())
         partial.chmod(0o755)
         _replace(partial, output)
+    except MimicMotionError:
+        raise
+    except Exception as error:  # of the libraries: a network that they cannot run or trace, a full disk
+        raise ExportError(
+            f"the bundle could not be built: {type(error).__name__}: {error}",
+            remedy="Check that base and checkpoint belong together, and the free space.",
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return manifest, True
@@ -139,6 +164,15 @@ def _present(output: Path, key: str) -> Manifest | None:
     return manifest if manifest.build == key else None
 
 
+def _is_replaceable(output: Path) -> bool:
+    """Whether a folder is empty or a bundle, whole or damaged, and nothing of anybody's is lost with it."""
+    if not output.is_dir():
+        return False
+    names = {path.name for path in output.iterdir()}
+    own = {name for name in names if name == MANIFEST or name.split(".")[0] in NETWORKS}
+    return names == own and (not names or MANIFEST in names)
+
+
 def _build(
     folder: Path, checkpoint: Path, partial: Path, options: Options, key: str, report: Report
 ) -> Manifest:
@@ -179,10 +213,9 @@ def _manifest(
     import transformers
 
     defaults = {
-        "segment": options.segment,
         "sigma_min": float(model.scheduler["sigma_min"]),
         "sigma_max": float(model.scheduler["sigma_max"]),
-        **options.defaults,
+        **options.model_defaults,
     }
     return Manifest(
         backend=options.backend,
@@ -208,7 +241,9 @@ def check_scheduler(config: Mapping[str, Any]) -> None:
         "use_karras_sigmas": True,
     }
     wrong = {key: config.get(key) for key, value in wanted.items() if config.get(key) != value}
-    if wrong or not 0 < config.get("sigma_min", 0) < config.get("sigma_max", 0):
+    low, high = (config.get(key) for key in ("sigma_min", "sigma_max"))
+    ordered = isinstance(low, int | float) and isinstance(high, int | float) and 0 < low < high
+    if wrong or not ordered:
         raise CheckpointError(
             f"the base's scheduler is not SVD's ({wrong or 'sigma_min, sigma_max'}).",
             remedy=f"Expected {wanted} with 0 < sigma_min < sigma_max.",
@@ -231,17 +266,15 @@ def image_statistics(config: Mapping[str, Any], encoder: Any) -> ImageStatistics
 
 
 def _replace(partial: Path, output: Path) -> None:
-    """Put the finished folder in place; the one before stays until the new one stands."""
-    old = None
-    if output.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{output.name}.old.", dir=output.parent))
-        os.rename(output, old / "bundle")
+    """Put the finished folder in place; the one before is put back if that fails or is interrupted."""
+    old = Path(tempfile.mkdtemp(prefix=f".{output.name}.old.", dir=output.parent))
     try:
+        if output.exists():
+            os.rename(output, old / "bundle")
         os.rename(partial, output)
-    except OSError as error:
-        if old is not None:
+    except BaseException:
+        if (old / "bundle").exists() and not output.exists():
             os.rename(old / "bundle", output)
-        raise ExportError(f"{output} could not be put in place: {error}") from error
+        raise
     finally:
-        if old is not None:
-            shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
