@@ -40,7 +40,7 @@ def prepare(
     from mimicmotion_trt.flags import parse_size
     from mimicmotion_trt.pose import open_estimator
     from mimicmotion_trt.training.footage.cutting import Rules
-    from mimicmotion_trt.training.footage.preparation import Options, Preparation
+    from mimicmotion_trt.training.footage.preparation import Options, Preparation, alone
     from mimicmotion_trt.training.footage.progress import Bars, Lines
     from mimicmotion_trt.training.footage.report import summary, write_report
     from mimicmotion_trt.training.footage.shards import read_entries
@@ -49,11 +49,12 @@ def prepare(
         rules = Rules(min_frames, max_frames, max_jitter)
         options = Options(parse_size(size) if size else None, fps, frames_fps, rules, estimator)
         finder = open_estimator(estimator, threads=threads)
-        work = Preparation(videos, output, options, finder, shard_clips, limit)
-        with Lines() if as_json else Bars() as progress:
-            verdicts = work.run(progress)
-        numbers = summary(verdicts, work.writer.done, read_entries(output)[1])
-        write_report(output, numbers, verdicts, work.writer.done, options)
+        with alone(output):
+            work = Preparation(videos, output, options, finder, shard_clips, limit)
+            with Lines() if as_json else Bars() as progress:
+                verdicts = work.run(progress)
+            numbers = summary(verdicts, work.writer.done, read_entries(output)[1])
+            write_report(output, numbers, verdicts, work.writer.done, options)
         print(json.dumps(numbers) if as_json else _told(numbers, output))
     except MimicMotionError as error:
         print(f"error: {error}", file=sys.stderr)

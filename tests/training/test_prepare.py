@@ -23,6 +23,7 @@ from mimicmotion_trt.media.writer import VideoWriter
 from mimicmotion_trt.pose import PoseSequence
 from mimicmotion_trt.training.footage.crop import around_person, share_inside
 from mimicmotion_trt.training.footage.cutting import NOBODY, SEVERAL, SHAKY, SHORT, Rules, cut, jitter
+from mimicmotion_trt.training.footage.preparation import Options, alone
 from mimicmotion_trt.training.footage.shards import read_entries
 from mimicmotion_trt.training.footage.survey import NOT_COUNTED, ChangeMeter, Survey
 from mimicmotion_trt.training.footage.videos import find_videos, opened
@@ -192,6 +193,10 @@ def test_other_settings_for_the_same_shards_are_refused(
         result = CliRunner().invoke(app, arguments)
         assert result.exit_code == 1
         assert said in result.stderr
+    with alone(prepared[0]):
+        result = CliRunner().invoke(app, [str(footage), "--output", str(prepared[0]), *FLAGS])
+        assert result.exit_code == 1
+        assert "another run" in result.stderr
     result = CliRunner().invoke(app, [str(tmp_path), "--output", str(tmp_path / "out")])
     assert result.exit_code == 1
     assert "neither videos nor folders" in result.stderr
@@ -307,8 +312,6 @@ def test_a_crop_follows_the_person_and_stays_inside() -> None:
 
 
 def test_options_are_checked() -> None:
-    from mimicmotion_trt.training.footage.preparation import Options
-
     for bad in ({"fps": 0.0}, {"size": (8, 8)}, {"rules": Rules(min_frames=20, max_frames=30)}):
         with pytest.raises(SettingsError):
             Options(**bad)  # type: ignore[arg-type]

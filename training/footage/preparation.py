@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from ...errors import InputError, MotionError, SettingsError
+from ...errors import InputError, MotionError, OutputError, SettingsError
 from ...media.picture import encode_picture
 from ...pose import PoseEstimator, PoseSequence
 from .crop import Crop, Picture, around_person, share_inside
@@ -81,7 +83,7 @@ class Progress(Protocol):
 
 
 class Preparation:
-    """Makes or continues `output`: shards, and in `cache` the surveys."""
+    """Makes or continues the folder `output`: shards, and in `cache` the surveys. See `alone`."""
 
     def __init__(
         self, folder: Path, output: Path, options: Options, estimator: PoseEstimator, shard_clips: int = 64,
@@ -90,7 +92,6 @@ class Preparation:
         """`limit`: how many recordings at most. Raises `InputError` if nothing is there to do."""
         self._options = options
         self.videos = find_videos(folder, output)[:limit]
-        output.mkdir(parents=True, exist_ok=True)
         _agree(output / SETTINGS, options)
         self._survey = Surveyor(
             output / "cache", estimator, options.estimator, options.fps, options.frames_fps, count
@@ -195,6 +196,21 @@ def _between(numbered: Iterator[tuple[int, Picture]], span: Span) -> Iterator[Pi
             yield frame
         if index == span.stop - 1:
             return
+
+
+@contextmanager
+def alone(output: Path) -> Iterator[None]:
+    """Makes the folder, and keeps other runs out of it; raises `OutputError` if one is at work there."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        lock = (output / ".lock").open("w")
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process
+    except BlockingIOError as error:
+        raise OutputError(f"another run is at work on {output}.", field="output") from error
+    except OSError as error:
+        raise OutputError(f"{output} cannot be written: {error}", field="output") from error
+    with lock:
+        yield
 
 
 def _agree(path: Path, options: Options) -> None:

@@ -51,6 +51,8 @@ class Surveyor:
         self._estimator = estimator
         self._count = count or PeopleCounter()
         folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob(".*"):  # by a run that was killed
+            left.unlink()
 
     def __call__(
         self, video: Video, digest: str, report: Callable[[int], None] = lambda done: None
