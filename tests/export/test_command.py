@@ -1,0 +1,149 @@
+"""`python export/build_engines.py`, as it is run from a shell."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from mimicmotion_trt.export import build_engines
+
+SCRIPT = Path(__file__).parents[2] / "export" / "build_engines.py"
+LIKE_THE_BUNDLE = ("--size", "64x128", "--size", "128x64", "--segment", "16",
+                   "--default", "canvas=512", "--default", "steps=3")  # fmt: skip
+
+
+def shell(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run the script in a process of its own."""
+    return subprocess.run([sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True)
+
+
+def call(*arguments: object) -> Result:
+    """Run the command in this process."""
+    return CliRunner().invoke(build_engines.app, [str(argument) for argument in arguments])
+
+
+def assert_explained(code: int, output: str, says: str) -> None:
+    assert code == 1
+    assert output.startswith("error: ")
+    assert says in output
+    assert "Traceback" not in output
+
+
+def test_help_names_every_option():
+    done = shell("--help")
+    assert done.returncode == 0
+    for option in ("--base", "--checkpoint", "--output", "--backend", "--size", "--segment", "--precision",
+                   "--batch", "--default", "--note", "--json"):  # fmt: skip
+        assert option in done.stdout
+
+
+def test_the_last_line_is_json(tiny, bundle):
+    done = shell(
+        "--base", tiny.base, "--checkpoint", tiny.checkpoint, "--output", bundle, *LIKE_THE_BUNDLE, "--json"
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    told = json.loads(line)
+    assert told["output"] == str(bundle)
+    assert told["built"] is False
+    assert len(told["build"]) == 64
+    assert set(told["rel_l2"]) == {"unet", "pose_net", "vae_encoder", "vae_decoder", "image_encoder"}
+    assert all(error < 1e-4 for error in told["rel_l2"].values())
+
+
+def test_a_bundle_that_is_there_is_left_alone(tiny, bundle):
+    done = call("--base", tiny.base, "--checkpoint", tiny.checkpoint, "--output", bundle, *LIKE_THE_BUNDLE)
+    assert done.exit_code == 0
+    assert "nothing to do" in " ".join(done.output.split())
+
+
+def test_a_base_with_another_scheduler(tiny, tmp_path):
+    base = Path(shutil.copytree(tiny.base, tmp_path / "svd"))
+    config = base / "scheduler" / "scheduler_config.json"
+    config.write_text(config.read_text().replace("v_prediction", "epsilon"))
+    done = shell("--base", base, "--checkpoint", tiny.checkpoint, "--output", tmp_path / "out", "--json")
+    assert_explained(done.returncode, done.stderr, "scheduler")
+    assert "'prediction_type': 'epsilon'" in done.stderr
+    assert done.stdout == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["svd"]
+
+
+def test_a_hub_id_without_a_network(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    base = "nobody/nothing"
+    done = call("--base", base, "--checkpoint", tiny.checkpoint, "--output", tmp_path / "out")
+    assert_explained(done.exit_code, done.stderr, "'nobody/nothing' could not be downloaded")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--size", "64"], "WIDTHxHEIGHT"),
+        (["--size", "64x65"], "multiple of 64"),
+        (["--size", "0x64"], "size is 0"),
+        (["--batch", "two"], "no list of numbers"),
+        (["--batch", "0"], "1 to 64 rows"),
+        (["--segment", "1"], "segment is 1"),
+        (["--default", "steps"], "NAME=VALUE"),
+        (["--default", "step=3"], "unknown setting 'step'"),
+        (["--default", "steps=many"], "steps is 'many'"),
+        (["--precision", "fp16"], "fp16"),
+        (["--backend", "abacus"], "abacus"),
+        (["--checkpoint", "nothing.pth"], "nothing.pth does not exist"),
+        (["--base", "./nowhere"], "is no folder"),
+    ],
+)
+def test_wrong_arguments_are_explained(tiny, tmp_path, arguments, says):
+    whole = ["--base", tiny.base, "--checkpoint", tiny.checkpoint, "--output", tmp_path / "out"]
+    done = call(*whole, *arguments)
+    assert_explained(done.exit_code, done.stderr, says)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("missing", ["--base", "--checkpoint", "--output"])
+def test_what_must_be_given(missing):
+    whole = {"--base": "a", "--checkpoint": "b", "--output": "c"}
+    arguments = [part for pair in whole.items() if pair[0] != missing for part in pair]
+    done = call(*arguments)
+    assert done.exit_code == 2
+    assert missing in done.stderr
+
+
+def test_an_interruption(tiny, tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(build_engines, "build_bundle", interrupted)
+    done = call("--base", tiny.base, "--checkpoint", tiny.checkpoint, "--output", tmp_path / "out")
+    assert done.exit_code == 130
+    assert "nothing was written" in done.stderr
+
+
+def test_a_report_of_what_was_built(tiny, bundle, tmp_path, monkeypatch):
+    from mimicmotion_trt.engines import Bundle
+
+    asked = []
+
+    def built(base, checkpoint, output, options, report):
+        asked.append((base, checkpoint, output, options))
+        report("exporting unet", 1, 6)
+        return Bundle.load(bundle).manifest, True
+
+    monkeypatch.setattr(build_engines, "build_bundle", built)
+    done = call(
+        "--base", "owner/name", "--checkpoint", "c.pth", "--output", tmp_path, "--batch", "1,3", "--note", "hello",
+        "--default", "fusion=linear", "--default", "guidance=[1,2]",
+    )  # fmt: skip
+    assert done.exit_code == 0
+    assert "vae_decoder" in done.output
+    ((base, checkpoint, output, options),) = asked
+    assert (base, checkpoint, output) == ("owner/name", Path("c.pth"), tmp_path)
+    assert (options.rows, options.segment, options.note) == ((1, 3), 72, "hello")
+    assert options.sizes == ((576, 1024), (1024, 576))
+    assert options.defaults == {"fusion": "linear", "guidance": [1, 2]}
