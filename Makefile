@@ -17,7 +17,7 @@ help: ## list the targets
 setup: $(STAMP) tiny ## make .venv with all that demo, export, training and tests need, and the tiny bundle
 
 $(STAMP): pyproject.toml constraints.txt
-	@echo "setting up .venv; this takes a minute or two"; test -x $(PY) || $(PYTHON) -m venv .venv
+	@test -x $(PY) || { echo "setting up .venv; this takes a minute or two"; $(PYTHON) -m venv .venv; }
 	@for wait in 5 10 20 0; do $(INSTALL) && exit 0; echo "retrying in $$wait s" >&2; sleep $$wait; done; exit 1
 	@touch $@
 

@@ -128,7 +128,13 @@ def bound(engine: Any, feed: dict[str, Array]) -> Callable[[], Any]:
         binding.bind_input(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
     output = np.empty((*feed["latents"].shape[:2], 4, *feed["latents"].shape[3:]), np.float32)
     binding.bind_output("prediction", "cpu", 0, np.float32, output.shape, output.ctypes.data)
-    return lambda keep=output: engine.run_with_iobinding(binding)
+    keep = (feed, output)  # a binding holds addresses, not arrays
+
+    def call() -> None:
+        assert keep
+        engine.run_with_iobinding(binding)
+
+    return call
 
 
 def median_ms(call: Callable[[], Any], repeat: int) -> float:
