@@ -48,7 +48,7 @@ class Namer(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """pixels [B,3,S,S], normalised as CLIP's -> colours [B,K,3], 0 to 1."""
         colours: Tensor = self.read(self.encoder(pixels).image_embeds)
-        return colours.unflatten(1, (-1, 3))
+        return colours.reshape(len(colours), -1, 3)
 
 
 class ColourTask:
@@ -133,9 +133,9 @@ def colours_of(
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Colours [K,3], 0 to 1, at body points and corners of a picture uint8 [H,W,3], and which are visible [K]."""
     height, width = picture.shape[:2]
-    places = [pose.body[0, list(points)].mean(axis=0) for points in BODY_POINTS]
+    body = [pose.body[0, list(points)].mean(axis=0) for points in BODY_POINTS]
     seen = [pose.body_score[0, list(points)].min() >= BODY_THRESHOLD for points in BODY_POINTS]
-    places = np.concatenate([places, CORNERS])
+    places = np.concatenate([np.stack(body), CORNERS])
     inside = ((places >= 0) & (places < 1)).all(axis=1)
     side = 2 * max(1, round(PATCH * height)) + 1
     smooth = cv2.blur(picture, (side, side))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -118,7 +119,7 @@ class LoraConfig:
     """Low-rank adapters on the U-Net instead of all its weights; PoseNet still trains whole."""
 
     rank: int = 16
-    alpha: float = 16.0
+    alpha: int = 16
     targets: str = r".*(to_q|to_k|to_v|to_out\.0)"
     """Regular expression of the layers' whole names."""
     merge: bool = True
@@ -289,14 +290,10 @@ def convert(hint: Any, value: Any, where: str) -> Any:
         return tuple(convert(a, v, where) for a, v in zip(arguments, value, strict=True))
     if origin is Mapping and isinstance(value, dict):
         return value
-    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
     if hint in (int, str, bool) and type(value) is hint:
         return value
-    if hint is float and isinstance(value, str):  # YAML 1.1 takes 1e-5 for text
-        try:
-            return float(value)
-        except ValueError:
-            pass
+    if hint is float and not isinstance(value, bool):
+        with suppress(TypeError, ValueError):
+            return float(value)  # text, too: YAML 1.1 takes 1e-5 for that
     name = ", ".join(map(str, arguments)) if origin is Literal else getattr(hint, "__name__", str(hint))
     raise SettingsError(f"{where} is {value!r}.", remedy=f"Wanted: {name}.", field=where)

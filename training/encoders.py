@@ -23,10 +23,11 @@ class Encoders:
     """The frozen networks that turn pictures into latents and tokens, and latents into pictures."""
 
     def __init__(self, base: Path, device: torch.device) -> None:
-        self.vae: Any = load_vae(base).to(device)
-        self.image_encoder: Any = load_image_encoder(base).to(device)
-        self.scaling_factor = float(self.vae.config["scaling_factor"])
-        self.statistics = read_statistics(base, int(self.image_encoder.config.image_size))
+        vae: Any = load_vae(base).to(device)
+        image_encoder: Any = load_image_encoder(base).to(device)
+        self.vae, self.image_encoder = vae, image_encoder
+        self.scaling_factor = float(vae.config["scaling_factor"])
+        self.statistics = read_statistics(base, int(image_encoder.config.image_size))
         self._device = device
 
     @torch.inference_mode()
@@ -36,7 +37,7 @@ class Encoders:
             self.mode(torch.from_numpy(to_signed(pictures[i : i + chunk])).to(self._device))
             for i in range(0, len(pictures), chunk)
         ]
-        return torch.cat(parts).cpu().numpy()  # type: ignore[no-any-return]
+        return torch.cat(parts).cpu().numpy()
 
     @torch.no_grad()
     def mode(self, images: Tensor) -> Tensor:

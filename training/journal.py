@@ -30,7 +30,7 @@ class Journal:
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=begin + 1)  # type: ignore[no-untyped-call]
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=begin + 1)
 
     def step(self, step: int, values: Values) -> None:
         """One line of `metrics.jsonl`, on disk when this returns; what is not finite becomes null."""

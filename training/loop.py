@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -109,7 +108,8 @@ class Trainer:
         began = time.perf_counter()
         rate = learning_rate(config.optimizer, step - 1, config.steps)
         set_learning_rate(self.optimizer, rate)
-        waiting, parts, norm = 0.0, Counter[str](), float("nan")
+        waiting, norm = 0.0, float("nan")
+        parts: dict[str, float] = {}
         for micro in range(config.accumulation):
             asked = time.perf_counter()
             batch = self._batch(step, micro)
@@ -121,7 +121,7 @@ class Trainer:
                 if accelerator.sync_gradients:
                     norm = self._update()
             for name, value in {"loss": loss.detach(), **more}.items():
-                parts[name] += self._mean(value) / config.accumulation
+                parts[name] = parts.get(name, 0.0) + self._mean(value) / config.accumulation
         seconds = time.perf_counter() - began
         return {**parts, "grad_norm": norm, "lr": rate, "data_seconds": waiting, "step_seconds": seconds}
 
@@ -146,7 +146,7 @@ class Trainer:
     def _mean(self, value: Tensor) -> float:
         if self.accelerator.num_processes == 1:
             return float(value)
-        return float(self.accelerator.reduce(value.float(), reduction="mean"))  # type: ignore[arg-type]
+        return float(self.accelerator.reduce(value.float(), reduction="mean"))
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:

@@ -105,8 +105,8 @@ class MotionTask:
         regions = [
             region_weights(
                 config.objective,
-                *(clip[name] for name in ("body", "body_score", "hands", "hands_score")),
-                cells=clip["latents"].shape[-2:],
+                (clip["latents"].shape[-2], clip["latents"].shape[-1]),
+                **{name: clip[name] for name in ("body", "body_score", "hands", "hands_score")},
             )
             for clip in clips
         ]

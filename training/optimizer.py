@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -18,7 +19,7 @@ def make_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) 
     kind: Any = torch.optim.AdamW
     if config.name == "adamw8bit":
         try:
-            from bitsandbytes.optim import AdamW8bit as kind  # noqa: N813
+            kind = importlib.import_module("bitsandbytes.optim").AdamW8bit
         except ImportError:
             raise SettingsError(
                 "optimizer adamw8bit needs bitsandbytes, which is not installed.",

@@ -13,8 +13,8 @@ Mask = NDArray[np.bool_]
 
 
 def region_weights(
-    config: ObjectiveConfig, body: Float, body_score: Float, hands: Float, hands_score: Float,
-    cells: tuple[int, int],
+    config: ObjectiveConfig, cells: tuple[int, int], *,
+    body: Float, body_score: Float, hands: Float, hands_score: Float,
 ) -> Float:  # fmt: skip
     """Loss weights [F,1,h,w] of a clip's latents, `cells` = (h, w); where regions overlap the larger counts.
 

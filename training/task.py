@@ -24,8 +24,9 @@ class Task(Protocol):
     position, so that a resumed run goes on as if it had never stopped.
     """
 
-    network: nn.Module
-    """Holds everything that trains; called by `loss` through whatever accelerate has wrapped around it."""
+    @property
+    def network(self) -> nn.Module:
+        """Holds everything that trains; called by `loss` through whatever accelerate has wrapped around it."""
 
     def prepare(self, positions: Iterable[int], report: Report) -> None:
         """Make what the coming batches read."""

@@ -1,6 +1,7 @@
 """`python training/train.py --config FILE.yaml [--steps N] [--output DIR] [--resume] [--seed S]`.
 
-Several devices: `accelerate launch --config_file training/configs/accelerate/ddp.yaml training/train.py …`.
+Several devices: `accelerate launch --config_file training/configs/accelerate/ddp.yaml training/train.py …`;
+two processes on one CPU: `ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 training/train.py …`.
 """
 
 from __future__ import annotations
@@ -38,7 +39,6 @@ def train(
 ) -> None:
     """Train one stage. Each step adds a JSON line to OUTPUT/metrics.jsonl; OUTPUT/final holds the weights."""
     from mimicmotion_trt.training.config import load_config
-    from mimicmotion_trt.training.loop import Trainer
 
     try:
         settings = load_config(config)
@@ -46,6 +46,8 @@ def train(
             settings = replace(settings, seed=seed)
         if output is not None:
             settings = replace(settings, output=str(output))
+        from mimicmotion_trt.training.loop import Trainer  # loads PyTorch: what is wrong is told before
+
         trainer = Trainer(settings, Path(settings.output), resume=resume, say=_say)
         trainer.run(steps)
     except MimicMotionError as error:

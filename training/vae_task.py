@@ -53,6 +53,7 @@ class VaeTask:
         vae.requires_grad_(True).train()
         if config.gradient_checkpointing:
             vae.enable_gradient_checkpointing()
+        self._vae: Any = vae
         self.network = Reconstruction(vae).to(device)
         self._held_out = open_dataset(config.data, held_out=True)
         dataset = open_dataset(config.data)
@@ -99,7 +100,7 @@ class VaeTask:
     @torch.inference_mode()
     def validate(self) -> tuple[dict[str, float], NDArray[np.uint8]]:
         """PSNR and SSIM of whole held-out clips, encoded to the mode and decoded."""
-        vae, scores, rows = self.network.vae.eval(), [], []
+        vae, scores, rows = self._vae.eval(), [], []
         for index in range(self._config.validation.clips):
             truth = self._held_out[index]["frames"]
             images = torch.from_numpy(to_signed(truth)).to(self._device)
@@ -114,7 +115,7 @@ class VaeTask:
 
     def save(self, folder: Path, state: Mapping[str, Tensor]) -> None:
         """Write `base/`: the base folder with this VAE, its scaling_factor measured."""
-        vae = load_vae(self._base)
+        vae: Any = load_vae(self._base)
         vae.load_state_dict({key.removeprefix("vae."): value.cpu() for key, value in state.items()})
         factor = self.measure_scaling_factor(vae.to(self._device))
         vae.register_to_config(scaling_factor=factor)

@@ -27,7 +27,7 @@ def validate_motion(animator: Animator, samples: Sequence[Sample]) -> tuple[dict
         settings = animator.settings(seed=seed)
         pictures, poses = slots(sample)
         assert settings.canvas is not None
-        drawn = draw_poses(poses, *pictures.shape[1:3], settings.canvas)
+        drawn = draw_poses(poses, pictures.shape[1], pictures.shape[2], settings.canvas)
         latents = animator.sample(sample["reference"], drawn, settings)
         video, truth = animator.decode(latents)[1:], sample["frames"]
         still = np.broadcast_to(sample["reference"], truth.shape)

@@ -1,0 +1,101 @@
+"""The measures against numbers worked out by hand, and the command on a real bundle."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mimicmotion_trt import PoseSequence
+from mimicmotion_trt.segments import plan_segments
+from mimicmotion_trt.training import metrics
+
+ROOT = Path(__file__).parents[2]
+
+
+def video(level: int, frames: int = 4, size: int = 16) -> np.ndarray:
+    return np.full((frames, size, size, 3), level, np.uint8)
+
+
+def test_psnr():
+    assert metrics.psnr(video(10), video(20)) == pytest.approx(20 * np.log10(25.5))
+    assert metrics.psnr(video(10), video(10)) == metrics.MOST
+    half = video(10)
+    half[:2] = 20
+    assert metrics.psnr(half, video(20)) == pytest.approx((metrics.MOST + 20 * np.log10(25.5)) / 2)
+
+
+def test_ssim():
+    random = np.random.default_rng(0)
+    noise = random.integers(0, 256, (2, 32, 32, 3), np.uint8)
+    assert metrics.ssim(noise, noise) == pytest.approx(1.0)
+    assert abs(metrics.ssim(noise, noise[::-1])) < 0.1
+    # Two flat pictures: (2ab + c1) / (a² + b² + c1), c1 = 0.01²
+    a, b = 100 / 255, 150 / 255
+    assert metrics.ssim(video(100, size=32), video(150, size=32)) == pytest.approx(
+        (2 * a * b + 1e-4) / (a * a + b * b + 1e-4)
+    )
+
+
+def test_hand_psnr_looks_at_the_boxes_only():
+    hands = np.zeros((4, 2, 21, 2), np.float32)
+    scores = np.zeros((4, 2, 21), np.float32)
+    hands[1, 0] = np.linspace((0.26, 0.26), (0.49, 0.49), 21)  # pixels 4 to 7 of 16
+    scores[1, 0] = 1.0
+    pose = PoseSequence(
+        body=np.zeros((4, 18, 2), np.float32),
+        body_score=np.zeros((4, 18), np.float32),
+        hands=hands,
+        hands_score=scores,
+        face=np.zeros((4, 68, 2), np.float32),
+        face_score=np.zeros((4, 68), np.float32),
+        fps=15.0,
+        size=(16, 16),
+    )
+    given, truth = video(0), video(100)
+    given[1, 4:8, 4:8] = 90
+    assert metrics.hand_psnr(given, truth, pose) == pytest.approx(20 * np.log10(25.5))
+    assert metrics.hand_psnr(given[2:], truth[2:], pose[2:]) is None
+
+
+def test_border_jump():
+    truth = np.stack([np.full((4, 4, 3), 10 * k, np.uint8) for k in range(6)])  # moves by 10 a frame
+    assert metrics.border_jump(truth, truth, [3]) == 0.0
+    jumping = truth.copy()
+    jumping[3:] += 5  # 15 where the border is
+    assert metrics.border_jump(jumping, truth, [3]) == pytest.approx(5.0)
+    assert metrics.border_jump(jumping, truth, [2]) == pytest.approx(-5.0 / 4)
+    assert metrics.border_jump(truth, truth, []) is None
+
+
+def test_borders_of_segments():
+    plan = plan_segments(25, 16, 6)  # frames 1-15 and 10-24 of the sequence: video frames 0-14 and 9-23
+    assert metrics.segment_borders(plan) == [9, 15]
+    assert metrics.segment_borders(plan_segments(10, 16, 6)) == []
+
+
+def test_the_command_ends_with_a_line_of_json(bundle, tmp_path):
+    command = [sys.executable, ROOT / "training" / "evaluate.py", "--bundle", bundle, "--synthetic", "2"]
+    command += [
+        "--frames",
+        "20",
+        "--seed",
+        "1",
+        "--json",
+        "--setting",
+        "steps=1",
+        "--setting",
+        "size=[64,64]",
+    ]
+    done = subprocess.run([*command, "--sheet", tmp_path / "sheet.png"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    for name in ("psnr", "ssim", "psnr_repeat_reference", "ssim_repeat_reference", "psnr_vae", "border_jump"):
+        assert isinstance(result[name], float)
+    assert "hand_psnr" in result
+    assert result["psnr_repeat_reference"] > result["psnr"]  # the weights are random
+    assert (tmp_path / "sheet.png").is_file()

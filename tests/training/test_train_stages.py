@@ -1,0 +1,147 @@
+"""The stages before the main one: the VAE and the stand-in for CLIP, from a recipe of random networks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mimicmotion_trt.errors import CheckpointError
+from mimicmotion_trt.training.base import make_base
+from mimicmotion_trt.training.checkpoints import load_image_encoder, load_vae, read_config
+from mimicmotion_trt.training.config import Config, build
+from mimicmotion_trt.training.temporal import TimeConv, flatten_time_convs, still_time_convs
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Networks this small are faster on one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def recipe(golden: Path, tmp_path: Path) -> Path:
+    """The golden data's configs as a recipe."""
+    svd = golden / "tiny" / "svd"
+    names = {
+        "unet": "config.json",
+        "vae": "config.json",
+        "image_encoder": "config.json",
+        "scheduler": "scheduler_config.json",
+        "feature_extractor": "preprocessor_config.json",
+    }
+    configs = {part: read_config(svd / part / name) for part, name in names.items()}
+    configs["vae"] = {key: value for key, value in configs["vae"].items() if not key.startswith("_")}
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps(configs))
+    return path
+
+
+@pytest.fixture
+def train(recipe: Path, tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
+    """Run a stage; returns the lines of metrics.jsonl."""
+    values = {
+        "output": "unused",
+        "recipe": str(recipe),
+        "batch": 2,
+        "ema": None,
+        "tensorboard": False,
+        "data": {"clips": 4, "characters": 4, "frames": 3, "height": 64, "width": 64, "workers": 0},
+        "optimizer": {"lr": 2e-3},
+        "vae": {"frames": 2, "crop": 64},
+        "validation": {"every": 5, "clips": 2, "settings": {"steps": 2, "overlap": 1}},
+    }
+
+    def run(folder: str, steps: int, **changes: Any) -> list[dict[str, Any]]:
+        from accelerate.state import AcceleratorState
+
+        from mimicmotion_trt.training.loop import Trainer
+
+        AcceleratorState._reset_state(reset_partial_state=True)
+        config = replace(build(Config, values, ""), steps=steps, **changes)
+        Trainer(config, tmp_path / folder, say=lambda _: None).run()
+        lines = (tmp_path / folder / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+    return run
+
+
+def test_the_three_stages_follow_one_another(train, tmp_path):
+    vae = train("vae", 10, stage="vae")
+    assert vae[-1]["mse"] < vae[0]["mse"]
+    colours = train("colours", 5, stage="image_encoder", base=str(tmp_path / "vae" / "final" / "base"))
+    assert colours[-1]["loss"] < colours[0]["loss"]
+    base = tmp_path / "colours" / "final" / "base"
+    motion = train("motion", 1, base=str(base))
+    assert len(motion) == 1
+    assert not (tmp_path / "motion" / "base-random").exists()
+
+    trained, untrained = load_vae(base), load_vae(tmp_path / "vae" / "base-random")
+    assert not torch.equal(trained.encoder.conv_in.weight, untrained.encoder.conv_in.weight)
+    assert trained.config["scaling_factor"] != untrained.config["scaling_factor"]
+    encoder, before = (load_image_encoder(tmp_path / n / "final" / "base") for n in ("colours", "vae"))
+    assert not torch.equal(encoder.visual_projection.weight, before.visual_projection.weight)
+    (line,) = (tmp_path / "vae" / "validation.jsonl").read_text().splitlines()[-1:]
+    assert 5 < json.loads(line)["psnr"] < 40
+    (line,) = (tmp_path / "colours" / "validation.jsonl").read_text().splitlines()[-1:]
+    assert 0 < json.loads(line)["colour_error"] < 255
+
+
+def test_a_recipe_that_lacks_a_part(tmp_path):
+    with pytest.raises(CheckpointError, match="lacks scheduler"):
+        make_base(tmp_path / "base", {"unet": {}, "vae": {}, "image_encoder": {}, "feature_extractor": {}}, 0)
+    assert not (tmp_path / "base").exists()
+
+
+def test_colours_are_those_at_the_points():
+    from mimicmotion_trt import PoseSequence
+    from mimicmotion_trt.training.colour_task import BODY_POINTS, colours_of
+
+    body = np.full((1, 18, 2), 0.25, np.float32)
+    body[0, 10] = (1.5, 0.5)  # a foot beside the picture
+    score = np.ones((1, 18), np.float32)
+    score[0, 13] = 0.1  # and one that is covered
+    pose = PoseSequence(
+        body=body,
+        body_score=score,
+        hands=np.zeros((1, 2, 21, 2), np.float32),
+        hands_score=np.zeros((1, 2, 21), np.float32),
+        face=np.zeros((1, 68, 2), np.float32),
+        face_score=np.zeros((1, 68), np.float32),
+        fps=15.0,
+        size=(64, 64),
+    )
+    picture = np.zeros((64, 64, 3), np.uint8)
+    picture[:32, :32] = (255, 51, 0)
+    picture[32:, 32:] = (0, 0, 255)
+    colours, visible = colours_of(picture, pose)
+    np.testing.assert_allclose(colours[0], (1.0, 0.2, 0.0), atol=1e-6)
+    np.testing.assert_allclose(colours[-1], (0.0, 0.0, 1.0), atol=1e-6)
+    hidden = [points for points, seen in zip(BODY_POINTS, visible, strict=False) if not seen]
+    assert hidden == [(12, 13), (10,), (13,)]
+    assert visible[len(BODY_POINTS) :].all()
+
+
+def test_flat_time_convolutions_are_the_same_sums():
+    torch.manual_seed(0)
+    conv = torch.nn.Sequential(torch.nn.Conv3d(4, 6, (3, 1, 1), padding=(1, 0, 0)))
+    x = torch.randn(2, 4, 5, 3, 2)
+    expected, keys = conv(x), list(conv.state_dict())
+    flatten_time_convs(conv)
+    assert isinstance(conv[0], TimeConv)
+    assert list(conv.state_dict()) == keys
+    torch.testing.assert_close(conv(x), expected)
+    still_time_convs(conv)
+    alone = conv(x[:, :, 1:2])
+    torch.testing.assert_close(conv(x)[:, :, 1:2], alone)

@@ -1,0 +1,161 @@
+"""`python training/evaluate.py --bundle B --synthetic CLIPS --frames N --seed S --json`.
+
+Animates synthetic people that no training has seen by motions that it has not seen either, through the
+public `Animator`, and compares with the truth. The last line printed with --json is an object:
+
+psnr, ssim                 of the video; dB, and 0 to 1
+psnr_repeat_reference, ssim_repeat_reference   of the reference picture shown all the time
+psnr_vae                   of the truth after the VAE's encoder and decoder: what denoising cannot exceed
+hand_psnr                  in the boxes of the hands; null if no hand is seen
+border_jump                how much more the video jumps where segments meet than elsewhere, in levels of 255
+                           (the truth's own jumps taken off); null for a single segment
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+
+from mimicmotion_trt import Animator
+from mimicmotion_trt.errors import MimicMotionError, SettingsError
+from mimicmotion_trt.settings import Settings
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+Video = NDArray[np.uint8]
+STRIDE = 1000
+"""Runs with different --seed share no clip, up to this many."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One clip: its measures and its pictures."""
+
+    scores: Mapping[str, float | None]
+    reference: Video
+    truth: Video
+    video: Video
+
+
+@app.command()
+def evaluate(
+    bundle: Annotated[str, typer.Option(help="Name or folder of the bundle.")] = "tiny",
+    synthetic: Annotated[int, typer.Option(min=1, max=STRIDE, help="Clips.")] = 20,
+    frames: Annotated[int, typer.Option(min=1, help="Frames of each clip.")] = 24,
+    seed: Annotated[int, typer.Option(min=0, max=88, help="Which people and motions.")] = 0,
+    sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet: .png or .jpg.")] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE (JSON) over the bundle's settings; repeat.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
+) -> None:
+    """Compare a bundle's videos of unseen synthetic people with the truth."""
+    try:
+        overrides = dict(map(_setting, setting or ()))
+        with Animator.load(bundle) as animator:
+            began = time.perf_counter()
+            scored = []
+            for clip in score_clips(animator, synthetic, frames, seed, overrides):
+                scored.append(clip)
+                print(f"clip {len(scored)}: {_told(clip.scores)}", file=sys.stderr, flush=True)
+            seconds = time.perf_counter() - began
+        if sheet is not None:
+            write_sheet(sheet, scored)
+    except MimicMotionError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    result = means([clip.scores for clip in scored])
+    if as_json:
+        told = {"clips": synthetic, "frames": frames, "seed": seed, "seconds": round(seconds, 3)}
+        print(json.dumps({**result, **told}))
+    else:
+        print(_told(result))
+
+
+def score_clips(
+    animator: Animator, clips: int, frames: int, seed: int, overrides: Mapping[str, Any]
+) -> Iterator[Scored]:
+    """Animate and compare clip after clip; both the person and the motion are from `synthetic.TEST_SEEDS`."""
+    from mimicmotion_trt.training.synthetic import TEST_SEEDS, make_clip
+
+    settings = animator.settings(**{"size": animator.manifest.sizes[0], "rescale": False, **overrides})
+    width, height = settings.size or animator.manifest.sizes[0]
+    for index in range(clips):
+        clip = make_clip(TEST_SEEDS[seed * STRIDE + index], frames, height, width)
+        job = animator.animate(clip.reference, clip.observed, settings, reference_pose=clip.reference_pose)
+        video = job.result().frames()
+        yield Scored(score(animator, clip, video, settings), clip.reference, clip.frames, video)
+
+
+def score(animator: Animator, clip: Any, video: Video, settings: Settings) -> dict[str, float | None]:
+    """The measures of one clip; see the top of this file."""
+    from mimicmotion_trt.segments import plan_segments
+    from mimicmotion_trt.training.metrics import border_jump, hand_psnr, psnr, segment_borders, ssim
+
+    truth = clip.frames
+    still = np.broadcast_to(clip.reference, truth.shape)
+    assert settings.segment is not None
+    plan = plan_segments(len(truth) + 1, settings.segment, settings.overlap, settings.layout)
+    return {
+        "psnr": psnr(video, truth),
+        "ssim": ssim(video, truth),
+        "psnr_repeat_reference": psnr(still, truth),
+        "ssim_repeat_reference": ssim(still, truth),
+        "psnr_vae": psnr(reconstruct(animator, truth), truth),
+        "hand_psnr": hand_psnr(video, truth, clip.truth),
+        "border_jump": border_jump(video, truth, segment_borders(plan)),
+    }
+
+
+def reconstruct(animator: Animator, frames: Video) -> Video:
+    """Frames uint8 [F,H,W,3] through the VAE's encoder and decoder."""
+    latents = np.stack([animator.stages.encode_picture(frame, 0.0, None) for frame in frames])
+    return animator.decode(latents * np.float32(animator.manifest.scaling_factor))
+
+
+def means(scores: list[Mapping[str, float | None]]) -> dict[str, float | None]:
+    """The mean of each measure over the clips that have it."""
+    result: dict[str, float | None] = {}
+    for name in scores[0]:
+        values = [value for value in (one[name] for one in scores) if value is not None]
+        result[name] = float(np.mean(values)) if values else None
+    return result
+
+
+def write_sheet(path: Path, scored: list[Scored]) -> None:
+    """For each clip the truth over the video, the reference first in both rows."""
+    from mimicmotion_trt.media.picture import write_picture
+    from mimicmotion_trt.media.sheet import contact_sheet
+
+    rows = []
+    for number, clip in enumerate(scored, 1):
+        rows.append((f"{number}: reference, then truth", [clip.reference, *clip.truth]))
+        rows.append((f"{number}: sampled, {clip.scores['psnr']:.1f} dB", [clip.reference, *clip.video]))
+    write_picture(path, contact_sheet(rows, columns=9))
+
+
+def _told(scores: Mapping[str, float | None]) -> str:
+    return ", ".join(f"{name} {value:.3f}" for name, value in scores.items() if value is not None)
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, mark, value = text.partition("=")
+    if not mark:
+        raise SettingsError(f"setting {text!r} is not NAME=VALUE.", remedy="For instance steps=10.")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+if __name__ == "__main__":
+    app()
