@@ -90,12 +90,10 @@ def build_bundle(
     A bundle of the same inputs that is there already, undamaged, is left alone. An interrupted or failed
     build leaves what was there before. Raises `CheckpointError`, `ExportError` or `OutputError`.
     """
-    from ..training.checkpoints import resolve_base
-
     options = options or Options()
     output = Path(output)
     report("reading", 0, len(NETWORKS) + 1)
-    folder = resolve_base(base)
+    folder = _base_folder(base)
     key = build_key(folder, Path(checkpoint), options)
     if (present := _present(output, key)) is not None:
         return present, False
@@ -125,6 +123,15 @@ def build_bundle(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return manifest, True
+
+
+def _base_folder(base: str | Path) -> Path:
+    """The base folder; PyTorch is loaded only where it has to be downloaded, not to find nothing to do."""
+    if Path(base).is_dir():
+        return Path(base)
+    from ..training.checkpoints import resolve_base
+
+    return resolve_base(base)
 
 
 def build_key(folder: Path, checkpoint: Path, options: Options) -> str:

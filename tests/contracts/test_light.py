@@ -50,3 +50,15 @@ assert len(result) == 2
 """)
     assert "onnxruntime" in loaded
     assert loaded.isdisjoint(HEAVY)
+
+
+def test_finding_a_bundle_up_to_date_loads_no_training_framework(bundle: Path, golden: Path):
+    """So that `make` may ask every time."""
+    loaded = loaded_by(f"""
+from mimicmotion_trt.export.build import Options, build_bundle
+options = Options(sizes=((64, 128), (128, 64)), segment=16, defaults={{"canvas": 512, "steps": 3}})
+base, checkpoint = {str(golden / "tiny/svd")!r}, {str(golden / "tiny/mimicmotion.pth")!r}
+_, built = build_bundle(base, checkpoint, {str(bundle)!r}, options)
+assert not built
+""")
+    assert loaded.isdisjoint(HEAVY)
