@@ -43,7 +43,14 @@ def tiny(golden: Path) -> Source:
 def make_source(tiny: Source, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Source]:
     """Random networks of a given shape, saved as SVD and MimicMotion are."""
 
-    def make(*, widths: tuple[int, ...], heads: tuple[int, ...], layers: int = 1, token: int = 32) -> Source:
+    def make(
+        *,
+        widths: tuple[int, ...],
+        heads: tuple[int, ...],
+        layers: int = 1,
+        token: int = 32,
+        vae_layers: int = 1,
+    ) -> Source:
         from diffusers import AutoencoderKLTemporalDecoder
 
         from mimicmotion_trt.training.networks import PoseNet, UNet
@@ -71,11 +78,11 @@ def make_source(tiny: Source, tmp_path_factory: pytest.TempPathFactory) -> Calla
                 values.data += 0.1 * torch.randn_like(values)
         if token != 32:
             write_encoder(base, token)
-        if layers != 1:
+        if vae_layers != 1:
             vae = AutoencoderKLTemporalDecoder(
                 down_block_types=("DownEncoderBlock2D",) * 4,
                 block_out_channels=(32, 32, 64, 64),
-                layers_per_block=layers,
+                layers_per_block=vae_layers,
             )
             vae.save_pretrained(base / "vae")
         config = {k: v for k, v in unet.config.items() if not k.startswith("_")}

@@ -339,10 +339,9 @@ def test_another_scheduler_is_refused(change):
 
 @pytest.mark.parametrize("config", [{}, {"image_mean": [0, 0, 0]}, {"image_mean": [0, 0], "image_std": [1, 1]},
                                     {"image_mean": "abc", "image_std": [1, 1, 1]}])  # fmt: skip
-def test_clips_statistics_must_be_there(tiny, config):
-    encoder = load_model(tiny.base, tiny.checkpoint).image_encoder
+def test_clips_statistics_must_be_there(other_model, config):
     with pytest.raises(CheckpointError, match="image_mean"):
-        build.image_statistics(config, encoder)
+        build.image_statistics(config, other_model.image_encoder)
 
 
 def test_the_worst_case_counts(bundle):

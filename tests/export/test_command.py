@@ -63,12 +63,20 @@ def test_a_bundle_that_is_there_is_left_alone(tiny, bundle):
     assert "nothing to do" in " ".join(done.output.split())
 
 
+def test_a_shell_sees_an_error_and_no_traceback(tiny, tmp_path):
+    done = shell(
+        "--base", tiny.base, "--checkpoint", tiny.checkpoint, "--output", tmp_path / "o", "--size", "64x65"
+    )
+    assert_explained(done.returncode, done.stderr, "multiple of 64")
+    assert done.stdout == ""
+
+
 def test_a_base_with_another_scheduler(tiny, tmp_path):
     base = Path(shutil.copytree(tiny.base, tmp_path / "svd"))
     config = base / "scheduler" / "scheduler_config.json"
     config.write_text(config.read_text().replace("v_prediction", "epsilon"))
-    done = shell("--base", base, "--checkpoint", tiny.checkpoint, "--output", tmp_path / "out", "--json")
-    assert_explained(done.returncode, done.stderr, "scheduler")
+    done = call("--base", base, "--checkpoint", tiny.checkpoint, "--output", tmp_path / "out", "--json")
+    assert_explained(done.exit_code, done.stderr, "scheduler")
     assert "'prediction_type': 'epsilon'" in done.stderr
     assert done.stdout == ""
     assert [path.name for path in tmp_path.iterdir()] == ["svd"]

@@ -133,7 +133,7 @@ def test_the_share_of_the_temporal_path(switch, strategy):
     assert temporal_share(mixer) == pytest.approx(float(blended.flatten()[0]), abs=1e-6)
 
 
-SHAPES = [(1, 1, 16, 16), (2, 3, 16, 24), (3, 5, 24, 16), (1, 4, 16, 8)]
+SHAPES = [(1, 1, 16, 16), (2, 3, 8, 16), (3, 5, 24, 16), (1, 4, 16, 8)]
 """(rows, frames, cells high, cells wide)"""
 
 
@@ -144,7 +144,7 @@ def pair(request, tiny, make_source):
 
     source = tiny
     if request.param == "other":
-        source = make_source(widths=(32, 64, 96, 128), heads=(1, 4, 3, 2), layers=2, token=40)
+        source = make_source(widths=(32, 64, 96, 128), heads=(1, 4, 3, 2), layers=2, token=40, vae_layers=2)
     model = load_model(source.base, source.checkpoint)
     rewritten = {name: make() for name, make in proof.engine_forms(deepcopy(model)).items()}
     specs = network_specs(

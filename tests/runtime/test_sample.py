@@ -26,9 +26,8 @@ def sample(animator, person, pose_pictures):
     return run
 
 
-@pytest.mark.parametrize(("height", "width"), [(64, 64), (128, 192), (192, 64)])
-@pytest.mark.parametrize("frames", [2, 11])
-def test_any_size_in_multiples_of_64(animator, sample, height, width, frames):
+@pytest.mark.parametrize(("frames", "height", "width"), [(11, 64, 64), (2, 128, 192), (9, 192, 64)])
+def test_any_size_in_multiples_of_64(animator, sample, frames, height, width):
     latents = sample(frames, height, width)
     assert latents.shape == (frames, 4, height // 8, width // 8)
     assert latents.dtype == np.float32
@@ -39,7 +38,7 @@ def test_any_size_in_multiples_of_64(animator, sample, height, width, frames):
     assert pictures.std() > 1
 
 
-@pytest.mark.parametrize("frames", [1, 2, 7, 8, 9, 13, 14, 18])
+@pytest.mark.parametrize("frames", [1, 2, 7, 8, 9, 14])
 def test_any_number_of_frames(sample, frames):
     """Fewer than a segment, exactly one, and clips that whole segments do not cover."""
     latents = sample(frames, guidance=(1.5, 2.5), steps=2)
