@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mimicmotion_trt import BundleError, EngineError
-from mimicmotion_trt.engines import Bundle, EngineSpec, TensorSpec, open_engine
+from mimicmotion_trt.engines import Bundle, Engine, EngineSpec, TensorSpec, open_engine
 from mimicmotion_trt.engines.onnxruntime_backend import OnnxRuntimeEngine
 
 
@@ -18,7 +18,7 @@ def opened(bundle: Path) -> Bundle:
 
 
 @pytest.fixture(scope="module")
-def pose_net(opened):
+def pose_net(opened: Bundle) -> Engine:
     return open_engine(opened, "pose_net", threads=1)
 
 

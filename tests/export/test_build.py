@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from mimicmotion_trt import Animator, CheckpointError, ExportError, OutputError,
 from mimicmotion_trt.engines import NETWORKS, Bundle, open_engine
 from mimicmotion_trt.export import build, proof
 from mimicmotion_trt.export.build import Options, build_bundle, build_key
-from mimicmotion_trt.training.checkpoints import load_model
+from mimicmotion_trt.training.checkpoints import Model, load_model
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -33,7 +35,7 @@ def previous(bundle: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def other(make_source):
+def other(make_source: Callable[..., Any]) -> Any:
     """Two layers a block, widths and heads that differ from level to level, another width of tokens."""
     return make_source(widths=(32, 64, 128), heads=(1, 4, 2), layers=2, token=40)
 
@@ -75,7 +77,7 @@ def test_sizes_rows_and_frames_are_free(other_bundle, other_model, network):
 
 
 @pytest.fixture(scope="module")
-def other_model(other):
+def other_model(other: Any) -> Model:
     return load_model(other.base, other.checkpoint)
 
 
@@ -162,7 +164,7 @@ def test_the_new_bundle_takes_the_place_of_the_old(tiny, previous, bundle, monke
 
 
 @pytest.fixture
-def brief(monkeypatch):
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     """One case in the proof."""
     monkeypatch.setattr(proof, "SHAPES", proof.SHAPES[:1])
 

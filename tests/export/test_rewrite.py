@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from copy import deepcopy
+from typing import Any
 
 import pytest
 import torch
@@ -26,7 +28,7 @@ from mimicmotion_trt.training.checkpoints import load_model
 
 
 @pytest.fixture(autouse=True)
-def no_gradients():
+def no_gradients() -> Iterator[None]:
     torch.manual_seed(0)
     with torch.inference_mode():
         yield
@@ -138,7 +140,7 @@ SHAPES = [(1, 1, 16, 16), (2, 3, 8, 16), (3, 5, 24, 16), (1, 4, 16, 8)]
 
 
 @pytest.fixture(scope="module", params=["tiny", "other"])
-def pair(request, tiny, make_source):
+def pair(request: pytest.FixtureRequest, tiny: Any, make_source: Callable[..., Any]) -> tuple[Any, Any, Any]:
     """(originals, rewritten networks, specs) of the golden networks and of some with other heads and layers."""
     from mimicmotion_trt.engines import network_specs
 

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from mimicmotion_trt.motion import reference_stride
 
 
 @pytest.fixture
-def quick(animator):
+def quick(animator: Animator) -> Callable[..., Settings]:
     """The bundle's settings, small: one step at 64x64, guidance 1."""
 
     def make(**settings):
@@ -28,7 +29,9 @@ def quick(animator):
 
 
 @pytest.fixture
-def animate(animator, quick, person, person_pose):
+def animate(
+    animator: Animator, quick: Callable[..., Settings], person: Path, person_pose: PoseSequence
+) -> Callable[..., Job]:
     """A job of the person, whose pose is known, with small settings."""
 
     def start(motion, image=person, **settings):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import struct
 import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,18 +20,21 @@ from mimicmotion_trt import (
     MotionError,
     PictureError,
     PoseSequence,
+    Settings,
     SettingsError,
 )
 from mimicmotion_trt.media.picture import write_picture
 
 
 @pytest.fixture
-def quick(animator):
+def quick(animator: Animator) -> Settings:
     return animator.settings(steps=1, guidance=1, size=(64, 64))
 
 
 @pytest.fixture
-def refused(animator, quick, person, person_pose, dance):
+def refused(
+    animator: Animator, quick: Settings, person: Path, person_pose: PoseSequence, dance: PoseSequence
+) -> Callable[..., InputError]:
     """The error that an animation raises."""
 
     def run(kind, image=None, motion=None, using=animator, settings=quick, **more):
@@ -149,9 +155,12 @@ def test_keypoints_with_nan(refused, dance, tmp_path):
     with pytest.raises(MotionError, match=r"body is nan in frame 1, point \[3, 0\]"):
         replace(dance[:2], body=body)
     dance[:2].save(tmp_path / "motion.json")
-    text = (tmp_path / "motion.json").read_text()
-    (tmp_path / "motion.json").write_text(text.replace("0.", "NaN, 0.", 1).replace("NaN, 0.", "NaN", 1))
-    assert refused(MotionError, motion=tmp_path / "motion.json").field.startswith("motion")
+    values = json.loads((tmp_path / "motion.json").read_text())
+    values["body"][1][3][0] = float("nan")
+    (tmp_path / "motion.json").write_text(json.dumps(values))
+    error = refused(MotionError, motion=tmp_path / "motion.json")
+    assert error.field == "motion.body"
+    assert "frame 1, point [3, 0]" in error.message
 
 
 def test_keypoints_of_nobody(refused, dance):
@@ -207,7 +216,7 @@ def test_an_unknown_estimator(refused):
 
 
 @pytest.fixture(scope="module")
-def strict(bundle):
+def strict(bundle: Path) -> Iterator[Animator]:
     """An animator that takes next to nothing."""
     limits = Limits(
         picture_bytes=50_000, picture_pixels=200_000, motion_bytes=4000, frame_pixels=100 * 100, frames=3,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +12,7 @@ from mimicmotion_trt.bundles import SEARCH_VARIABLE, find_bundle, load_bundle
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty working folder and no search path."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv(SEARCH_VARIABLE, raising=False)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
-from mimicmotion_trt import MotionError, Settings, SettingsError
+from mimicmotion_trt import Animator, MotionError, Settings, SettingsError
 from mimicmotion_trt.media.picture import read_picture
 
 
 @pytest.fixture
-def sample(animator, person, pose_pictures):
+def sample(animator: Animator, person: Path, pose_pictures: Callable[..., Any]) -> Callable[..., Any]:
     """Latents of the person with random pose pictures; one step at guidance 1 unless told otherwise."""
 
     def run(frames: int, height: int = 64, width: int = 64, poses=None, **settings):
@@ -63,7 +67,7 @@ PLAIN = {"steps": 2, "segment": 6, "overlap": 2, "guidance": 2}
 
 
 @pytest.fixture(scope="module")
-def usual(animator, person, pose_pictures):
+def usual(animator: Animator, person: Path, pose_pictures: Callable[..., Any]) -> np.ndarray:
     return animator.sample(person, pose_pictures(9), Settings(**PLAIN))
 
 

@@ -7,6 +7,7 @@ import os
 import pickle
 import shutil
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -52,7 +53,7 @@ def networks(base: Path) -> dict[str, torch.nn.Module]:
 
 
 @pytest.fixture
-def refused(networks):
+def refused(networks: dict[str, torch.nn.Module]) -> Callable[[Path], str]:
     """What is said of a checkpoint that is refused."""
 
     def load(checkpoint: Path) -> str:

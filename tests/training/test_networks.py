@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mimicmotion_trt.training.checkpoints import load_model
+from mimicmotion_trt.training.checkpoints import Model, load_model
 from mimicmotion_trt.training.networks import PoseNet, UNet
 
 
@@ -23,7 +23,7 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def model(golden: Path):
+def model(golden: Path) -> Model:
     return load_model(golden / "tiny" / "svd", golden / "tiny" / "mimicmotion.pth")
 
 
