@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -54,8 +56,8 @@ class Trainer:
     def run(self, stop: int | None = None) -> None:
         """Train up to step `stop` (the config's `steps` if None) and write the final weights.
 
-        The learning rate follows the config's `steps` wherever the run stops. An interrupt (Ctrl-C) saves a
-        checkpoint first.
+        The learning rate follows the config's `steps` wherever the run stops. Whatever ends the process, a
+        resumed run goes on from the last checkpoint with the losses that this one would have had.
         """
         config = self.config
         stop = config.steps if stop is None else stop
@@ -64,10 +66,10 @@ class Trainer:
         if self.accelerator.is_main_process:
             journal = Journal(self.output, self.begin, tensorboard=config.tensorboard)
         self._prepare(stop)
-        step = self.begin
+        step, batches = self.begin, self._batches(stop)
         try:
             for step in range(self.begin + 1, stop + 1):
-                values = self._step(step)
+                values = self._step(step, batches)
                 if journal is not None:
                     journal.step(step, values)
                 if step % config.save_every == 0 or step == stop:
@@ -78,6 +80,7 @@ class Trainer:
             self._say(f"interrupted in step {step}; --resume goes on from the last checkpoint")
             raise
         finally:
+            batches.close()
             if journal is not None:
                 journal.close()
         self._finish(step)
@@ -102,7 +105,7 @@ class Trainer:
         self.task.prepare(ours, report)
         self.accelerator.wait_for_everyone()
 
-    def _step(self, step: int) -> dict[str, float]:
+    def _step(self, step: int, batches: Iterator[Batch]) -> dict[str, float]:
         """One optimizer step; returns what is logged of it."""
         config, accelerator = self.config, self.accelerator
         began = time.perf_counter()
@@ -110,9 +113,9 @@ class Trainer:
         set_learning_rate(self.optimizer, rate)
         waiting, norm = 0.0, float("nan")
         parts: dict[str, float] = {}
-        for micro in range(config.accumulation):
+        for _ in range(config.accumulation):
             asked = time.perf_counter()
-            batch = self._batch(step, micro)
+            batch = next(batches)
             waiting += time.perf_counter() - asked
             with accelerator.accumulate(self.network):
                 with accelerator.autocast():
@@ -125,9 +128,18 @@ class Trainer:
         seconds = time.perf_counter() - began
         return {**parts, "grad_norm": norm, "lr": rate, "data_seconds": waiting, "step_seconds": seconds}
 
-    def _batch(self, step: int, micro: int) -> Batch:
-        batch = self.task.batch(self.positions(step, micro))
-        return {name: value.to(self.accelerator.device, non_blocking=True) for name, value in batch.items()}
+    def _batches(self, stop: int) -> Generator[Batch]:
+        """The batches of all steps to come; the next one is read while the device computes."""
+        turns = itertools.product(range(self.begin + 1, stop + 1), range(self.config.accumulation))
+        with ThreadPoolExecutor(1, "reader") as reader:
+            coming = deque(
+                reader.submit(self.task.batch, self.positions(*turn)) for turn in itertools.islice(turns, 2)
+            )
+            while coming:
+                batch = coming.popleft().result()
+                for turn in itertools.islice(turns, 1):
+                    coming.append(reader.submit(self.task.batch, self.positions(*turn)))
+                yield {name: value.to(self.accelerator.device) for name, value in batch.items()}
 
     def _update(self) -> float:
         """Clip, step, average; gradients that are not finite are dropped. Returns their norm before clipping."""

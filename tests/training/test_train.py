@@ -92,7 +92,7 @@ def told(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def test_a_killed_run_goes_on_bit_for_bit(values, train, tmp_path):
     (tmp_path / "run.yaml").write_text(json.dumps({**values, "steps": 40}))  # JSON is YAML
-    unbroken = train(8, output=tmp_path / "unbroken", steps=40)
+    unbroken = train(6, output=tmp_path / "unbroken", steps=40)
     output = Path(values["output"])
     process = subprocess.Popen(
         [sys.executable, TRAIN, "--config", tmp_path / "run.yaml"],
@@ -101,7 +101,7 @@ def test_a_killed_run_goes_on_bit_for_bit(values, train, tmp_path):
     )
     try:
         deadline = time.monotonic() + 120
-        while not (output / "metrics.jsonl").exists() or len(lines_so_far(output)) < 5:
+        while not (output / "metrics.jsonl").exists() or len(lines_so_far(output)) < 3:
             assert process.poll() is None, process.stderr.read().decode()
             assert time.monotonic() < deadline
             time.sleep(0.02)
@@ -111,14 +111,14 @@ def test_a_killed_run_goes_on_bit_for_bit(values, train, tmp_path):
         process.stderr.close()
     assert process.returncode == -signal.SIGKILL
     killed_at = len(lines_so_far(output))
-    assert 5 <= killed_at < 40
+    assert 3 <= killed_at < 40
     with (output / "metrics.jsonl").open("a") as file:
         file.write('{"step": 99, "lo')  # what a kill while writing leaves
-    resumed = train(max(8, killed_at + 1), resume=True, steps=40)
+    resumed = train(max(6, killed_at + 1), resume=True, steps=40)
     assert [line["step"] for line in resumed] == list(range(1, len(resumed) + 1))
-    assert told(resumed)[:8] == told(unbroken)
+    assert told(resumed)[:6] == told(unbroken)
     for file in ("mimicmotion.safetensors", "mimicmotion.pth"):
-        if len(resumed) == 8:
+        if len(resumed) == 6:
             a, b = (read_state(folder / "final" / file) for folder in (output, tmp_path / "unbroken"))
             assert all(torch.equal(a[key], b[key]) for key in b)
 
