@@ -18,12 +18,14 @@ from mimicmotion_trt.errors import MimicMotionError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
-ALLOCATOR = {
+ENVIRONMENT = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": "200000000000",
     "MALLOC_TOP_PAD_": "500000000",
+    "OMP_WAIT_POLICY": "PASSIVE",
 }
-"""Lets glibc keep the memory of large tensors between steps; steps on a CPU are up to 10x faster."""
+"""Lets glibc keep the memory of large tensors between steps, and threads sleep where they wait: beside other
+programs on the same cores steps are up to 7x faster."""
 
 
 @app.command()
@@ -61,13 +63,13 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def tune_allocator() -> None:
-    """Start this process again, once, under the allocator settings that it lacks (glibc reads them at start)."""
-    missing = {name: value for name, value in ALLOCATOR.items() if name not in os.environ}
+def tune_environment() -> None:
+    """Start this process again, once, with what it lacks of `ENVIRONMENT`, which libraries read at start."""
+    missing = {name: value for name, value in ENVIRONMENT.items() if name not in os.environ}
     if missing and sys.platform == "linux":
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **missing})
 
 
 if __name__ == "__main__":
-    tune_allocator()
+    tune_environment()
     app()
