@@ -7,7 +7,6 @@ pose gives; a linear layer that is thrown away afterwards reads them from it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from .base import open_base, replace_part
 from .checkpoints import load_image_encoder
 from .config import Config
 from .encoders import read_statistics
-from .samples import Sample, open_dataset
+from .samples import Sample, clips_key, open_dataset
 from .store import Arrays, Store, clip_at
 from .task import Batch, Report, cache_folder, fingerprint
 
@@ -64,8 +63,7 @@ class ColourTask:
             self.network = Namer(encoder).to(device)
         self._held_out = open_dataset(config.data, held_out=True)
         dataset = open_dataset(config.data)
-        named = replace(config.data, cache=None, workers=0, clips=1)
-        folder = cache_folder(config, output) / f"colours-{fingerprint(named)}"
+        folder = cache_folder(config, output) / f"colours-{fingerprint(clips_key(config.data, dataset))}"
         self._store = Store(folder, dataset, store_colours)
         self._clips = len(dataset)
 

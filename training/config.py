@@ -39,6 +39,9 @@ class DataConfig:
     fps: float = 15.0
     canvas: int = 256
     """Shorter side of the canvas on which poses are drawn: the bundle's default must be the same."""
+    confidence_aware: bool = True
+    """Whether keypoints are drawn as bright as they are sure (MimicMotion, sec. 3.2), as the runtime draws
+    them; off, those surer than 0.3 at full brightness and the others not at all: for experiments only."""
     cache: str | None = None
     """Folder of prepared clips; None: `cache` beside the run's output."""
     workers: int = 1

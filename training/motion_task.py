@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..conditioning import to_signed
-from ..pose import draw_poses
 from . import objective
 from .adapters import add_adapters, fold_adapters, save_adapters, split_adapters
 from .base import open_base
@@ -29,7 +28,7 @@ from .config import Config
 from .encoders import Encoders
 from .networks import PoseNet, UNet
 from .regions import region_weights
-from .samples import Sample, open_dataset, slots
+from .samples import Sample, clips_key, drawn_poses, open_dataset, slots
 from .store import Arrays, Store, clip_at
 from .task import Batch, Report, cache_folder, fingerprint, generator_at
 from .temporal import flatten_time_convs, still_time_convs
@@ -73,9 +72,8 @@ class MotionTask:
         weights = [
             path for part in ("vae", "image_encoder") for path in sorted((self._base / part).glob("*"))
         ]
-        named = replace(config.data, cache=None, workers=0, clips=1)  # these do not change what a clip holds
-        folder = cache_folder(config, output) / f"motion-{fingerprint(named, *weights)}"
-        self._store = Store(folder, dataset, self.examine)
+        name = f"motion-{fingerprint(clips_key(config.data, dataset), *weights)}"
+        self._store = Store(cache_folder(config, output) / name, dataset, self.examine)
         self._clips = len(dataset)
 
     def examine(self, sample: Sample) -> Arrays:
@@ -85,7 +83,9 @@ class MotionTask:
         return {
             "latents": self._encoders.latents(pictures).astype(np.float16),
             "embedding": self._encoders.embed(sample["reference"]),
-            "poses": draw_poses(poses, data.height, data.width, data.canvas),
+            "poses": drawn_poses(
+                poses, data.height, data.width, data.canvas, confidence_aware=data.confidence_aware
+            ),
             "reference": sample["reference"],
             "body": poses.body,
             "body_score": poses.body_score,
@@ -167,7 +167,8 @@ class MotionTask:
         networks.eval()
         animator = torch_animator(networks.unet, networks.pose_net, self._encoders, size, defaults)
         try:
-            return validate_motion(animator, [self._held_out[i] for i in range(config.validation.clips)])
+            samples = [self._held_out[i] for i in range(config.validation.clips)]
+            return validate_motion(animator, samples, confidence_aware=config.data.confidence_aware)
         finally:
             networks.train()
 

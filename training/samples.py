@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import MimicMotionError, MotionError, SettingsError
-from ..pose import PoseSequence
+from ..pose import PoseSequence, draw_poses
+from ..pose.draw import BODY_THRESHOLD
 from .config import DataConfig
 
 Picture = NDArray[np.uint8]
@@ -34,7 +35,10 @@ class Sample(TypedDict):
 
 
 class ClipDataset(Protocol):
-    """Clips by number. It must be picklable; workers get copies."""
+    """Clips by number. It must be picklable; workers get copies.
+
+    One that reads files should have an attribute `content`, a text that changes with them: see `clips_key`.
+    """
 
     def __len__(self) -> int:
         """Number of clips in an epoch."""
@@ -93,6 +97,12 @@ def open_dataset(config: DataConfig, *, held_out: bool = False) -> ClipDataset:
     return factory(config, held_out=held_out)
 
 
+def clips_key(config: DataConfig, dataset: ClipDataset) -> str:
+    """A text that changes with what the clips hold: it names what is stored of them, see `task.fingerprint`."""
+    named = replace(config, cache=None, workers=0, clips=1)  # these three change no clip
+    return f"{named!r} {getattr(dataset, 'content', '')}"
+
+
 def sound_sample(dataset: ClipDataset, index: int) -> tuple[Sample, list[str]]:
     """Clip `index`, or the next one that can be used, and why those before it could not.
 
@@ -133,3 +143,17 @@ def slots(sample: Sample) -> tuple[Picture, PoseSequence]:
     same: dict[str, Any] = {"fps": sample["observed"].fps, "size": (width, height)}
     parts = (sample["reference_pose"], sample["observed"])
     return pictures, PoseSequence.concat(replace(part, **same) for part in parts)
+
+
+def drawn_poses(
+    poses: PoseSequence, height: int, width: int, canvas: int, *, confidence_aware: bool = True
+) -> Picture:
+    """What PoseNet learns from, uint8 [F,height,width,3]: the runtime's pose pictures, or those of `certain`."""
+    return draw_poses(poses if confidence_aware else certain(poses), height, width, canvas)
+
+
+def certain(poses: PoseSequence) -> PoseSequence:
+    """The poses as if there were no doubt: a confidence of 1 above the threshold of drawing, 0 elsewhere."""
+    names = ("body_score", "hands_score", "face_score")
+    sure = {name: (getattr(poses, name) > BODY_THRESHOLD).astype(np.float32) for name in names}
+    return replace(poses, **sure)

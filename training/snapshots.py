@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
-from .config import Config
+from .config import Config, build
 
 STATE = "run.json"
 MAY_CHANGE = ("output", "steps", "save_every", "keep", "tensorboard", "validation", "half_weights")
@@ -71,9 +71,12 @@ def list_snapshots(folder: Path) -> list[Path]:
 
 
 def check_same(before: dict[str, Any], config: Config) -> None:
-    """Raise `CheckpointError` naming what a resumed run must not change."""
-    now = json.loads(json.dumps(asdict(config)))
-    changed = [key for key in now if key not in MAY_CHANGE and before.get(key) != now[key]]
+    """Raise `CheckpointError` naming what a resumed run must not change.
+
+    What `before` does not tell, because the run began when there was no such key, had its default.
+    """
+    now, then = asdict(config), asdict(build(Config, before, ""))
+    changed = [key for key in now if key not in MAY_CHANGE and then[key] != now[key]]
     if changed:
         raise CheckpointError(
             f"the run was started with another {', '.join(changed)}.",

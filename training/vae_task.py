@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from .base import open_base, replace_part
 from .checkpoints import load_vae
 from .config import Config
 from .metrics import psnr, ssim
-from .samples import Sample, open_dataset, slots
+from .samples import Sample, clips_key, open_dataset, slots
 from .store import Arrays, Store, clip_at
 from .task import Batch, Report, cache_folder, fingerprint, generator_at
 from .temporal import flatten_time_convs, still_time_convs
@@ -57,10 +56,8 @@ class VaeTask:
         self.network = Reconstruction(vae).to(device)
         self._held_out = open_dataset(config.data, held_out=True)
         dataset = open_dataset(config.data)
-        named = replace(config.data, cache=None, workers=0, clips=1)
-        self._store = Store(
-            cache_folder(config, output) / f"frames-{fingerprint(named)}", dataset, store_frames
-        )
+        name = f"frames-{fingerprint(clips_key(config.data, dataset))}"
+        self._store = Store(cache_folder(config, output) / name, dataset, store_frames)
         self._clips = len(dataset)
 
     def prepare(self, positions: Iterable[int], report: Report) -> None:

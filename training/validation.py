@@ -9,17 +9,19 @@ from numpy.typing import NDArray
 
 from ..animator import Animator
 from ..media.sheet import contact_sheet
-from ..pose import draw_poses
 from .metrics import psnr, ssim
-from .samples import Sample, slots
+from .samples import Sample, drawn_poses, slots
 
 Picture = NDArray[np.uint8]
 
 
-def validate_motion(animator: Animator, samples: Sequence[Sample]) -> tuple[dict[str, float], Picture]:
+def validate_motion(
+    animator: Animator, samples: Sequence[Sample], *, confidence_aware: bool = True
+) -> tuple[dict[str, float], Picture]:
     """Mean PSNR and SSIM of sampled clips and of repeating the reference, and a contact sheet.
 
-    Sampled by the public `Animator`, with the settings that are its bundle's defaults and one seed per clip.
+    Sampled by the public `Animator`, with the settings that are its bundle's defaults and one seed per clip;
+    poses are drawn as they were for training.
     """
     scores: list[dict[str, float]] = []
     rows = []
@@ -27,7 +29,8 @@ def validate_motion(animator: Animator, samples: Sequence[Sample]) -> tuple[dict
         settings = animator.settings(seed=seed)
         pictures, poses = slots(sample)
         assert settings.canvas is not None
-        drawn = draw_poses(poses, pictures.shape[1], pictures.shape[2], settings.canvas)
+        height, width = pictures.shape[1:3]
+        drawn = drawn_poses(poses, height, width, settings.canvas, confidence_aware=confidence_aware)
         latents = animator.sample(sample["reference"], drawn, settings)
         video, truth = animator.decode(latents)[1:], sample["frames"]
         still = np.broadcast_to(sample["reference"], truth.shape)

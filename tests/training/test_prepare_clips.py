@@ -23,7 +23,7 @@ from mimicmotion_trt.training.config import DataConfig
 from mimicmotion_trt.training.footage import ShardClips, open_clips, pose_pictures
 from mimicmotion_trt.training.footage.augment import Augment, Variation, mirror
 from mimicmotion_trt.training.footage.shards import ShardWriter, read_entries
-from mimicmotion_trt.training.samples import open_dataset, slots, sound_sample
+from mimicmotion_trt.training.samples import clips_key, open_dataset, slots, sound_sample
 from mimicmotion_trt.training.synthetic import SyntheticClip, make_clip
 
 FRAMES, HEIGHT, WIDTH = 24, 96, 64
@@ -201,6 +201,22 @@ def test_training_finds_the_data_set_by_its_name(shards: Path) -> None:
     assert videos == [set(DIGESTS[1:]), {DIGESTS[0]}]
     with pytest.raises(SettingsError, match="not given"):
         open_clips(DataConfig())
+
+
+def test_other_shards_are_stored_under_another_name(tmp_path: Path) -> None:
+    config = DataConfig(source="mimicmotion_trt.training.footage:open_clips", path=str(tmp_path), frames=9)
+    write(tmp_path)
+    before = clips_key(config, open_clips(config))
+    assert before == clips_key(config, open_clips(config))
+    writer = ShardWriter(tmp_path, 2)
+    clip = source(6)
+    meta = {"video": "6.mp4", "digest": DIGESTS[2], "fps": 15.0}
+    writer.add("new-000000", meta, clip.truth, (encode_picture(frame, ".jpg") for frame in clip.frames))
+    writer.close()
+    after = clips_key(config, open_clips(config))
+    assert after != before
+    (tmp_path / "shard-000003.tar").unlink()  # its index alone makes no clip
+    assert clips_key(config, open_clips(config)) == before
 
 
 def test_damage_is_skipped_with_a_counted_reason(tmp_path: Path) -> None:

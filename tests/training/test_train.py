@@ -139,6 +139,19 @@ def test_resumed_weights_are_those_of_an_unbroken_run(train, tmp_path):
     assert names == ["step-0000004", "step-0000005"]
 
 
+def test_a_run_from_before_a_key_was_known_goes_on(train, tmp_path):
+    from mimicmotion_trt.training.config import DataConfig
+
+    train(2)
+    state = tmp_path / "run" / "checkpoints" / "step-0000002" / "run.json"
+    told = json.loads(state.read_text())
+    del told["config"]["data"]["confidence_aware"]
+    state.write_text(json.dumps(told))
+    assert len(train(3, resume=True)) == 3
+    with pytest.raises(CheckpointError, match="another data"):
+        train(4, resume=True, data=DataConfig(clips=4, frames=3, confidence_aware=False))
+
+
 def test_lines_tell_what_is_promised(train):
     (line,) = train(1)
     assert set(line) == {

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from mimicmotion_trt.errors import MotionError, SettingsError
+from mimicmotion_trt.pose import draw_poses
 from mimicmotion_trt.training.config import DataConfig
-from mimicmotion_trt.training.samples import SyntheticClips, open_dataset, slots, sound_sample
+from mimicmotion_trt.training.samples import (
+    SyntheticClips,
+    certain,
+    clips_key,
+    drawn_poses,
+    open_dataset,
+    slots,
+    sound_sample,
+)
 from mimicmotion_trt.training.store import Store, clip_at
 
 CONFIG = DataConfig(clips=12, characters=3, frames=3, height=64, width=64)
@@ -87,8 +97,31 @@ def test_people_that_are_held_out_are_others():
     np.testing.assert_array_equal(poses.body[0], train[0]["reference_pose"].body[0])
 
 
-def test_a_source_that_is_not_there():
-    from dataclasses import replace
+def test_drawings_without_doubt_are_of_full_brightness_or_none():
+    _, poses = slots(open_dataset(CONFIG)[1])
+    scores = poses.body_score.copy()
+    scores[:, 4], scores[:, 7] = 0.5, 0.3  # a joint of no more than 0.3 is not drawn
+    poses = replace(poses, body_score=scores)
+    aware = drawn_poses(poses, 64, 64, 256)
+    np.testing.assert_array_equal(aware, draw_poses(poses, 64, 64, 256))
+    sure = certain(poses)
+    assert set(np.unique(sure.body_score)) <= {0.0, 1.0}
+    assert (sure.body_score[:, 4] == 1).all()
+    assert (sure.body_score[:, 7] == 0).all()
+    np.testing.assert_array_equal(sure.body, poses.body)
+    full = drawn_poses(poses, 64, 64, 256, confidence_aware=False)
+    np.testing.assert_array_equal(full, draw_poses(sure, 64, 64, 256))
+    assert full.max() >= aware.max()
 
+
+def test_stored_clips_are_named_by_all_that_changes_them():
+    dataset = open_dataset(CONFIG)
+    key = clips_key(CONFIG, dataset)
+    assert key == clips_key(replace(CONFIG, cache="elsewhere", workers=3, clips=99), dataset)
+    assert key != clips_key(replace(CONFIG, confidence_aware=False), dataset)
+    assert key != clips_key(replace(CONFIG, canvas=128), dataset)
+
+
+def test_a_source_that_is_not_there():
     with pytest.raises(SettingsError, match=r"nowhere:clips.*cannot be used"):
         open_dataset(replace(CONFIG, source="nowhere:clips"))

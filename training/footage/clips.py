@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -50,6 +51,9 @@ class ShardClips:
                 remedy=f"Prepare recordings with shots of more than {frames} frames.",
                 field="data.path",
             )
+        stored = [(entry.key, entry.checks) for entry in self._entries]
+        self.content = hashlib.sha256(repr(stored).encode()).hexdigest()
+        """Changes with what is read, see `samples.clips_key`: checksums are those of the shards' indexes."""
         self._clips = clips or len(self._entries)
 
     def __len__(self) -> int:
