@@ -11,6 +11,7 @@ from rich.table import Table
 from mimicmotion_trt.bundles import load_bundle
 from mimicmotion_trt.clip import Source
 from mimicmotion_trt.console import Reporter, explained
+from mimicmotion_trt.engines import Manifest
 from mimicmotion_trt.limits import Limits
 from mimicmotion_trt.media.picture import fit_picture, write_picture
 from mimicmotion_trt.media.reader import VideoReader
@@ -20,7 +21,7 @@ from mimicmotion_trt.service.local import local_server
 from mimicmotion_trt.settings import Settings
 
 DEMO = Path(__file__).resolve().parent
-PERSON, MOTION = DEMO / "person.jpg", DEMO / "balance.npz"
+PERSON, MOTION = DEMO / "dancer.png", DEMO / "balance.npz"
 VIDEO, SHEET = DEMO / "out.mp4", DEMO / "sheet.png"
 COLUMNS = 8
 
@@ -34,14 +35,13 @@ def main() -> None:
     began = time.perf_counter()
     with local_server("tiny") as client:
         seconds = {"server start": time.perf_counter() - began}
-        settings = {"size": (64, 128)}
         with Reporter(as_json=False) as reporter:
-            animation = client.animate(PERSON, MOTION, settings, output=VIDEO)
+            animation = client.animate(PERSON, MOTION, output=VIDEO)
             for event in animation:
                 reporter.show(event)
         done = animation.result().done
     seconds |= done.seconds
-    draw_sheet(Settings.from_dict({**bundle.manifest.defaults, **settings}))
+    draw_sheet(bundle.manifest)
     table = Table("stage", "seconds", title=f"where the time of {done.frames} frames went")
     for stage, value in seconds.items():
         table.add_row(stage, f"{value:.2f}")
@@ -50,11 +50,11 @@ def main() -> None:
         console.print(f"{path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
 
 
-def draw_sheet(settings: Settings) -> None:
-    """Reference, poses and frames of the finished video in one picture."""
-    assert settings.size is not None
-    width, height = settings.size
-    source = Source.open(PERSON, MOTION, settings, (settings.size,), Limits(), None, "mediapipe", None)
+def draw_sheet(manifest: Manifest) -> None:
+    """Reference, poses and frames of the finished video in one picture; the bundle chose the video's size."""
+    settings = Settings.from_dict(manifest.defaults)
+    source = Source.open(PERSON, MOTION, settings, manifest.sizes, Limits(), None, "mediapipe", None)
+    width, height = source.size
     assert source.motion.poses is not None
     poses = rescale_to_reference(source.motion.poses, source.reference(), height, width)
     with VideoReader(VIDEO) as reader:
