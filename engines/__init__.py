@@ -3,6 +3,7 @@
 from .backend import Call, Engine, open_engine
 from .bundle import Agreement, Bundle, File, ImageStatistics, Manifest, Network
 from .spec import NETWORKS, Array, EngineSpec, TensorSpec, network_specs
+from .work import Work
 
 __all__ = [
     "NETWORKS",
@@ -17,6 +18,7 @@ __all__ = [
     "Manifest",
     "Network",
     "TensorSpec",
+    "Work",
     "network_specs",
     "open_engine",
 ]

@@ -13,8 +13,9 @@ import numpy as np
 
 from ..errors import BundleError
 from .spec import NETWORKS, Dim, EngineSpec, TensorSpec
+from .work import Work
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 REBUILD = "Rebuild the bundle with `python export/build_engines.py`."
 
@@ -48,6 +49,7 @@ class Network:
     files: tuple[File, ...]
     """The engine first, then the external weights it reads."""
     agreement: Agreement
+    work: Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +151,8 @@ def _network(raw: Mapping[str, Any]) -> Network:
     spec = EngineSpec(tensors(raw["spec"]["inputs"]), tensors(raw["spec"]["outputs"]))
     a = raw["agreement"]
     agreement = Agreement(float(a["max_abs"]), float(a["rel_l2"]), float(a["bound"]), int(a["cases"]))
-    return Network(spec, files, agreement)
+    work = Work(**{name: float(value) for name, value in raw["work"].items()})
+    return Network(spec, files, agreement, work)
 
 
 def _dim(value: Any) -> Dim:

@@ -139,7 +139,7 @@ def build_key(folder: Path, checkpoint: Path, options: Options) -> str:
     if not checkpoint.is_file():
         raise CheckpointError(f"checkpoint {checkpoint} does not exist.", field="checkpoint")
     code = [path for room in ("export", "training") for path in (_room(room)).glob("*.py")]
-    exporters = {"rewrite.py", "attention.py", "networks.py", "tracing.py", "build.py"}
+    exporters = {"rewrite.py", "attention.py", "networks.py", "tracing.py", "build.py", "work.py"}
     parts = ("vae", "image_encoder", "scheduler", "feature_extractor")
     files = [
         folder / "unet" / "config.json",
@@ -185,6 +185,7 @@ def _build(
 ) -> Manifest:
     from ..training.checkpoints import load_model
     from . import proof, tracing
+    from .work import measure_work
 
     total = len(NETWORKS) + 1
     report("loading the checkpoint", 0, total)
@@ -206,7 +207,8 @@ def _build(
         inputs = proof.example_inputs(name, spec, (2, 3, 16, 24), seed=0)
         files = tracing.trace(module, inputs, spec, partial / f"{name}.onnx")
         agreement = proof.compare(name, files[0], spec, cases[name], BOUND)
-        networks[name] = Network(spec, tuple(describe_file(path) for path in files), agreement)
+        work = measure_work(name, module, spec)
+        networks[name] = Network(spec, tuple(describe_file(path) for path in files), agreement, work)
     report("done", total, total)
     return _manifest(model, networks, image, options, key)
 

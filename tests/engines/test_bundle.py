@@ -12,7 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimicmotion_trt import BundleError
-from mimicmotion_trt.engines import NETWORKS, Agreement, Bundle, File, ImageStatistics, Manifest, Network
+from mimicmotion_trt.engines import (
+    NETWORKS,
+    Agreement,
+    Bundle,
+    File,
+    ImageStatistics,
+    Manifest,
+    Network,
+    Work,
+)
 from mimicmotion_trt.engines import network_specs as specs_of
 
 NAMES = st.text(min_size=1, max_size=12)
@@ -26,12 +35,14 @@ def manifests(draw: st.DrawFn) -> Manifest:
         pose_channels=draw(st.integers(1, 999)), token_width=draw(st.integers(1, 999)), image_size=8
     )
     agreements = st.builds(Agreement, NUMBERS, NUMBERS, NUMBERS, st.integers(0, 9))
+    works = st.builds(Work, NUMBERS, NUMBERS, NUMBERS, NUMBERS, NUMBERS)
+    files = st.lists(FILES, min_size=1, max_size=2)
     return Manifest(
         backend=draw(NAMES),
         precision=draw(NAMES),
         build=draw(NAMES),
         networks={
-            name: Network(spec, tuple(draw(st.lists(FILES, min_size=1, max_size=2))), draw(agreements))
+            name: Network(spec, tuple(draw(files)), draw(agreements), draw(works))
             for name, spec in specs.items()
         },
         sizes=tuple(draw(st.lists(st.tuples(*[st.integers(1, 9999)] * 2), min_size=1, max_size=3))),
@@ -103,7 +114,7 @@ def test_a_missing_short_or_long_engine_is_named(broken, network):
     assert f"{network}.onnx is missing" in refusal(broken).message
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", "{}", '{"format": 1}', "[" * 100_000, "\x00"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", "{}", '{"format": 2}', "[" * 100_000, "\x00"])
 def test_a_manifest_that_is_none(broken, text):
     (broken / "manifest.json").write_text(text)
     assert "manifest.json" in refusal(broken).message
@@ -117,7 +128,7 @@ def test_a_manifest_that_is_not_there_or_not_text(broken):
     assert "is no bundle" in refusal(broken / "nowhere").message
 
 
-@pytest.mark.parametrize("number", [0, 2, "1", None, 99])
+@pytest.mark.parametrize("number", [0, 1, "2", None, 99])
 def test_a_manifest_of_another_format(broken, number):
     edit(broken, lambda raw: raw.update(format=number))
     assert str(number) in refusal(broken).message
@@ -154,6 +165,11 @@ ALTERED = {
     "dim a fraction": lambda raw: raw["networks"]["unet"]["spec"]["inputs"][0].update(shape=[1.5]),
     "spec key unknown": lambda raw: raw["networks"]["unet"]["spec"].update(more=[]),
     "agreement a text": lambda raw: raw["networks"]["unet"]["agreement"].update(bound="small"),
+    "work missing": lambda raw: raw["networks"]["unet"].pop("work"),
+    "work of less": lambda raw: raw["networks"]["unet"]["work"].pop("linear"),
+    "work key unknown": lambda raw: raw["networks"]["unet"]["work"].update(more=1),
+    "work negative": lambda raw: raw["networks"]["unet"]["work"].update(linear=-1),
+    "work a text": lambda raw: raw["networks"]["unet"]["work"].update(linear="3"),
     "sizes empty": lambda raw: raw.update(sizes=[]),
     "sizes of three": lambda raw: raw.update(sizes=[[64, 64, 64]]),
     "rows empty": lambda raw: raw.update(rows=[]),

@@ -1,0 +1,38 @@
+"""What one call of a network costs in floating point operations, as a function of the call's shape."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Floating point operations of the matrix products and convolutions of one network; a multiply-add is two.
+
+    A call has `rows` rows of `frames` frames of `cells` latent cells each (height/8 * width/8 pixels). Networks
+    without rows have one; a batch of pictures counts as frames. Raises `ValueError` when built with a
+    coefficient that is negative or no finite number.
+    """
+
+    fixed: float
+    """A row: embeddings of its timestep and ids, and its token through the folded cross-attention."""
+    frame: float
+    """A frame, whatever its size: its time embedding; all of the image encoder."""
+    linear: float
+    """A cell: convolutions and linear layers."""
+    spatial: float
+    """A pair of cells of one frame: attention over space."""
+    temporal: float
+    """A pair of frames at one cell: attention over time."""
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"work {f.name} is {value}, not a number of operations")
+
+    def flops(self, *, rows: float = 1, frames: float = 1, cells: float = 0) -> float:
+        """rows (fixed + frames (frame + cells (linear + cells spatial + frames temporal)))."""
+        of_a_cell = self.linear + cells * self.spatial + frames * self.temporal
+        return rows * (self.fixed + frames * (self.frame + cells * of_a_cell))
