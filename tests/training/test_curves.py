@@ -1,0 +1,64 @@
+"""What a run's files tell: where its time went, and its curves."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mimicmotion_trt.errors import SettingsError
+from mimicmotion_trt.training.curves import draw_curves, profile, smooth
+
+SCRIPT = Path(__file__).parents[2] / "training" / "curves.py"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    steps = [
+        {"step": k, "loss": None if k == 5 else 100.0 / k, "data_seconds": 0.1, "step_seconds": 2.0}
+        for k in range(1, 101)
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in steps)
+    (tmp_path / "metrics.jsonl").write_text(text + '{"step": 101, "lo')  # it is being written
+    validations = [{"step": k, "psnr": 10.0 + k, "psnr_repeat_reference": 12.0} for k in (50, 100)]
+    (tmp_path / "validation.jsonl").write_text("".join(json.dumps(line) + "\n" for line in validations))
+    return tmp_path
+
+
+def test_the_numbers_of_a_run(run):
+    one = profile(run)
+    assert one.steps == 100
+    assert one.hours == pytest.approx(200 / 3600)
+    assert one.step_seconds == 2.0
+    assert one.waiting == pytest.approx(0.05)
+    assert (one.loss_begin, one.loss_end) == (pytest.approx(75.0), pytest.approx((100 / 99 + 1) / 2))
+    assert one.validation == {"psnr": 110.0, "psnr_repeat_reference": 12.0}
+
+
+def test_smoothing_leaves_out_what_is_not_finite():
+    values = np.full(100, 3.0)
+    values[40] = np.nan
+    assert smooth(values) == pytest.approx(np.full(99, 3.0))
+    assert smooth(np.array([1.0, 2.0])) == pytest.approx([1.0, 2.0])
+
+
+def test_the_command_and_its_picture(run, tmp_path):
+    done = subprocess.run(
+        [sys.executable, SCRIPT, run, "--output", tmp_path / "curve.png", "--json"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told[str(run)]["steps"] == 100
+    assert 5_000 < (tmp_path / "curve.png").stat().st_size < 100_000
+
+
+def test_no_run_and_no_validation(run, tmp_path):
+    with pytest.raises(SettingsError, match="holds no run"):
+        profile(tmp_path / "nowhere")
+    (run / "validation.jsonl").unlink()
+    assert profile(run).validation == {}
+    draw_curves([run], tmp_path / "curve.png")

@@ -1,0 +1,151 @@
+"""`python training/curves.py RUN [RUN …] [--output PICTURE.png] [--json]`: what runs did, from what they wrote.
+
+A run is a folder with `metrics.jsonl`, as `training/train.py` leaves it; it may still be going on. The table
+tells where the time of a step goes: `waiting` is the share that it waited for clips. The picture has a row for
+each run: the loss, smoothed, and the measure of the validations. --json ends with one line, an object by run.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+
+from mimicmotion_trt.errors import MimicMotionError, SettingsError
+
+Line = Mapping[str, Any]
+MEASURES = ("psnr", "colour_error")
+"""What is drawn of a validation: the first of these that it has."""
+SMOOTH = 0.02
+"""The loss is averaged over this share of a run's steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A run in numbers; times are medians, which a machine's other work sways less."""
+
+    steps: int
+    hours: float
+    """In steps: neither preparing nor validating."""
+    step_seconds: float
+    waiting: float
+    """Share of the steps' time that was spent waiting for clips, 0 to 1."""
+    loss_begin: float
+    loss_end: float
+    """Means over the first and the last part of the run that smoothing looks at."""
+    validation: Mapping[str, float]
+    """The last validation's measures; empty if there was none."""
+
+
+def read_lines(path: Path) -> list[Line]:
+    """The whole lines of a `.jsonl` file; none if it is not there. A line that is being written is left out."""
+    if not path.is_file():
+        return []
+    lines = path.read_text().split("\n")[:-1]
+    try:
+        return [json.loads(line) for line in lines]
+    except ValueError as error:
+        raise SettingsError(f"{path} cannot be read: {error}", field="run") from None
+
+
+def profile(folder: Path) -> Profile:
+    """The numbers of a run; raises `SettingsError` if the folder holds none."""
+    steps, validations = read_lines(folder / "metrics.jsonl"), read_lines(folder / "validation.jsonl")
+    if not steps:
+        raise SettingsError(
+            f"{folder} holds no run.", remedy="Give the output of training/train.py.", field="run"
+        )
+    seconds, waited, losses = (column(steps, name) for name in ("step_seconds", "data_seconds", "loss"))
+    part = window(len(losses))
+    return Profile(
+        steps=int(steps[-1]["step"]),
+        hours=float(seconds.sum() / 3600),
+        step_seconds=float(np.median(seconds)),
+        waiting=float(waited.sum() / seconds.sum()),
+        loss_begin=float(np.nanmean(losses[:part])),
+        loss_end=float(np.nanmean(losses[-part:])),
+        validation={k: v for k, v in validations[-1].items() if k != "step"} if validations else {},
+    )
+
+
+def column(lines: Sequence[Line], name: str) -> NDArray[np.float64]:
+    """One value of all lines; what was not finite is NaN."""
+    return np.array([np.nan if line[name] is None else line[name] for line in lines], np.float64)
+
+
+def window(steps: int) -> int:
+    """Over how many steps a curve is smoothed."""
+    return max(1, round(SMOOTH * steps))
+
+
+def smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The running mean over `window`, of as many values as there are whole windows; NaN is left out."""
+    size, known = window(len(values)), np.isfinite(values)
+    total = np.cumsum(np.concatenate([[0.0], np.where(known, values, 0.0)]))
+    count = np.cumsum(np.concatenate([[0], known]))
+    means: NDArray[np.float64] = (total[size:] - total[:-size]) / np.maximum(count[size:] - count[:-size], 1)
+    return means
+
+
+def draw_curves(folders: Sequence[Path], path: Path) -> None:
+    """Write the picture: a row for each run."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, rows = pyplot.subplots(
+        len(folders), 2, figsize=(8.5, 2.3 * len(folders)), squeeze=False, layout="constrained"
+    )
+    for (left, right), folder in zip(rows, folders, strict=True):
+        steps, validations = read_lines(folder / "metrics.jsonl"), read_lines(folder / "validation.jsonl")
+        losses = smooth(column(steps, "loss"))
+        left.plot(column(steps, "step")[-len(losses) :], losses, linewidth=1)
+        left.set(title=f"{folder.name}: loss", yscale="log", xlabel="step")
+        name = next((m for m in MEASURES if validations and m in validations[-1]), None)
+        if name is not None:
+            right.plot(column(validations, "step"), column(validations, name), marker=".")
+            if (still := f"{name}_repeat_reference") in validations[-1]:
+                right.axhline(validations[-1][still], linestyle=":", color="grey", label="reference repeated")
+                right.legend(fontsize="small")
+        right.set(title=f"{folder.name}: {name or 'no validation yet'}", xlabel="step")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=80)
+    pyplot.close(figure)
+
+
+def main(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
+    output: Annotated[Path | None, typer.Option(help="Picture to write: .png.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
+) -> None:
+    """Show what runs did and where their time went."""
+    from rich.console import Console
+    from rich.table import Table
+
+    try:
+        profiles = {str(run): profile(run) for run in runs}
+    except MimicMotionError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    table = Table("run", "steps", "hours", "s/step", "waiting", "loss", "validation")
+    for name, one in profiles.items():
+        told = ", ".join(f"{key} {value:.3f}" for key, value in one.validation.items())
+        numbers = (str(one.steps), f"{one.hours:.2f}", f"{one.step_seconds:.2f}", f"{one.waiting:.1%}")
+        table.add_row(name, *numbers, f"{one.loss_begin:.4g} -> {one.loss_end:.4g}", told)
+    Console().print(table)
+    if output is not None:
+        draw_curves(runs, output)
+    if as_json:
+        print(json.dumps({name: asdict(one) for name, one in profiles.items()}))
+
+
+if __name__ == "__main__":
+    typer.run(main)
