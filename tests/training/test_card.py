@@ -1,0 +1,52 @@
+"""The card of a model, from a real bundle and the files of three short runs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mimicmotion_trt.errors import SettingsError
+from mimicmotion_trt.training.card import read_stages
+
+SCRIPT = Path(__file__).parents[2] / "training" / "card.py"
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    for name in ("motion", "vae"):
+        folder = tmp_path / "runs" / name
+        snapshot = folder / "checkpoints" / "step-0000020"
+        snapshot.mkdir(parents=True)
+        config = {"seed": 7, "batch": 3, "data": {"clips": 4000, "characters": 4000}}
+        (snapshot / "run.json").write_text(json.dumps({"step": 20, "config": config}))
+        lines = [{"step": k, "loss": 1 / k, "data_seconds": 0.01, "step_seconds": 1.5} for k in range(1, 21)]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "runs" / "motion" / "validation.jsonl").write_text('{"step": 20, "psnr": 17.25}\n')
+    return tmp_path / "runs"
+
+
+def test_stages_come_in_the_order_of_training(runs, tmp_path):
+    assert [stage.name for stage in read_stages(runs)] == ["vae", "motion"]
+    with pytest.raises(SettingsError, match="holds none of the runs"):
+        read_stages(tmp_path / "nowhere")
+
+
+def test_the_card_tells_what_was_measured(runs, bundle, tmp_path):
+    command = [sys.executable, SCRIPT, "--bundle", bundle, "--runs", runs, "--output", tmp_path / "docs"]
+    command += ["--clips", "1", "--frames", "3"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    text = Path(done.stdout.strip()).read_text()
+    assert "| motion | 20 | 3 | 4,000 | 7 | 1.50 |" in text
+    assert "psnr 17.2" in text
+    assert "1 clips of 3 frames" in text
+    assert "--size 64x128" in text
+    images = sorted((tmp_path / "docs" / "images").iterdir())
+    assert [path.name for path in images] == [f"{bundle.name}-clips.jpg", f"{bundle.name}-curves.png"]
+    assert sum(path.stat().st_size for path in images) < 600_000
+    for path in images:
+        assert f"../images/{path.name}" in text

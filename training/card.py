@@ -1,0 +1,237 @@
+"""`python training/card.py --bundle tiny --runs runs/tiny --output docs`: the card of a model trained here.
+
+Evaluates the bundle on people that no training has seen, and writes OUTPUT/models/NAME.md with the curves of
+the runs and a contact sheet in OUTPUT/images. Every number in it is measured now or read from what the runs
+wrote; what the model cannot do is said in `LIMITS`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mimicmotion_trt import Animator
+from mimicmotion_trt.errors import MimicMotionError, OutputError, SettingsError
+from mimicmotion_trt.training.curves import Profile, draw_curves, profile
+from mimicmotion_trt.training.evaluate import Scored, means, score_clips, write_sheet
+from mimicmotion_trt.training.snapshots import STATE, list_snapshots
+
+STAGES = ("vae", "colours", "motion")
+SHOWN = 4
+"""Clips on the contact sheet."""
+
+LIMITS = """\
+- It has only ever seen drawn people of this repository's generator (`training/synthetic`): photographs of people
+  are nothing that it knows, and come out as something drawn or as mush.
+- It is small: faces and fingers are a few pixels, so expressions and single fingers are beyond it.
+- What the reference picture hides (a turned back, something in front) it can only guess.
+- One person at a time; the camera stands nearly still.
+- It shows that training, export and serving fit together, and is quick to try things on. It says nothing of how
+  well the real-size model animates people."""
+
+MEASURES = {
+    "psnr": "PSNR of the video, dB",
+    "psnr_repeat_reference": "the same of the reference picture shown all the time, dB",
+    "psnr_vae": "the same of the truth after the VAE alone, which bounds it, dB",
+    "ssim": "SSIM of the video",
+    "ssim_repeat_reference": "the same of the reference picture shown all the time",
+    "hand_psnr": "PSNR in the boxes of the hands, dB",
+    "border_jump": "jump where segments meet beyond that elsewhere, levels of 255",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One run of the model's training."""
+
+    name: str
+    folder: Path
+    profile: Profile
+    config: Mapping[str, Any]
+    """As the run's newest checkpoint tells it."""
+
+
+def read_stages(runs: Path) -> list[Stage]:
+    """The runs below a folder in the order of training; raises `SettingsError` if there are none."""
+    stages = []
+    for folder in (runs / name for name in STAGES):
+        if not (folder / "metrics.jsonl").is_file():
+            continue
+        snapshots = list_snapshots(folder / "checkpoints")
+        config = json.loads((snapshots[-1] / STATE).read_text())["config"] if snapshots else {}
+        stages.append(Stage(folder.name, folder, profile(folder), config))
+    if not stages:
+        raise SettingsError(
+            f"{runs} holds none of the runs {', '.join(STAGES)}.", remedy="Train first.", field="runs"
+        )
+    return stages
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def stages_table(stages: Sequence[Stage]) -> str:
+    """What each stage did."""
+    rows = []
+    for stage in stages:
+        config, told = stage.config, stage.profile
+        data = config.get("data", {})
+        last = ", ".join(f"{name} {value:.3g}" for name, value in told.validation.items())
+        rows.append(
+            [
+                stage.name, f"{told.steps:,}", str(config.get("batch", "?")), f"{data.get('clips', '?'):,}",
+                str(config.get("seed", "?")), f"{told.step_seconds:.2f}", f"{told.hours:.2f}",
+                f"{told.loss_begin:.3g} → {told.loss_end:.3g}", last or "–",
+            ]
+        )  # fmt: skip
+    head = ["stage", "steps", "batch", "clips", "seed", "s/step", "hours", "loss", "last validation"]
+    return table(head, rows)
+
+
+def measures_table(scores: Mapping[str, float | None]) -> str:
+    """The evaluation's means."""
+    rows = []
+    for name, meaning in MEASURES.items():
+        value = scores[name]
+        rows.append([f"`{name}`", "–" if value is None else f"{value:.3f}", meaning])
+    return table(["measure", "mean", "what"], rows)
+
+
+def machine() -> str:
+    """This machine in words."""
+    import torch
+
+    names = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else ""
+    name = next((line.split(":", 1)[1].strip() for line in names.split("\n") if "model name" in line), "CPU")
+    if torch.cuda.is_available():
+        name = torch.cuda.get_device_name()
+    return f"{os.cpu_count()} cores ({name}), {platform.system()}, PyTorch {torch.__version__}"
+
+
+def card(
+    name: str, animator: Animator, stages: Sequence[Stage], scored: Sequence[Scored], frames: int, seed: int
+) -> str:
+    """The text of the card."""
+    manifest, settings = animator.manifest, animator.settings()
+    megabytes = sum(file.bytes for network in manifest.networks.values() for file in network.files) / 1e6
+    sizes = ", ".join(f"{width}×{height}" for width, height in manifest.sizes)
+    hours = sum(stage.profile.hours for stage in stages)
+    data = stages[-1].config.get("data", {})
+    people = f"{data['characters']:,} synthetic people" if data else "Synthetic people"
+    return f"""# {name}
+
+A small MimicMotion, trained from nothing by this repository: a reference picture and a motion in, a video out.
+It has the structure of the real model (8x VAE, four levels, PoseNet added to `conv_in`, one image token) at a
+fraction of its width. Videos of {sizes}, segments of {settings.segment} slots, {megabytes:.1f} MB in all.
+
+![the first clips of the evaluation: truth over what was sampled](../images/{name}-clips.jpg)
+
+## Data
+
+{people} (`training/synthetic`), with the keypoints that an estimator would find of them. No recording of
+anybody was used. People, rooms and motions of the evaluation are from seeds that training never takes
+(`TEST_SEEDS`).
+
+## Training
+
+{stages_table(stages)}
+
+Hours are those in steps, {hours:.1f} in all, without preparing and validating. Machine: {machine()}.
+
+![loss and validation of every stage](../images/{name}-curves.png)
+
+## Measured
+
+{len(scored)} clips of {frames} frames of unseen people in unseen motions, {settings.steps} steps, guidance
+{settings.guidance}, seed {seed}, `{manifest.backend}` in {manifest.precision}:
+
+{measures_table(means([one.scores for one in scored]))}
+
+## Limits
+
+{LIMITS}
+
+## Reproduce
+
+```sh
+python training/train.py --config training/configs/tiny-vae.yaml
+python training/train.py --config training/configs/tiny-colours.yaml
+python training/train.py --config training/configs/tiny.yaml
+python export/build_engines.py --base runs/tiny/colours/final/base \\
+  --checkpoint runs/tiny/motion/final/mimicmotion.safetensors --output bundles/{name} {build_flags(animator)}
+python training/evaluate.py --bundle bundles/{name} --synthetic {len(scored)} --frames {frames} --seed {seed} --json
+python training/card.py --bundle bundles/{name} --runs runs/tiny
+```
+
+See [training](../training.md). Built as `{manifest.build[:12]}`.
+
+## Licence
+
+Apache-2.0, weights included: all that they learned from was drawn by code of this repository.
+"""
+
+
+def build_flags(animator: Animator) -> str:
+    """How `build_engines.py` was told of sizes and settings."""
+    manifest = animator.manifest
+    flags = [f"--size {width}x{height}" for width, height in manifest.sizes]
+    for name, value in sorted(manifest.defaults.items()):
+        text = json.dumps(value) if not isinstance(value, str) else value
+        flags.append(f"--segment {value}" if name == "segment" else f"--default '{name}={text}'")
+    return " \\\n  ".join(flags)
+
+
+def write_card(name: str, bundle: str, runs: Path, output: Path, clips: int, frames: int, seed: int) -> Path:
+    """Evaluate and write the card and its pictures; returns the card's path."""
+    stages = read_stages(runs)
+    images, path = output / "images", output / "models" / f"{name}.md"
+    try:
+        for folder in (images, path.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        draw_curves([stage.folder for stage in stages], images / f"{name}-curves.png")
+        with Animator.load(bundle) as animator:
+            scored = []
+            for one in score_clips(animator, clips, frames, seed, {}):
+                scored.append(one)
+                print(f"clip {len(scored)} of {clips}: {one.scores['psnr']:.2f} dB", file=sys.stderr)
+            text = card(name, animator, stages, scored, frames, seed)
+        write_sheet(images / f"{name}-clips.jpg", scored[:SHOWN])
+        path.write_text(text)
+    except OSError as error:
+        raise OutputError(f"the card cannot be written: {error}", field="output") from error
+    return path
+
+
+def main(
+    bundle: Annotated[str, typer.Option(help="Name or folder of the bundle.")] = "tiny",
+    runs: Annotated[Path, typer.Option(help="Folder of the runs vae, colours and motion.")] = Path(
+        "runs/tiny"
+    ),
+    output: Annotated[Path, typer.Option(help="Folder whose models/ and images/ are written.")] = Path(
+        "docs"
+    ),
+    clips: Annotated[int, typer.Option(min=1, max=1000, help="Clips to evaluate.")] = 20,
+    frames: Annotated[int, typer.Option(min=2, help="Frames of each.")] = 24,
+    seed: Annotated[int, typer.Option(min=0, max=88, help="Which people and motions.")] = 0,
+) -> None:
+    """Write a model's card."""
+    try:
+        print(write_card(Path(bundle).name, bundle, runs, output, clips, frames, seed))
+    except MimicMotionError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    typer.run(main)
