@@ -31,7 +31,7 @@ from .regions import region_weights
 from .samples import Sample, clips_key, drawn_poses, open_dataset, slots
 from .store import Arrays, Store, clip_at
 from .task import Batch, Report, cache_folder, fingerprint, generator_at
-from .temporal import flatten_time_convs, still_time_convs
+from .temporal import flatten_time_convs, quiet_branches, still_time_convs
 from .torch_animator import torch_animator
 from .validation import validate_motion
 
@@ -201,6 +201,7 @@ def start_networks(config: Config, base: Path) -> tuple[UNet, PoseNet]:
         else:
             unet = UNet(**{key: value for key, value in unet.config.items() if not key.startswith("_")})
             still_time_convs(unet)
+            quiet_branches(unet)
             nn.init.zeros_(unet.conv_out.weight)
         if pose_net is None:
             pose_net = PoseNet(unet.config["block_out_channels"][0])

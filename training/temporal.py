@@ -1,4 +1,4 @@
-"""Convolutions along time: how they start, and a form in which CPUs compute them well."""
+"""How networks from scratch start, and a form of convolutions along time that CPUs compute well."""
 
 from __future__ import annotations
 
@@ -34,3 +34,12 @@ def still_time_convs(network: nn.Module) -> None:
             taps = torch.arange(module.kernel_size[0]) != module.kernel_size[0] // 2
             with torch.no_grad():
                 module.weight[:, :, taps] = 0
+
+
+def quiet_branches(network: nn.Module) -> None:
+    """Zero what ends each residual branch of a U-Net, so that it starts as the identity (Dhariwal & Nichol 2021)."""
+    for name, layer in network.named_modules():
+        if name.endswith(("conv2", "proj_out")) and isinstance(layer, nn.Conv2d | nn.Conv3d | nn.Linear):
+            nn.init.zeros_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

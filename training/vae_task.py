@@ -46,6 +46,9 @@ class VaeTask:
         self._base, found = open_base(config, output)
         vae: Any = load_vae(self._base)
         if not found:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(config.seed)
+                clear_path(vae)
             still_time_convs(vae)
             start_posterior(vae, config.vae.log_variance)
         flatten_time_convs(vae)
@@ -135,6 +138,30 @@ class VaeTask:
 def store_frames(sample: Sample) -> Arrays:
     """All pictures of a clip, uint8 [1+F,H,W,3]."""
     return {"frames": slots(sample)[0]}
+
+
+def clear_path(vae: nn.Module) -> None:
+    """Initialise so that pictures pass: residual branches at zero, what changes the size averages or repeats.
+
+    A network from PyTorch's own start has to learn this first (18 dB instead of 14 after 150 steps).
+    """
+    for name, conv in vae.named_modules():
+        if not isinstance(conv, nn.Conv2d | nn.Conv3d):
+            continue
+        if name.endswith("conv2"):
+            nn.init.zeros_(conv.weight)
+        elif "upsamplers" in name or name.endswith(("conv_shortcut", "time_conv_out")):
+            nn.init.dirac_(conv.weight)
+        elif "downsamplers" in name:  # the picture is padded below and on the right
+            nn.init.normal_(conv.weight, std=0.02)
+            same = torch.eye(conv.weight.shape[0], conv.weight.shape[1])
+            with torch.no_grad():
+                conv.weight[:, :, :2, :2] += same[..., None, None] / 4
+        else:
+            plain = name.endswith(("conv_in", "conv_out", "quant_conv"))
+            nn.init.kaiming_normal_(conv.weight, nonlinearity="linear" if plain else "relu")
+        if conv.bias is not None:
+            nn.init.zeros_(conv.bias)
 
 
 def start_posterior(vae: Any, log_variance: float) -> None:
