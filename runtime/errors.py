@@ -10,6 +10,7 @@
     ├── CheckpointError       a checkpoint's keys or shapes are not the network's
     ├── ExportError           an exported network does not agree with PyTorch, or could not be built
     ├── EngineError           an engine failed while running
+    ├── KernelError           the CUDA kernels cannot be compiled or loaded on this machine
     ├── OutputError           the result cannot be written where it was asked to go
     ├── Cancelled             the job was cancelled by its owner
     └── ServiceError          the server cannot be reached, is busy, or failed
@@ -75,6 +76,10 @@ class ExportError(MimicMotionError):
 
 class EngineError(MimicMotionError):
     """An engine failed while running."""
+
+
+class KernelError(MimicMotionError):
+    """The CUDA kernels cannot be compiled or loaded on this machine."""
 
 
 class OutputError(MimicMotionError):

@@ -1,0 +1,157 @@
+// The arithmetic around the engines, fused: what runtime/denoise.py and runtime/kernels.py do with numpy.
+//
+// REAL is the element of the engines' tensors, __half or float; it is defined when this file is compiled.
+// Latents stay float32. All of this is bound by memory: every value is read once and written once, several
+// at a time. A frame of latents has 4 channels and so is a whole number of packs of 4, each of them
+// aligned, whatever its height and width are: nothing is left over. Poses and pictures have no such
+// property; their *_narrow kernels take the sizes that are no multiple of the pack.
+//
+// The numbers of a step and the guidance are read from device memory, so that a captured graph is replayed
+// for each sigma. Compiled without fused multiply-add, sums equal numpy's to the last bit. Every pointer is
+// aligned to 16 bytes. runtime/cuda/launches.py makes the tables, the grids and the scalars.
+
+#include <cuda_fp16.h>
+
+using Real = REAL;
+using Index = long long;  // a batch may hold more than 2^31 elements
+
+constexpr int WIDE = 16 / sizeof(Real);  // elements in the largest load
+
+struct alignas(16) Step {
+    float timestep, scale, keep, push;  // schedule.Step
+};
+
+// One row's prediction for one frame, and its weight in the fusion; launches.COVER.
+struct Cover {
+    int prediction;  // row * slots + slot
+    int conditional;
+    float weight;
+};
+
+template <typename T, int N> struct alignas(N * sizeof(T)) Pack {
+    T at[N];
+};
+
+template <int N, typename T> __device__ Pack<T, N> load(const T* from, Index pack) {
+    return reinterpret_cast<const Pack<T, N>*>(from)[pack];
+}
+
+template <typename T, int N> __device__ void store(T* to, Index pack, const Pack<T, N>& values) {
+    reinterpret_cast<Pack<T, N>*>(to)[pack] = values;
+}
+
+__device__ Pack<Real, 4> to_real(const Pack<float, 4>& values) {
+    Pack<Real, 4> out;
+    for (int i = 0; i < 4; ++i) out.at[i] = Real(values.at[i]);
+    return out;
+}
+
+// Which pack of which item this thread takes; each item has whole blocks to itself.
+struct Place {
+    Index item;
+    unsigned pack;
+};
+
+__device__ Place place(unsigned packs) {
+    unsigned blocks = (packs - 1) / blockDim.x + 1;
+    return {blockIdx.x / blocks, blockIdx.x % blocks * blockDim.x + threadIdx.x};
+}
+
+// out [rows,slots,8,h,w]: scaled latents of each row's frames, then the picture's latents or, in rows that
+// are not conditional, zeros.
+extern "C" __global__ void gather(const float* latents, const float* image, const int* frames,
+                                  const int* conditional, const Step* step, Real* out, int slots, unsigned cells) {
+    Place p = place(cells);
+    if (p.pack >= cells) return;
+    Pack<float, 4> noisy = load<4>(latents, Index(frames[p.item]) * cells + p.pack);
+    Pack<float, 4> picture = {};
+    if (conditional[p.item / slots]) picture = load<4>(image, p.pack);
+    for (float& value : noisy.at) value *= step->scale;
+    store(out, 2 * p.item * cells + p.pack, to_real(noisy));
+    store(out, (2 * p.item + 1) * cells + p.pack, to_real(picture));
+}
+
+template <int N>
+__device__ void condition(const Real* source, const int* frames, const int* conditional, Real* out, int slots,
+                          unsigned packs) {
+    Place p = place(packs);
+    if (p.pack >= packs) return;
+    Pack<Real, N> values = {};
+    if (conditional[p.item / slots]) values = load<N>(source, Index(frames[p.item]) * packs + p.pack);
+    store(out, p.item * packs + p.pack, values);
+}
+
+// out [rows,slots,...]: each row's frames of source [F,...], or zeros in rows that are not conditional.
+extern "C" __global__ void gather_conditions(const Real* source, const int* frames, const int* conditional,
+                                             Real* out, int slots, unsigned packs) {
+    condition<WIDE>(source, frames, conditional, out, slots, packs);
+}
+
+extern "C" __global__ void gather_conditions_narrow(const Real* source, const int* frames,
+                                                    const int* conditional, Real* out, int slots, unsigned packs) {
+    condition<1>(source, frames, conditional, out, slots, packs);
+}
+
+// out [rows]: the step's timestep.
+extern "C" __global__ void timesteps(const Step* step, Real* out, unsigned rows) {
+    unsigned row = blockIdx.x * blockDim.x + threadIdx.x;
+    if (row < rows) out[row] = Real(step->timestep);
+}
+
+// latents [F,4,h,w] <- keep latents + push sum_rows weight part prediction [rows,slots,4,h,w], where part is
+// guidance [F] in conditional rows and 1 - guidance in the others. Frame f's rows are
+// covers[first[f]:first[f+1]], summed in that order: the same bits every time.
+extern "C" __global__ void blend_step(const Real* predictions, const int* first, const Cover* covers,
+                                      const float* guidance, const Step* step, float* latents, unsigned cells) {
+    Place p = place(cells);
+    if (p.pack >= cells) return;
+    Step numbers = *step;
+    float guide = guidance[p.item];
+    Pack<float, 4> x = load<4>(latents, p.item * cells + p.pack);
+    for (float& value : x.at) value *= numbers.keep;
+    int end = first[p.item + 1];
+    for (int c = first[p.item]; c < end; ++c) {
+        Cover cover = covers[c];
+        float share = cover.weight * (cover.conditional ? guide : 1.0f - guide) * numbers.push;
+        Pack<Real, 4> v = load<4>(predictions, Index(cover.prediction) * cells + p.pack);
+        for (int i = 0; i < 4; ++i) x.at[i] += share * float(v.at[i]);
+    }
+    store(latents, p.item * cells + p.pack, x);
+}
+
+// out [F,4,h,w] <- latents / divisor: the VAE decoder's input.
+extern "C" __global__ void decoder_input(const float* latents, Real* out, float divisor, unsigned cells) {
+    Place p = place(cells);
+    if (p.pack >= cells) return;
+    Pack<float, 4> values = load<4>(latents, p.item * cells + p.pack);
+    for (float& value : values.at) value /= divisor;
+    store(out, p.item * cells + p.pack, to_real(values));
+}
+
+// [-1,1] scaled to 255 and truncated, in float32 whatever the planes are; NaN gives 0.
+__device__ unsigned char to_byte(Real value) {
+    return static_cast<unsigned char>(fminf(fmaxf(float(value) * 0.5f + 0.5f, 0.0f), 1.0f) * 255.0f);
+}
+
+template <int N> __device__ void interleave(const Real* planes, unsigned char* out, unsigned packs) {
+    Place p = place(packs);
+    if (p.pack >= packs) return;
+    Pack<unsigned char, N> bytes[3];
+    for (int channel = 0; channel < 3; ++channel) {
+        Pack<Real, N> values = load<N>(planes, (3 * p.item + channel) * packs + p.pack);
+        for (int i = 0; i < N; ++i) {
+            int position = 3 * i + channel;
+            bytes[position / N].at[position % N] = to_byte(values.at[i]);
+        }
+    }
+    for (int k = 0; k < 3; ++k) store(out, 3 * (p.item * packs + p.pack) + k, bytes[k]);
+}
+
+// out [n,H,W,3] <- planes [n,3,H,W].
+extern "C" __global__ void to_pictures(const Real* planes, unsigned char* out, unsigned packs) {
+    interleave<WIDE>(planes, out, packs);
+}
+
+extern "C" __global__ void to_pictures_narrow(const Real* planes, unsigned char* out, unsigned packs) {
+    interleave<1>(planes, out, packs);
+}

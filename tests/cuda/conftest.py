@@ -1,0 +1,102 @@
+"""The kernels on this machine: kernels.cu through g++ with its sanitizers, behind pipes."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pytest
+
+from mimicmotion_trt.cuda.compiler import REALS, SOURCE
+from mimicmotion_trt.cuda.launches import Launch
+
+HERE = Path(__file__).parent
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+SEMANTICS = ["-ffp-contract=off", "-fno-strict-aliasing"]  # as the compiler of the device has them
+FLAGS = ["-std=c++17", "-O1", "-g", "-Wall", "-Wextra", "-Werror", *SEMANTICS, *SANITIZERS]
+
+
+@dataclass(frozen=True)
+class Tail:
+    """The last elements of a buffer of `size` elements, the others of which are zero."""
+
+    array: np.ndarray[Any, Any]
+    size: int
+
+
+class Host:
+    """Runs launches as a GPU would; the last pointer is what the kernel writes."""
+
+    def __init__(self, program: Path, dtype: str) -> None:
+        self.dtype = np.dtype(dtype)
+        self._program = program
+        self._process = self._start()
+
+    def run(self, launch: Launch, *pointers: np.ndarray[Any, Any] | Tail, first_block: int = 0) -> None:
+        """Run blocks from `first_block` on; AssertionError if a sanitizer objects."""
+        tails = [p if isinstance(p, Tail) else Tail(p, p.size) for p in pointers]
+        call = [struct.pack("32s3I", launch.kernel.encode(), launch.blocks, launch.threads, first_block)]
+        for tail in [*tails, *(Tail(np.array(scalar), 1) for scalar in launch.scalars)]:
+            call += [
+                struct.pack("2q", tail.size * tail.array.itemsize, tail.array.nbytes),
+                tail.array.tobytes(),
+            ]
+        out = tails[-1].array
+        out[...] = np.frombuffer(self._answer(b"".join(call), out.nbytes), out.dtype).reshape(out.shape)
+
+    def _answer(self, call: bytes, size: int) -> bytes:
+        stdin, stdout = self._pipes()
+        try:
+            stdin.write(call)
+            stdin.flush()
+            answer = stdout.read(size)
+        except BrokenPipeError:
+            answer = b""
+        if len(answer) < size:
+            _, log = self._process.communicate()
+            self._process = self._start()
+            raise AssertionError(log.decode())
+        return answer
+
+    def _pipes(self) -> tuple[IO[bytes], IO[bytes]]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        return self._process.stdin, self._process.stdout
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        pipe = subprocess.PIPE
+        return subprocess.Popen([self._program], stdin=pipe, stdout=pipe, stderr=pipe)
+
+    def close(self) -> None:
+        """End it; what the leak check found fails the test run."""
+        _, log = self._process.communicate()
+        assert self._process.returncode == 0, log.decode()
+
+
+@pytest.fixture(scope="session")
+def vast() -> Callable[[np.ndarray[Any, Any], int], Tail]:
+    """A buffer of as many arrays of this shape: the last one is this one, the others are zero."""
+    return lambda array, count: Tail(array, array.size * count)
+
+
+@pytest.fixture(scope="session", params=REALS)
+def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """The kernels for each dtype of engine."""
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("needs g++")
+    program = tmp_path_factory.mktemp("driver") / request.param
+    includes = [f"-I{HERE / 'shim'}", f"-I{SOURCE.parent}", f"-DREAL={REALS[request.param]}"]
+    done = subprocess.run(
+        [compiler, *FLAGS, *includes, HERE / "driver.cc", "-o", program], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    host = Host(program, request.param)
+    yield host
+    host.close()

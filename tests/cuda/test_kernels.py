@@ -1,0 +1,199 @@
+"""The CUDA kernels, run on this machine, against numpy: the same bits on random shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mimicmotion_trt import kernels
+from mimicmotion_trt.cuda import branches_of, launches, make_tables, step_numbers
+from mimicmotion_trt.denoise import Conditions, Denoiser, Row, guidance_ramp, make_rows
+from mimicmotion_trt.schedule import Step, euler_steps, karras_sigmas
+from mimicmotion_trt.segments import fusion_weights, plan_segments
+
+Array = np.ndarray[Any, Any]
+STEPS = euler_steps(karras_sigmas(4, 0.002, 700.0))
+quick = settings(max_examples=40, deadline=None)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip cut into segments, in both forms: rows for numpy, tables for the kernels."""
+
+    high: int
+    wide: int
+    guidance: Array
+    rows: list[Row]
+    tables: launches.Tables
+    seed: int
+
+    @property
+    def frames(self) -> int:
+        return len(self.guidance)
+
+    @property
+    def cells(self) -> int:
+        return self.high * self.wide
+
+    def random(self, *shape: int, scale: float = 1.0) -> Array:
+        """Normal values [*shape,h,w]."""
+        random = np.random.default_rng(self.seed + len(shape))
+        return (random.normal(size=(*shape, self.high, self.wide)) * scale).astype(np.float32)
+
+
+@st.composite
+def clips(draw: st.DrawFn) -> Clip:
+    """One segment or many, both layouts and fusions, guidance that needs one branch or two, odd sizes."""
+    frames, segment = draw(st.integers(1, 24)), draw(st.integers(2, 9))
+    layout = draw(st.sampled_from(["reference", "compact"]))
+    plan = plan_segments(frames, segment, draw(st.integers(1, segment - 1)), layout)
+    weights = fusion_weights(plan, draw(st.sampled_from(["triangular", "linear"])))
+    guide = st.sampled_from([0.0, 0.5, 1.0, 2.0, 7.5])
+    guidance = guidance_ramp(draw(st.tuples(guide, guide)), frames)
+    return Clip(
+        high=draw(st.integers(1, 20)),
+        wide=draw(st.integers(1, 20)),
+        guidance=guidance,
+        rows=make_rows(plan, weights, guidance),
+        tables=make_tables(plan, weights, branches_of(guidance)),
+        seed=draw(st.integers(0, 2**32)),
+    )
+
+
+def numbers_of(step: Step) -> Array:
+    return step_numbers([step])[0]
+
+
+@quick
+@given(clip=clips(), step=st.sampled_from(STEPS))
+def test_gather_scales_the_latents_and_joins_the_pictures(host, clip, step):
+    latents, picture = clip.random(clip.frames, 4, scale=step.sigma), clip.random(4)
+    expected = np.zeros((*clip.tables.frames.shape, 8, clip.high, clip.wide), host.dtype)
+    for into, row in zip(expected, clip.rows, strict=True):
+        kernels.gather(latents, row.frames, step.scale, into[:, :4])
+        into[:, 4:] = picture if row.conditional else 0
+    out = np.full_like(expected, np.nan)
+    launch = launches.gather(*clip.tables.frames.shape, clip.cells)
+    host.run(launch, latents, picture, clip.tables.frames, clip.tables.conditional, numbers_of(step), out)
+    np.testing.assert_array_equal(out, expected)
+
+
+@quick
+@given(clip=clips(), step=st.sampled_from(STEPS))
+def test_blend_step_fuses_guides_and_steps(host, clip, step):
+    latents = clip.random(clip.frames, 4, scale=step.sigma)
+    predictions = clip.random(*clip.tables.frames.shape, 4).astype(host.dtype)
+    expected = latents * np.float32(step.keep)
+    for prediction, row in zip(predictions, clip.rows, strict=True):
+        share = row.share * np.float32(step.push)
+        kernels.blend(prediction, share, row.frames, expected, np.empty(prediction.shape, np.float32))
+    tables, numbers = clip.tables, numbers_of(step)
+    launch = launches.blend_step(clip.frames, clip.cells)
+    host.run(launch, predictions, tables.first, tables.covers, clip.guidance, numbers, latents)
+    np.testing.assert_array_equal(latents, expected)
+
+
+@quick
+@given(clip=clips(), channels=st.integers(1, 9))
+def test_conditions_are_those_of_each_rows_frames(host, clip, channels):
+    tables = clip.tables
+    pose = clip.random(clip.frames, channels).astype(host.dtype)
+    out = np.full((*tables.frames.shape, *pose.shape[1:]), np.nan, host.dtype)
+    launch = launches.gather_conditions(*tables.frames.shape, channels * clip.cells, host.dtype)
+    host.run(launch, pose, tables.frames, tables.conditional, out)
+    np.testing.assert_array_equal(out, pose[tables.frames] * tables.conditional[:, None, None, None, None])
+
+
+@quick
+@given(rows=st.integers(1, 600), step=st.sampled_from(STEPS))
+def test_every_row_is_told_the_timestep(host, rows, step):
+    out = np.full(rows, np.nan, host.dtype)
+    host.run(launches.timesteps(rows), numbers_of(step), out)
+    np.testing.assert_array_equal(out, host.dtype.type(step.timestep))
+
+
+@quick
+@given(clip=clips(), factor=st.sampled_from([0.18215, 1.0, 3.7]))
+def test_the_decoders_input_is_divided_by_the_scaling_factor(host, clip, factor):
+    latents = clip.random(clip.frames, 4)
+    out = np.empty(latents.shape, host.dtype)
+    host.run(launches.decoder_input(clip.frames, clip.cells, factor), latents, out)
+    np.testing.assert_array_equal(out, (latents / np.float32(factor)).astype(host.dtype))
+
+
+@quick
+@given(count=st.integers(1, 3), high=st.integers(1, 40), wide=st.integers(1, 40), seed=st.integers(0, 999))
+def test_planes_become_pictures(host, count, high, wide, seed):
+    planes = np.random.default_rng(seed).uniform(-1.5, 1.5, (count, 3, high, wide)).astype(host.dtype)
+    planes.flat[0] = np.inf
+    expected = np.empty((count, high, wide, 3), np.uint8)
+    kernels.to_pictures(planes.astype(np.float32), expected)
+    out = np.empty_like(expected)
+    host.run(launches.to_pictures(count, high * wide, host.dtype), planes, out)
+    np.testing.assert_array_equal(out, expected)
+
+
+class Network:
+    """A U-Net in which every input counts and the frames of a segment see each other."""
+
+    def bind(self, inputs: dict[str, Array], outputs: dict[str, Array]) -> Callable[[], None]:
+        def call() -> None:
+            noisy, picture = inputs["latents"][:, :, :4], inputs["latents"][:, :, 4:]
+            scalars = inputs["timestep"] + inputs["embedding"].sum((1, 2))
+            mixed = noisy - 0.5 * noisy.mean(1, keepdims=True) + picture + inputs["pose"]
+            outputs["prediction"][:] = mixed + scalars[:, None, None, None, None]
+
+        return call
+
+
+def run_step_program(host: Any, clip: Clip, conditions: Conditions, latents: Array) -> None:
+    """All steps on latents [F,4,h,w], as a device runs them: kernels, the network, kernels."""
+    tables, (rows, slots) = clip.tables, clip.tables.frames.shape
+    clips = (rows, slots, 4, clip.high, clip.wide)
+    inputs = {
+        "latents": np.empty((rows, slots, 8, clip.high, clip.wide), np.float32),
+        "timestep": np.empty(rows, np.float32),
+        "embedding": np.empty((rows, *conditions.embedding.shape), np.float32),
+        "pose": np.empty(clips, np.float32),
+    }
+    prediction = np.empty(clips, np.float32)
+    network = Network().bind(inputs, {"prediction": prediction})
+    token, poses, frames = conditions.embedding, conditions.pose, tables.frames
+    launch = launches.gather_conditions(rows, 1, token.size, token.dtype)
+    host.run(launch, token, np.zeros(rows, np.int32), tables.conditional, inputs["embedding"])
+    launch = launches.gather_conditions(rows, slots, poses[0].size, poses.dtype)
+    host.run(launch, poses, frames, tables.conditional, inputs["pose"])
+    for step in step_numbers(STEPS):
+        host.run(launches.timesteps(rows), step, inputs["timestep"])
+        launch = launches.gather(rows, slots, clip.cells)
+        host.run(
+            launch, latents, conditions.image_latents, frames, tables.conditional, step, inputs["latents"]
+        )
+        network()
+        launch = launches.blend_step(clip.frames, clip.cells)
+        host.run(launch, prediction, tables.first, tables.covers, clip.guidance, step, latents)
+
+
+@pytest.mark.parametrize("host", ["float32"], indirect=True)
+@quick
+@given(clip=clips())
+def test_the_step_program_equals_the_denoisers(host, clip):
+    conditions = Conditions(
+        embedding=np.full((1, 3), 0.1, np.float32),
+        image_latents=clip.random(4),
+        pose=clip.random(clip.frames, 4),
+        time_ids=(6.0, 127.0, 0.02),
+    )
+    denoiser = Denoiser(Network(), conditions, clip.rows, len(clip.rows))
+    latents = clip.random(clip.frames, 4, scale=700.0)
+    denoiser.latents[:] = latents
+    for step in STEPS:
+        denoiser.step(step)
+    run_step_program(host, clip, conditions, latents)
+    np.testing.assert_array_equal(latents, denoiser.latents)

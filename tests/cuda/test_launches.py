@@ -1,0 +1,58 @@
+"""The tables say what the rows of the numpy program say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mimicmotion_trt.cuda import branches_of, launches, make_tables, step_numbers
+from mimicmotion_trt.denoise import guidance_ramp, make_rows
+from mimicmotion_trt.schedule import euler_steps, karras_sigmas
+from mimicmotion_trt.segments import fusion_weights, plan_segments
+
+
+@pytest.mark.parametrize("guidance", [(2.0, 2.0), (1.0, 1.0), (0.0, 0.0), (1.0, 3.0)])
+@pytest.mark.parametrize("frames", [1, 5, 29])
+def test_tables_hold_the_denoisers_rows(guidance, frames):
+    plan, guide = plan_segments(frames, 8, 3), guidance_ramp(guidance, frames)
+    weights = fusion_weights(plan)
+    rows, tables = make_rows(plan, weights, guide), make_tables(plan, weights, branches_of(guide))
+    assert [row.conditional for row in rows] == tables.conditional.tolist()
+    np.testing.assert_array_equal([row.frames for row in rows], tables.frames)
+
+
+def test_covers_list_each_frames_rows_in_order():
+    plan = np.array([[0, 1, 2], [0, 2, 3]])
+    weights = np.array([[0.5, 1, 0.25], [0.5, 0.75, 1]], np.float32)
+    tables = make_tables(plan, weights)
+    assert tables.first.tolist() == [0, 4, 6, 10, 12]
+    assert tables.covers[tables.first[2] :][:4].tolist() == [  # row * 3 + slot, conditional, weight
+        (0 * 3 + 2, 1, 0.25),
+        (1 * 3 + 2, 0, 0.25),
+        (2 * 3 + 1, 1, 0.75),
+        (3 * 3 + 1, 0, 0.75),
+    ]
+
+
+@pytest.mark.parametrize("fusion", ["triangular", "linear"])
+def test_the_weights_of_a_frame_sum_to_one_a_branch(fusion):
+    plan = plan_segments(200, 72, 6)
+    tables = make_tables(plan, fusion_weights(plan, fusion))
+    for branch in (0, 1):
+        weights = np.where(tables.covers["conditional"] == branch, tables.covers["weight"], 0)
+        np.testing.assert_allclose(np.add.reduceat(weights, tables.first[:-1]), 1, rtol=1e-6)
+
+
+def test_a_step_is_one_row_of_sixteen_bytes():
+    steps = euler_steps(karras_sigmas(3, 0.002, 700.0))
+    numbers = step_numbers(steps)
+    assert numbers[1].nbytes == 16
+    assert numbers[1].tolist() == pytest.approx(
+        [getattr(steps[1], n) for n in ("timestep", "scale", "keep", "push")]
+    )
+
+
+def test_sizes_that_are_no_multiple_of_the_pack_take_the_narrow_kernel():
+    wide, narrow = (launches.to_pictures(8, pixels, np.float16) for pixels in (576 * 1024, 9 * 9))
+    assert (wide.kernel, wide.blocks) == ("to_pictures", 8 * 576 * 1024 // 8 // 256)
+    assert (narrow.kernel, narrow.blocks) == ("to_pictures_narrow", 8)
