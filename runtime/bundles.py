@@ -18,8 +18,7 @@ def find_bundle(bundle: str | Path) -> Path:
     folder = Path(os.path.expanduser(bundle))
     if os.path.isfile(folder / MANIFEST):  # not Path.is_file, which raises for names too long
         return folder
-    places = [Path(entry) for entry in os.environ.get(SEARCH_VARIABLE, "").split(os.pathsep) if entry]
-    places.append(Path(__file__).parent / "bundles")
+    places = _places()
     if len(Path(bundle).parts) == 1:
         for place in places:
             if os.path.isfile(place / bundle / MANIFEST):
@@ -33,6 +32,20 @@ def find_bundle(bundle: str | Path) -> Path:
         remedy=f"Build one with `python export/build_engines.py` (`make tiny` for the small one), give its folder, "
         f"or set {SEARCH_VARIABLE}.",
     )
+
+
+def list_bundles() -> list[Path]:
+    """The folders of all bundles that can be found by name; of one name the first."""
+    found: dict[str, Path] = {}
+    for place in _places():
+        for manifest in sorted(place.glob(f"*/{MANIFEST}")):
+            found.setdefault(manifest.parent.name, manifest.parent)
+    return list(found.values())
+
+
+def _places() -> list[Path]:
+    places = [Path(entry) for entry in os.environ.get(SEARCH_VARIABLE, "").split(os.pathsep) if entry]
+    return [*places, Path(__file__).parent / "bundles"]
 
 
 def load_bundle(bundle: str | Path) -> Bundle:

@@ -1,4 +1,4 @@
-"""The command line: `mimicmotion-trt animate | serve | pose | inspect`."""
+"""The command line: `mimicmotion-trt animate | serve | pose | inspect | doctor`."""
 
 from __future__ import annotations
 
@@ -265,6 +265,27 @@ def inspect(
         )
         if manifest.note:
             console.print(f"note: {manifest.note}")
+
+
+@app.command()
+def doctor(
+    bundle: Annotated[str, typer.Option(help="Bundle, by name or folder; all that are found if empty.")] = "",
+    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of the video; the bundle's own if empty.")] = "",
+    frames: Annotated[int | None, typer.Option(help="Its frames; one segment if not given.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Its length instead, at 15 frames a second.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
+) -> None:
+    """Say what this machine runs, what is missing, and what an animation would need here."""
+    from rich.console import Console
+
+    from .doctor import Question, examine, show
+
+    with explained(as_json):
+        report = examine(bundle, Question.parse(size, frames, seconds))
+        if as_json:
+            print(json.dumps(report.to_dict()))
+        else:
+            show(report, Console(highlight=False, markup=False, soft_wrap=True), every_choice=bool(bundle))
 
 
 def parse_limits(flags: list[str] | None) -> Limits:

@@ -93,6 +93,17 @@ def test_inspect_checks_a_bundle(bundle: Path, tmp_path: Path) -> None:
     assert "build_engines" in command("inspect", tmp_path, code=1).stderr
 
 
+def test_the_doctor_knows_this_machine(bundle: Path) -> None:
+    said = command("doctor", "--bundle", bundle, "--size", "64x64", "--frames", 3)
+    assert "CPU" in said.stdout
+    report = json.loads(command("doctor", "--bundle", bundle, "--seconds", 1, "--json").stdout)
+    cpu = next(outlook for outlook in report["outlooks"] if outlook["device"] == "CPU")
+    assert cpu["frames"] == 15
+    assert cpu["runs"]
+    assert cpu["seconds"] > 0
+    assert "no bundle" in command("doctor", "--bundle", "no-such-bundle", code=1).stderr
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

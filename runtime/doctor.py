@@ -1,0 +1,285 @@
+"""What this machine is, which bundles run on it, what is missing, and what an animation would cost here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from .bundles import list_bundles, load_bundle
+from .engines import Bundle
+from .errors import BundleError, SettingsError
+from .flags import parse_size
+from .gpus import MINIMUM_DRIVER, Gpu, Gpus, Nvml
+from .host import Host, Throughput, time_engine, time_product
+from .prediction import MIMICMOTION, Choice, Model, best, choices
+from .settings import Settings
+
+EFFICIENCY = 0.28
+"""Share of a GPU's peak that engines are taken to reach: NVIDIA's own TensorRT SVD-XT on an H100 PCIe does 209 of
+756 TFLOP/s in its U-Net (25 frames, 25 steps: 19.1 s)."""
+CONTEXT = 700 * 2**20
+"""Bytes of GPU memory for the CUDA context and TensorRT's own kernels, an assumption."""
+FPS = 15
+"""Frames a second of a video made from a usual one of 30: the stride is 2 then."""
+EXTRAS = {"tensorrt": "gpu", "tensorrt-rtx": "rtx"}
+DISTRIBUTIONS = {"tensorrt": "tensorrt-cu13", "tensorrt-rtx": "tensorrt-rtx-cu13"}
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked of every bundle; None takes the bundle's own size, and one segment of frames."""
+
+    size: tuple[int, int] | None = None
+    frames: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.frames is not None and self.frames < 1:
+            raise SettingsError(
+                f"{self.frames} frames are no video.", remedy="Ask for 1 or more.", field="settings.frames"
+            )
+
+    @classmethod
+    def parse(cls, size: str, frames: int | None, seconds: float | None) -> Question:
+        """Of what a command line says; raises `SettingsError`."""
+        if frames is not None and seconds is not None:
+            raise SettingsError("--frames and --seconds say the same.", remedy="Give one of them.")
+        if seconds is not None:
+            if not 0 < seconds < 1e6:
+                raise SettingsError(f"seconds is {seconds}.", remedy="Give more than 0.")
+            frames = max(1, round(seconds * FPS))
+        return cls(parse_size(size) if size else None, frames)
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """One bundle on one device."""
+
+    bundle: str
+    device: str
+    runs: bool
+    """Whether it does as it is."""
+    says: str
+    """Why it does not, and what to do."""
+    size: tuple[int, int]
+    frames: int
+    steps: int
+    choices: tuple[Choice, ...]
+    """Ways to run it, the best first; on a GPU for fp16 engines."""
+    seconds: float | None
+    """Predicted for the first choice that fits; None if none does or the device's speed is not known."""
+    assumption: str
+    """How the device's speed is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything the doctor found."""
+
+    host: Host
+    gpus: Gpus
+    outlooks: tuple[Outlook, ...]
+    damaged: tuple[str, ...]
+    """Bundles that are there but cannot be used, each with the reason."""
+    advice: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON; sizes in bytes, operations in FLOPs."""
+        values = asdict(self)
+        for outlook, raw in zip(self.outlooks, values["outlooks"], strict=True):
+            for choice, plain in zip(outlook.choices, raw["choices"], strict=True):
+                plain["memory"]["total"], plain["cost"]["total"] = choice.memory.total, choice.cost.total
+        return values
+
+
+def examine(
+    bundle: str = "", question: Question | None = None, *, nvml: Nvml | None = None, host: Host | None = None
+) -> Report:
+    """Look at the machine and at one bundle, or at all that are found and the full-size model.
+
+    Raises `BundleError` if the one named cannot be used and `SettingsError` if it cannot make what is asked; a
+    machine without a GPU is no error.
+    """
+    question = question or Question()
+    host, gpus = host or Host.read(), (nvml or Nvml()).read()
+    damaged: list[str] = []
+    outlooks: list[Outlook] = []
+    for folder in [bundle] if bundle else list_bundles():
+        try:
+            loaded = load_bundle(folder)
+        except BundleError as error:
+            if bundle:
+                raise
+            damaged.append(str(error))
+        else:
+            outlooks += _bundle_outlooks(loaded, question, host, gpus)
+    if not bundle:
+        outlooks += _model_outlooks(question, host, gpus)
+    return Report(host, gpus, tuple(outlooks), tuple(damaged), tuple(_advice(host, gpus)))
+
+
+def _bundle_outlooks(bundle: Bundle, question: Question, host: Host, gpus: Gpus) -> Iterator[Outlook]:
+    manifest, name = bundle.manifest, bundle.folder.resolve().name
+    settings, frames = _job(manifest.defaults, manifest.sizes[0], question)
+    model, backend = Model.of(manifest), manifest.backend
+    if backend == "onnxruntime":
+        speed = time_engine(bundle, settings, frames) or time_product()
+        found = choices(model, settings, frames, manifest.rows, host.memory_free)
+        yield _outlook(name, "CPU", True, "", settings, frames, found, speed)
+    for gpu in gpus.found:
+        says = _obstacle(gpu, gpus, host) or _rebuild(backend, gpu, bundle.folder)
+        found = choices(model.halved(), settings, frames, manifest.rows, gpu.memory_free - CONTEXT)
+        yield _outlook(name, gpu.name, not says, says, settings, frames, found, _speed(gpu))
+
+
+def _model_outlooks(question: Question, host: Host, gpus: Gpus) -> Iterator[Outlook]:
+    """The full-size model, whether or not it has been built here."""
+    settings, frames = _job({"segment": 72}, (576, 1024), question)
+    for gpu in gpus.found:
+        found = choices(MIMICMOTION, settings, frames, (1, 2, 4), gpu.memory_free - CONTEXT)
+        says = _obstacle(gpu, gpus, host) or f"build it: {_command(gpu, Path('bundles/mm11'))}"
+        yield _outlook("MimicMotion 1.1", gpu.name, False, says, settings, frames, found, _speed(gpu))
+    if not gpus.found:
+        model = replace(MIMICMOTION, value_bytes=4)
+        found = choices(model, settings, frames, (1, 2, 4), host.memory_free)
+        says = "not built here; at full size a GPU is needed"
+        yield _outlook("MimicMotion 1.1", "CPU", False, says, settings, frames, found, time_product())
+
+
+def _job(defaults: Any, size: tuple[int, int], question: Question) -> tuple[Settings, int]:
+    settings = Settings.from_dict({**defaults, "size": question.size or size})
+    return settings, question.frames or (settings.segment or 2) - 1
+
+
+def _outlook(
+    bundle: str,
+    device: str,
+    runs: bool,
+    says: str,
+    settings: Settings,
+    frames: int,
+    found: list[Choice],
+    speed: Throughput | None,
+) -> Outlook:
+    assert settings.size is not None
+    chosen = best(found)
+    if chosen is None:
+        runs, short = False, f"no way to run it fits ({found[-1].why}): choose a smaller size or fewer frames"
+        says = f"{short}; {says}" if says else short
+    return Outlook(
+        bundle=bundle,
+        device=device,
+        runs=runs,
+        says=says,
+        size=settings.size,
+        frames=frames,
+        steps=settings.steps,
+        choices=tuple(found),
+        seconds=chosen.cost.seconds(speed.flops) if chosen and speed else None,
+        assumption=_rate(speed) if speed else "the device's speed is not known",
+    )
+
+
+def _speed(gpu: Gpu) -> Throughput | None:
+    if gpu.peak is None:
+        return None
+    source = f"{EFFICIENCY:.0%} of {gpu.peak / 1e12:.0f} TFLOP/s fp16 ({gpu.peak_source})"
+    return Throughput(gpu.peak * EFFICIENCY, source)
+
+
+def _obstacle(gpu: Gpu, gpus: Gpus, host: Host) -> str:
+    """What keeps any TensorRT bundle from running on a GPU."""
+    if gpu.too_old:
+        return f"compute capability {gpu.capability[0]}.{gpu.capability[1]} is too old for TensorRT 11"
+    if gpus.problem:
+        return f"{gpus.problem}; update it"
+    if DISTRIBUTIONS[gpu.flavour] not in host.packages:
+        return f"pip install 'mimicmotion-trt[{EXTRAS[gpu.flavour]}]'"
+    return ""
+
+
+def _rebuild(backend: str, gpu: Gpu, folder: Path) -> str:
+    if backend == gpu.flavour:
+        return ""
+    return f"built for {backend}; rebuild: {_command(gpu, folder)}"
+
+
+def _command(gpu: Gpu, folder: Path) -> str:
+    return (
+        f"python export/build_engines.py --base DIR_OR_ID --checkpoint FILE --output {folder}"
+        f"-{gpu.flavour} --backend {gpu.flavour}"
+    )
+
+
+def _advice(host: Host, gpus: Gpus) -> Iterator[str]:
+    if gpus.problem:
+        yield f"{gpus.problem}."
+    if not gpus.found:
+        yield "Bundles for onnxruntime run on the CPU; nothing is missing for them."
+        yield (
+            "On a host with a GPU: pip install 'mimicmotion-trt[gpu]' for data-centre GPUs, "
+            f"'mimicmotion-trt[rtx]' for GeForce and RTX; both need an NVIDIA driver of r{MINIMUM_DRIVER} or newer."
+        )
+    for flavour in sorted({gpu.flavour for gpu in gpus.found if not gpu.too_old}):
+        if DISTRIBUTIONS[flavour] not in host.packages:
+            yield f"Install what runs engines here: pip install 'mimicmotion-trt[{EXTRAS[flavour]}]'."
+    if len(gpus.found) > 1:
+        yield f"{len(gpus.found)} GPUs: `mimicmotion-trt serve` runs one engine process for each --device given."
+
+
+def show(report: Report, console: Console, *, every_choice: bool = False) -> None:
+    """Print a report for people; `every_choice` lists the ways to run that are not the best, too."""
+    host, gpus = report.host, report.gpus
+    console.print(f"CPU: {host.cpu}, {host.cores} cores, {_free(host.memory_free, host.memory_total)}")
+    for gpu in gpus.found:
+        capability, memory = ".".join(map(str, gpu.capability)), _free(gpu.memory_free, gpu.memory_total)
+        console.print(f"GPU: {gpu.name}, compute capability {capability}, {memory}")
+    if gpus.driver:
+        console.print(f"driver {gpus.driver}, for CUDA up to {gpus.cuda}")
+    console.print("installed: " + ", ".join(f"{name} {v}" for name, v in host.packages.items()))
+    table = Table("bundle", "device", "runs", "segment x rows", "GB", "predicted")
+    for outlook in report.outlooks:
+        chosen = best(outlook.choices)
+        listed = outlook.choices if every_choice else [chosen] if chosen else outlook.choices[-1:]
+        for choice in listed:
+            table.add_row(*_row(outlook, choice, chosen))
+    console.print(table)
+    for outlook in report.outlooks:
+        job = f"{outlook.size[0]}x{outlook.size[1]}, {outlook.frames} frames, {outlook.steps} steps"
+        console.print(f"{outlook.bundle} on {outlook.device}: {job}; {outlook.assumption}")
+        if outlook.says:
+            console.print(f"    {outlook.says}")
+    for line in (*report.damaged, *report.advice):
+        console.print(line)
+    console.print("Memory and seconds are estimates; finding poses and video files come on top.")
+
+
+def _row(outlook: Outlook, choice: Choice, chosen: Choice | None) -> tuple[str, ...]:
+    runs = ("yes" if outlook.runs else "no") if choice.fits else choice.why
+    seconds = ""
+    if outlook.seconds is not None and choice.fits and chosen:
+        seconds = _duration(outlook.seconds * choice.cost.total / chosen.cost.total)
+    shape = f"{choice.segment} x {choice.rows}"
+    return outlook.bundle, outlook.device, runs, shape, f"{choice.memory.total / 1e9:.2g}", seconds
+
+
+def _free(free: int | None, total: int | None) -> str:
+    if free is None or total is None:
+        return "memory unknown"
+    return f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free"
+
+
+def _rate(speed: Throughput) -> str:
+    large = speed.flops >= 1e12
+    return f"{speed.flops / (1e12 if large else 1e9):.3g} {'T' if large else 'G'}FLOP/s: {speed.source}"
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.2g} s"

@@ -1,0 +1,132 @@
+"""The machine besides its GPUs: processor, memory, installed packages, and how fast the processor computes."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .engines import Bundle, open_engine
+from .prediction import Model, cells_of, cost_of
+from .settings import Settings
+
+PACKAGES = ("onnxruntime", "tensorrt-cu13", "tensorrt-rtx-cu13", "cuda-core", "nvidia-ml-py")
+SMALL_CALL = 5e9
+"""Operations of a U-Net call that any processor does within a fraction of a second."""
+SMALL_FILE = 200 * 2**20
+"""Bytes of an engine that loads as quickly."""
+OF_A_PRODUCT = 0.5
+"""Engines reach about this much of a plain matrix product's throughput on a CPU (convolutions, norms, memory)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """Processor and memory."""
+
+    cpu: str
+    cores: int
+    """Those that this process may use."""
+    memory_total: int | None
+    """Bytes; None where the system does not say."""
+    memory_free: int | None
+    packages: Mapping[str, str]
+    """Version of each of `PACKAGES` that is installed."""
+
+    @classmethod
+    def read(cls) -> Host:
+        """Ask the system; imports no library of those that it lists."""
+        affinity = getattr(os, "sched_getaffinity", None)
+        cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+        return cls(
+            _cpu_name(), cores, *_memory(), {name: v for name in PACKAGES if (v := installed_version(name))}
+        )
+
+
+def installed_version(name: str) -> str | None:
+    """The version of a distribution, found by its metadata."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass  # not Linux
+    return platform.processor() or platform.machine()
+
+
+def _memory() -> tuple[int | None, int | None]:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        kilobytes = {line.split(":")[0]: int(line.split()[1]) for line in lines if line}
+        return kilobytes["MemTotal"] * 1024, kilobytes["MemAvailable"] * 1024
+    except (OSError, KeyError, ValueError, IndexError):
+        return None, None
+
+
+@dataclass(frozen=True, slots=True)
+class Throughput:
+    """Floating point operations a second, and how that is known."""
+
+    flops: float
+    source: str
+
+
+def time_engine(
+    bundle: Bundle, settings: Settings, frames: int, *, seconds: float = 0.5
+) -> Throughput | None:
+    """The U-Net's throughput on this CPU by calls of one row of the very job, float32, for about `seconds`.
+
+    None where such a call or its engine is too large to try.
+    """
+    manifest = bundle.manifest
+    slots, cells = cost_of(Model.of(manifest), settings, frames).slots, cells_of(settings)
+    work = manifest.networks["unet"].work.flops(frames=slots, cells=cells)
+    weights = sum(file.bytes for file in manifest.networks["unet"].files)
+    if manifest.backend != "onnxruntime" or work > SMALL_CALL or weights > SMALL_FILE:
+        return None
+    assert settings.size is not None
+    wide, high = settings.size[0] // 8, settings.size[1] // 8
+    sizes = {"rows": 1, "frames": slots, "cells_high": high, "cells_wide": wide}
+    engine = open_engine(bundle, "unet", device="cpu", alert=True)
+    inputs, outputs = (
+        {t.name: np.zeros([sizes[d] if isinstance(d, str) else d for d in t.shape], t.dtype) for t in tensors}
+        for tensors in (engine.spec.inputs, engine.spec.outputs)
+    )
+    try:
+        taken = _median_seconds(engine.bind(inputs, outputs), seconds)
+    finally:
+        engine.close()
+    return Throughput(work / taken, f"a U-Net call of one row, {taken * 1e3:.0f} ms")
+
+
+def time_product(*, seconds: float = 0.3, side: int = 768) -> Throughput:
+    """What engines may reach on this CPU, from float32 matrix products of `side`."""
+    a = np.ones((side, side), np.float32)
+    out = np.empty_like(a)
+    taken = _median_seconds(lambda: np.matmul(a, a, out=out), seconds)
+    said = f"{OF_A_PRODUCT:.0%} of a float32 matrix product's speed"
+    return Throughput(2 * side**3 / taken * OF_A_PRODUCT, said)
+
+
+def _median_seconds(call: Callable[[], object], seconds: float) -> float:
+    """The median of one call, after one to warm up; at least one is timed."""
+    call()
+    times: list[float] = []
+    while not times or sum(times) < seconds:
+        began = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - began)
+    return statistics.median(times)

@@ -1,0 +1,204 @@
+"""What an animation will cost, before it runs: operations, memory and seconds, from a bundle's own `Work`.
+
+Operations are exact (see `engines/work.py`). Memory is an estimate, and seconds are operations over a
+throughput that the caller states. The service's estimate (`service/rates.py`) learns from finished jobs instead.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from .engines import Manifest, Work
+from .errors import SettingsError
+from .segments import plan_segments
+from .settings import Settings
+
+UNET_TENSORS = 16
+"""Tensors as wide as the U-Net's first level that are alive at its worst moment: the feed-forward of the last
+block (4 each for value, gate and their product), its input, norm and residual, and one skip connection."""
+DECODER_TENSORS = 6
+"""The same for the decoder's last block, in full pixels: twice as wide before its upsampler's convolution and
+behind it, then the block's own two."""
+LARGEST_TENSOR = 2**31
+"""Elements from which kernels with 32-bit indices break."""
+OTHER_SEGMENTS = (72, 36, 16)
+"""Lengths of segments that are looked at besides a bundle's own, if shorter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What predictions need to know of five networks."""
+
+    works: Mapping[str, Work]
+    weights: int
+    """Values in all weights."""
+    width: int
+    """Channels of the U-Net's first level."""
+    value_bytes: int
+    """Bytes of one weight or activation: 4, or 2 for fp16."""
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> Model:
+        """The networks of a bundle; what its files weigh is taken for weights."""
+        size = 2 if manifest.precision == "fp16" else 4
+        files = (file.bytes for network in manifest.networks.values() for file in network.files)
+        width = next(t.shape[2] for t in manifest.networks["unet"].spec.inputs if t.name == "pose")
+        works = {name: network.work for name, network in manifest.networks.items()}
+        return cls(works, sum(files) // size, int(width), size)
+
+    def halved(self) -> Model:
+        """The same networks in fp16."""
+        return replace(self, value_bytes=2)
+
+    @property
+    def decoder_width(self) -> float:
+        """Channels of the decoder's last level: operations grow with its square; SVD's has 128."""
+        return 128 * math.sqrt(self.works["vae_decoder"].linear / MIMICMOTION.works["vae_decoder"].linear)
+
+
+MIMICMOTION = Model(
+    works={
+        "unet": Work(161628160.0, 249856000.0, 266411520.0, 7301.25, 11280.0),
+        "pose_net": Work(0.0, 0.0, 674816.0, 0.0, 0.0),
+        "vae_encoder": Work(0.0, 0.0, 264233088.0, 2048.0, 0.0),
+        "vae_decoder": Work(0.0, 0.0, 734485888.0, 2048.0, 0.0),
+        "image_encoder": Work(0.0, 334590279680.0, 0.0, 0.0, 0.0),
+    },
+    weights=2_204_000_000,
+    width=320,
+    value_bytes=2,
+)
+"""SVD-XT with MimicMotion's U-Net, in fp16: `export.work` on the published configs (tests/export/test_work.py)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Floating point operations of one animation by stage."""
+
+    encode: float
+    denoise: float
+    decode: float
+    steps: int
+    rows: int
+    """Rows of the U-Net in each step."""
+    slots: int
+    """Frames of a row."""
+
+    @property
+    def total(self) -> float:
+        """Of all stages; finding poses, media and the arithmetic between networks are not counted."""
+        return self.encode + self.denoise + self.decode
+
+    def seconds(self, flops_per_second: float) -> float:
+        """How long it takes at a throughput."""
+        return self.total / flops_per_second
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes, estimated."""
+
+    weights: int
+    activations: int
+    """The larger of the U-Net's and the decoder's; attention is taken to be fused (no matrix of all pairs)."""
+    state: int
+    """Latents, PoseNet's features of every frame, and the rows' inputs and outputs."""
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.activations + self.state
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One way to run an animation."""
+
+    segment: int
+    rows: int
+    """Rows at once."""
+    memory: Memory
+    cost: Cost
+    fits: bool
+    why: str
+    """What is in the way; empty if it fits."""
+
+
+def cells_of(settings: Settings) -> int:
+    """Latent cells of a frame; raises `SettingsError` without a size."""
+    if settings.size is None:
+        raise SettingsError(
+            "a prediction needs a size.", remedy="Give --size WIDTHxHEIGHT.", field="settings.size"
+        )
+    width, height = settings.size
+    return width // 8 * (height // 8)
+
+
+def cost_of(model: Model, settings: Settings, frames: int) -> Cost:
+    """What a video of `frames` frames costs; the reference picture's own frame comes on top.
+
+    `settings` need size and segment. Raises `SettingsError`.
+    """
+    if settings.segment is None or frames < 1:
+        raise SettingsError(
+            f"a prediction needs a segment and frames, not {settings.segment} and {frames}.",
+            remedy="Give at least one frame.",
+            field="settings.segment" if settings.segment is None else "settings.frames",
+        )
+    cells, every, works = cells_of(settings), frames + 1, model.works
+    segments, slots = plan_segments(every, settings.segment, settings.overlap, settings.layout).shape
+    rows = segments * (1 if settings.guidance in ((1.0, 1.0), (0.0, 0.0)) else 2)
+    encode = works["image_encoder"].flops() + works["vae_encoder"].flops(cells=cells)
+    return Cost(
+        encode=encode + works["pose_net"].flops(frames=every, cells=cells),
+        denoise=settings.steps * works["unet"].flops(rows=rows, frames=slots, cells=cells),
+        decode=works["vae_decoder"].flops(frames=every, cells=cells),
+        steps=settings.steps,
+        rows=rows,
+        slots=slots,
+    )
+
+
+def memory_of(model: Model, settings: Settings, frames: int, rows: int) -> Memory:
+    """Peak memory with `rows` rows at once: weights, and what grows with frames and cells.
+
+    activations = bytes max(rows slots cells 16 width, chunk 64 cells 6 decoder_width); state = latents
+    (two float32 copies), features and rows. An estimate: engines differ in what they keep and reuse.
+    """
+    cells, slots = cells_of(settings), cost_of(model, settings, frames).slots
+    chunk = min(settings.decode_chunk, frames + 1)
+    unet = rows * slots * cells * UNET_TENSORS * model.width
+    decoder = chunk * 64 * cells * DECODER_TENSORS * model.decoder_width
+    latents = (frames + 1) * cells * 4 * 2 * 4
+    features = (frames + 1) * cells * model.width
+    inputs = rows * slots * cells * (8 + model.width + 4)
+    return Memory(
+        weights=model.weights * model.value_bytes,
+        activations=round(max(unet, decoder)) * model.value_bytes,
+        state=latents + (features + inputs) * model.value_bytes,
+    )
+
+
+def choices(
+    model: Model, settings: Settings, frames: int, rows: Iterable[int], free: int | None
+) -> list[Choice]:
+    """Ways to run it, the best first: the settings' own segment, most rows; `free` bytes of memory, if known."""
+    own = settings.segment or OTHER_SEGMENTS[0]
+    found = []
+    for segment in (own, *(other for other in OTHER_SEGMENTS if other < min(own, frames + 1))):
+        tried = replace(settings, segment=segment, overlap=min(settings.overlap, segment - 1))
+        cost = cost_of(model, tried, frames)
+        for count in sorted({min(many, cost.rows) for many in rows}, reverse=True):
+            memory = memory_of(model, tried, frames, count)
+            largest = 8 * model.width * count * cost.slots * cells_of(tried)  # both halves of a GEGLU
+            why = "" if free is None or memory.total <= free else "more memory than is free"
+            if largest >= LARGEST_TENSOR:
+                why = "a tensor of over 2^31 elements"
+            found.append(Choice(segment, count, memory, cost, not why, why))
+    return found
+
+
+def best(found: Sequence[Choice]) -> Choice | None:
+    """The first that fits."""
+    return next((choice for choice in found if choice.fits), None)

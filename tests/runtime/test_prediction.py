@@ -1,0 +1,87 @@
+"""Predictions: operations from the plan of segments, memory by its formula, what fits into how much."""
+
+from __future__ import annotations
+
+import pytest
+
+from mimicmotion_trt import Settings, SettingsError
+from mimicmotion_trt.bundles import load_bundle
+from mimicmotion_trt.prediction import MIMICMOTION, Model, best, choices, cost_of, memory_of
+
+FULL = Settings(segment=72, size=(576, 1024))
+GB = 10**9
+
+
+def test_one_segment_of_the_full_size_model():
+    """25 steps, both branches, 72 frames with the picture's own: about 1.2e16 operations (14.5 s at 800 T/s)."""
+    cost = cost_of(MIMICMOTION, FULL, 71)
+    assert (cost.rows, cost.slots, cost.steps) == (2, 72, 25)
+    assert cost.denoise == 25 * MIMICMOTION.works["unet"].flops(rows=2, frames=72, cells=72 * 128)
+    assert cost.seconds(800e12) == pytest.approx(14.5, rel=0.01)
+    assert cost.total == cost.encode + cost.denoise + cost.decode
+
+
+@pytest.mark.parametrize(
+    ("change", "rows", "slots"),
+    [
+        ({}, 4, 16),  # frames 1..15 and 6..20
+        ({"guidance": (1.0, 1.0)}, 2, 16),
+        ({"layout": "compact"}, 4, 14),
+        ({"segment": 72}, 2, 21),
+    ],
+)
+def test_rows_and_slots_are_those_of_the_plan(change, rows, slots):
+    settings = Settings(**{"segment": 16, "size": (64, 64), **change})
+    cost = cost_of(MIMICMOTION, settings, 20)
+    assert (cost.rows, cost.slots) == (rows, slots)
+
+
+def test_twice_the_steps_cost_twice_the_denoising():
+    once, twice = (cost_of(MIMICMOTION, Settings(steps=n, segment=16, size=(64, 64)), 15) for n in (5, 10))
+    assert twice.denoise == 2 * once.denoise
+    assert (twice.encode, twice.decode) == (once.encode, once.decode)
+
+
+def test_memory_is_about_what_the_reference_needs():
+    """The reference makes long videos of 576x1024 in 16 GB (its README), one row at a time, in fp16."""
+    memory = memory_of(MIMICMOTION, FULL, 71, rows=1)
+    assert memory.weights == pytest.approx(4.4 * GB, rel=0.01)
+    assert 10 * GB < memory.total < 16 * GB
+    assert memory.total == memory.weights + memory.activations + memory.state
+    assert memory_of(MIMICMOTION, FULL, 530, rows=1).activations == memory.activations
+
+
+def test_the_best_that_fits_keeps_the_models_own_segment():
+    assert best(choices(MIMICMOTION, FULL, 300, (1, 2, 4), None)).segment == 72
+    some = best(choices(MIMICMOTION, FULL, 300, (1, 2, 4), 80 * GB))
+    assert (some.segment, some.rows) == (72, 1)  # 72 frames in two rows: over 2^31 elements
+    assert best(choices(MIMICMOTION, FULL, 300, (1, 2, 4), 4 * GB)) is None
+    found = choices(MIMICMOTION, FULL, 300, (1, 2, 4), 4 * GB)
+    assert {choice.why for choice in found} == {"more memory than is free", "a tensor of over 2^31 elements"}
+
+
+def test_no_more_rows_than_there_are():
+    found = choices(MIMICMOTION, Settings(segment=8, size=(64, 64), overlap=2), 7, (1, 2, 4), None)
+    assert [choice.rows for choice in found] == [2, 1]
+
+
+def test_a_bundle_says_what_its_networks_are(bundle):
+    manifest = load_bundle(bundle).manifest
+    model = Model.of(manifest)
+    assert (model.width, model.value_bytes, model.halved().value_bytes) == (32, 4, 2)
+    assert model.works["unet"] == manifest.networks["unet"].work
+    assert 3e6 < model.weights < 5e6
+
+
+@pytest.mark.parametrize(
+    ("settings", "frames", "field"),
+    [
+        (Settings(segment=16), 15, "settings.size"),
+        (Settings(size=(64, 64)), 15, "settings.segment"),
+        (Settings(size=(64, 64), segment=16), 0, "settings.frames"),
+    ],
+)
+def test_what_a_prediction_needs(settings, frames, field):
+    with pytest.raises(SettingsError) as caught:
+        cost_of(MIMICMOTION, settings, frames)
+    assert caught.value.field == field
