@@ -24,7 +24,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
@@ -111,8 +110,9 @@ def run_arm(plan: Plan, arm: str, seed: int, output: Path) -> Scores:
     output.mkdir(parents=True, exist_ok=True)
     config = output / f"{folder.name}.yaml"
     config.write_text(json.dumps(reduced(plan, arm, seed, output)))  # JSON is YAML
-    train = [sys.executable, ROOT / "training" / "train.py", "--config", config, "--output", folder]
-    if subprocess.run([*train, "--resume"]).returncode:  # refuses a run of another plan
+    train = [sys.executable, str(ROOT / "training" / "train.py"), "--resume"]
+    train += ["--config", str(config), "--output", str(folder)]
+    if subprocess.run(train).returncode:  # refuses a run of another plan
         raise OutputError(f"training {arm} with seed {seed} failed.", remedy="See the lines above.")
     scores = judge(plan, arm, folder / "final" / "mimicmotion.safetensors")
     told.write_text(json.dumps({"plan": asdict(plan), "scores": scores}))
@@ -122,8 +122,8 @@ def run_arm(plan: Plan, arm: str, seed: int, output: Path) -> Scores:
 def reduced(plan: Plan, arm: str, seed: int, output: Path) -> dict[str, Any]:
     """The arm's config: the small model's, of fewer, smaller and shorter clips of fewer people."""
     width, height = plan.size
-    data = {"clips": plan.clips, "characters": plan.people, "frames": plan.frames, "width": width}
-    data |= {"height": height, "cache": str(output / "cache")}
+    data: dict[str, Any] = {"clips": plan.clips, "characters": plan.people, "frames": plan.frames}
+    data |= {"width": width, "height": height, "cache": str(output / "cache")}
     changes = ARMS[arm]
     return {
         "extends": str(ROOT / "training" / "configs" / "tiny.yaml"),
@@ -193,7 +193,7 @@ def worsened(observed: PoseSequence, truth: PoseSequence, rng: np.random.Generat
     one side all the time, so that frames before and after tell nothing of it.
     """
     tall = np.ptp(truth.body[..., 1], axis=1).mean() * truth.size[1]
-    changed: dict[str, NDArray[np.float32]] = {}
+    changed: dict[str, Any] = {}
     for name in ("body", "hands", "face"):
         points, score = getattr(observed, name), getattr(observed, f"{name}_score")
         unsure = rng.random(score.shape[1:]) < UNSURE
@@ -250,7 +250,7 @@ def plot(arms: Mapping[str, Sequence[Scores]], path: Path) -> None:
     figure, panels = pyplot.subplots(2, 3, figsize=(10, 5), layout="constrained")
     for panel, name in zip(panels.flat, MEASURES, strict=True):
         for place, scores in enumerate(arms.values()):
-            values = [np.nan if one[name] is None else one[name] for one in scores]
+            values = np.array([one[name] for one in scores], np.float64)  # None becomes NaN
             panel.plot([place] * len(values), values, "o", alpha=0.6)
             panel.hlines(np.mean(values), place - 0.25, place + 0.25, color="black", linewidth=1)
         panel.set(title=name, xticks=range(len(arms)), xticklabels=list(arms))
