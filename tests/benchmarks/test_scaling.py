@@ -1,0 +1,81 @@
+"""The scaling benchmark: slopes, predictions and the picture, from points that need not be measured."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mimicmotion_trt.prediction import MIMICMOTION, cost_of
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "scaling.py"
+
+
+@pytest.fixture(scope="module")
+def scaling() -> Any:
+    """The script as a module."""
+    sys.path.insert(0, str(SCRIPT.parent))
+    try:
+        spec = importlib.util.spec_from_file_location("scaling", SCRIPT)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["scaling"] = module
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(SCRIPT.parent))
+    return module
+
+
+@pytest.fixture
+def points(scaling: Any) -> list[dict[str, Any]]:
+    """A sweep of frames whose seconds grow with the square and whose operations grow linearly."""
+    return [
+        {"frames": n, "size": [64, 128], "segment": 8, "rows": 0, "seconds": n**2 / 64, "peak_mib": 100.0 + n,
+         "loaded_mib": 90.0, "predicted": {"flops": n * 1e9, "more_mib": 4.0}}
+        for n in (8, 16, 32)
+    ]  # fmt: skip
+
+
+def test_slopes_are_those_of_the_powers(scaling, points):
+    found = scaling.summary("frames", points)
+    assert found["slope_measured"] == pytest.approx(2)
+    assert found["slope_predicted"] == pytest.approx(1)
+    assert found["gflops_per_second"] == pytest.approx(4)  # the middle one: 16 GFLOP in 4 s
+
+
+def test_a_size_counts_by_its_pixels(scaling, points):
+    assert scaling.quantity("size", points[0]) == 64 * 128
+    assert scaling.quantity("frames", points[0]) == 8
+
+
+def test_every_sweep_varies_one_quantity(scaling):
+    for name, points in scaling.SWEEPS.items():
+        kept = [(p.frames, p.size, p.segment, p.rows) for p in points]
+        others = {
+            tuple(v for k, v in zip(("frames", "size", "segment", "rows"), p, strict=True) if k != name)
+            for p in kept
+        }
+        assert len(others) == 1, name
+        assert len(set(kept)) == len(points) >= 2
+
+
+def test_gpus_are_predicted_from_operations(scaling):
+    curves = scaling.gpu_curves()
+    settings = scaling.Settings(size=(576, 1024), segment=72)
+    expected = cost_of(MIMICMOTION, settings, 71).total / (989e12 * curves["efficiency"])
+    assert curves["seconds"]["H100"][curves["frames"].index(71)] == pytest.approx(expected)
+    for seconds in curves["seconds"].values():
+        assert sorted(seconds) == seconds
+
+
+def test_the_picture_is_drawn(scaling, points, tmp_path):
+    sweeps = {"frames": scaling.summary("frames", points)}
+    scaling.draw(tmp_path / "results" / "scaling.png", sweeps, scaling.gpu_curves())
+    assert (tmp_path / "results" / "scaling.png").stat().st_size > 1000
+    assert scaling.table_of("frames", sweeps["frames"]).row_count == 3
+    json.dumps(sweeps)
