@@ -2,6 +2,7 @@
 
 from .backend import Call, Engine, open_engine
 from .bundle import Agreement, Bundle, File, ImageStatistics, Manifest, Network
+from .plan import Plan, Profile
 from .spec import NETWORKS, Array, EngineSpec, TensorSpec, network_specs
 from .work import Work
 
@@ -17,6 +18,8 @@ __all__ = [
     "ImageStatistics",
     "Manifest",
     "Network",
+    "Plan",
+    "Profile",
     "TensorSpec",
     "Work",
     "network_specs",

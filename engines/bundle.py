@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import BundleError
+from .plan import Plan, check_profiles, read_plan
 from .spec import NETWORKS, Dim, EngineSpec, TensorSpec
 from .work import Work
 
@@ -50,6 +51,8 @@ class Network:
     """The engine first, then the external weights it reads."""
     agreement: Agreement
     work: Work
+    plan: Plan | None = None
+    """What a compiled engine was compiled for; None for graphs that run anywhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +104,7 @@ class Manifest:
                 backend=str(raw["backend"]),
                 precision=str(raw["precision"]),
                 build=str(raw["build"]),
-                networks={name: _network(value) for name, value in raw["networks"].items()},
+                networks={name: read_network(value) for name, value in raw["networks"].items()},
                 sizes=tuple((int(width), int(height)) for width, height in raw["sizes"]),
                 rows=tuple(int(rows) for rows in raw["rows"]),
                 scaling_factor=float(raw["scaling_factor"]),
@@ -138,7 +141,9 @@ def _three(values: Any) -> tuple[float, float, float]:
     return float(first), float(second), float(third)
 
 
-def _network(raw: Mapping[str, Any]) -> Network:
+def read_network(raw: Mapping[str, Any]) -> Network:
+    """One network of a manifest's JSON; raises TypeError, ValueError or KeyError if it is none."""
+
     def tensors(values: Any) -> tuple[TensorSpec, ...]:
         return tuple(
             TensorSpec(str(v["name"]), np.dtype(v["dtype"]).name, tuple(map(_dim, v["shape"])))
@@ -152,7 +157,10 @@ def _network(raw: Mapping[str, Any]) -> Network:
     a = raw["agreement"]
     agreement = Agreement(float(a["max_abs"]), float(a["rel_l2"]), float(a["bound"]), int(a["cases"]))
     work = Work(**{name: float(value) for name, value in raw["work"].items()})
-    return Network(spec, files, agreement, work)
+    plan = read_plan(raw["plan"])
+    if plan is not None:
+        check_profiles(spec, plan.profiles)
+    return Network(spec, files, agreement, work, plan)
 
 
 def _dim(value: Any) -> Dim:

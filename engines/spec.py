@@ -62,6 +62,10 @@ def _check_array(spec: TensorSpec, array: Array, sizes: dict[str, int]) -> None:
             raise EngineError(f"expected {spec} with {sizes}, got {list(array.shape)}.")
 
 
+WIDE = frozenset({"timestep", "time_ids"})
+"""Tensors that are float32 in every precision: float16 rounds micro-conditions and ln sigma too coarsely."""
+
+
 def network_specs(
     *, pose_channels: int, token_width: int, image_size: int, dtype: str = "float32"
 ) -> dict[str, EngineSpec]:
@@ -69,7 +73,9 @@ def network_specs(
 
     def spec(inputs: dict[str, tuple[Dim, ...]], output: str, shape: tuple[Dim, ...]) -> EngineSpec:
         return EngineSpec(
-            tuple(TensorSpec(name, dtype, dims) for name, dims in inputs.items()),
+            tuple(
+                TensorSpec(name, "float32" if name in WIDE else dtype, dims) for name, dims in inputs.items()
+            ),
             (TensorSpec(output, dtype, shape),),
         )
 

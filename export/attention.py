@@ -1,4 +1,4 @@
-"""Scaled dot-product attention, exported as the one operator that the target runs best."""
+"""Scaled dot-product attention, exported as one operator; `dialect` says which."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class _FusedAttention(torch.autograd.Function):
-    """Plain attention in PyTorch, `com.microsoft::MultiHeadAttention` in a traced ONNX graph."""
+    """Plain attention in PyTorch, `mimicmotion::Attention` in a traced graph."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float) -> Tensor:
@@ -17,9 +17,7 @@ class _FusedAttention(torch.autograd.Function):
 
     @staticmethod
     def symbolic(g: Any, q: Any, k: Any, v: Any, heads: int, scale: float) -> Any:
-        return g.op("com.microsoft::MultiHeadAttention", q, k, v, num_heads_i=heads, scale_f=scale).setType(
-            q.type()
-        )
+        return g.op("mimicmotion::Attention", q, k, v, heads_i=heads, scale_f=scale).setType(q.type())
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, *, heads: int, scale: float) -> Tensor:

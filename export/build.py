@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..engines import NETWORKS, Bundle, ImageStatistics, Manifest, Network, network_specs
+from ..engines import NETWORKS, Bundle, EngineSpec, ImageStatistics, Manifest, Network, Plan, network_specs
 from ..engines.bundle import MANIFEST, describe_file, hash_file
 from ..errors import (
     BundleError,
@@ -20,61 +21,30 @@ from ..errors import (
     ExportError,
     MimicMotionError,
     OutputError,
-    SettingsError,
 )
-from ..settings import Settings
+from .dialect import ONNXRUNTIME, STANDARD
+from .options import Options
+from .parts import Parts
 
-BACKENDS = ("onnxruntime",)
-BOUND = 3e-4
-"""Largest relative L2 error of a float32 engine against PyTorch."""
+BOUNDS = {"fp32": 3e-4, "fp16": 5e-3}
+"""Largest relative L2 error of an engine against float32 PyTorch."""
+EXPORTERS = frozenset(
+    (
+        "rewrite",
+        "attention",
+        "networks",
+        "tracing",
+        "build",
+        "work",
+        "half",
+        "dialect",
+        "profiles",
+        "tensorrt_build",
+    )
+)
+"""Modules whose change makes other engines of the same weights."""
 Report = Callable[[str, int, int], None]
 """(what is being done, steps done, steps in all)."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a bundle is built; raises `SettingsError` when built with values that make no sense."""
-
-    backend: str = "onnxruntime"
-    precision: str = "fp32"
-    sizes: tuple[tuple[int, int], ...] = ((576, 1024), (1024, 576))
-    segment: int = 72
-    rows: tuple[int, ...] = (1, 2, 4)
-    note: str = ""
-    defaults: Mapping[str, Any] = field(default_factory=dict)
-    """Further Settings that the model wants."""
-
-    def __post_init__(self) -> None:
-        if self.backend not in BACKENDS:
-            raise SettingsError(
-                f"backend {self.backend!r} cannot be built by this version.",
-                remedy=f"Choose {' or '.join(BACKENDS)}.",
-                field="backend",
-            )
-        if self.precision != "fp32":
-            raise SettingsError(
-                f"precision {self.precision!r} cannot be built for {self.backend}.",
-                remedy="Use fp32: ONNX Runtime computes float16 slower than float32 on CPUs.",
-                field="precision",
-            )
-        if not self.sizes or not self.rows or any(not 1 <= rows <= 64 for rows in self.rows):
-            raise SettingsError(
-                "a bundle needs at least one size, and batches of 1 to 64 rows.", field="batch"
-            )
-        for size in self.sizes:
-            Settings(size=size)
-        if Settings.from_dict({"segment": self.segment, "overlap": 1, **self.defaults}).segment is None:
-            raise SettingsError(
-                "a bundle needs a segment.", remedy="Give 72 or 16.", field="settings.segment"
-            )
-        Settings.from_dict(self.model_defaults)
-
-    @property
-    def model_defaults(self) -> dict[str, Any]:
-        """Settings that the model wants; the overlap among them where the usual one does not fit the segment."""
-        segment = self.defaults.get("segment", self.segment)
-        overlap = {"overlap": segment - 1} if segment <= Settings().overlap else {}
-        return {"segment": segment, **overlap, **self.defaults}
 
 
 def build_bundle(
@@ -109,10 +79,15 @@ def build_bundle(
     except OSError as error:
         raise OutputError(f"{output} cannot be written: {error}", field="output") from error
     try:
-        manifest = _build(folder, Path(checkpoint), partial, options, key, report)
+        parts = Parts(output, key) if options.compiles else None
+        manifest = _build(folder, Path(checkpoint), partial, options, key, report, parts)
+        if parts is not None:
+            parts.move(partial)
         (partial / MANIFEST).write_text(manifest.to_json())
         partial.chmod(0o755)
         _replace(partial, output)
+        if parts is not None:
+            parts.clear()
     except MimicMotionError:
         raise
     except Exception as error:  # of the libraries: a network that they cannot run or trace, a full disk
@@ -139,7 +114,6 @@ def build_key(folder: Path, checkpoint: Path, options: Options) -> str:
     if not checkpoint.is_file():
         raise CheckpointError(f"checkpoint {checkpoint} does not exist.", field="checkpoint")
     code = [path for room in ("export", "training") for path in (_room(room)).glob("*.py")]
-    exporters = {"rewrite.py", "attention.py", "networks.py", "tracing.py", "build.py", "work.py"}
     parts = ("vae", "image_encoder", "scheduler", "feature_extractor")
     files = [
         folder / "unet" / "config.json",
@@ -149,9 +123,17 @@ def build_key(folder: Path, checkpoint: Path, options: Options) -> str:
         "options": asdict(options),
         "base": {str(p.relative_to(folder)): hash_file(p) for p in files if p.is_file()},
         "checkpoint": hash_file(checkpoint),
-        "code": sorted(hash_file(path) for path in code if path.name in exporters),
+        "library": library_version(options.backend) if options.compiles else None,
+        "code": sorted(hash_file(path) for path in code if path.stem in EXPORTERS),
     }
     return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
+
+
+def library_version(flavour: str) -> str:
+    """The version of the library that compiles; another one compiles again. Raises `BundleError`."""
+    from ..engines.tensorrt_library import open_library
+
+    return open_library(flavour).version
 
 
 def _room(name: str) -> Path:
@@ -176,16 +158,21 @@ def _is_replaceable(output: Path) -> bool:
     if not output.is_dir():
         return False
     names = {path.name for path in output.iterdir()}
-    own = {name for name in names if name == MANIFEST or name.split(".")[0] in NETWORKS}
+    own = {name for name in names if name == MANIFEST or re.split("[.-]", name)[0] in NETWORKS}
     return names == own and (not names or MANIFEST in names)
 
 
 def _build(
-    folder: Path, checkpoint: Path, partial: Path, options: Options, key: str, report: Report
+    folder: Path,
+    checkpoint: Path,
+    partial: Path,
+    options: Options,
+    key: str,
+    report: Report,
+    parts: Parts | None,
 ) -> Manifest:
     from ..training.checkpoints import load_model
-    from . import proof, tracing
-    from .work import measure_work
+    from . import proof
 
     total = len(NETWORKS) + 1
     report("loading the checkpoint", 0, total)
@@ -196,21 +183,80 @@ def _build(
         pose_channels=model.unet.config["block_out_channels"][0],
         token_width=model.unet.config["cross_attention_dim"],
         image_size=image.size,
+        dtype="float16" if options.half else "float32",
     )
+    networks = {name: found for name in NETWORKS if parts and (found := parts.get(name))}
     report("recording what PyTorch answers", 1, total)
     originals, forms = proof.originals(model), proof.engine_forms(model)
-    cases = {name: proof.record_cases(name, specs[name], originals[name]) for name in NETWORKS}
-    networks: dict[str, Network] = {}
+    cases = {
+        name: proof.record_cases(name, specs[name], originals[name])
+        for name in NETWORKS
+        if name not in networks
+    }
+    if "unet" in cases:
+        cases["unet"] += proof.record_trajectory(model, specs["unet"], originals)
     for index, name in enumerate(NETWORKS):
+        if name in networks:
+            continue
         report(f"exporting {name}", index + 1, total)
-        module, spec = forms[name](), specs[name]
-        inputs = proof.example_inputs(name, spec, (2, 3, 16, 24), seed=0)
-        files = tracing.trace(module, inputs, spec, partial / f"{name}.onnx")
-        agreement = proof.compare(name, files[0], spec, cases[name], BOUND)
-        work = measure_work(name, module, spec)
-        networks[name] = Network(spec, tuple(describe_file(path) for path in files), agreement, work)
+        builder = _Builder(options, key, parts.folder if parts else partial, report, index + 1, total)
+        networks[name] = builder.build(name, forms[name](), specs[name], cases.pop(name))
+        if parts is not None:
+            parts.put(name, networks[name])
     report("done", total, total)
-    return _manifest(model, networks, image, options, key)
+    return _manifest(model, {name: networks[name] for name in NETWORKS}, image, options, key)
+
+
+class _Builder:
+    """Turns one network at a time into files of a folder."""
+
+    def __init__(
+        self, options: Options, key: str, folder: Path, report: Report, step: int, total: int
+    ) -> None:
+        self._options, self._key, self._folder = options, key, folder
+        self._report = lambda what: report(what, step, total)
+
+    def build(self, name: str, module: Any, spec: EngineSpec, cases: list[Any]) -> Network:
+        """Export, prove and, where the backend compiles, compile; the module's weights are given up."""
+        from . import half, proof, tracing
+        from .work import measure_work
+
+        options = self._options
+        work = measure_work(name, module, spec)
+        shape = (2, 3, 16, 24)
+        if options.half:
+            module, shape = half.to_half(module, name), (2, 2, 8, 16)
+        inputs = proof.cast_inputs(proof.example_inputs(name, spec, shape, seed=0), spec)
+        dialect = STANDARD if options.half else ONNXRUNTIME
+        files = tracing.trace(module, inputs, spec, self._folder / f"{name}.onnx", dialect)
+        module.to("meta")
+        self._report(f"comparing {name} with PyTorch")
+        agreement = proof.compare(name, files[0], spec, cases, BOUNDS[str(options.precision)])
+        plan = None
+        if options.compiles:
+            files, plan = self._compile(name, files, spec)
+        return Network(spec, tuple(describe_file(path) for path in files), agreement, work, plan)
+
+    def _compile(self, name: str, graph: list[Path], spec: EngineSpec) -> tuple[list[Path], Plan]:
+        from ..engines.tensorrt_library import open_library
+        from .profiles import make_profiles
+        from .tensorrt_build import compile_plan, plan_name
+
+        library = open_library(self._options.backend)
+        profiles = make_profiles(name, spec, self._options)
+        unnamed = self._folder / f"{name}.plan"
+        plan = compile_plan(
+            library,
+            graph[0],
+            spec,
+            profiles,
+            self._options.plan,
+            unnamed,
+            lambda share: self._report(f"compiling {name}, {share:.0%}"),
+        )
+        for path in graph:
+            path.unlink()
+        return [unnamed.replace(self._folder / plan_name(name, self._key, plan))], plan
 
 
 def _manifest(
@@ -228,7 +274,7 @@ def _manifest(
     }
     return Manifest(
         backend=options.backend,
-        precision=options.precision,
+        precision=str(options.precision),
         build=key,
         networks=networks,
         sizes=options.sizes,
@@ -237,8 +283,17 @@ def _manifest(
         image=image,
         defaults=defaults,
         note=options.note,
-        versions={m.__name__: m.__version__ for m in (torch, diffusers, transformers, onnxruntime)},
+        versions={
+            **{m.__name__: m.__version__ for m in (torch, diffusers, transformers, onnxruntime)},
+            **dict(_compilers(networks)),
+        },
     )
+
+
+def _compilers(networks: Mapping[str, Network]) -> set[tuple[str, str]]:
+    """What compiled the plans: (flavour, version)."""
+    libraries = {network.plan.library for network in networks.values() if network.plan}
+    return {(name, version) for name, _, version in (library.partition(" ") for library in libraries)}
 
 
 def check_scheduler(config: Mapping[str, Any]) -> None:

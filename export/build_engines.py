@@ -15,7 +15,8 @@ from rich.table import Table
 
 from mimicmotion_trt.engines import Manifest
 from mimicmotion_trt.errors import MimicMotionError, SettingsError
-from mimicmotion_trt.export.build import Options, build_bundle
+from mimicmotion_trt.export.build import build_bundle
+from mimicmotion_trt.export.options import Options, PlanOptions
 from mimicmotion_trt.flags import parse_size
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -26,14 +27,18 @@ def build(
     base: Annotated[str, typer.Option(help="SVD-XT in diffusers' layout: a folder, or a hub id.")],
     checkpoint: Annotated[Path, typer.Option(help="MimicMotion checkpoint, .pth or .safetensors.")],
     output: Annotated[Path, typer.Option(help="Folder of the bundle.")],
-    backend: Annotated[str, typer.Option(help="What runs the engines: onnxruntime.")] = "onnxruntime",
+    backend: Annotated[
+        str, typer.Option(help="What runs the engines: onnxruntime, tensorrt or tensorrt-rtx.")
+    ] = "onnxruntime",
     size: Annotated[
         list[str] | None, typer.Option(help="WIDTHxHEIGHT that the model is meant for; repeat.")
     ] = None,
     segment: Annotated[
         int, typer.Option(help="Frames in a segment: 72 for checkpoint 1.1, 16 for 1.0.")
     ] = 72,
-    precision: Annotated[str, typer.Option(help="fp32.")] = "fp32",
+    precision: Annotated[
+        str | None, typer.Option(help="fp32 or fp16; the backend's usual one if not given.")
+    ] = None,
     batch: Annotated[
         str, typer.Option(help="Rows that the U-Net may run at once, comma-separated.")
     ] = "1,2,4",
@@ -41,6 +46,21 @@ def build(
         list[str] | None,
         typer.Option(help="NAME=VALUE: a setting that the model wants (JSON value); repeat."),
     ] = None,
+    frames: Annotated[
+        str, typer.Option(help="TensorRT: further lengths of segments, comma-separated, for shorter clips.")
+    ] = "",
+    level: Annotated[int, typer.Option(help="TensorRT: optimisation level, 0 to 5.")] = 3,
+    workspace: Annotated[
+        int | None, typer.Option(help="TensorRT: MiB of scratch memory for one kernel.")
+    ] = None,
+    aux_streams: Annotated[int | None, typer.Option(help="TensorRT: further streams.")] = None,
+    capability: Annotated[
+        list[str] | None, typer.Option(help="TensorRT-RTX: a GPU to compile for, such as SM89; repeat.")
+    ] = None,
+    refit: Annotated[bool, typer.Option(help="TensorRT: plans that take other weights later.")] = False,
+    weight_streaming: Annotated[
+        bool, typer.Option(help="TensorRT: weights may stay in the host's memory.")
+    ] = False,
     note: Annotated[str, typer.Option(help="A remark for whoever uses the bundle.")] = "",
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON line at the end, nothing else.")
@@ -58,9 +78,18 @@ def build(
             precision=precision,
             sizes=tuple(map(parse_size, size)) if size else Options.sizes,
             segment=segment,
-            rows=_rows(batch),
+            rows=_numbers(batch, "batch"),
             note=note,
             defaults=dict(map(_default, default or ())),
+            plan=PlanOptions(
+                level=level,
+                workspace=workspace,
+                aux_streams=aux_streams,
+                capabilities=tuple(capability or ()),
+                refit=refit,
+                weight_streaming=weight_streaming,
+                frames=_numbers(frames, "frames") if frames else (),
+            ),
         )
         columns = (TextColumn("{task.description:32}"), BarColumn(), TimeElapsedColumn())
         with Progress(*columns, console=console) as progress:
@@ -101,11 +130,13 @@ def _table(manifest: Manifest) -> Table:
     return table
 
 
-def _rows(text: str) -> tuple[int, ...]:
+def _numbers(text: str, field: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise SettingsError(f"batch {text!r} is no list of numbers.", remedy="For instance 1,2,4.") from None
+        raise SettingsError(
+            f"{field} {text!r} is no list of numbers.", remedy="For instance 1,2,4.", field=field
+        ) from None
 
 
 def _default(text: str) -> tuple[str, object]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..engines import Agreement, Array, EngineSpec
 from ..engines.onnxruntime_backend import OnnxRuntimeEngine
 from ..errors import ExportError
+from ..schedule import euler_steps, initial_scale, karras_sigmas
 
 Inputs = dict[str, Tensor]
 
@@ -69,9 +70,9 @@ def compare(network: str, path: Path, spec: EngineSpec, cases: Sequence[Case], b
     largest, relative = [0.0], [0.0]
     for case in cases:
         expected = np.ascontiguousarray(case.answer.numpy())
-        output = np.empty_like(expected)
-        engine.bind(_arrays(case.inputs), {spec.outputs[0].name: output})()
-        difference = output.astype(np.float64) - expected
+        answer = np.empty(expected.shape, spec.outputs[0].dtype)
+        engine.bind(_arrays(cast_inputs(case.inputs, spec)), {spec.outputs[0].name: answer})()
+        difference = answer.astype(np.float64) - expected
         largest.append(float(np.abs(difference).max()))
         relative.append(float(np.linalg.norm(difference)) / max(float(np.linalg.norm(expected)), 1e-12))
     engine.close()
@@ -87,6 +88,52 @@ def compare(network: str, path: Path, spec: EngineSpec, cases: Sequence[Case], b
 
 def _arrays(inputs: Mapping[str, Tensor]) -> dict[str, Array]:
     return {name: np.ascontiguousarray(value.numpy()) for name, value in inputs.items()}
+
+
+def cast_inputs(inputs: Inputs, spec: EngineSpec) -> Inputs:
+    """The inputs in the dtypes of a spec."""
+    return {tensor.name: inputs[tensor.name].to(getattr(torch, tensor.dtype)) for tensor in spec.inputs}
+
+
+def record_trajectory(
+    model: Any, spec: EngineSpec, originals: Mapping[str, Callable[..., Tensor]], steps: int = 5
+) -> list[Case]:
+    """The U-Net's cases along a real denoising of 3 frames of 128x64 pixels: both branches, pure noise to picture."""
+    scheduler = model.scheduler
+    sigmas = karras_sigmas(steps, float(scheduler["sigma_min"]), float(scheduler["sigma_max"]))
+    generator = torch.Generator().manual_seed(0)
+    frames, high, wide = 3, 16, 8
+    picture, poses = (
+        torch.rand((n, 3, 8 * high, 8 * wide), generator=generator) * 2 - 1 for n in (1, frames)
+    )
+    size = model.image_encoder.config.image_size
+    keep = torch.tensor([1.0, 0.0])  # the conditional row and the unconditional one
+    with torch.inference_mode():
+        pixels = torch.nn.functional.interpolate(picture, (size, size))
+        embedding = originals["image_encoder"](pixels=pixels) * keep[:, None, None]
+        image = originals["vae_encoder"](image=picture)[:, None] * keep[:, None, None, None, None]
+        pose = originals["pose_net"](pose=poses)[None] * keep[:, None, None, None, None]
+        latents = torch.randn((frames, 4, high, wide), generator=generator) * initial_scale(sigmas)
+        cases = []
+        for step in euler_steps(sigmas):
+            inputs = {
+                "latents": torch.cat(
+                    [
+                        (latents * step.scale).expand(2, *latents.shape),
+                        image.expand(2, frames, *image.shape[2:]),
+                    ],
+                    2,
+                ),
+                "timestep": torch.full((2,), step.timestep),
+                "embedding": embedding,
+                "time_ids": torch.tensor([[6.0, 127.0, 0.0]] * 2),
+                "pose": pose,
+            }
+            answer = originals["unet"](**inputs)
+            cases.append(Case(inputs, answer))
+            guided = answer[1] + 2.0 * (answer[0] - answer[1])
+            latents = latents * step.keep + guided * step.push
+    return cases
 
 
 def originals(model: Any) -> dict[str, Callable[..., Tensor]]:

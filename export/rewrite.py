@@ -74,6 +74,7 @@ class ResBlock(nn.Module):
         if temporal.conv_shortcut is not None:
             raise NotImplementedError("a temporal block that changes its width has no rewritten form")
         self.norm1, self.norm2 = temporal.norm1, temporal.norm2
+        self.channels: int = temporal.conv1.out_channels
         self.conv1 = time_conv(temporal.conv1)
         self.conv2 = time_conv(temporal.conv2, temporal_share(block.time_mixer))
         self.time_emb_proj = temporal.time_emb_proj
@@ -82,7 +83,7 @@ class ResBlock(nn.Module):
         self, hidden_states: Tensor, temb: Tensor | None = None, image_only_indicator: Any = None
     ) -> Tensor:
         clip = cast(Clip, image_only_indicator)
-        channels = self.conv1.out_channels
+        channels = self.channels
         x: Tensor = self.spatial(hidden_states, temb)
         x = x.reshape(clip.rows, clip.frames, channels, clip.height * clip.width).transpose(
             1, 2
@@ -204,12 +205,13 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.heads: int = attention.heads
         self.scale: float = attention.scale
+        self.width: int = attention.to_q.out_features
         self.to_q, self.to_k, self.to_v = attention.to_q, attention.to_k, attention.to_v
         self.to_out = attention.to_out[0]
 
     def forward(self, x: Tensor, sequences: Any, length: Any) -> Tensor:
         """x [sequences*length,C]."""
-        width = self.to_q.out_features
+        width = self.width
         q, k, v = (to(x).reshape(sequences, length, width) for to in (self.to_q, self.to_k, self.to_v))
         y = attend(q, k, v, heads=self.heads, scale=self.scale)
         return cast(Tensor, self.to_out(y.reshape(-1, width)))

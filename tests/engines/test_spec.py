@@ -82,4 +82,5 @@ def test_the_five_networks():
     assert specs["image_encoder"].inputs[0].shape == ("batch", 3, 224, 224)
     assert specs["pose_net"].outputs[0].shape[1] == 320
     half = network_specs(pose_channels=320, token_width=1024, image_size=224, dtype="float16")
-    assert {t.dtype for spec in half.values() for t in (*spec.inputs, *spec.outputs)} == {"float16"}
+    wide = {t.name for spec in half.values() for t in (*spec.inputs, *spec.outputs) if t.dtype == "float32"}
+    assert wide == {"timestep", "time_ids"}

@@ -9,7 +9,8 @@ from torch import nn
 
 from mimicmotion_trt.engines import EngineSpec, TensorSpec
 from mimicmotion_trt.engines.onnxruntime_backend import OnnxRuntimeEngine
-from mimicmotion_trt.export.tracing import _gather_weights, trace
+from mimicmotion_trt.export.dialect import ONNXRUNTIME
+from mimicmotion_trt.export.tracing import finish, trace
 
 SPEC = EngineSpec(
     (TensorSpec("x", "float32", ("rows", 4)),), (TensorSpec("y", "float32", ("rows", 3)),)
@@ -44,7 +45,7 @@ def test_scattered_weights_are_brought_together(tmp_path):
         size_threshold=0,
     )
     assert len(list(tmp_path.iterdir())) == 5
-    files = _gather_weights(path)
+    files = finish(path, ONNXRUNTIME)
     assert files == [path, tmp_path / "net.weights"]
     assert sorted(tmp_path.iterdir()) == sorted(files)
     np.testing.assert_array_equal(run(path, 5), expected)

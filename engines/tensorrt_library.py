@@ -1,0 +1,75 @@
+"""TensorRT and TensorRT-RTX: two libraries with one interface, imported when they are asked for."""
+
+from __future__ import annotations
+
+import importlib
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import BundleError
+from .plan import FLAVOURS
+
+EXTRAS = {"tensorrt": "gpu", "tensorrt-rtx": "rtx"}
+KEPT = 50
+"""Messages that are remembered for an error."""
+_HINTS = (
+    ("compute capability", "Rebuild the bundle on this machine, or with --capability for its GPU."),
+    ("version", "Install the version that built the bundle, or rebuild it."),
+    ("magic", "The plan is damaged or of the other flavour: rebuild the bundle."),
+    ("insufficient", "Update the GPU's driver (CUDA 13 needs release 580 or newer)."),
+    ("out of memory", "Use fewer pixels, frames or rows, or free memory on the GPU."),
+    ("outofmemory", "Use fewer pixels, frames or rows, or free memory on the GPU."),
+)
+
+
+@dataclass(frozen=True)
+class Library:
+    """One flavour, ready to use."""
+
+    flavour: str
+    api: Any
+    """The module, `tensorrt` or `tensorrt_rtx`."""
+    logger: Any
+    """Its logger; what it says of warnings and errors is kept in `messages`."""
+    messages: deque[str]
+
+    @property
+    def version(self) -> str:
+        """`tensorrt-rtx 1.7.1.116`."""
+        return f"{self.flavour} {self.api.__version__}"
+
+    def explain(self, usual: str) -> tuple[str, str]:
+        """What the library has said since it was last asked, on one line, and the remedy that fits it."""
+        said = "; ".join(dict.fromkeys(self.messages)) or "it gave no reason"
+        self.messages.clear()
+        remedy = next((hint for word, hint in _HINTS if word in said.lower()), usual)
+        return said, remedy
+
+
+def open_library(flavour: str) -> Library:
+    """Import a flavour; raises `BundleError` that says what to install."""
+    try:
+        api: Any = importlib.import_module(FLAVOURS[flavour])
+    except ImportError as error:
+        raise BundleError(
+            f"{flavour} is not installed, or cannot be loaded: {error}.",
+            remedy=f"pip install 'mimicmotion-trt[{EXTRAS[flavour]}]'",
+            field="backend",
+        ) from error
+    messages: deque[str] = deque(maxlen=KEPT)
+    return Library(flavour, api, make_logger(api, messages), messages)
+
+
+def make_logger(api: Any, messages: deque[str]) -> Any:
+    """A logger that keeps errors and prints nothing."""
+
+    class Log(api.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            api.ILogger.__init__(self)
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (api.ILogger.Severity.INTERNAL_ERROR, api.ILogger.Severity.ERROR):
+                messages.append(" ".join(message.split()))
+
+    return Log()

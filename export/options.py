@@ -1,0 +1,125 @@
+"""How a bundle is built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import SettingsError
+from ..settings import Settings
+
+PRECISIONS = {
+    "onnxruntime": ("fp32", "fp16"),
+    "tensorrt": ("fp16",),
+    "tensorrt-rtx": ("fp16",),
+}
+"""Backend -> the precisions that it can be built in, the usual one first."""
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """What TensorRT is told when it compiles; raises `SettingsError` when built with values out of range."""
+
+    level: int = 3
+    """Optimisation level, 0 (quick to build) to 5 (quick to run)."""
+    workspace: int | None = None
+    """MiB of scratch memory that a kernel may use at most; None: all there is."""
+    aux_streams: int | None = None
+    """Further streams that independent layers may run on; None leaves it to the library."""
+    capabilities: tuple[str, ...] = ()
+    """Compute capabilities that a TensorRT-RTX plan is for (SM75, SM80, SM86, SM89, SM120, SM121)."""
+    refit: bool = False
+    """Keep the plan open for other weights."""
+    weight_streaming: bool = False
+    """Let weights stay in the host's memory where the GPU's is short."""
+    frames: tuple[int, ...] = ()
+    """Further lengths of segments, for clips that are shorter than the model's own."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.level <= 5:
+            raise SettingsError(f"level is {self.level}.", remedy="Choose 0 to 5.", field="level")
+        for name in ("workspace", "aux_streams"):
+            value = getattr(self, name)
+            if value is not None and value < (name == "workspace"):
+                raise SettingsError(f"{name} is {value}.", remedy="Choose more, or leave it out.", field=name)
+        if any(frames < 2 for frames in self.frames):
+            raise SettingsError("a segment has 2 frames or more.", field="frames")
+        wrong = [name for name in self.capabilities if not (name.startswith("SM") and name[2:].isdigit())]
+        if wrong:
+            raise SettingsError(
+                f"{wrong[0]!r} is no compute capability.", remedy="For instance SM89.", field="capability"
+            )
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a bundle is built; raises `SettingsError` when built with values that make no sense."""
+
+    backend: str = "onnxruntime"
+    precision: str | None = None
+    """fp32 or fp16; None takes the backend's usual one."""
+    sizes: tuple[tuple[int, int], ...] = ((576, 1024), (1024, 576))
+    segment: int = 72
+    rows: tuple[int, ...] = (1, 2, 4)
+    note: str = ""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Further Settings that the model wants."""
+    plan: PlanOptions = field(default_factory=PlanOptions)
+
+    def __post_init__(self) -> None:
+        if self.backend not in PRECISIONS:
+            raise SettingsError(
+                f"backend {self.backend!r} cannot be built by this version.",
+                remedy=f"Choose {' or '.join(PRECISIONS)}.",
+                field="backend",
+            )
+        possible = PRECISIONS[self.backend]
+        if self.precision is None:
+            object.__setattr__(self, "precision", possible[0])
+        if self.precision not in possible:
+            raise SettingsError(
+                f"precision {self.precision!r} cannot be built for {self.backend}.",
+                remedy=f"Choose {' or '.join(possible)}.",
+                field="precision",
+            )
+        if self.plan != PlanOptions() and not self.compiles:
+            raise SettingsError(
+                f"{self.backend} compiles no plan.",
+                remedy="Leave out what only TensorRT is told, or choose --backend tensorrt or tensorrt-rtx.",
+                field="backend",
+            )
+        if self.plan.capabilities and self.backend != "tensorrt-rtx":
+            raise SettingsError(
+                "only TensorRT-RTX builds for other GPUs than the machine's own.",
+                remedy="Leave out --capability, or choose --backend tensorrt-rtx.",
+                field="capability",
+            )
+        if not self.sizes or not self.rows or any(not 1 <= rows <= 64 for rows in self.rows):
+            raise SettingsError(
+                "a bundle needs at least one size, and batches of 1 to 64 rows.", field="batch"
+            )
+        for size in self.sizes:
+            Settings(size=size)
+        if Settings.from_dict({"segment": self.segment, "overlap": 1, **self.defaults}).segment is None:
+            raise SettingsError(
+                "a bundle needs a segment.", remedy="Give 72 or 16.", field="settings.segment"
+            )
+        Settings.from_dict(self.model_defaults)
+
+    @property
+    def compiles(self) -> bool:
+        """Whether engines are compiled plans rather than graphs."""
+        return self.backend.startswith("tensorrt")
+
+    @property
+    def half(self) -> bool:
+        """Whether networks multiply in float16."""
+        return self.precision == "fp16"
+
+    @property
+    def model_defaults(self) -> dict[str, Any]:
+        """Settings that the model wants; the overlap among them where the usual one does not fit the segment."""
+        segment = self.defaults.get("segment", self.segment)
+        overlap = {"overlap": segment - 1} if segment <= Settings().overlap else {}
+        return {"segment": segment, **overlap, **self.defaults}

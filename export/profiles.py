@@ -1,0 +1,56 @@
+"""The shapes that plans are compiled for, from what a bundle is for."""
+
+from __future__ import annotations
+
+from itertools import product
+
+from ..engines import EngineSpec, Profile
+from ..settings import Settings
+from ..stages import POSE_CHUNK
+from .options import Options
+
+
+def make_profiles(network: str, spec: EngineSpec, options: Options) -> tuple[Profile, ...]:
+    """One profile for each size; of the U-Net, for each size, length of segment and number of rows.
+
+    The U-Net's shapes are fixed in each profile: its kernels are the fastest that way, and TensorRT-RTX 1.7
+    does not compile its token matrices with free sizes. What comes in chunks (PoseNet, VAE decoder) takes any
+    number of frames up to the chunk.
+    """
+    if network == "image_encoder":
+        return (Profile({"batch": (1, 1, 1)}),)
+    if network == "unet":
+        frames = sorted({options.model_defaults["segment"], *options.plan.frames}, reverse=True)
+        return tuple(
+            Profile({"rows": _just(rows), "frames": _just(length), **_cells(size)})
+            for size, length, rows in product(options.sizes, frames, sorted(set(options.rows)))
+        )
+    chunk = options.model_defaults.get("decode_chunk", Settings().decode_chunk)
+    by_network = {
+        "pose_net": {"frames": (1, POSE_CHUNK, POSE_CHUNK)},
+        "vae_encoder": {"batch": (1, 1, 1)},
+        "vae_decoder": {"frames": (1, chunk, chunk)},
+    }
+    free = {dim for tensor in spec.inputs for dim in tensor.shape if isinstance(dim, str)}
+    return tuple(
+        Profile(
+            {
+                name: dims
+                for name, dims in {**by_network[network], **_cells(size), **_pixels(size)}.items()
+                if name in free
+            }
+        )
+        for size in options.sizes
+    )
+
+
+def _just(size: int) -> tuple[int, int, int]:
+    return size, size, size
+
+
+def _cells(size: tuple[int, int]) -> dict[str, tuple[int, int, int]]:
+    return {"cells_high": _just(size[1] // 8), "cells_wide": _just(size[0] // 8)}
+
+
+def _pixels(size: tuple[int, int]) -> dict[str, tuple[int, int, int]]:
+    return {"height": _just(size[1]), "width": _just(size[0])}
