@@ -1,5 +1,6 @@
 """Engines: what a network is once it is built, and the backends that run it."""
 
+from .audit import Audit
 from .backend import Call, Engine, open_engine
 from .bundle import Agreement, Bundle, File, ImageStatistics, Manifest, Network
 from .plan import Plan, Profile
@@ -10,6 +11,7 @@ __all__ = [
     "NETWORKS",
     "Agreement",
     "Array",
+    "Audit",
     "Bundle",
     "Call",
     "Engine",

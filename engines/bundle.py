@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import BundleError
+from .audit import Audit
 from .plan import Plan, check_profiles, read_plan
 from .spec import NETWORKS, Dim, EngineSpec, TensorSpec
 from .work import Work
@@ -51,6 +52,7 @@ class Network:
     """The engine first, then the external weights it reads."""
     agreement: Agreement
     work: Work
+    audit: Audit
     plan: Plan | None = None
     """What a compiled engine was compiled for; None for graphs that run anywhere."""
 
@@ -160,7 +162,8 @@ def read_network(raw: Mapping[str, Any]) -> Network:
     plan = read_plan(raw["plan"])
     if plan is not None:
         check_profiles(spec, plan.profiles)
-    return Network(spec, files, agreement, work, plan)
+    audit = Audit(**{name: int(value) for name, value in raw["audit"].items()})
+    return Network(spec, files, agreement, work, audit, plan)
 
 
 def _dim(value: Any) -> Dim:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections import deque
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ EXTRAS = {"tensorrt": "gpu", "tensorrt-rtx": "rtx"}
 KEPT = 50
 """Messages that are remembered for an error."""
 _HINTS = (
+    ("cuda_success", "This option needs a GPU where the plan is built: leave out --refit, or build there."),
     ("compute capability", "Rebuild the bundle on this machine, or with --capability for its GPU."),
     ("version", "Install the version that built the bundle, or rebuild it."),
     ("magic", "The plan is damaged or of the other flavour: rebuild the bundle."),
@@ -47,6 +49,7 @@ class Library:
         return said, remedy
 
 
+@functools.cache  # the library keeps the first logger that it is given, so there can be one only
 def open_library(flavour: str) -> Library:
     """Import a flavour; raises `BundleError` that says what to install."""
     try:

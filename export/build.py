@@ -218,7 +218,10 @@ class _Builder:
 
     def build(self, name: str, module: Any, spec: EngineSpec, cases: list[Any]) -> Network:
         """Export, prove and, where the backend compiles, compile; the module's weights are given up."""
+        import onnx
+
         from . import half, proof, tracing
+        from .graph_audit import audit_graph
         from .work import measure_work
 
         options = self._options
@@ -232,10 +235,10 @@ class _Builder:
         module.to("meta")
         self._report(f"comparing {name} with PyTorch")
         agreement = proof.compare(name, files[0], spec, cases, BOUNDS[str(options.precision)])
-        plan = None
+        audit, plan = audit_graph(onnx.load(str(files[0]), load_external_data=False)), None
         if options.compiles:
             files, plan = self._compile(name, files, spec)
-        return Network(spec, tuple(describe_file(path) for path in files), agreement, work, plan)
+        return Network(spec, tuple(describe_file(path) for path in files), agreement, work, audit, plan)
 
     def _compile(self, name: str, graph: list[Path], spec: EngineSpec) -> tuple[list[Path], Plan]:
         from ..engines.tensorrt_library import open_library

@@ -111,7 +111,7 @@ class ImageEncoderEngine(nn.Module):
 
     def __init__(self, encoder: Any) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder = rewrite(encoder)
 
     def forward(self, pixels: Tensor) -> Tensor:
         embedding: Tensor = self.encoder(pixels).image_embeds

@@ -45,15 +45,17 @@ class Clip:
 
 
 def rewrite(network: nn.Module) -> nn.Module:
-    """Replace, in place, every spatio-temporal block of a U-Net or VAE decoder by its rewritten form."""
+    """Replace, in place, every spatio-temporal block and attention of a network by its rewritten form."""
     from diffusers.models.attention_processor import Attention
     from diffusers.models.resnet import SpatioTemporalResBlock
     from diffusers.models.transformers.transformer_temporal import TransformerSpatioTemporalModel
+    from transformers.models.clip.modeling_clip import CLIPAttention
 
     forms: dict[type[nn.Module], type[nn.Module]] = {
         SpatioTemporalResBlock: ResBlock,
         TransformerSpatioTemporalModel: Transformer,
         Attention: SelfAttention2d,
+        CLIPAttention: ClipAttention,
     }
     for name, child in list(network.named_children()):
         form = forms.get(type(child))
@@ -215,6 +217,21 @@ class SelfAttention(nn.Module):
         q, k, v = (to(x).reshape(sequences, length, width) for to in (self.to_q, self.to_k, self.to_v))
         y = attend(q, k, v, heads=self.heads, scale=self.scale)
         return cast(Tensor, self.to_out(y.reshape(-1, width)))
+
+
+class ClipAttention(SelfAttention):
+    """CLIP's self-attention over patches; [B,L,C]."""
+
+    def __init__(self, attention: Any) -> None:
+        nn.Module.__init__(self)
+        self.heads, self.scale, self.width = attention.num_heads, attention.scale, attention.embed_dim
+        self.to_q, self.to_k, self.to_v = attention.q_proj, attention.k_proj, attention.v_proj
+        self.to_out = attention.out_proj
+
+    def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, None]:  # type: ignore[override]
+        pictures, length, width = hidden_states.shape
+        y = super().forward(hidden_states.reshape(-1, width), pictures, length)
+        return y.reshape(pictures, length, width), None
 
 
 class SelfAttention2d(nn.Module):

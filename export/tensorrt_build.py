@@ -64,6 +64,8 @@ def _compile(
         told = "; ".join(str(parser.get_error(i).desc()) for i in range(parser.num_errors))
         raise ExportError(f"{graph.name} cannot be read by {library.version}: {told}")
     check_tensors(api, network, spec, graph.name)
+    if graph.stem.startswith("vae"):
+        allow_pieces(api, network)
     config = builder.create_builder_config()
     target = configure(api, config, options)
     for profile in profiles:
@@ -153,6 +155,18 @@ def check_tensors(api: Any, network: Any, spec: EngineSpec, name: str) -> None:
     )
     if not same or any(found[t.name] != wanted[t.name] for t in spec.inputs):
         raise ExportError(f"{name} has tensors {found} instead of {wanted}.")
+
+
+def allow_pieces(api: Any, network: Any) -> None:
+    """Let attentions without a fused kernel be compiled as products and a softmax: the VAE's one wide head.
+
+    Everywhere else a missing kernel is an error: it would cost most of the speed without a word.
+    """
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        if layer.type == api.LayerType.ATTENTION_INPUT:
+            layer.__class__ = api.IAttentionInputLayer  # the bindings hand out the base class
+            layer.attention.decomposable = True
 
 
 def make_profile(builder: Any, spec: EngineSpec, profile: Profile) -> Any:

@@ -242,6 +242,7 @@ def inspect(
     from rich.table import Table
 
     from .bundles import load_bundle
+    from .console import audit_table
 
     with explained(as_json):
         found = load_bundle(bundle)
@@ -260,6 +261,11 @@ def inspect(
             f"{found.folder}: {manifest.backend}, {manifest.precision}, build {manifest.build[:12]}"
         )
         console.print(table)
+        console.print(audit_table(manifest))
+        for name, network in manifest.networks.items():
+            if network.plan is not None:
+                console.print(f"{name}: {network.plan.library} for {network.plan.target}")
+                console.print("\n".join(f"  {profile}" for profile in network.plan.profiles))
         console.print(
             f"sizes {list(manifest.sizes)}, rows {list(manifest.rows)}, defaults {dict(manifest.defaults)}"
         )

@@ -6,9 +6,14 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
 
+from .engines import Audit, Manifest
 from .errors import MimicMotionError
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 class Reporter:
@@ -84,3 +89,14 @@ def explained(as_json: bool = False) -> Iterator[None]:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def audit_table(manifest: Manifest) -> Table:
+    """What the graphs of a bundle are made of: a row for each network."""
+    from rich.table import Table
+
+    names = [f.name for f in fields(Audit)]
+    table = Table("network", *names)
+    for name, network in manifest.networks.items():
+        table.add_row(name, *(str(getattr(network.audit, column)) for column in names))
+    return table

@@ -23,7 +23,8 @@ def golden() -> Path:
 @pytest.fixture(scope="session")
 def bundle(golden: Path) -> Path:
     """The folder of a bundle of the tiny networks; built once, later runs find it by its build key."""
-    from mimicmotion_trt.export.build import Options, build_bundle
+    from mimicmotion_trt.export.build import build_bundle
+    from mimicmotion_trt.export.options import Options
 
     folder = ROOT / "build" / "test-bundle"
     options = Options(sizes=((64, 128), (128, 64)), segment=16, defaults={"canvas": 512, "steps": 3})

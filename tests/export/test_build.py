@@ -16,7 +16,8 @@ import torch
 from mimicmotion_trt import Animator, CheckpointError, ExportError, OutputError, Settings, SettingsError
 from mimicmotion_trt.engines import NETWORKS, Bundle, open_engine
 from mimicmotion_trt.export import build, proof
-from mimicmotion_trt.export.build import Options, build_bundle, build_key
+from mimicmotion_trt.export.build import build_bundle, build_key
+from mimicmotion_trt.export.options import Options, PlanOptions
 from mimicmotion_trt.training.checkpoints import Model, load_model
 
 
@@ -54,7 +55,7 @@ def test_networks_of_another_shape_agree_with_pytorch(other_bundle, other):
     manifest = Bundle.load(other_bundle).manifest
     for name, network in manifest.networks.items():
         assert network.agreement.rel_l2 < 1e-5, name
-        assert network.agreement.cases == len(proof.SHAPES)
+        assert network.agreement.cases == len(proof.SHAPES) + (5 if name == "unet" else 0)  # a trajectory too
     assert manifest.networks["image_encoder"].spec.inputs[0].shape == ("batch", 3, 112, 112)
     assert manifest.networks["unet"].spec.inputs[2].shape == ("rows", 1, 40)
     assert manifest.rows == (1, 2, 3)
@@ -146,7 +147,7 @@ def test_a_note_alone_is_reason_enough_and_a_damaged_bundle_too(tiny, previous, 
 def test_the_new_bundle_takes_the_place_of_the_old(tiny, previous, bundle, monkeypatch):
     whole = Bundle.load(bundle).manifest
 
-    def quick(folder, checkpoint, partial, options, key, report):
+    def quick(folder, checkpoint, partial, options, key, report, parts):
         for path in bundle.glob("*.onnx"):
             shutil.copy(path, partial)
         return replace(whole, build=key, note=options.note)
@@ -176,13 +177,13 @@ def test_a_network_that_does_not_agree_is_not_exported(micro, previous, brief, m
     def report(what: str, done: int, total: int) -> None:
         told.append((what, done, total))
 
-    monkeypatch.setattr(build, "BOUND", 1e-12)
+    monkeypatch.setitem(build.BOUNDS, "fp32", 1e-12)
     with pytest.raises(ExportError, match="unet does not agree with PyTorch") as caught:
         build_bundle(micro.base, micro.checkpoint, previous, report=report)
     assert "1e-12" in caught.value.message
     assert contents(previous.parent) == before
     assert [path.name for path in previous.parent.iterdir()] == ["bundle"]
-    assert [what for what, _, _ in told][-1] == "exporting unet"
+    assert [what for what, _, _ in told][-1] == "comparing unet with PyTorch"
     assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
     assert {total for _, _, total in told} == {len(NETWORKS) + 1}
 
@@ -282,7 +283,10 @@ def test_outputs_that_cannot_be(micro, tmp_path):
     ("values", "field"),
     [
         ({"backend": "abacus"}, "backend"),
-        ({"precision": "fp16"}, "precision"),
+        ({"precision": "fp7"}, "precision"),
+        ({"backend": "tensorrt", "precision": "fp32"}, "precision"),
+        ({"plan": PlanOptions(level=5)}, "backend"),
+        ({"backend": "tensorrt", "plan": PlanOptions(capabilities=("SM89",))}, "capability"),
         ({"rows": ()}, "batch"),
         ({"rows": (0,)}, "batch"),
         ({"rows": (65,)}, "batch"),

@@ -1,0 +1,162 @@
+"""Exports and compiles all five networks at MimicMotion's real size, with random weights; needs no GPU.
+
+    python benchmarks/real_size.py [--size 1024x576] [--segment 16] [--batch 2] [--capability SM89] [--keep DIR]
+
+Weights are drawn in float16 for the real configs and saved as a base folder and a checkpoint (4.7 GB), from
+which the product's own command builds a bundle. Prints time, size and error of each network, and the peak
+memory; last, one line of JSON. `--backend onnxruntime --precision fp16` stops after the graphs.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from mimicmotion_trt.export.build import build_bundle
+from mimicmotion_trt.export.options import Options, PlanOptions
+from mimicmotion_trt.flags import parse_size
+
+CONFIGS = Path(__file__).parents[1] / "tests" / "data" / "golden" / "real-size"
+
+
+def main(
+    backend: Annotated[str, typer.Option(help="tensorrt-rtx, tensorrt, or onnxruntime.")] = "tensorrt-rtx",
+    precision: Annotated[str, typer.Option(help="Precision of the engines.")] = "fp16",
+    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT.")] = "1024x576",
+    segment: Annotated[int, typer.Option(help="Frames in a segment.")] = 16,
+    batch: Annotated[int, typer.Option(help="Rows of the U-Net at once.")] = 2,
+    capability: Annotated[str, typer.Option(help="GPU to compile for (TensorRT-RTX).")] = "SM89",
+    work: Annotated[
+        Path | None, typer.Option(help="Folder for 10 GB of files; a temporary one if not given.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the JSON line only.")] = False,
+) -> None:
+    """Build the bundle in a process of its own and report."""
+    folder = Path(tempfile.mkdtemp(prefix="real-size-")) if work is None else work
+    console = Console(quiet=as_json, stderr=True)
+    try:
+        base, checkpoint = folder / "svd", folder / "mimicmotion.safetensors"
+        if not checkpoint.exists():
+            console.print(f"drawing random weights into {folder}")
+            subprocess.run([sys.executable, __file__, "draw", str(folder)], check=True)
+        plan = PlanOptions(capabilities=(capability,)) if backend == "tensorrt-rtx" else PlanOptions()
+        options = Options(backend, precision, (parse_size(size),), segment, (batch,), plan=plan)
+        result = build(base, checkpoint, folder / "bundle", options, console)
+    finally:
+        if work is None:
+            shutil.rmtree(folder, ignore_errors=True)
+    console.print(table(result))
+    console.print(f"{result['seconds']:.0f} s, peak memory {result['peak_gib']:.1f} GiB")
+    print(json.dumps(result))
+
+
+def build(base: Path, checkpoint: Path, output: Path, options: Options, console: Console) -> dict[str, Any]:
+    """Time and memory of each stage, as the build reports them."""
+    began = last = time.perf_counter()
+    stages: dict[str, dict[str, float]] = {}
+    doing = ""
+
+    def report(what: str, done: int, total: int) -> None:
+        nonlocal last, doing
+        what = what.partition(",")[0]
+        now = time.perf_counter()
+        if doing and what != doing:
+            stages[doing] = {"seconds": round(now - last, 1), "peak_gib": round(peak_gib(), 2)}
+            console.print(f"{doing}: {now - last:.0f} s, peak so far {peak_gib():.1f} GiB")
+        if what != doing:
+            last, doing = now, what
+
+    manifest, _ = build_bundle(base, checkpoint, output, options, report=report)
+    return {
+        "backend": options.backend,
+        "versions": dict(manifest.versions),
+        "sizes": manifest.sizes,
+        "segment": options.segment,
+        "rows": manifest.rows,
+        "seconds": round(time.perf_counter() - began, 1),
+        "peak_gib": round(peak_gib(), 2),
+        "stages": stages,
+        "networks": {
+            name: {"megabytes": round(sum(f.bytes for f in n.files) / 1e6, 1), "rel_l2": n.agreement.rel_l2}
+            for name, n in manifest.networks.items()
+        },
+    }
+
+
+def peak_gib() -> float:
+    """The most memory that this process has held so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def table(result: dict[str, Any]) -> Table:
+    """A row for each network."""
+    made = Table("network", "export s", "compare s", "compile s", "MB", "relative L2 error")
+    seconds = {name: stage["seconds"] for name, stage in result["stages"].items()}
+    for name, network in result["networks"].items():
+        times = [
+            seconds.get(key)
+            for key in (f"exporting {name}", f"comparing {name} with PyTorch", f"compiling {name}")
+        ]
+        cells = ["-" if value is None else f"{value:.0f}" for value in times]
+        made.add_row(name, *cells, f"{network['megabytes']:.0f}", f"{network['rel_l2']:.1e}")
+    return made
+
+
+def draw(folder: Path) -> None:
+    """Random float16 weights of every network, in SVD's layout and MimicMotion's."""
+    import torch
+    from diffusers import AutoencoderKLTemporalDecoder
+    from safetensors.torch import save_file
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    from mimicmotion_trt.training.checkpoints import empty_pose_net, empty_unet, read_config
+
+    base = folder / "svd"
+    if not base.exists():
+        shutil.copytree(CONFIGS, base, ignore=shutil.ignore_patterns("checkpoint_keys.json"))
+    os.chmod(base, 0o755)
+    generator = torch.Generator().manual_seed(0)
+
+    def weights(module: torch.nn.Module, prefix: str = "") -> dict[str, torch.Tensor]:
+        return {prefix + key: value_like(key, tensor.shape) for key, tensor in module.state_dict().items()}
+
+    def value_like(key: str, shape: torch.Size) -> torch.Tensor:
+        if "norm" in key and key.endswith("weight"):
+            return torch.ones(shape, dtype=torch.float16)
+        if len(shape) < 2:
+            return torch.zeros(shape, dtype=torch.float16)
+        fan_in = math.prod(shape[1:])
+        drawn = torch.randn(shape, generator=generator, dtype=torch.float32) / math.sqrt(fan_in)
+        return drawn.half()
+
+    with torch.device("meta"):
+        unet = empty_unet(base)
+        pose_net = empty_pose_net(unet)
+        vae: Any = AutoencoderKLTemporalDecoder.from_config(read_config(base / "vae" / "config.json"))
+        encoder = CLIPVisionModelWithProjection(
+            CLIPVisionConfig(**read_config(base / "image_encoder" / "config.json"))
+        )
+    save_file(weights(vae), base / "vae" / "diffusion_pytorch_model.safetensors")
+    save_file(weights(encoder), base / "image_encoder" / "model.safetensors")
+    state = {**weights(unet, "unet."), **weights(pose_net, "pose_net.")}
+    save_file(state, folder / "mimicmotion.safetensors")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["draw"]:
+        draw(Path(sys.argv[2]))
+    else:
+        typer.run(main)
