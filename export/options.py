@@ -95,6 +95,12 @@ class Options:
                 remedy="Leave out --capability, or choose --backend tensorrt-rtx.",
                 field="capability",
             )
+        if self.plan.refit and self.backend == "tensorrt-rtx" and len(self.plan.capabilities) != 1:
+            raise SettingsError(
+                "TensorRT-RTX keeps a plan open for other weights for one kind of GPU only.",
+                remedy="Give one --capability, such as SM89.",
+                field="capability",
+            )
         if not self.sizes or not self.rows or any(not 1 <= rows <= 64 for rows in self.rows):
             raise SettingsError(
                 "a bundle needs at least one size, and batches of 1 to 64 rows.", field="batch"

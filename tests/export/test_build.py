@@ -286,6 +286,7 @@ def test_outputs_that_cannot_be(micro, tmp_path):
         ({"precision": "fp7"}, "precision"),
         ({"backend": "tensorrt", "precision": "fp32"}, "precision"),
         ({"plan": PlanOptions(level=5)}, "backend"),
+        ({"backend": "tensorrt-rtx", "plan": PlanOptions(refit=True)}, "capability"),
         ({"backend": "tensorrt", "plan": PlanOptions(capabilities=("SM89",))}, "capability"),
         ({"rows": ()}, "batch"),
         ({"rows": (0,)}, "batch"),

@@ -140,8 +140,9 @@ def test_the_builder_takes_every_option(library, graph, tmp_path, options):
 
 def test_what_needs_a_gpu_says_so(library, graph, tmp_path):
     """TensorRT-RTX compiles refittable plans where a GPU is only."""
+    options = PlanOptions(refit=True, capabilities=("SM89",))
     try:
-        plan = compile_plan(library, graph, SPEC, PROFILES, PlanOptions(refit=True), tmp_path / "conv.plan")
+        plan = compile_plan(library, graph, SPEC, PROFILES, options, tmp_path / "conv.plan")
     except ExportError as error:
         assert "needs a GPU" in error.remedy
         assert not list(tmp_path.glob("*.plan"))
