@@ -92,10 +92,10 @@ extern "C" __global__ void gather_conditions_narrow(const Real* source, const in
     condition<1>(source, frames, conditional, out, slots, packs);
 }
 
-// out [rows]: the step's timestep.
-extern "C" __global__ void timesteps(const Step* step, Real* out, unsigned rows) {
+// out [rows]: the step's timestep, which engines take in float32 whatever their other tensors are.
+extern "C" __global__ void timesteps(const Step* step, float* out, unsigned rows) {
     unsigned row = blockIdx.x * blockDim.x + threadIdx.x;
-    if (row < rows) out[row] = Real(step->timestep);
+    if (row < rows) out[row] = step->timestep;
 }
 
 // latents [F,4,h,w] <- keep latents + push sum_rows weight part prediction [rows,slots,4,h,w], where part is

@@ -106,7 +106,7 @@ def gather_conditions(rows: int, slots: int, size: int, dtype: Any) -> Launch:
 
 
 def timesteps(rows: int) -> Launch:
-    """step -> out REAL [rows]."""
+    """step -> out f32 [rows]."""
     return _launch("timesteps", 1, rows, np.uint32(rows))
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from mimicmotion_trt import kernels
 from mimicmotion_trt.cuda import branches_of, launches, make_tables, step_numbers
 from mimicmotion_trt.denoise import Conditions, Denoiser, Row, guidance_ramp, make_rows
+from mimicmotion_trt.engines import network_specs
 from mimicmotion_trt.schedule import Step, euler_steps, karras_sigmas
 from mimicmotion_trt.segments import fusion_weights, plan_segments
 
@@ -113,9 +114,9 @@ def test_conditions_are_those_of_each_rows_frames(host, clip, channels):
 @quick
 @given(rows=st.integers(1, 600), step=st.sampled_from(STEPS))
 def test_every_row_is_told_the_timestep(host, rows, step):
-    out = np.full(rows, np.nan, host.dtype)
+    out = np.full(rows, np.nan, np.float32)
     host.run(launches.timesteps(rows), numbers_of(step), out)
-    np.testing.assert_array_equal(out, host.dtype.type(step.timestep))
+    np.testing.assert_array_equal(out, np.float32(step.timestep))
 
 
 @quick
@@ -141,6 +142,8 @@ def test_planes_become_pictures(host, count, high, wide, seed):
 
 class Network:
     """A U-Net in which every input counts and the frames of a segment see each other."""
+
+    spec = network_specs(pose_channels=4, token_width=3, image_size=8)["unet"]
 
     def bind(self, inputs: dict[str, Array], outputs: dict[str, Array]) -> Callable[[], None]:
         def call() -> None:

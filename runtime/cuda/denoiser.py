@@ -1,0 +1,101 @@
+"""Denoising on a GPU with the face of `denoise.Denoiser`, on step programs that are kept from job to job."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..denoise import Conditions
+from ..schedule import Step
+from .program import Layout, StepProgram
+
+Float = NDArray[np.float32]
+
+
+class ProgramCache:
+    """Idle step programs, the last used last; at most `most` are kept, each with its memory and its graph."""
+
+    def __init__(self, make: Callable[[Layout], StepProgram], most: int = 4) -> None:
+        self._make, self._most = make, most
+        self._idle: OrderedDict[int, tuple[Layout, StepProgram]] = OrderedDict()
+        self._lock = threading.Lock()
+        self.made = 0
+        """How many programs were captured so far."""
+
+    def take(self, layout: Layout) -> StepProgram:
+        """An idle program of this layout, or a new one; it belongs to the caller until `give`."""
+        with self._lock:
+            for key, (found, program) in reversed(self._idle.items()):
+                if found == layout:
+                    del self._idle[key]
+                    return program
+            self.made += 1
+        return self._make(layout)
+
+    def give(self, layout: Layout, program: StepProgram) -> None:
+        """Put a program back; the one unused for longest goes where there are too many."""
+        with self._lock:
+            self._idle[id(program)] = (layout, program)
+            while len(self._idle) > self._most:
+                self._idle.popitem(last=False)
+
+    def __len__(self) -> int:
+        return len(self._idle)
+
+
+class CudaDenoiser:
+    """The step program of one clip. Its latents are on the GPU; `latents` and `previous` fetch them."""
+
+    def __init__(
+        self,
+        programs: ProgramCache,
+        layout: Layout,
+        conditions: Conditions,
+        guidance: Float,
+        noise: Float,
+    ) -> None:
+        self._programs, self._layout = programs, layout
+        self._program: StepProgram | None = programs.take(layout)
+        self.segments = len(layout.plan)
+        self.rows = self._program.rows
+        self._program.start(conditions, guidance, noise)
+
+    @property
+    def latents(self) -> Float:
+        """float32 [F,4,h,w]: a copy."""
+        return self._opened().read(self._opened().latents)
+
+    @property
+    def previous(self) -> Float:
+        """The latents before the last step: a copy."""
+        return self._opened().read(self._opened().previous)
+
+    def step(self, step: Step) -> None:
+        """Bring the latents to the next sigma; returns when the work is put on the GPU's stream."""
+        self._opened().step(step)
+
+    def run(self, step: Step) -> Iterator[int]:
+        """The same; a step is one graph, so there is nothing to tell before its end."""
+        self.step(step)
+        yield self.segments
+
+    def finished(self, frame: int, step: Step) -> Float:
+        """Frame [4,h,w] as the step just made sees it without noise: x0 = x - sigma d."""
+        x, following = self.previous[frame], self.latents[frame]
+        x0: Float = x - np.float32(step.sigma / (step.next - step.sigma)) * (following - x)
+        return x0
+
+    def close(self) -> None:
+        """Give the program back for the next job; a failed job must not: what it left behind is unknown."""
+        if self._program is not None:
+            self._programs.give(self._layout, self._program)
+            self._program = None
+
+    def _opened(self) -> StepProgram:
+        if self._program is None:
+            raise ValueError("this denoiser was closed")
+        return self._program

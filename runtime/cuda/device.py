@@ -1,0 +1,154 @@
+"""A GPU as the step program sees it: arrays, the fused kernels, graphs; `cuda.core` underneath."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..engines.cuda_memory import DeviceArray, Gpu
+from ..errors import EngineError, KernelError
+from .compiler import compile_kernels
+from .launches import KERNELS, Launch
+
+Replay = Callable[[], None]
+"""Puts a captured graph, or the work itself, on the device's stream once."""
+
+
+class Device(Protocol):
+    """What a step program needs. Everything happens in the order in which it was asked for."""
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        """An array on the device; its contents are undefined."""
+
+    def part(self, array: Any, start: int, stop: int) -> Any:
+        """Items `start` to `stop` of an array's first dimension, the same memory."""
+
+    def upload(self, values: NDArray[Any], array: Any) -> None:
+        """Values of the host into an array of the same shape and dtype; they may change afterwards."""
+
+    def download(self, array: Any) -> NDArray[Any]:
+        """The values of an array, once all work that was asked for is done."""
+
+    def copy(self, source: Any, target: Any) -> None:
+        """One array of the device into another of the same size."""
+
+    def launch(self, what: Launch, *arrays: Any, stream: Any) -> None:
+        """One fused kernel."""
+
+    def call(self, binding: Any, stream: Any) -> None:
+        """One engine that is bound to arrays of this device."""
+
+    def record(self, work: Callable[[Any], None], *, graphs: bool) -> Replay:
+        """`work(stream)` as something that can be repeated; as one captured graph if `graphs`."""
+
+
+class CudaDevice:
+    """See `Device`. The kernels are those of one dtype of engine tensors."""
+
+    def __init__(self, gpu: Gpu, dtype: Any) -> None:
+        import cuda.core
+
+        self._core: Any = cuda.core
+        self.gpu = gpu
+        with gpu.turn:
+            gpu.activate()
+            arch = gpu.capability.lower().replace("sm", "sm_")
+            cubin = compile_kernels(arch, np.dtype(dtype).name)
+            try:
+                code = self._core.ObjectCode.from_cubin(cubin)
+                self._kernels = {name: code.get_kernel(name) for name in KERNELS}
+            except Exception as error:  # cuda.core's own kinds
+                raise KernelError(
+                    f"the CUDA kernels cannot be loaded on {gpu.name}: {error}",
+                    remedy="Update the driver, or empty the cache folder (MIMICMOTION_CACHE).",
+                ) from error
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
+        kind = np.dtype(dtype)
+        with self.gpu.turn:
+            self.gpu.activate()
+            memory = self.gpu.allocate(max(int(np.prod(shape)) * kind.itemsize, 16))
+        return DeviceArray(memory.address, shape, kind, True, memory)
+
+    def part(self, array: DeviceArray, start: int, stop: int) -> DeviceArray:
+        stride = int(np.prod(array.shape[1:])) * array.dtype.itemsize
+        shape = (stop - start, *array.shape[1:])
+        return DeviceArray(array.address + start * stride, shape, array.dtype, True, array.owner)
+
+    def upload(self, values: NDArray[Any], array: DeviceArray) -> None:
+        with self.gpu.turn:
+            self.gpu.activate()
+            pinned = self.gpu.pin(max(values.nbytes, 16))
+            pinned.as_array(values.shape, values.dtype)[...] = values
+            self._copy(pinned.address, array.address, values.nbytes, pinned)
+            self.gpu.wait()  # the pinned memory goes when this returns
+
+    def download(self, array: DeviceArray) -> NDArray[Any]:
+        size = int(np.prod(array.shape)) * array.dtype.itemsize
+        with self.gpu.turn:
+            self.gpu.activate()
+            pinned = self.gpu.pin(max(size, 16))
+            self._copy(array.address, pinned.address, size, pinned)
+            self.gpu.wait()
+            return pinned.as_array(array.shape, array.dtype).copy()
+
+    def copy(self, source: DeviceArray, target: DeviceArray) -> None:
+        size = int(np.prod(source.shape)) * source.dtype.itemsize
+        with self.gpu.turn:
+            self.gpu.activate()
+            self._copy(source.address, target.address, size, (source.owner, target.owner))
+
+    def _copy(self, source: int, target: int, size: int, owner: Any) -> None:
+        buffer = self._core.Buffer
+        into = buffer.from_handle(target, size, owner=owner)
+        into.copy_from(buffer.from_handle(source, size, owner=owner), stream=self.gpu.stream)
+
+    def launch(self, what: Launch, *arrays: DeviceArray, stream: Any) -> None:
+        config = self._core.LaunchConfig(grid=what.blocks, block=what.threads)
+        pointers = (array.address for array in arrays)
+        self._core.launch(stream, config, self._kernels[what.kernel], *pointers, *what.scalars)
+
+    def call(self, binding: Any, stream: Any) -> None:
+        binding.enqueue(stream)
+
+    def record(self, work: Callable[[Any], None], *, graphs: bool) -> Replay:
+        gpu = self.gpu
+
+        def plain() -> None:
+            with gpu.turn:
+                gpu.activate()
+                work(gpu.stream)
+
+        plain()  # the first run may allocate and compile: that must not happen under capture
+        gpu.wait()
+        if not graphs:
+            return plain
+        graph = self._capture(work)
+
+        def replay() -> None:
+            with gpu.turn:
+                gpu.activate()
+                graph.launch(gpu.stream)
+
+        return replay
+
+    def _capture(self, work: Callable[[Any], None]) -> Any:
+        gpu = self.gpu
+        with gpu.turn:
+            gpu.activate()
+            builder = gpu.stream.create_graph_builder()
+            try:
+                builder.begin_building("thread_local")
+                work(builder.stream)
+                graph = builder.end_building().complete()
+                graph.upload(gpu.stream)
+            except Exception as error:
+                builder.close()
+                raise EngineError(
+                    f"the step could not be captured as a CUDA graph: {error}",
+                    remedy="Run with graphs off (--graphs off), and report the text above.",
+                ) from error
+        return graph
