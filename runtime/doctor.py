@@ -131,7 +131,7 @@ def _bundle_outlooks(bundle: Bundle, question: Question, host: Host, gpus: Gpus)
         found = choices(model, settings, frames, manifest.rows, host.memory_free)
         yield _outlook(name, "CPU", True, "", settings, frames, found, speed)
     for gpu in gpus.found:
-        says = _obstacle(gpu, gpus, host) or _rebuild(backend, gpu, bundle.folder)
+        says = _obstacle(gpu, gpus, host) or _rebuild(bundle, gpu, host, settings)
         found = choices(model.halved(), settings, frames, manifest.rows, gpu.memory_free - CONTEXT)
         yield _outlook(name, gpu.name, not says, says, settings, frames, found, _speed(gpu))
 
@@ -202,10 +202,26 @@ def _obstacle(gpu: Gpu, gpus: Gpus, host: Host) -> str:
     return ""
 
 
-def _rebuild(backend: str, gpu: Gpu, folder: Path) -> str:
-    if backend == gpu.flavour:
-        return ""
-    return f"built for {backend}; rebuild: {_command(gpu, folder)}"
+def _rebuild(bundle: Bundle, gpu: Gpu, host: Host, settings: Settings) -> str:
+    """Why a bundle's engines do not run on a GPU as they are, and the command that makes those that do."""
+    backend, plan = bundle.manifest.backend, bundle.manifest.networks["unet"].plan
+    if backend != gpu.flavour or plan is None:
+        return f"built for {backend}; rebuild: {_command(gpu, bundle.folder)}"
+    capability = "SM{}{}".format(*gpu.capability)
+    only = f" --capability {capability}" if backend == "tensorrt-rtx" else ""
+    if capability not in plan.target.split():
+        return f"compiled for {plan.target}; rebuild: {_command(gpu, bundle.folder)}{only}"
+    installed = f"{backend} {host.packages[DISTRIBUTIONS[backend]]}"
+    if installed != plan.library:
+        return (
+            f"compiled by {plan.library}, here is {installed}; rebuild: {_command(gpu, bundle.folder)}{only}"
+        )
+    assert settings.size is not None
+    width, height = settings.size
+    cells = {"cells_high": height // 8, "cells_wide": width // 8}
+    if not any(profile.fits(cells) for profile in plan.profiles):
+        return f"not compiled for {width}x{height}; rebuild with --size {width}x{height}"
+    return ""
 
 
 def _command(gpu: Gpu, folder: Path) -> str:

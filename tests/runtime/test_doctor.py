@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ from rich.console import Console
 from mimicmotion_trt import BundleError, SettingsError
 from mimicmotion_trt.bundles import SEARCH_VARIABLE
 from mimicmotion_trt.doctor import Question, Report, examine, show
+from mimicmotion_trt.engines import Bundle, Plan, Profile
 from mimicmotion_trt.gpus import Nvml, peak_flops
 from mimicmotion_trt.host import Host, time_product
 
@@ -246,3 +248,29 @@ def test_this_host_is_read():
     assert "onnxruntime" in read.packages
     assert read.memory_total is None or read.memory_total > GIB
     assert dataclasses.is_dataclass(read)
+
+
+@pytest.mark.parametrize(
+    ("target", "library", "size", "says"),
+    [
+        ("SM86 SM89", "tensorrt-rtx 1.7.1.116", (64, 128), ""),
+        ("SM86", "tensorrt-rtx 1.7.1.116", (64, 128), "--capability SM89"),
+        ("SM89", "tensorrt-rtx 1.6.1.120", (64, 128), "compiled by tensorrt-rtx 1.6.1.120"),
+        ("SM89", "tensorrt-rtx 1.7.1.116", (192, 128), "rebuild with --size 192x128"),
+    ],
+)
+def test_a_bundle_of_plans_runs_where_it_was_compiled_for(bundle, tmp_path, target, library, size, says):
+    folder = tmp_path / "plans"
+    shutil.copytree(bundle, folder)
+    manifest = Bundle.load(folder).manifest
+    network = manifest.networks["unet"]
+    just = {"rows": 2, "frames": 16, "cells_high": 16, "cells_wide": 8}
+    plan = Plan(library, target, (Profile({name: (n, n, n) for name, n in just.items()}),))
+    networks = {**manifest.networks, "unet": dataclasses.replace(network, plan=plan)}
+    changed = dataclasses.replace(manifest, backend="tensorrt-rtx", networks=networks)
+    (folder / "manifest.json").write_text(changed.to_json())
+    host = dataclasses.replace(Host.read(), packages={"tensorrt-rtx-cu13": "1.7.1.116"})
+    report = examine(str(folder), Question(size=size), nvml=Nvml(Library(RTX)), host=host)
+    (outlook,) = report.outlooks
+    assert outlook.runs == (not says)
+    assert says in outlook.says
