@@ -89,6 +89,7 @@ def test_pose_finds_the_person_and_animate_takes_what_it_wrote(bundle: Path, tmp
 def test_inspect_checks_a_bundle(bundle: Path, tmp_path: Path) -> None:
     said = command("inspect", bundle).stdout
     assert "vae_decoder" in said
+    assert all(word in said for word in ("attention", "transposes", "casts"))
     assert json.loads(command("inspect", bundle, "--json").stdout)["backend"] == "onnxruntime"
     assert "build_engines" in command("inspect", tmp_path, code=1).stderr
 
