@@ -11,7 +11,7 @@ from ..errors import BundleError
 from .bundle import Bundle
 from .spec import Array, EngineSpec
 
-BACKENDS = {"onnxruntime": "onnxruntime_backend"}
+BACKENDS = {"onnxruntime": "onnxruntime_backend", "torch": "torch_backend"}
 """Backend name in the manifest -> module of this room."""
 
 Call = Callable[[], None]

@@ -13,7 +13,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..engines import NETWORKS, Bundle, EngineSpec, ImageStatistics, Manifest, Network, Plan, network_specs
+from ..engines import (
+    NETWORKS,
+    Bundle,
+    EngineSpec,
+    ImageStatistics,
+    Manifest,
+    Network,
+    Plan,
+    Work,
+    network_specs,
+)
 from ..engines.bundle import MANIFEST, describe_file, hash_file
 from ..errors import (
     BundleError,
@@ -31,6 +41,7 @@ BOUNDS = {"fp32": 3e-4, "fp16": 5e-3}
 EXPORTERS = frozenset(
     (
         "rewrite",
+        "scripting",
         "attention",
         "networks",
         "tracing",
@@ -230,6 +241,8 @@ class _Builder:
         if options.half:
             module, shape = half.to_half(module, name), (2, 2, 8, 16)
         inputs = proof.cast_inputs(proof.example_inputs(name, spec, shape, seed=0), spec)
+        if options.backend == "torch":
+            return self._script(name, module, inputs, spec, cases, work)
         dialect = STANDARD if options.half else ONNXRUNTIME
         files = tracing.trace(module, inputs, spec, self._folder / f"{name}.onnx", dialect)
         module.to("meta")
@@ -239,6 +252,21 @@ class _Builder:
         if options.compiles:
             files, plan = self._compile(name, files, spec)
         return Network(spec, tuple(describe_file(path) for path in files), agreement, work, audit, plan)
+
+    def _script(
+        self, name: str, module: Any, inputs: Any, spec: EngineSpec, cases: list[Any], work: Work
+    ) -> Network:
+        """A TorchScript file, proven by the engine that will run it."""
+        from ..engines.torch_backend import TorchEngine
+        from . import proof, scripting
+
+        path = scripting.script(module, inputs, spec, self._folder / f"{name}.ts")
+        module.to("meta")
+        self._report(f"comparing {name} with PyTorch")
+        engine = TorchEngine(path, spec, "cpu", None)
+        audit = scripting.audit_program(engine.program)
+        agreement = proof.compare_engine(name, engine, cases, BOUNDS[str(self._options.precision)])
+        return Network(spec, (describe_file(path),), agreement, work, audit)
 
     def _compile(self, name: str, graph: list[Path], spec: EngineSpec) -> tuple[list[Path], Plan]:
         from ..engines.tensorrt_library import open_library

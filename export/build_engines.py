@@ -28,7 +28,7 @@ def build(
     checkpoint: Annotated[Path, typer.Option(help="MimicMotion checkpoint, .pth or .safetensors.")],
     output: Annotated[Path, typer.Option(help="Folder of the bundle.")],
     backend: Annotated[
-        str, typer.Option(help="What runs the engines: onnxruntime, tensorrt or tensorrt-rtx.")
+        str, typer.Option(help="What runs the engines: onnxruntime, tensorrt, tensorrt-rtx or torch.")
     ] = "onnxruntime",
     size: Annotated[
         list[str] | None, typer.Option(help="WIDTHxHEIGHT that the model is meant for; repeat.")

@@ -24,12 +24,17 @@ READS_STREAM = ("upsamplers", "downsamplers", "conv_shortcut")
 """Layers of a VAE that read the residual stream without a norm before them."""
 
 
+def wide_group_norm(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
+    """PyTorch's group norm in float32, rounded to the dtype of x."""
+    return F.group_norm(x.float(), groups, weight.float(), bias.float(), eps).to(x.dtype)
+
+
 class _GroupNorm(torch.autograd.Function):
     """PyTorch's group norm in float32; `GroupNormalization` with float32 statistics in a traced graph."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
-        return F.group_norm(x.float(), groups, weight.float(), bias.float(), eps).to(x.dtype)
+        return wide_group_norm(x, weight, bias, groups, eps)
 
     @staticmethod
     def symbolic(g: Any, x: Any, weight: Any, bias: Any, groups: int, eps: float) -> Any:
@@ -47,7 +52,10 @@ class StableGroupNorm(nn.Module):
         self.groups, self.eps, self.weight, self.bias = groups, norm.eps, norm.weight, norm.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = _GroupNorm.apply(x, self.weight, self.bias, self.groups, self.eps)  # type: ignore[no-untyped-call]
+        arguments = (x, self.weight, self.bias, self.groups, self.eps)
+        if not torch.onnx.is_in_onnx_export():
+            return wide_group_norm(*arguments)
+        y: Tensor = _GroupNorm.apply(*arguments)  # type: ignore[no-untyped-call]
         return y
 
 

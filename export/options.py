@@ -13,6 +13,7 @@ PRECISIONS = {
     "onnxruntime": ("fp32", "fp16"),
     "tensorrt": ("fp16",),
     "tensorrt-rtx": ("fp16",),
+    "torch": ("fp32", "fp16"),
 }
 """Backend -> the precisions that it can be built in, the usual one first."""
 

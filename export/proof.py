@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..engines import Agreement, Array, EngineSpec
+from ..engines import Agreement, Array, Engine, EngineSpec
 from ..engines.onnxruntime_backend import OnnxRuntimeEngine
 from ..errors import ExportError
 from ..schedule import euler_steps, initial_scale, karras_sigmas
@@ -66,7 +66,12 @@ def record_cases(network: str, spec: EngineSpec, original: Callable[..., Tensor]
 
 def compare(network: str, path: Path, spec: EngineSpec, cases: Sequence[Case], bound: float) -> Agreement:
     """Run the ONNX file on every case; raises `ExportError` if the worst relative error exceeds `bound`."""
-    engine = OnnxRuntimeEngine(path, spec, threads=None)
+    return compare_engine(network, OnnxRuntimeEngine(path, spec, threads=None), cases, bound)
+
+
+def compare_engine(network: str, engine: Engine, cases: Sequence[Case], bound: float) -> Agreement:
+    """The same with an engine of any backend, which is closed afterwards."""
+    spec = engine.spec
     largest, relative = [0.0], [0.0]
     for case in cases:
         expected = np.ascontiguousarray(case.answer.numpy())

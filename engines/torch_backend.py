@@ -1,0 +1,253 @@
+"""Engines on PyTorch, eager or compiled: the reference, and the engine for GPUs without TensorRT.
+
+An engine file is a TorchScript trace of the same module that the ONNX files are exported from: it loads with
+PyTorch alone and runs no Python code of its own. Here it becomes a `torch.fx` graph, so that its device is
+chosen when it is loaded, sizes are plain integers, and `torch.compile` takes it whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import BundleError, EngineError
+from .backend import Call
+from .plan import Plan
+from .spec import Array, EngineSpec
+
+try:
+    import torch
+except ImportError as error:
+    raise BundleError(
+        f"PyTorch is not installed, or cannot be loaded: {error}.",
+        remedy="pip install 'mimicmotion-trt[torch]'",
+        field="backend",
+    ) from error
+
+MODE_VARIABLE = "MIMICMOTION_TORCH"
+"""How torch bundles run: `eager` (if it is not set) or `compile`, which spends minutes on each new kind of call."""
+SIZES: Mapping[str, Callable[..., Any]] = {
+    "aten::add": operator.add,
+    "aten::sub": operator.sub,
+    "aten::mul": operator.mul,
+    "aten::floor_divide": operator.floordiv,
+}
+"""Arithmetic on sizes, which a trace does on tensors."""
+SAME = ("prim::NumToTensor", "aten::Int", "aten::ScalarImplicit")
+"""What turns sizes into tensors and back."""
+
+
+class TorchEngine:
+    """One network on one device; free sizes may differ from call to call."""
+
+    def __init__(
+        self, path: Path, spec: EngineSpec, device: str, threads: int | None, mode: str = "eager"
+    ) -> None:
+        self._spec, self._device, self._threads = spec, torch.device(device), threads
+        try:
+            trace: Any = torch.jit.load(str(path), map_location=self._device)  # type: ignore[no-untyped-call]
+            program: Any = read_trace(trace, self._device)
+        except Exception as error:  # a damaged file raises kinds of its own
+            raise BundleError(
+                f"{path.name} cannot be loaded by PyTorch {torch.__version__}: {error}",
+                remedy="Rebuild the bundle, or install the PyTorch that built it.",
+            ) from error
+        found = sum(node.op == "placeholder" for node in program.graph.nodes)
+        if found != len(spec.inputs):
+            raise BundleError(
+                f"{path.name} has {found} inputs, its manifest says {', '.join(map(str, spec.inputs))}.",
+                remedy="Rebuild the bundle.",
+            )
+        self._program: Any = program
+        self._run: Any = (
+            torch.compile(program, dynamic=True, fullgraph=True) if mode == "compile" else program
+        )
+
+    @property
+    def spec(self) -> EngineSpec:
+        """Its tensors."""
+        return self._spec
+
+    @property
+    def program(self) -> torch.fx.GraphModule:
+        """The network as a graph of ATen operators; raises `EngineError` once the engine is closed."""
+        if self._program is None:
+            raise EngineError("the engine was closed.")
+        program: torch.fx.GraphModule = self._program
+        return program
+
+    def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Call:
+        """See `Engine.bind`; PyTorch keeps memory of its own, and on a GPU each call copies in and out."""
+        self._spec.check(inputs, outputs)
+        assert self.program is not None
+        given = [inputs[tensor.name] for tensor in self._spec.inputs]
+        (output,) = outputs.values()
+        into = torch.from_numpy(output)
+
+        def call() -> None:
+            assert self.program is not None
+            try:
+                with torch.inference_mode(), limit_threads(self._threads):
+                    answer = self._run(*(_read(array).to(self._device) for array in given))
+                    if answer.shape != into.shape:  # copy_ would repeat it
+                        raise RuntimeError(f"it computes {list(answer.shape)}, not {list(into.shape)}")
+                    into.copy_(answer)
+            except RuntimeError as error:  # of sizes that do not fit, and of memory
+                raise EngineError(
+                    f"PyTorch failed: {error}", remedy="Use fewer pixels, frames or rows if memory ran out."
+                ) from error
+
+        return call
+
+    def close(self) -> None:
+        """Drop the network; its memory goes with it, or to PyTorch's pool on a GPU."""
+        self._program = self._run = None
+
+
+def open_engine(
+    path: Path,
+    spec: EngineSpec,
+    *,
+    device: str,
+    threads: int | None,
+    alert: bool,
+    plan: Plan | None = None,
+) -> TorchEngine:
+    """Load one engine file on "cpu", "cuda" or "cuda:N"; "auto" takes a GPU if PyTorch finds one.
+
+    `threads` bounds the CPU threads while a call runs (`limit_threads`); `alert` is not PyTorch's to choose.
+    Raises `BundleError` for a device that is not there, and for an unknown `MIMICMOTION_TORCH`.
+    """
+    mode = os.environ.get(MODE_VARIABLE) or "eager"
+    if mode not in ("eager", "compile"):
+        raise BundleError(f"{MODE_VARIABLE} is {mode!r}.", remedy="Set it to eager or compile.")
+    return TorchEngine(path, spec, choose_device(device), threads, mode)
+
+
+def choose_device(device: str) -> str:
+    """PyTorch's name for a device; raises `BundleError` if it is not there."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    known = ["cpu", *(["cuda"] if count else []), *(f"cuda:{index}" for index in range(count))]
+    if device == "auto":
+        return "cuda" if count else "cpu"
+    if device not in known:
+        raise BundleError(
+            f"a torch bundle does not run on {device!r}: PyTorch {torch.__version__} finds {', '.join(known)}.",
+            remedy='Use device="auto", or install the PyTorch build for your GPU and its driver.',
+        )
+    return device
+
+
+def _read(array: Array) -> torch.Tensor:
+    """The array's own memory, or a copy where it may not be written: PyTorch knows no such tensors."""
+    return torch.from_numpy(array) if array.flags.writeable else torch.tensor(array)
+
+
+_LOCK = threading.Lock()
+_LIMITED = {"calls": 0, "before": 0}
+
+
+@contextlib.contextmanager
+def limit_threads(threads: int | None) -> Iterator[None]:
+    """PyTorch's CPU threads while at least one call runs; the number is the process's, so it is put back after.
+
+    Of calls at the same time with different bounds the last one's holds for all.
+    """
+    if threads is None:
+        yield
+        return
+    with _LOCK:
+        if _LIMITED["calls"] == 0:
+            _LIMITED["before"] = torch.get_num_threads()
+        _LIMITED["calls"] += 1
+        torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        with _LOCK:
+            _LIMITED["calls"] -= 1
+            if _LIMITED["calls"] == 0:
+                torch.set_num_threads(_LIMITED["before"])
+
+
+def read_trace(trace: Any, device: torch.device) -> torch.fx.GraphModule:
+    """A TorchScript trace without control flow as a graph of ATen operators, whose new tensors are on `device`.
+
+    Raises `ValueError` for an operator that a traced network of ours does not have.
+    """
+    graph, tensors = torch.fx.Graph(), dict(trace.state_dict())
+    traced = trace.inlined_graph
+    own, *arguments = traced.inputs()
+    values: dict[str, Any] = {
+        value.debugName(): graph.placeholder(f"input_{index}") for index, value in enumerate(arguments)
+    }
+    paths, sizes = {own.debugName(): ""}, set[str]()
+    for node in traced.nodes():
+        kind, inputs = node.kind(), [value.debugName() for value in node.inputs()]
+        outputs = [value.debugName() for value in node.outputs()]
+        if kind == "prim::GetAttr":
+            path = f"{paths[inputs[0]]}.{node.s('name')}".lstrip(".")
+            paths[outputs[0]] = path
+            if path in tensors:
+                values[outputs[0]] = graph.get_attr(path)
+            continue
+        given = [values[name] for name in inputs]
+        if kind == "prim::Constant":
+            values[outputs[0]] = _constant(node.output(), device, graph, tensors)
+            if isinstance(values[outputs[0]], int):
+                sizes.add(outputs[0])
+        elif kind in SAME:
+            values[outputs[0]] = given[0]
+            sizes.add(outputs[0])
+        elif kind in ("prim::ListConstruct", "prim::TupleConstruct"):
+            values[outputs[0]] = given
+        elif kind in ("prim::ListUnpack", "prim::TupleUnpack"):
+            for index, name in enumerate(outputs):
+                values[name] = _item(graph, given[0], index)
+        elif kind == "aten::size":
+            values[outputs[0]] = graph.call_method("size", tuple(given))
+        elif kind in SIZES and sizes.issuperset(inputs):
+            values[outputs[0]] = graph.call_function(SIZES[kind], tuple(given[:2]))
+            sizes.add(outputs[0])
+        else:
+            values[outputs[0]] = _call(graph, node, given)
+    (result,) = (values[value.debugName()] for value in traced.outputs())
+    graph.output(result)
+    used = {node.target for node in graph.nodes if node.op == "get_attr"}
+    return torch.fx.GraphModule({name: tensors[name] for name in tensors if name in used}, graph)
+
+
+def _constant(output: Any, device: torch.device, graph: torch.fx.Graph, tensors: dict[str, Any]) -> Any:
+    """A constant's value; of a device the one that is wanted now, of a number in a tensor the number."""
+    value = output.toIValue()
+    if isinstance(value, torch.device):
+        return device
+    if not isinstance(value, torch.Tensor):
+        return value
+    if value.dim() == 0:
+        return value.item()
+    name = f"constant_{len(tensors)}"
+    tensors[name] = value.to(device)
+    return graph.get_attr(name)
+
+
+def _item(graph: torch.fx.Graph, value: Any, index: int) -> Any:
+    return value[index] if isinstance(value, list) else graph.call_function(operator.getitem, (value, index))
+
+
+def _call(graph: torch.fx.Graph, node: Any, given: list[Any]) -> torch.fx.Node:
+    """A call of the same overload of the same ATen operator."""
+    space, _, name = node.schema().partition("(")[0].partition("::")
+    if space != "aten":
+        raise ValueError(f"{node.kind()} is no operator of a traced network")
+    packet, _, overload = name.partition(".")
+    target = getattr(getattr(torch.ops.aten, packet), overload or "default")
+    arguments = list(zip(target._schema.arguments, given, strict=True))
+    positional = tuple(value for argument, value in arguments if not argument.kwarg_only)
+    named = {argument.name: value for argument, value in arguments if argument.kwarg_only}
+    return graph.call_function(target, positional, named)
