@@ -76,7 +76,8 @@ class StepProgram:
             "pose": empty((most, slots, channels, *cells), kinds["pose"]),
         }
         self._predictions = empty((rows, slots, 4, *cells), kinds["prediction"])
-        self._calls = self._bind(unet)
+        self.calls = self._bind(unet)
+        """The U-Net bound for each batch, in order."""
         self._replay = device.record(self._work, graphs=graphs)
 
     @property
@@ -125,7 +126,7 @@ class StepProgram:
     def _work(self, stream: Any) -> None:
         """One step: gather, U-Net for each batch; then blend, guide and step."""
         row = 0
-        for size, call in zip(self._layout.batches, self._calls, strict=True):
+        for size, call in zip(self._layout.batches, self.calls, strict=True):
             self._gather(row, size, stream)
             self._device.call(call, stream)
             row += size

@@ -1,0 +1,248 @@
+"""The stages of `gpu_check.py`: each proves or times one thing and returns its figures."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gpu_real import compare_loops, decode_frames, matmul_ceiling
+
+from mimicmotion_trt import Animator, Settings
+from mimicmotion_trt.cuda import launches
+from mimicmotion_trt.cuda.compiler import compile_kernels
+from mimicmotion_trt.cuda.device import CudaDevice
+from mimicmotion_trt.engines.cuda_memory import Gpu, open_gpu
+from mimicmotion_trt.errors import BundleError
+from mimicmotion_trt.kernels import to_pictures
+from mimicmotion_trt.segments import fusion_weights, plan_segments
+
+GOLDEN = Path(__file__).parents[1] / "tests" / "data" / "golden" / "tiny"
+ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
+Figures = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where the stages run."""
+
+    gpu: Gpu | None
+    name: str
+    why: str
+    """Why there is no GPU."""
+    bundle: str
+
+    @classmethod
+    def look(cls, index: int, bundle: str) -> Machine:
+        """The GPU of that number, if there is one."""
+        try:
+            gpu = open_gpu(index)
+        except BundleError as error:
+            return cls(None, "cpu", str(error), bundle)
+        return cls(gpu, gpu.name, "", bundle)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One of them."""
+
+    says: str
+    run: Callable[[Machine], Figures]
+    needs_gpu: bool = True
+
+
+def cubins(machine: Machine) -> Figures:
+    """The kernels compile for every architecture; needs no GPU."""
+    figures: Figures = {}
+    for arch in ARCHITECTURES:
+        began = time.perf_counter()
+        sizes = [len(compile_kernels(arch, dtype)) for dtype in ("float16", "float32")]
+        figures[f"{arch}_bytes"] = sum(sizes)
+        figures[f"{arch}_s"] = round(time.perf_counter() - began, 3)
+    return figures
+
+
+def same_bytes(machine: Machine) -> Figures:
+    """Two runs of one seed give the same bytes on this machine's device."""
+    with Animator.load(machine.bundle) as animator:
+        width, height = animator.manifest.sizes[0]
+        chance = np.random.default_rng(0)
+        picture = chance.integers(0, 255, (height, width, 3), np.uint8)
+        poses = chance.integers(0, 255, (17, height, width, 3), np.uint8)
+        settings = animator.settings(steps=3, seed=1)
+        runs = [animator.sample(picture, poses, settings) for _ in range(2)]
+        seconds = []
+        for _ in range(3):
+            began = time.perf_counter()
+            animator.sample(picture, poses, settings)
+            seconds.append(time.perf_counter() - began)
+    if runs[0].tobytes() != runs[1].tobytes():
+        raise AssertionError("two runs of one seed differ")
+    return {"same": True, "sample_s": min(seconds), "device": "cpu" if machine.gpu is None else machine.name}
+
+
+def golden(machine: Machine) -> Figures:
+    """The reference's own latents against ours, in float32 and in float16, on the graphs of this machine's device."""
+    import tempfile
+
+    from mimicmotion_trt.export.build import build_bundle
+    from mimicmotion_trt.export.options import Options
+
+    figures: Figures = {}
+    backend = "onnxruntime" if machine.gpu is None else "torch"
+    with tempfile.TemporaryDirectory() as folder:
+        for precision in ("fp32", "fp16"):
+            output = Path(folder) / precision
+            options = Options(backend, precision, ((64, 128), (128, 64)), 16, defaults={"canvas": 512})
+            build_bundle(GOLDEN / "svd", GOLDEN / "mimicmotion.pth", output, options)
+            with Animator.load(output) as animator:
+                for case in sorted(GOLDEN.glob("*.npz")):
+                    figures[f"{case.stem}_{precision}"] = golden_error(animator, case)
+    return figures
+
+
+def golden_error(animator: Animator, case: Path) -> float:
+    """Relative L2 error of the last latents of one golden run."""
+    with np.load(case) as file:
+        run = dict(file)
+    given = json.loads(str(run.pop("settings")))
+    keys = ("segment", "overlap", "steps", "noise_aug", "guidance", "decode_chunk")
+    settings = Settings(**{key: given[key] for key in keys})
+    latents = animator.sample(
+        case.with_suffix(".png"),
+        np.ascontiguousarray(run["pose_frames"].transpose(0, 2, 3, 1)),
+        settings,
+        initial_latents=run["initial_latents"][0],
+        image_noise=run["image_noise"][0] if settings.noise_aug else None,
+    )
+    expected = run["latents_after_step"][-1]
+    return float(np.linalg.norm(latents - expected) / np.linalg.norm(expected))
+
+
+def kernels(machine: Machine) -> Figures:
+    """Every kernel against numpy, and the bandwidth of the two large ones against a copy's."""
+    assert machine.gpu is not None
+    figures: Figures = {}
+    for dtype in ("float16", "float32"):
+        device = CudaDevice(machine.gpu, dtype)
+        figures |= {f"{name}_{dtype}": value for name, value in check_kernels(device, dtype).items()}
+    return figures
+
+
+def check_kernels(device: CudaDevice, dtype: str) -> Figures:
+    """Largest differences, and bandwidths in GB/s at 72 frames of 72x128 cells in segments of 16."""
+    chance, kind = np.random.default_rng(0), np.dtype(dtype)
+    frames, (high, wide) = 72, (72, 128)
+    plan = plan_segments(frames, 16, 6, "reference")
+    weights = fusion_weights(plan, "triangular")
+    tables = launches.make_tables(plan, weights)
+    rows, slots = tables.frames.shape
+    predictions = chance.normal(size=(rows, slots, 4, high, wide)).astype(kind)
+    latents = chance.normal(size=(frames, 4, high, wide)).astype(np.float32)
+    guidance, numbers = np.full(frames, 2.0, np.float32), np.array([0.3, 0.5, 0.9, -0.2], np.float32)
+    held = {
+        name: put(device, values)
+        for name, values in {
+            "predictions": predictions,
+            "first": tables.first,
+            "covers": tables.covers,
+            "guidance": guidance,
+            "numbers": numbers,
+            "latents": latents,
+        }.items()
+    }
+    launch = launches.blend_step(frames, high * wide)
+    device.launch(launch, *held.values(), stream=device.gpu.stream)
+    expected = latents * numbers[2]
+    for row, (slots_of, conditional) in enumerate(zip(tables.frames, tables.conditional, strict=True)):
+        share = weights[row // 2] * (2.0 if conditional else -1.0) * numbers[3]
+        for slot, frame in enumerate(slots_of):
+            expected[frame] += share[slot].astype(np.float32) * predictions[row, slot].astype(np.float32)
+    found = device.download(held["latents"])
+    moved = predictions.nbytes + 2 * latents.nbytes
+    pictures = pictures_figures(device, kind)
+    return {
+        "blend_step_difference": float(np.abs(found - expected).max()),
+        "blend_step_gb_s": moved
+        / repeat(device, lambda s: device.launch(launch, *held.values(), stream=s))
+        / 1e9,
+        "copy_gb_s": copy_bandwidth(device, moved // 2),
+        **pictures,
+    }
+
+
+def pictures_figures(device: CudaDevice, kind: np.dtype[Any]) -> Figures:
+    """Decode's post-processing at 8 frames of 1024x576."""
+    planes = np.random.default_rng(1).uniform(-1.1, 1.1, (8, 3, 576, 1024)).astype(kind)
+    source, into = put(device, planes), device.empty((8, 576, 1024, 3), np.uint8)
+    launch = launches.to_pictures(8, 576 * 1024, kind)
+    device.launch(launch, source, into, stream=device.gpu.stream)
+    expected = np.empty(into.shape, np.uint8)
+    to_pictures(planes.astype(np.float32), expected)
+    seconds = repeat(device, lambda s: device.launch(launch, source, into, stream=s))
+    return {
+        "to_pictures_same": bool(np.array_equal(device.download(into), expected)),
+        "to_pictures_gb_s": (planes.nbytes + expected.nbytes) / seconds / 1e9,
+    }
+
+
+def put(device: CudaDevice, values: np.ndarray[Any, Any]) -> Any:
+    """An array on the device with these values."""
+    array = device.empty(values.shape, values.dtype)
+    device.upload(values, array)
+    return array
+
+
+def repeat(device: CudaDevice, work: Callable[[Any], None], times: int = 50) -> float:
+    """Seconds of one repetition, the median of three series."""
+    gpu, series = device.gpu, []
+    for _ in range(4):
+        gpu.wait()
+        began = time.perf_counter()
+        for _ in range(times):
+            work(gpu.stream)
+        gpu.wait()
+        series.append((time.perf_counter() - began) / times)
+    return float(np.median(series[1:]))
+
+
+def copy_bandwidth(device: CudaDevice, size: int) -> float:
+    """GB/s read and written by a copy of `size` bytes on the device."""
+    source, target = (device.empty((size,), np.uint8) for _ in range(2))
+    return 2 * size / repeat(device, lambda _: device.copy(source, target)) / 1e9
+
+
+def ceiling(machine: Machine) -> Figures:
+    """TFLOP/s of a large float16 matrix product."""
+    return {"matmul_tflops": matmul_ceiling()}
+
+
+def loops(frames: int) -> Callable[[Machine], Figures]:
+    """The real size with random weights: the plain loop, and ours with each step switched on in turn."""
+
+    def stage(machine: Machine) -> Figures:
+        assert machine.gpu is not None
+        return compare_loops(machine.gpu, frames)
+
+    return stage
+
+
+def decode(machine: Machine) -> Figures:
+    """Seconds a frame of the real VAE decoder, 8 frames of 1024x576 at a time."""
+    return decode_frames()
+
+
+STAGES: dict[str, Stage] = {
+    "cubins": Stage("the kernels for every architecture", cubins, needs_gpu=False),
+    "same-bytes": Stage("one seed, the same bytes", same_bytes, needs_gpu=False),
+    "golden": Stage("the reference's golden runs in float32 and float16", golden, needs_gpu=False),
+    "kernels": Stage("kernels against numpy, and their bandwidth", kernels),
+    "ceiling": Stage("the matmul ceiling", ceiling),
+    "loop-16": Stage("1.5 billion weights, 1024x576, one segment of 16 frames", loops(16)),
+    "loop-72": Stage("the same, one segment of 72 frames", loops(72)),
+    "decode": Stage("the real VAE decoder", decode),
+}
