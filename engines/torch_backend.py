@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..errors import BundleError, EngineError
 from .backend import Call
 from .plan import Plan
@@ -82,9 +84,14 @@ class TorchEngine:
         return program
 
     def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Call:
-        """See `Engine.bind`; PyTorch keeps memory of its own, and on a GPU each call copies in and out."""
+        """See `Engine.bind`; PyTorch keeps memory of its own, and on a GPU each call copies in and out.
+
+        With arrays on the GPU the result is a `torch_binding.TorchBinding`, to be put on any stream.
+        """
         self._spec.check(inputs, outputs)
         assert self.program is not None
+        if not any(isinstance(array, np.ndarray) for array in (*inputs.values(), *outputs.values())):
+            return self._bind_device(inputs, outputs)
         given = [inputs[tensor.name] for tensor in self._spec.inputs]
         (output,) = outputs.values()
         into = torch.from_numpy(output)
@@ -103,6 +110,13 @@ class TorchEngine:
                 ) from error
 
         return call
+
+    def _bind_device(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Any:
+        from .torch_binding import TorchBinding
+
+        ordered = {tensor.name: inputs[tensor.name] for tensor in self._spec.inputs}
+        (output,) = outputs.values()
+        return TorchBinding(self._run, ordered, output, self._device)
 
     def close(self) -> None:
         """Drop the network; its memory goes with it, or to PyTorch's pool on a GPU."""
