@@ -9,9 +9,15 @@ from typing import Protocol
 
 from ..errors import BundleError
 from .bundle import Bundle
+from .plan import Plan
 from .spec import Array, EngineSpec
 
-BACKENDS = {"onnxruntime": "onnxruntime_backend", "torch": "torch_backend"}
+BACKENDS = {
+    "onnxruntime": "onnxruntime_backend",
+    "tensorrt": "tensorrt_backend",
+    "tensorrt-rtx": "tensorrt_backend",
+    "torch": "torch_backend",
+}
 """Backend name in the manifest -> module of this room."""
 
 Call = Callable[[], None]
@@ -39,9 +45,19 @@ class Backend(Protocol):
     """What each backend's module offers."""
 
     def open_engine(
-        self, path: Path, spec: EngineSpec, *, device: str, threads: int | None, alert: bool
+        self,
+        path: Path,
+        spec: EngineSpec,
+        *,
+        device: str,
+        threads: int | None,
+        alert: bool,
+        plan: Plan | None,
     ) -> Engine:
-        """Load one engine file; raises `BundleError` if it does not fit the spec or the machine."""
+        """Load one engine file; raises `BundleError` if it does not fit the spec or the machine.
+
+        `plan` is what the manifest says of how the file was compiled.
+        """
 
 
 def open_engine(
@@ -64,5 +80,12 @@ def open_engine(
             remedy=f"Rebuild it with --backend {' or '.join(BACKENDS)}.",
         )
     module: Backend = importlib.import_module(f".{BACKENDS[name]}", __package__)
-    spec = bundle.manifest.networks[network].spec
-    return module.open_engine(bundle.engine_path(network), spec, device=device, threads=threads, alert=alert)
+    found = bundle.manifest.networks[network]
+    return module.open_engine(
+        bundle.engine_path(network),
+        found.spec,
+        device=device,
+        threads=threads,
+        alert=alert,
+        plan=found.plan,
+    )

@@ -10,6 +10,7 @@ import onnxruntime as ort
 
 from ..errors import BundleError, EngineError
 from .backend import Call
+from .plan import Plan
 from .spec import Array, EngineSpec, TensorSpec
 
 _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16"}
@@ -70,9 +71,15 @@ class OnnxRuntimeEngine:
 
 
 def open_engine(
-    path: Path, spec: EngineSpec, *, device: str, threads: int | None, alert: bool
+    path: Path,
+    spec: EngineSpec,
+    *,
+    device: str,
+    threads: int | None,
+    alert: bool,
+    plan: Plan | None = None,
 ) -> OnnxRuntimeEngine:
-    """Load one ONNX file. `device` must be "auto" or "cpu"; `threads` None takes every core."""
+    """Load one ONNX file. `device` must be "auto" or "cpu"; `threads` None takes every core; there is no plan."""
     if device not in ("auto", "cpu"):
         raise BundleError(
             f"an onnxruntime bundle runs on the CPU, not on {device!r}.",

@@ -37,6 +37,11 @@ class EngineSpec:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
+    @property
+    def dtypes(self) -> dict[str, np.dtype[Any]]:
+        """The dtype of each tensor."""
+        return {spec.name: np.dtype(spec.dtype) for spec in (*self.inputs, *self.outputs)}
+
     def check(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> dict[str, int]:
         """The sizes of the free dimensions; raises `EngineError` if an array is not what the spec says."""
         sizes: dict[str, int] = {}

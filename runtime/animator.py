@@ -14,18 +14,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .arrays import check_latents, check_noise, check_overlap, check_pose_frames
 from .bundles import load_bundle
 from .clip import Clip, Picture, Source
 from .denoise import Conditions, Denoiser, guidance_ramp, make_rows
 from .engines import NETWORKS, Bundle, Manifest, open_engine
-from .errors import MotionError, SettingsError
+from .errors import SettingsError
 from .job import Job
 from .limits import Limits, check_limit
 from .media.picture import fit_picture, read_picture
 from .noise import latent_noise, picture_noise, spread
 from .schedule import Step, euler_steps, initial_scale, karras_sigmas
-from .segments import fusion_weights, plan_segments
-from .settings import SIZE_MULTIPLE, Settings
+from .segments import Plan, fusion_weights, plan_segments
+from .settings import Settings
+from .shapes import Shapes
 from .stages import Stages
 
 Float = NDArray[np.float32]
@@ -75,8 +77,12 @@ class Animator:
         return cls(load_bundle(bundle), device=device, threads=threads, limits=limits or Limits())
 
     @property
+    def _shapes(self) -> Shapes:
+        return Shapes.of(self.manifest)
+
+    @property
     def _two_lanes(self) -> bool:
-        return (self.threads or os.cpu_count() or 1) > 1
+        return not self._shapes.compiled and (self.threads or os.cpu_count() or 1) > 1
 
     def _engine_threads(self, network: str) -> int | None:
         """The U-Net runs two batches at a time, whose calling threads work too."""
@@ -168,6 +174,10 @@ class Animator:
         check_limit(
             "pixels of the video", math.prod(source.size), self.limits.output_pixels, field="settings.size"
         )
+        # How many frames a video has, only reading it will tell: then one segment stands for the rest.
+        known = source.motion.video is None
+        frames = source.motion.frames + 1 if known else settings.segment or 1
+        self.plan(frames, settings, (source.size[1] // 8, source.size[0] // 8))
         return Clip(self, source, settings, cancelled, clock)
 
     def sample(
@@ -214,23 +224,29 @@ class Animator:
             raise SettingsError(
                 f"chunk is {chunk}.", remedy="Decode 1 frame or more at a time.", field="chunk"
             )
+        self._shapes.check_chunk(chunk, len(latents), (latents.shape[2], latents.shape[3]))
         return np.concatenate(list(self.stages.decode(latents, chunk)))
 
     def condition(
         self, picture: Picture, frames: int, settings: Settings, image_noise: Float | None = None
     ) -> Conditions:
-        """Encode a picture uint8 [H,W,3] for a clip of `frames` frames; the pose features are left to be filled."""
+        """Encode a picture uint8 [H,W,3] for a clip of `frames` frames; the pose features are left to be filled.
+
+        Raises `InputError` for a clip that the bundle's engines do not take, before any of them runs.
+        """
         height, width = picture.shape[:2]
+        self.plan(frames, settings, (height // 8, width // 8))
         noise = None
         if settings.noise_aug > 0:
             noise = picture_noise(settings.seed, height, width) if image_noise is None else image_noise
             noise = check_noise(noise, (3, height, width), "image_noise")
-        channels = self.manifest.networks["pose_net"].spec.outputs[0].shape[1]
+        (features,) = self.manifest.networks["pose_net"].spec.outputs
+        channels = features.shape[1]
         assert isinstance(channels, int)
         return Conditions(
             embedding=self.stages.embed_picture(picture),
             image_latents=self.stages.encode_picture(picture, settings.noise_aug, noise),
-            pose=np.empty((frames, channels, height // 8, width // 8), np.float32),
+            pose=np.empty((frames, channels, height // 8, width // 8), features.dtype),
             time_ids=(settings.conditioning_fps - 1, settings.motion_bucket, settings.noise_aug),
         )
 
@@ -238,21 +254,40 @@ class Animator:
         self, conditions: Conditions, settings: Settings, initial_latents: Float | None = None
     ) -> Denoiser:
         """The step program of a clip, its latents at the first sigma."""
-        frames, cells = len(conditions.pose), conditions.image_latents.shape[1:]
-        assert settings.segment is not None
-        check_overlap(settings)
-        plan = plan_segments(frames, settings.segment, settings.overlap, settings.layout)
+        frames, (high, wide) = len(conditions.pose), conditions.image_latents.shape[1:]
+        cells = (high, wide)
+        plan = self.plan(frames, settings, cells)
         rows = make_rows(
             plan, fusion_weights(plan, settings.fusion), guidance_ramp(settings.guidance, frames)
         )
-        denoiser = Denoiser(self._engines["unet"], conditions, rows, self.manifest.rows[-1], self._executor)
+        denoiser = Denoiser(
+            self._engines["unet"],
+            conditions,
+            rows,
+            self.manifest.rows[-1],
+            self._executor,
+            self._shapes.rows(plan.shape[1], cells),
+        )
         if initial_latents is None:
-            size = (cells[0], cells[1])
-            noise = latent_noise(settings.seed, frames, settings.segment, size, settings.noise)
+            segment = self._shapes.segment(settings, frames, cells)
+            noise = latent_noise(settings.seed, frames, segment, cells, settings.noise)
         else:
             noise = spread(check_noise(initial_latents, (None, 4, *cells), "initial_latents"), frames)
         np.multiply(noise, np.float32(initial_scale(self.sigmas(settings))), out=denoiser.latents)
         return denoiser
+
+    def plan(self, frames: int, settings: Settings, cells: tuple[int, int]) -> Plan:
+        """The segments [S,N] of a clip of `frames` frames of cells (height, width).
+
+        Raises `InputError` where the bundle's engines do not take them.
+        """
+        shapes = self._shapes
+        segment = shapes.segment(settings, frames, cells)
+        check_overlap(settings, segment)
+        plan = plan_segments(frames, segment, settings.overlap, settings.layout)
+        shapes.rows(plan.shape[1], cells)
+        shapes.check_chunk(settings.decode_chunk, frames, cells)
+        return plan
 
     def sigmas(self, settings: Settings) -> NDArray[np.float32]:
         """The schedule [steps+1] of resolved settings."""
@@ -276,69 +311,3 @@ class Animator:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def check_overlap(settings: Settings) -> None:
-    """The overlap against a segment that the bundle, not the caller, chose."""
-    assert settings.segment is not None
-    if settings.overlap >= settings.segment:
-        raise SettingsError(
-            f"overlap {settings.overlap} is not smaller than the bundle's segment {settings.segment}.",
-            remedy="Choose a smaller overlap.",
-            field="settings.overlap",
-        )
-
-
-def check_pose_frames(pose_frames: NDArray[np.uint8], settings: Settings) -> NDArray[np.uint8]:
-    """uint8 [F,H,W,3] of a size that the networks take, or a `MotionError`."""
-    poses = pose_frames
-    if (
-        not isinstance(poses, np.ndarray)
-        or poses.dtype != np.uint8
-        or poses.ndim != 4
-        or poses.shape[-1] != 3
-        or not poses.size
-    ):
-        raise MotionError(
-            f"pose_frames are {_described(poses)}.",
-            remedy="Give uint8 [F,H,W,3], the reference's own pose first.",
-            field="pose_frames",
-        )
-    size = (poses.shape[2], poses.shape[1])
-    if size[0] % SIZE_MULTIPLE or size[1] % SIZE_MULTIPLE or settings.size not in (None, size):
-        raise MotionError(
-            f"pose_frames are {size[0]}x{size[1]}.",
-            remedy=f"Both sides must be multiples of {SIZE_MULTIPLE}, and settings.size the same or None.",
-            field="pose_frames",
-        )
-    return poses
-
-
-def check_latents(latents: Float) -> Float:
-    """Finite float32 [F,4,h,w], or a `SettingsError`."""
-    return check_noise(latents, (None, 4, None, None), "latents")
-
-
-def check_noise(noise: Float, shape: tuple[int | None, ...], name: str) -> Float:
-    """Finite float32 of a shape (None: any size of at least 1), or a `SettingsError`."""
-    try:
-        given = np.asarray(noise, np.float32)
-    except (TypeError, ValueError):  # text, ragged lists
-        given = np.empty(0, np.float32)
-    fits = given.ndim == len(shape) and all(
-        size == (wanted or max(size, 1)) for size, wanted in zip(given.shape, shape, strict=True)
-    )
-    if not fits or not np.isfinite(given).all():
-        wanted = ", ".join("any" if size is None else str(size) for size in shape)
-        raise SettingsError(
-            f"{name} is {_described(noise)}{', and not finite' if fits else ''}.",
-            remedy=f"Give finite float32 [{wanted}].",
-            field=name,
-        )
-    return given
-
-
-def _described(value: object) -> str:
-    return (
-        f"{value.dtype}{list(value.shape)}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
-    )

@@ -11,9 +11,11 @@ with share = fusion weight times g (conditional row) or 1 - g (unconditional row
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, wait
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,8 +36,8 @@ class Conditions:
     """CLIP's token [1,D]."""
     image_latents: Float
     """[4,h,w], not multiplied by the scaling factor."""
-    pose: Float
-    """PoseNet's features [F,C,h,w]."""
+    pose: NDArray[Any]
+    """PoseNet's features [F,C,h,w], in the dtype of the engines."""
     time_ids: tuple[float, float, float]
     """(fps - 1, motion bucket, noise_aug)."""
 
@@ -72,28 +74,44 @@ def batch_size(rows: int, most: int, lanes: int) -> int:
     return min(range(min(most, rows), 0, -1), key=turns)
 
 
+def split_rows(rows: int, sizes: Sequence[int]) -> list[int]:
+    """Rows of each batch, where an engine takes only batches of some `sizes`: 7 rows in 1, 2 or 4 are 4, 2 and 1.
+
+    The last batch may have fewer than any of them; it is run with rows that count nothing.
+    """
+    parts = []
+    while rows > 0:
+        parts.append(min(max((size for size in sizes if size <= rows), default=rows), rows))
+        rows -= parts[-1]
+    return parts
+
+
 class Lane:
     """The arrays that one batch of rows runs on, and the engine bound to them."""
 
     def __init__(self, unet: Engine, conditions: Conditions, sizes: set[int], slots: int) -> None:
         self._conditions = conditions
         cells = conditions.image_latents.shape[1:]
-        most = max(sizes)
+        most, dtypes = max(sizes), unet.spec.dtypes
         self._inputs = {
-            "latents": np.zeros((most, slots, 8, *cells), np.float32),
-            "timestep": np.zeros(most, np.float32),
-            "embedding": np.zeros((most, 1, conditions.embedding.shape[-1]), np.float32),
-            "time_ids": np.tile(np.array(conditions.time_ids, np.float32), (most, 1)),
-            "pose": np.zeros((most, slots, *conditions.pose.shape[1:]), np.float32),
+            "latents": np.zeros((most, slots, 8, *cells), dtypes["latents"]),
+            "timestep": np.zeros(most, dtypes["timestep"]),
+            "embedding": np.zeros((most, 1, conditions.embedding.shape[-1]), dtypes["embedding"]),
+            "time_ids": np.tile(np.array(conditions.time_ids, dtypes["time_ids"]), (most, 1)),
+            "pose": np.zeros((most, slots, *conditions.pose.shape[1:]), dtypes["pose"]),
         }
-        self.prediction = np.empty((most, slots, 4, *cells), np.float32)
-        self.calls: dict[int, Call] = {
+        self.prediction = np.empty((most, slots, 4, *cells), dtypes["prediction"])
+        self._calls: dict[int, Call] = {
             size: unet.bind(
                 {name: array[:size] for name, array in self._inputs.items()},
                 {"prediction": self.prediction[:size]},
             )
-            for size in sizes
+            for size in sorted(sizes)
         }
+
+    def call(self, rows: int) -> Call:
+        """Runs the engine on that many rows, or on as few more as it can."""
+        return next(call for size, call in self._calls.items() if size >= rows)
 
     def gather(self, latents: Float, batch: list[Row], step: Step) -> None:
         """Fill the engine's inputs for a batch."""
@@ -115,7 +133,8 @@ class Denoiser:
     """The step program of one clip, bound to its arrays.
 
     With an `executor` two batches run at a time, one of them on its thread: on a CPU two batches on half
-    the threads each are faster than one after the other on all.
+    the threads each are faster than one after the other on all. `compiled` are the only numbers of rows that
+    the U-Net takes, where that is so; else it takes any, up to `most_rows`.
     """
 
     def __init__(
@@ -125,13 +144,19 @@ class Denoiser:
         rows: list[Row],
         most_rows: int,
         executor: Executor | None = None,
+        compiled: Sequence[int] = (),
     ) -> None:
         lanes = 1 if executor is None else 2
-        size = batch_size(len(rows), most_rows, lanes)
         self._executor = executor
-        self._batches = [rows[part] for part in batches(len(rows), size)]
+        if compiled:
+            ends = list(accumulate(split_rows(len(rows), compiled), initial=0))
+            self._batches = [rows[start:end] for start, end in pairwise(ends)]
+        else:
+            size = batch_size(len(rows), most_rows, lanes)
+            self._batches = [rows[part] for part in batches(len(rows), size)]
         slots = len(rows[0].frames)
-        sizes = {len(batch) for batch in self._batches}
+        counts = {len(batch) for batch in self._batches}
+        sizes = {min(size for size in compiled or counts if size >= count) for count in counts}
         self._lanes = [Lane(unet, conditions, sizes, slots) for _ in range(min(lanes, len(self._batches)))]
         cells = conditions.image_latents.shape[1:]
         self._share = np.empty(slots, np.float32)
@@ -160,7 +185,7 @@ class Denoiser:
             group = list(zip(self._lanes, self._batches[start : start + len(self._lanes)], strict=False))
             for lane, batch in group:
                 lane.gather(self.latents, batch, step)
-            self._call([lane.calls[len(batch)] for lane, batch in group])
+            self._call([lane.call(len(batch)) for lane, batch in group])
             for lane, batch in group:  # always in the order of the rows: the sum's last bits depend on it
                 self._blend(lane.prediction, batch, step, following)
                 done += len(batch)

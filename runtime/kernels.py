@@ -29,7 +29,11 @@ def blend(
 
 
 def to_pictures(planes: NDArray[Any], out: NDArray[np.uint8]) -> None:
-    """out uint8 [n,H,W,3] <- planes [n,3,H,W] in [-1, 1], scaled to 255 and truncated; planes are overwritten."""
+    """out uint8 [n,H,W,3] <- planes [n,3,H,W] in [-1, 1], scaled to 255 and truncated, in float32.
+
+    Planes of float32 are overwritten.
+    """
+    planes = planes.astype(np.float32, copy=False)
     planes *= 0.5
     planes += 0.5
     np.clip(planes, 0.0, 1.0, out=planes)

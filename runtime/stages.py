@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,10 +41,14 @@ class Stages:
         latents: Float = self._run("vae_encoder", {"image": image[None]})[0]
         return latents
 
-    def encode_poses(self, pictures: Iterable[Picture], out: Float) -> Iterator[int]:
-        """PoseNet's features into out [F,C,h,w], as pose pictures uint8 [H,W,3] come; yields frames done."""
+    def encode_poses(self, pictures: Iterable[Picture], out: NDArray[Any]) -> Iterator[int]:
+        """PoseNet's features into out [F,C,h,w], as pose pictures uint8 [H,W,3] come; yields frames done.
+
+        `out` is of the engine's dtype.
+        """
         frames, _, high, wide = out.shape
-        chunk = np.empty((min(POSE_CHUNK, frames), 3, high * 8, wide * 8), np.float32)
+        dtype = self._engines["pose_net"].spec.dtypes["pose"]
+        chunk = np.empty((min(POSE_CHUNK, frames), 3, high * 8, wide * 8), dtype)
         waiting = iter(pictures)
         for part in batches(frames, len(chunk)):
             count = part.stop - part.start
@@ -56,8 +61,9 @@ class Stages:
         """uint8 [n,H,W,3] of each chunk of latents [F,4,h,w]; each array is the caller's to keep."""
         frames, _, high, wide = latents.shape
         size = min(chunk, frames)
-        scaled = np.empty((size, 4, high, wide), np.float32)
-        planes = np.empty((size, 3, high * 8, wide * 8), np.float32)
+        dtypes = self._engines["vae_decoder"].spec.dtypes
+        scaled = np.empty((size, 4, high, wide), dtypes["latents"])
+        planes = np.empty((size, 3, high * 8, wide * 8), dtypes["frames_out"])
         calls: dict[int, Call] = {}
         for part in batches(frames, size):
             count = part.stop - part.start
@@ -72,12 +78,15 @@ class Stages:
             yield pictures
 
     def _run(self, name: str, inputs: dict[str, Float]) -> Float:
+        """The answer as float32, whatever the engine's dtypes are."""
         engine = self._engines[name]
+        dtypes = engine.spec.dtypes
         (spec,) = engine.spec.outputs
         sizes: dict[str, int] = {"batch": 1}
         if name == "vae_encoder":
             _, _, height, width = inputs["image"].shape
             sizes |= {"cells_high": height // 8, "cells_wide": width // 8}
-        output = np.empty([sizes[d] if isinstance(d, str) else d for d in spec.shape], np.float32)
-        engine.bind(inputs, {spec.name: output})()
-        return output
+        given = {key: array.astype(dtypes[key], copy=False) for key, array in inputs.items()}
+        output = np.empty([sizes[d] if isinstance(d, str) else d for d in spec.shape], dtypes[spec.name])
+        engine.bind(given, {spec.name: output})()
+        return output.astype(np.float32, copy=False)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimicmotion_trt.denoise import Conditions, Denoiser, batch_size, guidance_ramp, make_rows
+from mimicmotion_trt.denoise import Conditions, Denoiser, batch_size, guidance_ramp, make_rows, split_rows
 from mimicmotion_trt.engines import EngineSpec, network_specs
 from mimicmotion_trt.errors import EngineError
 from mimicmotion_trt.schedule import Step, euler_steps, karras_sigmas
@@ -169,6 +169,38 @@ def test_batches_take_the_fewest_turns(rows, most, lanes):
     assert 1 <= size <= min(rows, most)
     if lanes == 1:
         assert size == min(rows, most)
+
+
+@pytest.mark.parametrize(
+    ("rows", "sizes", "parts"),
+    [
+        (7, (1, 2, 4), [4, 2, 1]),
+        (9, (1, 2, 4), [4, 4, 1]),
+        (7, (2, 4), [4, 2, 1]),
+        (3, (4,), [3]),
+        (5, (4,), [4, 1]),
+        (1, (1,), [1]),
+    ],
+)
+def test_rows_are_split_into_the_batches_that_an_engine_takes(rows, sizes, parts):
+    assert split_rows(rows, sizes) == parts
+
+
+@pytest.mark.parametrize("sizes", [(1, 2, 4), (2, 4), (4,), (8,)])
+def test_an_engine_that_takes_few_numbers_of_rows_answers_the_same(sizes):
+    """What a batch lacks is run with rows that count nothing."""
+    plan = plan_segments(20, 8, 3)
+    rows = make_rows(plan, fusion_weights(plan), guidance_ramp((1.5, 3.0), 20))
+    steps = euler_steps(karras_sigmas(3, 0.002, 700.0))
+    engine, expected = LinearEngine(), denoiser_of(LinearEngine(), 20, 8, 3, (1.5, 3.0))
+    denoiser = Denoiser(engine, conditions_of(20), rows, max(sizes), None, sizes)
+    denoiser.latents[:] = noise_of(20)
+    for step in steps:
+        denoiser.step(step)
+        expected.step(step)
+    np.testing.assert_allclose(denoiser.latents, expected.latents, rtol=1e-5, atol=1e-4)
+    assert set(engine.calls) <= set(sizes)
+    assert denoiser.rows == len(rows)
 
 
 @pytest.mark.parametrize(

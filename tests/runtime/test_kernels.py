@@ -70,7 +70,8 @@ def test_pixels_are_truncated_not_rounded():
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_planes_become_pictures(dtype):
     planes = np.random.default_rng(0).uniform(-1.5, 1.5, (2, 3, 4, 5)).astype(dtype)
-    expected = (np.clip(planes.astype(dtype) * dtype(0.5) + dtype(0.5), 0, 1) * dtype(255)).astype(np.uint8)
+    exact = planes.astype(np.float32)  # whatever the planes are
+    expected = (np.clip(exact * np.float32(0.5) + np.float32(0.5), 0, 1) * np.float32(255)).astype(np.uint8)
     out = np.empty((2, 4, 5, 3), np.uint8)
     to_pictures(planes.copy(), out)
     np.testing.assert_array_equal(out, expected.transpose(0, 2, 3, 1))

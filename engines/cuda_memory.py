@@ -1,0 +1,238 @@
+"""All of CUDA that engines need: a GPU with its stream, memory on it, and pinned memory to copy through."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import math
+import re
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from ..errors import BundleError, EngineError
+from .spec import Array
+
+MINIMUM_CUDA = 13_000
+"""CUDA 13.0 as drivers count; driver release 580 is the first that runs it."""
+WITHOUT_GPU = "On the CPU use a bundle built with --backend onnxruntime, which is the usual one."
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on the GPU, or pinned ones of the host; they are given back when nobody refers to `owner` any more."""
+
+    address: int
+    size: int
+    owner: Any = field(repr=False, compare=False)
+
+    def as_array(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """Pinned memory as a numpy array; it must not outlive this object."""
+        raw: Any = (ctypes.c_byte * self.size).from_address(self.address)
+        array: Array = np.frombuffer(raw, dtype, math.prod(shape)).reshape(shape)
+        return array
+
+
+@dataclass(frozen=True)
+class DeviceArray:
+    """An array on the GPU, row by row without gaps: an address with a shape, and what keeps it alive."""
+
+    address: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    writeable: bool = True
+    owner: Any = field(default=None, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, array: Any) -> DeviceArray:
+        """Any library's array on the GPU (CuPy, PyTorch); raises `EngineError` if it has gaps."""
+        if isinstance(array, cls):
+            return array
+        face = array.__cuda_array_interface__
+        shape, dtype = tuple(map(int, face["shape"])), np.dtype(face["typestr"])
+        strides, step = face.get("strides"), dtype.itemsize
+        for size, stride in zip(reversed(shape), reversed(strides or ()), strict=False):
+            if size > 1 and stride != step:
+                raise EngineError(
+                    f"an array {list(shape)} on the GPU has gaps.", remedy="Bind a contiguous one."
+                )
+            step *= size
+        address, read_only = face["data"]
+        return cls(int(address), shape, dtype, not read_only, array)
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        data = (self.address, not self.writeable)
+        return {"shape": self.shape, "typestr": self.dtype.str, "data": data, "version": 3}
+
+    @property
+    def ndim(self) -> int:
+        """Dimensions."""
+        return len(self.shape)
+
+    @property
+    def flags(self) -> SimpleNamespace:
+        """What `EngineSpec.check` asks of any array."""
+        return SimpleNamespace(c_contiguous=True, writeable=self.writeable)
+
+
+class Arena:
+    """Scratch memory in which all engines of a GPU take turns: as large as the largest need, not the sum.
+
+    Its rule: whoever asks for more than there is makes it move. So an address holds for one call, made in one's
+    turn (`Gpu.turn`), and whoever needs it for longer, as a captured graph does, keeps the `Memory`: what has
+    moved away lives on as long as that is kept.
+    """
+
+    def __init__(self, allocate: Callable[[int], Memory]) -> None:
+        self._allocate = allocate
+        self._memory: Memory | None = None
+        self._engines = 0
+
+    def join(self) -> None:
+        """One engine more."""
+        self._engines += 1
+
+    def leave(self) -> None:
+        """One engine less; without any there is no memory."""
+        self._engines -= 1
+        if not self._engines:
+            self._memory = None
+
+    def reserve(self, size: int) -> Memory:
+        """At least `size` bytes, the same as before if these were enough."""
+        if self._memory is None or self._memory.size < size:
+            self._memory = None  # the smaller one goes first: both together may not fit
+            self._memory = self._allocate(max(size, 256))
+        return self._memory
+
+
+class Gpu:
+    """One GPU: a stream, on which all its engines' work stands in line, and scratch memory that they share."""
+
+    def __init__(self, index: int) -> None:
+        core: Any = importlib.import_module("cuda.core")
+        self.index = index
+        device = core.Device(index)
+        device.set_current()
+        self.name = str(device.name)
+        """As the driver calls it."""
+        self.capability = f"SM{device.compute_capability.major}{device.compute_capability.minor}"
+        """`SM90`."""
+        self.stream = device.create_stream()
+        self.turn = threading.RLock()
+        """Held while work is put on the stream, since engines share scratch memory."""
+        self.scratch = Arena(self.allocate)
+        self._device = device
+        self._pinned = core.LegacyPinnedMemoryResource()
+
+    def activate(self) -> None:
+        """Make this the calling thread's GPU."""
+        self._device.set_current()
+
+    def free_memory(self) -> int:
+        """Bytes that are free on the GPU now."""
+        driver = load_driver()
+        error, free, _ = driver.cuMemGetInfo()
+        if error:
+            raise EngineError(f"GPU {self.index} does not tell its free memory ({error.name}).")
+        return int(free)
+
+    def allocate(self, size: int) -> Memory:
+        """Bytes on the GPU, in the order of the stream; raises `EngineError` if there are not as many."""
+        return self._take(size, "GPU", lambda: self._device.allocate(size, stream=self.stream))
+
+    def pin(self, size: int) -> Memory:
+        """Bytes of the host that the GPU copies from and to while the host goes on."""
+        return self._take(size, "host", lambda: self._pinned.allocate(size))
+
+    def _take(self, size: int, where: str, allocate: Callable[[], Any]) -> Memory:
+        try:
+            buffer = allocate()
+        except Exception as error:  # cuda.core's own kinds
+            raise EngineError(
+                f"the {where}'s memory has no {size / 1e6:,.0f} MB left ({error}).",
+                remedy="Use fewer pixels, frames or rows, or end other programs that use the GPU.",
+            ) from error
+        return Memory(int(buffer.handle), size, buffer)
+
+    def copy(self, source: Memory, target: Memory) -> None:
+        """Put a copy of equally many bytes on the stream."""
+        target.owner.copy_from(source.owner, stream=self.stream)
+
+    def wait(self) -> None:
+        """Until all that is on the stream is done; raises `EngineError` if it failed."""
+        try:
+            self.stream.sync()
+        except Exception as error:
+            raise EngineError(f"the GPU failed: {error}", remedy="Start this process again.") from error
+
+
+def gpu_index(device: str) -> int:
+    """0 for "auto" and "cuda", 1 for "cuda:1"; raises `BundleError` for what is no GPU."""
+    match = re.fullmatch(r"auto|cuda(?::(\d+))?", device)
+    if match is None:
+        raise BundleError(
+            f"a TensorRT bundle runs on a GPU, not on {device!r}.",
+            remedy=f'Use device="auto" or "cuda:0". {WITHOUT_GPU}',
+            field="device",
+        )
+    return int(match[1] or 0)
+
+
+def open_gpu(index: int, extra: str = "gpu") -> Gpu:
+    """A GPU by its number; raises `BundleError` if there is none, or the driver is too old.
+
+    `extra` of this package is what has to be installed.
+    """
+    try:
+        driver = load_driver()
+    except ImportError as error:
+        raise BundleError(
+            f"CUDA for Python is not installed ({error}).",
+            remedy=f"pip install 'mimicmotion-trt[{extra}]'. {WITHOUT_GPU}",
+        ) from error
+    count = count_gpus(driver)
+    if index >= count:
+        raise BundleError(
+            f"there is no GPU {index}: this machine has {count}.",
+            remedy="Choose another device; CUDA_VISIBLE_DEVICES may hide some.",
+            field="device",
+        )
+    try:
+        return Gpu(index)
+    except Exception as error:
+        raise BundleError(
+            f"GPU {index} cannot be used: {error}", remedy="See `mimicmotion-trt doctor`.", field="device"
+        ) from error
+
+
+def load_driver() -> Any:
+    """The bindings of the driver's interface; raises ImportError."""
+    return importlib.import_module("cuda.bindings.driver")
+
+
+def count_gpus(driver: Any) -> int:
+    """How many GPUs there are; raises `BundleError` if there is none, or no driver that runs CUDA 13."""
+    try:
+        _, version = driver.cuDriverGetVersion()
+    except Exception as error:  # the library that the driver brings is not there
+        raise BundleError(
+            f"there is no GPU here, or no NVIDIA driver: {error}", remedy=WITHOUT_GPU
+        ) from error
+    if 0 < version < MINIMUM_CUDA:
+        raise BundleError(
+            f"the NVIDIA driver is too old: it runs CUDA {version // 1000}.{version % 1000 // 10}.",
+            remedy=f"Install driver release 580 or newer, which runs CUDA 13. {WITHOUT_GPU}",
+        )
+    (failure,) = driver.cuInit(0)
+    if failure:
+        raise BundleError(f"there is no GPU that answers ({failure.name}).", remedy=WITHOUT_GPU)
+    failure, count = driver.cuDeviceGetCount()
+    if failure or not count:
+        raise BundleError("there is no GPU here.", remedy=WITHOUT_GPU)
+    return int(count)

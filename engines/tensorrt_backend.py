@@ -1,0 +1,176 @@
+"""Engines on TensorRT and TensorRT-RTX: one class, on memory that is fixed when it is bound."""
+
+from __future__ import annotations
+
+import mmap
+import threading
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import BundleError, EngineError
+from .cuda_memory import DeviceArray, Gpu, gpu_index, open_gpu
+from .plan import Plan
+from .spec import EngineSpec
+from .tensorrt_binding import Binding, Session
+from .tensorrt_checks import check_gpu, check_library, check_tensors, check_validity, flavour_of, rebuild
+from .tensorrt_library import EXTRAS, open_library
+
+_sessions: weakref.WeakValueDictionary[tuple[str, int], Session] = weakref.WeakValueDictionary()
+_opening = threading.Lock()
+
+
+def open_session(flavour: str, device: str) -> Session:
+    """The session of a flavour and a device; it goes with its last engine. Raises `BundleError`."""
+    index = gpu_index(device)
+    with _opening:
+        session = _sessions.get((flavour, index))
+        if session is None:
+            gpu = open_gpu(index, EXTRAS[flavour])
+            library = open_library(flavour)
+            session = Session(library, gpu, library.api.Runtime(library.logger))
+            _sessions[flavour, index] = session
+        return session
+
+
+def open_engine(
+    path: Path, spec: EngineSpec, *, device: str, threads: int | None, alert: bool, plan: Plan | None
+) -> TensorRtEngine:
+    """Load one plan. `device`: "auto", "cuda" or "cuda:1"; `threads` and `alert` mean nothing to a GPU."""
+    session = open_session(flavour_of(plan, path.name), device)
+    assert plan is not None
+    return TensorRtEngine(session, path, spec, plan)
+
+
+class TensorRtEngine:
+    """One plan on one GPU. Calls may come from several threads; they take turns."""
+
+    def __init__(self, session: Session, path: Path, spec: EngineSpec, plan: Plan) -> None:
+        self._session, self._spec, self._plan, self._name = session, spec, plan, path.name
+        self._bindings: weakref.WeakSet[Binding] = weakref.WeakSet()
+        library, gpu = session.library, session.gpu
+        check_library(library, plan, path.name)
+        with gpu.turn:
+            gpu.activate()
+            portable = hasattr(session.runtime, "get_engine_validity")
+            check_gpu(gpu, plan, path.stat().st_size, path.name, portable)
+            self._engine: Any = _load(session, path)
+            check_tensors(library.api, self._engine, spec, plan, path)
+            if plan.streamable:
+                self.stream_weights()
+            gpu.scratch.join()
+
+    @property
+    def spec(self) -> EngineSpec:
+        """Its tensors."""
+        return self._spec
+
+    @property
+    def gpu(self) -> Gpu:
+        """Where it runs."""
+        return self._session.gpu
+
+    def bind(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Binding:
+        """See `Engine.bind`; each array may be numpy's, or one on the GPU (`__cuda_array_interface__`).
+
+        What lies on the GPU is used where it lies. What lies on the host is copied in and out by the call,
+        through memory that is taken here. Raises `EngineError` if the plan has no profile for the shapes.
+        """
+        given = {name: _array(array) for name, array in inputs.items()}
+        made = {name: _array(array) for name, array in outputs.items()}
+        profile = self._plan.choose(self._spec.check(given, made))
+        with self.gpu.turn:
+            self.gpu.activate()
+            binding = Binding(self._session, self._opened(), profile, given, made)
+            self._bindings.add(binding)
+        return binding
+
+    def stream_weights(self, budget: int | None = None) -> None:
+        """Keep at most `budget` bytes of weights on the GPU, the rest in the host's memory; None: as fits best.
+
+        Raises `EngineError` if the plan was not built for that, or is bound already.
+        """
+        if not self._plan.streamable:
+            raise EngineError(
+                f"the weights of {self._name} cannot stay in the host's memory.",
+                remedy=f"Rebuild it: {rebuild('tensorrt', ' --weight-streaming')}.",
+            )
+        if self._bindings:
+            raise EngineError(f"{self._name} is bound already.", remedy="Stream weights before it is bound.")
+        engine = self._opened()
+        if budget is None:
+            budget = engine.get_weight_streaming_automatic_budget()
+        engine.weight_streaming_budget_v2 = min(budget, engine.streamable_weights_size)
+
+    def refit(self, graph: str | Path) -> None:
+        """Put the weights of an ONNX file of the same network and exporter into the plan: a LoRA, a checkpoint.
+
+        What is bound goes on with the new weights; graphs have to be captured again. Raises `EngineError`; after
+        a failure half of the weights may be new, and the engine is to be closed.
+        """
+        api, logger = self._session.library.api, self._session.library.logger
+        if not self._plan.refittable:
+            raise EngineError(
+                f"{self._name} does not take other weights.",
+                remedy=f"Rebuild it: {rebuild('tensorrt', ' --refit')}.",
+            )
+        if not hasattr(api, "OnnxParserRefitter"):
+            raise EngineError(
+                f"{self._session.library.version} cannot refit from ONNX.",
+                remedy="Install the full library: pip install 'mimicmotion-trt[gpu]'",
+            )
+        with self.gpu.turn:
+            self.gpu.activate()
+            self.gpu.wait()  # nobody may compute with weights that are half new
+            refitter = api.Refitter(self._opened(), logger)
+            parser = api.OnnxParserRefitter(refitter, logger)
+            taken = parser.refit_from_file(str(graph))
+            told = [str(parser.get_error(index).desc()) for index in range(parser.num_errors)]
+            missing = refitter.get_missing_weights() if taken else []
+            if not taken or missing or not refitter.refit_cuda_engine():
+                said, _ = self._session.library.explain("")
+                reason = "; ".join(told) or (f"it lacks {', '.join(missing[:5])}" if missing else said)
+                raise EngineError(
+                    f"the weights of {graph} do not go into {self._name}: {reason}.",
+                    remedy="Export the same network with the same options, then close and load this engine again.",
+                )
+
+    def close(self) -> None:
+        """Give up what is bound, then the plan; the last engine of a GPU gives up its scratch memory."""
+        if self._engine is None:
+            return
+        with self.gpu.turn:
+            self.gpu.activate()
+            self.gpu.wait()
+            for binding in list(self._bindings):
+                binding.close()
+            self._engine = None
+            self.gpu.scratch.leave()
+
+    def _opened(self) -> Any:
+        if self._engine is None:
+            raise EngineError("the engine was closed.")
+        return self._engine
+
+
+def _array(array: Any) -> Any:
+    return array if isinstance(array, np.ndarray) else DeviceArray.of(array)
+
+
+def _load(session: Session, path: Path) -> Any:
+    """Read a plan through a memory map, so that its pages are never copied into this process's own memory."""
+    library = session.library
+    library.messages.clear()
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            check_validity(library, session.runtime, data, path.name)
+            engine = session.runtime.deserialize_cuda_engine(data)
+    except (OSError, ValueError) as error:  # an empty file cannot be mapped
+        raise BundleError(f"{path.name} cannot be read: {error}", remedy="Rebuild the bundle.") from error
+    if engine is None:
+        said, remedy = library.explain("The plan may be damaged: rebuild the bundle.")
+        raise BundleError(f"{path.name} cannot be loaded by {library.version}: {said}.", remedy=remedy)
+    return engine

@@ -1,0 +1,221 @@
+"""A stand-in for TensorRT and for a GPU: "device" memory is the host's, the network doubles its input.
+
+Its classes offer names of the real bindings only; `test_tensorrt_names.py` holds them to that.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import threading
+from collections import deque
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from mimicmotion_trt.engines import EngineSpec, Plan, Profile, TensorSpec
+from mimicmotion_trt.engines.cuda_memory import Arena, Memory
+from mimicmotion_trt.engines.tensorrt_binding import Session
+from mimicmotion_trt.engines.tensorrt_library import Library
+
+SPEC = EngineSpec((TensorSpec("x", "float16", ("rows", 3)),), (TensorSpec("y", "float32", ("rows", 3)),))
+PROFILES = (Profile({"rows": (1, 1, 1)}), Profile({"rows": (2, 3, 4)}))
+SCRATCH = (1000, 5000)
+"""Bytes of each profile."""
+
+
+def plan_of(**changes: Any) -> Plan:
+    values = {"library": "tensorrt 11.4.0.106", "target": "NVIDIA L4 SM89", "profiles": PROFILES} | changes
+    return Plan(**values)
+
+
+class HostGpu:
+    """`cuda_memory.Gpu` on numpy arrays; everything happens at once, `did` tells in which order."""
+
+    def __init__(self, free: int = 10**9, capability: str = "SM89") -> None:
+        self.index, self.name, self.capability, self.free = 0, "NVIDIA L4", capability, free
+        self.did: list[str] = []
+        self.allocated: list[int] = []
+        self.stream = SimpleNamespace(handle=7)
+        self.turn = threading.RLock()
+        self.scratch = Arena(self.allocate)
+
+    def activate(self) -> None:
+        pass
+
+    def free_memory(self) -> int:
+        return self.free
+
+    def allocate(self, size: int) -> Memory:
+        self.allocated.append(size)
+        return self._memory(size)
+
+    def pin(self, size: int) -> Memory:
+        return self._memory(size)
+
+    def _memory(self, size: int) -> Memory:
+        owner = np.zeros(size, np.uint8)
+        return Memory(owner.ctypes.data, size, owner)
+
+    def copy(self, source: Memory, target: Memory) -> None:
+        self.did.append("copy")
+        target.owner[:] = source.owner
+
+    def wait(self) -> None:
+        self.did.append("wait")
+
+
+class ILogger:
+    class Severity(enum.Enum):
+        INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
+
+
+class ExecutionContextAllocationStrategy(enum.Enum):
+    STATIC, ON_PROFILE_CHANGE, USER_MANAGED = range(3)
+
+
+class TensorIOMode(enum.Enum):
+    NONE, INPUT, OUTPUT = range(3)
+
+
+class IExecutionContext:
+    def __init__(self, engine: ICudaEngine) -> None:
+        self._engine, self._at, self._shape = engine, dict[str, int](), (0, 0)
+        self._profile, self._scratch = -1, (0, 0)
+
+    def __del__(self) -> None:
+        self._engine._log.append("context gone")
+
+    def set_optimization_profile_async(self, index: int, stream: int) -> bool:
+        self._profile = index
+        return True
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self._shape = shape
+        return True
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return self._shape
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        self._engine._log.append(f"bind {name}")
+        self._at[name] = address
+        return True
+
+    def set_device_memory(self, address: int, size: int) -> None:
+        self._scratch = (address, size)
+
+    def execute_async_v3(self, stream: int) -> bool:
+        engine = self._engine
+        engine._log.append(f"run on {stream}")
+        if engine._fails:
+            engine._messages.append("Error Code 1: Cuda Runtime (out of memory)")
+            return False
+        address, size = self._scratch
+        assert size >= SCRATCH[self._profile]
+        ctypes.memset(address, 0xFF, size)  # what is not ours would be destroyed here
+        rows, columns = self._shape
+        count = rows * columns
+        x = np.frombuffer((ctypes.c_char * (2 * count)).from_address(self._at["x"]), np.float16)
+        y = np.frombuffer((ctypes.c_char * (4 * count)).from_address(self._at["y"]), np.float32)
+        y.flags.writeable = True
+        y[:] = x.astype(np.float32) * engine._factor
+        return True
+
+
+class ICudaEngine:
+    num_io_tensors = 2
+    num_optimization_profiles = 2
+    streamable_weights_size = 4000
+    weight_streaming_budget_v2 = -1
+
+    def __init__(self, log: list[str], messages: deque[str]) -> None:
+        self._log, self._messages, self._fails, self._factor = log, messages, False, 2.0
+
+    def __del__(self) -> None:
+        self._log.append("engine gone")
+
+    def get_tensor_name(self, index: int) -> str:
+        return ("x", "y")[index]
+
+    def get_tensor_mode(self, name: str) -> TensorIOMode:
+        return TensorIOMode.INPUT if name == "x" else TensorIOMode.OUTPUT
+
+    def get_tensor_dtype(self, name: str) -> Any:
+        return np.float16 if name == "x" else np.float32
+
+    def get_tensor_shape(self, name: str) -> tuple[int, int]:
+        return (-1, 3)
+
+    def get_device_memory_size_for_profile_v2(self, profile: int) -> int:
+        return SCRATCH[profile]
+
+    def get_weight_streaming_automatic_budget(self) -> int:
+        return 3000
+
+    def create_execution_context(self, strategy: ExecutionContextAllocationStrategy) -> IExecutionContext:
+        assert strategy is ExecutionContextAllocationStrategy.USER_MANAGED
+        return IExecutionContext(self)
+
+
+class Runtime:
+    """Loads anything that begins with `plan`."""
+
+    def __init__(self, log: list[str], messages: deque[str]) -> None:
+        self._log, self._messages = log, messages
+        self._engine: ICudaEngine | None = None
+
+    def deserialize_cuda_engine(self, data: Any) -> ICudaEngine | None:
+        if bytes(data)[:4] != b"plan":
+            self._messages.append("Serialization assertion header.magicTag == kEXPECTED_MAGIC_TAG failed.")
+            return None
+        return ICudaEngine(self._log, self._messages)
+
+
+class Refitter:
+    def __init__(self, engine: ICudaEngine, logger: Any) -> None:
+        self._engine = engine
+
+    def get_missing_weights(self) -> list[str]:
+        return []
+
+    def refit_cuda_engine(self) -> bool:
+        self._engine._factor = 3.0
+        return True
+
+
+class OnnxParserRefitter:
+    num_errors = 1
+
+    def __init__(self, refitter: Refitter, logger: Any) -> None:
+        pass
+
+    def refit_from_file(self, path: str) -> bool:
+        return path.endswith("good.onnx")
+
+    def get_error(self, index: int) -> Any:
+        return SimpleNamespace(desc=lambda: "no initializer named conv.weight")
+
+
+CLASSES = (
+    ExecutionContextAllocationStrategy,
+    ICudaEngine,
+    IExecutionContext,
+    ILogger,
+    OnnxParserRefitter,
+    Refitter,
+    Runtime,
+    TensorIOMode,
+)
+
+
+def open_stand_in(gpu: HostGpu | None = None, log: list[str] | None = None) -> Session:
+    """A session of the stand-in; `log` is told what happens to engines and contexts."""
+    messages: deque[str] = deque()
+    api = SimpleNamespace(__version__="11.4.0.106", nptype=lambda dtype: dtype)
+    for kind in CLASSES:
+        setattr(api, kind.__name__, kind)
+    library = Library("tensorrt", api, None, messages)
+    made: Any = gpu or HostGpu()
+    return Session(library, made, Runtime([] if log is None else log, messages))

@@ -1,0 +1,389 @@
+"""The TensorRT backend: its logic on a stand-in, its refusals on the real TensorRT-RTX library."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mimicmotion_trt import BundleError, EngineError
+from mimicmotion_trt.engines import (
+    Bundle,
+    EngineSpec,
+    Plan,
+    Profile,
+    TensorSpec,
+    open_engine,
+    tensorrt_backend,
+)
+from mimicmotion_trt.engines.cuda_memory import DeviceArray, count_gpus, gpu_index
+from mimicmotion_trt.engines.tensorrt_backend import TensorRtEngine
+from mimicmotion_trt.engines.tensorrt_binding import Session
+from mimicmotion_trt.engines.tensorrt_library import open_library
+
+from .stand_in_tensorrt import SPEC, HostGpu, open_stand_in, plan_of
+
+
+@pytest.fixture
+def gpu() -> HostGpu:
+    return HostGpu()
+
+
+@pytest.fixture
+def log() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "unet.plan"
+    path.write_bytes(b"plan" + bytes(100))
+    return path
+
+
+@pytest.fixture
+def session(gpu: HostGpu, log: list[str]) -> Session:
+    return open_stand_in(gpu, log)
+
+
+@pytest.fixture
+def engine(session: Session, file: Path) -> TensorRtEngine:
+    return TensorRtEngine(session, file, SPEC, plan_of())
+
+
+def arrays(rows: int, seed: int = 0) -> tuple[dict[str, Any], dict[str, Any]]:
+    x = np.random.default_rng(seed).normal(size=(rows, 3)).astype(np.float16)
+    return {"x": x}, {"y": np.full((rows, 3), np.nan, np.float32)}
+
+
+def on_gpu(gpu: HostGpu, array: np.ndarray[Any, Any]) -> DeviceArray:
+    memory = gpu.allocate(array.nbytes)
+    memory.owner[:] = np.frombuffer(array.tobytes(), np.uint8)
+    return DeviceArray(memory.address, array.shape, array.dtype, owner=memory)
+
+
+def test_arrays_of_the_host_are_copied_in_and_out(engine):
+    inputs, outputs = arrays(2)
+    call = engine.bind(inputs, outputs)
+    call()
+    np.testing.assert_array_equal(outputs["y"], 2 * inputs["x"].astype(np.float32))
+    inputs["x"][:] = 5
+    call()
+    assert (outputs["y"] == 10).all()
+
+
+def test_addresses_are_bound_once_and_a_call_takes_no_memory(engine, gpu, log):
+    call = engine.bind(*arrays(2))
+    bound, taken = log.count("bind x") + log.count("bind y"), len(gpu.allocated)
+    for _ in range(3):
+        call()
+    assert bound == log.count("bind x") + log.count("bind y") == 2
+    assert len(gpu.allocated) == taken
+    assert log.count("run on 7") == 3
+
+
+def test_arrays_on_the_gpu_are_used_where_they_lie(engine, gpu):
+    inputs, outputs = arrays(1)
+    x, y = on_gpu(gpu, inputs["x"]), on_gpu(gpu, outputs["y"])
+    call = engine.bind({"x": x}, {"y": y})
+    gpu.did.clear()
+    call()
+    assert gpu.did == []  # no copy, and nobody waits
+    computed = np.frombuffer(y.owner.owner.tobytes(), np.float32).reshape(1, 3)
+    np.testing.assert_array_equal(computed, 2 * inputs["x"].astype(np.float32))
+
+
+def test_the_engine_alone_goes_on_any_stream(engine, gpu, log):
+    inputs, outputs = arrays(1)
+    call = engine.bind({"x": on_gpu(gpu, inputs["x"])}, {"y": on_gpu(gpu, outputs["y"])})
+    call.enqueue(SimpleNamespace(handle=99))
+    assert log[-1] == "run on 99"
+    with pytest.raises(EngineError, match="x, y lie on the host"):
+        engine.bind(inputs, outputs).enqueue(gpu.stream)
+
+
+@pytest.mark.parametrize("strides", [None, (6, 2)])
+def test_arrays_of_other_libraries(engine, gpu, strides):
+    inputs, outputs = arrays(1)
+    x, y = on_gpu(gpu, inputs["x"]), on_gpu(gpu, outputs["y"])
+    face = x.__cuda_array_interface__ | {"strides": strides}
+    engine.bind({"x": SimpleNamespace(__cuda_array_interface__=face)}, {"y": y})()
+    assert np.frombuffer(y.owner.owner.tobytes(), np.float32)[0] == 2 * inputs["x"][0, 0]
+
+
+def test_an_array_on_the_gpu_with_gaps(engine, gpu):
+    x = on_gpu(gpu, np.zeros((2, 3), np.float16))
+    face = x.__cuda_array_interface__ | {"strides": (12, 4)}
+    with pytest.raises(EngineError, match="gaps"):
+        engine.bind({"x": SimpleNamespace(__cuda_array_interface__=face)}, {"y": x})
+
+
+def test_scratch_memory_is_the_largest_need_not_the_sum(session, file, gpu):
+    first, second = (TensorRtEngine(session, file, SPEC, plan_of()) for _ in range(2))
+    small, large = first.bind(*arrays(1)), second.bind(*arrays(4))
+    assert [size for size in gpu.allocated if size >= 1000] == [1000, 5000]
+    assert gpu.scratch.reserve(0).size == 5000
+    other = first.bind(*arrays(3))
+    for call in (small, large, other, small):  # the stand-in checks that each has what it needs
+        call()
+    assert gpu.scratch.reserve(5000).size == 5000
+
+
+def test_a_call_that_may_be_captured_keeps_its_scratch_memory(engine, gpu):
+    inputs, outputs = arrays(1)
+    captured = engine.bind({"x": on_gpu(gpu, inputs["x"])}, {"y": on_gpu(gpu, outputs["y"])})
+    before = captured._scratch
+    engine.bind(*arrays(4))  # the arena moves
+    assert gpu.scratch.reserve(0) is not before
+    captured()
+    assert captured._scratch is before
+
+
+def test_without_engines_there_is_no_scratch_memory(session, file, gpu):
+    first, second = (TensorRtEngine(session, file, SPEC, plan_of()) for _ in range(2))
+    first.bind(*arrays(4))
+    first.close()
+    assert gpu.scratch._memory is not None
+    second.close()
+    second.close()
+    assert gpu.scratch._memory is None
+
+
+def test_the_profile_that_takes_the_shapes_is_chosen(engine):
+    calls = [engine.bind(*arrays(rows)) for rows in (1, 2, 4)]
+    assert [call._context._profile for call in calls] == [0, 1, 1]
+    with pytest.raises(EngineError, match="not compiled for rows 5") as caught:
+        engine.bind(*arrays(5))
+    assert "--batch" in caught.value.remedy
+
+
+def test_an_output_of_a_size_that_is_not_computed(engine, monkeypatch):
+    from . import stand_in_tensorrt
+
+    monkeypatch.setattr(stand_in_tensorrt.IExecutionContext, "get_tensor_shape", lambda self, name: (9, 3))
+    with pytest.raises(EngineError, match=r"computes y \[9, 3\], not \[2, 3\]"):
+        engine.bind(*arrays(2))
+
+
+def test_a_call_that_fails_says_what_the_library_said(engine):
+    call = engine.bind(*arrays(1))
+    engine._engine._fails = True
+    with pytest.raises(EngineError, match="out of memory") as caught:
+        call()
+    assert "fewer pixels" in caught.value.remedy
+    engine._engine._fails = False
+    call()
+
+
+def test_contexts_go_before_their_engine(engine, log):
+    call = engine.bind(*arrays(1))
+    engine.close()
+    assert log[-2:] == ["context gone", "engine gone"]
+    with pytest.raises(EngineError, match="closed"):
+        call()
+    with pytest.raises(EngineError, match="closed"):
+        engine.bind(*arrays(1))
+
+
+def test_other_weights_are_put_in(session, file):
+    engine = TensorRtEngine(session, file, SPEC, plan_of(refittable=True))
+    inputs, outputs = arrays(1)
+    call = engine.bind(inputs, outputs)
+    engine.refit("good.onnx")
+    call()
+    np.testing.assert_array_equal(outputs["y"], 3 * inputs["x"].astype(np.float32))
+    with pytest.raises(EngineError, match=r"conv\.weight"):
+        engine.refit("another.onnx")
+
+
+def test_weights_that_cannot_be_put_in(engine, session, file):
+    with pytest.raises(EngineError) as caught:
+        engine.refit("good.onnx")
+    assert "--refit" in caught.value.remedy
+    del session.library.api.OnnxParserRefitter  # as in the lean runtime
+    with pytest.raises(EngineError, match="cannot refit"):
+        TensorRtEngine(session, file, SPEC, plan_of(refittable=True)).refit("good.onnx")
+
+
+def test_weights_stay_on_the_host_where_the_plan_allows_it(session, engine, file):
+    streaming = TensorRtEngine(session, file, SPEC, plan_of(streamable=True))
+    assert streaming._engine.weight_streaming_budget_v2 == 3000
+    streaming.stream_weights(10**6)
+    assert streaming._engine.weight_streaming_budget_v2 == 4000
+    call = streaming.bind(*arrays(1))
+    with pytest.raises(EngineError, match="bound already"):
+        streaming.stream_weights(0)
+    del call
+    with pytest.raises(EngineError) as caught:
+        engine.stream_weights(0)
+    assert "--weight-streaming" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("plan", "free", "says", "remedy"),
+    [
+        (
+            plan_of(library="tensorrt 11.3.0.1"),
+            10**9,
+            "compiled by tensorrt 11.3.0.1",
+            "tensorrt-cu13==11.3.0.1",
+        ),
+        (
+            plan_of(library="tensorrt-rtx 1.7"),
+            10**9,
+            "tensorrt 11.4.0.106 is installed",
+            "--backend tensorrt-rtx",
+        ),
+        (plan_of(target="NVIDIA H100 SM90"), 10**9, "this GPU is NVIDIA L4, SM89", "build_engines"),
+        (plan_of(), 50, "has 0.0 GB free", "--weight-streaming"),
+        (plan_of(profiles=plan_of().profiles[:1]), 10**9, "2 profiles", "Rebuild"),
+    ],
+)
+def test_a_plan_that_is_not_for_this_machine(file, plan, free, says, remedy):
+    with pytest.raises(BundleError) as caught:
+        TensorRtEngine(open_stand_in(HostGpu(free=free)), file, SPEC, plan)
+    assert says in caught.value.message
+    assert remedy in caught.value.remedy
+
+
+@pytest.mark.parametrize("content", [b"", b"no plan at all"])
+def test_a_plan_that_is_damaged(session, tmp_path, content):
+    (tmp_path / "unet.plan").write_bytes(content)
+    with pytest.raises(BundleError, match=r"unet\.plan cannot be") as caught:
+        TensorRtEngine(session, tmp_path / "unet.plan", SPEC, plan_of())
+    assert "ebuild the bundle" in caught.value.remedy
+
+
+def test_a_plan_whose_tensors_are_not_the_manifests(session, file):
+    other = EngineSpec((TensorSpec("x", "float32", ("rows", 3)),), SPEC.outputs)
+    with pytest.raises(BundleError, match="has tensors"):
+        TensorRtEngine(session, file, other, plan_of())
+
+
+def test_a_bundle_that_does_not_say_what_compiled_it(file):
+    with pytest.raises(BundleError, match="does not say"):
+        tensorrt_backend.open_engine(file, SPEC, device="auto", threads=None, alert=False, plan=None)
+
+
+@pytest.mark.parametrize(("device", "index"), [("auto", 0), ("cuda", 0), ("cuda:3", 3)])
+def test_devices(device, index):
+    assert gpu_index(device) == index
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu", "cuda:", ""])
+def test_what_is_no_gpu(device):
+    with pytest.raises(BundleError) as caught:
+        gpu_index(device)
+    assert "onnxruntime" in caught.value.remedy
+
+
+def driver(version: int = 13_000, error: Any = 0, count: int = 2) -> Any:
+    """The driver's interface with some answers; error is that of its start."""
+    return SimpleNamespace(
+        cuDriverGetVersion=lambda: (0, version),
+        cuInit=lambda flags: (error,),
+        cuDeviceGetCount=lambda: (0, count),
+    )
+
+
+def test_gpus_are_counted():
+    assert count_gpus(driver()) == 2
+
+
+class NoDevice(SimpleNamespace):
+    name = "CUDA_ERROR_NO_DEVICE"
+
+
+@pytest.mark.parametrize(
+    ("made", "says", "remedy"),
+    [
+        (driver(version=12_040), "too old: it runs CUDA 12.4", "580"),
+        (driver(error=NoDevice()), "CUDA_ERROR_NO_DEVICE", "onnxruntime"),
+        (driver(count=0), "no GPU", "onnxruntime"),
+        (SimpleNamespace(), "no NVIDIA driver", "onnxruntime"),
+    ],
+)
+def test_a_machine_that_runs_no_plan(made, says, remedy):
+    with pytest.raises(BundleError) as caught:
+        count_gpus(made)
+    assert says in caught.value.message
+    assert remedy in caught.value.remedy
+
+
+def has_gpu() -> bool:
+    from mimicmotion_trt.engines.cuda_memory import load_driver
+
+    try:
+        return count_gpus(load_driver()) > 0
+    except BundleError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, EngineSpec, Plan]:
+    """A plan that the real TensorRT-RTX compiled, without a GPU: y = x + x."""
+    from onnx import TensorProto, helper, save
+
+    from mimicmotion_trt.export.options import PlanOptions
+    from mimicmotion_trt.export.tensorrt_build import compile_plan
+
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT16, ["rows", 3]) for n in "xy")
+    graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "double", [x], [y])
+    folder = tmp_path_factory.mktemp("plan")
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)]), folder / "double.onnx")
+    spec = EngineSpec((TensorSpec("x", "float16", ("rows", 3)),), (TensorSpec("y", "float16", ("rows", 3)),))
+    profiles = (Profile({"rows": (1, 2, 4)}),)
+    library = open_library("tensorrt-rtx")
+    path = folder / "double.plan"
+    return path, spec, compile_plan(library, folder / "double.onnx", spec, profiles, PlanOptions(), path)
+
+
+def open_real(real: tuple[Path, EngineSpec, Plan], device: str = "auto") -> TensorRtEngine:
+    path, spec, plan = real
+    return tensorrt_backend.open_engine(path, spec, device=device, threads=None, alert=False, plan=plan)
+
+
+@pytest.mark.skipif(has_gpu(), reason="there is a GPU")
+def test_a_real_plan_without_a_gpu(real):
+    with pytest.raises(BundleError, match="no GPU here, or no NVIDIA driver") as caught:
+        open_real(real)
+    assert "onnxruntime" in caught.value.remedy
+
+
+@pytest.mark.skipif(not has_gpu(), reason="needs a GPU")
+def test_a_real_plan_on_a_gpu(real):
+    engine = open_real(real)
+    x = np.arange(6, dtype=np.float16).reshape(2, 3)
+    y = np.empty_like(x)
+    engine.bind({"x": x}, {"y": y})()
+    np.testing.assert_array_equal(y, 2 * x)
+    engine.close()
+
+
+@pytest.mark.skipif(has_gpu(), reason="there is a GPU")
+def test_a_bundle_of_plans_without_a_gpu(bundle):
+    opened = Bundle.load(bundle)
+    plans = {name: replace(network, plan=plan_of()) for name, network in opened.manifest.networks.items()}
+    foreign = replace(opened, manifest=replace(opened.manifest, backend="tensorrt", networks=plans))
+    with pytest.raises(BundleError, match="no GPU here"):
+        open_engine(foreign, "unet")
+    assert open_engine(opened, "unet").spec == opened.manifest.networks["unet"].spec  # the CPU goes on
+
+
+@pytest.mark.parametrize("content", [b"no plan at all" * 100, None])
+def test_the_real_library_tells_what_it_cannot_load(real, tmp_path, content):
+    """It reads the plan through the memory map; without a GPU even a sound one is refused."""
+    path, spec, plan = real
+    if content is None and has_gpu():
+        pytest.skip("there is a GPU")
+    (tmp_path / "unet.plan").write_bytes(path.read_bytes() if content is None else content)
+    library = open_library("tensorrt-rtx")
+    gpu: Any = HostGpu()
+    session = Session(library, gpu, library.api.Runtime(library.logger))
+    says = r"unet\.plan is damaged" if content else "does not run here: Error reading CUDA GPU properties"
+    with pytest.raises(BundleError, match=says):
+        TensorRtEngine(session, tmp_path / "unet.plan", spec, plan)

@@ -1,0 +1,165 @@
+"""Every name that is used of TensorRT, TensorRT-RTX and cuda.core exists there; the source is read, no GPU needed."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from . import stand_in_tensorrt
+
+ROOT = Path(__file__).parents[2]
+API = ("api", "library.api", "session.library.api", "self._session.library.api")
+
+RUNNING = {
+    "engine": "ICudaEngine",
+    "self._context": "IExecutionContext",
+    "runtime": "Runtime",
+    "session.runtime": "Runtime",
+    "refitter": "Refitter",
+    "parser": "OnnxParserRefitter",
+    "parser.get_error(index)": "ParserError",
+}
+BUILDING = {
+    "builder": "Builder",
+    "network": "INetworkDefinition",
+    "config": "IBuilderConfig",
+    "parser": "OnnxParser",
+    "parser.get_error(i)": "ParserError",
+    "made": "IOptimizationProfile",
+    "t": "ITensor",
+}
+CUDA = {
+    "device": "Device",
+    "self._device": "Device",
+    "self.stream": "Stream",
+    "self._pinned": "LegacyPinnedMemoryResource",
+    "buffer": "Buffer",
+    "target.owner": "Buffer",
+}
+FULL_ONLY = (
+    "OnnxParserRefitter",
+    "ParserError",
+    "EngineValidity",
+    "EngineInvalidityDiagnostics",
+    "get_engine_validity",
+)
+"""Not in every flavour; the source asks before it uses them."""
+
+
+def names_used(source: str, receivers: Mapping[str, str], modules: tuple[str, ...]) -> set[tuple[str, str]]:
+    """(class or "", dotted name) of every attribute that the source takes of a receiver or a module."""
+    used = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute):
+            dotted = ast.unparse(node)
+            for receiver, kind in (*receivers.items(), *((module, "") for module in modules)):
+                if re.fullmatch(re.escape(receiver) + r"(\.\w+)+", dotted):
+                    used.add((kind, dotted.removeprefix(receiver + ".")))
+    return used
+
+
+def missing(library: Any, used: set[tuple[str, str]]) -> list[str]:
+    """Those of the names that a library does not have; attributes of what is no class or module are not followed."""
+    return sorted(
+        f"{kind}.{dotted}".strip(".") for kind, dotted in used if not has(library, (kind + "." + dotted))
+    )
+
+
+def has(library: Any, dotted: str) -> bool:
+    at = library
+    for part in filter(None, dotted.split(".")):
+        if not (inspect.ismodule(at) or inspect.isclass(at)):
+            return True
+        if not hasattr(at, part):
+            return False
+        at = getattr(at, part)
+    return True
+
+
+def runtime_names() -> set[tuple[str, str]]:
+    modules = ("tensorrt_backend", "tensorrt_binding", "tensorrt_checks", "tensorrt_library")
+    sources = [(ROOT / "engines" / f"{module}.py").read_text() for module in modules]
+    return set().union(*(names_used(source, RUNNING, API) for source in sources))
+
+
+def builder_names() -> set[tuple[str, str]]:
+    return names_used((ROOT / "export" / "tensorrt_build.py").read_text(), BUILDING, API)
+
+
+def test_the_readers_find_what_is_used():
+    found = {f"{kind}.{name}" for kind, name in runtime_names()}
+    assert {
+        "IExecutionContext.execute_async_v3",
+        "IExecutionContext.set_tensor_address",
+        "IExecutionContext.set_device_memory",
+        "ICudaEngine.get_device_memory_size_for_profile_v2",
+        "ICudaEngine.weight_streaming_budget_v2",
+        "Runtime.deserialize_cuda_engine",
+        "Refitter.refit_cuda_engine",
+        "OnnxParserRefitter.refit_from_file",
+        ".ExecutionContextAllocationStrategy.USER_MANAGED",
+    } <= found
+    assert ("Builder", "build_serialized_network") in builder_names()
+
+
+def test_the_runtimes_names_are_tensorrt_rtxs():
+    assert missing(importlib.import_module("tensorrt_rtx"), runtime_names()) == []
+
+
+def test_the_runtimes_names_are_tensorrts():
+    """The lean runtime has the bindings of the full one but for parser and builder."""
+    used = {pair for pair in runtime_names() if not set(FULL_ONLY) & {pair[0], *pair[1].split(".")}}
+    assert missing(importlib.import_module("tensorrt_lean"), used) == []
+
+
+def test_the_builders_names_are_tensorrt_rtxs():
+    assert missing(importlib.import_module("tensorrt_rtx"), builder_names()) == []
+
+
+def test_every_reason_that_tensorrt_rtx_gives_is_explained():
+    from mimicmotion_trt.engines.tensorrt_checks import _REASONS
+
+    members = set(importlib.import_module("tensorrt_rtx").EngineInvalidityDiagnostics.__members__)
+    assert set(_REASONS) == members - {"CUDA_ERROR"}
+
+
+def test_the_names_of_cuda_core():
+    used = names_used((ROOT / "engines" / "cuda_memory.py").read_text(), CUDA, ("core",))
+    assert {("Device", "create_stream"), ("Buffer", "copy_from"), ("", "Device")} <= used
+    assert missing(importlib.import_module("cuda.core"), used) == []
+    used = names_used((ROOT / "engines" / "cuda_memory.py").read_text(), {}, ("driver",))
+    assert len(used) == 4
+    assert missing(importlib.import_module("cuda.bindings.driver"), used) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("self._context.execute_async_v4(0)", ["IExecutionContext.execute_async_v4"]),
+        ("engine.num_bindings", ["ICudaEngine.num_bindings"]),
+        ("api.ExecutionContextAllocationStrategy.USER", ["ExecutionContextAllocationStrategy.USER"]),
+        ("engine.weight_streaming_budget = 3", ["ICudaEngine.weight_streaming_budget"]),
+    ],
+)
+def test_a_misspelt_or_removed_name_is_found(line, says):
+    for flavour in ("tensorrt_rtx", "tensorrt_lean"):
+        assert missing(importlib.import_module(flavour), names_used(line, RUNNING, API)) == says
+
+
+def stand_ins() -> Iterator[tuple[str, str]]:
+    for kind in stand_in_tensorrt.CLASSES:
+        for name in vars(kind):
+            if not name.startswith("_"):
+                yield kind.__name__, name
+
+
+@pytest.mark.parametrize(("kind", "name"), list(stand_ins()))
+def test_the_stand_in_offers_real_names_only(kind, name):
+    assert hasattr(getattr(importlib.import_module("tensorrt_rtx"), kind), name)

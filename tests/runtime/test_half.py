@@ -1,0 +1,61 @@
+"""A bundle whose networks multiply in float16, from picture and poses to latents and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mimicmotion_trt import Animator
+from mimicmotion_trt.export.build import build_bundle
+from mimicmotion_trt.export.options import Options
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def half(golden: Path) -> Iterator[Animator]:
+    """The golden networks in float16; built once, later runs find it by its build key."""
+    folder = ROOT / "build" / "test-bundle-fp16"
+    options = Options(
+        precision="fp16", sizes=((64, 128), (128, 64)), segment=16, defaults={"canvas": 512, "steps": 3}
+    )
+    build_bundle(golden / "tiny" / "svd", golden / "tiny" / "mimicmotion.pth", folder, options)
+    with Animator.load(folder, threads=2) as loaded:
+        yield loaded
+
+
+def relative(value: np.ndarray, expected: np.ndarray) -> float:
+    """|value - expected| / |expected|, Euclidean norms."""
+    return float(np.linalg.norm(value.astype(np.float64) - expected) / np.linalg.norm(expected))
+
+
+def test_every_step_is_near_that_of_float32(half, animator, golden_run):
+    run = golden_run("single")
+    settings = animator.resolve(run.settings)
+    steps: list[list[np.ndarray]] = [[], []]
+    results = [
+        one.sample(
+            run.picture,
+            run.poses,
+            settings,
+            image_noise=run.noise,
+            on_step=lambda index, latents, seen=seen: seen.append(latents),
+        )
+        for one, seen in ((half, steps[0]), (animator, steps[1]))
+    ]
+    errors = [relative(value, expected) for value, expected in zip(*steps, strict=True)]
+    print(errors)
+    assert results[0].dtype == np.float32
+    assert len(errors) == settings.steps
+    assert max(errors) < 5e-3
+    pictures = [one.decode(latents) for one, latents in zip((half, animator), results, strict=True)]
+    assert np.abs(pictures[0].astype(int) - pictures[1]).mean() < 1
+
+
+def test_arrays_are_of_the_engines_dtypes(half, pose_pictures):
+    conditions = half.condition(pose_pictures(1)[0], 3, half.settings())
+    assert conditions.pose.dtype == np.float16
+    assert conditions.embedding.dtype == conditions.image_latents.dtype == np.float32
