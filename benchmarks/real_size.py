@@ -134,7 +134,7 @@ def draw(folder: Path) -> None:
         return {prefix + key: value_like(key, tensor.shape) for key, tensor in module.state_dict().items()}
 
     def value_like(key: str, shape: torch.Size) -> torch.Tensor:
-        if "norm" in key and key.endswith("weight"):
+        if key.endswith("scale") or ("norm" in key and key.endswith("weight")):
             return torch.ones(shape, dtype=torch.float16)
         if len(shape) < 2:
             return torch.zeros(shape, dtype=torch.float16)
