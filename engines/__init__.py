@@ -4,10 +4,11 @@ from .audit import Audit
 from .backend import Call, Engine, open_engine
 from .bundle import Agreement, Bundle, File, ImageStatistics, Manifest, Network
 from .plan import Plan, Profile
-from .spec import NETWORKS, Array, EngineSpec, TensorSpec, network_specs
+from .spec import DEEP_CACHE, NETWORKS, Array, EngineSpec, TensorSpec, network_specs
 from .work import Work
 
 __all__ = [
+    "DEEP_CACHE",
     "NETWORKS",
     "Agreement",
     "Array",

@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import BundleError
 from .audit import Audit
 from .plan import Plan, check_profiles, read_plan
-from .spec import NETWORKS, Dim, EngineSpec, TensorSpec
+from .spec import DEEP_CACHE, NETWORKS, Dim, EngineSpec, TensorSpec
 from .work import Work
 
 FORMAT = 2
@@ -115,7 +115,7 @@ class Manifest:
                 note=str(raw["note"]),
                 versions={name: str(version) for name, version in raw["versions"].items()},
             )
-            if set(manifest.networks) != set(NETWORKS):
+            if set(manifest.networks) not in ({*NETWORKS}, {*NETWORKS, *DEEP_CACHE}):
                 raise ValueError(f"networks are {sorted(manifest.networks)}")
             if not manifest.sizes or not manifest.rows:
                 raise ValueError("there are no sizes or no rows")

@@ -16,6 +16,9 @@ Dim = int | str
 """A fixed size, or the name of a free one: equal names within one call mean equal sizes."""
 
 NETWORKS = ("unet", "pose_net", "vae_encoder", "vae_decoder", "image_encoder")
+DEEP_CACHE = ("unet_keep", "unet_outer")
+"""Networks of a bundle built with --deep-cache besides: the U-Net that also answers its deep feature, and its
+first level alone, which takes that feature from an earlier step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +75,17 @@ WIDE = frozenset({"timestep", "time_ids"})
 
 
 def network_specs(
-    *, pose_channels: int, token_width: int, image_size: int, dtype: str = "float32"
+    *,
+    pose_channels: int,
+    token_width: int,
+    image_size: int,
+    dtype: str = "float32",
+    deep_channels: int | None = None,
 ) -> dict[str, EngineSpec]:
-    """The five networks of a bundle: pictures of `height` x `width`, latents of `cells_high` x `cells_wide`."""
+    """The five networks of a bundle: pictures of `height` x `width`, latents of `cells_high` x `cells_wide`.
+
+    With `deep_channels`, the channels of the U-Net's deep feature, the two of `DEEP_CACHE` follow.
+    """
 
     def spec(inputs: dict[str, tuple[Dim, ...]], output: str, shape: tuple[Dim, ...]) -> EngineSpec:
         return EngineSpec(
@@ -86,7 +97,7 @@ def network_specs(
 
     clip: tuple[Dim, ...] = ("rows", "frames")
     cells: tuple[Dim, ...] = ("cells_high", "cells_wide")
-    return {
+    five = {
         "unet": spec(
             {
                 "latents": (*clip, 8, *cells),
@@ -108,4 +119,12 @@ def network_specs(
         "image_encoder": spec(
             {"pixels": ("batch", 3, image_size, image_size)}, "embedding", ("batch", 1, token_width)
         ),
+    }
+    if deep_channels is None:
+        return five
+    unet, deep = five["unet"], TensorSpec("deep", dtype, (*clip, deep_channels, *cells))
+    return {
+        **five,
+        "unet_keep": EngineSpec(unet.inputs, (*unet.outputs, deep)),
+        "unet_outer": EngineSpec((*unet.inputs, deep), unet.outputs),
     }

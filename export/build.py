@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..engines import (
+    DEEP_CACHE,
     NETWORKS,
     Bundle,
     EngineSpec,
@@ -73,7 +74,7 @@ def build_bundle(
     """
     options = options or Options()
     output = Path(output)
-    report("reading", 0, len(NETWORKS) + 1)
+    report("reading", 0, len(options.networks) + 1)
     folder = _base_folder(base)
     key = build_key(folder, Path(checkpoint), options)
     if (present := _present(output, key)) is not None:
@@ -169,7 +170,7 @@ def _is_replaceable(output: Path) -> bool:
     if not output.is_dir():
         return False
     names = {path.name for path in output.iterdir()}
-    own = {name for name in names if name == MANIFEST or re.split("[.-]", name)[0] in NETWORKS}
+    own = {name for name in names if name == MANIFEST or re.split("[.-]", name)[0] in NETWORKS + DEEP_CACHE}
     return names == own and (not names or MANIFEST in names)
 
 
@@ -185,7 +186,7 @@ def _build(
     from ..training.checkpoints import load_model
     from . import proof
 
-    total = len(NETWORKS) + 1
+    total = len(options.networks) + 1
     report("loading the checkpoint", 0, total)
     model = load_model(folder, checkpoint)
     check_scheduler(model.scheduler)
@@ -195,27 +196,30 @@ def _build(
         token_width=model.unet.config["cross_attention_dim"],
         image_size=image.size,
         dtype="float16" if options.half else "float32",
+        deep_channels=model.unet.config["block_out_channels"][1] if options.deep_cache else None,
     )
-    networks = {name: found for name in NETWORKS if parts and (found := parts.get(name))}
+    networks = {name: found for name in options.networks if parts and (found := parts.get(name))}
     report("recording what PyTorch answers", 1, total)
     originals, forms = proof.originals(model), proof.engine_forms(model)
     cases = {
         name: proof.record_cases(name, specs[name], originals[name])
-        for name in NETWORKS
+        for name in options.networks
         if name not in networks
     }
     if "unet" in cases:
         cases["unet"] += proof.record_trajectory(model, specs["unet"], originals)
-    for index, name in enumerate(NETWORKS):
+    for index, name in enumerate(options.networks):
         if name in networks:
             continue
+        if name in DEEP_CACHE:  # the U-Net was rewritten and its weights given up: once more from the files
+            forms = proof.engine_forms(load_model(folder, checkpoint))
         report(f"exporting {name}", index + 1, total)
         builder = _Builder(options, key, parts.folder if parts else partial, report, index + 1, total)
         networks[name] = builder.build(name, forms[name](), specs[name], cases.pop(name))
         if parts is not None:
             parts.put(name, networks[name])
     report("done", total, total)
-    return _manifest(model, {name: networks[name] for name in NETWORKS}, image, options, key)
+    return _manifest(model, {name: networks[name] for name in options.networks}, image, options, key)
 
 
 class _Builder:

@@ -61,12 +61,15 @@ def build(
     weight_streaming: Annotated[
         bool, typer.Option(help="TensorRT: weights may stay in the host's memory.")
     ] = False,
+    deep_cache: Annotated[
+        bool, typer.Option(help="Also build what the setting reuse_interval needs (DeepCache).")
+    ] = False,
     note: Annotated[str, typer.Option(help="A remark for whoever uses the bundle.")] = "",
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON line at the end, nothing else.")
     ] = False,
 ) -> None:
-    """Export the five networks, prove them against PyTorch, and write a bundle.
+    """Export the networks, prove them against PyTorch, and write a bundle.
 
     Nothing is done when the output already holds the bundle of the same inputs.
     """
@@ -80,6 +83,7 @@ def build(
             segment=segment,
             rows=_numbers(batch, "batch"),
             note=note,
+            deep_cache=deep_cache,
             defaults=dict(map(_default, default or ())),
             plan=PlanOptions(
                 level=level,

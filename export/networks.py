@@ -24,6 +24,29 @@ class UNetEngine(nn.Module):
 
         Returns the prediction [R,F,4,h,w].
         """
+        return self.run(latents, timestep, embedding, time_ids, pose)[0]
+
+    def run(
+        self, latents: Tensor, timestep: Tensor, embedding: Tensor, time_ids: Tensor, pose: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The prediction, and what enters the last up block from below [R*F,C',h,w]."""
+        unet: Any = self.unet
+        x, temb, levels = self.enter(latents, timestep, embedding, time_ids, pose)
+        skips: tuple[Tensor, ...] = (x,)
+        for block, level in zip(unet.down_blocks, levels, strict=True):
+            x, more = _run(block, x, temb, level)
+            skips += more
+        x = unet.mid_block(x, temb, image_only_indicator=levels[-1])
+        for block, level in zip(unet.up_blocks[:-1], levels[:0:-1], strict=True):
+            count = len(block.resnets)
+            x = _run(block, x, temb, level, res_hidden_states_tuple=skips[-count:])
+            skips = skips[:-count]
+        return self.leave(x, skips, temb, levels[0]), x
+
+    def enter(
+        self, latents: Tensor, timestep: Tensor, embedding: Tensor, time_ids: Tensor, pose: Tensor
+    ) -> tuple[Tensor, Tensor, list[Clip]]:
+        """The first convolution with the pose added [R*F,C,h,w], time embeddings [R*F,E], every level's sizes."""
         unet: Any = self.unet
         rows, frames, _, height, width = latents.shape
         temb = unet.time_embedding(unet.time_proj(timestep).to(latents.dtype))
@@ -34,17 +57,54 @@ class UNetEngine(nn.Module):
             levels.append(levels[-1].scaled(levels[-1].height // 2, levels[-1].width // 2))
         temb = temb[:, None].expand(rows, frames, temb.shape[1]).flatten(0, 1)
         x: Tensor = unet.conv_in(latents.flatten(0, 1)) + pose.flatten(0, 1)
-        skips: tuple[Tensor, ...] = (x,)
-        for block, level in zip(unet.down_blocks, levels, strict=True):
-            x, more = _run(block, x, temb, level)
-            skips += more
-        x = unet.mid_block(x, temb, image_only_indicator=levels[-1])
-        for block, level in zip(unet.up_blocks, reversed(levels), strict=True):
-            count = len(block.resnets)
-            x = _run(block, x, temb, level, res_hidden_states_tuple=skips[-count:])
-            skips = skips[:-count]
+        return x, temb, levels
+
+    def leave(self, deep: Tensor, skips: tuple[Tensor, ...], temb: Tensor, level: Clip) -> Tensor:
+        """The last up block and the last convolution."""
+        unet: Any = self.unet
+        x: Tensor = _run(unet.up_blocks[-1], deep, temb, level, res_hidden_states_tuple=skips)
         x = unet.conv_out(unet.conv_act(unet.conv_norm_out(x)))
-        return x.reshape(rows, frames, x.shape[1], height, width)
+        return x.reshape(level.rows, level.frames, x.shape[1], level.height, level.width)
+
+
+class KeepingUNetEngine(UNetEngine):
+    """The U-Net that also answers what enters its last up block, to be kept for later steps.
+
+    DeepCache (Ma et al. 2024): what comes up from the deep levels hardly changes from one step to
+    the next. The cut is where the first down block's skip connections end.
+    """
+
+    def forward(  # type: ignore[override]
+        self, latents: Tensor, timestep: Tensor, embedding: Tensor, time_ids: Tensor, pose: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Inputs as of `UNetEngine`; the prediction [R,F,4,h,w] and the deep feature [R,F,C',h,w]."""
+        prediction, deep = self.run(latents, timestep, embedding, time_ids, pose)
+        rows, frames, _, height, width = latents.shape
+        return prediction, deep.reshape(rows, frames, deep.shape[1], height, width)
+
+
+class OuterUNetEngine(UNetEngine):
+    """The first level of the U-Net alone, around a deep feature of an earlier step; drops all other weights."""
+
+    def __init__(self, unet: Any) -> None:
+        unet.down_blocks, unet.up_blocks = unet.down_blocks[:1], unet.up_blocks[-1:]
+        unet.down_blocks[0].downsamplers = unet.mid_block = None
+        super().__init__(unet)
+
+    def forward(  # type: ignore[override]
+        self,
+        latents: Tensor,
+        timestep: Tensor,
+        embedding: Tensor,
+        time_ids: Tensor,
+        pose: Tensor,
+        deep: Tensor,
+    ) -> Tensor:
+        """Inputs as of `UNetEngine`, and deep [R,F,C',h,w]. Returns the prediction [R,F,4,h,w]."""
+        unet: Any = self.unet
+        x, temb, (level,) = self.enter(latents, timestep, embedding, time_ids, pose)
+        _, more = _run(unet.down_blocks[0], x, temb, level)
+        return self.leave(deep.flatten(0, 1), (x, *more), temb, level)
 
 
 def _run(block: Any, x: Tensor, temb: Tensor, level: Clip, **more: Any) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..engines import DEEP_CACHE, NETWORKS
 from ..errors import SettingsError
 from ..settings import Settings
 
@@ -64,6 +65,8 @@ class Options:
     segment: int = 72
     rows: tuple[int, ...] = (1, 2, 4)
     note: str = ""
+    deep_cache: bool = False
+    """Also build what `Settings.reuse_interval` needs: the U-Net twice more, whole and its first level alone."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """Further Settings that the model wants."""
     plan: PlanOptions = field(default_factory=PlanOptions)
@@ -102,6 +105,12 @@ class Options:
                 remedy="Give one --capability, such as SM89.",
                 field="capability",
             )
+        if self.deep_cache and self.backend == "torch":
+            raise SettingsError(
+                "a torch bundle has no engines with two answers, which --deep-cache needs.",
+                remedy="Leave out --deep-cache, or choose another backend.",
+                field="deep_cache",
+            )
         if not self.sizes or not self.rows or any(not 1 <= rows <= 64 for rows in self.rows):
             raise SettingsError(
                 "a bundle needs at least one size, and batches of 1 to 64 rows.", field="batch"
@@ -113,6 +122,11 @@ class Options:
                 "a bundle needs a segment.", remedy="Give 72 or 16.", field="settings.segment"
             )
         Settings.from_dict(self.model_defaults)
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The networks of the bundle."""
+        return NETWORKS + DEEP_CACHE if self.deep_cache else NETWORKS
 
     @property
     def compiles(self) -> bool:

@@ -19,7 +19,7 @@ def make_profiles(network: str, spec: EngineSpec, options: Options) -> tuple[Pro
     """
     if network == "image_encoder":
         return (Profile({"batch": (1, 1, 1)}),)
-    if network == "unet":
+    if network.startswith("unet"):
         frames = sorted({options.model_defaults["segment"], *options.plan.frames}, reverse=True)
         return tuple(
             Profile({"rows": _just(rows), "frames": _just(length), **_cells(size)})

@@ -29,7 +29,7 @@ class Case:
     """Inputs of one call and what the original answered."""
 
     inputs: Inputs
-    answer: Tensor
+    answers: tuple[Tensor, ...]
 
 
 def example_inputs(network: str, spec: EngineSpec, shape: tuple[int, int, int, int], seed: int) -> Inputs:
@@ -44,7 +44,7 @@ def example_inputs(network: str, spec: EngineSpec, shape: tuple[int, int, int, i
         )
         for tensor in spec.inputs
     }
-    if network == "unet":
+    if network.startswith("unet"):
         inputs["timestep"] = torch.rand(rows, generator=generator) * 3.2 - 1.55  # 0.25 ln sigma
         inputs["time_ids"] = torch.tensor([[6.0, 127.0, 0.02 * row] for row in range(rows)])
     elif network in ("pose_net", "vae_encoder"):
@@ -54,13 +54,14 @@ def example_inputs(network: str, spec: EngineSpec, shape: tuple[int, int, int, i
     return inputs
 
 
-def record_cases(network: str, spec: EngineSpec, original: Callable[..., Tensor]) -> list[Case]:
+def record_cases(network: str, spec: EngineSpec, original: Callable[..., Any]) -> list[Case]:
     """The original's answers at every shape."""
     cases = []
     for seed, shape in enumerate(SHAPES):
         inputs = example_inputs(network, spec, shape, seed)
         with torch.inference_mode():
-            cases.append(Case(inputs, original(**inputs)))
+            answer = original(**inputs)
+            cases.append(Case(inputs, answer if isinstance(answer, tuple) else (answer,)))
     return cases
 
 
@@ -74,12 +75,14 @@ def compare_engine(network: str, engine: Engine, cases: Sequence[Case], bound: f
     spec = engine.spec
     largest, relative = [0.0], [0.0]
     for case in cases:
-        expected = np.ascontiguousarray(case.answer.numpy())
-        answer = np.empty(expected.shape, spec.outputs[0].dtype)
-        engine.bind(_arrays(cast_inputs(case.inputs, spec)), {spec.outputs[0].name: answer})()
-        difference = answer.astype(np.float64) - expected
-        largest.append(float(np.abs(difference).max()))
-        relative.append(float(np.linalg.norm(difference)) / max(float(np.linalg.norm(expected)), 1e-12))
+        wanted = [np.ascontiguousarray(answer.numpy()) for answer in case.answers]
+        found = [np.empty(one.shape, tensor.dtype) for one, tensor in zip(wanted, spec.outputs, strict=True)]
+        names = [tensor.name for tensor in spec.outputs]
+        engine.bind(_arrays(cast_inputs(case.inputs, spec)), dict(zip(names, found, strict=True)))()
+        for expected, answer in zip(wanted, found, strict=True):
+            difference = answer.astype(np.float64) - expected
+            largest.append(float(np.abs(difference).max()))
+            relative.append(float(np.linalg.norm(difference)) / max(float(np.linalg.norm(expected)), 1e-12))
     engine.close()
     max_abs, rel_l2 = float(np.max(largest)), float(np.max(relative))  # unlike max(), these keep a NaN
     if not rel_l2 <= bound:  # a NaN does not agree either
@@ -135,20 +138,36 @@ def record_trajectory(
                 "pose": pose,
             }
             answer = originals["unet"](**inputs)
-            cases.append(Case(inputs, answer))
+            cases.append(Case(inputs, (answer,)))
             guided = answer[1] + 2.0 * (answer[0] - answer[1])
             latents = latents * step.keep + guided * step.push
     return cases
 
 
-def originals(model: Any) -> dict[str, Callable[..., Tensor]]:
-    """The five networks as PyTorch and diffusers compute them, with the engines' inputs."""
+def originals(model: Any) -> dict[str, Callable[..., Any]]:
+    """The networks as PyTorch and diffusers compute them, with the engines' inputs."""
     unet, vae = model.unet, model.vae
 
     def run_unet(
         latents: Tensor, timestep: Tensor, embedding: Tensor, time_ids: Tensor, pose: Tensor
     ) -> Tensor:
         return unet(latents, timestep, embedding, time_ids, pose)[0]  # type: ignore[no-any-return]
+
+    def run_keep(**inputs: Tensor) -> tuple[Tensor, Tensor]:
+        kept: list[Tensor] = []
+        hook = unet.up_blocks[-2].register_forward_hook(lambda _, __, answer: kept.append(answer))
+        try:
+            prediction = run_unet(**inputs)
+        finally:
+            hook.remove()
+        return prediction, kept[0].unflatten(0, prediction.shape[:2])
+
+    def run_outer(deep: Tensor, **inputs: Tensor) -> Tensor:
+        hook = unet.up_blocks[-2].register_forward_hook(lambda *_: deep.flatten(0, 1))
+        try:
+            return run_unet(**inputs)
+        finally:
+            hook.remove()
 
     def run_pose_net(pose: Tensor) -> Tensor:
         return model.pose_net(pose)  # type: ignore[no-any-return]
@@ -168,6 +187,8 @@ def originals(model: Any) -> dict[str, Callable[..., Tensor]]:
         "vae_encoder": run_encoder,
         "vae_decoder": run_decoder,
         "image_encoder": run_image_encoder,
+        "unet_keep": run_keep,
+        "unet_outer": run_outer,
     }
 
 
@@ -181,4 +202,6 @@ def engine_forms(model: Any) -> dict[str, Callable[[], nn.Module]]:
         "vae_encoder": lambda: networks.EncoderEngine(model.vae),
         "vae_decoder": lambda: networks.DecoderEngine(model.vae),
         "image_encoder": lambda: networks.ImageEncoderEngine(model.image_encoder),
+        "unet_keep": lambda: networks.KeepingUNetEngine(model.unet),
+        "unet_outer": lambda: networks.OuterUNetEngine(model.unet),
     }

@@ -33,6 +33,18 @@ def bundle(golden: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def deep_bundle(golden: Path) -> Path:
+    """The same networks built with --deep-cache."""
+    from mimicmotion_trt.export.build import build_bundle
+    from mimicmotion_trt.export.options import Options
+
+    folder = ROOT / "build" / "test-deep-bundle"
+    options = Options(sizes=((64, 128),), segment=16, defaults={"canvas": 512, "steps": 3}, deep_cache=True)
+    build_bundle(golden / "tiny" / "svd", golden / "tiny" / "mimicmotion.pth", folder, options)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def animator(bundle: Path) -> Iterator[Animator]:
     """One animator for the whole session; its jobs share nothing but the engines."""
     from mimicmotion_trt import Animator

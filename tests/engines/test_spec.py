@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicmotion_trt import EngineError
-from mimicmotion_trt.engines import NETWORKS, EngineSpec, TensorSpec, network_specs
+from mimicmotion_trt.engines import DEEP_CACHE, NETWORKS, EngineSpec, TensorSpec, network_specs
 
 ADD = EngineSpec(
     inputs=(TensorSpec("a", "float32", ("rows", 3)), TensorSpec("b", "float32", ("rows", 3))),
@@ -84,3 +84,13 @@ def test_the_five_networks():
     half = network_specs(pose_channels=320, token_width=1024, image_size=224, dtype="float16")
     wide = {t.name for spec in half.values() for t in (*spec.inputs, *spec.outputs) if t.dtype == "float32"}
     assert wide == {"timestep", "time_ids"}
+
+
+def test_the_two_networks_that_reuse_deep_features():
+    specs = network_specs(pose_channels=320, token_width=1024, image_size=224, deep_channels=640)
+    assert tuple(specs) == NETWORKS + DEEP_CACHE
+    keep, outer = (specs[name] for name in DEEP_CACHE)
+    assert keep.inputs == specs["unet"].inputs
+    assert outer.outputs == specs["unet"].outputs
+    assert keep.outputs[1] == outer.inputs[-1]
+    assert str(keep.outputs[1]) == "deep float32[rows, frames, 640, cells_high, cells_wide]"
