@@ -111,7 +111,7 @@ class TorchEngine:
 
         return call
 
-    def _bind_device(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Any:
+    def _bind_device(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Call:
         from .torch_binding import TorchBinding
 
         ordered = {tensor.name: inputs[tensor.name] for tensor in self._spec.inputs}

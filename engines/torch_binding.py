@@ -22,14 +22,22 @@ class TorchBinding:
         self, run: Callable[..., torch.Tensor], inputs: Mapping[str, Any], output: Any, device: torch.device
     ) -> None:
         self._run, self._device = run, device
-        self._arrays = ({name: DeviceArray.of(array) for name, array in inputs.items()}, DeviceArray.of(output))
+        self._arrays = (
+            {name: DeviceArray.of(array) for name, array in inputs.items()},
+            DeviceArray.of(output),
+        )
         self._given = [torch.as_tensor(array, device=device) for array in self._arrays[0].values()]
         self._into = torch.as_tensor(self._arrays[1], device=device)
         self._pool = torch.cuda.MemPool()
 
+    def __call__(self) -> None:
+        """Put the network on PyTorch's current stream."""
+        with torch.inference_mode(), torch.cuda.use_mem_pool(self._pool):
+            self._into.copy_(self._run(*self._given))
+
     def enqueue(self, stream: Any) -> None:
         """Put the network on a `cuda.core` stream; raises `EngineError` if PyTorch refuses."""
-        outer = torch.cuda.ExternalStream(int(stream.handle), device=self._device)
+        outer: Any = torch.cuda.ExternalStream(int(stream.handle), device=self._device)  # type: ignore[no-untyped-call]
         try:
             with torch.inference_mode(), torch.cuda.stream(outer), torch.cuda.use_mem_pool(self._pool):
                 self._into.copy_(self._run(*self._given))

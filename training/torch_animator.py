@@ -14,6 +14,7 @@ from ..engines import (
     NETWORKS,
     Agreement,
     Array,
+    Audit,
     Bundle,
     Call,
     Engine,
@@ -82,11 +83,12 @@ def torch_animator(
     engines = {name: TorchEngine(functions[name], specs[name], device) for name in NETWORKS}
     exact = Agreement(max_abs=0.0, rel_l2=0.0, bound=0.0, cases=0)
     uncounted = Work(fixed=0.0, frame=0.0, linear=0.0, spatial=0.0, temporal=0.0)  # nothing here asks for it
+    unaudited = Audit(0, 0, 0, 0, 0, 0, 0, 0, 0)
     manifest = Manifest(
         backend="torch",
         precision="fp32",
         build="",
-        networks={name: Network(spec, (), exact, uncounted) for name, spec in specs.items()},
+        networks={name: Network(spec, (), exact, uncounted, unaudited) for name, spec in specs.items()},
         sizes=(size,),
         rows=(1,),
         scaling_factor=encoders.scaling_factor,
