@@ -92,11 +92,11 @@ def explained(as_json: bool = False) -> Iterator[None]:
 
 
 def audit_table(manifest: Manifest) -> Table:
-    """What the graphs of a bundle are made of: a row for each network."""
+    """What the graphs of a bundle are made of: a column for each network."""
     from rich.table import Table
 
-    names = [f.name for f in fields(Audit)]
-    table = Table("network", *names)
-    for name, network in manifest.networks.items():
-        table.add_row(name, *(str(getattr(network.audit, column)) for column in names))
+    table = Table("audit", *manifest.networks)
+    for kind in fields(Audit):
+        counts = (getattr(network.audit, kind.name) for network in manifest.networks.values())
+        table.add_row(kind.name, *map(str, counts))
     return table
