@@ -37,12 +37,15 @@ from .dialect import ONNXRUNTIME, STANDARD
 from .options import Options
 from .parts import Parts
 
-BOUNDS = {"fp32": 3e-4, "fp16": 5e-3}
-"""Largest relative L2 error of an engine against float32 PyTorch."""
+BOUNDS = {"fp32": 3e-4, "fp16": 5e-3, "fp8": 0.3}
+"""Largest relative L2 error of an engine against float32 PyTorch; fp8 of the U-Net alone."""
+CALIBRATION = ((1, 8), (2, 6))
+"""(seed, steps) of the denoisings that float8 is calibrated on; the proof judges it on another."""
 EXPORTERS = frozenset(
     (
         "rewrite",
         "scripting",
+        "quantize",
         "attention",
         "networks",
         "tracing",
@@ -187,6 +190,11 @@ def _build(
     from . import proof
 
     total = len(options.networks) + 1
+    if options.precision == "fp8" and options.backend == "tensorrt":
+        from .quantize import check_capability
+        from .tensorrt_build import gpu_name
+
+        check_capability(gpu_name())
     report("loading the checkpoint", 0, total)
     model = load_model(folder, checkpoint)
     check_scheduler(model.scheduler)
@@ -208,6 +216,13 @@ def _build(
     }
     if "unet" in cases:
         cases["unet"] += proof.record_trajectory(model, specs["unet"], originals)
+    calibration = {
+        "unet": [
+            case
+            for seed, steps in (CALIBRATION if options.precision == "fp8" and "unet" in cases else ())
+            for case in proof.record_trajectory(model, specs["unet"], originals, steps, seed)
+        ]
+    }
     for index, name in enumerate(options.networks):
         if name in networks:
             continue
@@ -215,7 +230,7 @@ def _build(
             forms = proof.engine_forms(load_model(folder, checkpoint))
         report(f"exporting {name}", index + 1, total)
         builder = _Builder(options, key, parts.folder if parts else partial, report, index + 1, total)
-        networks[name] = builder.build(name, forms[name](), specs[name], cases.pop(name))
+        networks[name] = builder.build(name, forms[name](), specs[name], cases.pop(name), calibration.pop(name, []))
         if parts is not None:
             parts.put(name, networks[name])
     report("done", total, total)
@@ -229,13 +244,18 @@ class _Builder:
         self, options: Options, key: str, folder: Path, report: Report, step: int, total: int
     ) -> None:
         self._options, self._key, self._folder = options, key, folder
-        self._report = lambda what: report(what, step, total)
+        self._report: Callable[[str], None] = lambda what: report(what, step, total)
 
-    def build(self, name: str, module: Any, spec: EngineSpec, cases: list[Any]) -> Network:
-        """Export, prove and, where the backend compiles, compile; the module's weights are given up."""
+    def build(
+        self, name: str, module: Any, spec: EngineSpec, cases: list[Any], calibration: list[Any]
+    ) -> Network:
+        """Export, prove and, where the backend compiles, compile; the module's weights are given up.
+
+        With `calibration` the network is quantized.
+        """
         import onnx
 
-        from . import half, proof, tracing
+        from . import half, proof, quantize, tracing
         from .graph_audit import audit_graph
         from .work import measure_work
 
@@ -250,8 +270,12 @@ class _Builder:
         dialect = STANDARD if options.half else ONNXRUNTIME
         files = tracing.trace(module, inputs, spec, self._folder / f"{name}.onnx", dialect)
         module.to("meta")
+        if calibration:
+            self._report(f"calibrating {name}")
+            quantize.quantize(files, [proof.call_arrays(case, spec) for case in calibration], options.margin)
         self._report(f"comparing {name} with PyTorch")
-        agreement = proof.compare(name, files[0], spec, cases, BOUNDS[str(options.precision)])
+        precision = "fp8" if calibration else "fp16" if options.half else "fp32"
+        agreement = proof.compare(name, files[0], spec, cases, BOUNDS[precision])
         audit, plan = audit_graph(onnx.load(str(files[0]), load_external_data=False)), None
         if options.compiles:
             files, plan = self._compile(name, files, spec)

@@ -37,8 +37,11 @@ def build(
         int, typer.Option(help="Frames in a segment: 72 for checkpoint 1.1, 16 for 1.0.")
     ] = 72,
     precision: Annotated[
-        str | None, typer.Option(help="fp32 or fp16; the backend's usual one if not given.")
+        str | None, typer.Option(help="fp32, fp16 or fp8; the backend's usual one if not given.")
     ] = None,
+    margin: Annotated[
+        float, typer.Option(help="fp8: room for activations, over the largest seen in calibration.")
+    ] = 1.0,
     batch: Annotated[
         str, typer.Option(help="Rows that the U-Net may run at once, comma-separated.")
     ] = "1,2,4",
@@ -79,6 +82,7 @@ def build(
         options = Options(
             backend=backend,
             precision=precision,
+            margin=margin,
             sizes=tuple(map(parse_size, size)) if size else Options.sizes,
             segment=segment,
             rows=_numbers(batch, "batch"),

@@ -23,7 +23,7 @@ def audit_graph(model: Any) -> Audit:
     for node in nodes:
         if node.op_type == "Cast":
             types[node.output[0]] = onnx.helper.get_node_attr_value(node, "to")
-        elif node.op_type == "Transpose" and node.input[0] in types:  # of a linear layer's weights
+        elif node.op_type in ("Transpose", "DequantizeLinear") and node.input[0] in types:  # of weights
             types[node.output[0]] = types[node.input[0]]
     casts_of_weights = sum(node.op_type == "Cast" and node.input[0].endswith(".float16") for node in nodes)
     kinds = Counter(node.op_type for node in nodes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..engines import DEEP_CACHE, NETWORKS
@@ -11,12 +11,14 @@ from ..errors import SettingsError
 from ..settings import Settings
 
 PRECISIONS = {
-    "onnxruntime": ("fp32", "fp16"),
-    "tensorrt": ("fp16",),
-    "tensorrt-rtx": ("fp16",),
+    "onnxruntime": ("fp32", "fp16", "fp8"),
+    "tensorrt": ("fp16", "fp8"),
+    "tensorrt-rtx": ("fp16", "fp8"),
     "torch": ("fp32", "fp16"),
 }
 """Backend -> the precisions that it can be built in, the usual one first."""
+FLOAT8_CAPABILITIES = ("SM89", "SM120")
+"""What a float8 plan of TensorRT-RTX is for if nobody says: Ada and Blackwell. Nothing older multiplies in it."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,9 @@ class Options:
 
     backend: str = "onnxruntime"
     precision: str | None = None
-    """fp32 or fp16; None takes the backend's usual one."""
+    """fp32, fp16, or fp8 (fp16 with a U-Net that multiplies in float8); None takes the backend's usual one."""
+    margin: float = 1.0
+    """fp8: the largest activation that a scale has room for, over the largest seen in calibration."""
     sizes: tuple[tuple[int, int], ...] = ((576, 1024), (1024, 576))
     segment: int = 72
     rows: tuple[int, ...] = (1, 2, 4)
@@ -87,6 +91,7 @@ class Options:
                 remedy=f"Choose {' or '.join(possible)}.",
                 field="precision",
             )
+        self._check_float8()
         if self.plan != PlanOptions() and not self.compiles:
             raise SettingsError(
                 f"{self.backend} compiles no plan.",
@@ -128,6 +133,25 @@ class Options:
         """The networks of the bundle."""
         return NETWORKS + DEEP_CACHE if self.deep_cache else NETWORKS
 
+    def _check_float8(self) -> None:
+        if not 0.1 <= self.margin <= 10 or (self.margin != 1 and self.precision != "fp8"):
+            raise SettingsError(
+                f"margin is {self.margin} with {self.precision}.",
+                remedy="Choose 0.1 to 10, with --precision fp8 only.",
+                field="margin",
+            )
+        if self.precision != "fp8" or self.backend != "tensorrt-rtx":
+            return
+        old = [name for name in self.plan.capabilities if int(name[2:]) < int(FLOAT8_CAPABILITIES[0][2:])]
+        if old:
+            raise SettingsError(
+                f"{', '.join(old)} cannot multiply in float8.",
+                remedy=f"Choose --precision fp16, or --capability {FLOAT8_CAPABILITIES[0]} and newer.",
+                field="capability",
+            )
+        capabilities = self.plan.capabilities or FLOAT8_CAPABILITIES
+        object.__setattr__(self, "plan", replace(self.plan, capabilities=capabilities))
+
     @property
     def compiles(self) -> bool:
         """Whether engines are compiled plans rather than graphs."""
@@ -135,8 +159,8 @@ class Options:
 
     @property
     def half(self) -> bool:
-        """Whether networks multiply in float16."""
-        return self.precision == "fp16"
+        """Whether networks multiply in float16 (of a float8 bundle all but the U-Net)."""
+        return self.precision in ("fp16", "fp8")
 
     @property
     def model_defaults(self) -> dict[str, Any]:

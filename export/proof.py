@@ -78,7 +78,7 @@ def compare_engine(network: str, engine: Engine, cases: Sequence[Case], bound: f
         wanted = [np.ascontiguousarray(answer.numpy()) for answer in case.answers]
         found = [np.empty(one.shape, tensor.dtype) for one, tensor in zip(wanted, spec.outputs, strict=True)]
         names = [tensor.name for tensor in spec.outputs]
-        engine.bind(_arrays(cast_inputs(case.inputs, spec)), dict(zip(names, found, strict=True)))()
+        engine.bind(call_arrays(case, spec), dict(zip(names, found, strict=True)))()
         for expected, answer in zip(wanted, found, strict=True):
             difference = answer.astype(np.float64) - expected
             largest.append(float(np.abs(difference).max()))
@@ -94,8 +94,11 @@ def compare_engine(network: str, engine: Engine, cases: Sequence[Case], bound: f
     return Agreement(max_abs=max_abs, rel_l2=rel_l2, bound=bound, cases=len(cases))
 
 
-def _arrays(inputs: Mapping[str, Tensor]) -> dict[str, Array]:
-    return {name: np.ascontiguousarray(value.numpy()) for name, value in inputs.items()}
+def call_arrays(case: Case, spec: EngineSpec) -> dict[str, Array]:
+    """A case's inputs as an engine takes them."""
+    return {
+        name: np.ascontiguousarray(value.numpy()) for name, value in cast_inputs(case.inputs, spec).items()
+    }
 
 
 def cast_inputs(inputs: Inputs, spec: EngineSpec) -> Inputs:
@@ -104,12 +107,16 @@ def cast_inputs(inputs: Inputs, spec: EngineSpec) -> Inputs:
 
 
 def record_trajectory(
-    model: Any, spec: EngineSpec, originals: Mapping[str, Callable[..., Tensor]], steps: int = 5
+    model: Any,
+    spec: EngineSpec,
+    originals: Mapping[str, Callable[..., Tensor]],
+    steps: int = 5,
+    seed: int = 0,
 ) -> list[Case]:
     """The U-Net's cases along a real denoising of 3 frames of 128x64 pixels: both branches, pure noise to picture."""
     scheduler = model.scheduler
     sigmas = karras_sigmas(steps, float(scheduler["sigma_min"]), float(scheduler["sigma_max"]))
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     frames, high, wide = 3, 16, 8
     picture, poses = (
         torch.rand((n, 3, 8 * high, 8 * wide), generator=generator) * 2 - 1 for n in (1, frames)
