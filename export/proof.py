@@ -167,7 +167,7 @@ def originals(model: Any) -> dict[str, Callable[..., Any]]:
             prediction = run_unet(**inputs)
         finally:
             hook.remove()
-        return prediction, kept[0].unflatten(0, prediction.shape[:2])
+        return prediction, kept[0].reshape(*prediction.shape[:2], *kept[0].shape[1:])
 
     def run_outer(deep: Tensor, **inputs: Tensor) -> Tensor:
         hook = unet.up_blocks[-2].register_forward_hook(lambda *_: deep.flatten(0, 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,14 +18,14 @@ from numpy.typing import NDArray
 from .arrays import check_latents, check_noise, check_overlap, check_pose_frames
 from .bundles import load_bundle
 from .clip import Clip, Picture, Source
-from .denoise import Conditions, Denoiser, guidance_ramp, make_rows
-from .engines import NETWORKS, Bundle, Manifest, open_engine
+from .denoise import Conditions, Denoiser, Row, guidance_ramp, make_rows
+from .engines import DEEP_CACHE, NETWORKS, Bundle, Engine, Manifest, open_engine
 from .errors import SettingsError
 from .job import Job
 from .limits import Limits, check_limit
 from .media.picture import fit_picture, read_picture
 from .noise import latent_noise, picture_noise, spread
-from .schedule import Step, euler_steps, initial_scale, karras_sigmas
+from .schedule import Kind, Step, initial_scale, sigmas_of, steps_of
 from .segments import Plan, fusion_weights, plan_segments
 from .settings import Settings
 from .shapes import Shapes
@@ -50,12 +51,8 @@ class Animator:
         self._bundle = bundle
         self.limits = limits
         self.threads = threads
-        self._engines = {
-            name: open_engine(
-                bundle, name, device=device, threads=self._engine_threads(name), alert=name == "unet"
-            )
-            for name in NETWORKS
-        }
+        self._device, self._opening = device, threading.Lock()
+        self._engines = {name: self._open(name) for name in NETWORKS}
         self._executor = ThreadPoolExecutor(1, "denoise") if self._two_lanes else None
         self.stages = Stages(self._engines, bundle.manifest)
 
@@ -86,7 +83,23 @@ class Animator:
 
     def _engine_threads(self, network: str) -> int | None:
         """The U-Net runs two batches at a time, whose calling threads work too."""
-        return (self.threads or os.cpu_count() or 1) - self._two_lanes if network == "unet" else self.threads
+        unet = network.startswith("unet")
+        return (self.threads or os.cpu_count() or 1) - self._two_lanes if unet else self.threads
+
+    def _open(self, network: str) -> Engine:
+        threads, alert = self._engine_threads(network), network.startswith("unet")
+        return open_engine(self._bundle, network, device=self._device, threads=threads, alert=alert)
+
+    def _unets(self, settings: Settings) -> tuple[Engine, Engine | None]:
+        """The U-Net, and its first level alone where settings reuse features; that pair is loaded when needed."""
+        if settings.reuse_interval == 1:
+            return self._engines["unet"], None
+        with self._opening:
+            for name in DEEP_CACHE:
+                if name not in self._engines:
+                    self._engines[name] = self._open(name)
+        keep, outer = (self._engines[name] for name in DEEP_CACHE)
+        return keep, outer
 
     @property
     def bundle_name(self) -> str:
@@ -256,17 +269,18 @@ class Animator:
         """The step program of a clip, its latents at the first sigma."""
         frames, (high, wide) = len(conditions.pose), conditions.image_latents.shape[1:]
         cells = (high, wide)
-        plan = self.plan(frames, settings, cells)
-        rows = make_rows(
-            plan, fusion_weights(plan, settings.fusion), guidance_ramp(settings.guidance, frames)
-        )
+        kinds = dict.fromkeys(step.kind for step in self.steps(settings))
+        rows, *others = (self._rows(frames, settings, cells, kind) for kind in kinds)
+        unet, outer = self._unets(settings)
         denoiser = Denoiser(
-            self._engines["unet"],
+            unet,
             conditions,
             rows,
             self.manifest.rows[-1],
             self._executor,
-            self._shapes.rows(plan.shape[1], cells),
+            self._shapes.rows(len(rows[0].frames), cells),
+            others=dict(zip(list(kinds)[1:], others, strict=True)),
+            outer=outer,
         )
         if initial_latents is None:
             segment = self._shapes.segment(settings, frames, cells)
@@ -276,28 +290,39 @@ class Animator:
         np.multiply(noise, np.float32(initial_scale(self.sigmas(settings))), out=denoiser.latents)
         return denoiser
 
-    def plan(self, frames: int, settings: Settings, cells: tuple[int, int]) -> Plan:
-        """The segments [S,N] of a clip of `frames` frames of cells (height, width).
+    def _rows(self, frames: int, settings: Settings, cells: tuple[int, int], kind: Kind) -> list[Row]:
+        """The rows of a kind of steps."""
+        shift, guided = kind
+        plan = self.plan(frames, settings, cells, shift)
+        ramp = guidance_ramp(settings.guidance if guided else (1.0, 1.0), frames)
+        return make_rows(plan, fusion_weights(plan, settings.fusion), ramp)
+
+    def plan(self, frames: int, settings: Settings, cells: tuple[int, int], shift: float = 0.0) -> Plan:
+        """The segments [S,N] of a clip of `frames` frames of cells (height, width) in a step of that `shift`.
 
         Raises `InputError` where the bundle's engines do not take them.
         """
+        if settings.reuse_interval > 1 and not set(DEEP_CACHE) <= set(self.manifest.networks):
+            raise SettingsError(
+                "this bundle has no engines that reuse deep features.",
+                remedy="Choose reuse_interval 1, or rebuild it with --deep-cache.",
+                field="settings.reuse_interval",
+            )
         shapes = self._shapes
         segment = shapes.segment(settings, frames, cells)
         check_overlap(settings, segment)
-        plan = plan_segments(frames, segment, settings.overlap, settings.layout)
+        plan = plan_segments(frames, segment, settings.overlap, settings.layout, shift)
         shapes.rows(plan.shape[1], cells)
         shapes.check_chunk(settings.decode_chunk, frames, cells)
         return plan
 
     def sigmas(self, settings: Settings) -> NDArray[np.float32]:
         """The schedule [steps+1] of resolved settings."""
-        assert settings.sigma_min is not None
-        assert settings.sigma_max is not None
-        return karras_sigmas(settings.steps, settings.sigma_min, settings.sigma_max)
+        return sigmas_of(settings)
 
     def steps(self, settings: Settings) -> Iterable[Step]:
-        """The Euler steps of resolved settings."""
-        return euler_steps(self.sigmas(settings))
+        """The Euler steps of resolved settings, and what each runs."""
+        return steps_of(settings)
 
     def close(self) -> None:
         """Give the engines' memory back; the animator is of no use afterwards."""

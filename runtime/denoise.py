@@ -11,7 +11,7 @@ with share = fusion weight times g (conditional row) or 1 - g (unconditional row
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, wait
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from .engines import Call, Engine
 from .kernels import blend, gather
-from .schedule import Step
+from .schedule import Kind, Step
 from .segments import Plan
 
 Float = NDArray[np.float32]
@@ -89,8 +89,15 @@ def split_rows(rows: int, sizes: Sequence[int]) -> list[int]:
 class Lane:
     """The arrays that one batch of rows runs on, and the engine bound to them."""
 
-    def __init__(self, unet: Engine, conditions: Conditions, sizes: set[int], slots: int) -> None:
-        self._conditions = conditions
+    def __init__(
+        self,
+        unet: Engine,
+        conditions: Conditions,
+        sizes: set[int],
+        slots: int,
+        outer: Engine | None = None,
+    ) -> None:
+        self._conditions, self._unet, self._outer, self._sizes = conditions, unet, outer, sorted(sizes)
         cells = conditions.image_latents.shape[1:]
         most, dtypes = max(sizes), unet.spec.dtypes
         self._inputs = {
@@ -101,17 +108,31 @@ class Lane:
             "pose": np.zeros((most, slots, *conditions.pose.shape[1:]), dtypes["pose"]),
         }
         self.prediction = np.empty((most, slots, 4, *cells), dtypes["prediction"])
-        self._calls: dict[int, Call] = {
-            size: unet.bind(
-                {name: array[:size] for name, array in self._inputs.items()},
-                {"prediction": self.prediction[:size]},
-            )
-            for size in sorted(sizes)
-        }
+        self._calls: dict[int, Call] = {} if outer else {size: self._bind(unet, size) for size in self._sizes}
 
-    def call(self, rows: int) -> Call:
-        """Runs the engine on that many rows, or on as few more as it can."""
-        return next(call for size, call in self._calls.items() if size >= rows)
+    def batch(self, rows: list[Row]) -> Batch:
+        """A batch that runs on these arrays, on as many rows as it has or as few more as the engine can."""
+        size = next(size for size in self._sizes if size >= len(rows))
+        if self._outer is None:
+            return Batch(rows, self, self._calls[size], None)
+        spec = next(tensor for tensor in self._unet.spec.outputs if tensor.name == "deep")
+        deep = np.zeros(
+            (size, self.prediction.shape[1], spec.shape[2], *self.prediction.shape[3:]), spec.dtype
+        )
+        whole = self._bind(self._unet, size, outputs={"deep": deep})
+        return Batch(rows, self, whole, self._bind(self._outer, size, inputs={"deep": deep}))
+
+    def _bind(
+        self,
+        engine: Engine,
+        size: int,
+        inputs: Mapping[str, NDArray[Any]] | None = None,
+        outputs: Mapping[str, NDArray[Any]] | None = None,
+    ) -> Call:
+        given = {name: array[:size] for name, array in self._inputs.items()}
+        return engine.bind(
+            {**given, **(inputs or {})}, {"prediction": self.prediction[:size], **(outputs or {})}
+        )
 
     def gather(self, latents: Float, batch: list[Row], step: Step) -> None:
         """Fill the engine's inputs for a batch."""
@@ -129,12 +150,31 @@ class Lane:
                 self._inputs["embedding"][index] = 0
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Rows that run at once, where, and by which call."""
+
+    rows: list[Row]
+    lane: Lane
+    whole: Call
+    outer: Call | None
+    """The U-Net's first level, around the deep features that `whole` left in memory of this batch's own."""
+
+    def call(self, step: Step) -> Call:
+        """What the step runs."""
+        return self.whole if step.whole or self.outer is None else self.outer
+
+
 class Denoiser:
     """The step program of one clip, bound to its arrays.
 
     With an `executor` two batches run at a time, one of them on its thread: on a CPU two batches on half
     the threads each are faster than one after the other on all. `compiled` are the only numbers of rows that
     the U-Net takes, where that is so; else it takes any, up to `most_rows`.
+
+    A step runs `rows`, or those of `others` if its kind is one of them; all are of equally many frames. With an
+    engine `outer`, the U-Net's first level alone, `unet` must be the one that also answers its deep feature;
+    steps that are not whole then take it from the last one of their kind that was.
     """
 
     def __init__(
@@ -145,19 +185,20 @@ class Denoiser:
         most_rows: int,
         executor: Executor | None = None,
         compiled: Sequence[int] = (),
+        *,
+        others: Mapping[Kind, list[Row]] | None = None,
+        outer: Engine | None = None,
     ) -> None:
         lanes = 1 if executor is None else 2
         self._executor = executor
-        if compiled:
-            ends = list(accumulate(split_rows(len(rows), compiled), initial=0))
-            self._batches = [rows[start:end] for start, end in pairwise(ends)]
-        else:
-            size = batch_size(len(rows), most_rows, lanes)
-            self._batches = [rows[part] for part in batches(len(rows), size)]
-        slots = len(rows[0].frames)
-        counts = {len(batch) for batch in self._batches}
+        plain = in_batches(rows, most_rows, lanes, compiled)
+        kinds = {kind: in_batches(some, most_rows, lanes, compiled) for kind, some in (others or {}).items()}
+        programs = [plain, *kinds.values()]
+        counts = {len(batch) for program in programs for batch in program}
         sizes = {min(size for size in compiled or counts if size >= count) for count in counts}
-        self._lanes = [Lane(unet, conditions, sizes, slots) for _ in range(min(lanes, len(self._batches)))]
+        slots, used = len(rows[0].frames), min(lanes, max(map(len, programs)))
+        self._lanes = [Lane(unet, conditions, sizes, slots, outer) for _ in range(used)]
+        self._plain, self._others = self._place(plain), {k: self._place(some) for k, some in kinds.items()}
         cells = conditions.image_latents.shape[1:]
         self._share = np.empty(slots, np.float32)
         self._scratch = np.empty((slots, 4, *cells), np.float32)
@@ -169,8 +210,8 @@ class Denoiser:
 
     @property
     def rows(self) -> int:
-        """Rows in a step."""
-        return sum(map(len, self._batches))
+        """Rows in a step, of those without a kind of their own."""
+        return _count(self._plain)
 
     def step(self, step: Step) -> None:
         """Bring the latents to the next sigma."""
@@ -180,16 +221,17 @@ class Denoiser:
     def run(self, step: Step) -> Iterator[int]:
         """The same, yielding the number of segments done now and then; until the end, latents stay."""
         following = np.multiply(self.latents, np.float32(step.keep), out=self.previous)
-        done = 0
-        for start in range(0, len(self._batches), len(self._lanes)):
-            group = list(zip(self._lanes, self._batches[start : start + len(self._lanes)], strict=False))
-            for lane, batch in group:
-                lane.gather(self.latents, batch, step)
-            self._call([lane.call(len(batch)) for lane, batch in group])
-            for lane, batch in group:  # always in the order of the rows: the sum's last bits depend on it
-                self._blend(lane.prediction, batch, step, following)
-                done += len(batch)
-            yield done * self.segments // self.rows
+        program = self._others.get(step.kind, self._plain)
+        done, rows = 0, _count(program)
+        for start in range(0, len(program), len(self._lanes)):
+            group = program[start : start + len(self._lanes)]
+            for batch in group:
+                batch.lane.gather(self.latents, batch.rows, step)
+            self._call([batch.call(step) for batch in group])
+            for batch in group:  # always in the order of the rows: the sum's last bits depend on it
+                self._blend(batch.lane.prediction, batch.rows, step, following)
+                done += len(batch.rows)
+            yield done * self.segments // rows
         self.latents, self.previous = following, self.latents
 
     def finished(self, frame: int, step: Step) -> Float:
@@ -197,6 +239,9 @@ class Denoiser:
         x, following = self.previous[frame], self.latents[frame]
         x0: Float = x - np.float32(step.sigma / (step.next - step.sigma)) * (following - x)
         return x0
+
+    def _place(self, program: list[list[Row]]) -> list[Batch]:
+        return [self._lanes[index % len(self._lanes)].batch(rows) for index, rows in enumerate(program)]
 
     def _call(self, calls: list[Call]) -> None:
         others = [self._executor.submit(call) for call in calls[1:]] if self._executor else []
@@ -211,6 +256,18 @@ class Denoiser:
         for index, row in enumerate(batch):
             np.multiply(row.share, np.float32(step.push), out=self._share)
             blend(prediction[index], self._share, row.frames, following, self._scratch)
+
+
+def in_batches(rows: list[Row], most: int, lanes: int, compiled: Sequence[int]) -> list[list[Row]]:
+    """The batches of a step: of the sizes in `compiled`, if there are any; else of at most `most` rows."""
+    if compiled:
+        ends = list(accumulate(split_rows(len(rows), compiled), initial=0))
+        return [rows[start:end] for start, end in pairwise(ends)]
+    return [rows[part] for part in batches(len(rows), batch_size(len(rows), most, lanes))]
+
+
+def _count(program: list[Batch]) -> int:
+    return sum(len(batch.rows) for batch in program)
 
 
 def guidance_ramp(guidance: tuple[float, float], frames: int) -> Float:

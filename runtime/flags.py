@@ -68,7 +68,7 @@ def _parameters() -> list[inspect.Parameter]:
     parameters = []
     for f in fields(Settings):
         help_text = docs[f.name] + ("" if f.default is None else f" [{_plain(f.default)}]")
-        metavar = {"guidance": "MIN MAX", "size": "WIDTHxHEIGHT"}.get(f.name)
+        metavar = {"guidance": "MIN MAX", "guidance_interval": "LOW HIGH", "size": "WIDTHxHEIGHT"}.get(f.name)
         option = typer.Option(help=help_text, rich_help_panel=PANEL, metavar=metavar, show_default=False)
         annotation = Annotated[_flag_type(f.name, hints[f.name]), option]  # type: ignore[valid-type]
         kind = inspect.Parameter.KEYWORD_ONLY
@@ -79,7 +79,7 @@ def _parameters() -> list[inspect.Parameter]:
 def _flag_type(name: str, hint: Any) -> Any:
     if name == "size":
         return str | None
-    if name == "guidance":
+    if name in ("guidance", "guidance_interval"):
         return tuple[float, float] | None
     if name == "rescale":
         return bool | None

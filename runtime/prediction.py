@@ -7,11 +7,13 @@ throughput that the caller states. The service's estimate (`service/rates.py`) l
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from .engines import Manifest, Work
+from .engines import NETWORKS, Manifest, Work
 from .errors import SettingsError
+from .schedule import steps_of
 from .segments import plan_segments
 from .settings import Settings
 
@@ -43,7 +45,7 @@ class Model:
     def of(cls, manifest: Manifest) -> Model:
         """The networks of a bundle; what its files weigh is taken for weights."""
         size = 2 if manifest.precision == "fp16" else 4
-        files = (file.bytes for network in manifest.networks.values() for file in network.files)
+        files = (file.bytes for name in NETWORKS for file in manifest.networks[name].files)
         width = next(t.shape[2] for t in manifest.networks["unet"].spec.inputs if t.name == "pose")
         works = {name: network.work for name, network in manifest.networks.items()}
         return cls(works, sum(files) // size, int(width), size)
@@ -82,7 +84,7 @@ class Cost:
     decode: float
     steps: int
     rows: int
-    """Rows of the U-Net in each step."""
+    """Rows of the U-Net in a step, in the longest where steps differ."""
     slots: int
     """Frames of a row."""
 
@@ -147,12 +149,20 @@ def cost_of(model: Model, settings: Settings, frames: int) -> Cost:
             field="settings.segment" if settings.segment is None else "settings.frames",
         )
     cells, every, works = cells_of(settings), frames + 1, model.works
-    segments, slots = plan_segments(every, settings.segment, settings.overlap, settings.layout).shape
-    rows = segments * (1 if settings.guidance in ((1.0, 1.0), (0.0, 0.0)) else 2)
+    both = settings.guidance not in ((1.0, 1.0), (0.0, 0.0))
+    steps: Counter[tuple[int, int, str]] = Counter()  # (rows, slots, network) of each
+    for ((shift, guided), whole), count in Counter((s.kind, s.whole) for s in steps_of(settings)).items():
+        plan = plan_segments(every, settings.segment, settings.overlap, settings.layout, shift)
+        network = "unet" if whole or "unet_outer" not in works else "unet_outer"
+        steps[len(plan) * (1 + (both and guided)), plan.shape[1], network] += count
+    rows, slots, _ = max(steps)
     encode = works["image_encoder"].flops() + works["vae_encoder"].flops(cells=cells)
     return Cost(
         encode=encode + works["pose_net"].flops(frames=every, cells=cells),
-        denoise=settings.steps * works["unet"].flops(rows=rows, frames=slots, cells=cells),
+        denoise=sum(
+            count * works[network].flops(rows=some, frames=slots, cells=cells)
+            for (some, slots, network), count in steps.items()
+        ),
         decode=works["vae_decoder"].flops(frames=every, cells=cells),
         steps=settings.steps,
         rows=rows,

@@ -1,14 +1,26 @@
-"""Sigmas, and the numbers that one Euler step of a v-predicting network needs."""
+"""Sigmas, the numbers that one Euler step of a v-predicting network needs, and what each step runs."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .settings import Settings
+
 RHO = 7.0
+SIGMAS = (0.002, 700.0)
+"""SVD's smallest and largest sigma, where neither the settings nor the bundle have others."""
+ALIGNED = (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002)
+"""Levels of Stable Video Diffusion's optimised schedule of 10 steps (Sabour et al. 2024, table 3)."""
+GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
+"""Multiples of it, modulo 1, spread more evenly over [0, 1) than those of any other number, however many."""
+Kind = tuple[float, bool]
+"""(shift, guided) of a step: steps of one kind run the same rows."""
+PLAIN: Kind = (0.0, True)
+"""The kind of every step where no option makes others."""
 
 
 def karras_sigmas(steps: int, sigma_min: float, sigma_max: float) -> NDArray[np.float32]:
@@ -16,6 +28,25 @@ def karras_sigmas(steps: int, sigma_min: float, sigma_max: float) -> NDArray[np.
     ramp = np.linspace(0.0, 1.0, steps)
     low, high = sigma_min ** (1 / RHO), sigma_max ** (1 / RHO)
     return np.append((high + ramp * (low - high)) ** RHO, 0.0).astype(np.float32)
+
+
+def aligned_sigmas(steps: int, sigma_min: float, sigma_max: float) -> NDArray[np.float32]:
+    """Sigmas [steps+1] from sigma_max down to 0, spaced as in Align Your Steps (Sabour et al. 2024, table 3).
+
+    The published levels are knots of a curve, straight in ln sigma between them. The part of the curve from
+    sigma_max to sigma_min is cut into `steps` equal pieces, and the last level, which would be sigma_min,
+    becomes 0, where every schedule here ends. With SVD's own range and 10 steps these are the published
+    levels. A narrower range keeps the others where they were optimised, since noise of one sigma hides the
+    same details whatever the range is; a wider one stretches the outermost piece.
+    """
+    levels = np.log(ALIGNED)
+    top, bottom = math.log(sigma_max), math.log(sigma_min)
+    levels[0], levels[-1] = max(levels[0], top), min(levels[-1], bottom)
+    knots = np.arange(len(levels))
+    first, last = np.interp([-top, -bottom], -levels, knots)
+    sigmas = np.exp(np.interp(np.linspace(first, last, steps + 1), knots, levels))
+    sigmas[0], sigmas[-1] = sigma_max, 0.0
+    return sigmas.astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +65,17 @@ class Step:
     push: float
     sigma: float
     next: float
+    shift: float = 0.0
+    """How far the segments' grid is moved, in overlaps; 0 <= shift < 1. Only for the `shifted` layout."""
+    guided: bool = True
+    """Whether guidance counts; else the conditional branch runs alone."""
+    whole: bool = True
+    """Whether the whole U-Net runs; else its first level alone, around kept features."""
+
+    @property
+    def kind(self) -> Kind:
+        """Steps of one kind run the same rows."""
+        return self.shift, self.guided
 
 
 def euler_steps(sigmas: NDArray[np.float32]) -> list[Step]:
@@ -57,3 +99,29 @@ def euler_steps(sigmas: NDArray[np.float32]) -> list[Step]:
 def initial_scale(sigmas: NDArray[np.float32]) -> float:
     """What noise of unit variance is multiplied by to start: sqrt(sigma_max²+1)."""
     return math.sqrt(float(sigmas[0]) ** 2 + 1.0)
+
+
+def sigmas_of(settings: Settings) -> NDArray[np.float32]:
+    """The schedule [steps+1] that settings ask for."""
+    spaced = karras_sigmas if settings.schedule == "karras" else aligned_sigmas
+    return spaced(settings.steps, settings.sigma_min or SIGMAS[0], settings.sigma_max or SIGMAS[1])
+
+
+def steps_of(settings: Settings) -> list[Step]:
+    """The steps that settings ask for, and what each runs.
+
+    A step is guided if its sigma is in (low, high] of `guidance_interval` (Kynkäänniemi et al. 2024: guidance
+    does harm at high noise and nothing at low noise). In the `shifted` layout step k moves the segments' grid
+    by frac(k (sqrt(5) - 1) / 2) overlaps, so that borders of neighbouring steps lie far apart. The whole U-Net
+    runs in the first step, in the first of another kind than the step before, whose rows have no features
+    yet, and `reuse_interval` steps after it last did (DeepCache, Ma et al. 2024: uniform 1:N inference).
+    """
+    low, high = settings.guidance_interval or (-math.inf, math.inf)
+    moved = GOLDEN_RATIO if settings.layout == "shifted" else 0.0
+    steps: list[Step] = []
+    age = 0
+    for k, step in enumerate(euler_steps(sigmas_of(settings))):
+        step = replace(step, shift=k * moved % 1.0, guided=low < step.sigma <= high)
+        age = (age + 1) % settings.reuse_interval if steps and steps[-1].kind == step.kind else 0
+        steps.append(replace(step, whole=age == 0))
+    return steps

@@ -13,17 +13,27 @@ Plan = NDArray[np.intp]
 """[S,N]: the frames of each segment; frame 0, the reference picture's own, stands in every one."""
 
 
-def plan_segments(frames: int, segment: int, overlap: int, layout: Layout = "reference") -> Plan:
+def plan_segments(
+    frames: int, segment: int, overlap: int, layout: Layout = "reference", shift: float = 0.0
+) -> Plan:
     """Segments that cover `frames` frames, frame 0 included; a short clip is one short segment.
 
     `reference` (MimicMotion's code): windows of N-1 frames every N-C, and one more that ends at the last
     frame if that is not covered yet. `compact`: as few windows as the same overlap allows, all equally
     long, as short as they may be and spread evenly.
+
+    `shifted`: windows of N-1 frames side by side, the first of which begins int(shift C) frames before the
+    clip, 0 <= shift < 1; windows that reach out of the clip are pushed into it, so that only the first and
+    the last may overlap their neighbour. As `shift` changes from step to step, borders move over the C frames
+    on which segments overlap in the other layouts, at no more than the reference's cost (after Ji et al. 2024,
+    "Sonic": time-aware position shift fusion).
     """
     if frames <= segment:
         return np.arange(frames, dtype=np.intp)[None]
     if layout == "reference":
         window, starts = segment - 1, _reference_starts(frames, segment, overlap)
+    elif layout == "shifted":
+        window, starts = segment - 1, _shifted_starts(frames - 1, segment - 1, int(shift * overlap))
     else:
         window, starts = _compact_windows(frames, segment, overlap)
     plan = np.zeros((len(starts), window + 1), np.intp)
@@ -43,6 +53,11 @@ def _compact_windows(frames: int, segment: int, overlap: int) -> tuple[int, list
     count = math.ceil((driven - shared) / (segment - 1 - shared))
     window = math.ceil((driven + (count - 1) * shared) / count)
     return window, [1 + index * (driven - window) // (count - 1) for index in range(count)]
+
+
+def _shifted_starts(driven: int, window: int, before: int) -> list[int]:
+    grid = np.arange(-before, driven, window)
+    return [1 + int(start) for start in np.clip(grid, 0, driven - window)]
 
 
 def fusion_weights(plan: Plan, fusion: Fusion = "triangular") -> NDArray[np.float32]:

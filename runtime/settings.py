@@ -12,7 +12,8 @@ from .errors import SettingsError
 
 Fusion = Literal["triangular", "linear"]
 Noise = Literal["repeat", "independent"]
-Layout = Literal["reference", "compact"]
+Layout = Literal["reference", "compact", "shifted"]
+Schedule = Literal["karras", "align-your-steps"]
 
 SIZE_MULTIPLE = 64
 """8x from the VAE times 8x inside the U-Net: other sizes have no whole number of cells at the deepest level."""
@@ -34,7 +35,8 @@ class Settings:
     overlap: int = 6
     """Frames C that neighbouring segments share, 1 <= C < N."""
     layout: Layout = "reference"
-    """How segments lie: `reference` as in the paper's code, `compact` with as few computed frames as fit."""
+    """How segments lie: `reference` as in the paper's code, `compact` with as few computed frames as fit, `shifted`
+    side by side, their borders moving over `overlap` frames from step to step (an approximation)."""
     fusion: Fusion = "triangular"
     """Weights in the overlaps: `triangular` (the code) or `linear` in the overlap position (the paper)."""
     noise: Noise = "repeat"
@@ -65,6 +67,14 @@ class Settings:
     """Fit the driving skeleton to the person in the reference picture."""
     preview: int = 0
     """Send a preview picture after every so many denoising steps; 0 sends none."""
+    schedule: Schedule = "karras"
+    """Where the sigmas lie: `karras` (the reference), or `align-your-steps`, made for about 10 steps."""
+    guidance_interval: tuple[float, float] | None = None
+    """(low, high): only steps whose sigma is in (low, high] are guided, the others run the conditional branch
+    only; each 0 to 1e4. None guides every step. An approximation (Kynkäänniemi et al. 2024)."""
+    reuse_interval: int = 1
+    """Run the whole U-Net in every so manyth step, 1 to 1000, and only its first level, around the deep features
+    of the last whole run, in the steps between. 1 reuses nothing. An approximation (DeepCache, Ma et al. 2024)."""
 
     def __post_init__(self) -> None:
         guidance: Any = self.guidance
@@ -73,8 +83,14 @@ class Settings:
         object.__setattr__(self, "guidance", _pair("guidance", guidance, float))
         if self.size is not None:
             object.__setattr__(self, "size", _pair("size", self.size, int))
+        if self.guidance_interval is not None:
+            interval = _pair("guidance_interval", self.guidance_interval, float)
+            object.__setattr__(self, "guidance_interval", interval)
         self._check_types()
         self._check_ranges()
+        self._check_together()
+
+    def _check_together(self) -> None:
         if self.segment is not None and self.overlap >= self.segment:
             raise SettingsError(
                 f"overlap {self.overlap} is not smaller than segment {self.segment}.",
@@ -86,14 +102,37 @@ class Settings:
             raise SettingsError(
                 f"sigma_min {low} is not smaller than sigma_max {high}.", field="settings.sigma_min"
             )
+        if self.reuse_interval > 1 and self.layout == "shifted":
+            raise SettingsError(
+                "no step of the shifted layout has the segments of the step before, whose features it could reuse.",
+                remedy="Choose reuse_interval 1, or the layout reference or compact.",
+                field="settings.reuse_interval",
+            )
+        if self.guidance_interval is None:
+            return
+        low, high = self.guidance_interval
+        if low >= high:
+            raise SettingsError(
+                f"guidance_interval {low} to {high} is empty.",
+                remedy="Give the lower sigma first, for instance 0.3 20.",
+                field="settings.guidance_interval",
+            )
+        if self.guidance == (1.0, 1.0):
+            raise SettingsError(
+                "guidance_interval limits guidance, and a guidance of 1 is none.",
+                remedy="Leave guidance_interval out, or choose another guidance.",
+                field="settings.guidance_interval",
+            )
 
     def _check_types(self) -> None:
         for name in ("steps", "overlap", "seed", "motion_bucket", "conditioning_fps", "decode_chunk",
-                     "segment", "canvas", "stride", "frames", "preview"):  # fmt: skip
+                     "segment", "canvas", "stride", "frames", "preview", "reuse_interval"):  # fmt: skip
             _number(self, name, int)
         for name in ("noise_aug", "sigma_min", "sigma_max"):
             _number(self, name, float)
-        for name, choices in (("layout", Layout), ("fusion", Fusion), ("noise", Noise)):
+        for name, choices in (
+            ("layout", Layout), ("fusion", Fusion), ("noise", Noise), ("schedule", Schedule)
+        ):  # fmt: skip
             allowed = get_args(choices)
             if not isinstance(getattr(self, name), str) or getattr(self, name) not in allowed:
                 raise SettingsError(
@@ -119,8 +158,11 @@ class Settings:
         _between("frames", self.frames, 1, 1_000_000)
         _between("decode_chunk", self.decode_chunk, 1, 4096)
         _between("preview", self.preview, 0, 1000)
+        _between("reuse_interval", self.reuse_interval, 1, 1000)
         for value in self.guidance:
             _between("guidance", value, 0.0, 100.0)
+        for value in self.guidance_interval or ():
+            _between("guidance_interval", value, 0.0, 1e4)
         if self.size is not None:
             for side in self.size:
                 _between("size", side, SIZE_MULTIPLE, 8192)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from ..schedule import steps_of
 from ..settings import Settings
 from .messages import Done
 
@@ -45,28 +46,34 @@ class Rates:
         return new if old is None else old + _NEWEST * (new - old)
 
 
-def count_segments(settings: Settings, frames: int) -> int | None:
+def count_segments(settings: Settings, frames: int, shift: float = 0.0) -> int | None:
     """Segments of a video of `frames` frames, the reference's own not counted; None if N is not known.
 
-    Both layouts come to the same number; `plan_segments` would build the whole plan for it.
+    `reference` and `compact` come to the same number; `plan_segments` would build the whole plan for it.
     """
     if settings.segment is None:
         return None
     over = max(0, frames + 1 - settings.segment)
+    if settings.layout == "shifted" and over:
+        window = settings.segment - 1
+        return math.ceil((frames + int(shift * settings.overlap)) / window)
     return 1 + math.ceil(over / (settings.segment - settings.overlap))
 
 
 def _work(settings: Settings, frames: int, size: tuple[int, int]) -> dict[str, float]:
-    """Units of work by stage: what its seconds grow with."""
+    """Units of work by stage: what its seconds grow with; a step that reuses features counts as a whole one."""
     pixels = max(1, size[0] * size[1])
     pictures = float(max(1, frames) * pixels)
     slots = min(settings.segment or frames, frames + 1)  # frames of one segment
-    denoised = float((count_segments(settings, frames) or 1) * max(1, slots) * pixels)
-    branches = 1 if settings.guidance == (1.0, 1.0) else 2
+    both = settings.guidance != (1.0, 1.0)
+    rows = sum(
+        (count_segments(settings, frames, step.shift) or 1) * (1 + (both and step.guided))
+        for step in steps_of(settings)
+    )
     return {
         "pose": float(max(1, frames) * (settings.stride or 1)),
         "encode": pictures,
-        "denoise": denoised * settings.steps * branches,
+        "denoise": float(rows * max(1, slots) * pixels),
         "decode": pictures,
         "write": pictures,
     }

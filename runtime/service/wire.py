@@ -21,6 +21,8 @@ MOTION_KINDS: dict[int, m.MotionKind] = {
     pb.MOTION_KIND_KEYPOINTS: "keypoints",
     pb.MOTION_KIND_POSE_PICTURES: "pose_pictures",
 }
+PAIRS = {"guidance": ("first", "last"), "size": ("width", "height"), "guidance_interval": ("low", "high")}
+"""Settings that are pairs, and what their messages call the two."""
 
 
 # ---- settings ----
@@ -34,12 +36,12 @@ def settings_to_wire(values: Settings | dict[str, Any]) -> pb.AnimationSettings:
         if value is None:
             continue
         field = pb.AnimationSettings.DESCRIPTOR.fields_by_name[name]
-        if name == "guidance":
-            message.guidance.first, message.guidance.last = value
-        elif name == "size":
-            message.size.width, message.size.height = value
+        if name in PAIRS:
+            for part, number in zip(PAIRS[name], value, strict=True):
+                setattr(getattr(message, name), part, number)
         elif field.enum_type is not None:
-            setattr(message, name, field.enum_type.values_by_name[f"{name}_{value}".upper()].number)
+            known = f"{name}_{value}".upper().replace("-", "_")
+            setattr(message, name, field.enum_type.values_by_name[known].number)
         else:
             setattr(message, name, value)
     return message
@@ -49,10 +51,9 @@ def overrides_from_wire(message: pb.AnimationSettings) -> dict[str, Any]:
     """The settings that are set, as plain values; `SettingsError` for an enum value of a newer schema."""
     values: dict[str, Any] = {}
     for field, value in message.ListFields():
-        if field.name == "guidance":
-            values["guidance"] = (value.first, value.last)
-        elif field.name == "size":
-            values["size"] = (value.width, value.height)
+        if field.name in PAIRS:
+            first, second = PAIRS[field.name]
+            values[field.name] = (getattr(value, first), getattr(value, second))
         elif field.enum_type is not None:
             if value != 0:
                 values[field.name] = _enum_name(field, value)
@@ -78,7 +79,7 @@ def _enum_name(field: Any, value: int) -> str:
             remedy="Use a value of the server's schema.",
             field=f"settings.{field.name}",
         )
-    return str(known.name).removeprefix(f"{field.name}_".upper()).lower()
+    return str(known.name).removeprefix(f"{field.name}_".upper()).lower().replace("_", "-")
 
 
 # ---- events ----

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from mimicmotion_trt import Settings, SettingsError
 from mimicmotion_trt.bundles import load_bundle
 from mimicmotion_trt.prediction import MIMICMOTION, Model, best, choices, cost_of, memory_of
+from mimicmotion_trt.schedule import steps_of
 
 FULL = Settings(segment=72, size=(576, 1024))
 GB = 10**9
@@ -34,6 +37,20 @@ def test_rows_and_slots_are_those_of_the_plan(change, rows, slots):
     settings = Settings(**{"segment": 16, "size": (64, 64), **change})
     cost = cost_of(MIMICMOTION, settings, 20)
     assert (cost.rows, cost.slots) == (rows, slots)
+
+
+def test_what_options_save_is_predicted():
+    """Ten steps of 20 frames in two segments; a limited guidance runs one branch in some of them."""
+    settings = Settings(segment=16, size=(64, 64), steps=10)
+    both = cost_of(MIMICMOTION, settings, 20).denoise
+    one = cost_of(MIMICMOTION, replace(settings, guidance=(1.0, 1.0)), 20).denoise
+    limited = replace(settings, guidance_interval=(0.3, 20.0))
+    guided = sum(step.guided for step in steps_of(limited))
+    assert 0 < guided < 10
+    expected = (guided * both + (10 - guided) * one) / 10
+    assert cost_of(MIMICMOTION, limited, 20).denoise == pytest.approx(expected)
+    shifted = cost_of(MIMICMOTION, replace(settings, layout="shifted"), 60).denoise
+    assert shifted < 0.85 * cost_of(MIMICMOTION, settings, 60).denoise
 
 
 def test_twice_the_steps_cost_twice_the_denoising():

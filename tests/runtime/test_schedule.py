@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimicmotion_trt.schedule import euler_steps, initial_scale, karras_sigmas
+from mimicmotion_trt import Settings
+from mimicmotion_trt.schedule import (
+    ALIGNED,
+    PLAIN,
+    aligned_sigmas,
+    euler_steps,
+    initial_scale,
+    karras_sigmas,
+    sigmas_of,
+    steps_of,
+)
 
 
 @pytest.mark.parametrize("name", ["single", "long", "augmented"])
@@ -21,15 +32,15 @@ def test_golden_sigmas_and_timesteps(golden_run, name):
     np.testing.assert_allclose(timesteps, run.timesteps, rtol=1e-6)
 
 
-@given(st.integers(1, 100), st.floats(1e-4, 1), st.floats(2, 1e4))
-def test_sigmas_fall_from_the_largest_to_zero(steps, low, high):
-    sigmas = karras_sigmas(steps, low, high)
+@given(st.integers(1, 100), st.floats(1e-4, 1), st.floats(2, 1e4), st.booleans())
+def test_sigmas_fall_from_the_largest_to_zero(steps, low, high, aligned):
+    sigmas = (aligned_sigmas if aligned else karras_sigmas)(steps, low, high)
     assert sigmas.shape == (steps + 1,)
     assert sigmas.dtype == np.float32
     assert (np.diff(sigmas) < 0).all()
     np.testing.assert_allclose(sigmas[0], high, rtol=1e-5)
     assert sigmas[-1] == 0
-    if steps > 1:
+    if steps > 1 and not aligned:
         np.testing.assert_allclose(sigmas[-2], low, rtol=1e-5)
 
 
@@ -58,3 +69,69 @@ def test_the_last_step_lands_on_what_the_network_believes():
 
 def test_noise_starts_at_the_largest_sigma():
     assert initial_scale(karras_sigmas(25, 0.002, 700.0)) == pytest.approx(math.sqrt(700.0**2 + 1))
+
+
+def test_ten_aligned_steps_are_the_published_ones():
+    """The last published level is sigma_min; every schedule of ours ends in 0 instead."""
+    np.testing.assert_allclose(aligned_sigmas(10, 0.002, 700.0), [*ALIGNED[:-1], 0.0], rtol=1e-6)
+
+
+def test_other_numbers_of_aligned_steps_are_interpolated_in_ln_sigma():
+    """Five steps take every second level; twenty put the geometric mean between any two."""
+    np.testing.assert_allclose(aligned_sigmas(5, 0.002, 700.0), [*ALIGNED[:-1:2], 0.0], rtol=1e-6)
+    between = [math.sqrt(a * b) for a, b in itertools.pairwise(ALIGNED)]
+    np.testing.assert_allclose(aligned_sigmas(20, 0.002, 700.0)[1::2], between, rtol=1e-6)
+    assert aligned_sigmas(1, 0.002, 700.0).tolist() == [700.0, 0.0]
+
+
+def test_a_narrower_range_is_a_part_of_the_same_curve():
+    """From one published level to another, with a step for each between: these levels themselves."""
+    np.testing.assert_allclose(aligned_sigmas(6, 0.173, 15.886), [*ALIGNED[2:8], 0.0], rtol=1e-6)
+
+
+def test_a_wider_range_stretches_the_outermost_pieces():
+    sigmas = aligned_sigmas(10, 1e-4, 2000.0)
+    np.testing.assert_allclose(sigmas, [2000.0, *ALIGNED[1:-1], 0.0], rtol=1e-6)
+
+
+def test_settings_choose_the_schedule():
+    assert sigmas_of(Settings(steps=7)).tolist() == karras_sigmas(7, 0.002, 700.0).tolist()
+    chosen = Settings(steps=7, schedule="align-your-steps", sigma_min=0.01, sigma_max=80.0)
+    assert sigmas_of(chosen).tolist() == aligned_sigmas(7, 0.01, 80.0).tolist()
+
+
+def test_every_step_is_plain_without_options():
+    steps = steps_of(Settings(steps=9))
+    assert steps == euler_steps(karras_sigmas(9, 0.002, 700.0))
+    assert {step.kind for step in steps} == {PLAIN}
+
+
+def test_the_interval_of_guidance_is_open_below_and_closed_above():
+    settings = Settings(
+        steps=10, schedule="align-your-steps", guidance_interval=(float(np.float32(0.981)), 700.0)
+    )
+    assert [step.guided for step in steps_of(settings)] == [True] * 6 + [False] * 4
+    limited = Settings(steps=10, guidance_interval=(0.3, 20.0))
+    assert all(step.guided == (0.3 < step.sigma <= 20.0) for step in steps_of(limited))
+
+
+def test_shifts_of_neighbouring_steps_lie_far_apart():
+    shifts = [step.shift for step in steps_of(Settings(steps=50, layout="shifted"))]
+    assert shifts[0] == 0
+    assert all(0 <= shift < 1 for shift in shifts)
+    apart = np.abs(np.diff(shifts))
+    assert np.minimum(apart, 1 - apart).min() > 0.38
+    assert np.diff(np.sort(shifts)).min() > 0.01  # no border comes back to where it was
+
+
+@settings(deadline=None)
+@given(st.integers(1, 40), st.integers(1, 8), st.none() | st.tuples(st.floats(0, 1), st.floats(2, 500)))
+def test_the_whole_network_runs_where_there_is_nothing_to_reuse(steps, interval, guided):
+    """In the first step, where guidance begins or ends, and at the latest `interval` steps after the last time."""
+    found = steps_of(Settings(steps=steps, reuse_interval=interval, guidance_interval=guided))
+    age = 0
+    for before, step in zip([None, *found[:-1]], found, strict=True):
+        age += 1
+        fresh = before is None or before.kind != step.kind or age == interval
+        assert step.whole == fresh
+        age = 0 if step.whole else age

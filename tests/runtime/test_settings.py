@@ -27,12 +27,14 @@ WHOLE = {
     "frames": (1, 1_000_000),
     "decode_chunk": (1, 4096),
     "preview": (0, 1000),
+    "reuse_interval": (1, 1000),
 }
 REAL = {"noise_aug": (0.0, 10.0), "sigma_min": (1e-6, 1e4), "sigma_max": (1e-6, 1e4)}
 CHOICES = {
-    "layout": ("reference", "compact"),
+    "layout": ("reference", "compact", "shifted"),
     "fusion": ("triangular", "linear"),
     "noise": ("repeat", "independent"),
+    "schedule": ("karras", "align-your-steps"),
 }
 OPTIONAL = {"segment", "sigma_min", "sigma_max", "size", "canvas", "stride", "frames"}
 
@@ -50,7 +52,7 @@ def refused(**values: Any) -> SettingsError:
 
 
 def test_every_field_is_looked_at_here():
-    covered = {*WHOLE, *REAL, *CHOICES, "guidance", "size", "rescale"}
+    covered = {*WHOLE, *REAL, *CHOICES, "guidance", "guidance_interval", "size", "rescale"}
     assert covered == {f.name for f in fields(Settings)}
 
 
@@ -131,6 +133,34 @@ def test_wrong_guidance(value):
     assert refused(guidance=value).field == "settings.guidance"
 
 
+def test_a_guidance_interval():
+    assert Settings().guidance_interval is None
+    assert Settings(guidance_interval=[0, np.float32(20)]).guidance_interval == (0.0, 20.0)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [20, "ab", (1,), (1, 2, 3), (2, 1), (2, 2), (-1, 2), (1, 1e5), (math.nan, 1), (0, math.inf), (None, 1)],
+)
+def test_wrong_guidance_intervals(value):
+    error = refused(guidance_interval=value)
+    assert error.field == "settings.guidance_interval"
+    assert error.remedy
+
+
+def test_an_interval_of_no_guidance_is_told_what_to_change():
+    error = refused(guidance=1, guidance_interval=(0.3, 20))
+    assert error.field == "settings.guidance_interval"
+    assert "another guidance" in error.remedy
+
+
+def test_features_cannot_be_reused_where_segments_shift():
+    error = refused(reuse_interval=2, layout="shifted")
+    assert error.field == "settings.reuse_interval"
+    assert "compact" in error.remedy
+    assert Settings(reuse_interval=1, layout="shifted").reuse_interval == 1
+
+
 @pytest.mark.parametrize("value", [(64, 64), [64, 128], (8192, 64), np.array([576, 1024]), (64.0, 128.0)])
 def test_sizes(value):
     assert Settings(size=value).size == tuple(int(side) for side in value)
@@ -207,6 +237,7 @@ some_settings = st.builds(
     layout=st.sampled_from(CHOICES["layout"]),
     fusion=st.sampled_from(CHOICES["fusion"]),
     noise=st.sampled_from(CHOICES["noise"]),
+    schedule=st.sampled_from(CHOICES["schedule"]),
     seed=st.integers(0, 2**64 - 1),
     noise_aug=st.floats(0, 10),
     sigma_min=optional(st.floats(1e-6, 0.9)),
@@ -220,6 +251,11 @@ some_settings = st.builds(
 @given(some_settings)
 def test_round_trip_through_json(settings):
     assert Settings.from_dict(settings.to_dict()) == settings
+    assert Settings.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
+
+
+def test_a_guidance_interval_comes_back_through_json():
+    settings = Settings(guidance_interval=(0.3, 20.0))
     assert Settings.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
 
 

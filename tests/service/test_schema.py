@@ -49,18 +49,22 @@ def test_every_setting_has_its_field_and_every_field_its_setting():
     assert all(field.has_presence for field in SCHEMA.fields), "unset must differ from zero"
 
 
-@pytest.mark.parametrize("name", ["layout", "fusion", "noise"])
+@pytest.mark.parametrize("name", ["layout", "fusion", "noise", "schedule"])
 def test_enums_have_the_choices_of_the_settings(name):
     choices = get_args(getattr(settings, name.capitalize()))
     values = SCHEMA.fields_by_name[name].enum_type.values_by_name
-    assert set(values) == {f"{name}_{choice}".upper() for choice in ("unspecified", *choices)}
+    assert set(values) == {
+        f"{name}_{choice}".upper().replace("-", "_") for choice in ("unspecified", *choices)
+    }
 
 
 @given(
     st.builds(
         Settings,
         steps=st.integers(1, 1000),
-        guidance=st.tuples(st.floats(0, 100), st.floats(0, 100)),
+        guidance=st.tuples(st.floats(0, 100), st.floats(1.5, 100)),
+        guidance_interval=st.none() | st.tuples(st.floats(0, 1), st.floats(2, 1e4)),
+        schedule=st.sampled_from(get_args(settings.Schedule)),
         segment=st.none() | st.integers(7, 4096),
         seed=st.integers(0, 2**64 - 1),
         layout=st.sampled_from(get_args(settings.Layout)),

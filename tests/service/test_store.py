@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mimicmotion_trt.errors import Cancelled, EngineError
 from mimicmotion_trt.segments import plan_segments
@@ -105,6 +107,14 @@ def test_segments_are_counted_as_they_are_planned(layout):
     assert count_segments(Settings(), 10) is None
 
 
+@settings(deadline=None)
+@given(st.integers(2, 30), st.data(), st.integers(1, 200), st.floats(0, 1, exclude_max=True))
+def test_shifted_segments_are_counted_as_they_are_planned(segment, data, frames, shift):
+    settings = Settings(segment=segment, overlap=data.draw(st.integers(1, segment - 1)), layout="shifted")
+    planned = plan_segments(frames + 1, segment, settings.overlap, "shifted", shift)
+    assert count_segments(settings, frames, shift) == len(planned)
+
+
 def test_predictions_scale_with_the_work():
     rates, settings = Rates(), Settings(steps=10, segment=11, overlap=1)
     assert rates.predict(settings, 10) is None
@@ -114,5 +124,7 @@ def test_predictions_scale_with_the_work():
     assert rates.predict(Settings(steps=20, segment=11, overlap=1), 10) == pytest.approx(6.0)
     assert rates.predict(settings, 20) == pytest.approx(10.0)
     assert rates.predict(Settings(steps=10, segment=11, overlap=1, guidance=(1, 1)), 10) == pytest.approx(4.5)
+    never = Settings(steps=10, segment=11, overlap=1, guidance_interval=(5000, 9000))
+    assert rates.predict(never, 10) == pytest.approx(4.5)
     rates.learn(settings, done(frames=10, seconds=15.0))
     assert rates.predict(settings, 10) == pytest.approx(8.0), "the newest counts 0.3"

@@ -76,12 +76,16 @@ class _LayoutEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Layout.ValueTy
     LAYOUT_UNSPECIFIED: _Layout.ValueType  # 0
     LAYOUT_REFERENCE: _Layout.ValueType  # 1
     LAYOUT_COMPACT: _Layout.ValueType  # 2
+    LAYOUT_SHIFTED: _Layout.ValueType  # 3
+    """Without an overlap, borders moving from step to step: an approximation."""
 
 class Layout(_Layout, metaclass=_LayoutEnumTypeWrapper): ...
 
 LAYOUT_UNSPECIFIED: Layout.ValueType  # 0
 LAYOUT_REFERENCE: Layout.ValueType  # 1
 LAYOUT_COMPACT: Layout.ValueType  # 2
+LAYOUT_SHIFTED: Layout.ValueType  # 3
+"""Without an overlap, borders moving from step to step: an approximation."""
 Global___Layout: _TypeAlias = Layout  # noqa: Y015
 
 class _Fusion:
@@ -117,6 +121,25 @@ NOISE_UNSPECIFIED: Noise.ValueType  # 0
 NOISE_REPEAT: Noise.ValueType  # 1
 NOISE_INDEPENDENT: Noise.ValueType  # 2
 Global___Noise: _TypeAlias = Noise  # noqa: Y015
+
+class _Schedule:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ScheduleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Schedule.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SCHEDULE_UNSPECIFIED: _Schedule.ValueType  # 0
+    SCHEDULE_KARRAS: _Schedule.ValueType  # 1
+    SCHEDULE_ALIGN_YOUR_STEPS: _Schedule.ValueType  # 2
+    """For about 10 steps."""
+
+class Schedule(_Schedule, metaclass=_ScheduleEnumTypeWrapper): ...
+
+SCHEDULE_UNSPECIFIED: Schedule.ValueType  # 0
+SCHEDULE_KARRAS: Schedule.ValueType  # 1
+SCHEDULE_ALIGN_YOUR_STEPS: Schedule.ValueType  # 2
+"""For about 10 steps."""
+Global___Schedule: _TypeAlias = Schedule  # noqa: Y015
 
 class _Stage:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -327,6 +350,9 @@ class AnimationSettings(_message.Message):
     DECODE_CHUNK_FIELD_NUMBER: _builtins.int
     RESCALE_FIELD_NUMBER: _builtins.int
     PREVIEW_FIELD_NUMBER: _builtins.int
+    SCHEDULE_FIELD_NUMBER: _builtins.int
+    GUIDANCE_INTERVAL_FIELD_NUMBER: _builtins.int
+    REUSE_INTERVAL_FIELD_NUMBER: _builtins.int
     steps: _builtins.int
     """Denoising steps, 1 to 1000."""
     segment: _builtins.int
@@ -363,6 +389,12 @@ class AnimationSettings(_message.Message):
     """Fit the driving skeleton to the person in the picture."""
     preview: _builtins.int
     """Steps between previews, 0 to 1000; 0 makes none."""
+    schedule: Global___Schedule.ValueType
+    """Where the sigmas lie."""
+    reuse_interval: _builtins.int
+    """Steps from one run of the whole U-Net to the next, 1 to 1000; above 1 the bundle must have been built with
+    --deep-cache.
+    """
     @_builtins.property
     def guidance(self) -> Global___Guidance:
         """Guidance scales; first = last = 1 runs the conditional branch only."""
@@ -370,6 +402,10 @@ class AnimationSettings(_message.Message):
     @_builtins.property
     def size(self) -> Global___Size:
         """Size of the video."""
+
+    @_builtins.property
+    def guidance_interval(self) -> Global___GuidanceInterval:
+        """The sigmas at which guidance counts; unset: all."""
 
     def __init__(
         self,
@@ -394,10 +430,13 @@ class AnimationSettings(_message.Message):
         decode_chunk: _builtins.int | None = ...,
         rescale: _builtins.bool | None = ...,
         preview: _builtins.int | None = ...,
+        schedule: Global___Schedule.ValueType | None = ...,
+        guidance_interval: Global___GuidanceInterval | None = ...,
+        reuse_interval: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_canvas", b"_canvas", "_conditioning_fps", b"_conditioning_fps", "_decode_chunk", b"_decode_chunk", "_frames", b"_frames", "_fusion", b"_fusion", "_layout", b"_layout", "_motion_bucket", b"_motion_bucket", "_noise", b"_noise", "_noise_aug", b"_noise_aug", "_overlap", b"_overlap", "_preview", b"_preview", "_rescale", b"_rescale", "_seed", b"_seed", "_segment", b"_segment", "_sigma_max", b"_sigma_max", "_sigma_min", b"_sigma_min", "_steps", b"_steps", "_stride", b"_stride", "canvas", b"canvas", "conditioning_fps", b"conditioning_fps", "decode_chunk", b"decode_chunk", "frames", b"frames", "fusion", b"fusion", "guidance", b"guidance", "layout", b"layout", "motion_bucket", b"motion_bucket", "noise", b"noise", "noise_aug", b"noise_aug", "overlap", b"overlap", "preview", b"preview", "rescale", b"rescale", "seed", b"seed", "segment", b"segment", "sigma_max", b"sigma_max", "sigma_min", b"sigma_min", "size", b"size", "steps", b"steps", "stride", b"stride"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_canvas", b"_canvas", "_conditioning_fps", b"_conditioning_fps", "_decode_chunk", b"_decode_chunk", "_frames", b"_frames", "_fusion", b"_fusion", "_layout", b"_layout", "_motion_bucket", b"_motion_bucket", "_noise", b"_noise", "_noise_aug", b"_noise_aug", "_overlap", b"_overlap", "_preview", b"_preview", "_rescale", b"_rescale", "_reuse_interval", b"_reuse_interval", "_schedule", b"_schedule", "_seed", b"_seed", "_segment", b"_segment", "_sigma_max", b"_sigma_max", "_sigma_min", b"_sigma_min", "_steps", b"_steps", "_stride", b"_stride", "canvas", b"canvas", "conditioning_fps", b"conditioning_fps", "decode_chunk", b"decode_chunk", "frames", b"frames", "fusion", b"fusion", "guidance", b"guidance", "guidance_interval", b"guidance_interval", "layout", b"layout", "motion_bucket", b"motion_bucket", "noise", b"noise", "noise_aug", b"noise_aug", "overlap", b"overlap", "preview", b"preview", "rescale", b"rescale", "reuse_interval", b"reuse_interval", "schedule", b"schedule", "seed", b"seed", "segment", b"segment", "sigma_max", b"sigma_max", "sigma_min", b"sigma_min", "size", b"size", "steps", b"steps", "stride", b"stride"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_canvas", b"_canvas", "_conditioning_fps", b"_conditioning_fps", "_decode_chunk", b"_decode_chunk", "_frames", b"_frames", "_fusion", b"_fusion", "_layout", b"_layout", "_motion_bucket", b"_motion_bucket", "_noise", b"_noise", "_noise_aug", b"_noise_aug", "_overlap", b"_overlap", "_preview", b"_preview", "_rescale", b"_rescale", "_seed", b"_seed", "_segment", b"_segment", "_sigma_max", b"_sigma_max", "_sigma_min", b"_sigma_min", "_steps", b"_steps", "_stride", b"_stride", "canvas", b"canvas", "conditioning_fps", b"conditioning_fps", "decode_chunk", b"decode_chunk", "frames", b"frames", "fusion", b"fusion", "guidance", b"guidance", "layout", b"layout", "motion_bucket", b"motion_bucket", "noise", b"noise", "noise_aug", b"noise_aug", "overlap", b"overlap", "preview", b"preview", "rescale", b"rescale", "seed", b"seed", "segment", b"segment", "sigma_max", b"sigma_max", "sigma_min", b"sigma_min", "size", b"size", "steps", b"steps", "stride", b"stride"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_canvas", b"_canvas", "_conditioning_fps", b"_conditioning_fps", "_decode_chunk", b"_decode_chunk", "_frames", b"_frames", "_fusion", b"_fusion", "_layout", b"_layout", "_motion_bucket", b"_motion_bucket", "_noise", b"_noise", "_noise_aug", b"_noise_aug", "_overlap", b"_overlap", "_preview", b"_preview", "_rescale", b"_rescale", "_reuse_interval", b"_reuse_interval", "_schedule", b"_schedule", "_seed", b"_seed", "_segment", b"_segment", "_sigma_max", b"_sigma_max", "_sigma_min", b"_sigma_min", "_steps", b"_steps", "_stride", b"_stride", "canvas", b"canvas", "conditioning_fps", b"conditioning_fps", "decode_chunk", b"decode_chunk", "frames", b"frames", "fusion", b"fusion", "guidance", b"guidance", "guidance_interval", b"guidance_interval", "layout", b"layout", "motion_bucket", b"motion_bucket", "noise", b"noise", "noise_aug", b"noise_aug", "overlap", b"overlap", "preview", b"preview", "rescale", b"rescale", "reuse_interval", b"reuse_interval", "schedule", b"schedule", "seed", b"seed", "segment", b"segment", "sigma_max", b"sigma_max", "sigma_min", b"sigma_min", "size", b"size", "steps", b"steps", "stride", b"stride"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__canvas: _TypeAlias = _typing.Literal["canvas"]  # noqa: Y015
     _WhichOneofArgType__canvas: _TypeAlias = _typing.Literal["_canvas", b"_canvas"]  # noqa: Y015
@@ -423,6 +462,10 @@ class AnimationSettings(_message.Message):
     _WhichOneofArgType__preview: _TypeAlias = _typing.Literal["_preview", b"_preview"]  # noqa: Y015
     _WhichOneofReturnType__rescale: _TypeAlias = _typing.Literal["rescale"]  # noqa: Y015
     _WhichOneofArgType__rescale: _TypeAlias = _typing.Literal["_rescale", b"_rescale"]  # noqa: Y015
+    _WhichOneofReturnType__reuse_interval: _TypeAlias = _typing.Literal["reuse_interval"]  # noqa: Y015
+    _WhichOneofArgType__reuse_interval: _TypeAlias = _typing.Literal["_reuse_interval", b"_reuse_interval"]  # noqa: Y015
+    _WhichOneofReturnType__schedule: _TypeAlias = _typing.Literal["schedule"]  # noqa: Y015
+    _WhichOneofArgType__schedule: _TypeAlias = _typing.Literal["_schedule", b"_schedule"]  # noqa: Y015
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
     _WhichOneofReturnType__segment: _TypeAlias = _typing.Literal["segment"]  # noqa: Y015
@@ -459,6 +502,10 @@ class AnimationSettings(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__preview) -> _WhichOneofReturnType__preview | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__rescale) -> _WhichOneofReturnType__rescale | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reuse_interval) -> _WhichOneofReturnType__reuse_interval | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__schedule) -> _WhichOneofReturnType__schedule | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
     @_typing.overload
@@ -497,6 +544,30 @@ class Guidance(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Guidance: _TypeAlias = Guidance  # noqa: Y015
+
+@_typing.final
+class GuidanceInterval(_message.Message):
+    """Steps with a sigma in (low, high] are guided; 0 <= low < high <= 1e4."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOW_FIELD_NUMBER: _builtins.int
+    HIGH_FIELD_NUMBER: _builtins.int
+    low: _builtins.float
+    high: _builtins.float
+    def __init__(
+        self,
+        *,
+        low: _builtins.float = ...,
+        high: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["high", b"high", "low", b"low"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GuidanceInterval: _TypeAlias = GuidanceInterval  # noqa: Y015
 
 @_typing.final
 class Size(_message.Message):
