@@ -230,7 +230,9 @@ def _build(
             forms = proof.engine_forms(load_model(folder, checkpoint))
         report(f"exporting {name}", index + 1, total)
         builder = _Builder(options, key, parts.folder if parts else partial, report, index + 1, total)
-        networks[name] = builder.build(name, forms[name](), specs[name], cases.pop(name), calibration.pop(name, []))
+        networks[name] = builder.build(
+            name, forms[name](), specs[name], cases.pop(name), calibration.pop(name, [])
+        )
         if parts is not None:
             parts.put(name, networks[name])
     report("done", total, total)
