@@ -98,13 +98,15 @@ def score_clips(
 
 def score(animator: Animator, clip: Any, video: Video, settings: Settings) -> dict[str, float | None]:
     """The measures of one clip; see the top of this file."""
+    from mimicmotion_trt.schedule import steps_of
     from mimicmotion_trt.segments import plan_segments
     from mimicmotion_trt.training.metrics import border_jump, hand_psnr, psnr, segment_borders, ssim
 
     truth = clip.frames
     still = np.broadcast_to(clip.reference, truth.shape)
     assert settings.segment is not None
-    plan = plan_segments(len(truth) + 1, settings.segment, settings.overlap, settings.layout)
+    last = steps_of(settings)[-1].shift  # where borders move, the last are what is left to see
+    plan = plan_segments(len(truth) + 1, settings.segment, settings.overlap, settings.layout, last)
     return {
         "psnr": psnr(video, truth),
         "ssim": ssim(video, truth),
