@@ -97,7 +97,13 @@ def golden(machine: Machine) -> Figures:
     with tempfile.TemporaryDirectory() as folder:
         for precision in ("fp32", "fp16"):
             output = Path(folder) / precision
-            options = Options(backend, precision, ((64, 128), (128, 64)), 16, defaults={"canvas": 512})
+            options = Options(
+                backend=backend,
+                precision=precision,
+                sizes=((64, 128), (128, 64)),
+                segment=16,
+                defaults={"canvas": 512},
+            )
             build_bundle(GOLDEN / "svd", GOLDEN / "mimicmotion.pth", output, options)
             with Animator.load(output) as animator:
                 for case in sorted(GOLDEN.glob("*.npz")):

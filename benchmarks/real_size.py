@@ -53,7 +53,14 @@ def main(
             console.print(f"drawing random weights into {folder}")
             subprocess.run([sys.executable, __file__, "draw", str(folder)], check=True)
         plan = PlanOptions(capabilities=(capability,)) if backend == "tensorrt-rtx" else PlanOptions()
-        options = Options(backend, precision, (parse_size(size),), segment, (batch,), plan=plan)
+        options = Options(
+            backend=backend,
+            precision=precision,
+            sizes=(parse_size(size),),
+            segment=segment,
+            rows=(batch,),
+            plan=plan,
+        )
         result = build(base, checkpoint, folder / "bundle", options, console)
     finally:
         if work is None:
