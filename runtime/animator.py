@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from .arrays import check_latents, check_noise, check_overlap, check_pose_frames
 from .bundles import load_bundle
 from .clip import Clip, Picture, Source
+from .cuda.denoiser import CudaDenoiser, ProgramCache, make_layout, open_programs
 from .denoise import Conditions, Denoiser, Row, guidance_ramp, make_rows
 from .engines import DEEP_CACHE, NETWORKS, Bundle, Engine, Manifest, open_engine
 from .errors import SettingsError
@@ -47,13 +48,16 @@ class Animator:
     Calls may come from several threads; each job takes memory of its own.
     """
 
-    def __init__(self, bundle: Bundle, *, device: str, threads: int | None, limits: Limits) -> None:
+    def __init__(
+        self, bundle: Bundle, *, device: str, threads: int | None, limits: Limits, graphs: bool = True
+    ) -> None:
         self._bundle = bundle
         self.limits = limits
         self.threads = threads
         self._device, self._opening = device, threading.Lock()
         self._engines = {name: self._open(name) for name in NETWORKS}
         self._executor = ThreadPoolExecutor(1, "denoise") if self._two_lanes else None
+        self._programs = open_programs(self._engines["unet"], graphs=graphs)
         self.stages = Stages(self._engines, bundle.manifest)
 
     @classmethod
@@ -64,14 +68,18 @@ class Animator:
         device: str = "auto",
         threads: int | None = None,
         limits: Limits | None = None,
+        graphs: bool = True,
     ) -> Animator:
-        """Load a bundle by name or folder onto a device ("auto", "cpu").
+        """Load a bundle by name or folder onto a device ("auto", "cpu", "cuda", "cuda:1").
 
-        `threads` bounds the CPU threads of one engine call; None takes every core. Raises `BundleError`.
+        `threads` bounds the CPU threads of one engine call; None takes every core. `graphs`: on a GPU each step
+        is one captured CUDA graph. Raises `BundleError`.
         """
         if threads is not None and (type(threads) is not int or threads < 1):
             raise SettingsError(f"threads is {threads!r}.", remedy="Choose 1 or more.", field="threads")
-        return cls(load_bundle(bundle), device=device, threads=threads, limits=limits or Limits())
+        return cls(
+            load_bundle(bundle), device=device, threads=threads, limits=limits or Limits(), graphs=graphs
+        )
 
     @property
     def _shapes(self) -> Shapes:
@@ -222,6 +230,7 @@ class Animator:
             if on_step is not None:
                 on_step(index, denoiser.latents.copy())
         latents = denoiser.latents.view(Latents)
+        denoiser.close()
         latents.decode_chunk = settings.decode_chunk
         return latents
 
@@ -265,10 +274,13 @@ class Animator:
 
     def denoiser(
         self, conditions: Conditions, settings: Settings, initial_latents: Float | None = None
-    ) -> Denoiser:
-        """The step program of a clip, its latents at the first sigma."""
+    ) -> Denoiser | CudaDenoiser:
+        """The step program of a clip, its latents at the first sigma; close it when it is done."""
         frames, (high, wide) = len(conditions.pose), conditions.image_latents.shape[1:]
         cells = (high, wide)
+        noise = self._noise(frames, settings, cells, initial_latents)
+        if self._programs is not None:
+            return self._cuda_denoiser(self._programs, conditions, settings, noise)
         kinds = dict.fromkeys(step.kind for step in self.steps(settings))
         rows, *others = (self._rows(frames, settings, cells, kind) for kind in kinds)
         unet, outer = self._unets(settings)
@@ -282,13 +294,38 @@ class Animator:
             others=dict(zip(list(kinds)[1:], others, strict=True)),
             outer=outer,
         )
+        denoiser.latents[...] = noise
+        return denoiser
+
+    def _cuda_denoiser(
+        self, programs: ProgramCache, conditions: Conditions, settings: Settings, noise: Float
+    ) -> CudaDenoiser:
+        """The same on a GPU."""
+        frames, (high, wide) = len(conditions.pose), conditions.image_latents.shape[1:]
+        exact = settings.reuse_interval == 1 and {step.kind for step in self.steps(settings)} == {(0.0, True)}
+        if not exact:
+            raise SettingsError(
+                "guidance_interval, layout shifted and reuse_interval do not run on a GPU yet.",
+                remedy="Leave them out, or use an onnxruntime bundle.",
+                field="settings",
+            )
+        plan = self.plan(frames, settings, (high, wide))
+        ramp = guidance_ramp(settings.guidance, frames)
+        sizes = self._shapes.rows(plan.shape[1], (high, wide)) or self.manifest.rows
+        layout = make_layout(plan, fusion_weights(plan, settings.fusion), ramp, sizes, (high, wide))
+        return CudaDenoiser(programs, layout, conditions, ramp, noise)
+
+    def _noise(
+        self, frames: int, settings: Settings, cells: tuple[int, int], initial_latents: Float | None
+    ) -> Float:
+        """Latents [F,4,h,w] at the first sigma."""
         if initial_latents is None:
             segment = self._shapes.segment(settings, frames, cells)
             noise = latent_noise(settings.seed, frames, segment, cells, settings.noise)
         else:
             noise = spread(check_noise(initial_latents, (None, 4, *cells), "initial_latents"), frames)
-        np.multiply(noise, np.float32(initial_scale(self.sigmas(settings))), out=denoiser.latents)
-        return denoiser
+        scaled: Float = noise * np.float32(initial_scale(self.sigmas(settings)))
+        return scaled
 
     def _rows(self, frames: int, settings: Settings, cells: tuple[int, int], kind: Kind) -> list[Row]:
         """The rows of a kind of steps."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -24,6 +24,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="One line of JSON for each 
 Bundle = Annotated[str, typer.Option(help="Bundle, by name or folder.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads; every core if not given.")]
 Estimator = Annotated[str, typer.Option(help="mediapipe, or dwpose (needs its files).")]
+Graphs = Annotated[
+    Literal["on", "off"], typer.Option(help="On a GPU, run each step as one captured CUDA graph.")
+]
 LimitFlags = Annotated[
     list[str] | None, typer.Option("--limit", help="NAME=NUMBER, for instance frames=500.")
 ]
@@ -53,8 +56,9 @@ def animate(
         Path | None, typer.Option(help="Keypoints of the person in the picture.")
     ] = None,
     estimator: Estimator = "mediapipe",
-    device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     threads: Threads = None,
+    graphs: Graphs = "on",
     limit: LimitFlags = None,
     as_json: AsJson = False,
     chosen: Chosen,
@@ -70,6 +74,7 @@ def animate(
                 done = _on_server(server, image, motion, output, pose, chosen, reporter)
             else:
                 options = {"device": device, "threads": threads, "limits": parse_limits(limit)}
+                options["graphs"] = graphs == "on"
                 done = _in_process(bundle, options, image, motion, output, pose, estimator, chosen, reporter)
         reporter.line({"event": "done", "output": str(output), **done})
         if not as_json:
@@ -156,6 +161,7 @@ def serve(
     port: Annotated[int, typer.Option(help="0 takes a free one.")] = 50051,
     device: Annotated[list[str] | None, typer.Option(help="One engine process for each; repeat.")] = None,
     threads: Threads = None,
+    graphs: Graphs = "on",
     limit: LimitFlags = None,
     max_queue: Annotated[int, typer.Option(help="Jobs that may wait.")] = 32,
     grace: Annotated[float, typer.Option(help="Seconds that running jobs get when told to stop.")] = 30.0,
@@ -182,6 +188,7 @@ def serve(
                 devices=tuple(device or ("auto",)),
                 threads=threads,
                 limits=parse_limits(limit),
+                graphs=graphs == "on",
                 tls=tls,
                 max_queue=max_queue,
                 grace=grace,

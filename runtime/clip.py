@@ -23,6 +23,7 @@ from .settings import Settings
 
 if TYPE_CHECKING:
     from .animator import Animator
+    from .cuda.denoiser import CudaDenoiser
 
 Picture = NDArray[np.uint8]
 T = TypeVar("T")
@@ -187,9 +188,11 @@ class Clip:
             yield self._event(
                 "denoise", index + 1, len(steps), segment=segments, segments=segments, preview=preview
             )
-        return denoiser.latents
+        latents = denoiser.latents
+        denoiser.close()
+        return latents
 
-    def _preview(self, denoiser: Denoiser, step: Step, done: int) -> Picture | None:
+    def _preview(self, denoiser: Denoiser | CudaDenoiser, step: Step, done: int) -> Picture | None:
         every = self.settings.preview
         if not every or done % every:
             return None

@@ -243,6 +243,9 @@ class Denoiser:
     def _place(self, program: list[list[Row]]) -> list[Batch]:
         return [self._lanes[index % len(self._lanes)].batch(rows) for index, rows in enumerate(program)]
 
+    def close(self) -> None:
+        """Nothing but its own memory is held; a `CudaDenoiser` gives its program back here."""
+
     def _call(self, calls: list[Call]) -> None:
         others = [self._executor.submit(call) for call in calls[1:]] if self._executor else []
         try:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..denoise import Conditions
+from ..denoise import Conditions, split_rows
+from ..engines import Engine
 from ..schedule import Step
+from ..segments import Plan
+from .device import CudaDevice
+from .launches import branches_of
 from .program import Layout, StepProgram
 
 Float = NDArray[np.float32]
@@ -45,6 +49,38 @@ class ProgramCache:
 
     def __len__(self) -> int:
         return len(self._idle)
+
+
+def open_programs(unet: Engine, *, graphs: bool) -> ProgramCache | None:
+    """Step programs on the GPU on which an engine runs; None if it runs on none of ours.
+
+    Raises `KernelError` if the kernels do not compile or load there.
+    """
+    gpu = getattr(unet, "gpu", None)
+    if gpu is None:
+        return None
+    device = CudaDevice(gpu, unet.spec.dtypes["latents"])
+    return ProgramCache(lambda layout: StepProgram(device, unet, layout, graphs=graphs))
+
+
+def make_layout(
+    plan: Plan, weights: Float, guidance: Float, sizes: Sequence[int], cells: tuple[int, int]
+) -> Layout:
+    """The layout of a plan [S,N] with fusion weights [S,N], guidance [F], batches of `sizes` rows, cells (h, w).
+
+    The last batch may hold rows that count nothing, where the rows are no sum of the sizes.
+    """
+    branches = branches_of(guidance)
+    parts = split_rows(len(plan) * len(branches), sizes)
+    batches = tuple(min(size for size in sizes if size >= part) for part in parts)
+    return Layout(
+        tuple(map(tuple, plan.tolist())),
+        tuple(map(tuple, weights.tolist())),
+        branches,
+        batches,
+        len(guidance),
+        cells,
+    )
 
 
 class CudaDenoiser:

@@ -6,8 +6,7 @@ guidance) lies in the device's memory, so that the graph never changes. Nothing 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -47,9 +46,8 @@ class StepProgram:
         tables = launches.make_tables(
             np.array(layout.plan), np.array(layout.weights, np.float32), layout.branches
         )
-        rows, slots = tables.frames.shape
-        if sum(layout.batches) != rows:
-            raise ValueError(f"batches of {layout.batches} rows are not {rows}")
+        rows, slots = sum(layout.batches), tables.frames.shape[1]
+        tables = padded(tables, rows)
         specs = {tensor.name: tensor for tensor in (*unet.spec.inputs, *unet.spec.outputs)}
         kinds = {name: np.dtype(spec.dtype) for name, spec in specs.items()}
         token, channels = specs["embedding"].shape[2], specs["pose"].shape[2]
@@ -162,11 +160,10 @@ class StepProgram:
         device.launch(launches.timesteps(size), self._numbers, inputs["timestep"], stream=stream)
 
 
-def batch_sizes(rows: int, buckets: Sequence[int]) -> tuple[int, ...]:
-    """The fewest batches of the sizes `buckets` that make up `rows`, larger ones first."""
-    sizes: list[int] = []
-    for bucket in sorted(buckets, reverse=True):
-        sizes += [bucket] * ((rows - sum(sizes)) // bucket)
-    if sum(sizes) != rows:
-        raise ValueError(f"{rows} rows are no sum of {sorted(buckets)}")
-    return tuple(sizes)
+def padded(tables: launches.Tables, rows: int) -> launches.Tables:
+    """The same with rows that are not conditional and cover no frame, up to `rows` in all."""
+    more = rows - len(tables.frames)
+    if more < 0:
+        raise ValueError(f"{len(tables.frames)} rows do not fit into {rows}")
+    frames = np.pad(tables.frames, ((0, more), (0, 0)))
+    return replace(tables, frames=frames, conditional=np.pad(tables.conditional, (0, more)))

@@ -35,6 +35,8 @@ class ServiceConfig:
     threads: int | None = None
     """CPU threads of each engine; None leaves it to the animator."""
     limits: Limits = field(default_factory=Limits)
+    graphs: bool = True
+    """On a GPU each step is one captured CUDA graph."""
     tls: Tls | None = None
     max_queue: int = 32
     """Jobs that may wait (being uploaded included) before callers are sent away."""

@@ -30,6 +30,7 @@ class EngineSpec:
     device: str
     threads: int | None
     limits: Limits
+    graphs: bool = True
 
 
 # ---- to the engine ----

@@ -77,7 +77,7 @@ class AnimationServer:
         self._folder = Path(tempfile.mkdtemp(prefix="mimicmotion-", dir=config.folder))
         self._store = JobStore(self._folder, config.keep)
         specs = [
-            EngineSpec(config.animator, config.bundle, device, config.threads, config.limits)
+            EngineSpec(config.animator, config.bundle, device, config.threads, config.limits, config.graphs)
             for device in config.devices
         ]
         self.scheduler = Scheduler(

@@ -54,7 +54,9 @@ def main(connection: Connection[Any, Any], spec: m.EngineSpec) -> None:
 def _load(spec: m.EngineSpec) -> Any:
     module, _, name = spec.factory.partition(":")
     factory = attrgetter(name)(import_module(module))
-    return factory(spec.bundle, device=spec.device, threads=spec.threads, limits=spec.limits)
+    return factory(
+        spec.bundle, device=spec.device, threads=spec.threads, limits=spec.limits, graphs=spec.graphs
+    )
 
 
 class _Inbox:

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mimicmotion_trt import Animator, SettingsError
+from mimicmotion_trt.cuda.denoiser import ProgramCache, make_layout
 from mimicmotion_trt.cuda.launches import Launch
-from mimicmotion_trt.cuda.program import Layout, StepProgram, batch_sizes
+from mimicmotion_trt.cuda.program import Layout, StepProgram
 from mimicmotion_trt.denoise import Conditions, Denoiser, guidance_ramp, make_rows
 from mimicmotion_trt.engines import Bundle, Engine, open_engine
 from mimicmotion_trt.schedule import euler_steps, initial_scale, karras_sigmas
@@ -91,10 +93,9 @@ def test_it_is_the_cpus_step_program(host, unet, frames, segment, overlap, fusio
     weights, ramp = fusion_weights(plan, fusion), guidance_ramp(guidance, frames)
     rows = make_rows(plan, weights, ramp)
     branches = (True,) if np.all(ramp == 1) else (True, False)
-    sizes = batch_sizes(len(plan) * len(branches), buckets)
-    layout = Layout(
-        tuple(map(tuple, plan.tolist())), tuple(map(tuple, weights.tolist())), branches, sizes, frames, CELLS
-    )
+    layout = make_layout(plan, weights, ramp, buckets, CELLS)
+    assert layout.branches == branches
+    sizes = layout.batches
     device = HostDevice(host)
     program = StepProgram(device, unet, layout)
     for seed in (1, 2):  # two jobs on one program: nothing of the first is left, nothing is allocated
@@ -118,17 +119,32 @@ def test_it_is_the_cpus_step_program(host, unet, frames, segment, overlap, fusio
         )
 
 
-@pytest.mark.parametrize(
-    ("rows", "buckets", "sizes"),
-    [(7, (1, 2, 4), (4, 2, 1)), (8, (1, 2, 4), (4, 4)), (6, (2,), (2, 2, 2)), (1, (1,), (1,))],
-)
-def test_rows_are_taken_in_the_largest_batches(rows, buckets, sizes):
-    assert batch_sizes(rows, buckets) == sizes
+def test_rows_that_fill_no_batch_are_padded():
+    plan = plan_segments(9, 4, 2, "reference")
+    layout = make_layout(plan, fusion_weights(plan, "triangular"), np.ones(9, np.float32), (2,), CELLS)
+    assert sum(layout.batches) == len(plan) + len(plan) % 2
+    assert set(layout.batches) == {2}
 
 
-def test_rows_that_no_batches_make_up():
-    with pytest.raises(ValueError, match=r"3 rows are no sum of \[2\]"):
-        batch_sizes(3, (2,))
+@pytest.mark.parametrize("host", ["float32"], indirect=True)
+def test_the_animator_on_it_is_the_animator_on_the_cpu(host, bundle):
+    """All of `sample`, but for the device: program cache, layout, noise, latents read back."""
+    with Animator.load(bundle, threads=1) as animator:
+        width, height = animator.manifest.sizes[0]
+        chance = np.random.default_rng(0)
+        picture = chance.integers(0, 255, (height, width, 3), np.uint8)
+        poses = chance.integers(0, 255, (7, height, width, 3), np.uint8)
+        settings = animator.settings(steps=2, segment=4, overlap=1, guidance=(1.5, 2.0), seed=3)
+        expected = animator.sample(picture, poses, settings)
+        unet = animator._engines["unet"]
+        device = HostDevice(host)
+        animator._programs = ProgramCache(lambda layout: StepProgram(device, unet, layout))
+        for _ in range(2):
+            found = animator.sample(picture, poses, settings)
+            np.testing.assert_allclose(found, expected, atol=2e-6 * np.abs(expected).max())
+        assert animator._programs.made == 1
+        with pytest.raises(SettingsError, match="GPU yet"):
+            animator.sample(picture, poses, animator.settings(steps=3, guidance_interval=(0.1, 1.0)))
 
 
 @pytest.mark.parametrize("host", ["float32"], indirect=True)

@@ -23,7 +23,7 @@ from mimicmotion_trt.pose import PoseSequence
 from mimicmotion_trt.settings import Settings
 
 
-def load(bundle: str, *, device: str, threads: int | None, limits: Limits) -> StandIn:
+def load(bundle: str, *, device: str, threads: int | None, limits: Limits, graphs: bool) -> StandIn:
     does = json.loads(bundle)
     time.sleep(does.get("pause", 0))
     _misbehave(does, "load")
