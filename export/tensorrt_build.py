@@ -101,7 +101,8 @@ def configure(api: Any, config: Any, options: PlanOptions) -> str:
         config.set_flag(api.BuilderFlag.REFIT)
     if options.weight_streaming:
         config.set_flag(api.BuilderFlag.WEIGHT_STREAMING)
-    if hasattr(api.BuilderFlag, "REQUIRE_USER_ALLOCATION"):  # without it TensorRT-RTX is not for CUDA graphs
+    # Without it TensorRT-RTX is not for CUDA graphs; weights that are streamed rule it out.
+    if hasattr(api.BuilderFlag, "REQUIRE_USER_ALLOCATION") and not options.weight_streaming:
         config.set_flag(api.BuilderFlag.REQUIRE_USER_ALLOCATION)
     config.profiling_verbosity = api.ProfilingVerbosity.DETAILED  # so that `inspect` can tell layers apart
     if not hasattr(api, "ComputeCapability"):

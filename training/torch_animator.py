@@ -65,6 +65,7 @@ class TorchAnimator(Animator):
         self._bundle = Bundle(Path("training"), manifest)
         self._engines = dict(engines)
         self._executor = None
+        self._programs = None
         self.limits, self.threads = Limits(), None
         self.stages = Stages(self._engines, manifest)
 

@@ -15,11 +15,15 @@ from mimicmotion_trt import BundleError
 from mimicmotion_trt.engines import (
     NETWORKS,
     Agreement,
+    Audit,
     Bundle,
+    EngineSpec,
     File,
     ImageStatistics,
     Manifest,
     Network,
+    Plan,
+    Profile,
     Work,
 )
 from mimicmotion_trt.engines import network_specs as specs_of
@@ -29,6 +33,15 @@ NUMBERS = st.floats(0, 1e6)
 FILES = st.builds(File, NAMES, st.integers(0, 2**40), st.text("0123456789abcdef", min_size=64, max_size=64))
 
 
+def plans(spec: EngineSpec) -> st.SearchStrategy[Plan | None]:
+    """No plan, or one whose profiles give a range for each free dimension."""
+    free = {dim for tensor in spec.inputs for dim in tensor.shape if isinstance(dim, str)}
+    ranges = st.lists(st.integers(1, 999), min_size=3, max_size=3).map(lambda sizes: tuple(sorted(sizes)))
+    profiles = st.builds(Profile, st.fixed_dictionaries(dict.fromkeys(sorted(free), ranges)))
+    listed = st.lists(profiles, min_size=1, max_size=3).map(tuple)
+    return st.none() | st.builds(Plan, NAMES, NAMES, listed, st.booleans(), st.booleans())
+
+
 @st.composite
 def manifests(draw: st.DrawFn) -> Manifest:
     specs = specs_of(
@@ -36,13 +49,16 @@ def manifests(draw: st.DrawFn) -> Manifest:
     )
     agreements = st.builds(Agreement, NUMBERS, NUMBERS, NUMBERS, st.integers(0, 9))
     works = st.builds(Work, NUMBERS, NUMBERS, NUMBERS, NUMBERS, NUMBERS)
+    audits = st.builds(Audit, *[st.integers(0, 9999)] * 9)
     files = st.lists(FILES, min_size=1, max_size=2)
     return Manifest(
         backend=draw(NAMES),
         precision=draw(NAMES),
         build=draw(NAMES),
         networks={
-            name: Network(spec, tuple(draw(files)), draw(agreements), draw(works))
+            name: Network(
+                spec, tuple(draw(files)), draw(agreements), draw(works), draw(audits), draw(plans(spec))
+            )
             for name, spec in specs.items()
         },
         sizes=tuple(draw(st.lists(st.tuples(*[st.integers(1, 9999)] * 2), min_size=1, max_size=3))),

@@ -358,12 +358,12 @@ def test_the_worst_case_counts(bundle):
     path = loaded.engine_path("pose_net")
     inputs = [proof.example_inputs("pose_net", spec, shape, seed=0) for shape in proof.SHAPES]
     answers = [torch.from_numpy(_run(loaded, "pose_net", case)) for case in inputs]
-    good = [proof.Case(case, answer) for case, answer in zip(inputs, answers, strict=True)]
+    good = [proof.Case(case, (answer,)) for case, answer in zip(inputs, answers, strict=True)]
     assert proof.compare("pose_net", path, spec, good, 1e-4).rel_l2 == 0
     for index in range(3):
         for wrong in (answers[index] * 1.01, answers[index] * torch.nan):
             cases = [*good]
-            cases[index] = proof.Case(inputs[index], wrong)
+            cases[index] = proof.Case(inputs[index], (wrong,))
             with pytest.raises(ExportError, match="pose_net"):
                 proof.compare("pose_net", path, spec, cases, 1e-4)
 

@@ -80,8 +80,9 @@ def test_statistics_of_large_values_are_float32():
     torch.testing.assert_close(answer, expected, atol=2e-3, rtol=2e-3)
 
 
-@pytest.mark.parametrize("magnitude", [1.0, 1e5, 5e6])
+@pytest.mark.parametrize("magnitude", [1.0, 1e5, 2e6])
 def test_narrow_layers_take_what_float16_cannot_hold(magnitude):
+    torch.manual_seed(0)
     layer = torch.nn.Conv2d(4, 4, 1)
     x = torch.randn(1, 4, 8, 8) * magnitude
     expected = layer(x)

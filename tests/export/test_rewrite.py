@@ -142,13 +142,14 @@ SHAPES = [(1, 1, 16, 16), (2, 3, 8, 16), (3, 5, 24, 16), (1, 4, 16, 8)]
 @pytest.fixture(scope="module", params=["tiny", "other"])
 def pair(request: pytest.FixtureRequest, tiny: Any, make_source: Callable[..., Any]) -> tuple[Any, Any, Any]:
     """(originals, rewritten networks, specs) of the golden networks and of some with other heads and layers."""
-    from mimicmotion_trt.engines import network_specs
+    from mimicmotion_trt.engines import NETWORKS, network_specs
 
     source = tiny
     if request.param == "other":
         source = make_source(widths=(32, 64, 96, 128), heads=(1, 4, 3, 2), layers=2, token=40, vae_layers=2)
     model = load_model(source.base, source.checkpoint)
-    rewritten = {name: make() for name, make in proof.engine_forms(deepcopy(model)).items()}
+    forms = proof.engine_forms(deepcopy(model))
+    rewritten = {name: forms[name]() for name in NETWORKS}
     specs = network_specs(
         pose_channels=model.unet.config["block_out_channels"][0],
         token_width=model.unet.config["cross_attention_dim"],
