@@ -16,8 +16,8 @@ STEP = np.array([0.5, 2.0, 3.0, 4.0], np.float32)
 def test_a_write_past_the_end_is_seen(host):
     launch = launches.timesteps(8)
     with pytest.raises(AssertionError, match="heap-buffer-overflow"):
-        host.run(launch, STEP, np.empty(7, host.dtype))
-    host.run(launch, STEP, np.empty(8, host.dtype))  # and it goes on
+        host.run(launch, STEP, np.empty(7, np.float32))
+    host.run(launch, STEP, np.empty(8, np.float32))  # and it goes on
 
 
 def test_gather_beyond_two_to_the_31_elements(host, vast):
