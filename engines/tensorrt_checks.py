@@ -11,10 +11,8 @@ from ..errors import BundleError
 from .cuda_memory import Gpu
 from .plan import FLAVOURS, Plan
 from .spec import EngineSpec
-from .tensorrt_library import Library
+from .tensorrt_library import DISTRIBUTIONS, Library
 
-DISTRIBUTIONS = {"tensorrt": "tensorrt-cu13", "tensorrt-rtx": "tensorrt-rtx-cu13"}
-"""What is installed for a flavour."""
 _REASONS = {
     "MALFORMED_ENGINE": ("is damaged", "Build the bundle again."),
     "VERSION_MISMATCH": ("was compiled by another version", "Build the bundle again."),

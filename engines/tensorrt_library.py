@@ -12,6 +12,9 @@ from ..errors import BundleError
 from .plan import FLAVOURS
 
 EXTRAS = {"tensorrt": "gpu", "tensorrt-rtx": "rtx"}
+"""Flavour -> the extra of this package that installs it."""
+DISTRIBUTIONS = {"tensorrt": "tensorrt-cu13", "tensorrt-rtx": "tensorrt-rtx-cu13"}
+"""Flavour -> what that extra installs."""
 KEPT = 50
 """Messages that are remembered for an error."""
 _HINTS = (

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ..engines import EngineSpec, Plan, Profile
+from ..engines.cuda_memory import open_gpu
 from ..engines.tensorrt_library import Library
-from ..errors import ExportError
+from ..errors import BundleError, ExportError
 from .options import PlanOptions
 
 CAPABILITIES = ("SM80", "SM86", "SM89", "SM120")
@@ -127,20 +128,16 @@ def set_capabilities(api: Any, config: Any, names: Iterable[str]) -> str:
 
 
 def gpu_name() -> str:
-    """The GPU for which TensorRT compiles: the first one of this machine, as the driver names it."""
+    """The GPU for which TensorRT compiles, the first one, named as the backend will name it when it loads plans."""
     try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
-        major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
-        return f"{pynvml.nvmlDeviceGetName(handle)} SM{major}{minor}"
-    except Exception as error:  # the library's own kinds, and its absence
+        gpu = open_gpu(0)
+    except BundleError as error:
         raise ExportError(
-            f"no GPU to compile for ({error}).",
+            f"no GPU to compile for ({error.message}).",
             remedy="Build on the GPU host; --backend tensorrt-rtx builds on any machine.",
             field="backend",
         ) from error
+    return f"{gpu.name} {gpu.capability}"
 
 
 def check_tensors(api: Any, network: Any, spec: EngineSpec, name: str) -> None:

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from .bundles import list_bundles, load_bundle
 from .engines import Bundle
+from .engines.tensorrt_library import DISTRIBUTIONS, EXTRAS
 from .errors import BundleError, SettingsError
 from .flags import parse_size
 from .gpus import MINIMUM_DRIVER, Gpu, Gpus, Nvml
@@ -26,8 +27,6 @@ CONTEXT = 700 * 2**20
 """Bytes of GPU memory for the CUDA context and TensorRT's own kernels, an assumption."""
 FPS = 15
 """Frames a second of a video made from a usual one of 30: the stride is 2 then."""
-EXTRAS = {"tensorrt": "gpu", "tensorrt-rtx": "rtx"}
-DISTRIBUTIONS = {"tensorrt": "tensorrt-cu13", "tensorrt-rtx": "tensorrt-rtx-cu13"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,6 @@ from ..engines import (
     network_specs,
 )
 from ..limits import Limits
-from ..stages import Stages
 from .encoders import Encoders
 from .networks import PoseNet, UNet
 
@@ -62,12 +61,15 @@ class TorchAnimator(Animator):
     """`sample`, `decode` and `animate` as a bundle's, on networks that are still being trained."""
 
     def __init__(self, engines: Mapping[str, Engine], manifest: Manifest) -> None:
-        self._bundle = Bundle(Path("training"), manifest)
-        self._engines = dict(engines)
-        self._executor = None
-        self._programs = None
-        self.limits, self.threads = Limits(), None
-        self.stages = Stages(self._engines, manifest)
+        self._trained = dict(engines)
+        super().__init__(Bundle(Path("training"), manifest), device="auto", threads=None, limits=Limits())
+
+    @property
+    def _two_lanes(self) -> bool:
+        return False  # PyTorch's calls take all threads
+
+    def _open(self, network: str) -> Engine:
+        return self._trained[network]
 
 
 def torch_animator(
