@@ -40,9 +40,7 @@ class ModuleEngine:
 
     def bind(self, inputs: Any, outputs: Any) -> TorchBinding:
         """See `TorchBinding`."""
-        ordered = {tensor.name: inputs[tensor.name] for tensor in self.spec.inputs}
-        (output,) = outputs.values()
-        return TorchBinding(self._run, ordered, output, torch.device("cuda"))
+        return TorchBinding(self._run, self.spec, inputs, outputs, torch.device("cuda"))
 
     def close(self) -> None:
         """Nothing is held."""

@@ -91,7 +91,9 @@ class TorchEngine:
         self._spec.check(inputs, outputs)
         assert self.program is not None
         if not any(isinstance(array, np.ndarray) for array in (*inputs.values(), *outputs.values())):
-            return self._bind_device(inputs, outputs)
+            from .torch_binding import TorchBinding
+
+            return TorchBinding(self._run, self._spec, inputs, outputs, self._device)
         given = [inputs[tensor.name] for tensor in self._spec.inputs]
         (output,) = outputs.values()
         into = torch.from_numpy(output)
@@ -110,13 +112,6 @@ class TorchEngine:
                 ) from error
 
         return call
-
-    def _bind_device(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Call:
-        from .torch_binding import TorchBinding
-
-        ordered = {tensor.name: inputs[tensor.name] for tensor in self._spec.inputs}
-        (output,) = outputs.values()
-        return TorchBinding(self._run, ordered, output, self._device)
 
     def close(self) -> None:
         """Drop the network; its memory goes with it, or to PyTorch's pool on a GPU."""

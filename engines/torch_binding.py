@@ -9,6 +9,7 @@ import torch
 
 from ..errors import EngineError
 from .cuda_memory import DeviceArray
+from .spec import EngineSpec
 
 
 class TorchBinding:
@@ -19,29 +20,31 @@ class TorchBinding:
     """
 
     def __init__(
-        self, run: Callable[..., torch.Tensor], inputs: Mapping[str, Any], output: Any, device: torch.device
+        self,
+        run: Callable[..., torch.Tensor],
+        spec: EngineSpec,
+        inputs: Mapping[str, Any],
+        outputs: Mapping[str, Any],
+        device: torch.device,
     ) -> None:
         self._run, self._device = run, device
-        self._arrays = (
-            {name: DeviceArray.of(array) for name, array in inputs.items()},
-            DeviceArray.of(output),
-        )
-        self._given = [torch.as_tensor(array, device=device) for array in self._arrays[0].values()]
-        self._into = torch.as_tensor(self._arrays[1], device=device)
+        (output,) = outputs.values()
+        self._arrays = [DeviceArray.of(array) for array in (*(inputs[t.name] for t in spec.inputs), output)]
+        *self._given, self._into = (torch.as_tensor(array, device=device) for array in self._arrays)
         self._pool = torch.cuda.MemPool()
 
     def __call__(self) -> None:
-        """Put the network on PyTorch's current stream."""
-        with torch.inference_mode(), torch.cuda.use_mem_pool(self._pool):
-            self._into.copy_(self._run(*self._given))
-
-    def enqueue(self, stream: Any) -> None:
-        """Put the network on a `cuda.core` stream; raises `EngineError` if PyTorch refuses."""
-        outer: Any = torch.cuda.ExternalStream(int(stream.handle), device=self._device)  # type: ignore[no-untyped-call]
+        """Put the network on PyTorch's current stream; raises `EngineError` if PyTorch refuses."""
         try:
-            with torch.inference_mode(), torch.cuda.stream(outer), torch.cuda.use_mem_pool(self._pool):
+            with torch.inference_mode(), torch.cuda.use_mem_pool(self._pool):
                 self._into.copy_(self._run(*self._given))
         except RuntimeError as error:
             raise EngineError(
                 f"PyTorch failed: {error}", remedy="Use fewer pixels, frames or rows if memory ran out."
             ) from error
+
+    def enqueue(self, stream: Any) -> None:
+        """Put the network on a `cuda.core` stream; raises `EngineError` if PyTorch refuses."""
+        outer: Any = torch.cuda.ExternalStream(int(stream.handle), device=self._device)  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(outer):
+            self()
