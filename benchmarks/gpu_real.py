@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mimicmotion_trt.cuda.device import CudaDevice
-from mimicmotion_trt.cuda.program import Layout, StepProgram
+from mimicmotion_trt.cuda.program import Layout, Rows, StepProgram
 from mimicmotion_trt.denoise import Conditions, guidance_ramp
 from mimicmotion_trt.engines import EngineSpec, network_specs
 from mimicmotion_trt.engines.cuda_memory import Gpu
@@ -91,10 +91,8 @@ def time_program(
     """Seconds of 25 steps of the step program, and how much of a step is not the U-Net."""
     plan = plan_segments(frames, frames, 6, "reference")
     weights = fusion_weights(plan, "triangular")
-    layout = Layout(
-        tuple(map(tuple, plan.tolist())), tuple(map(tuple, weights.tolist())), (True, False), (1, 1), frames,
-        (HIGH, WIDE),
-    )  # fmt: skip
+    rows = Rows(tuple(map(tuple, plan.tolist())), tuple(map(tuple, weights.tolist())), (True, False), (1, 1))
+    layout = Layout((rows,), frames, (HIGH, WIDE))
     program = StepProgram(device, engine, layout, graphs=graphs)
     program.start(conditions, guidance_ramp((2.0, 2.0), frames), noise)
     steps = euler_steps(karras_sigmas(STEPS, 0.002, 700.0))

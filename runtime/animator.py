@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from .arrays import check_latents, check_noise, check_overlap, check_pose_frames
 from .bundles import load_bundle
 from .clip import Clip, Picture, Source
-from .cuda.denoiser import CudaDenoiser, ProgramCache, make_layout, open_programs
+from .cuda.denoiser import CudaDenoiser, ProgramCache, make_batches, open_programs
 from .denoise import Conditions, Denoiser, Row, guidance_ramp, make_rows
 from .engines import DEEP_CACHE, NETWORKS, Bundle, Engine, Manifest, open_engine
 from .errors import SettingsError
@@ -302,18 +302,15 @@ class Animator:
     ) -> CudaDenoiser:
         """The same on a GPU."""
         frames, (high, wide) = len(conditions.pose), conditions.image_latents.shape[1:]
-        exact = settings.reuse_interval == 1 and {step.kind for step in self.steps(settings)} == {(0.0, True)}
-        if not exact:
-            raise SettingsError(
-                "guidance_interval, layout shifted and reuse_interval do not run on a GPU yet.",
-                remedy="Leave them out, or use an onnxruntime bundle.",
-                field="settings",
-            )
-        plan = self.plan(frames, settings, (high, wide))
+        rows = {}
+        for shift, guided in dict.fromkeys(step.kind for step in self.steps(settings)):
+            plan = self.plan(frames, settings, (high, wide), shift)
+            ramp = guidance_ramp(settings.guidance if guided else (1.0, 1.0), frames)
+            sizes = self._shapes.rows(plan.shape[1], (high, wide)) or self.manifest.rows
+            weights = fusion_weights(plan, settings.fusion)
+            rows[shift, guided] = make_batches(plan, weights, ramp, sizes, guided=guided)
         ramp = guidance_ramp(settings.guidance, frames)
-        sizes = self._shapes.rows(plan.shape[1], (high, wide)) or self.manifest.rows
-        layout = make_layout(plan, fusion_weights(plan, settings.fusion), ramp, sizes, (high, wide))
-        return CudaDenoiser(programs, layout, conditions, ramp, noise)
+        return CudaDenoiser(programs, rows, conditions, ramp, noise, *self._unets(settings))
 
     def _noise(
         self, frames: int, settings: Settings, cells: tuple[int, int], initial_latents: Float | None

@@ -4,41 +4,43 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..denoise import Conditions, split_rows
 from ..engines import Engine
-from ..schedule import Step
+from ..schedule import Kind, Step
 from ..segments import Plan
 from .device import CudaDevice
 from .launches import branches_of
-from .program import Layout, StepProgram
+from .program import Layout, Rows, StepProgram
 
 Float = NDArray[np.float32]
+Make = Callable[[Layout, Engine, Engine | None], StepProgram]
+"""A program of a layout on the U-Net, and on its first level alone where the layout is deep."""
 
 
 class ProgramCache:
-    """Idle step programs, the last used last; at most `most` are kept, each with its memory and its graph."""
+    """Idle step programs, the last used last; at most `most` are kept, each with its memory and its graphs."""
 
-    def __init__(self, make: Callable[[Layout], StepProgram], most: int = 4) -> None:
+    def __init__(self, make: Make, most: int = 4) -> None:
         self._make, self._most = make, most
         self._idle: OrderedDict[int, tuple[Layout, StepProgram]] = OrderedDict()
         self._lock = threading.Lock()
         self.made = 0
         """How many programs were captured so far."""
 
-    def take(self, layout: Layout) -> StepProgram:
-        """An idle program of this layout, or a new one; it belongs to the caller until `give`."""
+    def take(self, layout: Layout, unet: Engine, outer: Engine | None = None) -> StepProgram:
+        """An idle program of this layout, or a new one on these engines; the caller's until `give`."""
         with self._lock:
             for key, (found, program) in reversed(self._idle.items()):
                 if found == layout:
                     del self._idle[key]
                     return program
             self.made += 1
-        return self._make(layout)
+        return self._make(layout, unet, outer)
 
     def give(self, layout: Layout, program: StepProgram) -> None:
         """Put a program back; the one unused for longest goes where there are too many."""
@@ -60,26 +62,23 @@ def open_programs(unet: Engine, *, graphs: bool) -> ProgramCache | None:
     if gpu is None:
         return None
     device = CudaDevice(gpu, unet.spec.dtypes["latents"])
-    return ProgramCache(lambda layout: StepProgram(device, unet, layout, graphs=graphs))
+    return ProgramCache(
+        lambda layout, whole, outer: StepProgram(device, whole, layout, graphs=graphs, outer=outer)
+    )
 
 
-def make_layout(
-    plan: Plan, weights: Float, guidance: Float, sizes: Sequence[int], cells: tuple[int, int]
-) -> Layout:
-    """The layout of a plan [S,N] with fusion weights [S,N], guidance [F], batches of `sizes` rows, cells (h, w).
+def make_batches(
+    plan: Plan, weights: Float, guidance: Float, sizes: Sequence[int], *, guided: bool = True
+) -> Rows:
+    """The rows of a plan [S,N] with fusion weights [S,N], guidance [F], in batches of `sizes` rows.
 
     The last batch may hold rows that count nothing, where the rows are no sum of the sizes.
     """
     branches = branches_of(guidance)
     parts = split_rows(len(plan) * len(branches), sizes)
     batches = tuple(min(size for size in sizes if size >= part) for part in parts)
-    return Layout(
-        tuple(map(tuple, plan.tolist())),
-        tuple(map(tuple, weights.tolist())),
-        branches,
-        batches,
-        len(guidance),
-        cells,
+    return Rows(
+        tuple(map(tuple, plan.tolist())), tuple(map(tuple, weights.tolist())), branches, batches, guided
     )
 
 
@@ -89,14 +88,18 @@ class CudaDenoiser:
     def __init__(
         self,
         programs: ProgramCache,
-        layout: Layout,
+        rows: Mapping[Kind, Rows],
         conditions: Conditions,
         guidance: Float,
         noise: Float,
+        unet: Engine,
+        outer: Engine | None = None,
     ) -> None:
-        self._programs, self._layout = programs, layout
-        self._program: StepProgram | None = programs.take(layout)
-        self.segments = len(layout.plan)
+        frames, (high, wide) = len(conditions.pose), conditions.image_latents.shape[1:]
+        self._programs, self._kinds = programs, list(rows)
+        self._layout = Layout(tuple(rows.values()), frames, (high, wide), outer is not None)
+        self._program: StepProgram | None = programs.take(self._layout, unet, outer)
+        self.segments = len(self._layout.kinds[0].plan)
         self.rows = self._program.rows
         self._program.start(conditions, guidance, noise)
 
@@ -112,7 +115,7 @@ class CudaDenoiser:
 
     def step(self, step: Step) -> None:
         """Bring the latents to the next sigma; returns when the work is put on the GPU's stream."""
-        self._opened().step(step)
+        self._opened().step(step, self._kinds.index(step.kind))
 
     def run(self, step: Step) -> Iterator[int]:
         """The same; a step is one graph, so there is nothing to tell before its end."""
