@@ -26,6 +26,7 @@ from .job import Job
 from .limits import Limits, check_limit
 from .media.picture import fit_picture, read_picture
 from .noise import latent_noise, picture_noise, spread
+from .reuse import Answers
 from .schedule import Kind, Step, initial_scale, sigmas_of, steps_of
 from .segments import Plan, fusion_weights, plan_segments
 from .settings import Settings
@@ -58,7 +59,7 @@ class Animator:
         self._engines = {name: self._open(name) for name in NETWORKS}
         self._executor = ThreadPoolExecutor(1, "denoise") if self._two_lanes else None
         self._programs = open_programs(self._engines["unet"], graphs=graphs)
-        self.stages = Stages(self._engines, bundle.manifest)
+        self.stages = Stages(self._engines, bundle.manifest, Answers(limits.reuse_bytes))
 
     @classmethod
     def load(

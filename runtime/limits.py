@@ -1,4 +1,4 @@
-"""How large an input this host takes; larger ones are refused before they are decoded."""
+"""How much this host takes: larger inputs are refused before they are decoded, older results forgotten."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ class Limits:
     """Frames of the finished video."""
     output_pixels: int = 2048 * 2048
     """Pixels of one frame of the finished video."""
+    reuse_bytes: int = 32 * 2**20
+    """Memory for what CLIP, VAE and PoseNet said of pictures that may come again; 1 keeps nothing."""
 
     def __post_init__(self) -> None:
         for f in fields(self):

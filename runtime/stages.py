@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from .conditioning import clip_pixels, to_signed
 from .denoise import batches
 from .engines import Call, Engine, Manifest
 from .kernels import to_pictures
+from .reuse import Answers
 
 Float = NDArray[np.float32]
 Picture = NDArray[np.uint8]
@@ -21,25 +23,35 @@ POSE_CHUNK = 8
 
 
 class Stages:
-    """Encoding and decoding with one bundle's engines; holds no state between calls."""
+    """Encoding and decoding with one bundle's engines; what they say of a picture is kept, in case it comes again."""
 
-    def __init__(self, engines: Mapping[str, Engine], manifest: Manifest) -> None:
+    def __init__(self, engines: Mapping[str, Engine], manifest: Manifest, answers: Answers) -> None:
         self._engines = engines
         self._manifest = manifest
+        self.answers = answers
 
     def embed_picture(self, picture: Picture) -> Float:
         """CLIP's token [1,D] of a picture uint8 [H,W,3]."""
-        pixels = clip_pixels(to_signed(picture), self._manifest.image)
-        token: Float = self._run("image_encoder", {"pixels": pixels})[0]
-        return token
+
+        def embed() -> Float:
+            pixels = clip_pixels(to_signed(picture), self._manifest.image)
+            token: Float = self._run("image_encoder", {"pixels": pixels})[0]
+            return token
+
+        return self.answers.ask(embed, "image_encoder", picture)
 
     def encode_picture(self, picture: Picture, noise_aug: float, noise: Float | None) -> Float:
         """The mode of the VAE's posterior [4,h,w] of the picture plus noise_aug * noise [3,H,W]; not scaled."""
-        image = to_signed(picture)
-        if noise is not None:
-            image += np.float32(noise_aug) * noise
-        latents: Float = self._run("vae_encoder", {"image": image[None]})[0]
-        return latents
+
+        def encode() -> Float:
+            image = to_signed(picture)
+            if noise is not None:
+                image += np.float32(noise_aug) * noise
+            latents: Float = self._run("vae_encoder", {"image": image[None]})[0]
+            return latents
+
+        added = () if noise is None else (noise_aug, noise)
+        return self.answers.ask(encode, "vae_encoder", picture, *added)
 
     def encode_poses(self, pictures: Iterable[Picture], out: NDArray[Any]) -> Iterator[int]:
         """PoseNet's features into out [F,C,h,w], as pose pictures uint8 [H,W,3] come; yields frames done.
@@ -47,14 +59,25 @@ class Stages:
         `out` is of the engine's dtype.
         """
         frames, _, high, wide = out.shape
-        dtype = self._engines["pose_net"].spec.dtypes["pose"]
-        chunk = np.empty((min(POSE_CHUNK, frames), 3, high * 8, wide * 8), dtype)
-        waiting = iter(pictures)
+        engine = self._engines["pose_net"]
+        chunk = np.empty((min(POSE_CHUNK, frames), 3, high * 8, wide * 8), engine.spec.dtypes["pose"])
+        waiting, keep = (
+            iter(pictures),
+            out.nbytes <= self.answers.most_bytes,
+        )  # of a longer clip nothing is left
         for part in batches(frames, len(chunk)):
-            count = part.stop - part.start
-            for index in range(count):
-                chunk[index] = to_signed(next(waiting))
-            self._engines["pose_net"].bind({"pose": chunk[:count]}, {"features": out[part]})()
+            drawn = list(itertools.islice(waiting, part.stop - part.start))
+
+            def encode(drawn: list[Picture] = drawn, into: NDArray[Any] = out[part]) -> NDArray[Any]:
+                for index, picture in enumerate(drawn):
+                    chunk[index] = to_signed(picture)
+                engine.bind({"pose": chunk[: len(drawn)]}, {"features": into})()
+                return into.copy() if keep else into
+
+            if keep:
+                out[part] = self.answers.ask(encode, "pose_net", *drawn)
+            else:
+                encode()
             yield part.stop
 
     def decode(self, latents: Float, chunk: int) -> Iterator[Picture]:

@@ -106,7 +106,9 @@ class StepProgram:
         }
         self.answers = {"prediction": empty((rows, slots, 4, *cells), dtypes["prediction"])}
         if layout.deep:
-            self.answers["deep"] = empty((rows, slots, specs["deep"].shape[2], *cells), dtypes["deep"])
+            width = specs["deep"].shape[2]
+            assert isinstance(width, int)
+            self.answers["deep"] = empty((rows, slots, width, *cells), dtypes["deep"])
         self._form_of: dict[tuple[Any, ...], Form] = {}
         for kind in layout.kinds:
             if kind.form not in self._form_of:

@@ -1,0 +1,120 @@
+"""Answers are kept by content within a memory limit, and change no byte of what comes out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mimicmotion_trt import Animator, Limits
+from mimicmotion_trt.reuse import Answers, digest
+
+
+def ones(count: int) -> Any:
+    return lambda: np.ones(count, np.uint8)
+
+
+def never() -> Any:
+    raise AssertionError("this answer is known")
+
+
+def test_a_question_is_asked_once():
+    answers = Answers(100)
+    first = answers.ask(ones(10), "what", np.arange(3), 0.5)
+    assert answers.ask(never, "what", np.arange(3), 0.5) is first
+    assert answers.hits == 1
+    with pytest.raises(ValueError, match="read-only"):
+        first[0] = 2
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ("that", np.arange(3), 0.5),
+        ("what", np.arange(4), 0.5),
+        ("what", np.arange(3)[None], 0.5),
+        ("what", np.arange(3, dtype=np.int32), 0.5),
+        ("what", np.arange(3), 0.25),
+        ("what", np.arange(3)),
+    ],
+)
+def test_another_question_has_another_digest(other):
+    assert digest(*other) != digest("what", np.arange(3), 0.5)
+
+
+def test_it_is_the_content_that_counts_not_how_it_lies_in_memory():
+    values = np.arange(12).reshape(3, 4)
+    assert digest(values.T) == digest(np.ascontiguousarray(values.T))
+
+
+@given(most=st.integers(1, 60), asked=st.lists(st.tuples(st.integers(0, 6), st.integers(0, 40)), max_size=40))
+def test_memory_is_never_more_than_the_limit(most, asked):
+    answers, sizes = Answers(most), dict[int, int]()
+    for name, size in asked:
+        size = sizes.setdefault(name, size)
+        assert len(answers.ask(ones(size), str(name))) == size
+        assert answers.size <= most
+
+
+def test_the_one_unused_for_longest_goes():
+    answers = Answers(20)
+    for name in ("a", "b", "a", "c"):  # b has to go
+        answers.ask(ones(10), name)
+    answers.ask(never, "a")
+    answers.ask(never, "c")
+    with pytest.raises(AssertionError):
+        answers.ask(never, "b")
+
+
+def test_what_is_larger_than_the_limit_is_not_kept():
+    answers = Answers(20)
+    answers.ask(ones(10), "a")
+    answers.ask(ones(21), "b")
+    answers.ask(never, "a")
+    assert answers.size == 10
+
+
+@pytest.fixture
+def job(animator) -> Any:
+    """Arguments of `sample` that have two chunks of poses."""
+    chance, (width, height) = np.random.default_rng(0), animator.manifest.sizes[0]
+    picture = chance.integers(0, 255, (height, width, 3), np.uint8)
+    poses = chance.integers(0, 255, (11, height, width, 3), np.uint8)
+    return picture, poses, animator.settings(steps=1, segment=8, overlap=2, seed=5)
+
+
+def test_a_second_job_asks_no_network_but_the_unet_and_gets_the_same_bytes(bundle, job):
+    with Animator.load(bundle, threads=2) as animator:
+        first = animator.sample(*job)
+        answers = animator.stages.answers
+        assert answers.hits == 0
+        second = animator.sample(*job)
+        assert answers.hits == 4  # CLIP, VAE, two chunks of poses
+        assert second.tobytes() == first.tobytes()
+    with Animator.load(bundle, threads=2, limits=Limits(reuse_bytes=1)) as without:
+        assert without.sample(*job).tobytes() == first.tobytes()
+        assert without.sample(*job).tobytes() == first.tobytes()
+        assert without.stages.answers.size == 0
+
+
+def test_another_picture_or_noise_is_asked_for(bundle, job):
+    picture, poses, settings = job
+    with Animator.load(bundle, threads=2) as animator:
+        animator.sample(picture, poses, settings)
+        answers = animator.stages.answers
+        animator.sample(255 - picture, poses, settings)
+        assert answers.hits == 2  # the poses are the same
+        noisy = animator.settings(steps=1, segment=8, overlap=2, seed=5, noise_aug=settings.noise_aug + 0.1)
+        animator.sample(picture, poses, noisy)
+        assert answers.hits == 5  # all but the VAE
+
+
+def test_of_a_clip_that_is_too_long_no_poses_are_kept(bundle, job):
+    picture, poses, settings = job
+    with Animator.load(bundle, threads=2, limits=Limits(reuse_bytes=50_000)) as animator:
+        for _ in range(2):
+            animator.sample(picture, poses, settings)
+        assert animator.stages.answers.hits == 2
