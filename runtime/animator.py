@@ -58,7 +58,11 @@ class Animator:
         self._device, self._opening = device, threading.Lock()
         self._engines = {name: self._open(name) for name in NETWORKS}
         self._executor = ThreadPoolExecutor(1, "denoise") if self._two_lanes else None
-        self._programs = open_programs(self._engines["unet"], graphs=graphs)
+        self._programs = open_programs(self._engines["unet"], bundle.manifest.build, graphs=graphs)
+        if self._programs is not None:  # what has to be timed is timed before the first job waits for it
+            segment = self.settings().segment
+            for width, height in bundle.manifest.sizes if segment else ():
+                self._buckets(self._programs, segment, (height // 8, width // 8))
         self.stages = Stages(self._engines, bundle.manifest, Answers(limits.reuse_bytes))
 
     @classmethod
@@ -307,11 +311,16 @@ class Animator:
         for shift, guided in dict.fromkeys(step.kind for step in self.steps(settings)):
             plan = self.plan(frames, settings, (high, wide), shift)
             ramp = guidance_ramp(settings.guidance if guided else (1.0, 1.0), frames)
-            sizes = self._shapes.rows(plan.shape[1], (high, wide)) or self.manifest.rows
+            sizes = self._buckets(programs, plan.shape[1], (high, wide))
             weights = fusion_weights(plan, settings.fusion)
             rows[shift, guided] = make_batches(plan, weights, ramp, sizes, guided=guided)
         ramp = guidance_ramp(settings.guidance, frames)
         return CudaDenoiser(programs, rows, conditions, ramp, noise, *self._unets(settings))
+
+    def _buckets(self, programs: ProgramCache, slots: int, cells: tuple[int, int]) -> tuple[int, ...]:
+        """The numbers of rows in a batch on a GPU."""
+        rows = self._shapes.rows(slots, cells) or self.manifest.rows
+        return rows if programs.buckets is None else programs.buckets.sizes(rows, slots, cells)
 
     def _noise(
         self, frames: int, settings: Settings, cells: tuple[int, int], initial_latents: Float | None

@@ -13,6 +13,7 @@ from ..denoise import Conditions, split_rows
 from ..engines import Engine
 from ..schedule import Kind, Step
 from ..segments import Plan
+from .buckets import Buckets
 from .device import CudaDevice
 from .launches import branches_of
 from .program import Layout, Rows, StepProgram
@@ -25,8 +26,10 @@ Make = Callable[[Layout, Engine, Engine | None], StepProgram]
 class ProgramCache:
     """Idle step programs, the last used last; at most `most` are kept, each with its memory and its graphs."""
 
-    def __init__(self, make: Make, most: int = 4) -> None:
+    def __init__(self, make: Make, most: int = 4, buckets: Buckets | None = None) -> None:
         self._make, self._most = make, most
+        self.buckets = buckets
+        """Which batches pay; None: all that the engine takes."""
         self._idle: OrderedDict[int, tuple[Layout, StepProgram]] = OrderedDict()
         self._lock = threading.Lock()
         self.made = 0
@@ -53,18 +56,21 @@ class ProgramCache:
         return len(self._idle)
 
 
-def open_programs(unet: Engine, *, graphs: bool) -> ProgramCache | None:
+def open_programs(unet: Engine, build: str, *, graphs: bool) -> ProgramCache | None:
     """Step programs on the GPU on which an engine runs; None if it runs on none of ours.
 
+    `build` is the bundle's, under which it is kept which batches pay.
     Raises `KernelError` if the kernels do not compile or load there.
     """
     gpu = getattr(unet, "gpu", None)
     if gpu is None:
         return None
     device = CudaDevice(gpu, unet.spec.dtypes["latents"])
-    return ProgramCache(
-        lambda layout, whole, outer: StepProgram(device, whole, layout, graphs=graphs, outer=outer)
-    )
+
+    def make(layout: Layout, whole: Engine, outer: Engine | None) -> StepProgram:
+        return StepProgram(device, whole, layout, graphs=graphs, outer=outer)
+
+    return ProgramCache(make, buckets=Buckets(device, unet, f"{build} {gpu.name} {gpu.capability}"))
 
 
 def make_batches(

@@ -100,3 +100,48 @@ def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     host = Host(program, request.param)
     yield host
     host.close()
+
+
+class HostDevice:
+    """Numpy's memory, the kernels of g++, and a record of what is put on the stream."""
+
+    def __init__(self, host: Any) -> None:
+        self.host = host
+        self.told: list[str] = []
+        self.recorded = 0
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        self.told.append("empty")
+        return np.zeros(shape, dtype)
+
+    def part(self, array: Any, start: int, stop: int) -> Any:
+        return array[start:stop]
+
+    def upload(self, values: Any, array: Any) -> None:
+        assert (values.shape, values.dtype) == (array.shape, array.dtype)
+        array[...] = values
+
+    def download(self, array: Any) -> Any:
+        return array.copy()
+
+    def copy(self, source: Any, target: Any) -> None:
+        target[...] = source
+
+    def launch(self, what: Launch, *arrays: Any, stream: Any) -> None:
+        self.told.append(what.kernel)
+        self.host.run(what, *arrays)
+
+    def call(self, binding: Any, stream: Any) -> None:
+        self.told.append("engine")
+        binding()
+
+    def record(self, work: Callable[[Any], None], *, graphs: bool) -> Callable[[], None]:
+        self.recorded += 1
+        work(None)
+        return lambda: work(None)
+
+
+@pytest.fixture(scope="session")
+def stand_in() -> type[HostDevice]:
+    """A device made of numpy and of a `Host`, or of nothing where no kernel runs."""
+    return HostDevice

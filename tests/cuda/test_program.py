@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,6 @@ import pytest
 
 from mimicmotion_trt import Animator
 from mimicmotion_trt.cuda.denoiser import ProgramCache, make_batches
-from mimicmotion_trt.cuda.launches import Launch
 from mimicmotion_trt.cuda.program import Layout, StepProgram
 from mimicmotion_trt.denoise import Conditions, Denoiser, guidance_ramp, make_rows
 from mimicmotion_trt.engines import Bundle, Engine, open_engine
@@ -18,45 +16,6 @@ from mimicmotion_trt.schedule import euler_steps, initial_scale, karras_sigmas
 from mimicmotion_trt.segments import fusion_weights, plan_segments
 
 CELLS = (8, 16)
-
-
-class HostDevice:
-    """Numpy's memory, the kernels of g++, and a record of what is put on the stream."""
-
-    def __init__(self, host: Any) -> None:
-        self.host = host
-        self.told: list[str] = []
-        self.recorded = 0
-
-    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        self.told.append("empty")
-        return np.zeros(shape, dtype)
-
-    def part(self, array: Any, start: int, stop: int) -> Any:
-        return array[start:stop]
-
-    def upload(self, values: Any, array: Any) -> None:
-        assert (values.shape, values.dtype) == (array.shape, array.dtype)
-        array[...] = values
-
-    def download(self, array: Any) -> Any:
-        return array.copy()
-
-    def copy(self, source: Any, target: Any) -> None:
-        target[...] = source
-
-    def launch(self, what: Launch, *arrays: Any, stream: Any) -> None:
-        self.told.append(what.kernel)
-        self.host.run(what, *arrays)
-
-    def call(self, binding: Any, stream: Any) -> None:
-        self.told.append("engine")
-        binding()
-
-    def record(self, work: Callable[[Any], None], *, graphs: bool) -> Callable[[], None]:
-        self.recorded += 1
-        work(None)
-        return lambda: work(None)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +49,9 @@ def make_conditions(unet: Engine, frames: int, seed: int) -> Conditions:
         (12, 5, 1, "triangular", (1.5, 1.5), (1, 4)),
     ],
 )
-def test_it_is_the_cpus_step_program(host, unet, frames, segment, overlap, fusion, guidance, buckets):
+def test_it_is_the_cpus_step_program(
+    host, stand_in, unet, frames, segment, overlap, fusion, guidance, buckets
+):
     plan = plan_segments(frames, segment, overlap, "reference")
     weights, ramp = fusion_weights(plan, fusion), guidance_ramp(guidance, frames)
     rows = make_rows(plan, weights, ramp)
@@ -98,7 +59,7 @@ def test_it_is_the_cpus_step_program(host, unet, frames, segment, overlap, fusio
     batched = make_batches(plan, weights, ramp, buckets)
     assert batched.branches == branches
     sizes = batched.batches
-    device = HostDevice(host)
+    device = stand_in(host)
     program = StepProgram(device, unet, Layout((batched,), frames, CELLS))
     for seed in (1, 2):  # two jobs on one program: nothing of the first is left, nothing is allocated
         conditions, sigmas = make_conditions(unet, frames, seed), karras_sigmas(3, 0.002, 700.0)
@@ -140,7 +101,7 @@ def test_rows_that_fill_no_batch_are_padded():
         ({"reuse_interval": 2, "guidance_interval": (0.5, 20.0), "schedule": "align-your-steps"}, 4),
     ],
 )
-def test_the_animator_on_it_is_the_animator_on_the_cpu(host, deep_bundle, options, graphs):
+def test_the_animator_on_it_is_the_animator_on_the_cpu(host, stand_in, deep_bundle, options, graphs):
     """All of `sample`, but for the device: program cache, layout, noise, latents read back."""
     with Animator.load(deep_bundle, threads=1) as animator:
         width, height = animator.manifest.sizes[0]
@@ -150,7 +111,7 @@ def test_the_animator_on_it_is_the_animator_on_the_cpu(host, deep_bundle, option
         plain = {"steps": 6, "segment": 4, "overlap": 2, "guidance": (1.5, 2.0), "seed": 3}
         settings = animator.settings(**{**plain, **options})
         expected = animator.sample(picture, poses, settings)
-        device = HostDevice(host)
+        device = stand_in(host)
         animator._programs = ProgramCache(
             lambda layout, unet, outer: StepProgram(device, unet, layout, outer=outer)
         )
@@ -162,12 +123,12 @@ def test_the_animator_on_it_is_the_animator_on_the_cpu(host, deep_bundle, option
 
 
 @pytest.mark.parametrize("host", ["float32"], indirect=True)
-def test_the_same_start_gives_the_same_bytes(host, unet):
+def test_the_same_start_gives_the_same_bytes(host, stand_in, unet):
     plan = plan_segments(5, 4, 1, "reference")
     weights = fusion_weights(plan, "triangular")
     batched = make_batches(plan, weights, np.ones(5, np.float32), (1,))
     layout = Layout((batched,), 5, CELLS)
-    program = StepProgram(HostDevice(host), unet, layout)
+    program = StepProgram(stand_in(host), unet, layout)
     conditions, (step, *_) = make_conditions(unet, 5, 0), euler_steps(karras_sigmas(2, 0.1, 10.0))
     noise = np.random.default_rng(0).normal(size=(5, 4, *CELLS)).astype(np.float32)
     results = []

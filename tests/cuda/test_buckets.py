@@ -1,0 +1,99 @@
+"""Batches of rows are chosen by timing each once; what was found is kept on disk, so that a job's bytes stay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import accumulate, chain, pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mimicmotion_trt import EngineError
+from mimicmotion_trt.cuda.buckets import PAYS, Buckets, worthwhile
+from mimicmotion_trt.engines import Bundle, Engine, open_engine
+
+
+@pytest.fixture(scope="module")
+def unet(bundle) -> Iterator[Engine]:
+    engine = open_engine(Bundle.load(bundle), "unet", threads=1)
+    yield engine
+    engine.close()
+
+
+def clock(*seconds: float) -> Callable[[], float]:
+    """Calls of a batch seem to take so long, three calls for each batch."""
+    ticks = chain.from_iterable((0.0, took) for took in seconds for _ in range(3))
+    times = accumulate(ticks)
+    return lambda: next(times)
+
+
+def test_a_larger_batch_has_to_pay():
+    assert worthwhile({1: 1.0, 2: 1.9, 4: 3.8, 8: 4.0}) == (1, 8)
+    assert worthwhile({1: 1.0, 2: 1.8, 4: 3.5}) == (1, 2)
+    assert worthwhile({2: 1.0}) == (2,)
+    assert worthwhile({1: 1.0, 2: float("inf")}) == (1,)
+
+
+@given(st.dictionaries(st.integers(1, 64), st.floats(1e-3, 10), min_size=1))
+def test_what_is_kept_pays_over_the_kept_one_before(seconds):
+    seconds = dict(sorted(seconds.items()))
+    kept = worthwhile(seconds)
+    assert kept[0] == min(seconds)
+    for before, after in pairwise(kept):
+        assert seconds[after] / after <= (1 - PAYS) * seconds[before] / before * (1 + 1e-12)
+
+
+def test_each_batch_is_timed_once_with_the_real_engine(stand_in, unet, tmp_path):
+    device = stand_in(None)
+    buckets = Buckets(device, unet, "build", cache=tmp_path, clock=clock(1.0, 1.5, 2.9))
+    assert buckets.sizes((1, 2, 4), 3, (8, 8)) == (1, 2)
+    assert device.told.count("engine") == 3 * (1 + 3)  # a first call, then three that count
+    assert buckets.sizes((1, 2, 4), 3, (8, 8)) == (1, 2)
+    assert buckets.timed == 1
+
+
+def test_the_next_start_takes_what_was_found(stand_in, unet, tmp_path):
+    Buckets(stand_in(None), unet, "build", cache=tmp_path, clock=clock(1.0, 1.5)).sizes((1, 2), 3, (8, 8))
+    again = Buckets(stand_in(None), unet, "build", cache=tmp_path, clock=clock())
+    assert again.sizes((1, 2), 3, (8, 8)) == (1, 2)
+    assert again.timed == 0
+    other = Buckets(stand_in(None), unet, "other build", cache=tmp_path, clock=clock(1.0, 2.0))
+    assert other.sizes((1, 2), 3, (8, 8)) == (1,)
+
+
+@pytest.mark.parametrize("damage", ["", "[", "3", "[]", "[2]", "[1, 3]"])
+def test_a_damaged_record_is_made_again(stand_in, unet, tmp_path, damage):
+    Buckets(stand_in(None), unet, "b", cache=tmp_path, clock=clock(1.0, 1.5)).sizes((1, 2), 3, (8, 8))
+    (record,) = (tmp_path / "buckets").glob("*.json")
+    record.write_text(damage)
+    buckets = Buckets(stand_in(None), unet, "b", cache=tmp_path, clock=clock(1.0, 1.5))
+    assert buckets.sizes((1, 2), 3, (8, 8)) == (1, 2)
+    assert buckets.timed == 1
+
+
+def test_no_tensor_of_a_batch_has_more_elements_than_32_bits_count(stand_in, unet, tmp_path):
+    """SVD's 320 channels at 1024x576: a row of 72 frames fits, two do not."""
+
+    class Real:
+        spec = type("Spec", (), {"inputs": (type("Pose", (), {"name": "pose", "shape": (1, 1, 320, 1, 1)}),)})
+
+    engine: Any = Real
+    assert Buckets(stand_in(None), engine, "b", cache=tmp_path).sizes((1, 2, 4), 72, (72, 128)) == (1,)
+
+
+def test_a_batch_without_room_is_left_out_and_other_errors_are_told(stand_in, unet, tmp_path: Path):
+    class Full(stand_in):
+        def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
+            if shape[0] > 1:
+                raise EngineError(self.reason)
+            return super().empty(shape, dtype)
+
+    device = Full(None)
+    device.reason = "the GPU's memory has no 100 MB left (…)."
+    assert Buckets(device, unet, "b", cache=tmp_path, clock=clock(1.0)).sizes((1, 2), 3, (8, 8)) == (1,)
+    device.reason = "the device is lost."
+    with pytest.raises(EngineError, match="lost"):
+        Buckets(device, unet, "c", cache=tmp_path, clock=clock(1.0)).sizes((1, 2), 3, (8, 8))
