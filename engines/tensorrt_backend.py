@@ -17,6 +17,7 @@ from .plan import Plan
 from .spec import EngineSpec
 from .tensorrt_binding import Binding, Session
 from .tensorrt_checks import check_gpu, check_library, check_tensors, check_validity, flavour_of, rebuild
+from .tensorrt_layers import Layers, read_layers
 from .tensorrt_library import EXTRAS, open_library
 
 _sessions: weakref.WeakValueDictionary[tuple[str, int], Session] = weakref.WeakValueDictionary()
@@ -137,6 +138,19 @@ class TensorRtEngine:
                     f"the weights of {graph} do not go into {self._name}: {reason}.",
                     remedy="Export the same network with the same options, then close and load this engine again.",
                 )
+
+    def layers(self) -> Layers:
+        """The layers that the plan has after all fusions; raises `EngineError`."""
+        with self.gpu.turn:
+            self.gpu.activate()
+            api = self._session.library.api
+            if not hasattr(api, "EngineInspector"):
+                raise EngineError(
+                    f"{self._session.library.version} does not tell layers.",
+                    remedy="Install the full library: pip install 'mimicmotion-trt[gpu]'",
+                )
+            inspector = self._opened().create_engine_inspector()
+            return read_layers(inspector.get_engine_information(api.LayerInformationFormat.JSON))
 
     def close(self) -> None:
         """Give up what is bound, then the plan; the last engine of a GPU gives up its scratch memory."""

@@ -249,7 +249,7 @@ def inspect(
     from rich.table import Table
 
     from .bundles import load_bundle
-    from .console import audit_table
+    from .console import audit_table, layer_lines
 
     with explained(as_json):
         found = load_bundle(bundle)
@@ -273,6 +273,8 @@ def inspect(
             if network.plan is not None:
                 console.print(f"{name}: {network.plan.library} for {network.plan.target}")
                 console.print("\n".join(f"  {profile}" for profile in network.plan.profiles))
+        for line in layer_lines(found):
+            console.print(line)
         console.print(
             f"sizes {list(manifest.sizes)}, rows {list(manifest.rows)}, defaults {dict(manifest.defaults)}"
         )

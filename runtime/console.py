@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from .engines import Audit, Manifest
+from .engines import Audit, Bundle, Manifest, open_engine
 from .errors import MimicMotionError
 
 if TYPE_CHECKING:
@@ -100,3 +100,20 @@ def audit_table(manifest: Manifest) -> Table:
         counts = (getattr(network.audit, kind.name) for network in manifest.networks.values())
         table.add_row(kind.name, *map(str, counts))
     return table
+
+
+def layer_lines(bundle: Bundle) -> Iterator[str]:
+    """The layers that the plans of a bundle really have, where there is a GPU that loads them; else why not."""
+    for name, network in bundle.manifest.networks.items():
+        if network.plan is None:
+            continue
+        try:
+            engine: Any = open_engine(bundle, name)
+            with closing(engine):
+                layers = engine.layers()
+        except MimicMotionError as error:
+            yield f"layers after compilation cannot be told here: {error}"
+            return
+        kinds = ", ".join(f"{count} {kind}" for kind, count in layers.kinds.items())
+        wide = f"{len(layers.wide)} of them answer in float32" if layers.wide else "none answers in float32"
+        yield f"{name}: {layers.count} layers after compilation ({kinds}); {wide}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import enum
+import json
 import threading
 from collections import deque
 from types import SimpleNamespace
@@ -154,9 +155,23 @@ class ICudaEngine:
     def get_weight_streaming_automatic_budget(self) -> int:
         return 3000
 
+    def create_engine_inspector(self) -> EngineInspector:
+        return EngineInspector()
+
     def create_execution_context(self, strategy: ExecutionContextAllocationStrategy) -> IExecutionContext:
         assert strategy is ExecutionContextAllocationStrategy.USER_MANAGED
         return IExecutionContext(self)
+
+
+class LayerInformationFormat(enum.Enum):
+    JSON = 1
+
+
+class EngineInspector:
+    def get_engine_information(self, form: LayerInformationFormat) -> str:
+        assert form is LayerInformationFormat.JSON
+        outputs = [{"Name": "y", "Dimensions": [1, 3], "Format": "Row-Major", "Datatype": "Float"}]
+        return json.dumps({"Layers": [{"Name": "double", "LayerType": "PointWise", "Outputs": outputs}]})
 
 
 class Runtime:
@@ -199,10 +214,12 @@ class OnnxParserRefitter:
 
 
 CLASSES = (
+    EngineInspector,
     ExecutionContextAllocationStrategy,
     ICudaEngine,
     IExecutionContext,
     ILogger,
+    LayerInformationFormat,
     OnnxParserRefitter,
     Refitter,
     Runtime,

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from mimicmotion_trt import BundleError, EngineError
+from mimicmotion_trt.console import layer_lines
 from mimicmotion_trt.engines import (
     Bundle,
     EngineSpec,
@@ -189,6 +190,11 @@ def test_contexts_go_before_their_engine(engine, log):
         engine.bind(*arrays(1))
 
 
+def test_a_plan_tells_its_layers(engine):
+    layers = engine.layers()
+    assert (dict(layers.kinds), layers.wide) == ({"PointWise": 1}, ("double",))
+
+
 def test_other_weights_are_put_in(session, file):
     engine = TensorRtEngine(session, file, SPEC, plan_of(refittable=True))
     inputs, outputs = arrays(1)
@@ -361,6 +367,7 @@ def test_a_real_plan_on_a_gpu(real):
     y = np.empty_like(x)
     engine.bind({"x": x}, {"y": y})()
     np.testing.assert_array_equal(y, 2 * x)
+    assert engine.layers().count > 0
     engine.close()
 
 
@@ -371,6 +378,9 @@ def test_a_bundle_of_plans_without_a_gpu(bundle):
     foreign = replace(opened, manifest=replace(opened.manifest, backend="tensorrt", networks=plans))
     with pytest.raises(BundleError, match="no GPU here"):
         open_engine(foreign, "unet")
+    (line,) = layer_lines(foreign)
+    assert "no GPU here" in line
+    assert list(layer_lines(opened)) == []
     assert open_engine(opened, "unet").spec == opened.manifest.networks["unet"].spec  # the CPU goes on
 
 

@@ -19,6 +19,8 @@ API = ("api", "library.api", "session.library.api", "self._session.library.api")
 
 RUNNING = {
     "engine": "ICudaEngine",
+    "self._opened()": "ICudaEngine",
+    "inspector": "EngineInspector",
     "self._context": "IExecutionContext",
     "runtime": "Runtime",
     "session.runtime": "Runtime",
@@ -49,6 +51,7 @@ FULL_ONLY = (
     "EngineValidity",
     "EngineInvalidityDiagnostics",
     "get_engine_validity",
+    "EngineInspector",
 )
 """Not in every flavour; the source asks before it uses them."""
 
@@ -103,6 +106,9 @@ def test_the_readers_find_what_is_used():
         "ICudaEngine.weight_streaming_budget_v2",
         "Runtime.deserialize_cuda_engine",
         "Refitter.refit_cuda_engine",
+        "ICudaEngine.create_engine_inspector",
+        "EngineInspector.get_engine_information",
+        ".LayerInformationFormat.JSON",
         "OnnxParserRefitter.refit_from_file",
         ".ExecutionContextAllocationStrategy.USER_MANAGED",
     } <= found
