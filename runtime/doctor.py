@@ -124,13 +124,14 @@ def examine(
 def _bundle_outlooks(bundle: Bundle, question: Question, host: Host, gpus: Gpus) -> Iterator[Outlook]:
     manifest, name = bundle.manifest, bundle.folder.resolve().name
     settings, frames = _job(manifest.defaults, manifest.sizes[0], question)
-    model, backend = Model.of(manifest), manifest.backend
-    if backend == "onnxruntime":
+    model, torch = Model.of(manifest), manifest.backend == "torch"
+    lacking = "pip install 'mimicmotion-trt[torch]'" if torch and "torch" not in host.packages else ""
+    if torch or manifest.backend == "onnxruntime":
         speed = time_engine(bundle, settings, frames) or time_product()
         found = choices(model, settings, frames, manifest.rows, host.memory_free)
-        yield _outlook(name, "CPU", True, "", settings, frames, found, speed)
+        yield _outlook(name, "CPU", not lacking, lacking, settings, frames, found, speed)
     for gpu in gpus.found:
-        says = _obstacle(gpu, gpus, host) or _rebuild(bundle, gpu, host, settings)
+        says = lacking if torch else _obstacle(gpu, gpus, host) or _rebuild(bundle, gpu, host, settings)
         found = choices(model.halved(), settings, frames, manifest.rows, gpu.memory_free - CONTEXT)
         yield _outlook(name, gpu.name, not says, says, settings, frames, found, _speed(gpu))
 

@@ -17,7 +17,7 @@ from .engines import Bundle, open_engine
 from .prediction import Model, cells_of, cost_of
 from .settings import Settings
 
-PACKAGES = ("onnxruntime", "tensorrt-cu13", "tensorrt-rtx-cu13", "cuda-core", "nvidia-ml-py")
+PACKAGES = ("onnxruntime", "torch", "tensorrt-cu13", "tensorrt-rtx-cu13", "cuda-core", "nvidia-ml-py")
 SMALL_CALL = 5e9
 """Operations of a U-Net call that any processor does within a fraction of a second."""
 SMALL_FILE = 200 * 2**20

@@ -140,6 +140,22 @@ def test_a_data_centre_gpu_and_a_bundle_for_the_cpu(bundle):
     assert gpu.choices[0].memory.weights < cpu.choices[0].memory.weights  # fp16
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_a_bundle_of_pytorch_runs_wherever_pytorch_is(bundle, tmp_path, there):
+    folder = tmp_path / "torch"
+    shutil.copytree(bundle, folder)
+    changed = dataclasses.replace(Bundle.load(folder).manifest, backend="torch")
+    (folder / "manifest.json").write_text(changed.to_json())
+    host = dataclasses.replace(HOST, packages={"torch": "2.12"} if there else {})
+    report = examine(str(folder), nvml=Nvml(Library(H100)), host=host)
+    assert [(outlook.device, outlook.runs) for outlook in report.outlooks] == [
+        ("CPU", there), ("NVIDIA H100 80GB HBM3", there),
+    ]  # fmt: skip
+    for outlook in report.outlooks:
+        assert outlook.says == ("" if there else "pip install 'mimicmotion-trt[torch]'")
+        assert outlook.seconds is not None
+
+
 def test_the_full_size_model_on_an_h100():
     """Without a bundle named it is asked about, too."""
     report = look(Library(H100), question=Question((576, 1024), 71))
