@@ -43,7 +43,9 @@ def main(
         list[str] | None, typer.Option(help=f"Of {', '.join(STAGES)}; all if not given.")
     ] = None,
     resume: Annotated[bool, typer.Option(help="Leave out what today's file holds already.")] = False,
-    bundle: Annotated[str, typer.Option(help="Bundle for the golden stages, by name or folder.")] = "tiny",
+    bundle: Annotated[
+        str, typer.Option(help="Bundle for same-bytes, by name or folder; the golden networks if empty.")
+    ] = "",
     device: Annotated[int, typer.Option(help="Number of the GPU.")] = 0,
     results: Annotated[Path, typer.Option(help="Folder of the results.")] = RESULTS,
     as_json: Annotated[bool, typer.Option("--json", help="Print the JSON line only.")] = False,

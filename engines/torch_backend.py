@@ -8,6 +8,7 @@ chosen when it is loaded, sizes are plain integers, and `torch.compile` takes it
 from __future__ import annotations
 
 import contextlib
+import functools
 import operator
 import os
 import threading
@@ -19,6 +20,7 @@ import numpy as np
 
 from ..errors import BundleError, EngineError
 from .backend import Call
+from .cuda_memory import Gpu, gpu_index, open_gpu
 from .plan import Plan
 from .spec import Array, EngineSpec
 
@@ -48,8 +50,16 @@ class TorchEngine:
     """One network on one device; free sizes may differ from call to call."""
 
     def __init__(
-        self, path: Path, spec: EngineSpec, device: str, threads: int | None, mode: str = "eager"
+        self,
+        path: Path,
+        spec: EngineSpec,
+        device: str,
+        threads: int | None,
+        mode: str = "eager",
+        gpu: Gpu | None = None,
     ) -> None:
+        self.gpu = gpu
+        """The same device for arrays and graphs of ours; None on a CPU."""
         self._spec, self._device, self._threads = spec, torch.device(device), threads
         try:
             trace: Any = torch.jit.load(str(path), map_location=self._device)  # type: ignore[no-untyped-call]
@@ -130,12 +140,21 @@ def open_engine(
     """Load one engine file on "cpu", "cuda" or "cuda:N"; "auto" takes a GPU if PyTorch finds one.
 
     `threads` bounds the CPU threads while a call runs (`limit_threads`); `alert` is not PyTorch's to choose.
-    Raises `BundleError` for a device that is not there, and for an unknown `MIMICMOTION_TORCH`.
+    Raises `BundleError` for a device that is not there, for a GPU without the extra `cuda`, and for an unknown
+    `MIMICMOTION_TORCH`.
     """
     mode = os.environ.get(MODE_VARIABLE) or "eager"
     if mode not in ("eager", "compile"):
         raise BundleError(f"{MODE_VARIABLE} is {mode!r}.", remedy="Set it to eager or compile.")
-    return TorchEngine(path, spec, choose_device(device), threads, mode)
+    chosen = choose_device(device)
+    gpu = None if chosen == "cpu" else _open_gpu(gpu_index(chosen))
+    return TorchEngine(path, spec, chosen, threads, mode, gpu)
+
+
+@functools.cache
+def _open_gpu(index: int) -> Gpu:
+    """One for all engines of a GPU: their work stands in line on one stream."""
+    return open_gpu(index, "cuda")
 
 
 def choose_device(device: str) -> str:
