@@ -8,29 +8,30 @@ PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 STAMP := .venv/.installed
 TINY := runtime/bundles/tiny
-GOLDEN := tests/data/golden/tiny
+MODEL := training/models/tiny
 INSTALL = $(PIP) install -q -c constraints.txt -e '.[export,train,dev]'
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
-setup: $(STAMP) tiny ## make .venv with all that demo, export, training and tests need, and the tiny bundle
+setup: $(STAMP) ## make .venv with all that demo, export, training and tests need
 
 $(STAMP): pyproject.toml constraints.txt
 	@test -x $(PY) || { echo "setting up .venv; this takes a minute or two"; $(PYTHON) -m venv .venv; }
 	@for wait in 5 10 20 0; do $(INSTALL) && exit 0; echo "retrying in $$wait s" >&2; sleep $$wait; done; exit 1
 	@touch $@
 
-tiny: $(STAMP) ## build the small bundle that `Animator.load("tiny")` finds (a no-op when it is there)
-	@$(PY) export/build_engines.py --base $(GOLDEN)/svd --checkpoint $(GOLDEN)/mimicmotion.pth --output $(TINY) \
-	  --size 64x128 --size 128x64 --segment 8 --default overlap=3 --default canvas=512 \
-	  --note "random weights: this bundle shows that the machinery works, its pictures show nothing yet"
+tiny: $(STAMP) ## build the shipped bundle anew from its checkpoint (a no-op when it is that one's)
+	@$(PY) export/build_engines.py --base $(MODEL)/base --checkpoint $(MODEL)/mimicmotion.safetensors \
+	  --output $(TINY) --size 128x192 --segment 8 --default canvas=256 --default steps=8 --default overlap=3 \
+	  --default noise=independent --default 'guidance=[1.2, 1.2]' --default sigma_min=0.1 \
+	  --default sigma_max=40.0 --note "a small model trained on drawn people, see docs/models/tiny.md"
 
 demo: setup ## animate a picture through a real server: demo/out.mp4 and demo/sheet.png
 	@$(PY) demo/demo.py
 
 test: setup ## all tests but the slow ones
-	@$(PY) -m pytest -m "not slow"
+	@$(PY) -m pytest -m "not slow" --durations=20 --durations-min=4
 
 test-slow: setup ## the tests that take minutes
 	@$(PY) -m pytest -m slow
@@ -54,4 +55,4 @@ bench: setup ## per-stage latency, against the plain PyTorch loop
 	@$(PY) benchmarks/latency.py --compare torch
 
 clean: ## remove what was built, not .venv
-	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis $(TINY)
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -32,7 +32,7 @@ from mimicmotion_trt.noise import latent_noise
 from mimicmotion_trt.pose import draw_poses
 from mimicmotion_trt.settings import Settings
 
-GOLDEN = Path(__file__).resolve().parent.parent / "tests" / "data" / "golden" / "tiny"
+MODEL = Path(__file__).resolve().parent.parent / "training" / "models" / "tiny"
 SETTLE_SECONDS = 0.3
 """PyTorch's worker threads spin for 0.2 s after their last task; they must not take the other side's cores."""
 Times = dict[str, list[float]]
@@ -41,7 +41,7 @@ Times = dict[str, list[float]]
 def main(
     bundle: Annotated[str, typer.Option(help="Bundle, by name or folder.")] = "tiny",
     frames: Annotated[int, typer.Option(help="Frames of the finished video.")] = 40,
-    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT.")] = "64x128",
+    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT.")] = "128x192",
     steps: Annotated[int | None, typer.Option(help="Denoising steps; the bundle's own if not given.")] = None,
     segment: Annotated[
         int | None, typer.Option(help="Frames in a segment; the bundle's own if not given.")
@@ -52,8 +52,8 @@ def main(
     warmup: Annotated[int, typer.Option(help="Runs before, not counted.", min=0)] = 1,
     grpc: Annotated[bool, typer.Option(help="Time the same job through a server, too.")] = True,
     compare: Annotated[str, typer.Option(help="torch: the plain PyTorch loop on the same weights.")] = "",
-    base: Annotated[Path, typer.Option(help="Base folder that the bundle was built from.")] = GOLDEN / "svd",
-    checkpoint: Annotated[Path, typer.Option(help="Its checkpoint.")] = GOLDEN / "mimicmotion.pth",
+    base: Annotated[Path, typer.Option(help="Base folder that the bundle was built from.")] = MODEL / "base",
+    checkpoint: Annotated[Path, typer.Option(help="Its checkpoint.")] = MODEL / "mimicmotion.safetensors",
     as_json: Annotated[bool, typer.Option("--json", help="Print the JSON line only.")] = False,
 ) -> None:
     """Time pose, encode, denoise, decode, media and gRPC; warm-up apart, percentiles over repeats."""

@@ -1,6 +1,6 @@
 """What confidence-aware drawing and the hand loss are worth, on synthetic people, three seeds each.
 
-    python benchmarks/training_ideas.py --base runs/tiny/colours/final/base
+    python benchmarks/training_ideas.py
 
 Trains the small model's U-Net and PoseNet (`training/configs/tiny.yaml`, reduced: see `reduced`) from random
 weights on a trained base, in three arms: `full`; `no confidence`, whose keypoints are drawn at full brightness
@@ -65,7 +65,7 @@ class Plan:
 
 def main(
     base: Annotated[Path, typer.Option(help="Base folder with a trained VAE and image encoder.")] = Path(
-        "runs/tiny/colours/final/base"
+        "training/models/tiny/base"
     ),
     output: Annotated[Path, typer.Option(help="Folder of the arms' runs.")] = Path("runs/ideas"),
     results: Annotated[Path, typer.Option(help="Folder of the .json and .png.")] = Path("benchmarks/results"),

@@ -29,7 +29,7 @@ def find_bundle(bundle: str | Path) -> Path:
         )
     raise BundleError(
         f"there is no bundle {str(bundle)!r:.200}; looked in {', '.join(map(str, [Path.cwd(), *places]))}.",
-        remedy=f"Build one with `python export/build_engines.py` (`make tiny` for the small one), give its folder, "
+        remedy=f"Build one with `python export/build_engines.py`, give its folder, take the shipped `tiny`, "
         f"or set {SEARCH_VARIABLE}.",
     )
 

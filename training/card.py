@@ -31,7 +31,8 @@ SHOWN = 4
 LIMITS = """\
 - It has only ever seen drawn people of this repository's generator (`training/synthetic`): photographs of people
   are nothing that it knows, and come out as something drawn or as mush.
-- It is small: faces and fingers are a few pixels, so expressions and single fingers are beyond it.
+- It is small, and its training was short: people are blurred, with spots of other colours at their edges, faces and
+  forearms are smears, and hands are where they should be but have no shape.
 - What the reference picture hides (a turned back, something in front) it can only guess.
 - One person at a time; the camera stands nearly still.
 - It shows that training, export and serving fit together, and is quick to try things on. It says nothing of how

@@ -9,7 +9,6 @@ import pytest
 from conftest import hosted
 
 from mimicmotion_trt import errors
-from mimicmotion_trt.bundles import find_bundle
 from mimicmotion_trt.media import FragmentedMp4
 from mimicmotion_trt.pose import PoseSequence
 from mimicmotion_trt.service import Client, replies
@@ -22,10 +21,6 @@ SHORT = {"steps": 2, "frames": 5, "decode_chunk": 3, "seed": 7}
 
 @pytest.fixture(scope="module")
 def host():
-    try:
-        find_bundle("tiny")
-    except errors.BundleError:
-        pytest.skip("the bundle `tiny` has not been built (make tiny)")
     with hosted(animator=ANIMATOR, bundle="tiny", threads=2) as running:
         yield running
 
