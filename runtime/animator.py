@@ -59,9 +59,9 @@ class Animator:
         self._engines = {name: self._open(name) for name in NETWORKS}
         self._executor = ThreadPoolExecutor(1, "denoise") if self._two_lanes else None
         self._programs = open_programs(self._engines["unet"], bundle.manifest.build, graphs=graphs)
-        if self._programs is not None:  # what has to be timed is timed before the first job waits for it
-            segment = self.settings().segment
-            for width, height in bundle.manifest.sizes if segment else ():
+        segment = self.settings().segment
+        if self._programs is not None and segment is not None:
+            for width, height in bundle.manifest.sizes:  # timed before the first job waits for it
                 self._buckets(self._programs, segment, (height // 8, width // 8))
         self.stages = Stages(self._engines, bundle.manifest, Answers(limits.reuse_bytes))
 
