@@ -69,7 +69,7 @@ def test_unusable_inputs_are_told_apart_and_harm_nothing(host, client):
 
 def test_pose_pictures_and_a_given_reference_pose(client):
     reference = PoseSequence.load(MOTION)[:1]
-    pictures = np.zeros((4, 64, 128, 3), np.uint8)
+    pictures = np.zeros((4, 192, 128, 3), np.uint8)
     result = client.animate(PERSON, pictures, {"steps": 1}, reference_pose=reference).result()
     assert result.done.frames == 4
 
