@@ -61,10 +61,8 @@ class Stages:
         frames, _, high, wide = out.shape
         engine = self._engines["pose_net"]
         chunk = np.empty((min(POSE_CHUNK, frames), 3, high * 8, wide * 8), engine.spec.dtypes["pose"])
-        waiting, keep = (
-            iter(pictures),
-            out.nbytes <= self.answers.most_bytes,
-        )  # of a longer clip nothing is left
+        waiting = iter(pictures)
+        keep = out.nbytes <= self.answers.most_bytes  # of a longer clip nothing would be left
         for part in batches(frames, len(chunk)):
             drawn = list(itertools.islice(waiting, part.stop - part.start))
 

@@ -6,11 +6,8 @@ has to give the same bytes after every start.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +17,7 @@ import numpy as np
 
 from ..engines import Engine
 from ..errors import EngineError
-from .compiler import cache_folder
+from .compiler import cache_folder, keep_file
 from .device import Device
 
 PAYS = 0.10
@@ -70,7 +67,7 @@ class Buckets:
             if found is None:
                 self.timed += 1
                 found = worthwhile({size: self._seconds(size, slots, cells) for size in small})
-                _write(path, found)
+                keep_file(path, json.dumps(found).encode())
             self._known[shape] = found
         return self._known[shape]
 
@@ -133,13 +130,3 @@ def _read(path: Path, rows: Sequence[int]) -> tuple[int, ...] | None:
     if not (isinstance(found, list) and found and found[0] == rows[0] and set(found) <= set(rows)):
         return None
     return tuple(found)
-
-
-def _write(path: Path, found: Sequence[int]) -> None:
-    """Keep it, written beside and renamed. A cache that cannot be written costs time at the next start."""
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            beside = Path(folder) / path.name
-            beside.write_text(json.dumps(list(found)))
-            os.replace(beside, path)

@@ -40,7 +40,7 @@ def compile_kernels(arch: str, dtype: str, cache: Path | None = None) -> bytes:
     cubin = _read(path)
     if cubin is None:
         cubin = _compile(source, options)
-        _write(path, cubin)
+        keep_file(path, hashlib.sha256(cubin).digest() + cubin)
     return cubin
 
 
@@ -112,11 +112,11 @@ def _read(path: Path) -> bytes | None:
     return cubin if hashlib.sha256(cubin).digest() == digest else None
 
 
-def _write(path: Path, cubin: bytes) -> None:
-    """Keep a cubin, written beside and renamed. A cache that cannot be written only costs time: no error."""
+def keep_file(path: Path, data: bytes) -> None:
+    """Keep data in the cache, written beside and renamed. A cache that cannot be written costs time: no error."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             beside = Path(folder) / path.name
-            beside.write_bytes(hashlib.sha256(cubin).digest() + cubin)
+            beside.write_bytes(data)
             os.replace(beside, path)

@@ -109,11 +109,11 @@ class StepProgram:
             width = specs["deep"].shape[2]
             assert isinstance(width, int)
             self.answers["deep"] = empty((rows, slots, width, *cells), dtypes["deep"])
-        self._form_of: dict[tuple[Any, ...], Form] = {}
-        for kind in layout.kinds:
-            if kind.form not in self._form_of:
-                self._form_of[kind.form] = Form(self, device, layout, kind, unet, outer, graphs)
         self._tables = [kind.tables() for kind in layout.kinds]
+        self._form_of: dict[tuple[Any, ...], Form] = {}
+        for kind, (of, tables) in enumerate(zip(layout.kinds, self._tables, strict=True)):
+            if of.form not in self._form_of:
+                self._form_of[of.form] = Form(self, device, layout, kind, tables, unet, outer, graphs)
 
     @property
     def rows(self) -> int:
@@ -165,14 +165,15 @@ class Form:
         program: StepProgram,
         device: Device,
         layout: Layout,
-        rows: Rows,
+        kind: int,
+        tables: launches.Tables,
         unet: Engine,
         outer: Engine | None,
         graphs: bool,
     ) -> None:
-        self._program, self._device, self._layout, self._rows = program, device, layout, rows
-        self._tables = {name: program.put(values) for name, values in vars(rows.tables()).items()}
-        self._held = layout.kinds.index(rows)
+        self._program, self._device, self._layout = program, device, layout
+        self._rows, self._held = layout.kinds[kind], kind
+        self._tables = {name: program.put(values) for name, values in vars(tables).items()}
         self.calls = self._bind(unet, {}, program.answers)
         self.whole = device.record(lambda stream: self._work(self.calls, stream), graphs=graphs)
         self.outer: Replay | None = None
