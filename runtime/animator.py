@@ -19,7 +19,7 @@ from .arrays import check_latents, check_noise, check_overlap, check_pose_frames
 from .bundles import load_bundle
 from .clip import Clip, Picture, Source
 from .cuda.denoiser import CudaDenoiser, ProgramCache, make_batches, open_programs
-from .denoise import Conditions, Denoiser, Row, guidance_ramp, make_rows
+from .denoise import Conditions, Denoiser, guidance_ramp, make_rows
 from .engines import DEEP_CACHE, NETWORKS, Bundle, Engine, Manifest, open_engine
 from .errors import SettingsError
 from .job import Job
@@ -287,7 +287,7 @@ class Animator:
         if self._programs is not None:
             return self._cuda_denoiser(self._programs, conditions, settings, noise)
         kinds = dict.fromkeys(step.kind for step in self.steps(settings))
-        rows, *others = (self._rows(frames, settings, cells, kind) for kind in kinds)
+        rows, *others = (make_rows(*self._blend(frames, settings, cells, kind)) for kind in kinds)
         unet, outer = self._unets(settings)
         denoiser = Denoiser(
             unet,
@@ -308,12 +308,10 @@ class Animator:
         """The same on a GPU."""
         frames, (high, wide) = len(conditions.pose), conditions.image_latents.shape[1:]
         rows = {}
-        for shift, guided in dict.fromkeys(step.kind for step in self.steps(settings)):
-            plan = self.plan(frames, settings, (high, wide), shift)
-            ramp = guidance_ramp(settings.guidance if guided else (1.0, 1.0), frames)
+        for kind in dict.fromkeys(step.kind for step in self.steps(settings)):
+            plan, weights, ramp = self._blend(frames, settings, (high, wide), kind)
             sizes = self._buckets(programs, plan.shape[1], (high, wide))
-            weights = fusion_weights(plan, settings.fusion)
-            rows[shift, guided] = make_batches(plan, weights, ramp, sizes, guided=guided)
+            rows[kind] = make_batches(plan, weights, ramp, sizes, guided=kind[1])
         ramp = guidance_ramp(settings.guidance, frames)
         return CudaDenoiser(programs, rows, conditions, ramp, noise, *self._unets(settings))
 
@@ -334,12 +332,14 @@ class Animator:
         scaled: Float = noise * np.float32(initial_scale(self.sigmas(settings)))
         return scaled
 
-    def _rows(self, frames: int, settings: Settings, cells: tuple[int, int], kind: Kind) -> list[Row]:
-        """The rows of a kind of steps."""
+    def _blend(
+        self, frames: int, settings: Settings, cells: tuple[int, int], kind: Kind
+    ) -> tuple[Plan, Float, Float]:
+        """Segments [S,N], their fusion weights [S,N] and the guidance [F] of a kind of steps."""
         shift, guided = kind
         plan = self.plan(frames, settings, cells, shift)
         ramp = guidance_ramp(settings.guidance if guided else (1.0, 1.0), frames)
-        return make_rows(plan, fusion_weights(plan, settings.fusion), ramp)
+        return plan, fusion_weights(plan, settings.fusion), ramp
 
     def plan(self, frames: int, settings: Settings, cells: tuple[int, int], shift: float = 0.0) -> Plan:
         """The segments [S,N] of a clip of `frames` frames of cells (height, width) in a step of that `shift`.

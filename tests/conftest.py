@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ import pytest
 
 if TYPE_CHECKING:
     from mimicmotion_trt import Animator
+    from mimicmotion_trt.export.options import Options
 
 ROOT = Path(__file__).parents[1]
 
@@ -21,27 +22,43 @@ def golden() -> Path:
 
 
 @pytest.fixture(scope="session")
-def bundle(golden: Path) -> Path:
-    """The folder of a bundle of the tiny networks; built once, later runs find it by its build key."""
-    from mimicmotion_trt.export.build import build_bundle
-    from mimicmotion_trt.export.options import Options
+def build_golden(golden: Path) -> Callable[[str, Options], Path]:
+    """Builds the golden networks into build/NAME; once, later runs find the bundle by its build key."""
 
-    folder = ROOT / "build" / "test-bundle"
-    options = Options(sizes=((64, 128), (128, 64)), segment=16, defaults={"canvas": 512, "steps": 3})
-    build_bundle(golden / "tiny" / "svd", golden / "tiny" / "mimicmotion.pth", folder, options)
-    return folder
+    def build(name: str, options: Options) -> Path:
+        import torch
+
+        from mimicmotion_trt.export.build import build_bundle
+
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # networks so small that threads only wait for each other
+        try:
+            build_bundle(
+                golden / "tiny" / "svd", golden / "tiny" / "mimicmotion.pth", ROOT / "build" / name, options
+            )
+        finally:
+            torch.set_num_threads(threads)
+        return ROOT / "build" / name
+
+    return build
 
 
 @pytest.fixture(scope="session")
-def deep_bundle(golden: Path) -> Path:
-    """The same networks built with --deep-cache."""
-    from mimicmotion_trt.export.build import build_bundle
+def bundle(build_golden: Callable[[str, Options], Path]) -> Path:
+    """The folder of a bundle of the tiny networks."""
     from mimicmotion_trt.export.options import Options
 
-    folder = ROOT / "build" / "test-deep-bundle"
+    options = Options(sizes=((64, 128), (128, 64)), segment=16, defaults={"canvas": 512, "steps": 3})
+    return build_golden("test-bundle", options)
+
+
+@pytest.fixture(scope="session")
+def deep_bundle(build_golden: Callable[[str, Options], Path]) -> Path:
+    """The same networks built with --deep-cache."""
+    from mimicmotion_trt.export.options import Options
+
     options = Options(sizes=((64, 128),), segment=16, defaults={"canvas": 512, "steps": 3}, deep_cache=True)
-    build_bundle(golden / "tiny" / "svd", golden / "tiny" / "mimicmotion.pth", folder, options)
-    return folder
+    return build_golden("test-deep-bundle", options)
 
 
 @pytest.fixture(scope="session")

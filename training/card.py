@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,15 +25,16 @@ from mimicmotion_trt.training.curves import Profile, draw_curves, profile
 from mimicmotion_trt.training.evaluate import Scored, means, score_clips, write_sheet
 from mimicmotion_trt.training.snapshots import STATE, list_snapshots
 
-STAGES = ("vae", "colours", "motion")
+STAGES = {"vae": "tiny-vae", "colours": "tiny-colours", "motion": "tiny", "longer": "tiny-longer"}
+"""The folders of the runs in the order of training, and their configs."""
 SHOWN = 4
 """Clips on the contact sheet."""
 
 LIMITS = """\
 - It has only ever seen drawn people of this repository's generator (`training/synthetic`): photographs of people
   are nothing that it knows, and come out as something drawn or as mush.
-- It is small, and its training was short: people are blurred, with spots of other colours at their edges, faces and
-  forearms are smears, and hands are where they should be but have no shape.
+- It is small, and its training was short: people are blurred, faces have no features, stripes and prints on clothes
+  are lost, and hands are where they should be but have no shape. Who fills the picture comes out worst.
 - What the reference picture hides (a turned back, something in front) it can only guess.
 - One person at a time; the camera stands nearly still.
 - It shows that training, export and serving fit together, and is quick to try things on. It says nothing of how
@@ -128,6 +130,10 @@ def card(
     megabytes = sum(file.bytes for network in manifest.networks.values() for file in network.files) / 1e6
     sizes = ", ".join(f"{width}×{height}" for width, height in manifest.sizes)
     hours = sum(stage.profile.hours for stage in stages)
+    commands = "\n".join(
+        f"python training/train.py --config training/configs/{STAGES[stage.name]}.yaml" for stage in stages
+    )
+    checkpoint = f"runs/tiny/{stages[-1].name}/final/mimicmotion.safetensors"
     data = stages[-1].config.get("data", {})
     people = f"{data['characters']:,} synthetic people" if data else "Synthetic people"
     return f"""# {name}
@@ -166,11 +172,9 @@ Hours are those in steps, {hours:.1f} in all, without preparing and validating. 
 ## Reproduce
 
 ```sh
-python training/train.py --config training/configs/tiny-vae.yaml
-python training/train.py --config training/configs/tiny-colours.yaml
-python training/train.py --config training/configs/tiny.yaml
+{commands}
 python export/build_engines.py --base runs/tiny/colours/final/base \\
-  --checkpoint runs/tiny/motion/final/mimicmotion.safetensors --output bundles/{name} {build_flags(animator)}
+  --checkpoint {checkpoint} --output bundles/{name} {build_flags(animator)}
 python training/evaluate.py --bundle bundles/{name} --synthetic {len(scored)} --frames {frames} --seed {seed} --json
 python training/card.py --bundle bundles/{name} --runs runs/tiny
 ```
@@ -190,6 +194,8 @@ def build_flags(animator: Animator) -> str:
     for name, value in sorted(manifest.defaults.items()):
         text = json.dumps(value) if not isinstance(value, str) else value
         flags.append(f"--segment {value}" if name == "segment" else f"--default '{name}={text}'")
+    if manifest.note:
+        flags.append(f"--note {shlex.quote(manifest.note)}")
     return " \\\n  ".join(flags)
 
 
@@ -216,7 +222,7 @@ def write_card(name: str, bundle: str, runs: Path, output: Path, clips: int, fra
 
 def main(
     bundle: Annotated[str, typer.Option(help="Name or folder of the bundle.")] = "tiny",
-    runs: Annotated[Path, typer.Option(help="Folder of the runs vae, colours and motion.")] = Path(
+    runs: Annotated[Path, typer.Option(help="Folder of the runs: vae, colours, motion, longer.")] = Path(
         "runs/tiny"
     ),
     output: Annotated[Path, typer.Option(help="Folder whose models/ and images/ are written.")] = Path(

@@ -170,17 +170,14 @@ def test_without_pytorch_the_error_names_the_extra():
 
 
 @pytest.fixture(scope="module")
-def torch_bundle(golden: Path) -> Path:
-    """The golden networks for PyTorch; built once, later runs find them by their build key."""
-    from mimicmotion_trt.export.build import build_bundle
+def torch_bundle(build_golden) -> Path:
+    """The golden networks for PyTorch."""
     from mimicmotion_trt.export.options import Options
 
-    folder = Path(__file__).parents[2] / "build" / "test-bundle-torch"
     options = Options(
         backend="torch", sizes=((64, 128),), segment=16, defaults={"canvas": 512, "steps": 3}
     )  # fmt: skip
-    build_bundle(golden / "tiny" / "svd", golden / "tiny" / "mimicmotion.pth", folder, options)
-    return folder
+    return build_golden("test-bundle-torch", options)
 
 
 def test_the_same_latents_and_pictures_as_with_onnx_runtime(torch_bundle, animator):

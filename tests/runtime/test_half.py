@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mimicmotion_trt import Animator
-from mimicmotion_trt.export.build import build_bundle
 from mimicmotion_trt.export.options import Options
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def half(golden: Path) -> Iterator[Animator]:
-    """The golden networks in float16; built once, later runs find it by its build key."""
-    folder = ROOT / "build" / "test-bundle-fp16"
+def half(build_golden: Callable[[str, Options], Path]) -> Iterator[Animator]:
+    """The golden networks in float16."""
     options = Options(
         precision="fp16", sizes=((64, 128), (128, 64)), segment=16, defaults={"canvas": 512, "steps": 3}
     )
-    build_bundle(golden / "tiny" / "svd", golden / "tiny" / "mimicmotion.pth", folder, options)
-    with Animator.load(folder, threads=2) as loaded:
+    with Animator.load(build_golden("test-bundle-fp16", options), threads=2) as loaded:
         yield loaded
 
 
