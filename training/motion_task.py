@@ -129,10 +129,15 @@ class MotionTask:
             **vars(drawn),
         }
 
-    def loss(self, network: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `objective`."""
+    @property
+    def scale(self) -> float:
+        """Of the VAE's latents, to unit variance."""
+        return self._encoders.scaling_factor
+
+    def predict(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What the networks believe of noisy clips, x0 [B,F,4,h,w], and the truth; both of unit variance."""
         config = self._config.objective
-        truth = batch["latents"] * self._encoders.scaling_factor
+        truth = batch["latents"] * self.scale
         sigma, keep = batch["sigma"], batch["keep"]
         image_latents = batch["latents"][:, 0]
         if config.noise_aug:
@@ -147,8 +152,13 @@ class MotionTask:
             batch["poses"],
             keep,
         )
-        x0 = objective.denoised(v.float(), noisy, sigma)
-        weight = objective.loss_weight(sigma, config.weight_limit)
+        return objective.denoised(v.float(), noisy, sigma), truth
+
+    def loss(self, network: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """See `objective`."""
+        x0, truth = self.predict(network, batch)
+        sigma = batch["sigma"]
+        weight = objective.loss_weight(sigma, self._config.objective.weight_limit)
         losses = objective.clip_losses(x0, truth, weight, batch["region"])
         plain = objective.clip_losses(x0, truth, torch.ones_like(weight), torch.ones_like(batch["region"]))
         return losses.mean(), {"x0_error": plain.mean().detach(), "sigma": sigma.mean()}

@@ -57,6 +57,10 @@ def make_task(config: Config, device: torch.device, output: Path) -> Task:
         from .colour_task import ColourTask
 
         return ColourTask(config, device, output)
+    if config.stage == "decoder":
+        from .decoder_task import DecoderTask
+
+        return DecoderTask(config, device, output)
     from .motion_task import MotionTask
 
     return MotionTask(config, device, output)

@@ -100,18 +100,8 @@ class VaeTask:
     @torch.inference_mode()
     def validate(self) -> tuple[dict[str, float], NDArray[np.uint8]]:
         """PSNR and SSIM of whole held-out clips, encoded to the mode and decoded."""
-        vae, scores, rows = self._vae.eval(), [], []
-        for index in range(self._config.validation.clips):
-            truth = self._held_out[index]["frames"]
-            images = torch.from_numpy(to_signed(truth)).to(self._device)
-            planes = vae.decode(vae.encode(images).latent_dist.mode(), num_frames=len(truth)).sample
-            video = np.empty_like(truth)
-            to_pictures(planes.float().cpu().numpy(), video)
-            scores.append((psnr(video, truth), ssim(video, truth)))
-            rows += [(f"clip {index}", list(truth)), (f"reconstructed, {scores[-1][0]:.1f} dB", list(video))]
-        vae.train()
-        means = np.mean(scores, axis=0)
-        return {"psnr": float(means[0]), "ssim": float(means[1])}, contact_sheet(rows)
+        clips = [self._held_out[index]["frames"] for index in range(self._config.validation.clips)]
+        return validate_vae(self._vae, clips, self._device)
 
     def save(self, folder: Path, state: Mapping[str, Tensor]) -> None:
         """Write `base/`: the base folder with this VAE, its scaling_factor measured."""
@@ -133,6 +123,24 @@ class VaeTask:
     def skipped(self) -> dict[str, int]:
         """Why clips were left out, and how often."""
         return dict(self._store.skipped)
+
+
+def validate_vae(
+    vae: Any, clips: Sequence[NDArray[np.uint8]], device: torch.device
+) -> tuple[dict[str, float], NDArray[np.uint8]]:
+    """PSNR and SSIM of clips uint8 [F,H,W,3], there and back, and a contact sheet."""
+    scores, rows = [], []
+    vae.eval()
+    for index, truth in enumerate(clips):
+        images = torch.from_numpy(to_signed(truth)).to(device)
+        planes = vae.decode(vae.encode(images).latent_dist.mode(), num_frames=len(truth)).sample
+        video = np.empty_like(truth)
+        to_pictures(planes.float().cpu().numpy(), video)
+        scores.append((psnr(video, truth), ssim(video, truth)))
+        rows += [(f"clip {index}", list(truth)), (f"reconstructed, {scores[-1][0]:.1f} dB", list(video))]
+    vae.train()
+    means = np.mean(scores, axis=0)
+    return {"psnr": float(means[0]), "ssim": float(means[1])}, contact_sheet(rows)
 
 
 def store_frames(sample: Sample) -> Arrays:

@@ -15,7 +15,7 @@ import torch
 from mimicmotion_trt.errors import CheckpointError
 from mimicmotion_trt.training.base import make_base
 from mimicmotion_trt.training.checkpoints import load_image_encoder, load_vae, read_config
-from mimicmotion_trt.training.config import Config, build
+from mimicmotion_trt.training.config import Config, VaeConfig, build
 from mimicmotion_trt.training.temporal import TimeConv, flatten_time_convs, still_time_convs
 
 ROOT = Path(__file__).parents[2]
@@ -96,6 +96,26 @@ def test_the_three_stages_follow_one_another(train, tmp_path):
     assert 5 < json.loads(line)["psnr"] < 40
     (line,) = (tmp_path / "colours" / "validation.jsonl").read_text().splitlines()[-1:]
     assert 0 < json.loads(line)["colour_error"] < 255
+
+
+def test_the_decoder_learns_behind_the_unet(train, tmp_path):
+    train("vae", 10, stage="vae")
+    base = tmp_path / "vae" / "final" / "base"
+    train("motion", 1, base=str(base))
+    checkpoint = str(tmp_path / "motion" / "final" / "mimicmotion.safetensors")
+    vae = VaeConfig(frames=2, crop=64, ssim_weight=0.5, true_latents=0.5)
+    lines = train("decoder", 12, stage="decoder", base=str(base), checkpoint=checkpoint, vae=vae)
+    assert np.mean([line["loss"] for line in lines[-4:]]) < np.mean([line["loss"] for line in lines[:4]])
+
+    before, after = (load_vae(tmp_path / name / "final" / "base") for name in ("vae", "decoder"))
+    for name, value in after.state_dict().items():
+        if not name.startswith("decoder."):
+            assert torch.equal(value, before.state_dict()[name]), name
+    assert not torch.equal(after.decoder.conv_out.weight, before.decoder.conv_out.weight)
+    assert after.config["scaling_factor"] == before.config["scaling_factor"]
+    assert not list((tmp_path / "decoder" / "final").glob("mimicmotion*"))
+    (line,) = (tmp_path / "decoder" / "validation.jsonl").read_text().splitlines()[-1:]
+    assert 5 < json.loads(line)["psnr"] < 40
 
 
 def test_a_recipe_that_lacks_a_part(tmp_path):
