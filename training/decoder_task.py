@@ -21,11 +21,11 @@ from .base import open_base, replace_part
 from .checkpoints import load_vae
 from .config import Config
 from .motion_task import MotionTask
-from .samples import clips_key, open_dataset
-from .store import Store, clip_at
-from .task import Batch, Report, cache_folder, fingerprint, generator_at
+from .samples import open_dataset
+from .store import clip_at
+from .task import Batch, Report, generator_at
 from .temporal import flatten_time_convs
-from .vae_task import store_frames, validate_vae
+from .vae_task import open_frames, validate_vae
 
 
 class Decoding(nn.Module):
@@ -56,10 +56,7 @@ class DecoderTask:
         flatten_time_convs(vae)
         self.network = Decoding(vae.train()).to(device)
         self._held_out = open_dataset(config.data, held_out=True)
-        dataset = open_dataset(config.data)
-        name = f"frames-{fingerprint(clips_key(config.data, dataset))}"
-        self._store = Store(cache_folder(config, output) / name, dataset, store_frames)
-        self._clips = len(dataset)
+        self._store, self._clips = open_frames(config, output)
 
     def prepare(self, positions: Iterable[int], report: Report) -> None:
         """Draw and encode the clips that are not stored yet."""

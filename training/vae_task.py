@@ -58,10 +58,7 @@ class VaeTask:
         self._vae: Any = vae
         self.network = Reconstruction(vae).to(device)
         self._held_out = open_dataset(config.data, held_out=True)
-        dataset = open_dataset(config.data)
-        name = f"frames-{fingerprint(clips_key(config.data, dataset))}"
-        self._store = Store(cache_folder(config, output) / name, dataset, store_frames)
-        self._clips = len(dataset)
+        self._store, self._clips = open_frames(config, output)
 
     def prepare(self, positions: Iterable[int], report: Report) -> None:
         """Generate the clips that are not stored yet."""
@@ -141,6 +138,13 @@ def validate_vae(
     vae.train()
     means = np.mean(scores, axis=0)
     return {"psnr": float(means[0]), "ssim": float(means[1])}, contact_sheet(rows)
+
+
+def open_frames(config: Config, output: Path) -> tuple[Store, int]:
+    """The store of the clips' pictures, and how many clips there are."""
+    dataset = open_dataset(config.data)
+    name = f"frames-{fingerprint(clips_key(config.data, dataset))}"
+    return Store(cache_folder(config, output) / name, dataset, store_frames), len(dataset)
 
 
 def store_frames(sample: Sample) -> Arrays:
