@@ -53,6 +53,7 @@ class Backend(Protocol):
         threads: int | None,
         alert: bool,
         plan: Plan | None,
+        stream: str,
     ) -> Engine:
         """Load one engine file; raises `BundleError` if it does not fit the spec or the machine.
 
@@ -67,11 +68,13 @@ def open_engine(
     device: str = "auto",
     threads: int | None = None,
     alert: bool = False,
+    stream: str = "",
 ) -> Engine:
     """Load one network of a bundle on its backend.
 
     `alert` keeps CPU threads spinning between operators: faster where these are many and short, and a waste
-    of a core where they are long.
+    of a core where they are long. On a GPU, engines of one `stream`, by whatever name, take turns and share
+    scratch memory; those of different ones run side by side.
     """
     name = bundle.manifest.backend
     if name not in BACKENDS:
@@ -88,4 +91,5 @@ def open_engine(
         threads=threads,
         alert=alert,
         plan=found.plan,
+        stream=stream,
     )

@@ -112,7 +112,10 @@ class Arena:
 
 
 class Gpu:
-    """One GPU: a stream, on which all its engines' work stands in line, and scratch memory that they share."""
+    """One GPU: a stream, on which its engines' work stands in line, and scratch memory that they share.
+
+    Engines on another stream of the same GPU have another `Gpu`, and run side by side with these.
+    """
 
     def __init__(self, index: int) -> None:
         core: Any = importlib.import_module("cuda.core")
@@ -166,10 +169,35 @@ class Gpu:
 
     def wait(self) -> None:
         """Until all that is on the stream is done; raises `EngineError` if it failed."""
-        try:
-            self.stream.sync()
-        except Exception as error:
-            raise EngineError(f"the GPU failed: {error}", remedy="Start this process again.") from error
+        synchronise(self.stream)
+
+    def mark(self) -> Mark:
+        """The place in the stream behind all that is on it now."""
+        return Mark(self.stream.record())
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A place in the work of a stream."""
+
+    event: Any
+
+    @property
+    def done(self) -> bool:
+        """Whether the GPU has come there."""
+        return bool(self.event.is_done)
+
+    def wait(self) -> None:
+        """Until it has; raises `EngineError` if the work before failed."""
+        synchronise(self.event)
+
+
+def synchronise(work: Any) -> None:
+    """Wait for a stream or an event; raises `EngineError` if the work failed."""
+    try:
+        work.sync()
+    except Exception as error:
+        raise EngineError(f"the GPU failed: {error}", remedy="Start this process again.") from error
 
 
 def gpu_index(device: str) -> int:

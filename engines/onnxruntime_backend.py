@@ -78,8 +78,9 @@ def open_engine(
     threads: int | None,
     alert: bool,
     plan: Plan | None = None,
+    stream: str = "",
 ) -> OnnxRuntimeEngine:
-    """Load one ONNX file. `device` must be "auto" or "cpu"; `threads` None takes every core; there is no plan."""
+    """Load one ONNX file. `device` must be "auto" or "cpu"; `threads` None takes every core; no plan, no streams."""
     if device not in ("auto", "cpu"):
         raise BundleError(
             f"an onnxruntime bundle runs on the CPU, not on {device!r}.",

@@ -20,28 +20,35 @@ from .tensorrt_checks import check_gpu, check_library, check_tensors, check_vali
 from .tensorrt_layers import Layers, read_layers
 from .tensorrt_library import EXTRAS, open_library
 
-_sessions: weakref.WeakValueDictionary[tuple[str, int], Session] = weakref.WeakValueDictionary()
+_sessions: weakref.WeakValueDictionary[tuple[str, int, str], Session] = weakref.WeakValueDictionary()
 _opening = threading.Lock()
 
 
-def open_session(flavour: str, device: str) -> Session:
-    """The session of a flavour and a device; it goes with its last engine. Raises `BundleError`."""
+def open_session(flavour: str, device: str, stream: str) -> Session:
+    """The session of a flavour and a stream of a device; it goes with its last engine. Raises `BundleError`."""
     index = gpu_index(device)
     with _opening:
-        session = _sessions.get((flavour, index))
+        session = _sessions.get((flavour, index, stream))
         if session is None:
             gpu = open_gpu(index, EXTRAS[flavour])
             library = open_library(flavour)
             session = Session(library, gpu, library.api.Runtime(library.logger))
-            _sessions[flavour, index] = session
+            _sessions[flavour, index, stream] = session
         return session
 
 
 def open_engine(
-    path: Path, spec: EngineSpec, *, device: str, threads: int | None, alert: bool, plan: Plan | None
+    path: Path,
+    spec: EngineSpec,
+    *,
+    device: str,
+    threads: int | None,
+    alert: bool,
+    plan: Plan | None,
+    stream: str = "",
 ) -> TensorRtEngine:
     """Load one plan. `device`: "auto", "cuda" or "cuda:1"; `threads` and `alert` mean nothing to a GPU."""
-    session = open_session(flavour_of(plan, path.name), device)
+    session = open_session(flavour_of(plan, path.name), device, stream)
     assert plan is not None
     return TensorRtEngine(session, path, spec, plan)
 

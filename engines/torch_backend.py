@@ -136,6 +136,7 @@ def open_engine(
     threads: int | None,
     alert: bool,
     plan: Plan | None = None,
+    stream: str = "",
 ) -> TorchEngine:
     """Load one engine file on "cpu", "cuda" or "cuda:N"; "auto" takes a GPU if PyTorch finds one.
 
@@ -147,13 +148,13 @@ def open_engine(
     if mode not in ("eager", "compile"):
         raise BundleError(f"{MODE_VARIABLE} is {mode!r}.", remedy="Set it to eager or compile.")
     chosen = choose_device(device)
-    gpu = None if chosen == "cpu" else _open_gpu(gpu_index(chosen))
+    gpu = None if chosen == "cpu" else _open_gpu(gpu_index(chosen), stream)
     return TorchEngine(path, spec, chosen, threads, mode, gpu)
 
 
 @functools.cache
-def _open_gpu(index: int) -> Gpu:
-    """One for all engines of a GPU: their work stands in line on one stream."""
+def _open_gpu(index: int, stream: str) -> Gpu:
+    """One for all engines of a stream of a GPU: their work stands in line there."""
     return open_gpu(index, "cuda")
 
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from .arrays import check_latents, check_noise, check_overlap, check_pose_frames
 from .bundles import load_bundle
 from .clip import Clip, Picture, Source
-from .cuda.denoiser import CudaDenoiser, ProgramCache, make_batches, open_programs
-from .denoise import Conditions, Denoiser, guidance_ramp, make_rows
+from .cuda.denoiser import CudaDenoiser, ProgramCache, make_batches, make_layout, open_programs
+from .denoise import Conditions, Denoiser, closed, guidance_ramp, make_rows
 from .engines import DEEP_CACHE, NETWORKS, Bundle, Engine, Manifest, open_engine
 from .errors import SettingsError
 from .job import Job
@@ -100,8 +100,15 @@ class Animator:
         return (self.threads or os.cpu_count() or 1) - self._two_lanes if unet else self.threads
 
     def _open(self, network: str) -> Engine:
-        threads, alert = self._engine_threads(network), network.startswith("unet")
-        return open_engine(self._bundle, network, device=self._device, threads=threads, alert=alert)
+        unet = network.startswith("unet")
+        return open_engine(
+            self._bundle,
+            network,
+            device=self._device,
+            threads=self._engine_threads(network),
+            alert=unet,
+            stream="denoise" if unet else "around",
+        )
 
     def _unets(self, settings: Settings) -> tuple[Engine, Engine | None]:
         """The U-Net, and its first level alone where settings reuse features; that pair is loaded when needed."""
@@ -230,12 +237,12 @@ class Animator:
         for _ in self.stages.encode_poses(poses, conditions.pose):
             pass
         denoiser = self.denoiser(conditions, settings, initial_latents)
-        for index, step in enumerate(self.steps(settings)):
-            denoiser.step(step)
-            if on_step is not None:
-                on_step(index, denoiser.latents.copy())
-        latents = denoiser.latents.view(Latents)
-        denoiser.close()
+        with closed(denoiser):
+            for index, step in enumerate(self.steps(settings)):
+                denoiser.step(step)
+                if on_step is not None:
+                    on_step(index, denoiser.latents.copy())
+            latents = denoiser.latents.view(Latents)
         latents.decode_chunk = settings.decode_chunk
         return latents
 
@@ -307,13 +314,16 @@ class Animator:
     ) -> CudaDenoiser:
         """The same on a GPU."""
         frames, (high, wide) = len(conditions.pose), conditions.image_latents.shape[1:]
-        rows = {}
+        rows, sizes = {}, self.manifest.rows
         for kind in dict.fromkeys(step.kind for step in self.steps(settings)):
             plan, weights, ramp = self._blend(frames, settings, (high, wide), kind)
             sizes = self._buckets(programs, plan.shape[1], (high, wide))
             rows[kind] = make_batches(plan, weights, ramp, sizes, guided=kind[1])
+        unet, outer = self._unets(settings)
+        deep = outer is not None
+        layout = make_layout(rows, frames, (high, wide), sizes, self.limits.jobs, deep=deep)
         ramp = guidance_ramp(settings.guidance, frames)
-        return CudaDenoiser(programs, rows, conditions, ramp, noise, *self._unets(settings))
+        return CudaDenoiser(programs, layout, list(rows), conditions, ramp, noise, unet, outer)
 
     def _buckets(self, programs: ProgramCache, slots: int, cells: tuple[int, int]) -> tuple[int, ...]:
         """The numbers of rows in a batch on a GPU."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .denoise import Conditions, Denoiser
+from .denoise import Conditions, Denoiser, closed
 from .errors import Cancelled, MotionError, PictureError
 from .events import Event, Stage
 from .limits import Limits
@@ -179,18 +179,17 @@ class Clip:
         denoiser = self._animator.denoiser(conditions, self.settings)
         segments = denoiser.segments
         steps = list(self._animator.steps(self.settings))
-        for index, step in enumerate(steps):
-            for done in denoiser.run(step):
-                self._check()
-                if done < segments:
-                    yield self._event("denoise", index, len(steps), segment=done, segments=segments)
-            preview = self._preview(denoiser, step, index + 1)
-            yield self._event(
-                "denoise", index + 1, len(steps), segment=segments, segments=segments, preview=preview
-            )
-        latents = denoiser.latents
-        denoiser.close()
-        return latents
+        with closed(denoiser):
+            for index, step in enumerate(steps):
+                for done in denoiser.run(step):
+                    self._check()
+                    if done < segments:
+                        yield self._event("denoise", index, len(steps), segment=done, segments=segments)
+                preview = self._preview(denoiser, step, index + 1)
+                yield self._event(
+                    "denoise", index + 1, len(steps), segment=segments, segments=segments, preview=preview
+                )
+            return denoiser.latents
 
     def _preview(self, denoiser: Denoiser | CudaDenoiser, step: Step, done: int) -> Picture | None:
         every = self.settings.preview

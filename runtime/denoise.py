@@ -13,14 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .engines import Call, Engine
+from .errors import Cancelled
 from .kernels import blend, gather
 from .schedule import Kind, Step
 from .segments import Plan
@@ -243,8 +245,8 @@ class Denoiser:
     def _place(self, program: list[list[Row]]) -> list[Batch]:
         return [self._lanes[index % len(self._lanes)].batch(rows) for index, rows in enumerate(program)]
 
-    def close(self) -> None:
-        """Nothing but its own memory is held; a `CudaDenoiser` gives its program back here."""
+    def close(self, *, broken: bool = False) -> None:
+        """Nothing but its own memory is held; a `CudaDenoiser` leaves its program here."""
 
     def _call(self, calls: list[Call]) -> None:
         others = [self._executor.submit(call) for call in calls[1:]] if self._executor else []
@@ -259,6 +261,27 @@ class Denoiser:
         for index, row in enumerate(batch):
             np.multiply(row.share, np.float32(step.push), out=self._share)
             blend(prediction[index], self._share, row.frames, following, self._scratch)
+
+
+class Closes(Protocol):
+    """A denoiser of any device."""
+
+    def close(self, *, broken: bool = False) -> None:
+        """Give back what it holds; `broken`: something failed on it."""
+
+
+@contextmanager
+def closed(denoiser: Closes) -> Iterator[None]:
+    """Close a denoiser at the end, as broken after any error but one that only stops the job."""
+    try:
+        yield
+    except (Cancelled, GeneratorExit):
+        denoiser.close()
+        raise
+    except BaseException:
+        denoiser.close(broken=True)
+        raise
+    denoiser.close()
 
 
 def in_batches(rows: list[Row], most: int, lanes: int, compiled: Sequence[int]) -> list[list[Row]]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .conditioning import clip_pixels, to_signed
+from .cuda.decoder import open_decoder
 from .denoise import batches
 from .engines import Call, Engine, Manifest
 from .kernels import to_pictures
@@ -29,6 +30,8 @@ class Stages:
         self._engines = engines
         self._manifest = manifest
         self.answers = answers
+        self.decoder = open_decoder(engines["vae_decoder"], manifest.scaling_factor)
+        """Decodes on a GPU; None on a CPU."""
 
     def embed_picture(self, picture: Picture) -> Float:
         """CLIP's token [1,D] of a picture uint8 [H,W,3]."""
@@ -80,6 +83,9 @@ class Stages:
 
     def decode(self, latents: Float, chunk: int) -> Iterator[Picture]:
         """uint8 [n,H,W,3] of each chunk of latents [F,4,h,w]; each array is the caller's to keep."""
+        if self.decoder is not None:
+            yield from self.decoder.decode(latents, chunk)
+            return
         frames, _, high, wide = latents.shape
         size = min(chunk, frames)
         dtypes = self._engines["vae_decoder"].spec.dtypes

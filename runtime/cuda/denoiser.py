@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -14,6 +13,7 @@ from ..engines import Engine
 from ..schedule import Kind, Step
 from ..segments import Plan
 from .buckets import Buckets
+from .crew import Crew
 from .device import CudaDevice
 from .launches import branches_of
 from .program import Layout, Rows, StepProgram
@@ -24,36 +24,58 @@ Make = Callable[[Layout, Engine, Engine | None], StepProgram]
 
 
 class ProgramCache:
-    """Idle step programs, the last used last; at most `most` are kept, each with its memory and its graphs."""
+    """Step programs with the jobs on them, the last used last; at most `most` idle ones are kept, graphs and all."""
 
     def __init__(self, make: Make, most: int = 4, buckets: Buckets | None = None) -> None:
         self._make, self._most = make, most
         self.buckets = buckets
         """Which batches pay; None: all that the engine takes."""
-        self._idle: OrderedDict[int, tuple[Layout, StepProgram]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._crews: list[Crew] = []
+        self._lock, self._making = threading.Lock(), threading.Lock()
         self.made = 0
         """How many programs were captured so far."""
 
-    def take(self, layout: Layout, unet: Engine, outer: Engine | None = None) -> StepProgram:
-        """An idle program of this layout, or a new one on these engines; the caller's until `give`."""
-        with self._lock:
-            for key, (found, program) in reversed(self._idle.items()):
-                if found == layout:
-                    del self._idle[key]
-                    return program
+    def join(self, layout: Layout, unet: Engine, outer: Engine | None = None) -> tuple[Crew, int]:
+        """A slot in a program of this layout, a new one on these engines if none has a free one; until `leave`."""
+        found = self._find(layout)
+        if found is not None:
+            return found
+        with self._making:  # of two jobs that come at once, the second finds what the first has made
+            found = self._find(layout)
+            if found is not None:
+                return found
             self.made += 1
-        return self._make(layout, unet, outer)
+            crew = Crew(self._make(layout, unet, outer), layout)
+            slot = crew.join()
+            assert slot is not None
+            with self._lock:
+                self._crews.append(crew)
+            return crew, slot
 
-    def give(self, layout: Layout, program: StepProgram) -> None:
-        """Put a program back; the one unused for longest goes where there are too many."""
+    def leave(self, crew: Crew, slot: int, *, broken: bool = False) -> None:
+        """A job is over; what a broken one left on the device is unknown, so nobody else gets its program.
+
+        The program unused for longest goes where there are too many.
+        """
+        crew.leave(slot)
         with self._lock:
-            self._idle[id(program)] = (layout, program)
-            while len(self._idle) > self._most:
-                self._idle.popitem(last=False)
+            if crew in self._crews:
+                self._crews.remove(crew)
+                if not broken:
+                    self._crews.append(crew)
+            idle = [one for one in self._crews if one.idle]
+            for one in idle[: max(0, len(idle) - self._most)]:
+                self._crews.remove(one)
 
     def __len__(self) -> int:
-        return len(self._idle)
+        return sum(crew.idle for crew in self._crews)
+
+    def _find(self, layout: Layout) -> tuple[Crew, int] | None:
+        with self._lock:
+            for crew in reversed(self._crews):
+                if crew.layout == layout and (slot := crew.join()) is not None:
+                    return crew, slot
+        return None
 
 
 def open_programs(unet: Engine, build: str, *, graphs: bool) -> ProgramCache | None:
@@ -81,47 +103,74 @@ def make_batches(
     The last batch may hold rows that count nothing, where the rows are no sum of the sizes.
     """
     branches = branches_of(guidance)
-    parts = split_rows(len(plan) * len(branches), sizes)
-    batches = tuple(min(size for size in sizes if size >= part) for part in parts)
+    batches = batch_sizes(len(plan) * len(branches), sizes)
     return Rows(
         tuple(map(tuple, plan.tolist())), tuple(map(tuple, weights.tolist())), branches, batches, guided
     )
 
 
+def batch_sizes(rows: int, sizes: Sequence[int]) -> tuple[int, ...]:
+    """The batches, each of one of `sizes`, that hold so many rows."""
+    return tuple(min(size for size in sizes if size >= part) for part in split_rows(rows, sizes))
+
+
+def make_layout(
+    rows: Mapping[Kind, Rows],
+    frames: int,
+    cells: tuple[int, int],
+    sizes: Sequence[int],
+    jobs: int,
+    *,
+    deep: bool,
+) -> Layout:
+    """What a program is made for; up to `jobs` jobs share it, in batches of `sizes`, if steps are of one kind."""
+    kinds = tuple(rows.values())
+    alone = deep or len(kinds) > 1
+    each = len(kinds[0].plan) * len(kinds[0].branches)
+    counts = range(2, 1 if alone else jobs + 1)
+    return Layout(kinds, frames, cells, deep, tuple(batch_sizes(count * each, sizes) for count in counts))
+
+
 class CudaDenoiser:
-    """The step program of one clip. Its latents are on the GPU; `latents` and `previous` fetch them."""
+    """One clip in a step program. Its latents are on the GPU; `latents` and `previous` fetch them."""
 
     def __init__(
         self,
         programs: ProgramCache,
-        rows: Mapping[Kind, Rows],
+        layout: Layout,
+        kinds: Sequence[Kind],
         conditions: Conditions,
         guidance: Float,
         noise: Float,
         unet: Engine,
         outer: Engine | None = None,
     ) -> None:
-        frames, (high, wide) = len(conditions.pose), conditions.image_latents.shape[1:]
-        self._programs, self._kinds = programs, list(rows)
-        self._layout = Layout(tuple(rows.values()), frames, (high, wide), outer is not None)
-        self._program: StepProgram | None = programs.take(self._layout, unet, outer)
-        self.segments = len(self._layout.kinds[0].plan)
-        self.rows = self._program.rows
-        self._program.start(conditions, guidance, noise)
+        self._programs, self._kinds = programs, list(kinds)
+        crew, self._slot = programs.join(layout, unet, outer)
+        self._crew: Crew | None = crew
+        self.segments = len(layout.kinds[0].plan)
+        self.rows = crew.program.rows
+        try:
+            crew.program.start(conditions, guidance, noise, self._slot)
+        except BaseException:
+            self.close(broken=True)
+            raise
 
     @property
     def latents(self) -> Float:
         """float32 [F,4,h,w]: a copy."""
-        return self._opened().read(self._opened().latents)
+        program = self._opened().program
+        return program.read(program.latents, self._slot)
 
     @property
     def previous(self) -> Float:
         """The latents before the last step: a copy."""
-        return self._opened().read(self._opened().previous)
+        program = self._opened().program
+        return program.read(program.previous, self._slot)
 
     def step(self, step: Step) -> None:
         """Bring the latents to the next sigma; returns when the work is put on the GPU's stream."""
-        self._opened().step(step, self._kinds.index(step.kind))
+        self._opened().step(self._slot, step, self._kinds.index(step.kind))
 
     def run(self, step: Step) -> Iterator[int]:
         """The same; a step is one graph, so there is nothing to tell before its end."""
@@ -134,13 +183,13 @@ class CudaDenoiser:
         x0: Float = x - np.float32(step.sigma / (step.next - step.sigma)) * (following - x)
         return x0
 
-    def close(self) -> None:
-        """Give the program back for the next job; a failed job must not: what it left behind is unknown."""
-        if self._program is not None:
-            self._programs.give(self._layout, self._program)
-            self._program = None
+    def close(self, *, broken: bool = False) -> None:
+        """Leave the program to the next job, or to nobody if something failed: what is left behind is unknown."""
+        if self._crew is not None:
+            self._programs.leave(self._crew, self._slot, broken=broken)
+            self._crew = None
 
-    def _opened(self) -> StepProgram:
-        if self._program is None:
+    def _opened(self) -> Crew:
+        if self._crew is None:
             raise ValueError("this denoiser was closed")
-        return self._program
+        return self._crew

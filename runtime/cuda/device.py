@@ -12,7 +12,10 @@ from ..engines.cuda_memory import DeviceArray, Gpu
 from ..errors import EngineError, KernelError
 from .compiler import compile_kernels
 from .launches import KERNELS, Launch
+from .staging import Staging
 
+PIECE = 16 * 2**20
+"""Bytes of an upload that are copied at once."""
 Replay = Callable[[], None]
 """Puts a captured graph, or the work itself, on the device's stream once."""
 
@@ -31,6 +34,15 @@ class Device(Protocol):
 
     def download(self, array: Any) -> NDArray[Any]:
         """The values of an array, once all work that was asked for is done."""
+
+    def fetch(self, array: Any) -> Callable[[], NDArray[Any]]:
+        """Start to bring an array's values to the host; the answer waits for them, and for no later work."""
+
+    def mark(self) -> Callable[[], None]:
+        """What waits until all work that was asked for by now is done."""
+
+    def do(self, work: Callable[[Any], None]) -> None:
+        """Put `work(stream)` on the device's stream, all of it in one turn."""
 
     def copy(self, source: Any, target: Any) -> None:
         """One array of the device into another of the same size."""
@@ -52,7 +64,7 @@ class CudaDevice:
         import cuda.core
 
         self._core: Any = cuda.core
-        self.gpu = gpu
+        self.gpu, self._staging = gpu, Staging(gpu.pin)
         with gpu.turn:
             gpu.activate()
             arch = gpu.capability.lower().replace("sm", "sm_")
@@ -79,21 +91,51 @@ class CudaDevice:
         return DeviceArray(array.address + start * stride, shape, array.dtype, True, array.owner)
 
     def upload(self, values: NDArray[Any], array: DeviceArray) -> None:
-        with self.gpu.turn:
-            self.gpu.activate()
-            pinned = self.gpu.pin(max(values.nbytes, 16))
-            pinned.as_array(values.shape, values.dtype)[...] = values
-            self._copy(pinned.address, array.address, values.nbytes, pinned)
-            self.gpu.wait()  # the pinned memory goes when this returns
+        self.gpu.activate()
+        raw = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+        for start in range(0, raw.size, PIECE):
+            part = raw[start : start + PIECE]
+            pinned = self._staging.take(part.size)
+            pinned.as_array(part.shape, part.dtype)[...] = part
+            with self.gpu.turn:
+                self._copy(pinned.address, array.address + start, part.size, (pinned, array.owner))
+                self._staging.give(pinned, self.gpu.mark())
 
     def download(self, array: DeviceArray) -> NDArray[Any]:
+        return self.fetch(array)()
+
+    def fetch(self, array: DeviceArray) -> Callable[[], NDArray[Any]]:
         size = int(np.prod(array.shape)) * array.dtype.itemsize
+        self.gpu.activate()
+        pinned = self._staging.take(size)
+        with self.gpu.turn:
+            self._copy(array.address, pinned.address, size, (pinned, array.owner))
+            mark = self.gpu.mark()
+
+        def values() -> NDArray[Any]:
+            self.gpu.activate()
+            mark.wait()  # out of turn: others may put work on the stream meanwhile
+            found: NDArray[Any] = pinned.as_array(array.shape, array.dtype).copy()
+            self._staging.give(pinned, None)
+            return found
+
+        return values
+
+    def mark(self) -> Callable[[], None]:
         with self.gpu.turn:
             self.gpu.activate()
-            pinned = self.gpu.pin(max(size, 16))
-            self._copy(array.address, pinned.address, size, pinned)
-            self.gpu.wait()
-            return pinned.as_array(array.shape, array.dtype).copy()
+            mark = self.gpu.mark()
+
+        def wait() -> None:
+            self.gpu.activate()
+            mark.wait()
+
+        return wait
+
+    def do(self, work: Callable[[Any], None]) -> None:
+        with self.gpu.turn:
+            self.gpu.activate()
+            work(self.gpu.stream)
 
     def copy(self, source: DeviceArray, target: DeviceArray) -> None:
         size = int(np.prod(source.shape)) * source.dtype.itemsize
@@ -118,9 +160,7 @@ class CudaDevice:
         gpu = self.gpu
 
         def plain() -> None:
-            with gpu.turn:
-                gpu.activate()
-                work(gpu.stream)
+            self.do(work)
 
         plain()  # the first run may allocate and compile: that must not happen under capture
         gpu.wait()

@@ -6,8 +6,9 @@
 // aligned, whatever its height and width are: nothing is left over. Poses and pictures have no such
 // property; their *_narrow kernels take the sizes that are no multiple of the pack.
 //
-// The numbers of a step and the guidance are read from device memory, so that a captured graph is replayed
-// for each sigma. Compiled without fused multiply-add, sums equal numpy's to the last bit. Every pointer is
+// Latents, poses, guidance, pictures and tokens of several jobs of equal shape lie one behind the other; a row is
+// of one job, and each job has its own numbers. These and the guidance are read from device memory, so that a
+// captured graph is replayed for each sigma. Compiled without fused multiply-add, sums equal numpy's to the last bit. Every pointer is
 // aligned to 16 bytes. runtime/cuda/launches.py makes the tables, the grids and the scalars.
 
 #include <cuda_fp16.h>
@@ -57,16 +58,19 @@ __device__ Place place(unsigned packs) {
     return {blockIdx.x / blocks, blockIdx.x % blocks * blockDim.x + threadIdx.x};
 }
 
-// out [rows,slots,8,h,w]: scaled latents of each row's frames, then the picture's latents or, in rows that
-// are not conditional, zeros.
-extern "C" __global__ void gather(const float* latents, const float* image, const int* frames,
-                                  const int* conditional, const Step* step, Real* out, int slots, unsigned cells) {
+// out [rows,slots,8,h,w]: scaled latents of each row's frames, then the latents of its job's picture or, in rows
+// that are not conditional, zeros.
+extern "C" __global__ void gather(const float* latents, const float* images, const int* frames,
+                                  const int* conditional, const int* jobs, const Step* steps, Real* out, int slots,
+                                  unsigned cells) {
     Place p = place(cells);
     if (p.pack >= cells) return;
+    int row = int(p.item / slots), job = jobs[row];
+    float scale = steps[job].scale;
     Pack<float, 4> noisy = load<4>(latents, Index(frames[p.item]) * cells + p.pack);
     Pack<float, 4> picture = {};
-    if (conditional[p.item / slots]) picture = load<4>(image, p.pack);
-    for (float& value : noisy.at) value *= step->scale;
+    if (conditional[row]) picture = load<4>(images, Index(job) * cells + p.pack);
+    for (float& value : noisy.at) value *= scale;
     store(out, 2 * p.item * cells + p.pack, to_real(noisy));
     store(out, (2 * p.item + 1) * cells + p.pack, to_real(picture));
 }
@@ -92,20 +96,29 @@ extern "C" __global__ void gather_conditions_narrow(const Real* source, const in
     condition<1>(source, frames, conditional, out, slots, packs);
 }
 
-// out [rows]: the step's timestep, which engines take in float32 whatever their other tensors are.
-extern "C" __global__ void timesteps(const Step* step, float* out, unsigned rows) {
+// out [rows]: the timestep of each row's job, which engines take in float32 whatever their other tensors are.
+extern "C" __global__ void timesteps(const int* jobs, const Step* steps, float* out, unsigned rows) {
     unsigned row = blockIdx.x * blockDim.x + threadIdx.x;
-    if (row < rows) out[row] = step->timestep;
+    if (row < rows) out[row] = steps[jobs[row]].timestep;
 }
 
-// latents [F,4,h,w] <- keep latents + push sum_rows weight part prediction [rows,slots,4,h,w], where part is
-// guidance [F] in conditional rows and 1 - guidance in the others. Frame f's rows are
-// covers[first[f]:first[f+1]], summed in that order: the same bits every time.
+// out [rows,3]: what SVD is told of each row's job, from ids [jobs,3]; in float32 like the timestep.
+extern "C" __global__ void time_ids(const float* ids, const int* jobs, float* out, unsigned rows) {
+    unsigned row = blockIdx.x * blockDim.x + threadIdx.x;
+    if (row >= rows) return;
+    for (int i = 0; i < 3; ++i) out[3 * row + i] = ids[3 * jobs[row] + i];
+}
+
+// latents [jobs*F,4,h,w] <- keep latents + push sum_rows weight part prediction [rows,slots,4,h,w], where part is
+// guidance [jobs*F] in conditional rows and 1 - guidance in the others. Frame f's rows are
+// covers[first[f]:first[f+1]], summed in that order: the same bits every time. A job that stands still has keep 1
+// and no rows. `frames` is F.
 extern "C" __global__ void blend_step(const Real* predictions, const int* first, const Cover* covers,
-                                      const float* guidance, const Step* step, float* latents, unsigned cells) {
+                                      const float* guidance, const Step* steps, float* latents, unsigned cells,
+                                      unsigned frames) {
     Place p = place(cells);
     if (p.pack >= cells) return;
-    Step numbers = *step;
+    Step numbers = steps[p.item / frames];
     float guide = guidance[p.item];
     Pack<float, 4> x = load<4>(latents, p.item * cells + p.pack);
     for (float& value : x.at) value *= numbers.keep;

@@ -26,6 +26,7 @@ KERNELS = (
     "gather_conditions",
     "gather_conditions_narrow",
     "timesteps",
+    "time_ids",
     "blend_step",
     "decoder_input",
     "to_pictures",
@@ -33,6 +34,10 @@ KERNELS = (
 )
 COVER = np.dtype([("prediction", np.int32), ("conditional", np.int32), ("weight", np.float32)])
 """One row's prediction for one frame: row * N + slot, whether the row is conditional, its fusion weight."""
+
+
+STILL = np.array([0, 1, 1, 0], np.float32)
+"""The numbers of a job that stands still: keep 1, push 0."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,8 @@ class Tables:
     """[R,N]: the frames of each row."""
     conditional: NDArray[np.int32]
     """[R]: 1 or 0."""
+    jobs: NDArray[np.int32]
+    """[R]: whose row it is, of jobs whose arrays lie one behind the other."""
     first: NDArray[np.int32]
     """[F+1]: frame f is covered by covers[first[f]:first[f+1]]."""
     covers: NDArray[np.void]
@@ -70,11 +77,28 @@ def make_tables(plan: Plan, weights: Float, branches: Sequence[bool] = (True, Fa
     covers["conditional"] = conditional[order // frames.shape[1]]
     covers["weight"] = np.repeat(weights, len(branches), axis=0).ravel()[order]
     first = np.concatenate([[0], np.cumsum(np.bincount(frames.ravel()))]).astype(np.int32)
-    return Tables(frames, conditional, first, covers)
+    return Tables(frames, conditional, np.zeros_like(conditional), first, covers)
+
+
+def join_tables(one: Tables, slots: Sequence[int], most: int) -> Tables:
+    """Tables of the jobs in `slots`, ascending, of `most`, whose rows are all like `one`'s; others stand still."""
+    rows, frames = len(one.frames), len(one.first) - 1
+    ends = np.diff(one.first)
+    covers = np.tile(one.covers, (len(slots), 1))
+    covers["prediction"] += (np.arange(len(slots)) * one.frames.size).astype(np.int32)[:, None]
+    counts = np.zeros((most, frames), np.int32)
+    counts[list(slots)] = ends
+    return Tables(
+        frames=np.concatenate([one.frames + np.int32(slot * frames) for slot in slots]),
+        conditional=np.tile(one.conditional, len(slots)),
+        jobs=np.repeat(np.array(slots, np.int32), rows),
+        first=np.concatenate([[0], np.cumsum(counts)]).astype(np.int32),
+        covers=covers.ravel(),
+    )
 
 
 def step_numbers(steps: Sequence[Step]) -> Float:
-    """[steps,4]: timestep, scale, keep and push of each step; the kernels read one row of it."""
+    """[steps,4]: timestep, scale, keep and push of each step; the kernels read a row for each job."""
     return np.array([(s.timestep, s.scale, s.keep, s.push) for s in steps], np.float32).reshape(-1, 4)
 
 
@@ -89,9 +113,9 @@ class Launch:
 
 
 def gather(rows: int, slots: int, cells: int) -> Launch:
-    """latents f32 [F,4,h,w], image f32 [4,h,w], frames, conditional, step -> out REAL [rows,slots,8,h,w].
+    """latents f32 [J*F,4,h,w], images f32 [J,4,h,w], frames, conditional, jobs, steps -> out REAL [rows,slots,8,h,w].
 
-    cells is h*w.
+    cells is h*w, and J how many jobs there are.
     """
     return _launch("gather", rows * slots, cells, np.int32(slots), np.uint32(cells))
 
@@ -99,20 +123,28 @@ def gather(rows: int, slots: int, cells: int) -> Launch:
 def gather_conditions(rows: int, slots: int, size: int, dtype: Any) -> Launch:
     """source REAL [F,size], frames, conditional -> out REAL [rows,slots,size]: poses.
 
-    With one slot a row and frames of zero, the embedding: source [1,size].
+    With one slot a row and jobs for frames, the embeddings: source [jobs,size].
     """
     name, packs = _packs("gather_conditions", size, dtype)
     return _launch(name, rows * slots, packs, np.int32(slots), np.uint32(packs))
 
 
 def timesteps(rows: int) -> Launch:
-    """step -> out f32 [rows]."""
+    """jobs, steps -> out f32 [rows]."""
     return _launch("timesteps", 1, rows, np.uint32(rows))
 
 
-def blend_step(frames: int, cells: int) -> Launch:
-    """predictions REAL [R,N,4,h,w], first, covers, guidance f32 [F], step -> latents f32 [F,4,h,w], in place."""
-    return _launch("blend_step", frames, cells, np.uint32(cells))
+def time_ids(rows: int) -> Launch:
+    """ids f32 [jobs,3], jobs -> out f32 [rows,3]."""
+    return _launch("time_ids", 1, rows, np.uint32(rows))
+
+
+def blend_step(frames: int, cells: int, jobs: int = 1) -> Launch:
+    """predictions REAL [R,N,4,h,w], first, covers, guidance f32 [J*F], steps -> latents f32 [J*F,4,h,w], in place.
+
+    `frames` is F, of each of `jobs` jobs.
+    """
+    return _launch("blend_step", jobs * frames, cells, np.uint32(cells), np.uint32(frames))
 
 
 def decoder_input(frames: int, cells: int, scaling_factor: float) -> Launch:

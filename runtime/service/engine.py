@@ -1,4 +1,4 @@
-"""An engine process as the server sees it: started, fed one job at a time, restarted when it dies."""
+"""An engine process as the server sees it: started, fed with jobs, restarted when it dies."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ _LONGEST_PAUSE = 30.0
 class Engine:
     """One engine process. All methods are called on the event loop; nothing here blocks it.
 
-    `on_report(job, report)` gets what the process says about its job, a lost process included, as
-    `Failed(EngineLost)`. `on_change()` is called whenever `warm`, `idle` or `failure` changed.
+    `on_report(job, report)` gets what the process says about a job, a lost process included, as
+    `Failed(EngineLost)`. `on_change()` is called whenever `warm`, `free` or `failure` changed.
     """
 
     def __init__(
@@ -54,7 +54,8 @@ class Engine:
         self.ready: Ready | None = None
         """What the process said when it was warm last; kept while it restarts."""
         self.warm = False
-        self.job: str | None = None
+        self.jobs: set[str] = set()
+        """Those that it runs."""
         self.failure: MimicMotionError | None = None
         """Why this engine was given up."""
         self.load_seconds = 0.0
@@ -67,8 +68,9 @@ class Engine:
         self._supervisor: asyncio.Task[None] | None = None
 
     @property
-    def idle(self) -> bool:
-        return self.warm and self.job is None
+    def free(self) -> bool:
+        """Whether it takes another job."""
+        return self.warm and len(self.jobs) < self.spec.limits.jobs
 
     @property
     def pid(self) -> int | None:
@@ -80,21 +82,22 @@ class Engine:
         self._supervisor = asyncio.create_task(self._supervise(self._link))
 
     def run(self, run: Run) -> None:
-        """Hand the idle process a job."""
-        self.job = run.job
+        """Hand the process a job, while it is `free`."""
+        self.jobs.add(run.job)
         self._send(run)
 
-    def cancel(self) -> None:
-        """Ask the process to stop its job within a step."""
-        if self.job is not None:
-            self._send(Cancel(self.job))
+    def cancel(self, job: str) -> None:
+        """Ask the process to stop a job within a step."""
+        if job in self.jobs:
+            self._send(Cancel(job))
 
     async def stop(self, patience: float = 5.0) -> None:
         """End the process, by force if it is still loading or does not leave within `patience` seconds."""
         self._stopping = True
         if self._supervisor is None:
             return
-        self.cancel()
+        for job in self.jobs:
+            self.cancel(job)
         self._send(Stop())
         done, _ = await asyncio.wait({self._supervisor}, timeout=patience if self.warm else 0.0)
         if not done and self._link is not None:
@@ -140,10 +143,12 @@ class Engine:
                 if self.ready is None:  # a bundle that never worked will not start to
                     self.failure = error
             case About(job, report):
-                if isinstance(report, Done | Failed):
-                    self.job, self._deaths = None, 0
+                over = isinstance(report, Done | Failed)
+                if over:
+                    self.jobs.discard(job)
+                    self._deaths = 0
                 self._on_report(job, report)
-                if self.job is None:
+                if over:
                     self._on_change()
 
     def _lost(self, exit_code: int | None) -> None:
@@ -154,8 +159,8 @@ class Engine:
                 f"The engine process died {self._deaths} times while loading (exit code {exit_code}).",
                 remedy="Look at its messages on standard error.",
             )
-        job, self.job = self.job, None
-        if job is not None:
+        jobs, self.jobs = self.jobs, set()
+        for job in sorted(jobs):
             lost = EngineLost(
                 f"The engine process died while it ran this job (exit code {exit_code}).",
                 remedy="Send the job again; the engine restarts by itself.",

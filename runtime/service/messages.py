@@ -54,7 +54,7 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Leave after the running job, if any."""
+    """Leave after the running jobs, if any."""
 
 
 # ---- from the engine ----

@@ -20,7 +20,7 @@ _COLD_RETRY = 5.0  # seconds; how long loading a bundle may take is not known be
 
 
 class Scheduler:
-    """Runs jobs in the order in which their uploads were complete, one on each engine.
+    """Runs jobs in the order in which their uploads were complete, on each engine as many as it takes.
 
     `on_end(job)` is called when a job ended; `on_change()` when `warm` may have changed.
     """
@@ -74,7 +74,7 @@ class Scheduler:
         if not self.rates.jobs:
             return None
         now = self._clock()
-        free = [0.0] * (len(self.engines) - len(self._running))
+        free = [0.0] * (sum(engine.spec.limits.jobs for engine in self.engines) - len(self._running))
         for job in self._running.values():
             free.append(max(0.0, self._predict(job) - (now - (job.started or now))))
         heapq.heapify(free)
@@ -121,8 +121,7 @@ class Scheduler:
         elif job.active and not job.cancel_asked:
             job.cancel_asked = True
             for engine in self.engines:
-                if engine.job == job.id:
-                    engine.cancel()
+                engine.cancel(job.id)
 
     def abandon(self, job: Job, error: MimicMotionError) -> None:
         """End a job whose upload failed."""
@@ -152,10 +151,9 @@ class Scheduler:
         self._on_change()
 
     def _fill_engines(self) -> None:
-        for engine in self.engines:
-            if engine.idle and self._queue:
-                self._begin(self._queue.popleft(), engine)
-                self._tell_positions()
+        while self._queue and (free := [engine for engine in self.engines if engine.free]):
+            self._begin(self._queue.popleft(), min(free, key=lambda engine: len(engine.jobs)))
+            self._tell_positions()
 
     def _begin(self, job: Job, engine: Engine) -> None:
         job.state, job.started = "running", self._clock()

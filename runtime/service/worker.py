@@ -1,6 +1,7 @@
-"""The engine process: loads the animator, then runs jobs one at a time until its pipe closes.
+"""The engine process: loads the animator, then runs jobs, `Limits.jobs` at a time, until its pipe closes.
 
-It writes the video into the job's folder as frames are decoded and tells the server where each piece lies.
+Each job has a thread. It writes the video into the job's folder as frames are decoded and tells the server where
+each piece lies.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import time
 import traceback
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from importlib import import_module
 from multiprocessing.connection import Connection
 from operator import attrgetter
@@ -36,17 +38,23 @@ def main(connection: Connection[Any, Any], spec: m.EngineSpec) -> None:
     """Entry of the spawned process; returns when told to stop."""
     for number in (signal.SIGINT, signal.SIGTERM):  # these reach the whole group; the server decides
         signal.signal(number, signal.SIG_IGN)
-    inbox = _Inbox(connection)
+    inbox, turn = _Inbox(connection), threading.Lock()
+
+    def send(message: m.FromEngine) -> None:
+        with turn:
+            connection.send(message)
+
     try:
         animator = _load(spec)
         defaults = animator.settings()
     except Exception as error:
-        connection.send(m.LoadFailed(_plain(error)))
+        send(m.LoadFailed(_plain(error)))
         return
-    connection.send(m.Ready(animator.bundle_name, animator.note, defaults))
+    send(m.Ready(animator.bundle_name, animator.note, defaults))
     try:
-        for run in inbox.runs():
-            _run(animator, run, inbox, lambda report, job=run.job: connection.send(m.About(job, report)))  # type: ignore[misc]
+        with ThreadPoolExecutor(spec.limits.jobs, "job") as threads:
+            for run in inbox.runs():
+                threads.submit(_run, animator, run, inbox, send)
     finally:
         animator.close()
 
@@ -71,10 +79,12 @@ class _Inbox:
     def runs(self) -> Iterator[m.Run]:
         while (run := self._runs.get()) is not None:
             yield run
-            self._cancelled.discard(run.job)
 
     def cancelled(self, job: str) -> bool:
         return job in self._cancelled
+
+    def forget(self, job: str) -> None:
+        self._cancelled.discard(job)
 
     def _read(self) -> None:
         while True:
@@ -92,13 +102,18 @@ class _Inbox:
                     return
 
 
-def _run(animator: Any, run: m.Run, inbox: _Inbox, send: Callable[[m.Report], None]) -> None:
-    try:
-        send(_animate(animator, run, lambda: inbox.cancelled(run.job), send))
-    except BrokenPipeError:
-        raise
-    except Exception as error:
-        send(m.Failed(_plain(error)))
+def _run(animator: Any, run: m.Run, inbox: _Inbox, tell: Callable[[m.FromEngine], None]) -> None:
+    def send(report: m.Report) -> None:
+        tell(m.About(run.job, report))
+
+    with suppress(BrokenPipeError):  # the server is gone, and the inbox ends the process
+        try:
+            send(_animate(animator, run, lambda: inbox.cancelled(run.job), send))
+        except BrokenPipeError:
+            raise
+        except Exception as error:
+            send(m.Failed(_plain(error)))
+    inbox.forget(run.job)
 
 
 def _animate(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import struct
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,6 +109,7 @@ class HostDevice:
     def __init__(self, host: Any) -> None:
         self.host = host
         self.told: list[str] = []
+        self._turn = threading.RLock()  # one stream: what threads ask for happens one after the other
         self.recorded = 0
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
@@ -119,17 +121,31 @@ class HostDevice:
 
     def upload(self, values: Any, array: Any) -> None:
         assert (values.shape, values.dtype) == (array.shape, array.dtype)
-        array[...] = values
+        with self._turn:
+            array[...] = values
 
     def download(self, array: Any) -> Any:
-        return array.copy()
+        with self._turn:
+            return array.copy()
+
+    def fetch(self, array: Any) -> Callable[[], Any]:
+        values = self.download(array)
+        return lambda: values
+
+    def mark(self) -> Callable[[], None]:
+        return lambda: self.told.append("waited")
+
+    def do(self, work: Callable[[Any], None]) -> None:
+        work(None)
 
     def copy(self, source: Any, target: Any) -> None:
-        target[...] = source
+        with self._turn:
+            target[...] = source
 
     def launch(self, what: Launch, *arrays: Any, stream: Any) -> None:
         self.told.append(what.kernel)
-        self.host.run(what, *arrays)
+        with self._turn:
+            self.host.run(what, *arrays)
 
     def call(self, binding: Any, stream: Any) -> None:
         self.told.append("engine")

@@ -79,6 +79,7 @@ static void dispatch(const Call& call) {
     KERNEL(gather_conditions)
     KERNEL(gather_conditions_narrow)
     KERNEL(timesteps)
+    KERNEL(time_ids)
     KERNEL(blend_step)
     KERNEL(decoder_input)
     KERNEL(to_pictures)

@@ -15,9 +15,10 @@ STEP = np.array([0.5, 2.0, 3.0, 4.0], np.float32)
 
 def test_a_write_past_the_end_is_seen(host):
     launch = launches.timesteps(8)
+    jobs = np.zeros(8, np.int32)
     with pytest.raises(AssertionError, match="heap-buffer-overflow"):
-        host.run(launch, STEP, np.empty(7, np.float32))
-    host.run(launch, STEP, np.empty(8, np.float32))  # and it goes on
+        host.run(launch, jobs, STEP, np.empty(7, np.float32))
+    host.run(launch, jobs, STEP, np.empty(8, np.float32))  # and it goes on
 
 
 def test_gather_beyond_two_to_the_31_elements(host, vast):
@@ -28,7 +29,8 @@ def test_gather_beyond_two_to_the_31_elements(host, vast):
     launch = launches.gather(*frames.shape, CELLS)
     buffer = vast(out, len(frames))
     last = launch.blocks - CELLS // THREADS
-    host.run(launch, latents, picture, frames, conditional, STEP, buffer, first_block=last)
+    jobs = np.zeros_like(conditional)
+    host.run(launch, latents, picture, frames, conditional, jobs, STEP, buffer, first_block=last)
     assert (out[:4] == 2).all()
     assert (out[4:] == 7).all()
 

@@ -81,7 +81,8 @@ def test_gather_scales_the_latents_and_joins_the_pictures(host, clip, step):
         into[:, 4:] = picture if row.conditional else 0
     out = np.full_like(expected, np.nan)
     launch = launches.gather(*clip.tables.frames.shape, clip.cells)
-    host.run(launch, latents, picture, clip.tables.frames, clip.tables.conditional, numbers_of(step), out)
+    tables = clip.tables
+    host.run(launch, latents, picture, tables.frames, tables.conditional, tables.jobs, numbers_of(step), out)
     np.testing.assert_array_equal(out, expected)
 
 
@@ -101,6 +102,44 @@ def test_blend_step_fuses_guides_and_steps(host, clip, step):
 
 
 @quick
+@given(clip=clips(), steps=st.lists(st.sampled_from(STEPS), min_size=2, max_size=2))
+def test_jobs_side_by_side_are_each_alone_and_the_one_between_stands_still(host, clip, steps):
+    """Gather and blend of the first and the third of three jobs, at sigmas of their own."""
+    latents, pictures = clip.random(3 * clip.frames, 4, scale=10.0), clip.random(3, 4, scale=2.0)
+    guidance = np.concatenate([clip.guidance, clip.guidance, clip.guidance[::-1]])
+    both = launches.join_tables(clip.tables, (0, 2), most=3)
+    numbers = np.stack([numbers_of(steps[0]), launches.STILL, numbers_of(steps[1])])
+    predictions = clip.random(*both.frames.shape, 4).astype(host.dtype)
+    gathered = np.full((*both.frames.shape, 8, clip.high, clip.wide), np.nan, host.dtype)
+    launch = launches.gather(*both.frames.shape, clip.cells)
+    host.run(launch, latents, pictures, both.frames, both.conditional, both.jobs, numbers, gathered)
+    before = latents.copy()
+    launch = launches.blend_step(clip.frames, clip.cells, 3)
+    host.run(launch, predictions, both.first, both.covers, guidance, numbers, latents)
+    one, frames, rows = clip.tables, clip.frames, len(clip.tables.frames)
+    np.testing.assert_array_equal(latents[frames : 2 * frames], before[frames : 2 * frames])
+    for turn, job in enumerate((0, 2)):
+        own, mine = slice(job * frames, (job + 1) * frames), slice(turn * rows, (turn + 1) * rows)
+        alone, expected = before[own].copy(), np.empty_like(gathered[mine])
+        launch = launches.gather(*one.frames.shape, clip.cells)
+        host.run(launch, alone, pictures[job], one.frames, one.conditional, one.jobs, numbers[job], expected)
+        np.testing.assert_array_equal(gathered[mine], expected)
+        launch = launches.blend_step(frames, clip.cells)
+        host.run(launch, predictions[mine], one.first, one.covers, guidance[own], numbers[job], alone)
+        np.testing.assert_array_equal(latents[own], alone)
+
+
+@quick
+@given(rows=st.integers(1, 600), seed=st.integers(0, 999))
+def test_every_row_is_told_what_its_job_is(host, rows, seed):
+    chance = np.random.default_rng(seed)
+    ids, jobs = chance.normal(size=(4, 3)).astype(np.float32), chance.integers(0, 4, rows).astype(np.int32)
+    out = np.full((rows, 3), np.nan, np.float32)
+    host.run(launches.time_ids(rows), ids, jobs, out)
+    np.testing.assert_array_equal(out, ids[jobs])
+
+
+@quick
 @given(clip=clips(), channels=st.integers(1, 9))
 def test_conditions_are_those_of_each_rows_frames(host, clip, channels):
     tables = clip.tables
@@ -115,7 +154,7 @@ def test_conditions_are_those_of_each_rows_frames(host, clip, channels):
 @given(rows=st.integers(1, 600), step=st.sampled_from(STEPS))
 def test_every_row_is_told_the_timestep(host, rows, step):
     out = np.full(rows, np.nan, np.float32)
-    host.run(launches.timesteps(rows), numbers_of(step), out)
+    host.run(launches.timesteps(rows), np.zeros(rows, np.int32), numbers_of(step), out)
     np.testing.assert_array_equal(out, np.float32(step.timestep))
 
 
@@ -169,15 +208,14 @@ def run_step_program(host: Any, clip: Clip, conditions: Conditions, latents: Arr
     network = Network().bind(inputs, {"prediction": prediction})
     token, poses, frames = conditions.embedding, conditions.pose, tables.frames
     launch = launches.gather_conditions(rows, 1, token.size, token.dtype)
-    host.run(launch, token, np.zeros(rows, np.int32), tables.conditional, inputs["embedding"])
+    host.run(launch, token, tables.jobs, tables.conditional, inputs["embedding"])
     launch = launches.gather_conditions(rows, slots, poses[0].size, poses.dtype)
     host.run(launch, poses, frames, tables.conditional, inputs["pose"])
     for step in step_numbers(STEPS):
-        host.run(launches.timesteps(rows), step, inputs["timestep"])
+        host.run(launches.timesteps(rows), tables.jobs, step, inputs["timestep"])
         launch = launches.gather(rows, slots, clip.cells)
-        host.run(
-            launch, latents, conditions.image_latents, frames, tables.conditional, step, inputs["latents"]
-        )
+        picture, into = conditions.image_latents, inputs["latents"]
+        host.run(launch, latents, picture, frames, tables.conditional, tables.jobs, step, into)
         network()
         launch = launches.blend_step(clip.frames, clip.cells)
         host.run(launch, prediction, tables.first, tables.covers, clip.guidance, step, latents)

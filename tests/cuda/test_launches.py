@@ -56,3 +56,16 @@ def test_sizes_that_are_no_multiple_of_the_pack_take_the_narrow_kernel():
     wide, narrow = (launches.to_pictures(8, pixels, np.float16) for pixels in (576 * 1024, 9 * 9))
     assert (wide.kernel, wide.blocks) == ("to_pictures", 8 * 576 * 1024 // 8 // 256)
     assert (narrow.kernel, narrow.blocks) == ("to_pictures_narrow", 8)
+
+
+def test_tables_of_several_jobs_are_each_ones_own_moved():
+    plan = np.array([[0, 1, 2], [0, 2, 3]])
+    one = make_tables(plan, np.array([[0.5, 1, 0.25], [0.5, 0.75, 1]], np.float32))
+    both = launches.join_tables(one, (0, 2), most=3)
+    assert both.jobs.tolist() == [0] * 4 + [2] * 4
+    np.testing.assert_array_equal(both.frames, np.concatenate([one.frames, one.frames + 8]))
+    np.testing.assert_array_equal(both.conditional, np.tile(one.conditional, 2))
+    assert both.first.tolist() == [0, 4, 6, 10, 12, 12, 12, 12, 12, 16, 18, 22, 24]
+    moved = both.covers[12:]
+    np.testing.assert_array_equal(moved["prediction"], one.covers["prediction"] + 4 * 3)
+    np.testing.assert_array_equal(moved["weight"], one.covers["weight"])

@@ -9,7 +9,7 @@ import pytest
 
 from mimicmotion_trt import Animator
 from mimicmotion_trt.cuda.denoiser import ProgramCache, make_batches
-from mimicmotion_trt.cuda.program import Layout, StepProgram
+from mimicmotion_trt.cuda.program import Layout, StepProgram, padded
 from mimicmotion_trt.denoise import Conditions, Denoiser, guidance_ramp, make_rows
 from mimicmotion_trt.engines import Bundle, Engine, open_engine
 from mimicmotion_trt.schedule import euler_steps, initial_scale, karras_sigmas
@@ -76,7 +76,7 @@ def test_it_is_the_cpus_step_program(
             np.testing.assert_allclose(program.read(program.latents), expected.latents, atol=2e-6 * scale)
             np.testing.assert_allclose(program.read(program.previous), expected.previous, atol=2e-6 * scale)
         assert "empty" not in device.told
-        once = ["gather", "gather_conditions", "gather_conditions", "timesteps", "engine"]
+        once = ["gather", "gather_conditions", "gather_conditions", "timesteps", "time_ids", "engine"]
         assert [name.removesuffix("_narrow") for name in device.told] == 3 * (
             [*once * len(sizes), "blend_step"]
         )
@@ -87,7 +87,7 @@ def test_rows_that_fill_no_batch_are_padded():
     rows = make_batches(plan, fusion_weights(plan, "triangular"), np.ones(9, np.float32), (2,))
     assert sum(rows.batches) == len(plan) + len(plan) % 2
     assert set(rows.batches) == {2}
-    assert len(rows.tables().frames) == sum(rows.batches)
+    assert len(padded(rows.tables(), sum(rows.batches)).frames) == sum(rows.batches)
 
 
 @pytest.mark.parametrize("host", ["float32"], indirect=True)

@@ -1,7 +1,8 @@
-"""Step programs are kept from job to job, a bounded number of them, each for one job at a time."""
+"""Step programs are kept from job to job, a bounded number of them, each for as many jobs as it has slots."""
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -12,8 +13,9 @@ from mimicmotion_trt.cuda.program import Layout, Rows
 UNET: Any = object()
 
 
-def layout(frames: int) -> Layout:
-    return Layout((Rows(((0, 1),), ((1.0, 1.0),), (True,), (1,)),), frames, (8, 8))
+def layout(frames: int, jobs: int = 1) -> Layout:
+    rows = Rows(((0, 1),), ((1.0, 1.0),), (True,), (1,))
+    return Layout((rows,), frames, (8, 8), together=((1, 1),) * (jobs - 1))
 
 
 @pytest.fixture
@@ -23,30 +25,68 @@ def cache() -> ProgramCache:
 
 
 def test_an_idle_program_is_used_again(cache):
-    first = cache.take(layout(5), UNET)
-    cache.give(layout(5), first)
-    assert cache.take(layout(5), UNET) is first
+    first, slot = cache.join(layout(5), UNET)
+    cache.leave(first, slot)
+    assert cache.join(layout(5), UNET) == (first, slot)
     assert cache.made == 1
 
 
 def test_two_jobs_at_once_have_a_program_each(cache):
-    first, second = cache.take(layout(5), UNET), cache.take(layout(5), UNET)
-    assert first is not second
-    cache.give(layout(5), first)
-    cache.give(layout(5), second)
+    first, second = cache.join(layout(5), UNET), cache.join(layout(5), UNET)
+    assert first[0] is not second[0]
+    cache.leave(*first)
+    cache.leave(*second)
     assert len(cache) == 2
+
+
+def test_as_many_as_there_are_slots_share_one(cache):
+    (first, a), (second, b), (third, _) = (cache.join(layout(5, jobs=2), UNET) for _ in range(3))
+    assert first is second
+    assert {a, b} == {0, 1}
+    assert third is not first
+    cache.leave(first, a)
+    assert cache.join(layout(5, jobs=2), UNET) == (first, a)
+
+
+def test_jobs_that_come_at_once_share_the_program_that_the_first_makes():
+    began, go_on = threading.Event(), threading.Event()
+
+    def make(*_: Any) -> Any:
+        began.set()
+        go_on.wait(10)
+        return object()
+
+    cache, found = ProgramCache(make), []
+    threads = [
+        threading.Thread(target=lambda: found.append(cache.join(layout(5, jobs=2), UNET))) for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    assert began.wait(10)
+    go_on.set()
+    for thread in threads:
+        thread.join(10)
+    assert cache.made == 1
+    assert {slot for _, slot in found} == {0, 1}
 
 
 def test_another_shape_has_another_program(cache):
-    first = cache.take(layout(5), UNET)
-    cache.give(layout(5), first)
-    assert cache.take(layout(6), UNET) is not first
+    first, slot = cache.join(layout(5), UNET)
+    cache.leave(first, slot)
+    assert cache.join(layout(6), UNET)[0] is not first
 
 
 def test_the_one_unused_for_longest_goes(cache):
-    programs = {frames: cache.take(layout(frames), UNET) for frames in (1, 2, 3)}
-    for frames, program in programs.items():
-        cache.give(layout(frames), program)
+    joined = {frames: cache.join(layout(frames), UNET) for frames in (1, 2, 3)}
+    for crew, slot in joined.values():
+        cache.leave(crew, slot)
     assert len(cache) == 2
-    assert cache.take(layout(1), UNET) is not programs[1]
-    assert cache.take(layout(3), UNET) is programs[3]
+    assert cache.join(layout(1), UNET)[0] is not joined[1][0]
+    assert cache.join(layout(3), UNET)[0] is joined[3][0]
+
+
+def test_what_a_broken_job_leaves_behind_nobody_gets(cache):
+    crew, slot = cache.join(layout(5), UNET)
+    cache.leave(crew, slot, broken=True)
+    assert len(cache) == 0
+    assert cache.join(layout(5), UNET)[0] is not crew

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -20,9 +21,10 @@ from conftest import HERE, STAND_IN, Host, hosted, script, until
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from mimicmotion_trt import errors
+from mimicmotion_trt.limits import Limits
 from mimicmotion_trt.service import AnimationServer, Client, ServiceConfig, Tls
 from mimicmotion_trt.service.channel import ClientTls
-from mimicmotion_trt.service.faults import Draining, NotReady
+from mimicmotion_trt.service.faults import Draining, EngineLost, NotReady
 
 VIDEO = b"a video"
 
@@ -185,8 +187,10 @@ def test_a_config_that_cannot_work_is_refused(wrong):
     assert caught.value.field in wrong
 
 
-def test_two_engines_run_two_jobs_at_once():
-    with hosted(devices=("cpu", "cpu")) as host, Client(host.address) as client:
+@pytest.mark.parametrize(("engines", "each"), [(2, 1), (1, 2)])
+def test_two_jobs_run_at_once(engines, each):
+    options = {"devices": ("cpu",) * engines, "limits": Limits(jobs=each)}
+    with hosted(**options) as host, Client(host.address) as client:
         until(lambda: all(engine.warm for engine in host.server.scheduler.engines))
         jobs = [client.create(script(pause=0.05), VIDEO, {"steps": 200}).job for _ in range(3)]
         until(lambda: [client.get(job).state for job in jobs] == ["running", "running", "queued"])
@@ -194,6 +198,30 @@ def test_two_engines_run_two_jobs_at_once():
         until(lambda: client.get(jobs[2]).state == "running")
         for job in jobs[1:]:
             client.cancel(job)
+
+
+def test_jobs_of_one_engine_end_apart_and_are_lost_together():
+    with hosted(limits=Limits(jobs=3)) as host, Client(host.address) as client:
+        long, failing, other = (
+            client.create(picture, VIDEO, {"steps": 200}).job
+            for picture in (
+                script(pause=0.05),
+                script(pause=0.01, fail="EngineError", stage="decode"),
+                script(pause=0.05, frames=3),
+            )
+        )
+        until(lambda: client.get(failing).state == "failed", 10)
+        assert [client.get(job).state for job in (long, other)] == ["running", "running"]
+        again = client.create(script(pause=0.05), VIDEO, {"steps": 200}).job
+        until(lambda: client.get(again).state == "running")
+        client.cancel(other)
+        until(lambda: client.get(other).state == "cancelled")
+        os.kill(host.engine_pid, signal.SIGKILL)
+        for job in (long, again):
+            with pytest.raises(EngineLost):
+                client.watch(job).result()
+        client.wait_until_ready(20)
+        assert client.animate(script(frames=2), VIDEO).result().done.frames == 2
 
 
 def test_an_unreachable_server_is_a_service_error():

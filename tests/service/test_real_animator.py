@@ -9,6 +9,7 @@ import pytest
 from conftest import hosted
 
 from mimicmotion_trt import errors
+from mimicmotion_trt.limits import Limits
 from mimicmotion_trt.media import FragmentedMp4
 from mimicmotion_trt.pose import PoseSequence
 from mimicmotion_trt.service import Client, replies
@@ -21,13 +22,14 @@ SHORT = {"steps": 2, "frames": 5, "decode_chunk": 3, "seed": 7}
 
 @pytest.fixture(scope="module")
 def host():
-    with hosted(animator=ANIMATOR, bundle="tiny", threads=2) as running:
+    with hosted(animator=ANIMATOR, bundle="tiny", threads=2, limits=Limits(jobs=2)) as running:
         yield running
 
 
 def test_the_server_makes_what_the_library_makes(host, client):
     from mimicmotion_trt.animator import Animator
 
+    company = client.create(PERSON, MOTION, {**SHORT, "seed": 8}).job  # at the same time, on the same engine
     served = client.animate(PERSON, MOTION, {**SHORT, "preview": 1})
     events = list(served)
     with Animator.load("tiny", threads=2) as animator:
@@ -41,7 +43,7 @@ def test_the_server_makes_what_the_library_makes(host, client):
         video += mp4.close()
         assert events[0].settings == animator.settings(**SHORT, preview=1)
     assert served.result().read() == video
-    assert served.result().done.frames == 5
+    assert served.result().done.frames == client.watch(company).result().done.frames == 5
     assert len([event for event in events if isinstance(event, replies.Preview)]) == 2
     assert "torch" not in Path(f"/proc/{host.engine_pid}/maps").read_text()
 

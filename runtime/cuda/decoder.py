@@ -1,0 +1,78 @@
+"""The VAE's decoder on a GPU, between two kernels: latents go up, finished pictures come down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..denoise import batches
+from ..engines import Engine
+from . import launches
+from .device import CudaDevice, Device
+
+Float = NDArray[np.float32]
+Picture = NDArray[np.uint8]
+
+
+class CudaDecoder:
+    """Decodes chunk after chunk on a stream of its own, so that other jobs are denoised meanwhile.
+
+    A chunk's pictures come down while the next chunk is computed.
+    """
+
+    def __init__(self, device: Device, engine: Engine, scaling_factor: float) -> None:
+        self._device, self._engine, self._factor = device, engine, scaling_factor
+
+    def decode(self, latents: Float, chunk: int) -> Iterator[Picture]:
+        """uint8 [n,H,W,3] of each chunk of latents [F,4,h,w]; each array is the caller's to keep."""
+        frames, _, high, wide = latents.shape
+        size, device, dtypes = min(chunk, frames), self._device, self._engine.spec.dtypes
+        arrays = {
+            "latents": device.empty((size, 4, high, wide), np.float32),
+            "scaled": device.empty((size, 4, high, wide), dtypes["latents"]),
+            "planes": device.empty((size, 3, 8 * high, 8 * wide), dtypes["frames_out"]),
+            "pictures": device.empty((size, 8 * high, 8 * wide, 3), np.uint8),
+        }
+        works: dict[int, Callable[[Any], None]] = {}
+        coming: Callable[[], Picture] | None = None
+        for part in batches(frames, size):
+            count = part.stop - part.start
+            own = {name: device.part(array, 0, count) for name, array in arrays.items()}
+            if count not in works:
+                works[count] = self._work(own, count, high * wide)
+            device.upload(np.ascontiguousarray(latents[part], np.float32), own["latents"])
+            device.do(works[count])
+            following = device.fetch(own["pictures"])
+            if coming is not None:
+                yield coming()
+            coming = following
+        if coming is not None:
+            yield coming()
+
+    def _work(self, own: dict[str, Any], count: int, cells: int) -> Callable[[Any], None]:
+        """Scale, decode, and make bytes of a chunk's arrays."""
+        device, dtype = self._device, self._engine.spec.dtypes["frames_out"]
+        call = self._engine.bind({"latents": own["scaled"]}, {"frames_out": own["planes"]})
+        before = launches.decoder_input(count, cells, self._factor)
+        after = launches.to_pictures(count, 64 * cells, dtype)
+
+        def work(stream: Any) -> None:
+            device.launch(before, own["latents"], own["scaled"], stream=stream)
+            device.call(call, stream)
+            device.launch(after, own["planes"], own["pictures"], stream=stream)
+
+        return work
+
+
+def open_decoder(engine: Engine, scaling_factor: float) -> CudaDecoder | None:
+    """The decoder on the GPU on which an engine runs; None if it runs on none of ours.
+
+    Raises `KernelError` if the kernels do not compile or load there.
+    """
+    gpu = getattr(engine, "gpu", None)
+    if gpu is None:
+        return None
+    return CudaDecoder(CudaDevice(gpu, engine.spec.dtypes["latents"]), engine, scaling_factor)

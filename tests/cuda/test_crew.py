@@ -1,0 +1,237 @@
+"""Several jobs on one step program: each gets what it would get alone, whoever steps with it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mimicmotion_trt import Animator, EngineError
+from mimicmotion_trt.cuda.crew import Crew
+from mimicmotion_trt.cuda.denoiser import ProgramCache, make_batches, make_layout
+from mimicmotion_trt.cuda.program import Layout, StepProgram
+from mimicmotion_trt.denoise import Conditions, Denoiser, guidance_ramp, make_rows
+from mimicmotion_trt.engines import Bundle, Engine, open_engine
+from mimicmotion_trt.limits import Limits
+from mimicmotion_trt.schedule import PLAIN, Step, euler_steps, karras_sigmas
+from mimicmotion_trt.segments import fusion_weights, plan_segments
+
+CELLS, FRAMES = (8, 16), 6
+PLAN = plan_segments(FRAMES, 4, 2, "reference")
+WEIGHTS = fusion_weights(PLAN, "triangular")
+
+
+@pytest.fixture(scope="module")
+def unet(bundle) -> Engine:
+    return open_engine(Bundle.load(bundle), "unet", threads=1)
+
+
+@dataclass
+class Alone:
+    """A job of its own sigmas and guidance, and the CPU's step program that does it alone."""
+
+    conditions: Conditions
+    guidance: Any
+    noise: Any
+    steps: list[Step]
+    denoiser: Denoiser
+
+    @classmethod
+    def make(cls, unet: Engine, seed: int, steps: int) -> Alone:
+        chance = np.random.default_rng(seed)
+        shapes = {tensor.name: tensor.shape for tensor in unet.spec.inputs}
+
+        def drawn(*shape: Any) -> Any:
+            return chance.normal(size=shape).astype(np.float32)
+
+        conditions = Conditions(
+            embedding=drawn(1, shapes["embedding"][2]),
+            image_latents=drawn(4, *CELLS),
+            pose=drawn(FRAMES, shapes["pose"][2], *CELLS) * np.float32(0.1),
+            time_ids=(6.0 + seed, 127.0, 0.02 * seed),
+        )
+        guidance = guidance_ramp((1.5, 2.0 + seed), FRAMES)
+        noise = drawn(FRAMES, 4, *CELLS) * np.float32(10)
+        denoiser = Denoiser(unet, conditions, make_rows(PLAN, WEIGHTS, guidance), 4)
+        denoiser.latents[...] = noise
+        return cls(conditions, guidance, noise, euler_steps(karras_sigmas(steps, 0.05, 10.0)), denoiser)
+
+    def check(self, latents: Any) -> None:
+        scale = np.abs(self.denoiser.latents).max()
+        np.testing.assert_allclose(latents, self.denoiser.latents, atol=4e-6 * scale)
+
+
+def shared(jobs: int, sizes: tuple[int, ...] = (1, 2, 4)) -> Layout:
+    rows = make_batches(PLAN, WEIGHTS, guidance_ramp((1.5, 2.0), FRAMES), sizes)
+    return make_layout({PLAIN: rows}, FRAMES, CELLS, sizes, jobs, deep=False)
+
+
+def together(count: int, work: Callable[[int], None]) -> list[BaseException]:
+    """Run `work(0)`, `work(1)`, … in threads of their own; returns what they raised."""
+    failed: list[BaseException] = []
+
+    def guarded(index: int) -> None:
+        try:
+            work(index)
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(index,)) for index in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    return failed
+
+
+@pytest.mark.parametrize("host", ["float32"], indirect=True)
+@pytest.mark.parametrize("sizes", [(1, 2, 4), (4,)])
+def test_some_step_while_others_stand_still(host, stand_in, unet, sizes):
+    program = StepProgram(stand_in(host), unet, shared(3, sizes))
+    jobs = [Alone.make(unet, seed, 4) for seed in range(3)]
+    for slot, job in enumerate(jobs):
+        program.start(job.conditions, job.guidance, job.noise, slot)
+    at = [0, 0, 0]  # each job's next step
+    for running in ((0,), (0, 2), (0, 1, 2), (1,), (0, 1), (1, 2)):
+        program.advance({slot: jobs[slot].steps[at[slot]] for slot in running})
+        for slot in running:
+            jobs[slot].denoiser.step(jobs[slot].steps[at[slot]])
+            at[slot] += 1
+        for slot, job in enumerate(jobs):
+            job.check(program.read(program.latents, slot))
+    assert at == [4, 4, 3]
+
+
+@pytest.mark.parametrize("host", ["float32"], indirect=True)
+def test_jobs_in_threads_step_together(host, stand_in, unet):
+    """The device is busy until all three have asked for their first step: that one goes alone, the next together."""
+    first = threading.Semaphore(0)
+
+    class Busy(stand_in):
+        def mark(self) -> Callable[[], None]:
+            def wait() -> None:
+                for _ in range(0 if self.told.count("waited") else 3):
+                    assert first.acquire(timeout=30)
+                self.told.append("waited")
+
+            return wait
+
+    device = Busy(host)
+    layout = shared(3)
+    crew = Crew(StepProgram(device, unet, layout), layout)
+    jobs = [Alone.make(unet, seed, 3 + seed) for seed in range(3)]
+    device.told.clear()
+
+    def run(index: int) -> None:
+        job, slot = jobs[index], crew.join()
+        crew.program.start(job.conditions, job.guidance, job.noise, slot)
+        first.release()
+        for step in job.steps:
+            crew.step(slot, step)
+        job.check(crew.program.read(crew.program.latents, slot))
+        crew.leave(slot)
+
+    for job in jobs:
+        for step in job.steps:
+            job.denoiser.step(step)
+    assert together(3, run) == []
+    assert crew.idle
+    assert device.told.count("blend_step") < sum(len(job.steps) for job in jobs)
+
+
+@pytest.mark.parametrize("host", ["float32"], indirect=True)
+def test_a_step_that_fails_is_told_to_all_in_it_and_the_program_is_given_up(host, stand_in, unet):
+    asked = threading.Barrier(2, timeout=30)
+
+    class Failing(stand_in):
+        broken = False
+
+        def mark(self) -> Callable[[], None]:
+            return asked.wait
+
+        def upload(self, values: Any, array: Any) -> None:
+            if self.broken:
+                raise EngineError("the GPU failed: lost.")
+            super().upload(values, array)
+
+    device, layout = Failing(host), shared(2)
+    crew = Crew(StepProgram(device, unet, layout), layout)
+    job = Alone.make(unet, 0, 2)
+    slots = [crew.join(), crew.join()]
+    crew.step(slots[0], job.steps[0])
+    device.broken = True
+
+    class Telling(threading.Condition):
+        """Lets the device go on once the second job waits for the step under way."""
+
+        def wait(self, timeout: float | None = None) -> bool:
+            threading.Timer(0.05, asked.wait).start()
+            return super().wait(timeout)
+
+    crew._changed = Telling()
+    failed = together(2, lambda index: crew.step(slots[index], job.steps[0]))
+    assert sorted(str(error).split(":")[0] for error in failed) == [
+        "a step shared with another job failed",
+        "the GPU failed",
+    ]
+    crew.leave(slots[0])
+    assert crew.join() is None
+
+
+@pytest.mark.parametrize("host", ["float32"], indirect=True)
+def test_animators_jobs_share_a_program(host, stand_in, deep_bundle):
+    """All of `sample` in two threads: one program is made, and each gets the clip that it would get alone."""
+    with Animator.load(deep_bundle, threads=1, limits=Limits(jobs=2)) as animator:
+        width, height = animator.manifest.sizes[0]
+        chance = np.random.default_rng(0)
+        pictures = chance.integers(0, 255, (2, height, width, 3), np.uint8)
+        poses = chance.integers(0, 255, (2, 10, height, width, 3), np.uint8)
+        plain = animator.settings(steps=3, segment=4, overlap=2, guidance=(1.5, 2.0))
+        settings = [replace(plain, seed=1), replace(plain, seed=2, steps=5)]
+        expected = [animator.sample(pictures[k], poses[k], settings[k]) for k in range(2)]
+        device = stand_in(host)
+        animator._programs = ProgramCache(
+            lambda layout, unet, outer: StepProgram(device, unet, layout, outer=outer)
+        )
+
+        def run(index: int) -> None:
+            found = animator.sample(pictures[index], poses[index], settings[index])
+            np.testing.assert_allclose(found, expected[index], atol=4e-6 * np.abs(expected[index]).max())
+
+        assert together(2, run) == []
+        assert animator._programs.made == 1
+        alone = replace(plain, reuse_interval=2)
+        assert np.isfinite(animator.sample(pictures[0], poses[0], alone)).all()
+
+
+def test_a_step_is_made_when_the_call_returns():
+    """Many jobs in threads on a program that only writes down what it did."""
+    done: list[tuple[int, float]] = []
+
+    class Written:
+        def mark(self) -> Callable[[], None]:
+            return lambda: None
+
+        def advance(self, steps: dict[int, Step], kind: int) -> None:
+            time.sleep(1e-4)
+            done.extend((slot, step.sigma) for slot, step in steps.items())
+
+    program: Any = Written()
+    crew, steps = Crew(program, shared(6)), euler_steps(karras_sigmas(40, 0.05, 10.0))
+
+    def run(index: int) -> None:
+        slot = crew.join()
+        assert slot is not None
+        for step in steps:
+            crew.step(slot, step)
+            assert done.count((slot, step.sigma)) == 1
+        crew.leave(slot)
+
+    assert together(6, run) == []
+    assert len(done) == 6 * len(steps)

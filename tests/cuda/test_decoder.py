@@ -1,0 +1,46 @@
+"""Decoding on the GPU on this machine: the kernels through g++, a real engine, a stand-in for CUDA."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mimicmotion_trt import Animator
+from mimicmotion_trt.cuda.decoder import CudaDecoder, open_decoder
+
+
+@pytest.mark.parametrize("host", ["float32"], indirect=True)
+@pytest.mark.parametrize(("frames", "chunk"), [(7, 3), (6, 3), (1, 8), (5, 8)])
+def test_it_decodes_what_the_cpu_decodes(host, stand_in, bundle, frames, chunk):
+    with Animator.load(bundle, threads=1) as animator:
+        latents = np.random.default_rng(frames).normal(size=(frames, 4, 8, 16)).astype(np.float32)
+        expected = animator.decode(latents, chunk)
+        assert animator.stages.decoder is None
+        engine = animator._engines["vae_decoder"]
+        animator.stages.decoder = CudaDecoder(stand_in(host), engine, animator.manifest.scaling_factor)
+        found = animator.decode(latents, chunk)
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("host", ["float32"], indirect=True)
+def test_a_chunk_comes_down_while_the_next_is_computed(host, stand_in, bundle):
+    class Watched(stand_in):
+        def fetch(self, array: Any) -> Any:
+            self.told.append("fetch")
+            values = super().fetch(array)
+            return lambda: self.told.append("taken") or values()
+
+    with Animator.load(bundle, threads=1) as animator:
+        device = Watched(host)
+        decoder = CudaDecoder(device, animator._engines["vae_decoder"], 1.0)
+        pictures = list(decoder.decode(np.zeros((5, 4, 8, 16), np.float32), 2))
+    assert [len(some) for some in pictures] == [2, 2, 1]
+    kinds = [name for name in device.told if name in ("engine", "fetch", "taken")]
+    assert kinds == ["engine", "fetch", "engine", "fetch", "taken", "engine", "fetch", "taken", "taken"]
+
+
+def test_an_engine_on_the_cpu_needs_no_such_decoder(bundle):
+    with Animator.load(bundle, threads=1) as animator:
+        assert open_decoder(animator._engines["vae_decoder"], 1.0) is None
