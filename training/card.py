@@ -25,8 +25,13 @@ from mimicmotion_trt.training.curves import Profile, draw_curves, profile
 from mimicmotion_trt.training.evaluate import Scored, means, score_clips, write_sheet
 from mimicmotion_trt.training.snapshots import STATE, list_snapshots
 
-STAGES = {"vae": "tiny-vae", "colours": "tiny-colours", "motion": "tiny", "longer": "tiny-longer"}
+STAGES = {
+    "vae": "tiny-vae", "colours": "tiny-colours", "motion": "tiny", "longer": "tiny-longer", "last": "tiny-last",
+    "decoder": "tiny-decoder",
+}  # fmt: skip
 """The folders of the runs in the order of training, and their configs."""
+ANIMATING = ("motion", "longer", "last")
+"""Those that write U-Net and PoseNet; the others write a base folder."""
 SHOWN = 4
 """Clips on the contact sheet."""
 
@@ -46,6 +51,7 @@ MEASURES = {
     "psnr_vae": "the same of the truth after the VAE alone, which bounds it, dB",
     "ssim": "SSIM of the video",
     "ssim_repeat_reference": "the same of the reference picture shown all the time",
+    "ssim_vae": "the same of the truth after the VAE alone",
     "hand_psnr": "PSNR in the boxes of the hands, dB",
     "border_jump": "jump where segments meet beyond that elsewhere, levels of 255",
 }
@@ -133,7 +139,10 @@ def card(
     commands = "\n".join(
         f"python training/train.py --config training/configs/{STAGES[stage.name]}.yaml" for stage in stages
     )
-    checkpoint = f"runs/tiny/{stages[-1].name}/final/mimicmotion.safetensors"
+    bases = [stage.name for stage in stages if stage.name not in ANIMATING]
+    base = f"runs/tiny/{bases[-1]}/final/base" if bases else "training/models/tiny/base"
+    animating = [stage.name for stage in stages if stage.name in ANIMATING]
+    checkpoint = f"runs/tiny/{animating[-1]}/final/mimicmotion.safetensors" if animating else "CHECKPOINT"
     data = stages[-1].config.get("data", {})
     people = f"{data['characters']:,} synthetic people" if data else "Synthetic people"
     return f"""# {name}
@@ -173,7 +182,7 @@ Hours are those in steps, {hours:.1f} in all, without preparing and validating. 
 
 ```sh
 {commands}
-python export/build_engines.py --base runs/tiny/colours/final/base \\
+python export/build_engines.py --base {base} \\
   --checkpoint {checkpoint} --output bundles/{name} {build_flags(animator)}
 python training/evaluate.py --bundle bundles/{name} --synthetic {len(scored)} --frames {frames} --seed {seed} --json
 python training/card.py --bundle bundles/{name} --runs runs/tiny
@@ -222,7 +231,7 @@ def write_card(name: str, bundle: str, runs: Path, output: Path, clips: int, fra
 
 def main(
     bundle: Annotated[str, typer.Option(help="Name or folder of the bundle.")] = "tiny",
-    runs: Annotated[Path, typer.Option(help="Folder of the runs: vae, colours, motion, longer.")] = Path(
+    runs: Annotated[Path, typer.Option(help="Folder of the runs, " + ", ".join(STAGES) + ".")] = Path(
         "runs/tiny"
     ),
     output: Annotated[Path, typer.Option(help="Folder whose models/ and images/ are written.")] = Path(

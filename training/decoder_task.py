@@ -1,7 +1,7 @@
 """The last stage of a model from scratch: the VAE's decoder learns from what the U-Net believes.
 
 A small U-Net's latents are never quite those of the truth. Encoder, U-Net and PoseNet are frozen here; the decoder
-sees the U-Net's x0 of noisy clips, and the truth's own latents for some, and learns to draw the true frames.
+sees what the U-Net samples in two steps, and the truth's own latents for some, and learns to draw the true frames.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from ..conditioning import to_signed
+from . import objective
 from .base import open_base, replace_part
 from .checkpoints import load_vae
 from .config import Config
@@ -94,8 +95,8 @@ class DecoderTask:
         """Absolute and squared errors, and what structural similarity lacks of 1."""
         settings = self._config.vae
         with torch.no_grad():
-            x0, truth = self._motion.predict(self._motion.network, batch)
-            latents = torch.where(batch["true"][:, None, None, None, None], truth, x0) / self._motion.scale
+            true = objective.spread(batch["true"], batch["latents"])
+            latents = torch.where(true, batch["latents"], self._sample(batch) / self._motion.scale)
         count, _, high, wide = (batch["frames"].shape[i] for i in (1, 2, 3, 4))
         cuts = [
             clip[t : t + count, :, y : y + high // 8, x : x + wide // 8]
@@ -111,6 +112,17 @@ class DecoderTask:
         total = settings.l1_weight * l1 + settings.mse_weight * mse + settings.ssim_weight * (1 - alike)
         return total, {"mse": mse.detach(), "ssim": alike.detach()}
 
+    def _sample(self, batch: Batch) -> Tensor:
+        """Two Euler steps from pure noise, the second at the batch's sigma: [B,F,4,h,w] of unit variance."""
+        noise, sigma = batch["noise"], batch["sigma"]
+        first = torch.full_like(sigma, self._motion.settings["sigma_max"])
+        noisy = noise * objective.spread(first, noise)
+        x0 = self._motion.predict(self._motion.network, batch, noisy, first)
+        slope = (noisy - x0) / objective.spread(first, noise)
+        return self._motion.predict(
+            self._motion.network, batch, x0 + slope * objective.spread(sigma, noise), sigma
+        )
+
     @torch.inference_mode()
     def validate(self) -> tuple[dict[str, float], NDArray[np.uint8]]:
         """PSNR and SSIM of whole held-out clips, encoded to the mode and decoded."""
@@ -125,4 +137,7 @@ class DecoderTask:
 
     def skipped(self) -> dict[str, int]:
         """Why clips were left out, and how often."""
-        return self._motion.skipped()
+        skipped = self._motion.skipped()
+        for reason, count in self._store.skipped.items():
+            skipped[reason] = skipped.get(reason, 0) + count
+        return skipped

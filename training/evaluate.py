@@ -5,7 +5,7 @@ public `Animator`, and compares with the truth. The last line printed with --jso
 
 psnr, ssim                 of the video; dB, and 0 to 1
 psnr_repeat_reference, ssim_repeat_reference   of the reference picture shown all the time
-psnr_vae                   of the truth after the VAE's encoder and decoder: what denoising cannot exceed
+psnr_vae, ssim_vae         of the truth after the VAE's encoder and decoder: what denoising cannot exceed
 hand_psnr                  in the boxes of the hands; null if no hand is seen
 border_jump                how much more the video jumps where segments meet than elsewhere, in levels of 255
                            (the truth's own jumps taken off); null for a single segment
@@ -103,6 +103,7 @@ def score(animator: Animator, clip: Any, video: Video, settings: Settings) -> di
     from mimicmotion_trt.training.metrics import border_jump, hand_psnr, psnr, segment_borders, ssim
 
     truth = clip.frames
+    rebuilt = reconstruct(animator, truth)
     still = np.broadcast_to(clip.reference, truth.shape)
     assert settings.segment is not None
     last = steps_of(settings)[-1].shift  # where borders move, the last are what is left to see
@@ -112,7 +113,8 @@ def score(animator: Animator, clip: Any, video: Video, settings: Settings) -> di
         "ssim": ssim(video, truth),
         "psnr_repeat_reference": psnr(still, truth),
         "ssim_repeat_reference": ssim(still, truth),
-        "psnr_vae": psnr(reconstruct(animator, truth), truth),
+        "psnr_vae": psnr(rebuilt, truth),
+        "ssim_vae": ssim(rebuilt, truth),
         "hand_psnr": hand_psnr(video, truth, clip.truth),
         "border_jump": border_jump(video, truth, segment_borders(plan)),
     }

@@ -130,20 +130,24 @@ class MotionTask:
         }
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """How clips are sampled: the scheduler's range of sigmas, and what the config says of validation."""
+        scheduler = read_config(self._base / "scheduler" / "scheduler_config.json")
+        sigmas = {name: float(scheduler[name]) for name in ("sigma_min", "sigma_max")}
+        return {**sigmas, **self._config.validation.settings}
+
+    @property
     def scale(self) -> float:
         """Of the VAE's latents, to unit variance."""
         return self._encoders.scaling_factor
 
-    def predict(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        """What the networks believe of noisy clips, x0 [B,F,4,h,w], and the truth; both of unit variance."""
-        config = self._config.objective
-        truth = batch["latents"] * self.scale
-        sigma, keep = batch["sigma"], batch["keep"]
+    def predict(self, network: nn.Module, batch: Batch, noisy: Tensor, sigma: Tensor) -> Tensor:
+        """What the networks believe of noisy clips [B,F,4,h,w] at sigma [B]: x0 as they are, of unit variance."""
+        config, keep = self._config.objective, batch["keep"]
         image_latents = batch["latents"][:, 0]
         if config.noise_aug:
             noise = batch["picture_noise"] * objective.spread(batch["noise_aug"], batch["picture_noise"])
             image_latents = self._encoders.mode(batch["reference"] + noise)
-        noisy = truth + batch["noise"] * objective.spread(sigma, truth)
         v = network(
             objective.network_latents(noisy, sigma, image_latents, keep),
             objective.timestep(sigma),
@@ -152,12 +156,13 @@ class MotionTask:
             batch["poses"],
             keep,
         )
-        return objective.denoised(v.float(), noisy, sigma), truth
+        return objective.denoised(v.float(), noisy, sigma)
 
     def loss(self, network: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """See `objective`."""
-        x0, truth = self.predict(network, batch)
-        sigma = batch["sigma"]
+        sigma, truth = batch["sigma"], batch["latents"] * self.scale
+        noisy = truth + batch["noise"] * objective.spread(sigma, truth)
+        x0 = self.predict(network, batch, noisy, sigma)
         weight = objective.loss_weight(sigma, self._config.objective.weight_limit)
         losses = objective.clip_losses(x0, truth, weight, batch["region"])
         plain = objective.clip_losses(x0, truth, torch.ones_like(weight), torch.ones_like(batch["region"]))
@@ -166,13 +171,7 @@ class MotionTask:
     def validate(self) -> tuple[dict[str, float], NDArray[np.uint8]]:
         """Sample held-out clips through the runtime's loop."""
         config, networks = self._config, self.network
-        scheduler = read_config(self._base / "scheduler" / "scheduler_config.json")
-        defaults: dict[str, Any] = {
-            "segment": config.data.frames,
-            "canvas": config.data.canvas,
-            **{name: float(scheduler[name]) for name in ("sigma_min", "sigma_max")},
-            **config.validation.settings,
-        }
+        defaults = {"segment": config.data.frames, "canvas": config.data.canvas, **self.settings}
         size = (config.data.width, config.data.height)
         networks.eval()
         animator = torch_animator(networks.unet, networks.pose_net, self._encoders, size, defaults)

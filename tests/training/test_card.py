@@ -43,6 +43,8 @@ def test_the_card_tells_what_was_measured(runs, bundle, tmp_path):
     text = Path(done.stdout.strip()).read_text()
     assert "| motion | 20 | 3 | 4,000 | 7 | 1.50 |" in text
     assert "psnr 17.2" in text
+    assert "--base runs/tiny/vae/final/base" in text
+    assert "--checkpoint runs/tiny/motion/final/mimicmotion.safetensors" in text
     assert "1 clips of 3 frames" in text
     assert "--size 64x128" in text
     images = sorted((tmp_path / "docs" / "images").iterdir())

@@ -94,7 +94,15 @@ def test_the_command_ends_with_a_line_of_json(bundle, tmp_path):
     done = subprocess.run([*command, "--sheet", tmp_path / "sheet.png"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
-    for name in ("psnr", "ssim", "psnr_repeat_reference", "ssim_repeat_reference", "psnr_vae", "border_jump"):
+    for name in (
+        "psnr",
+        "ssim",
+        "psnr_repeat_reference",
+        "ssim_repeat_reference",
+        "psnr_vae",
+        "ssim_vae",
+        "border_jump",
+    ):
         assert isinstance(result[name], float)
     assert "hand_psnr" in result
     assert result["psnr_repeat_reference"] > result["psnr"]  # the weights are random
