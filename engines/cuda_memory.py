@@ -81,7 +81,7 @@ class DeviceArray:
 
 
 class Arena:
-    """Scratch memory in which all engines of a GPU take turns: as large as the largest need, not the sum.
+    """Scratch memory in which all engines of a stream take turns: as large as the largest need, not the sum.
 
     Its rule: whoever asks for more than there is makes it move. So an address holds for one call, made in one's
     turn (`Gpu.turn`), and whoever needs it for longer, as a captured graph does, keeps the `Memory`: what has

@@ -160,7 +160,7 @@ class TensorRtEngine:
             return read_layers(inspector.get_engine_information(api.LayerInformationFormat.JSON))
 
     def close(self) -> None:
-        """Give up what is bound, then the plan; the last engine of a GPU gives up its scratch memory."""
+        """Give up what is bound, then the plan; the last engine of a stream gives up its scratch memory."""
         if self._engine is None:
             return
         with self.gpu.turn:

@@ -18,7 +18,7 @@ _SMALLER = "Use fewer pixels, frames or rows if memory ran out; else report it w
 
 @dataclass(frozen=True)
 class Session:
-    """One library on one GPU, for all engines of a process: they share its stream and scratch memory."""
+    """One library on one stream of a GPU, for all engines there: they take turns and share scratch memory."""
 
     library: Library
     gpu: Gpu

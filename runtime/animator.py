@@ -100,6 +100,7 @@ class Animator:
         return (self.threads or os.cpu_count() or 1) - self._two_lanes if unet else self.threads
 
     def _open(self, network: str) -> Engine:
+        """One job alone has nothing to run beside its denoising: then all share one stream and scratch memory."""
         unet = network.startswith("unet")
         return open_engine(
             self._bundle,
@@ -107,7 +108,7 @@ class Animator:
             device=self._device,
             threads=self._engine_threads(network),
             alert=unet,
-            stream="denoise" if unet else "around",
+            stream="denoise" if unet or self.limits.jobs == 1 else "around",
         )
 
     def _unets(self, settings: Settings) -> tuple[Engine, Engine | None]:
@@ -314,14 +315,17 @@ class Animator:
     ) -> CudaDenoiser:
         """The same on a GPU."""
         frames, (high, wide) = len(conditions.pose), conditions.image_latents.shape[1:]
-        rows, sizes = {}, self.manifest.rows
-        for kind in dict.fromkeys(step.kind for step in self.steps(settings)):
-            plan, weights, ramp = self._blend(frames, settings, (high, wide), kind)
-            sizes = self._buckets(programs, plan.shape[1], (high, wide))
-            rows[kind] = make_batches(plan, weights, ramp, sizes, guided=kind[1])
+        cells, kinds = (high, wide), dict.fromkeys(step.kind for step in self.steps(settings))
+        blends = [self._blend(frames, settings, cells, kind) for kind in kinds]
+        sizes = self._buckets(
+            programs, blends[0][0].shape[1], cells
+        )  # segments of all kinds are equally long
+        rows = {
+            kind: make_batches(*blend, sizes, guided=kind[1])
+            for kind, blend in zip(kinds, blends, strict=True)
+        }
         unet, outer = self._unets(settings)
-        deep = outer is not None
-        layout = make_layout(rows, frames, (high, wide), sizes, self.limits.jobs, deep=deep)
+        layout = make_layout(rows, frames, cells, sizes, self.limits.jobs, deep=outer is not None)
         ramp = guidance_ramp(settings.guidance, frames)
         return CudaDenoiser(programs, layout, list(rows), conditions, ramp, noise, unet, outer)
 

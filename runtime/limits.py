@@ -23,7 +23,6 @@ class Limits:
     """Pixels of one frame of the finished video."""
     reuse_bytes: int = 32 * 2**20
     """Memory for what CLIP, VAE and PoseNet said of pictures that may come again; 1 keeps nothing."""
-
     jobs: int = 1
     """Jobs that an engine process runs at once. On a GPU one is encoded or decoded while another is denoised, and
     the rows of equal ones are denoised together, so that last bits depend on the company."""

@@ -6,6 +6,7 @@ sees what the U-Net samples in two steps, and the truth's own latents for some, 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,19 +15,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from ..conditioning import to_signed
 from . import objective
 from .base import open_base, replace_part
 from .checkpoints import load_vae
 from .config import Config
+from .metrics import similarity
 from .motion_task import MotionTask
 from .samples import open_dataset
 from .store import clip_at
 from .task import Batch, Report, generator_at
 from .temporal import flatten_time_convs
-from .vae_task import open_frames, validate_vae
+from .vae_task import open_frames, trained_vae, validate_vae
 
 
 class Decoding(nn.Module):
@@ -52,6 +53,7 @@ class DecoderTask:
         self._config, self._device = config, device
         self._motion = MotionTask(config, device, output)
         self._motion.network.requires_grad_(False).eval()
+        self._first_sigma = float(self._motion.settings["sigma_max"])
         self._base, _ = open_base(config, output)
         vae: Any = load_vae(self._base)
         flatten_time_convs(vae)
@@ -105,17 +107,14 @@ class DecoderTask:
         decoded = network(torch.stack(cuts)).float()
         error = decoded - batch["frames"]
         l1, mse = error.abs().mean(), (error**2).mean()
-        alike = structural_similarity_index_measure(
-            (decoded.flatten(0, 1) + 1) / 2, (batch["frames"].flatten(0, 1) + 1) / 2, data_range=1.0
-        )
-        assert isinstance(alike, Tensor)
+        alike = similarity((decoded.flatten(0, 1) + 1) / 2, (batch["frames"].flatten(0, 1) + 1) / 2)
         total = settings.l1_weight * l1 + settings.mse_weight * mse + settings.ssim_weight * (1 - alike)
         return total, {"mse": mse.detach(), "ssim": alike.detach()}
 
     def _sample(self, batch: Batch) -> Tensor:
         """Two Euler steps from pure noise, the second at the batch's sigma: [B,F,4,h,w] of unit variance."""
         noise, sigma = batch["noise"], batch["sigma"]
-        first = torch.full_like(sigma, self._motion.settings["sigma_max"])
+        first = torch.full_like(sigma, self._first_sigma)
         noisy = noise * objective.spread(first, noise)
         x0 = self._motion.predict(self._motion.network, batch, noisy, first)
         slope = (noisy - x0) / objective.spread(first, noise)
@@ -131,13 +130,9 @@ class DecoderTask:
 
     def save(self, folder: Path, state: Mapping[str, Tensor]) -> None:
         """Write `base/`: the base folder with this decoder."""
-        vae: Any = load_vae(self._base)
-        vae.load_state_dict({key.removeprefix("vae."): value.cpu() for key, value in state.items()})
+        vae = trained_vae(self._base, state)
         replace_part(self._base, folder / "base", "vae", vae.half() if self._config.half_weights else vae)
 
     def skipped(self) -> dict[str, int]:
         """Why clips were left out, and how often."""
-        skipped = self._motion.skipped()
-        for reason, count in self._store.skipped.items():
-            skipped[reason] = skipped.get(reason, 0) + count
-        return skipped
+        return dict(self._store.skipped + Counter(self._motion.skipped()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,9 @@ from numpy.typing import NDArray
 from ..pose import PoseSequence
 from ..segments import Plan
 from .regions import box_cells
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Pictures = NDArray[np.uint8]
 MOST = 99.0
@@ -30,14 +34,21 @@ def decibels(picture: Pictures, truth: Pictures) -> float:
 def ssim(video: Pictures, truth: Pictures) -> float:
     """Structural similarity (Wang et al. 2004: Gaussian window, sigma 1.5), mean over frames [F,H,W,3]."""
     import torch
-    from torchmetrics.functional.image import structural_similarity_index_measure
 
     a, b = (
         torch.from_numpy(np.ascontiguousarray(x)).permute(0, 3, 1, 2).double() / 255 for x in (video, truth)
     )
-    score = structural_similarity_index_measure(a, b, data_range=1.0)
-    assert isinstance(score, torch.Tensor)
-    return float(score)
+    return float(similarity(a, b))
+
+
+def similarity(planes: Tensor, truth: Tensor) -> Tensor:
+    """The same of planes [N,3,H,W] from 0 to 1, as a number that gradients flow through."""
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    score: Any = structural_similarity_index_measure(planes, truth, data_range=1.0)
+    assert not isinstance(score, tuple)  # it would bring a picture of the scores along
+    found: Tensor = score
+    return found
 
 
 def hand_psnr(video: Pictures, truth: Pictures, poses: PoseSequence) -> float | None:

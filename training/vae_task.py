@@ -102,8 +102,7 @@ class VaeTask:
 
     def save(self, folder: Path, state: Mapping[str, Tensor]) -> None:
         """Write `base/`: the base folder with this VAE, its scaling_factor measured."""
-        vae: Any = load_vae(self._base)
-        vae.load_state_dict({key.removeprefix("vae."): value.cpu() for key, value in state.items()})
+        vae = trained_vae(self._base, state)
         factor = self.measure_scaling_factor(vae.to(self._device))
         vae.register_to_config(scaling_factor=factor)
         replace_part(self._base, folder / "base", "vae", vae.half() if self._config.half_weights else vae)
@@ -138,6 +137,13 @@ def validate_vae(
     vae.train()
     means = np.mean(scores, axis=0)
     return {"psnr": float(means[0]), "ssim": float(means[1])}, contact_sheet(rows)
+
+
+def trained_vae(base: Path, state: Mapping[str, Tensor]) -> Any:
+    """The base folder's VAE with the weights of a network that holds it as `vae`."""
+    vae: Any = load_vae(base)
+    vae.load_state_dict({key.removeprefix("vae."): value.cpu() for key, value in state.items()})
+    return vae
 
 
 def open_frames(config: Config, output: Path) -> tuple[Store, int]:

@@ -124,10 +124,8 @@ class StepProgram:
             width = specs["deep"].shape[2]
             assert isinstance(width, int)
             self.answers["deep"] = empty((rows, slots, width, *cells), dtypes["deep"])
-        for array in (self.latents, self.previous) if jobs > 1 else ():
-            device.upload(
-                np.zeros(array.shape, array.dtype), array
-            )  # a slot without a job holds numbers, too
+        if jobs > 1:  # a slot without a job holds numbers, too
+            device.upload(np.zeros(self.latents.shape, np.float32), self.latents)
         self._tables: dict[Running, launches.Tables] = {}
         self._form_of: dict[tuple[Any, ...], Form] = {}
         for kind, of in enumerate(layout.kinds):

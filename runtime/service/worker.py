@@ -16,8 +16,8 @@ import time
 import traceback
 import zlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from importlib import import_module
 from multiprocessing.connection import Connection
 from operator import attrgetter
@@ -54,7 +54,7 @@ def main(connection: Connection[Any, Any], spec: m.EngineSpec) -> None:
     try:
         with ThreadPoolExecutor(spec.limits.jobs, "job") as threads:
             for run in inbox.runs():
-                threads.submit(_run, animator, run, inbox, send)
+                threads.submit(_run, animator, run, inbox, send).add_done_callback(_end_if_failed)
     finally:
         animator.close()
 
@@ -106,14 +106,20 @@ def _run(animator: Any, run: m.Run, inbox: _Inbox, tell: Callable[[m.FromEngine]
     def send(report: m.Report) -> None:
         tell(m.About(run.job, report))
 
-    with suppress(BrokenPipeError):  # the server is gone, and the inbox ends the process
-        try:
-            send(_animate(animator, run, lambda: inbox.cancelled(run.job), send))
-        except BrokenPipeError:
-            raise
-        except Exception as error:
-            send(m.Failed(_plain(error)))
+    try:
+        send(_animate(animator, run, lambda: inbox.cancelled(run.job), send))
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        send(m.Failed(_plain(error)))
     inbox.forget(run.job)
+
+
+def _end_if_failed(job: Future[None]) -> None:
+    """What a job's thread could not tell the server ends the process, which the server sees."""
+    if (error := job.exception()) is not None:
+        traceback.print_exception(error, file=sys.stderr)
+        os._exit(1)
 
 
 def _animate(

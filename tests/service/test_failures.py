@@ -69,6 +69,15 @@ def test_unexpected_errors_are_engine_errors(client, name):
     assert client.animate(script(frames=2), VIDEO).result().done.frames == 2
 
 
+def test_what_no_job_survives_ends_the_engine_and_not_the_service(host, client):
+    pid = host.engine_pid
+    with pytest.raises(EngineLost):
+        client.animate(script(fail="SystemExit", stage="denoise"), VIDEO).result()
+    client.wait_until_ready(10)
+    assert client.animate(script(frames=2), VIDEO).result().done.frames == 2
+    assert host.engine_pid != pid
+
+
 def test_a_very_long_message_still_arrives(client):
     with pytest.raises(errors.MotionError, match=r"It went wrong\.!!!!"):
         client.animate(script(fail="MotionError", long=100_000), VIDEO).result()
