@@ -1,7 +1,8 @@
 """`python training/card.py --bundle tiny --runs runs/tiny --output docs`: the card of a model trained here.
 
 Evaluates the bundle on people that no training has seen, and writes OUTPUT/models/NAME.md with the curves of
-the runs and a contact sheet in OUTPUT/images. Every number in it is measured now or read from what the runs
+the runs and a contact sheet in OUTPUT/images. With --history what it tells of runs is kept in that file, and
+tells of those that are gone. Every number in it is measured now or read from what the runs
 wrote; what the model cannot do is said in `LIMITS`.
 """
 
@@ -13,25 +14,17 @@ import platform
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from mimicmotion_trt import Animator
-from mimicmotion_trt.errors import MimicMotionError, OutputError, SettingsError
-from mimicmotion_trt.training.curves import Profile, draw_curves, profile
+from mimicmotion_trt.errors import MimicMotionError, OutputError
+from mimicmotion_trt.training.curves import draw_curves
 from mimicmotion_trt.training.evaluate import Scored, means, score_clips, write_sheet
-from mimicmotion_trt.training.snapshots import STATE, list_snapshots
+from mimicmotion_trt.training.history import ANIMATING, STAGES, Stage, read_stages, write_history
 
-STAGES = {
-    "vae": "tiny-vae", "colours": "tiny-colours", "motion": "tiny", "longer": "tiny-longer", "last": "tiny-last",
-    "decoder": "tiny-decoder",
-}  # fmt: skip
-"""The folders of the runs in the order of training, and their configs."""
-ANIMATING = ("motion", "longer", "last")
-"""Those that write U-Net and PoseNet; the others write a base folder."""
 SHOWN = 4
 """Clips on the contact sheet."""
 
@@ -55,33 +48,6 @@ MEASURES = {
     "hand_psnr": "PSNR in the boxes of the hands, dB",
     "border_jump": "jump where segments meet beyond that elsewhere, levels of 255",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """One run of the model's training."""
-
-    name: str
-    folder: Path
-    profile: Profile
-    config: Mapping[str, Any]
-    """As the run's newest checkpoint tells it."""
-
-
-def read_stages(runs: Path) -> list[Stage]:
-    """The runs below a folder in the order of training; raises `SettingsError` if there are none."""
-    stages = []
-    for folder in (runs / name for name in STAGES):
-        if not (folder / "metrics.jsonl").is_file():
-            continue
-        snapshots = list_snapshots(folder / "checkpoints")
-        config = json.loads((snapshots[-1] / STATE).read_text())["config"] if snapshots else {}
-        stages.append(Stage(folder.name, folder, profile(folder), config))
-    if not stages:
-        raise SettingsError(
-            f"{runs} holds none of the runs {', '.join(STAGES)}.", remedy="Train first.", field="runs"
-        )
-    return stages
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -143,7 +109,11 @@ def card(
     base = f"runs/tiny/{bases[-1]}/final/base" if bases else "training/models/tiny/base"
     animating = [stage.name for stage in stages if stage.name in ANIMATING]
     checkpoint = f"runs/tiny/{animating[-1]}/final/mimicmotion.safetensors" if animating else "CHECKPOINT"
-    data = stages[-1].config.get("data", {})
+    configs = [stage.config for stage in stages if stage.name in ANIMATING]
+    data = configs[-1].get("data", {}) if configs else {}
+    kept = dict.fromkeys(stage.picture for stage in stages if stage.picture)
+    files = [*kept, f"{name}-curves.png"] if any(stage.curve for stage in stages) else list(kept)
+    pictures = "\n".join(f"![loss and validation by step](../images/{file})" for file in files)
     people = f"{data['characters']:,} synthetic people" if data else "Synthetic people"
     return f"""# {name}
 
@@ -165,7 +135,7 @@ anybody was used. People, rooms and motions of the evaluation are from seeds tha
 
 Hours are those in steps, {hours:.1f} in all, without preparing and validating. Machine: {machine()}.
 
-![loss and validation of every stage](../images/{name}-curves.png)
+{pictures}
 
 ## Measured
 
@@ -185,7 +155,8 @@ Hours are those in steps, {hours:.1f} in all, without preparing and validating. 
 python export/build_engines.py --base {base} \\
   --checkpoint {checkpoint} --output bundles/{name} {build_flags(animator)}
 python training/evaluate.py --bundle bundles/{name} --synthetic {len(scored)} --frames {frames} --seed {seed} --json
-python training/card.py --bundle bundles/{name} --runs runs/tiny
+python training/card.py --bundle bundles/{name} --runs runs/tiny \\
+  --history training/models/{name}/history.json
 ```
 
 See [training](../training.md). Built as `{manifest.build[:12]}`.
@@ -208,14 +179,16 @@ def build_flags(animator: Animator) -> str:
     return " \\\n  ".join(flags)
 
 
-def write_card(name: str, bundle: str, runs: Path, output: Path, clips: int, frames: int, seed: int) -> Path:
+def write_card(
+    name: str, bundle: str, stages: Sequence[Stage], output: Path, clips: int, frames: int, seed: int
+) -> Path:
     """Evaluate and write the card and its pictures; returns the card's path."""
-    stages = read_stages(runs)
     images, path = output / "images", output / "models" / f"{name}.md"
     try:
         for folder in (images, path.parent):
             folder.mkdir(parents=True, exist_ok=True)
-        draw_curves([stage.folder for stage in stages], images / f"{name}-curves.png")
+        if curves := [stage.curve for stage in stages if stage.curve]:
+            draw_curves(curves, images / f"{name}-curves.png")
         with Animator.load(bundle) as animator:
             scored = []
             for one in score_clips(animator, clips, frames, seed, {}):
@@ -234,6 +207,7 @@ def main(
     runs: Annotated[Path, typer.Option(help="Folder of the runs, " + ", ".join(STAGES) + ".")] = Path(
         "runs/tiny"
     ),
+    history: Annotated[Path | None, typer.Option(help="File that keeps what runs were.")] = None,
     output: Annotated[Path, typer.Option(help="Folder whose models/ and images/ are written.")] = Path(
         "docs"
     ),
@@ -243,7 +217,11 @@ def main(
 ) -> None:
     """Write a model's card."""
     try:
-        print(write_card(Path(bundle).name, bundle, runs, output, clips, frames, seed))
+        stages = read_stages(runs, history)
+        path = write_card(Path(bundle).name, bundle, stages, output, clips, frames, seed)
+        if history is not None:
+            write_history(history, stages)
+        print(path)
     except MimicMotionError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None

@@ -35,13 +35,24 @@ class Profile:
     hours: float
     """In steps: neither preparing nor validating."""
     step_seconds: float
-    waiting: float
-    """Share of the steps' time that was spent waiting for clips, 0 to 1."""
+    waiting: float | None
+    """Share of the steps' time that was spent waiting for clips, 0 to 1; None of old runs."""
     loss_begin: float
     loss_end: float
     """Means over the first and the last part of the run that smoothing looks at."""
     validation: Mapping[str, float]
     """The last validation's measures; empty if there was none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """What is drawn of a run."""
+
+    name: str
+    steps: Sequence[int]
+    losses: Sequence[float | None]
+    """Smoothed, as many as steps."""
+    validations: Sequence[Line]
 
 
 def read_lines(path: Path) -> list[Line]:
@@ -94,7 +105,20 @@ def smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return means
 
 
-def draw_curves(folders: Sequence[Path], path: Path) -> None:
+def read_curve(folder: Path, most: int = 400) -> Curve:
+    """The curve of a run, thinned to about `most` points."""
+    lines = read_lines(folder / "metrics.jsonl")
+    losses = smooth(column(lines, "loss"))
+    steps, every = column(lines, "step")[-len(losses) :], -(-len(losses) // most)
+    return Curve(
+        folder.name,
+        [int(step) for step in steps[::every]],
+        [float(f"{loss:.5g}") if np.isfinite(loss) else None for loss in losses[::every]],
+        read_lines(folder / "validation.jsonl"),
+    )
+
+
+def draw_curves(curves: Sequence[Curve], path: Path) -> None:
     """Write the picture: a row for each run."""
     import matplotlib
 
@@ -102,20 +126,19 @@ def draw_curves(folders: Sequence[Path], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, rows = pyplot.subplots(
-        len(folders), 2, figsize=(8.5, 2.3 * len(folders)), squeeze=False, layout="constrained"
+        len(curves), 2, figsize=(8.5, 2.3 * len(curves)), squeeze=False, layout="constrained"
     )
-    for (left, right), folder in zip(rows, folders, strict=True):
-        steps, validations = read_lines(folder / "metrics.jsonl"), read_lines(folder / "validation.jsonl")
-        losses = smooth(column(steps, "loss"))
-        left.plot(column(steps, "step")[-len(losses) :], losses, linewidth=1)
-        left.set(title=f"{folder.name}: loss", yscale="log", xlabel="step")
+    for (left, right), curve in zip(rows, curves, strict=True):
+        validations = curve.validations
+        left.plot(curve.steps, np.array(curve.losses, np.float64), linewidth=1)  # None becomes NaN
+        left.set(title=f"{curve.name}: loss", yscale="log", xlabel="step")
         name = next((m for m in MEASURES if validations and m in validations[-1]), None)
         if name is not None:
             right.plot(column(validations, "step"), column(validations, name), marker=".")
             if (still := f"{name}_repeat_reference") in validations[-1]:
                 right.axhline(validations[-1][still], linestyle=":", color="grey", label="reference repeated")
                 right.legend(fontsize="small")
-        right.set(title=f"{folder.name}: {name or 'no validation yet'}", xlabel="step")
+        right.set(title=f"{curve.name}: {name or 'no validation yet'}", xlabel="step")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=80)
     pyplot.close(figure)
@@ -138,11 +161,12 @@ def main(
     table = Table("run", "steps", "hours", "s/step", "waiting", "loss", "validation")
     for name, one in profiles.items():
         told = ", ".join(f"{key} {value:.3f}" for key, value in one.validation.items())
-        numbers = (str(one.steps), f"{one.hours:.2f}", f"{one.step_seconds:.2f}", f"{one.waiting:.1%}")
+        waiting = "" if one.waiting is None else f"{one.waiting:.1%}"
+        numbers = (str(one.steps), f"{one.hours:.2f}", f"{one.step_seconds:.2f}", waiting)
         table.add_row(name, *numbers, f"{one.loss_begin:.4g} -> {one.loss_end:.4g}", told)
     Console().print(table)
     if output is not None:
-        draw_curves(runs, output)
+        draw_curves([read_curve(run) for run in runs], output)
     if as_json:
         print(json.dumps({name: asdict(one) for name, one in profiles.items()}))
 

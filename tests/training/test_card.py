@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mimicmotion_trt.errors import SettingsError
-from mimicmotion_trt.training.card import read_stages
+from mimicmotion_trt.training.history import read_history, read_stages, write_history
 
 SCRIPT = Path(__file__).parents[2] / "training" / "card.py"
 
@@ -33,6 +33,26 @@ def test_stages_come_in_the_order_of_training(runs, tmp_path):
     assert [stage.name for stage in read_stages(runs)] == ["vae", "motion"]
     with pytest.raises(SettingsError, match="holds none of the runs"):
         read_stages(tmp_path / "nowhere")
+
+
+def test_what_is_kept_tells_of_runs_that_are_gone(runs, tmp_path):
+    kept, now = tmp_path / "history.json", read_stages(runs)
+    write_history(kept, now)
+    assert read_history(kept) == now
+    (runs / "vae").rename(tmp_path / "gone")
+    assert read_stages(runs, kept) == now
+    assert read_stages(tmp_path / "nowhere", kept) == now
+    kept.write_text("[{}]")
+    with pytest.raises(SettingsError, match=r"history.json cannot be read"):
+        read_stages(runs, kept)
+
+
+def test_a_run_goes_before_what_is_kept(runs, tmp_path):
+    kept = tmp_path / "history.json"
+    write_history(kept, read_stages(runs))
+    with (runs / "vae" / "metrics.jsonl").open("a") as lines:
+        lines.write('{"step": 21, "loss": 0.5, "data_seconds": 0.01, "step_seconds": 1.5}\n')
+    assert [stage.profile.steps for stage in read_stages(runs, kept)] == [21, 20]
 
 
 def test_the_card_tells_what_was_measured(runs, bundle, tmp_path):

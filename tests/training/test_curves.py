@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mimicmotion_trt.errors import SettingsError
-from mimicmotion_trt.training.curves import draw_curves, profile, smooth
+from mimicmotion_trt.training.curves import draw_curves, profile, read_curve, smooth
 
 SCRIPT = Path(__file__).parents[2] / "training" / "curves.py"
 
@@ -46,6 +46,13 @@ def test_smoothing_leaves_out_what_is_not_finite():
     assert smooth(np.array([1.0, 2.0])) == pytest.approx([1.0, 2.0])
 
 
+def test_a_curve_is_thinned(run):
+    curve = read_curve(run, most=30)
+    assert curve.steps == list(range(2, 101, 4))
+    assert curve.losses[0] == pytest.approx(75.0)
+    assert [line["step"] for line in curve.validations] == [50, 100]
+
+
 def test_the_command_and_its_picture(run, tmp_path):
     done = subprocess.run(
         [sys.executable, SCRIPT, run, "--output", tmp_path / "curve.png", "--json"],
@@ -61,4 +68,4 @@ def test_no_run_and_no_validation(run, tmp_path):
         profile(tmp_path / "nowhere")
     (run / "validation.jsonl").unlink()
     assert profile(run).validation == {}
-    draw_curves([run], tmp_path / "curve.png")
+    draw_curves([read_curve(run)], tmp_path / "curve.png")
