@@ -146,6 +146,24 @@ class TensorRtEngine:
                     remedy="Export the same network with the same options, then close and load this engine again.",
                 )
 
+    def serialize(self) -> Any:
+        """The plan with the weights that it has now, as a buffer, and as open for others as it was.
+
+        Raises `EngineError`.
+        """
+        with self.gpu.turn:
+            self.gpu.activate()
+            library, engine = self._session.library, self._opened()
+            settings = engine.create_serialization_config()
+            settings.set_flag(library.api.SerializationFlag.INCLUDE_REFIT)
+            data = engine.serialize_with_config(settings)
+            if data is None:
+                said, remedy = library.explain("Build the bundle without --refit-from.")
+                raise EngineError(
+                    f"{self._name} cannot be written by {library.version}: {said}.", remedy=remedy
+                )
+            return data
+
     def layers(self) -> Layers:
         """The layers that the plan has after all fusions; raises `EngineError`."""
         with self.gpu.turn:

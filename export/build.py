@@ -32,6 +32,7 @@ from ..errors import (
     ExportError,
     MimicMotionError,
     OutputError,
+    SettingsError,
 )
 from .dialect import ONNXRUNTIME, STANDARD
 from .options import Options
@@ -68,10 +69,12 @@ def build_bundle(
     output: str | Path,
     options: Options | None = None,
     *,
+    refit_from: str | Path | None = None,
     report: Report = lambda what, done, total: None,
 ) -> tuple[Manifest, bool]:
     """Build a bundle in the folder `output`; returns its manifest and whether anything had to be built.
 
+    With `refit_from`, a bundle of the same options but other weights, nothing is compiled: its plans take these.
     A bundle of the same inputs that is there already, undamaged, is left alone. An interrupted or failed
     build leaves what was there before. Raises `CheckpointError`, `ExportError` or `OutputError`.
     """
@@ -88,6 +91,7 @@ def build_bundle(
             remedy="Choose another output folder.",
             field="output",
         )
+    former = None if refit_from is None else _former(refit_from, options)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
@@ -95,7 +99,7 @@ def build_bundle(
         raise OutputError(f"{output} cannot be written: {error}", field="output") from error
     try:
         parts = Parts(output, key) if options.compiles else None
-        manifest = _build(folder, Path(checkpoint), partial, options, key, report, parts)
+        manifest = _build(folder, Path(checkpoint), partial, options, key, report, parts, former)
         if parts is not None:
             parts.move(partial)
         (partial / MANIFEST).write_text(manifest.to_json())
@@ -113,6 +117,25 @@ def build_bundle(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return manifest, True
+
+
+def _former(folder: str | Path, options: Options) -> Bundle:
+    """The bundle whose plans take other weights; raises `SettingsError` or `BundleError`."""
+    if not options.plan.refit:
+        raise SettingsError(
+            "only plans that take other weights can be refitted.", remedy="Add --refit.", field="refit_from"
+        )
+    former = Bundle.load(folder)
+    if (
+        not set(options.networks) <= set(former.manifest.networks)
+        or former.manifest.backend != options.backend
+    ):
+        raise SettingsError(
+            f"{folder} is a bundle for {former.manifest.backend} of {', '.join(former.manifest.networks)}.",
+            remedy="Give one that was built with the same options.",
+            field="refit_from",
+        )
+    return former
 
 
 def _base_folder(base: str | Path) -> Path:
@@ -185,6 +208,7 @@ def _build(
     key: str,
     report: Report,
     parts: Parts | None,
+    former: Bundle | None,
 ) -> Manifest:
     from ..training.checkpoints import load_model
     from . import proof
@@ -229,7 +253,8 @@ def _build(
         if name in DEEP_CACHE:  # the U-Net was rewritten and its weights given up: once more from the files
             forms = proof.engine_forms(load_model(folder, checkpoint))
         report(f"exporting {name}", index + 1, total)
-        builder = _Builder(options, key, parts.folder if parts else partial, report, index + 1, total)
+        place = parts.folder if parts else partial
+        builder = _Builder(options, key, place, former, report, index + 1, total)
         networks[name] = builder.build(
             name, forms[name](), specs[name], cases.pop(name), calibration.pop(name, [])
         )
@@ -243,9 +268,16 @@ class _Builder:
     """Turns one network at a time into files of a folder."""
 
     def __init__(
-        self, options: Options, key: str, folder: Path, report: Report, step: int, total: int
+        self,
+        options: Options,
+        key: str,
+        folder: Path,
+        former: Bundle | None,
+        report: Report,
+        step: int,
+        total: int,
     ) -> None:
-        self._options, self._key, self._folder = options, key, folder
+        self._options, self._key, self._folder, self._former = options, key, folder, former
         self._report: Callable[[str], None] = lambda what: report(what, step, total)
 
     def build(
@@ -301,20 +333,25 @@ class _Builder:
     def _compile(self, name: str, graph: list[Path], spec: EngineSpec) -> tuple[list[Path], Plan]:
         from ..engines.tensorrt_library import open_library
         from .profiles import make_profiles
-        from .tensorrt_build import compile_plan, plan_name
+        from .tensorrt_build import compile_plan, plan_name, refit_plan
 
         library = open_library(self._options.backend)
         profiles = make_profiles(name, spec, self._options)
         unnamed = self._folder / f"{name}.plan"
-        plan = compile_plan(
-            library,
-            graph[0],
-            spec,
-            profiles,
-            self._options.plan,
-            unnamed,
-            lambda share: self._report(f"compiling {name}, {share:.0%}"),
-        )
+        if self._former is not None:
+            self._report(f"refitting {name}")
+            former = (self._former.engine_path(name), self._former.manifest.networks[name].plan)
+            plan = refit_plan(library, graph[0], spec, profiles, self._options.plan, former, unnamed)
+        else:
+            plan = compile_plan(
+                library,
+                graph[0],
+                spec,
+                profiles,
+                self._options.plan,
+                unnamed,
+                lambda share: self._report(f"compiling {name}, {share:.0%}"),
+            )
         for path in graph:
             path.unlink()
         return [unnamed.replace(self._folder / plan_name(name, self._key, plan))], plan

@@ -61,6 +61,12 @@ def build(
         list[str] | None, typer.Option(help="TensorRT-RTX: a GPU to compile for, such as SM89; repeat.")
     ] = None,
     refit: Annotated[bool, typer.Option(help="TensorRT: plans that take other weights later.")] = False,
+    refit_from: Annotated[
+        Path | None,
+        typer.Option(
+            help="TensorRT: a bundle built with --refit whose plans take these weights; none is compiled."
+        ),
+    ] = None,
     weight_streaming: Annotated[
         bool, typer.Option(help="TensorRT: weights may stay in the host's memory.")
     ] = False,
@@ -107,6 +113,7 @@ def build(
                 checkpoint,
                 output,
                 options,
+                refit_from=refit_from,
                 report=lambda what, done, total: progress.update(
                     task, description=what, completed=done, total=total
                 ),

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..engines import EngineSpec, Plan, Profile
 from ..engines.cuda_memory import open_gpu
+from ..engines.tensorrt_backend import open_engine
 from ..engines.tensorrt_library import Library
 from ..errors import BundleError, ExportError
 from .options import PlanOptions
@@ -78,6 +79,39 @@ def _compile(
         raise ExportError(f"{library.version} could not compile {graph.name}: {said}", remedy=remedy)
     write(output, memory)
     return Plan(library.version, target, profiles, options.refit, options.weight_streaming)
+
+
+def refit_plan(
+    library: Library,
+    graph: Path,
+    spec: EngineSpec,
+    profiles: tuple[Profile, ...],
+    options: PlanOptions,
+    former: tuple[Path, Plan | None],
+    output: Path,
+) -> Plan:
+    """Write a plan of another bundle with the weights of `graph` into the file `output`: seconds, not minutes.
+
+    Raises `ExportError` if that plan is not what would be compiled here but for its weights, `EngineError` if it
+    does not take them, `BundleError` if it does not run here.
+    """
+    path, plan = former
+    portable = hasattr(library.api, "ComputeCapability")
+    target = " ".join(options.capabilities) if portable else gpu_name()
+    wanted = Plan(library.version, target, profiles, options.refit, options.weight_streaming)
+    if plan != wanted:
+        raise ExportError(
+            f"{path.name} is not the plan that is asked for: {plan} instead of {wanted}.",
+            remedy="Give the former bundle's options, or leave out --refit-from to compile.",
+            field="refit_from",
+        )
+    engine = open_engine(path, spec, device="cuda", threads=None, alert=False, plan=plan)
+    try:
+        engine.refit(graph)
+        write(output, engine.serialize())
+    finally:
+        engine.close()
+    return wanted
 
 
 def write(output: Path, data: Any) -> None:

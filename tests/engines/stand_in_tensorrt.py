@@ -158,9 +158,32 @@ class ICudaEngine:
     def create_engine_inspector(self) -> EngineInspector:
         return EngineInspector()
 
+    def create_serialization_config(self) -> ISerializationConfig:
+        return ISerializationConfig()
+
+    def serialize_with_config(self, settings: ISerializationConfig) -> bytes | None:
+        if self._fails:
+            self._messages.append("Error Code 2: OutOfMemory")
+            return None
+        return f"plan times {self._factor}{' refittable' if settings.refittable else ''}".encode()
+
     def create_execution_context(self, strategy: ExecutionContextAllocationStrategy) -> IExecutionContext:
         assert strategy is ExecutionContextAllocationStrategy.USER_MANAGED
         return IExecutionContext(self)
+
+
+class SerializationFlag(enum.Enum):
+    EXCLUDE_WEIGHTS, EXCLUDE_LEAN_RUNTIME, INCLUDE_REFIT = range(3)
+
+
+class ISerializationConfig:
+    def __init__(self) -> None:
+        self.refittable = False
+
+    def set_flag(self, flag: SerializationFlag) -> bool:
+        assert flag is SerializationFlag.INCLUDE_REFIT
+        self.refittable = True
+        return True
 
 
 class LayerInformationFormat(enum.Enum):
@@ -219,10 +242,12 @@ CLASSES = (
     ICudaEngine,
     IExecutionContext,
     ILogger,
+    ISerializationConfig,
     LayerInformationFormat,
     OnnxParserRefitter,
     Refitter,
     Runtime,
+    SerializationFlag,
     TensorIOMode,
 )
 

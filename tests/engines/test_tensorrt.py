@@ -206,6 +206,15 @@ def test_other_weights_are_put_in(session, file):
         engine.refit("another.onnx")
 
 
+def test_a_plan_is_written_with_the_weights_that_it_has(session, file):
+    engine = TensorRtEngine(session, file, SPEC, plan_of(refittable=True))
+    engine.refit("good.onnx")
+    assert engine.serialize() == b"plan times 3.0 refittable"
+    engine._engine._fails = True
+    with pytest.raises(EngineError, match="cannot be written"):
+        engine.serialize()
+
+
 def test_weights_that_cannot_be_put_in(engine, session, file):
     with pytest.raises(EngineError) as caught:
         engine.refit("good.onnx")

@@ -20,6 +20,7 @@ API = ("api", "library.api", "session.library.api", "self._session.library.api")
 RUNNING = {
     "engine": "ICudaEngine",
     "self._opened()": "ICudaEngine",
+    "settings": "ISerializationConfig",
     "inspector": "EngineInspector",
     "self._context": "IExecutionContext",
     "runtime": "Runtime",
@@ -110,6 +111,8 @@ def test_the_readers_find_what_is_used():
         "EngineInspector.get_engine_information",
         ".LayerInformationFormat.JSON",
         "OnnxParserRefitter.refit_from_file",
+        "ICudaEngine.serialize_with_config",
+        "ISerializationConfig.set_flag",
         ".ExecutionContextAllocationStrategy.USER_MANAGED",
     } <= found
     assert ("Builder", "build_serialized_network") in builder_names()

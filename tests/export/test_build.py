@@ -147,7 +147,7 @@ def test_a_note_alone_is_reason_enough_and_a_damaged_bundle_too(tiny, previous, 
 def test_the_new_bundle_takes_the_place_of_the_old(tiny, previous, bundle, monkeypatch):
     whole = Bundle.load(bundle).manifest
 
-    def quick(folder, checkpoint, partial, options, key, report, parts):
+    def quick(folder, checkpoint, partial, options, key, report, parts, former):
         for path in bundle.glob("*.onnx"):
             shutil.copy(path, partial)
         return replace(whole, build=key, note=options.note)

@@ -5,21 +5,22 @@ from __future__ import annotations
 import re
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from mimicmotion_trt.engines import NETWORKS, Bundle, EngineSpec, Profile, TensorSpec
+from mimicmotion_trt.engines import NETWORKS, Bundle, EngineSpec, Plan, Profile, TensorSpec
 from mimicmotion_trt.engines.cuda_memory import open_gpu
 from mimicmotion_trt.engines.tensorrt_library import Library, open_library
-from mimicmotion_trt.errors import BundleError, ExportError
-from mimicmotion_trt.export import build
+from mimicmotion_trt.errors import BundleError, EngineError, ExportError, SettingsError
+from mimicmotion_trt.export import build, tensorrt_build
 from mimicmotion_trt.export.build import build_bundle
 from mimicmotion_trt.export.dialect import STANDARD
 from mimicmotion_trt.export.options import Options, PlanOptions
 from mimicmotion_trt.export.profiles import make_profiles
-from mimicmotion_trt.export.tensorrt_build import check_tensors, compile_plan, make_profile
+from mimicmotion_trt.export.tensorrt_build import check_tensors, compile_plan, make_profile, refit_plan
 from mimicmotion_trt.export.tracing import trace
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX has no build for this platform")
@@ -158,6 +159,61 @@ def test_what_needs_a_gpu_says_so(library, graph, tmp_path):
         compile_plan(library, graph, SPEC, PROFILES, options, tmp_path / "conv.plan")
     assert "needs a GPU" in caught.value.remedy
     assert not list(tmp_path.glob("*.plan"))
+
+
+class Refitted:
+    """Of an engine what `refit_plan` takes."""
+
+    def __init__(self) -> None:
+        self.did: list[str] = []
+
+    def refit(self, graph: Path) -> None:
+        self.did.append(f"refit {graph.name}")
+        if graph.name != "conv.onnx":
+            raise EngineError("it lacks conv.weight")
+
+    def serialize(self) -> bytes:
+        return b"plan"
+
+    def close(self) -> None:
+        self.did.append("close")
+
+
+def test_a_plan_takes_other_weights(library, graph, tmp_path, monkeypatch):
+    """What only a GPU can do, loading and refitting, is a stand-in's."""
+    options, engine = PlanOptions(refit=True, capabilities=("SM89",)), Refitted()
+    monkeypatch.setattr(tensorrt_build, "open_engine", lambda *_, **__: engine)
+    plan = Plan(library.version, "SM89", PROFILES, refittable=True)
+    former, output = (tmp_path / "former.plan", plan), tmp_path / "conv.plan"
+    assert refit_plan(library, graph, SPEC, PROFILES, options, former, output) == plan
+    assert (output.read_bytes(), engine.did) == (b"plan", ["refit conv.onnx", "close"])
+    with pytest.raises(EngineError, match=r"conv\.weight"):
+        refit_plan(library, tmp_path / "other.onnx", SPEC, PROFILES, options, former, tmp_path / "other.plan")
+    assert engine.did[-1] == "close"
+    assert not (tmp_path / "other.plan").exists()
+
+
+@pytest.mark.parametrize(
+    "change", [{"target": "SM86"}, {"library": "tensorrt-rtx 1.0"}, {"profiles": ()}, {"refittable": False}]
+)
+def test_a_plan_of_another_kind_takes_no_weights(library, graph, tmp_path, change):
+    plan = replace(Plan(library.version, "SM89", PROFILES, refittable=True), **change)
+    options = PlanOptions(refit=True, capabilities=("SM89",))
+    with pytest.raises(ExportError, match="not the plan that is asked for") as caught:
+        refit_plan(
+            library, graph, SPEC, PROFILES, options, (tmp_path / "former.plan", plan), tmp_path / "new"
+        )
+    assert "--refit-from" in caught.value.remedy
+
+
+def test_refitting_wants_plans_for_it(micro, rtx_bundle, tmp_path):
+    with pytest.raises(SettingsError, match="take other weights") as caught:
+        build_bundle(micro.base, micro.checkpoint, tmp_path / "b", OPTIONS, refit_from=rtx_bundle)
+    assert "--refit" in caught.value.remedy
+    options = Options(backend="tensorrt-rtx", plan=PlanOptions(refit=True, capabilities=("SM89",)))
+    with pytest.raises(BundleError, match="no bundle"):
+        build_bundle(micro.base, micro.checkpoint, tmp_path / "b", options, refit_from=tmp_path)
+    assert not list(tmp_path.glob("*"))
 
 
 def test_a_capability_that_is_not_offered(library, graph, tmp_path):
