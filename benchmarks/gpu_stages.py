@@ -6,6 +6,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from gpu_real import compare_loops, decode_frames, matmul_ceiling
 
-from mimicmotion_trt import Animator, Settings
+from mimicmotion_trt import Animator, Limits, Settings
 from mimicmotion_trt.cuda import launches
 from mimicmotion_trt.cuda.compiler import compile_kernels
 from mimicmotion_trt.cuda.device import CudaDevice
@@ -87,12 +88,63 @@ def same_bytes(machine: Machine) -> Figures:
     return {"same": True, **seconds, "device": machine.name}
 
 
-def time_samples(animator: Animator, runs: int = 4) -> tuple[float, list[bytes]]:
-    """The fastest of some runs of one seed, of which the first is not timed; and the latents of each."""
+def two_jobs(machine: Machine) -> Figures:
+    """Two jobs of one shape, sampled and decoded: one after the other, and at once in one engine process.
+
+    On a GPU their rows share the steps' graphs and one is decoded while the other is denoised. Company may change
+    a job's last bits only: by at most what is told, relative L2.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        output = machine.bundle or build_golden(
+            Path(folder), "onnxruntime" if machine.gpu is None else "torch", "fp32"
+        )
+        latents, seconds = {}, {}
+        for jobs in (1, 2):
+            with Animator.load(output, limits=Limits(jobs=jobs)) as animator:
+                latents[jobs], seconds[jobs] = time_jobs(animator, jobs)
+    errors = [
+        float(np.linalg.norm(b - a) / np.linalg.norm(a)) for a, b in zip(*latents.values(), strict=True)
+    ]
+    if max(errors) > 1e-4:
+        raise AssertionError(f"in company the latents are others: relative L2 {max(errors):.1e}")
+    return {
+        "apart_s": seconds[1],
+        "at_once_s": seconds[2],
+        "ratio": seconds[1] / seconds[2],
+        "rel_l2": max(errors),
+        "device": machine.name,
+    }
+
+
+def time_jobs(animator: Animator, at_once: int, runs: int = 3) -> tuple[list[Any], float]:
+    """The latents of two jobs of other seeds, and the fastest time of both together; the first is not timed."""
+    picture, poses = chance_inputs(animator)
+
+    def job(seed: int) -> Any:
+        latents = animator.sample(picture, poses, animator.settings(steps=3, seed=seed))
+        animator.decode(latents)
+        return latents
+
+    best, latents = float("inf"), []
+    with ThreadPoolExecutor(at_once) as threads:
+        for run in range(runs):
+            began = time.perf_counter()
+            latents = list(threads.map(job, (1, 2)))
+            best = min(best, time.perf_counter() - began) if run else best
+    return latents, best
+
+
+def chance_inputs(animator: Animator) -> tuple[Any, Any]:
+    """A picture and 17 pose pictures of chance, of the bundle's first size."""
     width, height = animator.manifest.sizes[0]
     chance = np.random.default_rng(0)
     picture = chance.integers(0, 255, (height, width, 3), np.uint8)
-    poses = chance.integers(0, 255, (17, height, width, 3), np.uint8)
+    return picture, chance.integers(0, 255, (17, height, width, 3), np.uint8)
+
+
+def time_samples(animator: Animator, runs: int = 4) -> tuple[float, list[bytes]]:
+    """The fastest of some runs of one seed, of which the first is not timed; and the latents of each."""
+    picture, poses = chance_inputs(animator)
     settings = animator.settings(steps=3, seed=1)
     best, answers = float("inf"), []
     for run in range(runs):
@@ -264,6 +316,7 @@ def decode(machine: Machine) -> Figures:
 STAGES: dict[str, Stage] = {
     "cubins": Stage("the kernels for every architecture", cubins, needs_gpu=False),
     "same-bytes": Stage("one seed, the same bytes", same_bytes, needs_gpu=False),
+    "two-jobs": Stage("two jobs at once against one after the other", two_jobs, needs_gpu=False),
     "golden": Stage("the reference's golden runs in float32 and float16", golden, needs_gpu=False),
     "kernels": Stage("kernels against numpy, and their bandwidth", kernels),
     "ceiling": Stage("the matmul ceiling", ceiling),

@@ -22,11 +22,13 @@ def check(*words: object, code: int = 0) -> Any:
 
 
 def test_what_needs_no_gpu_runs_and_the_rest_is_owed_or_done(tmp_path, bundle):
-    words = ("--results", tmp_path, "--bundle", bundle, "--stage", "cubins", "--stage", "kernels", "--json")
+    stages = [word for name in ("cubins", "kernels", "two-jobs") for word in ("--stage", name)]
+    words = ("--results", tmp_path, "--bundle", bundle, *stages, "--json")
     report = check(*words)
     assert report["stages"]["cubins"]["state"] == "done"
     assert report["stages"]["cubins"]["figures"]["sm_90_bytes"] > 1000
     assert report["stages"]["kernels"]["state"] in ("owed", "done")
+    assert report["stages"]["two-jobs"]["figures"]["rel_l2"] < 1e-4
     written = json.loads(Path(report["file"]).read_text())
     assert written["stages"] == report["stages"]
     again = check(*words, "--resume")
