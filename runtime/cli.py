@@ -288,6 +288,7 @@ def doctor(
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of the video; the bundle's own if empty.")] = "",
     frames: Annotated[int | None, typer.Option(help="Its frames; one segment if not given.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Its length instead, at 15 frames a second.")] = None,
+    jobs: Annotated[int, typer.Option(help="Jobs at once, as with serve --limit jobs=N.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
 ) -> None:
     """Say what this machine runs, what is missing, and what an animation would need here."""
@@ -296,7 +297,7 @@ def doctor(
     from .doctor import Question, examine, show
 
     with explained(as_json):
-        report = examine(bundle, Question.parse(size, frames, seconds))
+        report = examine(bundle, Question.parse(size, frames, seconds, jobs))
         if as_json:
             print(json.dumps(report.to_dict()))
         else:

@@ -35,15 +35,19 @@ class Question:
 
     size: tuple[int, int] | None = None
     frames: int | None = None
+    jobs: int = 1
+    """Jobs at once."""
 
     def __post_init__(self) -> None:
+        if self.jobs < 1:
+            raise SettingsError(f"{self.jobs} jobs are none.", remedy="Ask for 1 or more.", field="jobs")
         if self.frames is not None and self.frames < 1:
             raise SettingsError(
                 f"{self.frames} frames are no video.", remedy="Ask for 1 or more.", field="settings.frames"
             )
 
     @classmethod
-    def parse(cls, size: str, frames: int | None, seconds: float | None) -> Question:
+    def parse(cls, size: str, frames: int | None, seconds: float | None, jobs: int = 1) -> Question:
         """Of what a command line says; raises `SettingsError`."""
         if frames is not None and seconds is not None:
             raise SettingsError("--frames and --seconds say the same.", remedy="Give one of them.")
@@ -51,7 +55,7 @@ class Question:
             if not 0 < seconds < 1e6:
                 raise SettingsError(f"seconds is {seconds}.", remedy="Give more than 0.")
             frames = max(1, round(seconds * FPS))
-        return cls(parse_size(size) if size else None, frames)
+        return cls(parse_size(size) if size else None, frames, jobs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,11 +132,19 @@ def _bundle_outlooks(bundle: Bundle, question: Question, host: Host, gpus: Gpus)
     lacking = "pip install 'mimicmotion-trt[torch]'" if torch and "torch" not in host.packages else ""
     if torch or manifest.backend == "onnxruntime":
         speed = time_engine(bundle, settings, frames) or time_product()
-        found = choices(model, settings, frames, manifest.rows, host.memory_free)
+        found = choices(model, settings, frames, manifest.rows, host.memory_free, question.jobs)
         yield _outlook(name, "CPU", not lacking, lacking, settings, frames, found, speed)
     for gpu in gpus.found:
         says = lacking if torch else _obstacle(gpu, gpus, host) or _rebuild(bundle, gpu, host, settings)
-        found = choices(model.halved(), settings, frames, manifest.rows, gpu.memory_free - CONTEXT)
+        found = choices(
+            model.halved(),
+            settings,
+            frames,
+            manifest.rows,
+            gpu.memory_free - CONTEXT,
+            question.jobs,
+            gpu=True,
+        )
         yield _outlook(name, gpu.name, not says, says, settings, frames, found, _speed(gpu))
 
 
@@ -140,12 +152,14 @@ def _model_outlooks(question: Question, host: Host, gpus: Gpus) -> Iterator[Outl
     """The full-size model, whether or not it has been built here."""
     settings, frames = _job({"segment": 72}, (576, 1024), question)
     for gpu in gpus.found:
-        found = choices(MIMICMOTION, settings, frames, (1, 2, 4), gpu.memory_free - CONTEXT)
+        found = choices(
+            MIMICMOTION, settings, frames, (1, 2, 4), gpu.memory_free - CONTEXT, question.jobs, gpu=True
+        )
         says = _obstacle(gpu, gpus, host) or f"build it: {_command(gpu, Path('bundles/mm11'))}"
         yield _outlook("MimicMotion 1.1", gpu.name, False, says, settings, frames, found, _speed(gpu))
     if not gpus.found:
         model = replace(MIMICMOTION, value_bytes=4)
-        found = choices(model, settings, frames, (1, 2, 4), host.memory_free)
+        found = choices(model, settings, frames, (1, 2, 4), host.memory_free, question.jobs)
         says = "not built here; at full size a GPU is needed"
         yield _outlook("MimicMotion 1.1", "CPU", False, says, settings, frames, found, time_product())
 

@@ -170,11 +170,14 @@ def cost_of(model: Model, settings: Settings, frames: int) -> Cost:
     )
 
 
-def memory_of(model: Model, settings: Settings, frames: int, rows: int) -> Memory:
+def memory_of(
+    model: Model, settings: Settings, frames: int, rows: int, jobs: int = 1, *, gpu: bool = False
+) -> Memory:
     """Peak memory with `rows` rows at once: weights, and what grows with frames and cells.
 
     activations = bytes max(rows slots cells 16 width, chunk 64 cells 6 decoder_width); state = latents
-    (two float32 copies), features and rows. An estimate: engines differ in what they keep and reuse.
+    (two float32 copies), features and rows. Of several jobs at once a GPU denoises some beside one that it decodes,
+    so that both lie there; a CPU computes them side by side. An estimate: engines differ in what they keep and reuse.
     """
     cells, slots = cells_of(settings), cost_of(model, settings, frames).slots
     chunk = min(settings.decode_chunk, frames + 1)
@@ -183,24 +186,36 @@ def memory_of(model: Model, settings: Settings, frames: int, rows: int) -> Memor
     latents = (frames + 1) * cells * 4 * 2 * 4
     features = (frames + 1) * cells * model.width
     inputs = rows * slots * cells * (8 + model.width + 4)
+    activations = unet + decoder if gpu and jobs > 1 else max(unet, decoder) * (1 if gpu else jobs)
     return Memory(
         weights=model.weights * model.value_bytes,
-        activations=round(max(unet, decoder)) * model.value_bytes,
-        state=latents + (features + inputs) * model.value_bytes,
+        activations=round(activations) * model.value_bytes,
+        state=jobs * (latents + (features + inputs) * model.value_bytes),
     )
 
 
 def choices(
-    model: Model, settings: Settings, frames: int, rows: Iterable[int], free: int | None
+    model: Model,
+    settings: Settings,
+    frames: int,
+    rows: Iterable[int],
+    free: int | None,
+    jobs: int = 1,
+    *,
+    gpu: bool = False,
 ) -> list[Choice]:
-    """Ways to run it, the best first: the settings' own segment, most rows; `free` bytes of memory, if known."""
+    """Ways to run `jobs` of it at once, the best first: the settings' own segment, most rows.
+
+    `free` is the bytes of memory, if known.
+    """
     own = settings.segment or OTHER_SEGMENTS[0]
     found = []
     for segment in (own, *(other for other in OTHER_SEGMENTS if other < min(own, frames + 1))):
         tried = replace(settings, segment=segment, overlap=min(settings.overlap, segment - 1))
         cost = cost_of(model, tried, frames)
-        for count in sorted({min(many, cost.rows) for many in rows}, reverse=True):
-            memory = memory_of(model, tried, frames, count)
+        most = cost.rows * (jobs if gpu else 1)  # rows of equal jobs share a batch
+        for count in sorted({min(many, most) for many in rows}, reverse=True):
+            memory = memory_of(model, tried, frames, count, jobs, gpu=gpu)
             largest = 8 * model.width * count * cost.slots * cells_of(tried)  # both halves of a GEGLU
             why = "" if free is None or memory.total <= free else "more memory than is free"
             if largest >= LARGEST_TENSOR:

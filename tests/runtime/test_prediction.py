@@ -68,6 +68,17 @@ def test_memory_is_about_what_the_reference_needs():
     assert memory_of(MIMICMOTION, FULL, 530, rows=1).activations == memory.activations
 
 
+def test_jobs_at_once_lie_side_by_side():
+    """U-Net and decoder of different jobs on a GPU; on a CPU a job beside a job."""
+    one, other = (memory_of(MIMICMOTION, FULL, 71, 1, jobs, gpu=True) for jobs in (1, 3))
+    unet, decoder = 72 * 72 * 128 * 16 * 320 * 2, 8 * 64 * 72 * 128 * 6 * 128 * 2
+    assert (one.activations, other.activations) == (max(unet, decoder), unet + decoder)
+    assert (other.weights, other.state) == (one.weights, 3 * one.state)
+    assert memory_of(MIMICMOTION, FULL, 71, 1, 3).activations == 3 * one.activations
+    found = choices(MIMICMOTION, replace(FULL, segment=16), 15, (1, 2, 4), None, 2, gpu=True)
+    assert [choice.rows for choice in found if choice.segment == 16] == [4, 2, 1]  # of both jobs
+
+
 def test_the_best_that_fits_keeps_the_models_own_segment():
     assert best(choices(MIMICMOTION, FULL, 300, (1, 2, 4), None)).segment == 72
     some = best(choices(MIMICMOTION, FULL, 300, (1, 2, 4), 80 * GB))
