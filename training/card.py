@@ -41,7 +41,7 @@ LIMITS = """\
 MEASURES = {
     "psnr": "PSNR of the video, dB",
     "psnr_repeat_reference": "the same of the reference picture shown all the time, dB",
-    "psnr_vae": "the same of the truth after the VAE alone, which bounds it, dB",
+    "psnr_vae": "the same of the truth after the VAE alone, about what sampling can reach, dB",
     "ssim": "SSIM of the video",
     "ssim_repeat_reference": "the same of the reference picture shown all the time",
     "ssim_vae": "the same of the truth after the VAE alone",
