@@ -141,20 +141,21 @@ def test_a_report_of_what_was_built(tiny, bundle, tmp_path, monkeypatch):
 
     asked = []
 
-    def built(base, checkpoint, output, options, report):
-        asked.append((base, checkpoint, output, options))
+    def built(base, checkpoint, output, options, refit_from, report):
+        asked.append((base, checkpoint, output, options, refit_from))
         report("exporting unet", 1, 6)
         return Bundle.load(bundle).manifest, True
 
     monkeypatch.setattr(build_engines, "build_bundle", built)
     done = call(
         "--base", "owner/name", "--checkpoint", "c.pth", "--output", tmp_path, "--batch", "1,3", "--note", "hello",
-        "--default", "fusion=linear", "--default", "guidance=[1,2]",
+        "--default", "fusion=linear", "--default", "guidance=[1,2]", "--refit-from", "former",
     )  # fmt: skip
     assert done.exit_code == 0
     assert "vae_decoder" in done.output
-    ((base, checkpoint, output, options),) = asked
+    ((base, checkpoint, output, options, refit_from),) = asked
     assert (base, checkpoint, output) == ("owner/name", Path("c.pth"), tmp_path)
+    assert refit_from == Path("former")
     assert (options.rows, options.segment, options.note) == ((1, 3), 72, "hello")
     assert options.sizes == ((576, 1024), (1024, 576))
     assert options.defaults == {"fusion": "linear", "guidance": [1, 2]}
