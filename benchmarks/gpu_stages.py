@@ -75,8 +75,7 @@ def same_bytes(machine: Machine) -> Figures:
     script is.
     """
     with tempfile.TemporaryDirectory() as folder:
-        backend = "onnxruntime" if machine.gpu is None else "torch"
-        output = machine.bundle or build_golden(Path(folder), backend, "fp32")
+        output = machine.bundle or build_golden(Path(folder), backend_of(machine), "fp32")
         seconds, first = {}, b""
         for name, graphs in (("graphs", True), ("plain", False)) if machine.gpu else (("cpu", True),):
             with Animator.load(output, graphs=graphs) as animator:
@@ -95,16 +94,12 @@ def two_jobs(machine: Machine) -> Figures:
     a job's last bits only: by at most what is told, relative L2.
     """
     with tempfile.TemporaryDirectory() as folder:
-        output = machine.bundle or build_golden(
-            Path(folder), "onnxruntime" if machine.gpu is None else "torch", "fp32"
-        )
+        output = machine.bundle or build_golden(Path(folder), backend_of(machine), "fp32")
         latents, seconds = {}, {}
         for jobs in (1, 2):
             with Animator.load(output, limits=Limits(jobs=jobs)) as animator:
                 latents[jobs], seconds[jobs] = time_jobs(animator, jobs)
-    errors = [
-        float(np.linalg.norm(b - a) / np.linalg.norm(a)) for a, b in zip(*latents.values(), strict=True)
-    ]
+    errors = [relative_error(b, a) for a, b in zip(*latents.values(), strict=True)]
     if max(errors) > 1e-4:
         raise AssertionError(f"in company the latents are others: relative L2 {max(errors):.1e}")
     return {
@@ -154,6 +149,11 @@ def time_samples(animator: Animator, runs: int = 4) -> tuple[float, list[bytes]]
     return best, answers
 
 
+def backend_of(machine: Machine) -> str:
+    """What runs the golden networks: PyTorch on a GPU, which is there wherever this script is."""
+    return "onnxruntime" if machine.gpu is None else "torch"
+
+
 def build_golden(folder: Path, backend: str, precision: str) -> Path:
     """A bundle of the golden networks."""
     from mimicmotion_trt.export.build import build_bundle
@@ -173,10 +173,9 @@ def build_golden(folder: Path, backend: str, precision: str) -> Path:
 def golden(machine: Machine) -> Figures:
     """The reference's own latents against ours, in float32 and in float16, on the graphs of this machine's device."""
     figures: Figures = {}
-    backend = "onnxruntime" if machine.gpu is None else "torch"
     with tempfile.TemporaryDirectory() as folder:
         for precision in ("fp32", "fp16"):
-            with Animator.load(build_golden(Path(folder), backend, precision)) as animator:
+            with Animator.load(build_golden(Path(folder), backend_of(machine), precision)) as animator:
                 for case in sorted(GOLDEN.glob("*.npz")):
                     figures[f"{case.stem}_{precision}"] = golden_error(animator, case)
     return figures
@@ -197,7 +196,12 @@ def golden_error(animator: Animator, case: Path) -> float:
         image_noise=run["image_noise"][0] if settings.noise_aug else None,
     )
     expected = run["latents_after_step"][-1]
-    return float(np.linalg.norm(latents - expected) / np.linalg.norm(expected))
+    return relative_error(latents, expected)
+
+
+def relative_error(found: Any, expected: Any) -> float:
+    """Relative L2."""
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
 def kernels(machine: Machine) -> Figures:
