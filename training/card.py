@@ -23,7 +23,7 @@ from mimicmotion_trt import Animator
 from mimicmotion_trt.errors import MimicMotionError, OutputError
 from mimicmotion_trt.training.curves import draw_curves
 from mimicmotion_trt.training.evaluate import Scored, means, score_clips, write_sheet
-from mimicmotion_trt.training.history import ANIMATING, STAGES, Stage, read_stages, write_history
+from mimicmotion_trt.training.history import ANIMATING, BASES, STAGES, Stage, read_stages, write_history
 
 SHOWN = 4
 """Clips on the contact sheet."""
@@ -105,10 +105,11 @@ def card(
     commands = "\n".join(
         f"python training/train.py --config training/configs/{STAGES[stage.name]}.yaml" for stage in stages
     )
-    bases = [stage.name for stage in stages if stage.name not in ANIMATING]
-    base = f"runs/tiny/{bases[-1]}/final/base" if bases else "training/models/tiny/base"
+    bases = [stage.name for stage in stages if stage.name in BASES]
+    base = f"runs/tiny/{bases[-1]}/final/base" if bases else f"training/models/{name}/base"
     animating = [stage.name for stage in stages if stage.name in ANIMATING]
-    checkpoint = f"runs/tiny/{animating[-1]}/final/mimicmotion.safetensors" if animating else "CHECKPOINT"
+    folder = f"runs/tiny/{animating[-1]}/final" if animating else f"training/models/{name}"
+    checkpoint = f"{folder}/mimicmotion.safetensors"
     configs = [stage.config for stage in stages if stage.name in ANIMATING]
     data = configs[-1].get("data", {}) if configs else {}
     kept = dict.fromkeys(stage.picture for stage in stages if stage.picture)

@@ -97,7 +97,7 @@ class ObjectiveConfig:
 
 @dataclass(frozen=True, slots=True)
 class VaeConfig:
-    """What the VAE is taught (stages `vae` and `decoder`)."""
+    """What the VAE is taught (stages `vae`, `decoder` and `together`)."""
 
     kl_weight: float = 1e-5
     """Weight of the KL divergence per latent value."""
@@ -107,17 +107,23 @@ class VaeConfig:
     mse_weight: float = 2.0
     """Weights of the absolute and squared errors, pictures in [-1, 1]."""
     ssim_weight: float = 0.0
-    """Weight of 1 - SSIM; stage `decoder` only."""
+    """Weight of 1 - SSIM; stages `decoder` and `together`."""
     true_latents: float = 0.25
-    """Share of the clips whose own latents the decoder sees instead of the U-Net's; stage `decoder` only."""
+    """Share of the clips whose own latents the decoder sees instead of the U-Net's; the same stages."""
+    latent_weight: float = 0.3
+    """Weight of the U-Net's error in latents beside the pictures' errors; stage `together` only."""
+    first_step: float = 0.5
+    """Share of the clips that the U-Net learns to denoise from pure noise; of the others it sees what it made of
+    that itself, at the objective's sigma. Stage `together` only."""
     frames: int = 2
     """Frames of a clip that are decoded together."""
     crop: int | None = 64
     """Side of the square that is learned from, a multiple of 64; None takes whole pictures."""
 
     def __post_init__(self) -> None:
-        weights = (self.kl_weight, self.l1_weight, self.mse_weight, self.ssim_weight)
+        weights = (self.kl_weight, self.l1_weight, self.mse_weight, self.ssim_weight, self.latent_weight)
         require(min(weights) >= 0, "vae", "weights are 0 or more")
+        require(0 <= self.first_step <= 1, "vae.first_step", "0 to 1")
         require(0 <= self.true_latents <= 1, "vae.true_latents", "0 to 1")
         require(self.frames >= 1, "vae.frames", "1 or more")
         require(self.crop is None or (self.crop > 0 and self.crop % 64 == 0), "vae.crop", "a multiple of 64")
@@ -186,8 +192,9 @@ class Config:
 
     output: str
     """Folder of the run."""
-    stage: Literal["vae", "image_encoder", "motion", "decoder"] = "motion"
-    """What is trained: the VAE, the CLIP stand-in, the U-Net with PoseNet, or the VAE's decoder behind them."""
+    stage: Literal["vae", "image_encoder", "motion", "decoder", "together"] = "motion"
+    """What is trained: the VAE, the CLIP stand-in, the U-Net with PoseNet, the VAE's decoder behind them, or these
+    three together."""
     base: str | None = None
     """SVD's diffusers layout: a folder, or a hub id."""
     recipe: str | None = None

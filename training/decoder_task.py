@@ -20,7 +20,7 @@ from ..conditioning import to_signed
 from . import objective
 from .base import open_base, replace_part
 from .checkpoints import load_vae
-from .config import Config
+from .config import Config, VaeConfig
 from .metrics import similarity
 from .motion_task import MotionTask
 from .samples import open_dataset
@@ -95,32 +95,28 @@ class DecoderTask:
 
     def loss(self, network: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Absolute and squared errors, and what structural similarity lacks of 1."""
-        settings = self._config.vae
         with torch.no_grad():
-            true = objective.spread(batch["true"], batch["latents"])
-            latents = torch.where(true, batch["latents"], self._sample(batch) / self._motion.scale)
-        count, _, high, wide = (batch["frames"].shape[i] for i in (1, 2, 3, 4))
-        cuts = [
-            clip[t : t + count, :, y : y + high // 8, x : x + wide // 8]
-            for clip, (t, y, x) in zip(latents, batch["place"].tolist(), strict=True)
-        ]
-        decoded = network(torch.stack(cuts)).float()
-        error = decoded - batch["frames"]
-        l1, mse = error.abs().mean(), (error**2).mean()
-        alike = similarity((decoded.flatten(0, 1) + 1) / 2, (batch["frames"].flatten(0, 1) + 1) / 2)
-        total = settings.l1_weight * l1 + settings.mse_weight * mse + settings.ssim_weight * (1 - alike)
-        return total, {"mse": mse.detach(), "ssim": alike.detach()}
+            x0 = self._motion.predict(self._motion.network, batch, self._step(batch), batch["sigma"])
+        return picture_loss(self._config.vae, network(self._cut(batch, x0)), batch["frames"])
 
-    def _sample(self, batch: Batch) -> Tensor:
-        """Two Euler steps from pure noise, the second at the batch's sigma: [B,F,4,h,w] of unit variance."""
+    def _step(self, batch: Batch) -> Tensor:
+        """An Euler step from pure noise to the batch's sigma: noisy latents [B,F,4,h,w] of unit variance."""
         noise, sigma = batch["noise"], batch["sigma"]
         first = torch.full_like(sigma, self._first_sigma)
         noisy = noise * objective.spread(first, noise)
         x0 = self._motion.predict(self._motion.network, batch, noisy, first)
         slope = (noisy - x0) / objective.spread(first, noise)
-        return self._motion.predict(
-            self._motion.network, batch, x0 + slope * objective.spread(sigma, noise), sigma
-        )
+        return x0 + slope * objective.spread(sigma, noise)
+
+    def _cut(self, batch: Batch, x0: Tensor) -> Tensor:
+        """What the decoder sees, not scaled: the batch's place in x0 [B,F,4,h,w], or in the truth."""
+        latents = torch.where(objective.spread(batch["true"], x0), batch["latents"], x0 / self._motion.scale)
+        count, _, high, wide = batch["frames"].shape[1:]
+        cuts = [
+            clip[t : t + count, :, y : y + high // 8, x : x + wide // 8]
+            for clip, (t, y, x) in zip(latents, batch["place"].tolist(), strict=True)
+        ]
+        return torch.stack(cuts)
 
     @torch.inference_mode()
     def validate(self) -> tuple[dict[str, float], NDArray[np.uint8]]:
@@ -136,3 +132,13 @@ class DecoderTask:
     def skipped(self) -> dict[str, int]:
         """Why clips were left out, and how often."""
         return dict(self._store.skipped + Counter(self._motion.skipped()))
+
+
+def picture_loss(settings: VaeConfig, decoded: Tensor, truth: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Absolute and squared errors, and what structural similarity lacks of 1, of [B,T,3,H,W] in [-1, 1]."""
+    decoded = decoded.float()
+    error = decoded - truth
+    l1, mse = error.abs().mean(), (error**2).mean()
+    alike = similarity((decoded.flatten(0, 1) + 1) / 2, (truth.flatten(0, 1) + 1) / 2)
+    total = settings.l1_weight * l1 + settings.mse_weight * mse + settings.ssim_weight * (1 - alike)
+    return total, {"mse": mse.detach(), "ssim": alike.detach()}

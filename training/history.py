@@ -12,17 +12,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import SettingsError
+from ..errors import OutputError, SettingsError
 from .curves import Curve, Profile, profile, read_curve
 from .snapshots import STATE, list_snapshots
 
 STAGES = {
     "vae": "tiny-vae", "colours": "tiny-colours", "motion": "tiny", "longer": "tiny-longer", "last": "tiny-last",
-    "decoder": "tiny-decoder",
+    "decoder": "tiny-decoder", "together": "tiny-together",
 }  # fmt: skip
 """The folders of the runs in the order of training, and their configs."""
-ANIMATING = ("motion", "longer", "last")
-"""Those that write U-Net and PoseNet; the others write a base folder."""
+ANIMATING = ("motion", "longer", "last", "together")
+"""Those that write U-Net and PoseNet."""
+BASES = ("vae", "colours", "decoder", "together")
+"""Those that write a base folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +76,11 @@ def read_history(path: Path) -> list[Stage]:
 
 
 def write_history(path: Path, stages: Sequence[Stage]) -> None:
-    """Keep the stages, a line each."""
+    """Keep the stages, a line each; raises `OutputError`."""
     lines = ",\n".join(json.dumps(asdict(stage)) for stage in stages)
     beside = path.with_name(f".{path.name}.part")
-    beside.write_text(f"[\n{lines}\n]\n")
-    os.replace(beside, path)
+    try:
+        beside.write_text(f"[\n{lines}\n]\n")
+        os.replace(beside, path)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error}", field="history") from error

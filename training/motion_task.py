@@ -63,7 +63,7 @@ class MotionTask:
     def __init__(self, config: Config, device: torch.device, output: Path) -> None:
         self._config, self._device = config, device
         self._base, self.base_found = open_base(config, output)
-        self._encoders = Encoders(self._base, device)
+        self.encoders = Encoders(self._base, device)
         self.network = MotionNetworks(*start_networks(config, self._base)).to(device)
         dataset = open_dataset(config.data)
         self._held_out = open_dataset(
@@ -81,8 +81,8 @@ class MotionTask:
         data = self._config.data
         pictures, poses = slots(sample)
         return {
-            "latents": self._encoders.latents(pictures).astype(np.float16),
-            "embedding": self._encoders.embed(sample["reference"]),
+            "latents": self.encoders.latents(pictures).astype(np.float16),
+            "embedding": self.encoders.embed(sample["reference"]),
             "poses": drawn_poses(
                 poses, data.height, data.width, data.canvas, confidence_aware=data.confidence_aware
             ),
@@ -139,16 +139,16 @@ class MotionTask:
     @property
     def scale(self) -> float:
         """Of the VAE's latents, to unit variance."""
-        return self._encoders.scaling_factor
+        return self.encoders.scaling_factor
 
-    def predict(self, network: nn.Module, batch: Batch, noisy: Tensor, sigma: Tensor) -> Tensor:
-        """What the networks believe of noisy clips [B,F,4,h,w] at sigma [B]: x0 as they are, of unit variance."""
+    def inputs(self, batch: Batch, noisy: Tensor, sigma: Tensor) -> tuple[Tensor, ...]:
+        """What the networks are shown of noisy clips [B,F,4,h,w] at sigma [B]; see `MotionNetworks.forward`."""
         config, keep = self._config.objective, batch["keep"]
         image_latents = batch["latents"][:, 0]
         if config.noise_aug:
             noise = batch["picture_noise"] * objective.spread(batch["noise_aug"], batch["picture_noise"])
-            image_latents = self._encoders.mode(batch["reference"] + noise)
-        v = network(
+            image_latents = self.encoders.mode(batch["reference"] + noise)
+        return (
             objective.network_latents(noisy, sigma, image_latents, keep),
             objective.timestep(sigma),
             batch["embedding"] * objective.spread(keep, batch["embedding"]),
@@ -156,6 +156,10 @@ class MotionTask:
             batch["poses"],
             keep,
         )
+
+    def predict(self, network: nn.Module, batch: Batch, noisy: Tensor, sigma: Tensor) -> Tensor:
+        """What the networks believe of noisy clips [B,F,4,h,w] at sigma [B]: x0 as they are, of unit variance."""
+        v = network(*self.inputs(batch, noisy, sigma))
         return objective.denoised(v.float(), noisy, sigma)
 
     def loss(self, network: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -174,7 +178,7 @@ class MotionTask:
         defaults = {"segment": config.data.frames, "canvas": config.data.canvas, **self.settings}
         size = (config.data.width, config.data.height)
         networks.eval()
-        animator = torch_animator(networks.unet, networks.pose_net, self._encoders, size, defaults)
+        animator = torch_animator(networks.unet, networks.pose_net, self.encoders, size, defaults)
         try:
             samples = [self._held_out[i] for i in range(config.validation.clips)]
             return validate_motion(animator, samples, confidence_aware=config.data.confidence_aware)

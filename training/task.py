@@ -61,6 +61,10 @@ def make_task(config: Config, device: torch.device, output: Path) -> Task:
         from .decoder_task import DecoderTask
 
         return DecoderTask(config, device, output)
+    if config.stage == "together":
+        from .together_task import TogetherTask
+
+        return TogetherTask(config, device, output)
     from .motion_task import MotionTask
 
     return MotionTask(config, device, output)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mimicmotion_trt.errors import SettingsError
+from mimicmotion_trt.errors import OutputError, SettingsError
 from mimicmotion_trt.training.history import read_history, read_stages, write_history
 
 SCRIPT = Path(__file__).parents[2] / "training" / "card.py"
@@ -42,6 +42,8 @@ def test_what_is_kept_tells_of_runs_that_are_gone(runs, tmp_path):
     (runs / "vae").rename(tmp_path / "gone")
     assert read_stages(runs, kept) == now
     assert read_stages(tmp_path / "nowhere", kept) == now
+    with pytest.raises(OutputError, match=r"nowhere.*cannot be written"):
+        write_history(tmp_path / "nowhere" / "history.json", now)
     kept.write_text("[{}]")
     with pytest.raises(SettingsError, match=r"history.json cannot be read"):
         read_stages(runs, kept)

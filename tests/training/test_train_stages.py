@@ -14,7 +14,7 @@ import torch
 
 from mimicmotion_trt.errors import CheckpointError
 from mimicmotion_trt.training.base import make_base
-from mimicmotion_trt.training.checkpoints import load_image_encoder, load_vae, read_config
+from mimicmotion_trt.training.checkpoints import load_image_encoder, load_vae, read_config, read_state
 from mimicmotion_trt.training.config import Config, VaeConfig, build
 from mimicmotion_trt.training.temporal import TimeConv, flatten_time_convs, still_time_convs
 
@@ -116,6 +116,45 @@ def test_the_decoder_learns_behind_the_unet(train, tmp_path):
     assert not list((tmp_path / "decoder" / "final").glob("mimicmotion*"))
     (line,) = (tmp_path / "decoder" / "validation.jsonl").read_text().splitlines()[-1:]
     assert 5 < json.loads(line)["psnr"] < 40
+
+
+def test_unet_and_decoder_learn_together_from_pictures(train, tmp_path):
+    train("vae", 10, stage="vae")
+    base = tmp_path / "vae" / "final" / "base"
+    train("motion", 1, base=str(base))
+    weights = tmp_path / "motion" / "final" / "mimicmotion.safetensors"
+    vae = VaeConfig(frames=2, crop=64, ssim_weight=0.5, true_latents=0.25, first_step=0.5)
+    given = {"base": str(base), "checkpoint": str(weights), "vae": vae}
+    lines = train("together", 12, stage="together", **given)
+    for name in ("loss", "latents"):
+        assert np.mean([line[name] for line in lines[-4:]]) < np.mean([line[name] for line in lines[:4]])
+
+    before, after = (read_state(tmp_path / n / "final" / weights.name) for n in ("motion", "together"))
+    assert after.keys() == before.keys()
+    assert not torch.equal(after["unet.conv_out.weight"], before["unet.conv_out.weight"])
+    assert not torch.equal(after["pose_net.final_proj.weight"], before["pose_net.final_proj.weight"])
+    old, new = (load_vae(tmp_path / n / "final" / "base").state_dict() for n in ("vae", "together"))
+    changed = {name.split(".")[0] for name in old if not torch.equal(old[name], new[name])}
+    assert changed == {"decoder"}
+    (line,) = (tmp_path / "together" / "validation.jsonl").read_text().splitlines()[-1:]
+    assert 5 < json.loads(line)["psnr"] < 40
+
+
+def test_the_gradient_of_the_pictures_reaches_the_unet(train, tmp_path):
+    """With no weight on latents, what is left to move the U-Net comes through the decoder."""
+    train("vae", 10, stage="vae")
+    base = tmp_path / "vae" / "final" / "base"
+    train("motion", 1, base=str(base))
+    weights = tmp_path / "motion" / "final" / "mimicmotion.safetensors"
+    given = {"stage": "together", "base": str(base), "checkpoint": str(weights)}
+    for name, true in (("seen", 0.0), ("hidden", 1.0)):
+        train(name, 1, vae=VaeConfig(frames=2, latent_weight=0.0, true_latents=true), **given)
+    before, seen, hidden = (
+        read_state(tmp_path / name / "final" / weights.name)["unet.conv_out.bias"]
+        for name in ("motion", "seen", "hidden")
+    )
+    assert not torch.equal(seen, before)
+    torch.testing.assert_close(hidden, before, rtol=1e-4, atol=0)  # AdamW's decay of weights alone
 
 
 def test_a_recipe_that_lacks_a_part(tmp_path):
