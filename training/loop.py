@@ -39,6 +39,13 @@ class Trainer:
         self.accelerator = accelerate.Accelerator(
             mixed_precision=config.precision, gradient_accumulation_steps=config.accumulation
         )
+        self._sharded = self.accelerator.distributed_type.value in ("FSDP", "DEEPSPEED")
+        if self._sharded and config.stage == "together":
+            raise SettingsError(
+                "the stage together samples while it trains, which sharded weights cannot.",
+                remedy="Launch it with training/configs/accelerate/ddp.yaml.",
+                field="stage",
+            )
         self._say: Say = say if self.accelerator.is_main_process else lambda _: None
         accelerate.utils.set_seed(config.seed)
         self.task = make_task(config, self.accelerator.device, output)
@@ -174,8 +181,7 @@ class Trainer:
             self.average.restore(self.parameters)
 
     def _validate(self, step: int, journal: Journal | None) -> None:
-        sharded = self.accelerator.distributed_type.value in ("FSDP", "DEEPSPEED")
-        if journal is not None and not sharded:  # a shard samples nothing; evaluate.py judges such runs
+        if journal is not None and not self._sharded:  # a shard samples nothing; evaluate.py judges such runs
             began = time.monotonic()
             with self._averaged():
                 measures, sheet = self.task.validate()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from mimicmotion_trt.errors import CheckpointError
+from mimicmotion_trt.errors import CheckpointError, SettingsError
 from mimicmotion_trt.training.base import make_base
 from mimicmotion_trt.training.checkpoints import load_image_encoder, load_vae, read_config, read_state
 from mimicmotion_trt.training.config import Config, VaeConfig, build
@@ -155,6 +155,16 @@ def test_the_gradient_of_the_pictures_reaches_the_unet(train, tmp_path):
     )
     assert not torch.equal(seen, before)
     torch.testing.assert_close(hidden, before, rtol=1e-4, atol=0)  # AdamW's decay of weights alone
+
+
+def test_sharded_weights_do_not_learn_together(train, monkeypatch):
+    from accelerate import Accelerator
+    from accelerate.utils import DistributedType
+
+    monkeypatch.setattr(Accelerator, "distributed_type", property(lambda _: DistributedType.FSDP))
+    with pytest.raises(SettingsError, match=r"together.*sharded") as caught:
+        train("together", 1, stage="together", checkpoint="unused")
+    assert "ddp.yaml" in str(caught.value)
 
 
 def test_a_recipe_that_lacks_a_part(tmp_path):
