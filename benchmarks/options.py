@@ -1,39 +1,47 @@
 """What each approximation gives and costs: seconds, and PSNR and SSIM against the exact run and against the truth.
 
-    python benchmarks/options.py --bundle tiny --clips 8 --save      the table of docs/options.md
-    python benchmarks/options.py --quick                             seconds, to see that it works
+    python benchmarks/options.py --setting steps=10 --setting guidance=[1.2,1.2] \
+        --deep-cache training/models/tiny --save                     the table of docs/options.md
+    python benchmarks/options.py --quick                             a minute, to see that it works
 
 Clips are synthetic people in motions that no training has seen, as in training/evaluate.py. All variants run on
 a clip one after the other, in one process; a speed-up is the exact run's seconds over the variant's on the same
-clip, the median over the clips. Prints a table and, last, one line of JSON.
+clip, the median over the clips. An option that the exact run leaves no room for is not tried: with a guidance of 1
+there is no interval of guided steps, and without `--deep-cache` a bundle may have no networks that reuse features.
+Prints a table and, last, one line of JSON.
 """
 
 from __future__ import annotations
 
 import json
 import statistics
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
 from numpy.typing import NDArray
+from pages import markdown, with_table, write
 from rich.console import Console
 from rich.table import Column, Table
 
 from mimicmotion_trt.animator import Animator
+from mimicmotion_trt.bundles import load_bundle
 from mimicmotion_trt.engines import DEEP_CACHE
+from mimicmotion_trt.export.build import build_bundle
+from mimicmotion_trt.export.options import Options
 from mimicmotion_trt.settings import Settings
-from mimicmotion_trt.training.evaluate import STRIDE
+from mimicmotion_trt.training.evaluate import STRIDE, parse_setting
 from mimicmotion_trt.training.metrics import psnr, ssim
 from mimicmotion_trt.training.synthetic import TEST_SEEDS, make_clip
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, DOCS = ROOT / "benchmarks" / "results", ROOT / "docs" / "options.md"
-BEGIN, END = "<!-- options: begin -->", "<!-- options: end -->"
 EXACT = "exact"
 
 Video = NDArray[np.uint8]
@@ -70,32 +78,35 @@ class Line:
 def main(
     bundle: Annotated[str, typer.Option(help="Bundle, by name or folder.")] = "tiny",
     clips: Annotated[int, typer.Option(help="Unseen clips.", min=1, max=STRIDE)] = 8,
-    frames: Annotated[
-        int | None, typer.Option(help="Frames of each; three segments' if not given.", min=2)
+    frames: Annotated[int, typer.Option(help="Frames of each.", min=2)] = 24,
+    setting: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE (JSON) of the exact run; repeat.")
     ] = None,
-    steps: Annotated[
-        int | None, typer.Option(help="Steps of the exact run; the bundle's own if not given.")
+    few: Annotated[
+        int | None, typer.Option(help="Steps where few are tried; half of the exact run's.", min=1)
     ] = None,
-    few: Annotated[int, typer.Option(help="Steps where few are tried.", min=1)] = 10,
+    deep_cache: Annotated[
+        Path | None,
+        typer.Option(help="The bundle's base/ and mimicmotion.safetensors: build what reuse_interval needs."),
+    ] = None,
     interval: Annotated[tuple[float, float], typer.Option(help="Sigmas that are guided.")] = (0.3, 20.0),
     seed: Annotated[int, typer.Option(min=0, max=88, help="Which people and motions.")] = 0,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
-    quick: Annotated[bool, typer.Option(help="One clip of two segments in 4 steps, few are 2.")] = False,
+    quick: Annotated[bool, typer.Option(help="One clip of 12 frames in 4 steps.")] = False,
     save: Annotated[
         bool, typer.Option(help="Write benchmarks/results/options.json and docs/options.md.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the JSON line only.")] = False,
 ) -> None:
     """Run the exact settings and every option, alone and together, on the same clips."""
+    chosen: dict[str, Any] = {"rescale": False} | dict(map(parse_setting, setting or ()))
     if quick:
-        clips, steps, few = 1, 4, 2
-    with Animator.load(bundle, threads=threads) as animator:
-        chosen = {"size": animator.manifest.sizes[0], "rescale": False} | ({"steps": steps} if steps else {})
-        exact = animator.settings(**chosen)
-        assert exact.segment is not None
-        frames = frames or exact.segment * (2 if quick else 3)
-        variants = make_variants(exact, few, interval, set(DEEP_CACHE) <= set(animator.manifest.networks))
-        runs = measure(animator, chosen, variants, [seed * STRIDE + index for index in range(clips)], frames)
+        clips, frames, chosen = 1, 12, chosen | {"steps": 4}
+    with opened(bundle, deep_cache, threads) as animator:
+        exact = animator.settings(**{"size": animator.manifest.sizes[0], **chosen})
+        deep = set(DEEP_CACHE) <= set(animator.manifest.networks)
+        variants = make_variants(exact, few or max(exact.steps // 2, 1), interval, deep)
+        runs = measure(animator, exact, variants, [seed * STRIDE + index for index in range(clips)], frames)
     lines = [summary(name, runs[name], runs[EXACT]) for name in runs]
     Console(quiet=as_json).print(table_of(lines, f"{bundle}: {clips} clips of {frames} frames"))
     told = {
@@ -103,10 +114,34 @@ def main(
         "settings": exact.to_dict(), "variants": variants, "options": [asdict(line) for line in lines],
     }  # fmt: skip
     if save:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "options.json").write_text(json.dumps(told, indent=1) + "\n")
-        DOCS.write_text(with_table(DOCS.read_text(), markdown(lines, told)))
+        write(RESULTS / "options.json", json.dumps(told, indent=1) + "\n")
+        write(DOCS, with_table(DOCS.read_text(), "options", section(lines, told)))
     print(json.dumps(told))
+
+
+@contextmanager
+def opened(bundle: str, model: Path | None, threads: int | None) -> Iterator[Animator]:
+    """The bundle; with the folder that it was built from, one of the same options that can reuse deep features."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = bundle if model is None else str(build_deep(bundle, model, Path(folder) / "bundle"))
+        with Animator.load(found, threads=threads) as animator:
+            yield animator
+
+
+def build_deep(bundle: str, model: Path, output: Path) -> Path:
+    """A bundle as `bundle`, and in it the networks that `reuse_interval` needs."""
+    like = load_bundle(bundle).manifest
+    options = Options(
+        backend=like.backend,
+        precision=like.precision,
+        sizes=like.sizes,
+        segment=like.defaults["segment"],
+        rows=like.rows,
+        defaults=like.defaults,
+        deep_cache=True,
+    )
+    build_bundle(model / "base", model / "mimicmotion.safetensors", output, options)
+    return output
 
 
 def make_variants(exact: Settings, few: int, interval: tuple[float, float], deep: bool) -> Variants:
@@ -131,21 +166,22 @@ def make_variants(exact: Settings, few: int, interval: tuple[float, float], deep
 
 
 def measure(
-    animator: Animator, chosen: Mapping[str, Any], variants: Variants, seeds: Sequence[int], frames: int
+    animator: Animator, exact: Settings, variants: Variants, seeds: Sequence[int], frames: int
 ) -> dict[str, list[Run]]:
     """Every variant on every clip, one after the other; on the first clip each has run once before."""
     runs: dict[str, list[Run]] = {name: [] for name in variants}
-    settings = {name: animator.settings(**{**chosen, **more}) for name, more in variants.items()}
-    width, height = chosen["size"]
+    settings = {name: replace(exact, **more) for name, more in variants.items()}
+    assert exact.size is not None
+    width, height = exact.size
     for index, seed in enumerate(seeds):
         clip = make_clip(TEST_SEEDS[seed], frames, height, width)
         for some in settings.values() if index == 0 else ():
             animate(animator, clip, some)
-        exact: Video | None = None
+        first: Video | None = None
         for name, some in settings.items():
             video, seconds, denoise = animate(animator, clip, some)
-            exact = video if exact is None else exact
-            against = tuple((psnr(video, other), ssim(video, other)) for other in (exact, clip.frames))
+            first = video if first is None else first
+            against = tuple((psnr(video, other), ssim(video, other)) for other in (first, clip.frames))
             runs[name].append(Run(seconds, denoise, *against))
     return runs
 
@@ -193,25 +229,15 @@ def table_of(lines: Sequence[Line], title: str) -> Table:
     return table
 
 
-def markdown(lines: Sequence[Line], told: Mapping[str, Any]) -> str:
+def section(lines: Sequence[Line], told: Mapping[str, Any]) -> str:
     """The table of docs/options.md, and what it was measured on."""
     settings = told["settings"]
-    rows = [HEADERS, ["---"] * len(HEADERS), *map(cells, lines)]
     return (
         f"Bundle `{told['bundle']}` (build {told['build'][:12]}): {told['clips']} clips of {told['frames']} frames "
         f"of unseen people, exact in {settings['steps']} steps, guidance {settings['guidance'][0]:g} to "
         f"{settings['guidance'][1]:g}, segment {settings['segment']}, overlap {settings['overlap']}.\n\n"
-        + "\n".join(f"| {' | '.join(row)} |" for row in rows)
+        + markdown(HEADERS, [cells(line) for line in lines])
     )
-
-
-def with_table(text: str, table: str) -> str:
-    """The page with its table replaced; ValueError if the marks are missing."""
-    before, _, rest = text.partition(BEGIN)
-    _, mark, after = rest.partition(END)
-    if not mark:
-        raise ValueError(f"{DOCS.name} lacks {BEGIN} … {END}")
-    return f"{before}{BEGIN}\n{table}\n{END}{after}"
 
 
 if __name__ == "__main__":

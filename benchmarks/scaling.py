@@ -1,11 +1,12 @@
 """How time and memory grow with frames, size, segment and rows, measured on the CPU and predicted for GPUs.
 
-    python benchmarks/scaling.py [--quick]
+    python benchmarks/scaling.py --save       the tables of docs/scaling.md, their figures as JSON beside the picture
+    python benchmarks/scaling.py --quick      a minute, to see that it works
 
-Each point runs in a process of its own, so that its peak memory is its own. One quantity varies at a time. The
-slope is that of a straight line through log(seconds) against log(quantity), measured and, from operations,
-predicted: 1 is linear. Memory is what comes on top of the loaded engines. Prints tables, draws
-benchmarks/results/scaling.png and, last, prints one line of JSON.
+Each point runs in a process of its own, so that its peak memory is its own. One quantity varies at a time. A
+slope is that of a straight line through log(seconds), or log(MiB), against log(quantity): 1 is linear. It is
+measured and, from operations and the memory's formula, predicted. Memory is what comes on top of the loaded
+engines. Prints tables, draws benchmarks/results/scaling.png and, last, prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from inputs import keypoints, picture
+from pages import markdown, with_table, write
 from rich.console import Console
 from rich.table import Table
 
@@ -35,7 +37,8 @@ from mimicmotion_trt.pose import draw_poses
 from mimicmotion_trt.prediction import MIMICMOTION, Model, cost_of, memory_of
 from mimicmotion_trt.settings import Settings
 
-RESULTS = Path(__file__).resolve().parent / "results"
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS, DOCS = ROOT / "benchmarks" / "results", ROOT / "docs" / "scaling.md"
 GPUS = ("H100", "A100", "RTX 4090", "L4")
 GPU_FRAMES = (16, 71, 142, 284, 568)
 
@@ -65,6 +68,9 @@ def main(
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
     quick: Annotated[bool, typer.Option(help="Two points of each, one run, two steps.")] = False,
     output: Annotated[Path, typer.Option(help="The picture of the curves.")] = RESULTS / "scaling.png",
+    save: Annotated[
+        bool, typer.Option(help="Write the figures beside the picture (.json), and docs/scaling.md.")
+    ] = False,
     alone: Annotated[str, typer.Option(help="Measure this point in this process.", hidden=True)] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print the JSON line only.")] = False,
 ) -> None:
@@ -87,9 +93,11 @@ def main(
     console.print(gpu_table(curves))
     draw(output, sweeps, curves)
     console.print(str(output))
-    print(
-        json.dumps({"bundle": bundle, "steps": steps, "threads": threads, "sweeps": sweeps, "gpus": curves})
-    )
+    told = {"bundle": bundle, "steps": steps, "threads": threads, "sweeps": sweeps, "gpus": curves}
+    if save:
+        write(output.with_suffix(".json"), json.dumps(told, indent=1) + "\n")
+        write(DOCS, with_table(DOCS.read_text(), "scaling", section(told)))
+    print(json.dumps(told))
 
 
 def run_alone(
@@ -165,14 +173,22 @@ def peak_mib() -> float:
 def summary(name: str, points: list[dict[str, Any]]) -> dict[str, Any]:
     """The points of a sweep and their slopes."""
     along = [quantity(name, point) for point in points]
+    flops = [point["predicted"]["flops"] for point in points]
     return {
         "points": points,
         "slope_measured": slope(along, [point["seconds"] for point in points]),
-        "slope_predicted": slope(along, [point["predicted"]["flops"] for point in points]),
+        "slope_predicted": slope(along, flops),
+        "memory_slope_measured": slope(along, [more_mib(point) for point in points]),
+        "memory_slope_predicted": slope(along, [point["predicted"]["more_mib"] for point in points]),
         "gflops_per_second": float(
-            np.median([point["predicted"]["flops"] / point["seconds"] / 1e9 for point in points])
+            np.median([f / point["seconds"] / 1e9 for f, point in zip(flops, points, strict=True)])
         ),
     }
+
+
+def more_mib(point: dict[str, Any]) -> float:
+    """Peak memory on top of the loaded engines."""
+    return float(point["peak_mib"] - point["loaded_mib"])
 
 
 def quantity(name: str, point: dict[str, Any]) -> float:
@@ -180,23 +196,60 @@ def quantity(name: str, point: dict[str, Any]) -> float:
     return float(point["size"][0] * point["size"][1]) if name == "size" else float(point[name])
 
 
-def slope(x: Sequence[float], y: Sequence[float]) -> float:
-    """Of the least-squares line through log y against log x."""
-    return float(np.polyfit(np.log(x), np.log(y), 1)[0])
+def slope(x: Sequence[float], y: Sequence[float]) -> float | None:
+    """Of the least-squares line through log y against log x; None where a y is not above 0."""
+    return float(np.polyfit(np.log(x), np.log(y), 1)[0]) if min(y) > 0 else None
+
+
+def told_slope(value: float | None) -> str:
+    """For people."""
+    return "–" if value is None else f"{round(value, 2) + 0:.2f}"  # never -0.00
+
+
+HEADERS = ("frames", "size", "segment", "rows", "seconds", "GFLOP", "MiB more", "predicted")
+SLOPES = ("varies", "from", "to", "seconds", "predicted", "MiB", "predicted")
+
+
+def cells(point: dict[str, Any]) -> list[str]:
+    """A point as a table's text."""
+    size, rows = "x".join(map(str, point["size"])), str(point["rows"] or "")
+    memory = [f"{more_mib(point):.0f}", f"{point['predicted']['more_mib']:.0f}"]
+    work = f"{point['predicted']['flops'] / 1e9:.1f}"
+    return [str(point["frames"]), size, str(point["segment"]), rows, f"{point['seconds']:.3f}", work, *memory]
+
+
+def slopes(sweep: dict[str, Any]) -> list[str]:
+    """Of seconds measured and predicted, and of memory."""
+    names = ("slope_measured", "slope_predicted", "memory_slope_measured", "memory_slope_predicted")
+    return [told_slope(sweep[name]) for name in names]
 
 
 def table_of(name: str, sweep: dict[str, Any]) -> Table:
     """A sweep for people."""
-    title = f"{name}: slope {sweep['slope_measured']:.2f} measured, {sweep['slope_predicted']:.2f} predicted"
-    table = Table(
-        "frames", "size", "segment", "rows", "seconds", "GFLOP", "MiB more", "predicted", title=title
+    seconds, operations, memory, formula = slopes(sweep)
+    title = (
+        f"{name}: slope {seconds}, by operations {operations}; of memory {memory}, by its formula {formula}"
     )
-    for p in sweep["points"]:
-        size, rows = "x".join(map(str, p["size"])), str(p["rows"] or "")
-        memory = (f"{p['peak_mib'] - p['loaded_mib']:.0f}", f"{p['predicted']['more_mib']:.0f}")
-        work = f"{p['predicted']['flops'] / 1e9:.1f}"
-        table.add_row(str(p["frames"]), size, str(p["segment"]), rows, f"{p['seconds']:.3f}", work, *memory)
+    table = Table(*HEADERS, title=title)
+    for point in sweep["points"]:
+        table.add_row(*cells(point))
     return table
+
+
+def section(told: dict[str, Any]) -> str:
+    """The tables of docs/scaling.md: the slopes, then every point."""
+    sweeps = told["sweeps"]
+    ends = {
+        name: ["x".join(map(str, p["size"])) if name == "size" else str(p[name]) for p in sweep["points"]]
+        for name, sweep in sweeps.items()
+    }
+    rows = [[name, ends[name][0], ends[name][-1], *slopes(sweep)] for name, sweep in sweeps.items()]
+    return (
+        f"Bundle `{told['bundle']}`, {told['steps']} steps, {told['threads']} threads. Slopes:\n\n"
+        + markdown(SLOPES, rows)
+        + "\n\nThe points, sweep after sweep:\n\n"
+        + markdown(HEADERS, [cells(point) for sweep in sweeps.values() for point in sweep["points"]])
+    )
 
 
 def gpu_curves() -> dict[str, Any]:
@@ -217,25 +270,32 @@ def gpu_table(curves: dict[str, Any]) -> Table:
 
 
 def draw(path: Path, sweeps: dict[str, Any], curves: dict[str, Any]) -> None:
-    """Measured points over what operations predict at the sweep's median throughput, and the GPUs' curves."""
+    """Seconds over what operations predict at the sweep's median throughput, memory below, and the GPUs' curves."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, len(sweeps) + 1, figsize=(4 * (len(sweeps) + 1), 3.6))
-    for axis, (name, sweep) in zip(axes, sweeps.items(), strict=False):
-        points = sweep["points"]
+    wide = len(sweeps) + 1
+    figure, axes = pyplot.subplots(2, wide, figsize=(4 * wide, 7), squeeze=False)
+    for column, (name, sweep) in enumerate(sweeps.items()):
+        points, above, below = sweep["points"], *axes[:, column]
         x = [quantity(name, point) for point in points]
         rate = sweep["gflops_per_second"] * 1e9
-        axis.loglog(x, [point["seconds"] for point in points], "o", label="measured, CPU")
-        axis.loglog(x, [p["predicted"]["flops"] / rate for p in points], "-", label="by operations")
-        axis.set(xlabel="pixels" if name == "size" else name, title=f"slope {sweep['slope_measured']:.2f}")
+        above.loglog(x, [point["seconds"] for point in points], "o", label="measured, CPU")
+        above.loglog(x, [p["predicted"]["flops"] / rate for p in points], "-", label="by operations")
+        below.loglog(x, [more_mib(point) for point in points], "o", label="measured, CPU")
+        below.loglog(x, [p["predicted"]["more_mib"] for p in points], "-", label="by its formula")
+        seconds, _, memory, _ = slopes(sweep)
+        above.set(title=f"slope {seconds}")
+        below.set(xlabel="pixels" if name == "size" else name, title=f"slope {memory}")
     for name, seconds in curves["seconds"].items():
-        axes[-1].loglog(curves["frames"], seconds, label=name)
-    axes[-1].set(xlabel="frames", title="576x1024, predicted")
-    axes[0].set(ylabel="seconds")
-    for axis in axes:
+        axes[0, -1].loglog(curves["frames"], seconds, label=name)
+    axes[0, -1].set(xlabel="frames", title="576x1024, predicted")
+    axes[0, 0].set(ylabel="seconds")
+    axes[1, 0].set(ylabel="MiB on top of the engines")
+    axes[1, -1].set_axis_off()
+    for axis in (*axes[0], *axes[1, :-1]):
         axis.legend(fontsize=7)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from mimicmotion_trt import Settings
+from mimicmotion_trt.bundles import load_bundle
+from mimicmotion_trt.segments import plan_segments
+from mimicmotion_trt.settings import Layout
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "options.py"
+ROOT = Path(__file__).parents[2]
+SCRIPT, MODEL = ROOT / "benchmarks" / "options.py", ROOT / "training" / "models" / "tiny"
 
 
 @pytest.fixture(scope="module")
 def options() -> Any:
     """The script as a module."""
-    spec = importlib.util.spec_from_file_location("options", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["options"] = module
-    spec.loader.exec_module(module)
+    sys.path.insert(0, str(SCRIPT.parent))
+    try:
+        spec = importlib.util.spec_from_file_location("options", SCRIPT)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["options"] = module
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(SCRIPT.parent))
     return module
 
 
@@ -53,21 +62,58 @@ def test_a_line_has_medians_of_ratios_and_means_of_measures(options):
 
 def test_the_table_replaces_the_one_before(options):
     page = options.DOCS.read_text()
-    once = options.with_table(page, "| new |")
-    assert options.with_table(once, "| new |") == once
+    once = options.with_table(page, "options", "| new |")
+    assert options.with_table(once, "options", "| new |") == once
     assert "| new |" in once
-    assert once.startswith(page[: page.index(options.BEGIN)])
-    with pytest.raises(ValueError, match=r"options\.md lacks"):
-        options.with_table("no marks", "| new |")
+    assert once.startswith(page[: page.index("<!-- options: begin -->")])
+    with pytest.raises(ValueError, match="the page lacks <!-- options: begin -->"):
+        options.with_table("no marks", "options", "| new |")
+
+
+def test_the_section_says_what_was_measured(options):
+    run = options.Run(2.0, 1.0, (99.0, 1.0), (20.0, 0.5))
+    told = {"bundle": "tiny", "build": "0123456789abcdef", "clips": 1, "frames": 24}
+    settings = Settings(steps=10, guidance=1.2, segment=8, overlap=3).to_dict()
+    text = options.section([options.summary("exact", [run], [run])], {**told, "settings": settings})
+    assert "exact in 10 steps, guidance 1.2 to 1.2, segment 8, overlap 3" in text
+    assert text.splitlines()[-1] == "| exact | 1.00 | 1.00 | 99.0 | 1.000 | 20.00 | 0.5000 |"
 
 
 def test_variants_run_on_the_same_clips(options, animator):
     """One clip of three frames in two steps; the exact run agrees with itself, the other nearly."""
-    chosen = {"size": (64, 128), "rescale": False, "steps": 2}
+    exact = animator.settings(size=(64, 128), rescale=False, steps=2)
     variants = {"exact": {}, "guidance in (5, 800]": {"guidance_interval": (5.0, 800.0)}}
-    runs = options.measure(animator, chosen, variants, [0], frames=3)
-    (exact,), (other,) = runs.values()
-    assert exact.exact == (99.0, pytest.approx(1.0))
+    runs = options.measure(animator, exact, variants, [0], frames=3)
+    (first,), (other,) = runs.values()
+    assert first.exact == (99.0, pytest.approx(1.0))
     assert 10 < other.exact[0] < 99
-    assert exact.truth[0] > 0
+    assert first.truth[0] > 0
     assert 0 < other.denoise < other.seconds
+
+
+def test_the_usual_clips_tell_the_layouts_apart():
+    """24 frames and the reference, in tiny's segments."""
+    reference, compact, shifted = (plan_segments(25, 8, 3, name) for name in get_args(Layout))
+    assert reference.tolist() != compact.tolist()
+    assert compact.size <= reference.size
+    assert shifted.size < reference.size
+
+
+@pytest.mark.slow
+def test_the_shipped_model_is_built_with_what_reuse_interval_needs(options, tmp_path):
+    built = load_bundle(str(options.build_deep("tiny", MODEL, tmp_path / "bundle"))).manifest
+    shipped = load_bundle("tiny").manifest
+    assert set(options.DEEP_CACHE) <= set(built.networks)
+    assert (built.sizes, built.rows, built.defaults) == (shipped.sizes, shipped.rows, shipped.defaults)
+
+
+@pytest.mark.slow
+def test_the_command_measures_reuse_and_guidance(options, capsys):
+    """Three frames in four guided steps; nothing is saved."""
+    options.main(
+        clips=1, frames=3, setting=["steps=4", "guidance=[1.2,1.2]"], deep_cache=MODEL, as_json=True,
+        few=None, interval=(0.3, 20.0),
+    )  # fmt: skip
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert {"reuse_interval 2", "guidance in (0.3, 20]", "2 steps, karras"} <= set(told["variants"])
+    assert [line["psnr_exact"] for line in told["options"] if line["option"] == "exact"] == [99.0]

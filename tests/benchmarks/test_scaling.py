@@ -45,7 +45,25 @@ def test_slopes_are_those_of_the_powers(scaling, points):
     found = scaling.summary("frames", points)
     assert found["slope_measured"] == pytest.approx(2)
     assert found["slope_predicted"] == pytest.approx(1)
+    assert found["memory_slope_measured"] == pytest.approx(0.6, abs=0.1)  # 18, 26 and 42 MiB
+    assert found["memory_slope_predicted"] == pytest.approx(0)
     assert found["gflops_per_second"] == pytest.approx(4)  # the middle one: 16 GFLOP in 4 s
+
+
+def test_memory_that_does_not_grow_has_no_slope(scaling, points):
+    points[0]["peak_mib"] = points[0]["loaded_mib"]
+    found = scaling.summary("frames", points)
+    assert found["memory_slope_measured"] is None
+    assert "of memory –" in scaling.table_of("frames", found).title
+
+
+def test_the_page_has_slopes_and_points(scaling, points):
+    sweeps = {"frames": scaling.summary("frames", points)}
+    text = scaling.section({"bundle": "tiny", "steps": 4, "threads": 2, "sweeps": sweeps})
+    assert "| frames | 8 | 32 | 2.00 | 1.00 | 0.61 | 0.00 |" in text
+    assert text.splitlines()[-1] == "| 32 | 64x128 | 8 |  | 16.000 | 32.0 | 42 | 4 |"
+    page = scaling.with_table(scaling.DOCS.read_text(), "scaling", text)
+    assert text in page
 
 
 def test_a_size_counts_by_its_pixels(scaling, points):
