@@ -15,20 +15,33 @@ from ..errors import CheckpointError, OutputError
 from .checkpoints import PARTS, read_config, resolve_base
 from .config import Config
 
+RANDOM = "base-random"
+"""In the folder of a run whose base was not there."""
+
 
 def open_base(config: Config, output: Path) -> tuple[Path, bool]:
     """The run's base folder, and whether it was there or had to be made of random weights.
 
-    A run that began on random weights goes on with them, even if its base has come to be there since.
+    A run that began on random weights goes on with them, even if its base has come to be there since. A hub id's
+    U-Net is downloaded if the run begins with it.
     """
-    folder = output / "base-random"
+    folder = output / RANDOM
     there = config.base is not None and (Path(config.base).is_dir() or config.recipe is None)
     if config.base is not None and there and not folder.exists():
-        return resolve_base(config.base), True
+        with_unet = config.checkpoint is None and config.stage not in ("vae", "image_encoder")
+        return resolve_base(config.base, with_unet=with_unet), True
     if not folder.exists():
         assert config.recipe is not None
         make_base(folder, read_config(Path(config.recipe)), config.seed)
     return folder, False
+
+
+def told_base(config: Config, found: bool) -> str:
+    """What `open_base` found, in words."""
+    if found:
+        return f"base {config.base}"
+    missing = "no base is given" if config.base is None else f"base {config.base} is not there"
+    return f"{missing}: random networks of {config.recipe}"
 
 
 def make_base(folder: Path, recipe: Mapping[str, Any], seed: int) -> None:
@@ -42,8 +55,16 @@ def make_base(folder: Path, recipe: Mapping[str, Any], seed: int) -> None:
     def fill(partial: Path) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            AutoencoderKLTemporalDecoder(**recipe["vae"]).save_pretrained(partial / "vae")
-            encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(**recipe["image_encoder"]))
+            try:
+                vae = AutoencoderKLTemporalDecoder(**recipe["vae"])
+                encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(**recipe["image_encoder"]))
+            except Exception as error:  # the libraries raise many kinds, some of their own
+                raise CheckpointError(
+                    f"the recipe builds no network: {type(error).__name__}: {error}",
+                    remedy="Give configs as in training/configs/tiny-networks.json.",
+                    field="recipe",
+                ) from error
+            vae.save_pretrained(partial / "vae")
             encoder.save_pretrained(partial / "image_encoder")
         for part, name in (
             ("unet", "config.json"),

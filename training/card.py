@@ -22,7 +22,7 @@ import typer
 from mimicmotion_trt import Animator
 from mimicmotion_trt.errors import MimicMotionError, OutputError
 from mimicmotion_trt.training.curves import draw_curves
-from mimicmotion_trt.training.evaluate import Scored, means, score_clips, write_sheet
+from mimicmotion_trt.training.evaluate import MOST_SEED, Scored, means, score_clips, write_sheet
 from mimicmotion_trt.training.history import ANIMATING, BASES, STAGES, Stage, read_stages, write_history
 
 SHOWN = 4
@@ -66,11 +66,14 @@ def stages_table(stages: Sequence[Stage]) -> str:
         rows.append(
             [
                 stage.name, f"{told.steps:,}", str(config.get("batch", "?")), f"{data.get('clips', '?'):,}",
-                str(config.get("seed", "?")), f"{told.step_seconds:.2f}", f"{told.hours:.2f}",
+                str(config.get("seed", "?")), f"{told.step_seconds:.2f}",
+                "–" if told.waiting is None else f"{told.waiting:.1%}", f"{told.hours:.2f}",
                 f"{told.loss_begin:.3g} → {told.loss_end:.3g}", last or "–",
             ]
         )  # fmt: skip
-    head = ["stage", "steps", "batch", "clips", "seed", "s/step", "hours", "loss", "last validation"]
+    head = [
+        "stage", "steps", "batch", "clips", "seed", "s/step", "waiting", "hours", "loss", "last validation"
+    ]  # fmt: skip
     return table(head, rows)
 
 
@@ -134,7 +137,8 @@ anybody was used. People, rooms and motions of the evaluation are from seeds tha
 
 {stages_table(stages)}
 
-Hours are those in steps, {hours:.1f} in all, without preparing and validating. Machine: {machine()}.
+Hours are those in steps, {hours:.1f} in all, without preparing and validating; waiting is the share of them spent
+waiting for clips, where it was kept. Machine: {machine()}.
 
 {pictures}
 
@@ -214,7 +218,7 @@ def main(
     ),
     clips: Annotated[int, typer.Option(min=1, max=1000, help="Clips to evaluate.")] = 20,
     frames: Annotated[int, typer.Option(min=2, help="Frames of each.")] = 24,
-    seed: Annotated[int, typer.Option(min=0, max=88, help="Which people and motions.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Which people and motions.")] = 0,
 ) -> None:
     """Write a model's card."""
     try:
@@ -226,6 +230,8 @@ def main(
     except MimicMotionError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":

@@ -56,8 +56,11 @@ def load_model(base: str | Path, checkpoint: str | Path, *, dtype: torch.dtype =
     )
 
 
-def resolve_base(base: str | Path) -> Path:
-    """A folder as it is; anything else is taken for a hub id and downloaded (needs a network)."""
+def resolve_base(base: str | Path, *, with_unet: bool = False) -> Path:
+    """A folder as it is; anything else is taken for a hub id and downloaded (needs a network).
+
+    `with_unet` downloads SVD's own U-Net as well, which a MimicMotion checkpoint takes the place of.
+    """
     folder = Path(base)
     if folder.is_dir():
         return folder
@@ -71,10 +74,9 @@ def resolve_base(base: str | Path) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     patterns = [f"{part}/*" for part in PARTS]
+    needless = ["unet/*.fp16.safetensors"] if with_unet else ["unet/*.safetensors"]
     try:
-        return Path(
-            snapshot_download(str(base), allow_patterns=patterns, ignore_patterns=["unet/*.safetensors"])
-        )
+        return Path(snapshot_download(str(base), allow_patterns=patterns, ignore_patterns=needless))
     except (
         HfHubHTTPError,
         LocalEntryNotFoundError,

@@ -6,6 +6,7 @@ pose gives; a linear layer that is thrown away afterwards reads them from it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,13 @@ from torch import Tensor, nn
 from ..conditioning import clip_pixels, to_signed
 from ..pose import PoseSequence
 from ..pose.draw import BODY_THRESHOLD
-from .base import open_base, replace_part
+from .base import open_base, replace_part, told_base
 from .checkpoints import load_image_encoder
 from .config import Config
 from .encoders import read_statistics
-from .samples import Sample, clips_key, open_dataset
+from .samples import HeldOut, Sample, clips_key, open_dataset
 from .store import Arrays, Store, clip_at
-from .task import Batch, Report, cache_folder, fingerprint
+from .task import Batch, Measures, Report, cache_folder, fingerprint
 
 BODY_POINTS = (
     (0,), (1, 8, 11), (2, 3), (3, 4), (5, 6), (6, 7), (8, 9), (9, 10), (11, 12), (12, 13), (10,), (13,)
@@ -55,13 +56,14 @@ class ColourTask:
 
     def __init__(self, config: Config, device: torch.device, output: Path) -> None:
         self._config, self._device = config, device
-        self._base, _ = open_base(config, output)
+        self._base, found = open_base(config, output)
+        self.beginning = told_base(config, found)
         encoder: Any = load_image_encoder(self._base).requires_grad_(True).train()
         self._statistics = read_statistics(self._base, int(encoder.config.image_size))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.network = Namer(encoder).to(device)
-        self._held_out = open_dataset(config.data, held_out=True)
+        self._held_out = HeldOut(config)
         dataset = open_dataset(config.data)
         folder = cache_folder(config, output) / f"colours-{fingerprint(clips_key(config.data, dataset))}"
         self._store = Store(folder, dataset, store_colours)
@@ -92,9 +94,9 @@ class ColourTask:
         return (error * seen).sum() / (3 * seen.sum()).clamp(min=1), {}
 
     @torch.inference_mode()
-    def validate(self) -> tuple[dict[str, float], NDArray[np.uint8]]:
+    def validate(self) -> tuple[Measures, NDArray[np.uint8]]:
         """Mean absolute error in levels of 255, and pictures over the colours that they have and are said to have."""
-        clips = [store_colours(self._held_out[i]) for i in range(self._config.validation.clips)]
+        clips = [store_colours(sample) for sample in self._held_out.samples()]
         batch = {name: value.to(self._device) for name, value in self._collate(clips).items()}
         named = self.network(batch["pixels"]).clamp(0, 1)
         error = (named - batch["colours"]).abs()[batch["visible"]].mean()
@@ -115,9 +117,9 @@ class ColourTask:
         encoder = encoder.half() if self._config.half_weights else encoder
         replace_part(self._base, folder / "base", "image_encoder", encoder)
 
-    def skipped(self) -> dict[str, int]:
-        """Why clips were left out, and how often."""
-        return dict(self._store.skipped)
+    def skipped(self) -> Counter[str]:
+        """See `task.Task`."""
+        return self._store.skipped + self._held_out.skipped
 
 
 def store_colours(sample: Sample) -> Arrays:

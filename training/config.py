@@ -6,6 +6,7 @@ keys, values of a wrong kind and values out of range are `SettingsError`s that n
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Mapping
 from contextlib import suppress
@@ -26,7 +27,7 @@ class DataConfig:
     source: str = "synthetic"
     """`synthetic`, or MODULE:NAME of a function that takes this config and returns a `ClipDataset`."""
     path: str | None = None
-    """Folder or pattern of the source's files."""
+    """Folder of the source's files."""
     clips: int = 4000
     """Clips in an epoch."""
     characters: int = 4000
@@ -51,6 +52,8 @@ class DataConfig:
         require(self.clips >= 1 and self.characters >= 1, "data.clips", "clips and characters start at 1")
         require(self.frames >= 2, "data.frames", "a clip has the reference and at least one driven frame")
         require(self.workers >= 0 and self.canvas >= 16 and self.fps > 0, "data", "workers, canvas or fps")
+        synthetic = max(self.clips, self.characters) if self.source == "synthetic" else 0
+        require(synthetic <= 10**6, "data.clips", "at most a million synthetic clips: others are to test on")
         for name in ("height", "width"):
             side = getattr(self, name)
             require(side > 0 and side % SIZE_MULTIPLE == 0, f"data.{name}", f"a multiple of {SIZE_MULTIPLE}")
@@ -142,6 +145,12 @@ class LoraConfig:
 
     def __post_init__(self) -> None:
         require(self.rank >= 1 and self.alpha > 0, "lora.rank", "rank and alpha are above 0")
+        try:
+            re.compile(self.targets)
+        except re.error as error:
+            raise SettingsError(
+                f"lora.targets is no regular expression: {error}.", field="lora.targets"
+            ) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +192,7 @@ class ValidationConfig:
 
     def __post_init__(self) -> None:
         require(self.every >= 0 and self.clips >= 1 and self.frames >= 1, "validation", "start at 1")
+        require(self.clips <= 10_000, "validation.clips", "at most 10,000")
         Settings.from_dict({"segment": 4096, **self.settings})
 
 
@@ -199,9 +209,9 @@ class Config:
     """SVD's diffusers layout: a folder, or a hub id."""
     recipe: str | None = None
     """JSON file of the networks' configs, for a base with random weights where `base` is not there; in a YAML
-    file relative to it."""
+    file relative to it. With one, a base without U-Net gets a random one; without, both are errors."""
     checkpoint: str | None = None
-    """Weights unet.* and pose_net.* to start from; None: the base's own U-Net, or a random one."""
+    """Weights unet.* and pose_net.* to start from; None: the base's own U-Net, or a random one (`recipe`)."""
     seed: int = 0
     steps: int = 1000
     """Optimizer steps of the whole run: where the cosine ends."""
@@ -220,6 +230,8 @@ class Config:
     """Checkpoints that stay."""
     half_weights: bool = False
     """Whether the final weights are stored as float16."""
+    comfyui: bool = False
+    """Whether final weights of U-Net and PoseNet are written for ComfyUI's nodes as well, see `comfyui`."""
     tensorboard: bool = True
     data: DataConfig = field(default_factory=DataConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
@@ -235,6 +247,11 @@ class Config:
             require(getattr(self, name) >= 1, name, "1 or more")
         require(self.ema is None or 0 <= self.ema < 1, "ema", "0 to 1")
         require(self.lora is None or self.stage == "motion", "lora", "only for the motion stage")
+        if self.stage in ("vae", "decoder", "together"):
+            smaller = min(self.data.height, self.data.width)
+            require((self.vae.crop or 0) <= smaller, "vae.crop", "no larger than the frames")
+        if self.validation.every and self.stage in ("motion", "together"):
+            Settings.from_dict({"segment": self.data.frames, **self.validation.settings})
 
 
 def require(fits: bool, name: str, wanted: str) -> None:
@@ -250,10 +267,12 @@ def load_config(path: str | Path) -> Config:
     return build(Config, read_values(Path(path)), "")
 
 
-def read_values(path: Path) -> dict[str, Any]:
-    """The values of a YAML file, over those of the file that it extends."""
+def read_values(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The values of a YAML file, over those of the file that it extends; `above` are those that extend it."""
     import yaml
 
+    if path.resolve() in above:
+        raise SettingsError(f"{path} extends itself.", remedy="Leave `extends` out.", field="extends")
     try:
         values = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -263,7 +282,8 @@ def read_values(path: Path) -> dict[str, Any]:
     if isinstance(values.get("recipe"), str):
         values["recipe"] = str((path.parent / values["recipe"]).resolve())
     if "extends" in values:
-        return merge(read_values(path.parent / str(values.pop("extends"))), values)
+        below = path.parent / str(values.pop("extends"))
+        return merge(read_values(below, (*above, path.resolve())), values)
     return values
 
 

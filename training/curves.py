@@ -1,7 +1,8 @@
 """`python training/curves.py RUN [RUN …] [--output PICTURE.png] [--json]`: what runs did, from what they wrote.
 
 A run is a folder with `metrics.jsonl`, as `training/train.py` leaves it; it may still be going on. The table
-tells where the time of a step goes: `waiting` is the share that it waited for clips. The picture has a row for
+tells where the time goes: `waiting` is the share of the steps' time that they waited for clips, `prepared` what
+clips took before the first step. The picture has a row for
 each run: the loss, smoothed, and the measure of the validations. --json ends with one line, an object by run.
 """
 
@@ -42,6 +43,8 @@ class Profile:
     """Means over the first and the last part of the run that smoothing looks at."""
     validation: Mapping[str, float]
     """The last validation's measures; empty if there was none."""
+    prepare_seconds: float | None = None
+    """Spent on clips before the first step, here and wherever the run was resumed; None of old runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,7 @@ def profile(folder: Path) -> Profile:
         )
     seconds, waited, losses = (column(steps, name) for name in ("step_seconds", "data_seconds", "loss"))
     part = window(len(losses))
+    prepared = [float(line["prepare_seconds"]) for line in steps if "prepare_seconds" in line]
     return Profile(
         steps=int(steps[-1]["step"]),
         hours=float(seconds.sum() / 3600),
@@ -82,8 +86,14 @@ def profile(folder: Path) -> Profile:
         waiting=float(waited.sum() / seconds.sum()),
         loss_begin=float(np.nanmean(losses[:part])),
         loss_end=float(np.nanmean(losses[-part:])),
-        validation={k: v for k, v in validations[-1].items() if k != "step"} if validations else {},
+        validation=_measures(validations[-1]) if validations else {},
+        prepare_seconds=sum(prepared) if prepared else None,
     )
+
+
+def _measures(line: Line) -> dict[str, float]:
+    """The measures of a validation that have a value."""
+    return {name: value for name, value in line.items() if name != "step" and value is not None}
 
 
 def column(lines: Sequence[Line], name: str) -> NDArray[np.float64]:
@@ -158,11 +168,12 @@ def main(
     except MimicMotionError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
-    table = Table("run", "steps", "hours", "s/step", "waiting", "loss", "validation")
+    table = Table("run", "steps", "hours", "s/step", "waiting", "prepared", "loss", "validation")
     for name, one in profiles.items():
         told = ", ".join(f"{key} {value:.3f}" for key, value in one.validation.items())
         waiting = "" if one.waiting is None else f"{one.waiting:.1%}"
-        numbers = (str(one.steps), f"{one.hours:.2f}", f"{one.step_seconds:.2f}", waiting)
+        prepared = "" if one.prepare_seconds is None else f"{one.prepare_seconds:.0f} s"
+        numbers = (str(one.steps), f"{one.hours:.2f}", f"{one.step_seconds:.2f}", waiting, prepared)
         table.add_row(name, *numbers, f"{one.loss_begin:.4g} -> {one.loss_end:.4g}", told)
     Console().print(table)
     if output is not None:

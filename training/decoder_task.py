@@ -23,9 +23,8 @@ from .checkpoints import load_vae
 from .config import Config, VaeConfig
 from .metrics import similarity
 from .motion_task import MotionTask
-from .samples import open_dataset
 from .store import clip_at
-from .task import Batch, Report, generator_at
+from .task import Batch, Measures, Report, generator_at
 from .temporal import flatten_time_convs
 from .vae_task import open_frames, trained_vae, validate_vae
 
@@ -55,10 +54,10 @@ class DecoderTask:
         self._motion.network.requires_grad_(False).eval()
         self._first_sigma = float(self._motion.settings["sigma_max"])
         self._base, _ = open_base(config, output)
+        self.beginning = self._motion.beginning
         vae: Any = load_vae(self._base)
         flatten_time_convs(vae)
         self.network = Decoding(vae.train()).to(device)
-        self._held_out = open_dataset(config.data, held_out=True)
         self._store, self._clips = open_frames(config, output)
 
     def prepare(self, positions: Iterable[int], report: Report) -> None:
@@ -119,9 +118,9 @@ class DecoderTask:
         return torch.stack(cuts)
 
     @torch.inference_mode()
-    def validate(self) -> tuple[dict[str, float], NDArray[np.uint8]]:
+    def validate(self) -> tuple[Measures, NDArray[np.uint8]]:
         """PSNR and SSIM of whole held-out clips, encoded to the mode and decoded."""
-        clips = [self._held_out[index]["frames"] for index in range(self._config.validation.clips)]
+        clips = [sample["frames"] for sample in self._motion.held_out.samples()]
         return validate_vae(self.network.vae, clips, self._device)
 
     def save(self, folder: Path, state: Mapping[str, Tensor]) -> None:
@@ -129,16 +128,17 @@ class DecoderTask:
         vae = trained_vae(self._base, state)
         replace_part(self._base, folder / "base", "vae", vae.half() if self._config.half_weights else vae)
 
-    def skipped(self) -> dict[str, int]:
-        """Why clips were left out, and how often."""
-        return dict(self._store.skipped + Counter(self._motion.skipped()))
+    def skipped(self) -> Counter[str]:
+        """See `task.Task`: both stores read the same clips."""
+        return self._store.skipped | self._motion.skipped()
 
 
 def picture_loss(settings: VaeConfig, decoded: Tensor, truth: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """Absolute and squared errors, and what structural similarity lacks of 1, of [B,T,3,H,W] in [-1, 1]."""
-    decoded = decoded.float()
-    error = decoded - truth
-    l1, mse = error.abs().mean(), (error**2).mean()
-    alike = similarity((decoded.flatten(0, 1) + 1) / 2, (truth.flatten(0, 1) + 1) / 2)
+    with torch.autocast(decoded.device.type, enabled=False):  # variances in two bytes would be noise
+        decoded = decoded.float()
+        error = decoded - truth
+        l1, mse = error.abs().mean(), (error**2).mean()
+        alike = similarity((decoded.flatten(0, 1) + 1) / 2, (truth.flatten(0, 1) + 1) / 2)
     total = settings.l1_weight * l1 + settings.mse_weight * mse + settings.ssim_weight * (1 - alike)
     return total, {"mse": mse.detach(), "ssim": alike.detach()}

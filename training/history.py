@@ -6,14 +6,14 @@ Runs are large and get lost; what a card tells of them is kept in a `history.jso
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import OutputError, SettingsError
+from ..errors import SettingsError
 from .curves import Curve, Profile, profile, read_curve
+from .files import replace_text
 from .snapshots import STATE, list_snapshots
 
 STAGES = {
@@ -78,9 +78,4 @@ def read_history(path: Path) -> list[Stage]:
 def write_history(path: Path, stages: Sequence[Stage]) -> None:
     """Keep the stages, a line each; raises `OutputError`."""
     lines = ",\n".join(json.dumps(asdict(stage)) for stage in stages)
-    beside = path.with_name(f".{path.name}.part")
-    try:
-        beside.write_text(f"[\n{lines}\n]\n")
-        os.replace(beside, path)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error}", field="history") from error
+    replace_text(path, f"[\n{lines}\n]\n")

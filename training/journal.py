@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..media.picture import write_picture
+from .files import replace_text, writing
 
 Values = Mapping[str, float | int | None]
 
 
 class Journal:
-    """`metrics.jsonl`, `validation.jsonl`, `validation/` and `tensorboard/` in the folder of a run."""
+    """`metrics.jsonl`, `validation.jsonl`, `validation/`, `skipped.json` and `tensorboard/` of a run's folder."""
 
     def __init__(self, folder: Path, begin: int, *, tensorboard: bool) -> None:
         """Lines of steps after `begin`, which will be made again, are dropped."""
@@ -26,27 +26,37 @@ class Journal:
         self._board: Any = None
         for name in ("metrics.jsonl", "validation.jsonl"):
             cut_lines(folder / name, begin)
-        self._steps = (folder / "metrics.jsonl").open("a")
+        with writing(folder / "metrics.jsonl"):
+            self._steps = (folder / "metrics.jsonl").open("a")
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=begin + 1)
+            with writing(folder / "tensorboard"):
+                self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=begin + 1)
 
     def step(self, step: int, values: Values) -> None:
         """One line of `metrics.jsonl`, on disk when this returns; what is not finite becomes null."""
-        self._steps.write(_line(step, values))
-        self._steps.flush()
+        with writing(self._folder / "metrics.jsonl"):
+            self._steps.write(_line(step, values))
+            self._steps.flush()
         self._plot("train", step, values)
 
     def validation(self, step: int, values: Values, sheet: NDArray[np.uint8]) -> None:
         """One line of `validation.jsonl`, and the contact sheet as `validation/step-….png`."""
-        (self._folder / "validation").mkdir(exist_ok=True)
+        with writing(self._folder / "validation"):
+            (self._folder / "validation").mkdir(exist_ok=True)
         write_picture(self._folder / "validation" / f"step-{step:07d}.png", sheet)
-        with (self._folder / "validation.jsonl").open("a") as file:
+        lines = self._folder / "validation.jsonl"
+        with writing(lines), lines.open("a") as file:
             file.write(_line(step, values))
         self._plot("validation", step, values)
         if self._board is not None:
             self._board.add_image("validation/sheet", sheet, step, dataformats="HWC")
+
+    def skipped(self, reasons: Mapping[str, int]) -> None:
+        """`skipped.json`: why clips were left out, and how many."""
+        text = json.dumps(dict(sorted(reasons.items())), indent=1)
+        replace_text(self._folder / "skipped.json", f"{text}\n")
 
     def close(self) -> None:
         """Close the files."""
@@ -73,12 +83,12 @@ def cut_lines(path: Path, last: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text().splitlines():
+    with writing(path):
+        lines = path.read_text().splitlines()
+    for line in lines:
         try:
             if json.loads(line)["step"] <= last:
                 kept.append(line + "\n")
         except (ValueError, KeyError, TypeError):
             continue
-    beside = path.with_suffix(".tmp")
-    beside.write_text("".join(kept))
-    os.replace(beside, path)
+    replace_text(path, "".join(kept))

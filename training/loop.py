@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import OutputError, SettingsError
+from ..errors import MotionError, OutputError, SettingsError
 from .adapters import count, parameters
-from .base import write_folder
+from .base import RANDOM, write_folder
 from .config import Config
+from .files import alone, writing
 from .journal import Journal
 from .optimizer import learning_rate, make_optimizer, set_learning_rate
 from .snapshots import list_snapshots, load_snapshot, save_snapshot
@@ -40,15 +42,16 @@ class Trainer:
             mixed_precision=config.precision, gradient_accumulation_steps=config.accumulation
         )
         self._sharded = self.accelerator.distributed_type.value in ("FSDP", "DEEPSPEED")
-        if self._sharded and config.stage == "together":
-            raise SettingsError(
-                "the stage together samples while it trains, which sharded weights cannot.",
-                remedy="Launch it with training/configs/accelerate/ddp.yaml.",
-                field="stage",
-            )
+        if self._sharded:
+            check_sharded(config)
+        if (plugin := self.accelerator.state.deepspeed_plugin) is not None:
+            tell_deepspeed(plugin, config)
         self._say: Say = say if self.accelerator.is_main_process else lambda _: None
         accelerate.utils.set_seed(config.seed)
-        self.task = make_task(config, self.accelerator.device, output)
+        with self.accelerator.main_process_first():  # which makes a random base, or downloads one, for all
+            if self.accelerator.is_main_process and not list_snapshots(output / "checkpoints"):
+                shutil.rmtree(output / RANDOM, ignore_errors=True)  # of a run that never took a step
+            self.task = make_task(config, self.accelerator.device, output)
         optimizer = make_optimizer(config.optimizer, parameters(self.task.network))
         self.network, self.optimizer = self.accelerator.prepare(self.task.network, optimizer)
         self.parameters = parameters(self.network)
@@ -59,6 +62,7 @@ class Trainer:
             self.accelerator.register_for_checkpointing(self.average)
         self.begin = load_snapshot(self.accelerator, output / "checkpoints", config) if resume else 0
         self._skipped_steps = 0
+        self._skipped_clips: Counter[str] | None = None
 
     def run(self, stop: int | None = None) -> None:
         """Train up to step `stop` (the config's `steps` if None) and write the final weights.
@@ -66,19 +70,29 @@ class Trainer:
         The learning rate follows the config's `steps` wherever the run stops. Whatever ends the process, a
         resumed run goes on from the last checkpoint with the losses that this one would have had.
         """
+        stop = self.config.steps if stop is None else stop
+        if not self.accelerator.is_main_process:
+            self._run(stop, None)
+            return
+        with alone(self.output):
+            journal = Journal(self.output, self.begin, tensorboard=self.config.tensorboard)
+            try:
+                self._run(stop, journal)
+            finally:
+                journal.close()
+
+    def _run(self, stop: int, journal: Journal | None) -> None:
         config = self.config
-        stop = config.steps if stop is None else stop
         self._say(f"{config.stage}: {count(self.task.network):,} numbers train, steps {self.begin} to {stop}")
-        journal = None
-        if self.accelerator.is_main_process:
-            journal = Journal(self.output, self.begin, tensorboard=config.tensorboard)
-        self._prepare(stop)
+        self._say(self.task.beginning if not self.begin else f"resumed at step {self.begin}")
+        prepared = self._prepare(stop)
+        self._tell_skipped(journal)
         step, batches = self.begin, self._batches(stop)
         try:
             for step in range(self.begin + 1, stop + 1):
                 values = self._step(step, batches)
                 if journal is not None:
-                    journal.step(step, values)
+                    journal.step(step, values if step > self.begin + 1 else {**values, **prepared})
                 if step % config.save_every == 0 or step == stop:
                     save_snapshot(self.accelerator, self.output / "checkpoints", config, step)
                 if config.validation.every and step % config.validation.every == 0:
@@ -88,8 +102,7 @@ class Trainer:
             raise
         finally:
             batches.close()
-            if journal is not None:
-                journal.close()
+        self._tell_skipped(journal)
         self._finish(step)
 
     def positions(self, step: int, micro: int) -> range:
@@ -98,7 +111,7 @@ class Trainer:
         turn = ((step - 1) * config.accumulation + micro) * world + self.accelerator.process_index
         return range(turn * config.batch, (turn + 1) * config.batch)
 
-    def _prepare(self, stop: int) -> None:
+    def _prepare(self, stop: int) -> dict[str, float]:
         turns = itertools.product(range(self.begin + 1, stop + 1), range(self.config.accumulation))
         ours = itertools.chain.from_iterable(self.positions(*turn) for turn in turns)
         began = last = time.monotonic()
@@ -111,6 +124,15 @@ class Trainer:
 
         self.task.prepare(ours, report)
         self.accelerator.wait_for_everyone()
+        return {"prepare_seconds": time.monotonic() - began}
+
+    def _tell_skipped(self, journal: Journal | None) -> None:
+        """Say and write down what was left out, if that is news."""
+        if journal is not None and (skipped := self.task.skipped()) != self._skipped_clips:
+            self._skipped_clips = skipped
+            journal.skipped(skipped)
+            for reason, times in sorted(skipped.items()):
+                self._say(f"left out {times}x: {reason}")
 
     def _step(self, step: int, batches: Iterator[Batch]) -> dict[str, float]:
         """One optimizer step; returns what is logged of it."""
@@ -182,21 +204,27 @@ class Trainer:
 
     def _validate(self, step: int, journal: Journal | None) -> None:
         if journal is not None and not self._sharded:  # a shard samples nothing; evaluate.py judges such runs
-            began = time.monotonic()
-            with self._averaged():
-                measures, sheet = self.task.validate()
-            journal.validation(step, measures, sheet)
-            told = ", ".join(f"{name} {value:.3f}" for name, value in measures.items())
-            self._say(f"step {step}: {told} ({time.monotonic() - began:.0f} s)")
+            try:
+                self._judge(step, journal)
+            except MotionError as error:
+                self._say(f"step {step} is not validated: {error}")
+            self._tell_skipped(journal)
         self.accelerator.wait_for_everyone()
 
-    def _finish(self, step: int) -> None:
+    def _judge(self, step: int, journal: Journal) -> None:
+        began = time.monotonic()
         with self._averaged():
+            measures, sheet = self.task.validate()
+        journal.validation(step, measures, sheet)
+        told = ", ".join(f"{name} {value:.3f}" for name, value in measures.items() if value is not None)
+        self._say(f"step {step}: {told} ({time.monotonic() - began:.0f} s)")
+
+    def _finish(self, step: int) -> None:
+        with self._averaged():  # the state is the network's own tensors: saved before they are put back
             state = self.accelerator.get_state_dict(self.network)
+            if self.accelerator.is_main_process:
+                write_folder(self.output / "final", lambda folder: self.task.save(folder, state))
         if self.accelerator.is_main_process:
-            write_folder(self.output / "final", lambda folder: self.task.save(folder, state))
-            for reason, times in self.task.skipped().items():
-                self._say(f"left out {times}x: {reason}")
             if self._skipped_steps:
                 self._say(f"{self._skipped_steps} steps had gradients that were not finite, and were skipped")
             self._say(f"step {step}: final weights are in {self.output / 'final'}")
@@ -212,10 +240,31 @@ def check_output(output: Path, resume: bool) -> None:
             remedy="Add --resume to go on with it, or choose another --output.",
             field="output",
         )
-    try:
+    with writing(output):
         output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{output} cannot be made: {error}", field="output") from error
+
+
+def check_sharded(config: Config) -> None:
+    """Raise `SettingsError` for what a run cannot do whose weights or optimizer are divided among devices."""
+    if config.stage == "together":
+        raise SettingsError(
+            "the stage together samples while it trains, which sharded weights cannot.",
+            remedy="Launch it with training/configs/accelerate/ddp.yaml.",
+            field="stage",
+        )
+    if config.ema is not None:
+        raise SettingsError(
+            "a moving average of sharded weights is not kept whole: a resumed run would lose it.",
+            remedy="Set ema: null, or launch with training/configs/accelerate/ddp.yaml.",
+            field="ema",
+        )
+
+
+def tell_deepspeed(plugin: Any, config: Config) -> None:
+    """Give accelerate's DeepSpeed plugin what it would else ask a data loader for, and what the config says."""
+    plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = config.batch
+    plugin.deepspeed_config["gradient_accumulation_steps"] = config.accumulation
+    plugin.deepspeed_config["gradient_clipping"] = config.optimizer.clip_norm or 0.0  # 0 is off
 
 
 def check_precision(config: Config) -> None:

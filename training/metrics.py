@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..pose import PoseSequence
-from ..segments import Plan
+from ..schedule import steps_of
+from ..segments import Plan, plan_segments
+from ..settings import Settings
 from .regions import box_cells
 
 if TYPE_CHECKING:
@@ -79,6 +81,22 @@ def border_jump(video: Pictures, truth: Pictures, borders: Sequence[int]) -> flo
     if at.all() or not at.any():
         return None
     return float(jumps[at].mean() - jumps[~at].mean())
+
+
+def means(scores: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
+    """The mean of each measure over the clips that have it."""
+    result: dict[str, float | None] = {}
+    for name in scores[0]:
+        values = [value for value in (one[name] for one in scores) if value is not None]
+        result[name] = float(np.mean(values)) if values else None
+    return result
+
+
+def borders(settings: Settings, frames: int) -> list[int]:
+    """`segment_borders` of a video of so many frames in the last step: where borders move, what is left to see."""
+    assert settings.segment is not None
+    segment, last = settings.segment, steps_of(settings)[-1].shift
+    return segment_borders(plan_segments(frames + 1, segment, settings.overlap, settings.layout, last))
 
 
 def segment_borders(plan: Plan) -> list[int]:

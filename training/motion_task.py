@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..conditioning import to_signed
 from . import objective
 from .adapters import add_adapters, fold_adapters, save_adapters, split_adapters
-from .base import open_base
+from .base import open_base, told_base
 from .checkpoints import (
     assign,
     empty_pose_net,
@@ -24,13 +24,14 @@ from .checkpoints import (
     read_config,
     read_state,
 )
+from .comfyui import save_comfyui
 from .config import Config
 from .encoders import Encoders
 from .networks import PoseNet, UNet
 from .regions import region_weights
-from .samples import Sample, clips_key, drawn_poses, open_dataset, slots
+from .samples import HeldOut, Sample, clips_key, drawn_poses, open_dataset, slots
 from .store import Arrays, Store, clip_at
-from .task import Batch, Report, cache_folder, fingerprint, generator_at
+from .task import Batch, Measures, Report, cache_folder, fingerprint, generator_at
 from .temporal import flatten_time_convs, quiet_branches, still_time_convs
 from .torch_animator import torch_animator
 from .validation import validate_motion
@@ -62,13 +63,13 @@ class MotionTask:
 
     def __init__(self, config: Config, device: torch.device, output: Path) -> None:
         self._config, self._device = config, device
-        self._base, self.base_found = open_base(config, output)
+        self._base, found = open_base(config, output)
+        unet = config.checkpoint or ("U-Net of the base" if has_unet(self._base) else "random U-Net")
+        self.beginning = f"{told_base(config, found)}; {unet}"
         self.encoders = Encoders(self._base, device)
         self.network = MotionNetworks(*start_networks(config, self._base)).to(device)
         dataset = open_dataset(config.data)
-        self._held_out = open_dataset(
-            replace(config.data, frames=config.validation.frames + 1), held_out=True
-        )
+        self.held_out = HeldOut(config)
         weights = [
             path for part in ("vae", "image_encoder") for path in sorted((self._base / part).glob("*"))
         ]
@@ -172,7 +173,7 @@ class MotionTask:
         plain = objective.clip_losses(x0, truth, torch.ones_like(weight), torch.ones_like(batch["region"]))
         return losses.mean(), {"x0_error": plain.mean().detach(), "sigma": sigma.mean()}
 
-    def validate(self) -> tuple[dict[str, float], NDArray[np.uint8]]:
+    def validate(self) -> tuple[Measures, NDArray[np.uint8]]:
         """Sample held-out clips through the runtime's loop."""
         config, networks = self._config, self.network
         defaults = {"segment": config.data.frames, "canvas": config.data.canvas, **self.settings}
@@ -180,7 +181,7 @@ class MotionTask:
         networks.eval()
         animator = torch_animator(networks.unet, networks.pose_net, self.encoders, size, defaults)
         try:
-            samples = [self._held_out[i] for i in range(config.validation.clips)]
+            samples = self.held_out.samples()
             return validate_motion(animator, samples, confidence_aware=config.data.confidence_aware)
         finally:
             networks.train()
@@ -192,15 +193,18 @@ class MotionTask:
             save_adapters(folder / "lora.safetensors", adapters)
         if adapters and self._config.lora is not None and self._config.lora.merge:
             weights = fold_adapters(self.network.unet, weights, adapters, "unet.")
-        save_weights(folder, weights, half=self._config.half_weights)
+        save_weights(folder, weights, self._config)
 
-    def skipped(self) -> dict[str, int]:
-        """Why clips were left out, and how often."""
-        return dict(self._store.skipped)
+    def skipped(self) -> Counter[str]:
+        """See `task.Task`."""
+        return self._store.skipped + self.held_out.skipped
 
 
 def start_networks(config: Config, base: Path) -> tuple[UNet, PoseNet]:
-    """U-Net and PoseNet as training begins: a checkpoint's, SVD's own U-Net, or random ones."""
+    """U-Net and PoseNet as training begins: a checkpoint's, or the base's own U-Net and a random PoseNet.
+
+    A base without a U-Net gets a random one where the config has a recipe; without one it is a `CheckpointError`.
+    """
     unet, pose_net = empty_unet(base), None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -208,7 +212,7 @@ def start_networks(config: Config, base: Path) -> tuple[UNet, PoseNet]:
             pose_net = empty_pose_net(unet)
             state = read_state(Path(config.checkpoint))
             assign({"unet": unet, "pose_net": pose_net}, state, config.checkpoint, torch.float32)
-        elif any((base / "unet").glob("*.safetensors")) or any((base / "unet").glob("*.bin")):
+        elif config.recipe is None or has_unet(base):
             file = find_weights(base / "unet", "diffusion_pytorch_model")
             assign({"": unet}, read_state(file), str(file), torch.float32)
         else:
@@ -227,6 +231,11 @@ def start_networks(config: Config, base: Path) -> tuple[UNet, PoseNet]:
     return unet.train(), pose_net.train()
 
 
+def has_unet(base: Path) -> bool:
+    """Whether a base folder has a U-Net's weights, not only its config."""
+    return any(file.suffix in (".safetensors", ".bin") for file in (base / "unet").glob("*"))
+
+
 def wake_pose_net(pose_net: PoseNet) -> None:
     """He's initialisation of the eight convolutions; the projection stays at zero."""
     for module in pose_net.conv_layers:
@@ -236,11 +245,13 @@ def wake_pose_net(pose_net: PoseNet) -> None:
             nn.init.zeros_(module.bias)
 
 
-def save_weights(folder: Path, weights: Mapping[str, Tensor], *, half: bool) -> None:
-    """Write a checkpoint in both formats that `checkpoints.read_state` takes."""
+def save_weights(folder: Path, weights: Mapping[str, Tensor], config: Config) -> None:
+    """Write a checkpoint in both formats that `checkpoints.read_state` takes, and `comfyui/` if it is asked for."""
     from safetensors.torch import save_file
 
-    dtype = torch.float16 if half else torch.float32
+    dtype = torch.float16 if config.half_weights else torch.float32
     tensors = {key: value.detach().to("cpu", dtype).contiguous() for key, value in weights.items()}
     save_file(tensors, folder / "mimicmotion.safetensors")
     torch.save(tensors, folder / "mimicmotion.pth")
+    if config.comfyui:
+        save_comfyui(folder / "comfyui", tensors)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Protocol, TypedDict
 
 import numpy as np
@@ -13,12 +15,12 @@ from numpy.typing import NDArray
 from ..errors import MimicMotionError, MotionError, SettingsError
 from ..pose import PoseSequence, draw_poses
 from ..pose.draw import BODY_THRESHOLD
-from .config import DataConfig
+from .config import Config, DataConfig
 
 Picture = NDArray[np.uint8]
 
 VALIDATION_SEED = 1_090_000
-"""First of the last ten thousand of `synthetic.TEST_SEEDS`, whose people and motions are never trained on."""
+"""First of `synthetic.VALIDATION_SEEDS`, whose people and motions are never trained on."""
 
 
 class Sample(TypedDict):
@@ -37,7 +39,8 @@ class Sample(TypedDict):
 class ClipDataset(Protocol):
     """Clips by number. It must be picklable; workers get copies.
 
-    One that reads files should have an attribute `content`, a text that changes with them: see `clips_key`.
+    One that reads files should have an attribute `content`, a text that changes with them: see `clips_key`. It
+    may have `skipped`, reason -> how many clips it left out when it was opened.
     """
 
     def __len__(self) -> int:
@@ -103,18 +106,84 @@ def clips_key(config: DataConfig, dataset: ClipDataset) -> str:
     return f"{named!r} {getattr(dataset, 'content', '')}"
 
 
-def sound_sample(dataset: ClipDataset, index: int) -> tuple[Sample, list[str]]:
-    """Clip `index`, or the next one that can be used, and why those before it could not.
+def sound_sample(dataset: ClipDataset, index: int) -> tuple[Sample, str]:
+    """Clip `index` and no reason; where it cannot be used another one, and why it cannot.
 
-    Raises `MotionError` if a hundred in a row cannot be used.
+    Others are tried in an order that chance decides by `index`, so that those of a lost shard are not all replaced
+    by the clip after it. Raises `MotionError` if no clip of the data set can be used.
     """
-    reasons: list[str] = []
-    for offset in range(min(100, len(dataset))):
+    reason = ""
+    for candidate in _candidates(index, len(dataset)):
         try:
-            return checked(dataset[(index + offset) % len(dataset)]), reasons
+            return checked(dataset[candidate]), reason
         except MimicMotionError as error:
-            reasons.append(error.message)
-    raise MotionError(f"{len(reasons)} clips from {index} on cannot be used; the last: {reasons[-1]}")
+            reason = reason or _reason(error)
+    raise MotionError(
+        f"none of {len(dataset)} clips can be used: {reason}.", remedy="Prepare the data again.", field="data"
+    )
+
+
+def _candidates(index: int, clips: int) -> Iterator[int]:
+    yield index
+    others = np.random.default_rng(index).permutation(clips)
+    yield from (int(other) for other in others if other != index)
+
+
+def _reason(error: MimicMotionError) -> str:
+    return error.message.rstrip(".")
+
+
+class HeldOut:
+    """Clips of people never trained on, for validation; opened at once if the run validates.
+
+    Those of the stages that sample have `validation.frames` frames, those of the others as many as in training.
+    """
+
+    def __init__(self, config: Config) -> None:
+        """Raises `SettingsError` if there are none."""
+        self._config = config
+        self._faults: dict[int, str] = {}
+        if config.validation.every:
+            _ = self._dataset
+
+    @cached_property
+    def _dataset(self) -> ClipDataset:
+        data, validation = self._config.data, self._config.validation
+        samples = self._config.stage in ("motion", "together")
+        frames = validation.frames + 1 if samples else data.frames
+        wanted = replace(data, frames=frames, clips=max(data.clips, validation.clips))
+        try:
+            return open_dataset(wanted, held_out=True)
+        except SettingsError as error:
+            name = "validation.frames" if samples else "data.frames"
+            raise SettingsError(
+                f"no clips for validation: {error.message}",
+                remedy=f"{error.remedy} Or lower {name}, now {frames - samples}; validation.every: 0 needs none.",
+                field=name,
+            ) from error
+
+    def samples(self) -> list[Sample]:
+        """The first that can be used, `validation.clips` of them if there are so many.
+
+        Raises `MotionError` if there is none.
+        """
+        found: list[Sample] = []
+        for index in range(len(self._dataset)):
+            if len(found) == self._config.validation.clips:
+                break
+            try:
+                found.append(checked(self._dataset[index]))
+            except MimicMotionError as error:
+                self._faults[index] = _reason(error)
+        if not found:
+            first = next(iter(self._faults.values()), "there is none")
+            raise MotionError(f"no clip that is held out can be used: {first}.", field="data")
+        return found
+
+    @property
+    def skipped(self) -> Counter[str]:
+        """Why clips could not be used for validation, and how many."""
+        return Counter(f"held out: {reason}" for reason in self._faults.values())
 
 
 def checked(sample: Sample) -> Sample:

@@ -9,18 +9,36 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError
+from safetensors import SafetensorError
+
+from ..errors import CheckpointError, MimicMotionError, OutputError
 from .config import Config, build
 
 STATE = "run.json"
-MAY_CHANGE = ("output", "steps", "save_every", "keep", "tensorboard", "validation", "half_weights")
-"""What may differ in a resumed run without changing what came before."""
+MAY_CHANGE = ("output", "steps", "save_every", "keep", "tensorboard", "validation", "half_weights", "comfyui")
+"""What may differ in a resumed run without changing what came before; so may where and by how many processes
+clips are prepared."""
 
 
 def save_snapshot(accelerator: Any, folder: Path, config: Config, step: int) -> None:
-    """Write `step-….` with weights, optimizer, moving average, RNG states and the position in the data."""
-    final = folder / f"step-{step:07d}"
+    """Write `step-….` with weights, optimizer, moving average, RNG states and the position in the data.
+
+    Raises `OutputError`, and leaves the checkpoints before as they are.
+    """
     partial = folder / f".step-{step:07d}.partial"
+    try:
+        _save(accelerator, folder, partial, config, step)
+    except (OSError, RuntimeError, SafetensorError) as error:  # a full disk has all three names
+        shutil.rmtree(partial, ignore_errors=True)
+        raise OutputError(
+            f"checkpoint {folder} cannot be written: {error}",
+            remedy="Check the free space, then go on with --resume.",
+            field="output",
+        ) from error
+
+
+def _save(accelerator: Any, folder: Path, partial: Path, config: Config, step: int) -> None:
+    final = folder / f"step-{step:07d}"
     if accelerator.is_main_process:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -58,7 +76,9 @@ def load_snapshot(accelerator: Any, folder: Path, config: Config) -> int:
                 remedy="Resume on as many devices: the order of the clips depends on it.",
             )
         accelerator.load_state(str(newest))
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except MimicMotionError:
+        raise
+    except Exception as error:  # the libraries raise many kinds on damaged files, some of their own
         raise CheckpointError(
             f"{newest} cannot be loaded: {error}", remedy="Delete it to resume from the one before."
         ) from error
@@ -75,7 +95,9 @@ def check_same(before: dict[str, Any], config: Config) -> None:
 
     What `before` does not tell, because the run began when there was no such key, had its default.
     """
-    now, then = asdict(config), asdict(build(Config, before, ""))
+    told = {**before, "validation": asdict(config.validation)}  # which may have been unsound
+    now, then = asdict(config), asdict(build(Config, told, ""))
+    then["data"].update({name: now["data"][name] for name in ("cache", "workers")})
     changed = [key for key in now if key not in MAY_CHANGE and then[key] != now[key]]
     if changed:
         raise CheckpointError(

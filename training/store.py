@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import secrets
 import zipfile
+import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -17,27 +19,37 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .files import writing
 from .samples import ClipDataset, Sample, sound_sample
 
 Arrays = dict[str, NDArray[Any]]
+Found = tuple[Sample, str]
+LEFT_OUT = "left-out.jsonl"
 
 
 class Store:
     """One compressed `.npz` for each clip of a data set, written beside and renamed.
 
     `make` turns a sample into arrays; its results are only as good as `folder` is particular to it. Several
-    processes may share a folder.
+    processes may share a folder. `left-out.jsonl` there tells of clips that others took the place of, and why.
     """
 
     def __init__(self, folder: Path, dataset: ClipDataset, make: Callable[[Sample], Arrays]) -> None:
         self._folder, self._dataset, self._make = folder, dataset, make
-        self.skipped: Counter[str] = Counter()
-        """Why clips could not be used, and how often."""
+        self._left_out = self._read_left_out()
+
+    @property
+    def skipped(self) -> Counter[str]:
+        """Why clips cannot be used, and how many: when the data set was opened, and when they were made."""
+        made = self._read_left_out().items()  # others write there, too
+        counted = Counter(reason for index, reason in made if reason and index < len(self._dataset))
+        return counted + Counter(getattr(self._dataset, "skipped", {}))
 
     def __getitem__(self, index: int) -> Arrays:
         """The arrays of a clip, made now if they are not there or damaged."""
         path = self._path(index)
-        with suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile), np.load(path) as file:
+        damage = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+        with suppress(*damage), np.load(path) as file:
             return dict(file)
         self._add(index, sound_sample(self._dataset, index))
         with np.load(path) as file:
@@ -52,11 +64,11 @@ class Store:
             self._add(index, found)
             report(done, len(missing))
 
-    def _samples(self, indices: list[int], workers: int) -> Iterator[tuple[int, tuple[Sample, list[str]]]]:
+    def _samples(self, indices: list[int], workers: int) -> Iterator[tuple[int, Found]]:
         if not workers or len(indices) < 8:  # a process takes longer to start
             yield from ((index, sound_sample(self._dataset, index)) for index in indices)
             return
-        waiting: deque[tuple[int, Future[tuple[Sample, list[str]]]]] = deque()
+        waiting: deque[tuple[int, Future[Found]]] = deque()
         with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
             for index in indices:
                 waiting.append((index, pool.submit(sound_sample, self._dataset, index)))
@@ -65,17 +77,34 @@ class Store:
                     yield first, future.result()
             yield from ((index, future.result()) for index, future in waiting)
 
-    def _add(self, index: int, found: tuple[Sample, list[str]]) -> None:
-        sample, reasons = found
-        self.skipped.update(reasons)
-        self._folder.mkdir(parents=True, exist_ok=True)
+    def _add(self, index: int, found: Found) -> None:
+        sample, reason = found
+        arrays = self._make(sample)
         path = self._path(index)
         beside = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.npz")
-        try:
-            np.savez_compressed(beside, allow_pickle=False, **self._make(sample))
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
+        with writing(path):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._note(index, reason)
+            try:
+                np.savez_compressed(beside, allow_pickle=False, **arrays)
+                os.replace(beside, path)
+            finally:
+                beside.unlink(missing_ok=True)
+
+    def _note(self, index: int, reason: str) -> None:
+        """Keep why a clip is left out; the last line about a clip holds."""
+        if reason != self._left_out.get(index, ""):
+            self._left_out[index] = reason
+            with (self._folder / LEFT_OUT).open("a") as file:
+                file.write(json.dumps({"clip": index, "reason": reason}) + "\n")
+
+    def _read_left_out(self) -> dict[int, str]:
+        path, found = self._folder / LEFT_OUT, dict[int, str]()
+        for line in path.read_text().splitlines() if path.is_file() else ():
+            with suppress(ValueError, KeyError, TypeError):  # cut off by a kill
+                one = json.loads(line)
+                found[int(one["clip"])] = str(one["reason"])
+        return found
 
     def _path(self, index: int) -> Path:
         return self._folder / f"{index:07d}.npz"

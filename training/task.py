@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from .config import Config
 
 Batch = dict[str, Tensor]
+Measures = Mapping[str, float | None]
 Report = Callable[[int, int], None]
 
 
@@ -28,6 +30,10 @@ class Task(Protocol):
     def network(self) -> nn.Module:
         """Holds everything that trains; called by `loss` through whatever accelerate has wrapped around it."""
 
+    @property
+    def beginning(self) -> str:
+        """What its networks were before training, in words."""
+
     def prepare(self, positions: Iterable[int], report: Report) -> None:
         """Make what the coming batches read."""
 
@@ -37,14 +43,17 @@ class Task(Protocol):
     def loss(self, network: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, and parts of it to be logged; the batch is on the device."""
 
-    def validate(self) -> tuple[dict[str, float], NDArray[np.uint8]]:
-        """Measures on clips never trained on, and a contact sheet uint8 [H,W,3]; uses `network` as it is."""
+    def validate(self) -> tuple[Measures, NDArray[np.uint8]]:
+        """Measures on clips never trained on, and a contact sheet uint8 [H,W,3]; uses `network` as it is.
+
+        Raises `MotionError` if none of those clips can be used.
+        """
 
     def save(self, folder: Path, state: Mapping[str, Tensor]) -> None:
         """Write the final weights: `state` is the network's."""
 
-    def skipped(self) -> dict[str, int]:
-        """Why clips were left out, and how often."""
+    def skipped(self) -> Counter[str]:
+        """Why clips of the data set and of those held out cannot be used, and how many, as far as it is known."""
 
 
 def make_task(config: Config, device: torch.device, output: Path) -> Task:

@@ -21,7 +21,7 @@ from .adapters import drop_prefix
 from .config import Config
 from .decoder_task import DecoderTask, Decoding, picture_loss
 from .motion_task import MotionNetworks, save_weights
-from .task import Batch, generator_at
+from .task import Batch, Measures, generator_at
 
 
 class Together(nn.Module):
@@ -74,11 +74,11 @@ class TogetherTask(DecoderTask):
         latents = objective.clip_losses(x0, truth, torch.ones_like(sigma), batch["region"]).mean()
         return pictures + self._config.vae.latent_weight * latents, {**parts, "latents": latents.detach()}
 
-    def validate(self) -> tuple[dict[str, float], NDArray[np.uint8]]:
+    def validate(self) -> tuple[Measures, NDArray[np.uint8]]:
         """Sample held-out clips through the runtime's loop, with this decoder."""
         return self._motion.validate()
 
     def save(self, folder: Path, state: Mapping[str, Tensor]) -> None:
         """Write the checkpoint, and `base/` with its decoder."""
-        save_weights(folder, drop_prefix(state, "motion."), half=self._config.half_weights)
+        save_weights(folder, drop_prefix(state, "motion."), self._config)
         super().save(folder, drop_prefix(state, "decoding."))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,13 @@ from torch import Tensor, nn
 from ..conditioning import to_signed
 from ..kernels import to_pictures
 from ..media.sheet import contact_sheet
-from .base import open_base, replace_part
+from .base import open_base, replace_part, told_base
 from .checkpoints import load_vae
 from .config import Config
 from .metrics import psnr, ssim
-from .samples import Sample, clips_key, open_dataset, slots
+from .samples import HeldOut, Sample, clips_key, open_dataset, slots
 from .store import Arrays, Store, clip_at
-from .task import Batch, Report, cache_folder, fingerprint, generator_at
+from .task import Batch, Measures, Report, cache_folder, fingerprint, generator_at
 from .temporal import flatten_time_convs, still_time_convs
 
 
@@ -44,6 +45,7 @@ class VaeTask:
     def __init__(self, config: Config, device: torch.device, output: Path) -> None:
         self._config, self._device = config, device
         self._base, found = open_base(config, output)
+        self.beginning = told_base(config, found)
         vae: Any = load_vae(self._base)
         if not found:
             with torch.random.fork_rng(devices=[]):
@@ -57,7 +59,7 @@ class VaeTask:
             vae.enable_gradient_checkpointing()
         self._vae: Any = vae
         self.network = Reconstruction(vae).to(device)
-        self._held_out = open_dataset(config.data, held_out=True)
+        self._held_out = HeldOut(config)
         self._store, self._clips = open_frames(config, output)
 
     def prepare(self, positions: Iterable[int], report: Report) -> None:
@@ -95,9 +97,9 @@ class VaeTask:
         return total, {"mse": mse.detach(), "kl": kl.detach()}
 
     @torch.inference_mode()
-    def validate(self) -> tuple[dict[str, float], NDArray[np.uint8]]:
+    def validate(self) -> tuple[Measures, NDArray[np.uint8]]:
         """PSNR and SSIM of whole held-out clips, encoded to the mode and decoded."""
-        clips = [self._held_out[index]["frames"] for index in range(self._config.validation.clips)]
+        clips = [sample["frames"] for sample in self._held_out.samples()]
         return validate_vae(self._vae, clips, self._device)
 
     def save(self, folder: Path, state: Mapping[str, Tensor]) -> None:
@@ -116,14 +118,14 @@ class VaeTask:
             modes.append(vae.encode(images).latent_dist.mode())
         return 1.0 / float(torch.cat(modes).double().std())
 
-    def skipped(self) -> dict[str, int]:
-        """Why clips were left out, and how often."""
-        return dict(self._store.skipped)
+    def skipped(self) -> Counter[str]:
+        """See `task.Task`."""
+        return self._store.skipped + self._held_out.skipped
 
 
 def validate_vae(
     vae: Any, clips: Sequence[NDArray[np.uint8]], device: torch.device
-) -> tuple[dict[str, float], NDArray[np.uint8]]:
+) -> tuple[Measures, NDArray[np.uint8]]:
     """PSNR and SSIM of clips uint8 [F,H,W,3], there and back, and a contact sheet."""
     scores, rows = [], []
     vae.eval()

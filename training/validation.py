@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ..animator import Animator
 from ..media.sheet import contact_sheet
-from .metrics import psnr, ssim
+from .metrics import border_jump, borders, hand_psnr, means, psnr, ssim
 from .samples import Sample, drawn_poses, slots
 
 Picture = NDArray[np.uint8]
@@ -17,13 +17,13 @@ Picture = NDArray[np.uint8]
 
 def validate_motion(
     animator: Animator, samples: Sequence[Sample], *, confidence_aware: bool = True
-) -> tuple[dict[str, float], Picture]:
-    """Mean PSNR and SSIM of sampled clips and of repeating the reference, and a contact sheet.
+) -> tuple[dict[str, float | None], Picture]:
+    """The measures of `evaluate.py` but for the VAE's, means over sampled clips, and a contact sheet.
 
     Sampled by the public `Animator`, with the settings that are its bundle's defaults and one seed per clip;
-    poses are drawn as they were for training.
+    poses are drawn as they were for training, and tell where the hands are.
     """
-    scores: list[dict[str, float]] = []
+    scores: list[dict[str, float | None]] = []
     rows = []
     for seed, sample in enumerate(samples):
         settings = animator.settings(seed=seed)
@@ -40,6 +40,8 @@ def validate_motion(
                 "ssim": ssim(video, truth),
                 "psnr_repeat_reference": psnr(still, truth),
                 "ssim_repeat_reference": ssim(still, truth),
+                "hand_psnr": hand_psnr(video, truth, sample["observed"]),
+                "border_jump": border_jump(video, truth, borders(settings, len(truth))),
             }
         )
         rows += [
@@ -47,5 +49,4 @@ def validate_motion(
             ("truth", [sample["reference"], *truth]),
             (f"sampled, {scores[-1]['psnr']:.1f} dB", [sample["reference"], *video]),
         ]
-    means = {name: float(np.mean([score[name] for score in scores])) for name in scores[0]}
-    return means, contact_sheet(rows)
+    return means(scores), contact_sheet(rows)

@@ -63,7 +63,7 @@ def test_the_card_tells_what_was_measured(runs, bundle, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     text = Path(done.stdout.strip()).read_text()
-    assert "| motion | 20 | 3 | 4,000 | 7 | 1.50 |" in text
+    assert "| motion | 20 | 3 | 4,000 | 7 | 1.50 | 0.7% |" in text
     assert "psnr 17.2" in text
     assert "--base runs/tiny/vae/final/base" in text
     assert "--checkpoint runs/tiny/motion/final/mimicmotion.safetensors" in text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,9 @@ import pytest
 from mimicmotion_trt import PoseSequence
 from mimicmotion_trt.segments import plan_segments
 from mimicmotion_trt.training import metrics
+from mimicmotion_trt.training.evaluate import MOST_SEED, STRIDE, unseen
+from mimicmotion_trt.training.samples import VALIDATION_SEED
+from mimicmotion_trt.training.synthetic import TRAIN_SEEDS, VALIDATION_SEEDS
 
 ROOT = Path(__file__).parents[2]
 
@@ -76,6 +80,23 @@ def test_borders_of_segments():
     plan = plan_segments(25, 16, 6)  # frames 1-15 and 10-24 of the sequence: video frames 0-14 and 9-23
     assert metrics.segment_borders(plan) == [9, 15]
     assert metrics.segment_borders(plan_segments(10, 16, 6)) == []
+
+
+def test_every_seed_shows_people_never_seen_in_training():
+    assert [unseen(seed, 7) for seed in (0, 88)] == [1_000_007, 1_088_007]
+    assert unseen(1234, 0) == 1_000_000 + 1_234_000 + len(VALIDATION_SEEDS)
+    places = [range(unseen(seed, 0), unseen(seed, STRIDE - 1) + 1) for seed in (*range(120), 1234, MOST_SEED)]
+    for place, after in pairwise(places):
+        assert len(place) == STRIDE
+        assert place.stop <= after.start
+        assert place.stop <= VALIDATION_SEEDS.start or place.start >= VALIDATION_SEEDS.stop
+    assert VALIDATION_SEEDS[0] == VALIDATION_SEED
+    assert places[0].start >= TRAIN_SEEDS.stop
+
+
+def test_measures_are_means_of_those_that_have_a_value():
+    assert metrics.means([{"a": 1.0, "b": None}, {"a": 3.0, "b": 4.0}]) == {"a": 2.0, "b": 4.0}
+    assert metrics.means([{"b": None}]) == {"b": None}
 
 
 def test_the_command_ends_with_a_line_of_json(bundle, tmp_path):

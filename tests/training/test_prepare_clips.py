@@ -7,6 +7,7 @@ import json
 import pickle
 import zlib
 from collections import Counter
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,11 @@ from mimicmotion_trt.errors import MotionError, SettingsError
 from mimicmotion_trt.media.picture import encode_picture
 from mimicmotion_trt.pose import draw_poses
 from mimicmotion_trt.pose.sequence import SHAPES
-from mimicmotion_trt.training.config import DataConfig
+from mimicmotion_trt.training.config import Config, DataConfig, ValidationConfig
 from mimicmotion_trt.training.footage import ShardClips, open_clips, pose_pictures
 from mimicmotion_trt.training.footage.augment import Augment, Variation, mirror
 from mimicmotion_trt.training.footage.shards import ShardWriter, read_entries
-from mimicmotion_trt.training.samples import clips_key, open_dataset, slots, sound_sample
+from mimicmotion_trt.training.samples import HeldOut, clips_key, open_dataset, slots, sound_sample
 from mimicmotion_trt.training.synthetic import SyntheticClip, make_clip
 
 FRAMES, HEIGHT, WIDTH = 24, 96, 64
@@ -152,8 +153,6 @@ def test_mirroring_swaps_left_and_right() -> None:
 
 def test_a_symmetric_face_stays_itself_when_mirrored() -> None:
     """The order of a mirrored face is right for all 68 points: it maps a symmetric face onto itself."""
-    from dataclasses import replace
-
     poses = source(8).truth[:1]
     symmetric = replace(poses, face=(poses.face + mirror(poses).face) / 2)
     assert np.allclose(mirror(symmetric).face, symmetric.face, atol=1e-6)
@@ -240,9 +239,10 @@ def test_damage_is_skipped_with_a_counted_reason(tmp_path: Path) -> None:
         "the keypoints of a clip cannot be used": 1,
         "the data of a clip is damaged": 1,
     }
-    sample, reasons = sound_sample(dataset, 0)
-    assert len(sample["frames"]) == 20
-    assert {reason.rstrip(".") for reason in reasons} <= set(dataset.skipped)
+    found = [sound_sample(dataset, index) for index in range(len(dataset))]
+    assert all(len(sample["frames"]) == 20 for sample, _ in found)
+    reasons = Counter(reason for _, reason in found)
+    assert reasons == {"": 2, "the keypoints of a clip cannot be used": 1, "the data of a clip is damaged": 1}
     (folder / "shard-000004.tar").unlink()  # while training runs
     (folder / "shard-000005.tar").unlink()
     assert list(dataset.epoch(1)) == []
@@ -267,6 +267,40 @@ def spoil_keypoints(index: Path) -> None:
     with entry.shard.open("r+b") as file:
         file.seek(entry.offset + 512 + -(-entry.sizes[0] // 512) * 512 + 512)
         file.write(data)
+
+
+def test_nobody_is_held_out_and_trained_on(tmp_path: Path) -> None:
+    """However many frames a clip needs for either: the video that is held out is so though its clips are short."""
+    writer = ShardWriter(tmp_path, 2)
+    for seed, frames in enumerate((10, FRAMES, FRAMES)):
+        meta = {"video": f"{seed}.mp4", "digest": DIGESTS[seed + 1], "fps": 15.0}  # none of the first 20th
+        pictures = [encode_picture(frame, ".jpg") for frame in source(seed).frames[:frames]]
+        writer.add(f"{seed:024x}-000000", meta, source(seed).truth[:frames], pictures)
+    writer.close()
+    train, held_out = opened(tmp_path), opened(tmp_path, held_out=True)
+    people = [{entry.meta["digest"] for entry in dataset._entries} for dataset in (train, held_out)]
+    assert people == [{DIGESTS[2], DIGESTS[3]}, {DIGESTS[1]}]
+    assert {entry.meta["digest"] for entry in opened(tmp_path, frames=15)._entries} == people[0]
+
+    config = DataConfig(
+        source="mimicmotion_trt.training.footage:open_clips",
+        path=str(tmp_path),
+        frames=8,
+        height=64,
+        width=64,
+    )
+    validation = ValidationConfig(frames=15)
+    with pytest.raises(SettingsError, match="holds no clip that is held out") as caught:
+        HeldOut(Config(output="unused", base="unused", data=config, validation=validation))
+    assert caught.value.field == "validation.frames"
+    HeldOut(Config(output="unused", base="unused", data=config, validation=replace(validation, every=0)))
+
+
+def test_of_a_single_video_nothing_is_held_out(tmp_path: Path) -> None:
+    write(tmp_path, clips=1)
+    assert len(opened(tmp_path)) == 1
+    with pytest.raises(SettingsError, match="single video"):
+        opened(tmp_path, held_out=True)
 
 
 def test_unusable_shards_are_refused(shards: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from mimicmotion_trt.errors import CheckpointError, OutputError, SettingsError
+from mimicmotion_trt.errors import CheckpointError, MotionError, OutputError, SettingsError
 from mimicmotion_trt.training.checkpoints import load_model, read_state
 from mimicmotion_trt.training.config import Config, LoraConfig, build
 
@@ -40,6 +40,7 @@ def values(golden: Path, tmp_path: Path) -> dict[str, Any]:
     return {
         "output": str(tmp_path / "run"),
         "base": str(golden / "tiny" / "svd"),
+        "recipe": str(ROOT / "training" / "configs" / "tiny-networks.json"),  # allows a random U-Net
         "steps": 6,
         "batch": 2,
         "ema": 0.9,
@@ -152,11 +153,15 @@ def test_a_run_from_before_a_key_was_known_goes_on(train, tmp_path):
         train(4, resume=True, data=DataConfig(clips=4, frames=3, confidence_aware=False))
 
 
-def test_lines_tell_what_is_promised(train):
+def test_lines_tell_what_is_promised(train, tmp_path):
     (line,) = train(1)
     assert set(line) == {
-        "step", "loss", "x0_error", "sigma", "grad_norm", "lr", "data_seconds", "step_seconds"
+        "step", "loss", "x0_error", "sigma", "grad_norm", "lr", "data_seconds", "step_seconds", "prepare_seconds"
     }  # fmt: skip
+    first, second = train(2, resume=True)
+    assert "prepare_seconds" in second  # of the run that was resumed
+    assert first == line
+    assert json.loads((tmp_path / "run" / "skipped.json").read_text()) == {}
     assert 0 <= line["data_seconds"] < line["step_seconds"]
     assert line["lr"] == pytest.approx(1e-3 / 3)
 
@@ -186,20 +191,30 @@ def test_final_weights_become_a_bundle(train, golden, tmp_path):
 
 
 def test_validation_samples_through_the_runtimes_loop(values, train, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     from mimicmotion_trt.denoise import Denoiser
 
     steps = []
     monkeypatch.setattr(Denoiser, "step", lambda self, step: steps.append(step.sigma))
     settings = {"steps": 3, "guidance": [1.5, 1.5], "overlap": 1, "sigma_max": 50.0}
     values["validation"] = {"every": 2, "clips": 1, "frames": 4, "settings": settings}
-    train(2)
+    train(2, tensorboard=True)
     assert len(steps) == 3
     assert steps[0] == pytest.approx(50.0)
     output = Path(values["output"])
     (line,) = [json.loads(text) for text in (output / "validation.jsonl").read_text().splitlines()]
     assert line["step"] == 2
-    assert {"psnr", "ssim", "psnr_repeat_reference", "ssim_repeat_reference"} < set(line)
+    assert set(line) == {
+        "step", "psnr", "ssim", "psnr_repeat_reference", "ssim_repeat_reference", "hand_psnr", "border_jump"
+    }  # fmt: skip
+    assert isinstance(line["border_jump"], float)  # of two segments
     assert (output / "validation" / "step-0000002.png").stat().st_size > 1000
+    board = EventAccumulator(str(output / "tensorboard")).Reload()
+    assert [event.step for event in board.Scalars("train/loss")] == [1, 2]
+    (event,) = board.Scalars("validation/psnr")
+    assert (event.step, event.value) == (2, pytest.approx(line["psnr"]))
+    assert len(board.Images("validation/sheet")) == 1
 
 
 def test_adapters_train_alone_and_can_be_folded_in(train, golden, tmp_path):
@@ -219,6 +234,49 @@ def test_adapters_train_alone_and_can_be_folded_in(train, golden, tmp_path):
     assert len(apart) == 2
     kept = read_state(tmp_path / "a" / "final" / "mimicmotion.pth")
     assert all(torch.equal(before[key], kept[key]) for key in changed)
+
+
+def test_the_moving_average_is_what_is_kept(train, tmp_path):
+    """After two steps: diffusers' decay is 0 in the first and 2/11 in the second, 0.9 much later."""
+    for name, steps, ema in (("one", 1, None), ("two", 2, None), ("average", 2, 0.9)):
+        train(steps, output=tmp_path / name, ema=ema)
+    one, two, average = (
+        read_state(tmp_path / name / "final" / "mimicmotion.safetensors")
+        for name in ("one", "two", "average")
+    )
+    for key, value in average.items():
+        torch.testing.assert_close(value, one[key] * 2 / 11 + two[key] * 9 / 11, rtol=1e-5, atol=1e-7)
+    assert not torch.equal(average["unet.conv_in.weight"], two["unet.conv_in.weight"])
+
+
+def test_the_files_for_comfyui_load_as_its_nodes_load_them(train, golden, tmp_path):
+    """kijai/ComfyUI-MimicMotionWrapper, nodes.py: the U-Net key by key, PoseNet with what fits of its file."""
+    from accelerate import init_empty_weights
+    from accelerate.utils import set_module_tensor_to_device
+    from diffusers import UNetSpatioTemporalConditionModel
+    from safetensors.torch import load_file
+
+    from mimicmotion_trt.training.networks import PoseNet
+
+    train(1, comfyui=True)
+    final = tmp_path / "run" / "final"
+    config = UNetSpatioTemporalConditionModel.load_config(golden / "tiny" / "svd" / "unet")
+    with init_empty_weights():
+        unet = UNetSpatioTemporalConditionModel.from_config(config)
+    state = load_file(final / "comfyui" / "MimicMotionMergedUnet_1-1-fp16.safetensors")
+    for key in state:
+        set_module_tensor_to_device(unet, key, dtype=torch.float16, device="cpu", value=state[key])
+    pose_net = PoseNet(unet.config.block_out_channels[0])
+    found = pose_net.load_state_dict(
+        load_file(final / "comfyui" / "mimic_motion_pose_net.safetensors"), strict=False
+    )
+    assert not found.missing_keys
+    assert not found.unexpected_keys
+    whole = read_state(final / "mimicmotion.safetensors")
+    for prefix, network in (("unet.", unet), ("pose_net.", pose_net.half())):
+        for key, value in network.state_dict().items():
+            assert not value.is_meta
+            assert torch.equal(value, whole[prefix + key].half()), key
 
 
 def test_accumulation_sees_the_clips_of_a_larger_batch(train, tmp_path):
@@ -286,6 +344,78 @@ def test_two_processes_see_the_clips_of_a_larger_batch(values, train, tmp_path):
     assert [line["loss"] for line in together] == pytest.approx([line["loss"] for line in alone], rel=1e-3)
     # Later norms are rounding: at 64x64 the deepest level is one cell, whose group norm sees two numbers.
     assert together[0]["grad_norm"] == pytest.approx(alone[0]["grad_norm"], rel=1e-4)
+
+
+def test_one_run_at_a_time_writes_to_a_folder(train, tmp_path):
+    from mimicmotion_trt.training.files import alone
+
+    with alone(tmp_path / "run"), pytest.raises(OutputError, match="another run is at work"):
+        train(1)
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    assert len(train(1)) == 1
+
+
+def test_a_damaged_clip_that_is_held_out_does_not_end_the_run(values, train, tmp_path, monkeypatch):
+    from mimicmotion_trt.training import samples
+
+    real = samples.SyntheticClips.__getitem__
+
+    def damaged(self, index):
+        if self.first and index < spoiled:
+            raise MotionError("a frame is damaged.")
+        return real(self, index)
+
+    monkeypatch.setattr(samples.SyntheticClips, "__getitem__", damaged)
+    values["validation"] = {
+        "every": 1, "clips": 1, "frames": 2, "settings": {"steps": 1, "overlap": 1}
+    }  # fmt: skip
+    for name, spoiled in (("one", 1), ("all", 99)):
+        assert len(train(1, output=tmp_path / name)) == 1
+        reasons = json.loads((tmp_path / name / "skipped.json").read_text())
+        assert reasons == {"held out: a frame is damaged": min(spoiled, 4)}
+        assert (tmp_path / name / "validation.jsonl").exists() == (name == "one")
+
+
+def test_where_clips_are_prepared_may_change(values, train, tmp_path):
+    train(1)
+    values["data"]["cache"], values["data"]["workers"] = str(tmp_path / "elsewhere"), 1
+    assert len(train(2, resume=True)) == 2
+    values["data"]["frames"] = 4
+    with pytest.raises(CheckpointError, match="another data"):
+        train(3, resume=True)
+
+
+def test_a_damaged_checkpoint_is_named(train, tmp_path):
+    train(2)
+    for file, kept in (
+        ("model.safetensors", 0.5), ("optimizer.bin", 0.0), ("custom_checkpoint_0.pkl", 0.1), ("run.json", 0.1)
+    ):  # fmt: skip
+        path = tmp_path / "run" / "checkpoints" / "step-0000002" / file
+        whole = path.read_bytes()
+        path.write_bytes(whole[: int(kept * len(whole))])
+        with pytest.raises(CheckpointError, match="step-0000002 cannot be loaded") as caught:
+            train(3, resume=True)
+        assert "Delete it" in caught.value.remedy
+        path.write_bytes(whole)
+    assert len(train(3, resume=True)) == 3
+
+
+def test_what_cannot_be_written_is_named(train, tmp_path, monkeypatch):
+    import accelerate
+
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.jsonl").mkdir()
+    with pytest.raises(OutputError, match=r"metrics\.jsonl cannot be written"):
+        train(1, resume=True)
+
+    def full(self, folder):
+        (Path(folder) / "model.safetensors").write_text("half of it")
+        raise RuntimeError("[enforce fail at inline_container.cc:820] . No space left on device")
+
+    monkeypatch.setattr(accelerate.Accelerator, "save_state", full)
+    with pytest.raises(OutputError, match=r"checkpoint .* cannot be written: .*No space left"):
+        train(1, output=tmp_path / "full")
+    assert list((tmp_path / "full" / "checkpoints").iterdir()) == []
 
 
 def test_an_unknown_key_is_told_without_a_traceback(tmp_path):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+import types
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mimicmotion_trt.errors import SettingsError
-from mimicmotion_trt.training.config import load_config
-from mimicmotion_trt.training.optimizer import learning_rate
+from mimicmotion_trt.training.config import OptimizerConfig, load_config
+from mimicmotion_trt.training.optimizer import learning_rate, make_optimizer
 
 CONFIGS = Path(__file__).parents[2] / "training" / "configs"
 
@@ -28,11 +30,21 @@ def test_shipped_configs_are_sound(path):
 
 
 def test_stages_of_the_small_model_follow_one_another():
-    vae, colours, motion = (load_config(CONFIGS / f"tiny{s}.yaml") for s in ("-vae", "-colours", ""))
+    names = ("-vae", "-colours", "", "-longer", "-last", "-decoder", "-together")
+    configs = [load_config(CONFIGS / f"tiny{name}.yaml") for name in names]
+    vae, colours, motion, longer, last, decoder, together = configs
     assert vae.base is None
     assert colours.base == f"{vae.output}/final/base"
-    assert motion.base == f"{colours.output}/final/base"
-    pictures = {replace(config.data, clips=1) for config in (vae, colours, motion)}
+    assert {config.base for config in (motion, longer, last, decoder)} == {f"{colours.output}/final/base"}
+    assert together.base == f"{decoder.output}/final/base"
+    assert motion.checkpoint is None
+    for config, before in ((longer, motion), (last, longer), (decoder, last), (together, last)):
+        assert config.checkpoint == f"{before.output}/final/mimicmotion.safetensors"
+    assert len({config.output for config in configs}) == len(configs)
+    assert [config.stage for config in configs] == [
+        "vae", "image_encoder", "motion", "motion", "motion", "decoder", "together"
+    ]  # fmt: skip
+    pictures = {replace(config.data, clips=1) for config in configs}
     assert len(pictures) == 1  # of the same kind, as many as each stage needs
 
 
@@ -61,6 +73,12 @@ def test_a_file_that_extends_another(tmp_path):
         ("optimizer: 3", "optimizer"),
         ("validation: {settings: {stepz: 3}}", "settings.stepz"),
         ("stage: vae\nlora: {rank: 4}", "lora"),
+        ("validation: {settings: {overlap: 20}}\ndata: {frames: 3}", "settings.overlap"),
+        ("data: {frames: 5}", "settings.overlap"),  # the default is 6
+        ("lora: {targets: '('}", "lora.targets"),
+        ("stage: decoder\nvae: {crop: 192}", "vae.crop"),
+        ("data: {clips: 1000001}", "data.clips"),
+        ("extends: run.yaml", "extends"),
         ("- a", "config"),
     ],
 )
@@ -68,6 +86,48 @@ def test_what_is_refused(tmp_path, text, field):
     with pytest.raises(SettingsError) as caught:
         load(tmp_path, text)
     assert caught.value.field == field
+
+
+def test_sampling_settings_matter_only_where_clips_are_sampled(tmp_path):
+    for text in ("validation: {every: 0}", "stage: vae"):
+        load(tmp_path, f"{text}\ndata: {{frames: 3}}")
+
+
+def test_devices_are_configured_as_accelerate_reads_it():
+    from accelerate.commands.config.config_args import load_config_from_file
+    from accelerate.utils import DeepSpeedPlugin
+
+    from mimicmotion_trt.training.loop import tell_deepspeed
+
+    ddp, fsdp, deepspeed = (
+        load_config_from_file(str(CONFIGS / "accelerate" / f"{name}.yaml"))
+        for name in ("ddp", "fsdp", "deepspeed")
+    )
+    assert [c.distributed_type.value for c in (ddp, fsdp, deepspeed)] == ["MULTI_GPU", "FSDP", "DEEPSPEED"]
+    assert fsdp.fsdp_config["fsdp_state_dict_type"] == "FULL_STATE_DICT"
+    plugin = DeepSpeedPlugin(zero_stage=deepspeed.deepspeed_config["zero_stage"])
+    assert plugin.is_auto("train_micro_batch_size_per_gpu")  # what accelerate refuses without a data loader
+    config = replace(load_config(CONFIGS / "finetune-svd.yaml"), batch=2)
+    tell_deepspeed(plugin, config)
+    assert plugin.get_value("train_micro_batch_size_per_gpu") == 2
+    assert plugin.get_value("gradient_accumulation_steps") == config.accumulation
+    assert plugin.get_value("gradient_clipping") == config.optimizer.clip_norm
+
+
+def test_eight_bit_adam_is_given_the_configs_values(monkeypatch):
+    given = {}
+
+    def adam(parameters, **values):
+        given.update(values, parameters=list(parameters))
+        return "an optimizer"
+
+    monkeypatch.setitem(sys.modules, "bitsandbytes", types.ModuleType("bitsandbytes"))
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", types.SimpleNamespace(AdamW8bit=adam))
+    config = OptimizerConfig(name="adamw8bit", lr=3e-4, betas=(0.8, 0.9), eps=1e-7, weight_decay=0.2)
+    assert make_optimizer(config, iter(["weights"])) == "an optimizer"
+    assert given == {
+        "parameters": ["weights"], "lr": 3e-4, "betas": (0.8, 0.9), "eps": 1e-7, "weight_decay": 0.2
+    }  # fmt: skip
 
 
 def test_learning_rates(tmp_path):

@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from mimicmotion_trt.errors import CheckpointError, SettingsError
-from mimicmotion_trt.training.base import make_base
+from mimicmotion_trt.training.base import make_base, open_base, told_base
 from mimicmotion_trt.training.checkpoints import load_image_encoder, load_vae, read_config, read_state
 from mimicmotion_trt.training.config import Config, VaeConfig, build
+from mimicmotion_trt.training.motion_task import start_networks
 from mimicmotion_trt.training.temporal import TimeConv, flatten_time_convs, still_time_convs
 
 ROOT = Path(__file__).parents[2]
@@ -140,6 +141,18 @@ def test_unet_and_decoder_learn_together_from_pictures(train, tmp_path):
     assert 5 < json.loads(line)["psnr"] < 40
 
 
+def test_autocast_leaves_the_loss_of_pictures_alone():
+    from mimicmotion_trt.training.decoder_task import picture_loss
+
+    torch.manual_seed(0)
+    truth = torch.rand(1, 2, 3, 32, 32) * 2 - 1
+    near, settings = truth + 0.1 * torch.randn_like(truth), VaeConfig(ssim_weight=1.0)
+    plain, _ = picture_loss(settings, near, truth)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast, _ = picture_loss(settings, near, truth)
+    assert torch.equal(plain, cast)
+
+
 def test_the_gradient_of_the_pictures_reaches_the_unet(train, tmp_path):
     """With no weight on latents, what is left to move the U-Net comes through the decoder."""
     train("vae", 10, stage="vae")
@@ -165,12 +178,74 @@ def test_sharded_weights_do_not_learn_together(train, monkeypatch):
     with pytest.raises(SettingsError, match=r"together.*sharded") as caught:
         train("together", 1, stage="together", checkpoint="unused")
     assert "ddp.yaml" in str(caught.value)
+    with pytest.raises(SettingsError, match="moving average of sharded weights"):
+        train("average", 1, ema=0.99)
+
+
+def test_a_base_that_is_not_there_is_told(recipe, tmp_path):
+    config = Config(output="unused", base="runs/nowhere", recipe=str(recipe))
+    folder, found = open_base(config, tmp_path)
+    assert folder == tmp_path / "base-random"
+    assert told_base(config, found) == f"base runs/nowhere is not there: random networks of {recipe}"
+    here = replace(config, base=str(folder))
+    assert told_base(here, open_base(here, tmp_path / "other")[1]) == f"base {folder}"
+
+
+def test_what_a_run_without_a_step_left_is_made_anew(train, recipe, tmp_path):
+    make_base(tmp_path / "run" / "base-random", read_config(recipe), 0)
+    train("run", 1, stage="image_encoder", seed=5)
+    make_base(tmp_path / "five", read_config(recipe), 5)
+    left, wanted = (
+        load_image_encoder(tmp_path / n).visual_projection.weight for n in ("run/base-random", "five")
+    )
+    assert torch.equal(left, wanted)
+
+
+def test_a_base_without_a_unet_begins_nothing_by_itself(golden, recipe):
+    base = golden / "tiny" / "svd"  # a config, no weights
+    config = Config(output="unused", base=str(base))
+    with pytest.raises(CheckpointError, match="unet holds no weights"):
+        start_networks(config, base)
+    unet, _ = start_networks(replace(config, recipe=str(recipe)), base)
+    assert not unet.conv_out.weight.any()
+
+
+@pytest.mark.parametrize(
+    ("stage", "checkpoint", "left_out"),
+    [
+        ("motion", None, "unet/*.fp16.safetensors"),
+        ("motion", "weights.pth", "unet/*.safetensors"),
+        ("vae", None, "unet/*.safetensors"),
+    ],
+)
+def test_the_unet_of_a_hub_id_comes_along_where_it_is_begun_with(
+    tmp_path, monkeypatch, stage, checkpoint, left_out
+):
+    import huggingface_hub
+
+    asked = []
+
+    def download(name, **patterns):
+        asked.append((name, patterns["ignore_patterns"]))
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    config = Config(output="unused", base="owner/name", stage=stage, checkpoint=checkpoint)
+    assert open_base(config, tmp_path / "run") == (tmp_path, True)
+    assert asked == [("owner/name", [left_out])]
 
 
 def test_a_recipe_that_lacks_a_part(tmp_path):
     with pytest.raises(CheckpointError, match="lacks scheduler"):
         make_base(tmp_path / "base", {"unet": {}, "vae": {}, "image_encoder": {}, "feature_extractor": {}}, 0)
     assert not (tmp_path / "base").exists()
+
+
+def test_a_recipe_that_builds_nothing(recipe, tmp_path):
+    values = read_config(recipe)
+    with pytest.raises(CheckpointError, match=r"builds no network.*widths"):
+        make_base(tmp_path / "base", {**values, "vae": {"widths": 3}}, 0)
+    assert list(tmp_path.glob("*base*")) == []
 
 
 def test_colours_are_those_at_the_points():

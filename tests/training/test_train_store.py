@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mimicmotion_trt.errors import MotionError, SettingsError
+from mimicmotion_trt.errors import MotionError, OutputError, SettingsError
 from mimicmotion_trt.pose import draw_poses
-from mimicmotion_trt.training.config import DataConfig
+from mimicmotion_trt.training.config import Config, DataConfig, ValidationConfig
 from mimicmotion_trt.training.samples import (
+    HeldOut,
     SyntheticClips,
     certain,
     clips_key,
@@ -60,6 +61,11 @@ def test_a_clip_is_made_once(tmp_path):
     file.write_bytes(file.read_bytes()[:100])
     np.testing.assert_array_equal(store[2]["frame"], SyntheticClips(CONFIG)[2]["frames"][0])
     assert made["made"] == 2
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 0xFF  # what a failing disk gives
+    file.write_bytes(data)
+    np.testing.assert_array_equal(store[2]["frame"], SyntheticClips(CONFIG)[2]["frames"][0])
+    assert made["made"] == 3
 
 
 def test_workers_make_the_same_clips(tmp_path):
@@ -75,10 +81,95 @@ def test_workers_make_the_same_clips(tmp_path):
 def test_clips_that_cannot_be_used_are_counted(tmp_path):
     store = Store(tmp_path, Faulty({4, 5}), first_frame)
     store.fill(range(3, 7), 0)
-    np.testing.assert_array_equal(store[4]["frame"], store[6]["frame"])
-    assert store.skipped == {"nobody is there.": 3}
-    with pytest.raises(MotionError, match="12 clips from 3 on cannot be used"):
+    sound = [store[index]["frame"].tobytes() for index in range(12) if index not in (4, 5)]
+    assert {store[4]["frame"].tobytes(), store[5]["frame"].tobytes()} <= set(sound)
+    assert store.skipped == {"nobody is there": 2}
+    with (tmp_path / "left-out.jsonl").open("a") as file:
+        file.write('{"clip": 7, "rea')  # what a kill leaves
+    assert Store(tmp_path, Faulty({4, 5}), first_frame).skipped == {"nobody is there": 2}  # from the cache
+
+
+def test_what_was_left_out_and_is_sound_now_is_not_counted(tmp_path):
+    Store(tmp_path, Faulty({4}), first_frame).fill([4], 0)
+    (tmp_path / "0000004.npz").unlink()
+    store = Store(tmp_path, Faulty(set()), first_frame)
+    assert store.skipped == {"nobody is there": 1}
+    np.testing.assert_array_equal(store[4]["frame"], SyntheticClips(CONFIG)[4]["frames"][0])
+    assert not store.skipped
+
+
+def test_what_a_data_set_left_out_when_it_was_opened_counts(tmp_path):
+    dataset = Faulty({4})
+    dataset.skipped = Counter({"its shard is missing": 64})
+    store = Store(tmp_path, dataset, first_frame)
+    store.fill([4], 0)
+    assert store.skipped == {"its shard is missing": 64, "nobody is there": 1}
+
+
+def test_a_long_damaged_stretch_is_passed_over():
+    class Long(Faulty):
+        def __len__(self) -> int:
+            return 400
+
+    dataset = Long(set(range(300)))
+    replacing = [sound_sample(dataset, index) for index in range(0, 300, 60)]
+    assert {reason for _, reason in replacing} == {"nobody is there"}
+    assert len({sample["frames"].tobytes() for sample, _ in replacing}) > 1  # not all by the same neighbour
+    again, _ = sound_sample(dataset, 60)
+    np.testing.assert_array_equal(again["frames"], replacing[1][0]["frames"])
+    assert sound_sample(dataset, 300)[1] == ""
+    with pytest.raises(MotionError, match="none of 12 clips can be used: nobody is there"):
         sound_sample(Faulty(set(range(12))), 3)
+
+
+def faulty_source(config: DataConfig, *, held_out: bool = False) -> Faulty:
+    """A data set whose first clip that is held out is damaged; without a path all of them are."""
+    return Faulty(({0} if config.path else set(range(12))) if held_out else set())
+
+
+def run_config(**changes: Any) -> Config:
+    data = replace(CONFIG, source=f"{__name__}:faulty_source", path="some")
+    return Config(output="unused", base="unused", **{"stage": "vae", "data": data, **changes})
+
+
+def test_a_damaged_clip_that_is_held_out_is_passed_over():
+    held_out = HeldOut(run_config(validation=ValidationConfig(clips=3)))
+    for _ in range(2):
+        samples = held_out.samples()
+        assert [sample["frames"].tobytes() for sample in samples] == [
+            SyntheticClips(CONFIG)[index]["frames"].tobytes() for index in (1, 2, 3)
+        ]
+    assert held_out.skipped == {"held out: nobody is there": 1}
+    config = run_config(data=replace(CONFIG, source=f"{__name__}:faulty_source"))
+    with pytest.raises(MotionError, match="no clip that is held out can be used: nobody is there"):
+        HeldOut(config).samples()
+
+
+def test_validation_may_ask_for_more_clips_than_an_epoch_has():
+    config = run_config(data=replace(CONFIG, clips=2), validation=ValidationConfig(clips=3))
+    assert len(HeldOut(config).samples()) == 3
+
+
+def test_clips_that_are_held_out_are_as_long_as_their_stage_needs():
+    validation = ValidationConfig(clips=1, frames=5, settings={"overlap": 1})
+    for stage, frames in (("vae", 2), ("motion", 5), ("together", 5)):
+        config = run_config(stage=stage, data=CONFIG, validation=validation)
+        assert len(HeldOut(config).samples()[0]["frames"]) == frames
+
+
+def test_what_is_held_out_is_opened_only_to_validate():
+    data = replace(CONFIG, source="nowhere:clips")
+    HeldOut(run_config(data=data, validation=ValidationConfig(every=0)))
+    with pytest.raises(SettingsError, match="no clips for validation") as caught:
+        HeldOut(run_config(data=data, stage="motion", validation=ValidationConfig(settings={"overlap": 1})))
+    assert caught.value.field == "validation.frames"
+    assert "now 15" in caught.value.remedy
+
+
+def test_a_cache_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "cache").write_text("in the way")
+    with pytest.raises(OutputError, match=r"cache.*cannot be written"):
+        Store(tmp_path / "cache" / "clips", SyntheticClips(CONFIG), first_frame).fill([0], 0)
 
 
 def test_every_clip_comes_once_in_an_epoch_in_another_order():

@@ -43,11 +43,12 @@ class ShardClips:
         self._frames, self._size, self._fps = frames, size, fps
         self._augment, self._seed = augment, seed
         entries, self.skipped = read_entries(folder)
-        entries = [entry for entry in entries if self._long_enough(entry)]
-        self._entries = _split(entries, held_out)
+        ours = _split(entries, held_out, folder)
+        self._entries = [entry for entry in ours if self._long_enough(entry)]
         if not self._entries:
+            part = " that is held out and" if held_out else ""
             raise SettingsError(
-                f"{folder} holds no clip that can be used: {dict(self.skipped) or 'it is empty'}.",
+                f"{folder} holds no clip{part} that can be used: {dict(self.skipped) or 'it is empty'}.",
                 remedy=f"Prepare recordings with shots of more than {frames} frames.",
                 field="data.path",
             )
@@ -149,10 +150,16 @@ def pose_pictures(sample: Sample, canvas: int) -> NDArray[np.uint8]:
     return draw_poses(poses, pictures.shape[1], pictures.shape[2], canvas)
 
 
-def _split(entries: list[Entry], held_out: bool) -> list[Entry]:
-    """By videos, so that nobody is in both parts; a single video is in both."""
+def _split(entries: list[Entry], held_out: bool, folder: Path) -> list[Entry]:
+    """By videos, whatever their clips are good for, so that nobody is in both parts."""
     videos = sorted({str(entry.meta["digest"]) for entry in entries})
     if len(videos) < 2:
+        if entries and held_out:
+            raise SettingsError(
+                f"{folder} holds clips of a single video, of which none can be held out.",
+                remedy="Prepare a second one.",
+                field="data.path",
+            )
         return entries
     apart = [video for video in videos if int(video[:8], 16) < HELD_OUT_SHARE * 2**32]
     if not apart or len(apart) == len(videos):

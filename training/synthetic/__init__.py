@@ -6,6 +6,8 @@ Train on the seeds of `TRAIN_SEEDS` and test on those of `TEST_SEEDS`: they shar
 """
 
 from .character import Character
-from .clip import TEST_SEEDS, TRAIN_SEEDS, SyntheticClip, iter_clips, make_clip
+from .clip import TEST_SEEDS, TRAIN_SEEDS, VALIDATION_SEEDS, SyntheticClip, iter_clips, make_clip
 
-__all__ = ["TEST_SEEDS", "TRAIN_SEEDS", "Character", "SyntheticClip", "iter_clips", "make_clip"]
+__all__ = [
+    "TEST_SEEDS", "TRAIN_SEEDS", "VALIDATION_SEEDS", "Character", "SyntheticClip", "iter_clips", "make_clip"
+]  # fmt: skip

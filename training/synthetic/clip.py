@@ -22,8 +22,10 @@ from .view import View
 
 TRAIN_SEEDS = range(1_000_000)
 """Seeds of clips and characters to train on."""
-TEST_SEEDS = range(1_000_000, 1_100_000)
-"""Seeds to test on: no character, room or dance of training is among them."""
+VALIDATION_SEEDS = range(1_090_000, 1_100_000)
+"""Seeds to look at while training."""
+TEST_SEEDS = range(1_000_000, 2**62)
+"""Seeds to test on, those of validation among them: no character, room or dance of training is."""
 _SMALLEST, _LARGEST = 16, 4096
 _EXPOSURES = 5
 
