@@ -7,14 +7,18 @@ import importlib
 import math
 import re
 import threading
-from collections.abc import Callable
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from ..errors import BundleError, EngineError
+from ..errors import BundleError, DeviceLost, EngineError, MimicMotionError, OutOfMemory
+from .cuda_errors import ANEW, answer, explained
 from .spec import Array
 
 MINIMUM_CUDA = 13_000
@@ -111,6 +115,13 @@ class Arena:
         return self._memory
 
 
+class Spare(Protocol):
+    """A holder of memory that may be had back."""
+
+    def give_back(self) -> object:
+        """Let go of what nobody uses now."""
+
+
 class Gpu:
     """One GPU: a stream, on which its engines' work stands in line, and scratch memory that they share.
 
@@ -129,51 +140,131 @@ class Gpu:
         self.stream = device.create_stream()
         self.turn = threading.RLock()
         """Held while work is put on the stream, since engines share scratch memory."""
+        self.capturing = False
+        """Whether the stream is being captured, by whoever has the turn: then nothing may be given back on it."""
+        self.spare: weakref.WeakSet[Spare] = weakref.WeakSet()
+        """Who holds memory that nobody uses now; they are asked for it where it runs out."""
         self.scratch = Arena(self.allocate)
+        self.driver = load_driver()
         self._device = device
         self._pinned = core.LegacyPinnedMemoryResource()
+        self._returned: deque[Any] = deque()
 
     def activate(self) -> None:
         """Make this the calling thread's GPU."""
-        self._device.set_current()
+        with self.told("the GPU cannot be used"):
+            self._device.set_current()
 
     def free_memory(self) -> int:
         """Bytes that are free on the GPU now."""
-        driver = load_driver()
-        error, free, _ = driver.cuMemGetInfo()
+        error, free, _ = self.driver.cuMemGetInfo()
         if error:
-            raise EngineError(f"GPU {self.index} does not tell its free memory ({error.name}).")
+            raise explained(error.name, f"GPU {self.index} does not tell its free memory")
         return int(free)
 
     def allocate(self, size: int) -> Memory:
-        """Bytes on the GPU, in the order of the stream; raises `EngineError` if there are not as many."""
-        return self._take(size, "GPU", lambda: self._device.allocate(size, stream=self.stream))
+        """Bytes on the GPU, in the order of the stream; raises `OutOfMemory` if there are not as many.
+
+        They go back in somebody's turn, since the driver takes nothing back on a stream that is being captured.
+        """
+
+        def take() -> Any:
+            return self._device.allocate(size, stream=self.stream)
+
+        with self.turn:
+            self.drain()
+            try:
+                memory = self._take(size, "GPU", take)
+            except OutOfMemory:
+                if not self.relieve():
+                    raise
+                memory = self._take(size, "GPU", take)
+            weakref.finalize(memory, self._returned.append, memory.owner).atexit = False
+            return memory
 
     def pin(self, size: int) -> Memory:
         """Bytes of the host that the GPU copies from and to while the host goes on."""
         return self._take(size, "host", lambda: self._pinned.allocate(size))
 
     def _take(self, size: int, where: str, allocate: Callable[[], Any]) -> Memory:
-        try:
+        with self.told(f"{size / 1e6:,.0f} MB of the {where}'s memory cannot be had"):
             buffer = allocate()
-        except Exception as error:  # cuda.core's own kinds
-            raise EngineError(
-                f"the {where}'s memory has no {size / 1e6:,.0f} MB left ({error}).",
-                remedy="Use fewer pixels, frames or rows, or end other programs that use the GPU.",
-            ) from error
-        return Memory(int(buffer.handle), size, buffer)
+            return Memory(int(buffer.handle), size, buffer)
+
+    def drain(self) -> None:
+        """Give back the memory that nobody refers to any more."""
+        with self.turn:
+            if not self.capturing:
+                self._returned.clear()
+
+    def drop(self, let_go: Callable[[], None]) -> None:
+        """Let go of what was used on the stream, once that is done, and give its memory back."""
+        with suppress(EngineError):  # of work that failed, and has been told to whoever waited for it
+            self.activate()
+            self.wait()
+        with self.turn:
+            let_go()
+            self.drain()
+
+    def relieve(self) -> bool:
+        """Have all memory given back that nobody uses; False where that is not allowed now."""
+        if self.capturing:
+            return False
+        for holder in list(self.spare):
+            holder.give_back()
+        self.drop(lambda: None)
+        self.wait()
+        pool = answer(self.driver.cuDeviceGetMemPool(self.index), "the GPU does not tell its memory pool")
+        self.driver.cuMemPoolTrimTo(pool, 0)  # PyTorch's memory comes from elsewhere
+        return True
 
     def copy(self, source: Memory, target: Memory) -> None:
         """Put a copy of equally many bytes on the stream."""
-        target.owner.copy_from(source.owner, stream=self.stream)
+        with self.told("the GPU cannot copy"):
+            target.owner.copy_from(source.owner, stream=self.stream)
 
     def wait(self) -> None:
-        """Until all that is on the stream is done; raises `EngineError` if it failed."""
-        synchronise(self.stream)
+        """Until all that is on the stream is done; raises `EngineError` if it failed.
+
+        For a place in the stream, not for the stream: that would end another thread's capture.
+        """
+        self.mark().wait()
 
     def mark(self) -> Mark:
         """The place in the stream behind all that is on it now."""
-        return Mark(self.stream.record())
+        with self.turn, self.told("the GPU failed"):
+            return Mark(self.stream.record())
+
+    @contextmanager
+    def told(self, what: str) -> Iterator[None]:
+        """Raise what CUDA's own calls inside raise as an error of this package that says `what`."""
+        try:
+            yield
+        except MimicMotionError:
+            raise
+        except Exception as error:
+            raise explained(error, what, ANEW) from error
+
+    @contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """The turn to put work on the stream. An error that leaves the GPU unusable is a `DeviceLost`."""
+        with self.turn:
+            self.activate()
+            try:
+                yield
+            except DeviceLost:
+                raise
+            except EngineError as error:
+                if state := self._ails():
+                    raise DeviceLost(f"{error.message} ({state})", remedy=ANEW) from error
+                raise
+
+    def _ails(self) -> str:
+        """The driver's name for what ails the GPU; empty if it is well, or busy."""
+        if self.capturing:  # nobody may ask then
+            return ""
+        (state,) = self.driver.cuStreamQuery(self.stream.handle)
+        return state.name if state and state.name != "CUDA_ERROR_NOT_READY" else ""
 
 
 @dataclass(frozen=True)
@@ -184,20 +275,18 @@ class Mark:
 
     @property
     def done(self) -> bool:
-        """Whether the GPU has come there."""
-        return bool(self.event.is_done)
+        """Whether the GPU has come there; raises `EngineError` if the work before failed."""
+        try:
+            return bool(self.event.is_done)
+        except Exception as error:
+            raise explained(error, "the GPU failed", ANEW) from error
 
     def wait(self) -> None:
         """Until it has; raises `EngineError` if the work before failed."""
-        synchronise(self.event)
-
-
-def synchronise(work: Any) -> None:
-    """Wait for a stream or an event; raises `EngineError` if the work failed."""
-    try:
-        work.sync()
-    except Exception as error:
-        raise EngineError(f"the GPU failed: {error}", remedy="Start this process again.") from error
+        try:
+            self.event.sync()
+        except Exception as error:
+            raise explained(error, "the GPU failed", ANEW) from error
 
 
 def gpu_index(device: str) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import EngineError
+from .cuda_errors import kind_of
 from .cuda_memory import DeviceArray, Gpu, Memory
 from .spec import Array
 from .tensorrt_library import Library
@@ -151,4 +152,4 @@ class Binding:
 
     def _failed(self, what: str) -> EngineError:
         said, remedy = self._library.explain(_SMALLER)
-        return EngineError(f"{what}: {self._library.version} says: {said}.", remedy=remedy)
+        return kind_of(said)(f"{what}: {self._library.version} says: {said}.", remedy=remedy)

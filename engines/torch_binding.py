@@ -2,21 +2,63 @@
 
 from __future__ import annotations
 
+import functools
+import threading
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
-from ..errors import EngineError
-from .cuda_memory import DeviceArray
+from ..errors import EngineError, OutOfMemory
+from .cuda_errors import explained
+from .cuda_memory import DeviceArray, Gpu
 from .spec import EngineSpec
+from .torch_backend import exact_floats
+
+
+class TorchMemory:
+    """PyTorch's memory for the networks on one stream: a pool in which they take turns, as in `Gpu.scratch`.
+
+    A graph captured with it finds its addresses again, for nothing in the pool goes back while a binding lives.
+    PyTorch frees no memory of its own when a call inside a pool finds none (pytorch#159674): that is done here.
+    """
+
+    def __init__(self, gpu: Gpu | None) -> None:
+        self.turn = threading.RLock() if gpu is None else gpu.turn
+        """Held by each call: a pool serves one at a time."""
+        self._gpu = gpu
+        self._pool: weakref.ref[torch.cuda.MemPool] | None = None
+        if gpu is not None:
+            gpu.spare.add(self)
+
+    def pool(self) -> torch.cuda.MemPool:
+        """The pool, a new one if nobody keeps one."""
+        found = self._pool() if self._pool else None
+        if found is None:
+            found = torch.cuda.MemPool()
+            self._pool = weakref.ref(found)
+        return found
+
+    def give_back(self) -> None:
+        """What PyTorch keeps outside of pools, or in those that nobody keeps."""
+        torch.cuda.empty_cache()
+
+    def relieve(self) -> bool:
+        """Have memory given back by all that hold it on this GPU; False where that is not allowed now."""
+        return self._gpu is not None and self._gpu.relieve()
+
+
+@functools.cache  # as the `Gpu` is
+def memory_of(gpu: Gpu) -> TorchMemory:
+    """The memory of all networks on a stream."""
+    return TorchMemory(gpu)
 
 
 class TorchBinding:
     """A network on arrays of the GPU. Calls only put work on a stream; nobody waits.
 
-    PyTorch's own memory comes from a pool of this binding's, so that a graph which was captured with it finds
-    it untouched: run it once before a capture, and keep the binding for as long as the graph.
+    Run it once before a capture, and keep it for as long as the graph: both use the same memory of PyTorch's.
     """
 
     def __init__(
@@ -26,22 +68,33 @@ class TorchBinding:
         inputs: Mapping[str, Any],
         outputs: Mapping[str, Any],
         device: torch.device,
+        memory: TorchMemory | None = None,
     ) -> None:
+        """`memory` is shared by the bindings of one stream; None: some of its own."""
         self._run, self._device = run, device
         (output,) = outputs.values()
         self._arrays = [DeviceArray.of(array) for array in (*(inputs[t.name] for t in spec.inputs), output)]
         *self._given, self._into = (torch.as_tensor(array, device=device) for array in self._arrays)
-        self._pool = torch.cuda.MemPool()
+        self._memory = memory or TorchMemory(None)
+        self._pool = self._memory.pool()
 
     def __call__(self) -> None:
         """Put the network on PyTorch's current stream; raises `EngineError` if PyTorch refuses."""
+        with self._memory.turn:
+            failed = self._try()
+            if isinstance(failed, OutOfMemory) and self._memory.relieve():
+                failed = self._try()
+        if failed is not None:
+            raise failed
+
+    def _try(self) -> EngineError | None:
+        """What went wrong, if anything, without PyTorch's error: its frames would keep half of a call's memory."""
         try:
-            with torch.inference_mode(), torch.cuda.use_mem_pool(self._pool):
+            with torch.inference_mode(), exact_floats(), torch.cuda.use_mem_pool(self._pool):
                 self._into.copy_(self._run(*self._given))
         except RuntimeError as error:
-            raise EngineError(
-                f"PyTorch failed: {error}", remedy="Use fewer pixels, frames or rows if memory ran out."
-            ) from error
+            return explained(error, "PyTorch failed", "Report it with the text above.")
+        return None
 
     def enqueue(self, stream: Any) -> None:
         """Put the network on a `cuda.core` stream; raises `EngineError` if PyTorch refuses."""

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from .clip import Clip, Picture, Source
 from .cuda.denoiser import CudaDenoiser, ProgramCache, make_batches, make_layout, open_programs
 from .denoise import Conditions, Denoiser, closed, guidance_ramp, make_rows
 from .engines import DEEP_CACHE, NETWORKS, Bundle, Engine, Manifest, open_engine
-from .errors import SettingsError
+from .errors import OutOfMemory, SettingsError
 from .job import Job
 from .limits import Limits, check_limit
 from .media.picture import fit_picture, read_picture
@@ -59,10 +60,8 @@ class Animator:
         self._engines = {name: self._open(name) for name in NETWORKS}
         self._executor = ThreadPoolExecutor(1, "denoise") if self._two_lanes else None
         self._programs = open_programs(self._engines["unet"], bundle.manifest.build, graphs=graphs)
-        segment = self.settings().segment
-        if self._programs is not None and segment is not None:
-            for width, height in bundle.manifest.sizes:  # timed before the first job waits for it
-                self._buckets(self._programs, segment, (height // 8, width // 8))
+        if self._programs is not None:
+            self._prepare(self._programs)
         self.stages = Stages(self._engines, bundle.manifest, Answers(limits.reuse_bytes))
 
     @classmethod
@@ -110,6 +109,16 @@ class Animator:
             alert=unet,
             stream="denoise" if unet or self.limits.jobs == 1 else "around",
         )
+
+    def _prepare(self, programs: ProgramCache) -> None:
+        """Have idle programs closed where any engine runs out of memory, and batches timed before a job waits."""
+        for engine in self._engines.values():
+            if (gpu := getattr(engine, "gpu", None)) is not None:
+                gpu.spare.add(programs)
+        segment = self.settings().segment
+        for width, height in self.manifest.sizes if segment is not None else ():
+            with suppress(SettingsError, OutOfMemory):  # told to a job that asks for this size
+                self._buckets(programs, segment or 1, (height // 8, width // 8))
 
     def _unets(self, settings: Settings) -> tuple[Engine, Engine | None]:
         """The U-Net, and its first level alone where settings reuse features; that pair is loaded when needed."""
@@ -259,7 +268,7 @@ class Animator:
             raise SettingsError(
                 f"chunk is {chunk}.", remedy="Decode 1 frame or more at a time.", field="chunk"
             )
-        self._shapes.check_chunk(chunk, len(latents), (latents.shape[2], latents.shape[3]))
+        self._check_chunk(chunk, len(latents), (latents.shape[2], latents.shape[3]))
         return np.concatenate(list(self.stages.decode(latents, chunk)))
 
     def condition(
@@ -371,8 +380,14 @@ class Animator:
         check_overlap(settings, segment)
         plan = plan_segments(frames, segment, settings.overlap, settings.layout, shift)
         shapes.rows(plan.shape[1], cells)
-        shapes.check_chunk(settings.decode_chunk, frames, cells)
+        self._check_chunk(settings.decode_chunk, frames, cells)
         return plan
+
+    def _check_chunk(self, chunk: int, frames: int, cells: tuple[int, int]) -> None:
+        """Raise `SettingsError` if so many frames cannot be decoded at a time."""
+        self._shapes.check_chunk(chunk, frames, cells)
+        if self.stages.decoder is not None:
+            self.stages.decoder.check_chunk(chunk, frames, cells)
 
     def sigmas(self, settings: Settings) -> NDArray[np.float32]:
         """The schedule [steps+1] of resolved settings."""
@@ -383,7 +398,10 @@ class Animator:
         return steps_of(settings)
 
     def close(self) -> None:
-        """Give the engines' memory back; the animator is of no use afterwards."""
+        """Give all memory back, on a GPU graphs and programs as well; the animator is of no use afterwards."""
+        if self._programs is not None:
+            self._programs.close()
+        self.stages.close()
         for engine in self._engines.values():
             engine.close()
         if self._executor is not None:

@@ -195,7 +195,7 @@ class Clip:
         every = self.settings.preview
         if not every or done % every:
             return None
-        latents = denoiser.finished(len(denoiser.latents) // 2, step)
+        latents = denoiser.finished(denoiser.frames // 2, step)
         picture: Picture = next(self._animator.stages.decode(latents[None], 1))[0]
         return picture
 

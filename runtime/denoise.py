@@ -205,6 +205,7 @@ class Denoiser:
         self._share = np.empty(slots, np.float32)
         self._scratch = np.empty((slots, 4, *cells), np.float32)
         self.segments = len({int(row.frames[-1]) for row in rows})
+        self.frames = len(conditions.pose)
         self.latents = np.zeros((len(conditions.pose), 4, *cells), np.float32)
         """float32 [F,4,h,w]: set before the first step, read after any."""
         self.previous = np.zeros_like(self.latents)

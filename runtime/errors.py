@@ -10,6 +10,8 @@
     ├── CheckpointError       a checkpoint's keys or shapes are not the network's
     ├── ExportError           an exported network does not agree with PyTorch, or could not be built
     ├── EngineError           an engine failed while running
+    │   ├── OutOfMemory       the GPU has no room for it; a smaller job may run
+    │   └── DeviceLost        the GPU failed and stays failed until this process has ended
     ├── KernelError           the CUDA kernels cannot be compiled or loaded on this machine
     ├── OutputError           the result cannot be written where it was asked to go
     ├── Cancelled             the job was cancelled by its owner
@@ -76,6 +78,14 @@ class ExportError(MimicMotionError):
 
 class EngineError(MimicMotionError):
     """An engine failed while running."""
+
+
+class OutOfMemory(EngineError):  # noqa: N818 - read as what happened
+    """The GPU, or the memory that it copies from, has no room; a smaller job may run."""
+
+
+class DeviceLost(EngineError):  # noqa: N818
+    """The GPU failed in a way that no later call of this process survives."""
 
 
 class KernelError(MimicMotionError):

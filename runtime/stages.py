@@ -64,21 +64,23 @@ class Stages:
         frames, _, high, wide = out.shape
         engine = self._engines["pose_net"]
         chunk = np.empty((min(POSE_CHUNK, frames), 3, high * 8, wide * 8), engine.spec.dtypes["pose"])
+        features = np.empty((len(chunk), *out.shape[1:]), out.dtype)
+        calls: dict[int, Call] = {}
         waiting = iter(pictures)
         keep = out.nbytes <= self.answers.most_bytes  # of a longer clip nothing would be left
         for part in batches(frames, len(chunk)):
             drawn = list(itertools.islice(waiting, part.stop - part.start))
 
-            def encode(drawn: list[Picture] = drawn, into: NDArray[Any] = out[part]) -> NDArray[Any]:
+            def encode(drawn: list[Picture] = drawn) -> NDArray[Any]:
+                count = len(drawn)
+                if count not in calls:
+                    calls[count] = engine.bind({"pose": chunk[:count]}, {"features": features[:count]})
                 for index, picture in enumerate(drawn):
                     chunk[index] = to_signed(picture)
-                engine.bind({"pose": chunk[: len(drawn)]}, {"features": into})()
-                return into.copy() if keep else into
+                calls[count]()
+                return features[:count].copy() if keep else features[:count]
 
-            if keep:
-                out[part] = self.answers.ask(encode, "pose_net", *drawn)
-            else:
-                encode()
+            out[part] = self.answers.ask(encode, "pose_net", *drawn) if keep else encode()
             yield part.stop
 
     def decode(self, latents: Float, chunk: int) -> Iterator[Picture]:
@@ -103,6 +105,11 @@ class Stages:
             pictures = np.empty((count, high * 8, wide * 8, 3), np.uint8)
             to_pictures(planes[:count], pictures)
             yield pictures
+
+    def close(self) -> None:
+        """Give back what the stages hold besides the engines."""
+        if self.decoder is not None:
+            self.decoder.close()
 
     def _run(self, name: str, inputs: dict[str, Float]) -> Float:
         """The answer as float32, whatever the engine's dtypes are."""

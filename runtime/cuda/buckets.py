@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..engines import Engine
-from ..errors import EngineError
+from ..errors import OutOfMemory, SettingsError
 from .compiler import cache_folder, keep_file
-from .device import Device
+from .device import Device, Replay
 
 PAYS = 0.10
 """A larger batch is kept if it is faster by this share of the time of a row."""
@@ -41,35 +44,51 @@ class Buckets:
         cache: Path | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._device, self._unet, self._name = device, unet, name
+        self.device, self._unet, self._name = device, unet, name
         self._cache, self._clock = cache, clock
         self._known: dict[tuple[Any, ...], tuple[int, ...]] = {}
+        self._timing = threading.Lock()
         self.timed = 0
         """How many shapes were timed by this object."""
 
     def sizes(self, rows: Sequence[int], slots: int, cells: tuple[int, int]) -> tuple[int, ...]:
-        """Those of `rows`, ascending, to use for segments of `slots` frames of `cells` (high, wide); never none.
+        """Those of `rows`, ascending, to use for segments of `slots` frames of `cells` (high, wide).
 
-        The smallest is always one of them.
+        The smallest is always one of them. Raises `SettingsError` where even that is too large for 32 bits, and
+        `OutOfMemory` where the GPU has no room for it.
         """
-        channels = self._channels()
-        small = tuple(
-            size
-            for size in rows
-            if size == rows[0] or size * slots * cells[0] * cells[1] * channels * WIDEST <= MOST_ELEMENTS
-        )
+        small = self._countable(tuple(rows), slots, cells)
         if len(small) == 1:
             return small
         shape = (small, slots, cells)
-        if shape not in self._known:
-            path = self._path(shape)
-            found = _read(path, small)
-            if found is None:
-                self.timed += 1
-                found = worthwhile({size: self._seconds(size, slots, cells) for size in small})
-                keep_file(path, json.dumps(found).encode())
-            self._known[shape] = found
-        return self._known[shape]
+        with self._timing:  # of two jobs that come at once, the second finds what the first has found
+            if shape not in self._known:
+                path = self._path(shape)
+                found = _read(path, small)
+                if found is None:
+                    self.timed += 1
+                    seconds = self._times(small, slots, cells)
+                    found = worthwhile(seconds)
+                    if len(seconds) == len(
+                        small
+                    ):  # else: the room there is now says nothing of the next start
+                        keep_file(path, json.dumps(found).encode())
+                self._known[shape] = found
+            return self._known[shape]
+
+    def _countable(self, rows: tuple[int, ...], slots: int, cells: tuple[int, int]) -> tuple[int, ...]:
+        """Those of `rows` whose widest tensor has elements that 32 bits count."""
+        row = slots * cells[0] * cells[1] * self._channels() * WIDEST
+        small = tuple(size for size in rows if size * row <= MOST_ELEMENTS)
+        if not small:
+            raise SettingsError(
+                f"{rows[0]} rows of {slots} frames of {8 * cells[1]}x{8 * cells[0]} have tensors of 2**31 elements, "
+                "more than a GPU's kernels count.",
+                remedy="Choose a shorter segment or fewer pixels"
+                + (", or rebuild the bundle with --batch 1." if rows[0] > 1 else "."),
+                field="settings.segment",
+            )
+        return small
 
     def _channels(self) -> int:
         (pose,) = (tensor for tensor in self._unet.spec.inputs if tensor.name == "pose")
@@ -80,33 +99,46 @@ class Buckets:
         key = hashlib.sha256(repr((self._name, shape)).encode()).hexdigest()
         return (self._cache or cache_folder()) / "buckets" / f"{key[:32]}.json"
 
-    def _seconds(self, rows: int, slots: int, cells: tuple[int, int]) -> float:
-        """Of one call, the fastest of a few; infinite if the GPU has no room for it."""
-        dims = {"rows": rows, "frames": slots, "cells_high": cells[0], "cells_wide": cells[1]}
+    def _times(self, sizes: Sequence[int], slots: int, cells: tuple[int, int]) -> dict[int, float]:
+        """Seconds of a call of each size, up to the first one for which the GPU has no room."""
+        seconds: dict[int, float] = {}
+        for size in sizes:
+            try:
+                seconds[size] = self._seconds(size, slots, cells)
+            except OutOfMemory:
+                if not seconds:
+                    raise
+                break
+        return seconds
 
-        def arrays(tensors: Any) -> dict[str, Any]:
-            made = {}
+    def _seconds(self, rows: int, slots: int, cells: tuple[int, int]) -> float:
+        """Of one call, the fastest of a few."""
+        dims = {"rows": rows, "frames": slots, "cells_high": cells[0], "cells_wide": cells[1]}
+        device, held = self.device, dict[str, Any]()
+
+        def take(tensors: Any) -> dict[str, Any]:
             for tensor in tensors:
                 shape = tuple(dims[dim] if isinstance(dim, str) else dim for dim in tensor.shape)
-                made[tensor.name] = self._device.empty(shape, np.dtype(tensor.dtype))
-                self._device.upload(np.zeros(shape, tensor.dtype), made[tensor.name])
-            return made
+                held[tensor.name] = device.empty(shape, np.dtype(tensor.dtype))
+                device.upload(np.zeros(shape, tensor.dtype), held[tensor.name])
+            return {tensor.name: held[tensor.name] for tensor in tensors}
 
         try:
-            inputs, outputs = arrays(self._unet.spec.inputs), arrays(self._unet.spec.outputs)
-            call = self._unet.bind(inputs, outputs)
-            run = self._device.record(lambda stream: self._device.call(call, stream), graphs=False)
-        except EngineError as error:
-            if "memory" not in str(error):
-                raise
-            return float("inf")
-        best, some = float("inf"), next(iter(outputs.values()))
+            call = self._unet.bind(take(self._unet.spec.inputs), take(self._unet.spec.outputs))
+            run = device.record(partial(device.call, call), graphs=False)
+            return self._fastest(run, held[self._unet.spec.outputs[0].name])
+        finally:
+            device.drop(held.clear)
+
+    def _fastest(self, run: Replay, answer: Any) -> float:
+        best = math.inf
         for _ in range(RUNS):
-            self._device.download(some)  # what was asked for before is done
+            self.device.download(answer)  # what was asked for before is done
             began = self._clock()
             run()
-            self._device.download(some)
+            self.device.download(answer)
             best = min(best, self._clock() - began)
+        run.close()
         return best
 
 

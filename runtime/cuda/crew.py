@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+from ..engines.cuda_errors import explained
 from ..errors import EngineError
 from ..schedule import Step
 from .program import Layout, StepProgram
@@ -33,6 +34,11 @@ class Crew:
     def idle(self) -> bool:
         """Whether there is no job on it."""
         return len(self._free) == self.layout.jobs
+
+    @property
+    def broken(self) -> bool:
+        """Whether a step has failed, so that nobody can join any more."""
+        return self._broken
 
     def join(self) -> int | None:
         """A slot for a job, until it leaves; None if there is none, or a step has failed."""
@@ -70,11 +76,13 @@ class Crew:
             self.program.advance(self._taken, kind)
             self._under_way.append(self.program.mark())
         except BaseException as error:
+            failure = error if isinstance(error, Exception) else repr(error)
+            remedy = getattr(error, "remedy", "")
             with self._changed:
                 self._broken = True
                 self._asked.pop(slot, None)
                 for other in self._taken.keys() - {slot}:
-                    self._failed[other] = EngineError(f"a step shared with another job failed: {error}")
+                    self._failed[other] = explained(failure, "a step shared with another job failed", remedy)
             raise
         finally:
             with self._changed:

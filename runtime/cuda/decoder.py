@@ -10,11 +10,17 @@ from numpy.typing import NDArray
 
 from ..denoise import batches
 from ..engines import Engine
+from ..errors import SettingsError
 from . import launches
+from .buckets import MOST_ELEMENTS
 from .device import CudaDevice, Device
 
 Float = NDArray[np.float32]
 Picture = NDArray[np.uint8]
+
+
+WIDEST = 256
+"""Channels of SVD's decoder at the full size, before the last block."""
 
 
 class CudaDecoder:
@@ -25,6 +31,17 @@ class CudaDecoder:
 
     def __init__(self, device: Device, engine: Engine, scaling_factor: float) -> None:
         self._device, self._engine, self._factor = device, engine, scaling_factor
+
+    def check_chunk(self, chunk: int, frames: int, cells: tuple[int, int]) -> None:
+        """Raise `SettingsError` if so many frames at a time make a tensor that 32 bits do not count."""
+        most = MOST_ELEMENTS // (WIDEST * 64 * cells[0] * cells[1])
+        if min(chunk, frames) > most:
+            raise SettingsError(
+                f"{min(chunk, frames)} frames of {8 * cells[1]}x{8 * cells[0]} at a time have tensors of 2**31 "
+                "elements in the decoder, more than a GPU's kernels count.",
+                remedy=f"Decode at most {most} at a time." if most else "Choose fewer pixels.",
+                field="settings.decode_chunk",
+            )
 
     def decode(self, latents: Float, chunk: int) -> Iterator[Picture]:
         """uint8 [n,H,W,3] of each chunk of latents [F,4,h,w]; each array is the caller's to keep."""
@@ -38,19 +55,26 @@ class CudaDecoder:
         }
         works: dict[int, Callable[[Any], None]] = {}
         coming: Callable[[], Picture] | None = None
-        for part in batches(frames, size):
-            count = part.stop - part.start
-            own = {name: device.part(array, 0, count) for name, array in arrays.items()}
-            if count not in works:
-                works[count] = self._work(own, count, high * wide)
-            device.upload(np.ascontiguousarray(latents[part], np.float32), own["latents"])
-            device.do(works[count])
-            following = device.fetch(own["pictures"])
+        try:
+            for part in batches(frames, size):
+                count = part.stop - part.start
+                own = {name: device.part(array, 0, count) for name, array in arrays.items()}
+                if count not in works:
+                    works[count] = self._work(own, count, high * wide)
+                device.upload(np.ascontiguousarray(latents[part], np.float32), own["latents"])
+                device.do(works[count])
+                following = device.fetch(own["pictures"])
+                if coming is not None:
+                    yield coming()
+                coming = following
             if coming is not None:
                 yield coming()
-            coming = following
-        if coming is not None:
-            yield coming()
+        finally:
+            device.drop(works.clear)  # a job that was cancelled leaves while its chunk is computed
+
+    def close(self) -> None:
+        """Give back what the device holds; no call may follow."""
+        self._device.close()
 
     def _work(self, own: dict[str, Any], count: int, cells: int) -> Callable[[Any], None]:
         """Scale, decode, and make bytes of a chunk's arrays."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ..denoise import Conditions, split_rows
 from ..engines import Engine
+from ..errors import OutOfMemory
 from ..schedule import Kind, Step
 from ..segments import Plan
 from .buckets import Buckets
@@ -24,7 +25,10 @@ Make = Callable[[Layout, Engine, Engine | None], StepProgram]
 
 
 class ProgramCache:
-    """Step programs with the jobs on them, the last used last; at most `most` idle ones are kept, graphs and all."""
+    """Step programs with the jobs on them, the last used last; at most `most` idle ones are kept, graphs and all.
+
+    Where memory runs out, the idle ones go first.
+    """
 
     def __init__(self, make: Make, most: int = 4, buckets: Buckets | None = None) -> None:
         self._make, self._most = make, most
@@ -44,8 +48,7 @@ class ProgramCache:
             found = self._find(layout)
             if found is not None:
                 return found
-            self.made += 1
-            crew = Crew(self._make(layout, unet, outer), layout)
+            crew = Crew(self._made(layout, unet, outer), layout)
             slot = crew.join()
             assert slot is not None
             with self._lock:
@@ -55,20 +58,48 @@ class ProgramCache:
     def leave(self, crew: Crew, slot: int, *, broken: bool = False) -> None:
         """A job is over; what a broken one left on the device is unknown, so nobody else gets its program.
 
-        The program unused for longest goes where there are too many.
+        The program unused for longest is closed where there are too many, and a broken one after its last job.
         """
-        crew.leave(slot)
         with self._lock:
+            crew.leave(slot)
             if crew in self._crews:
                 self._crews.remove(crew)
-                if not broken:
+                if not (broken or crew.broken):
                     self._crews.append(crew)
             idle = [one for one in self._crews if one.idle]
-            for one in idle[: max(0, len(idle) - self._most)]:
-                self._crews.remove(one)
+            over = idle[: max(0, len(idle) - self._most)]
+            self._crews = [one for one in self._crews if one not in over]
+            if crew.idle and crew not in self._crews and crew not in over:
+                over.append(crew)
+        for one in over:
+            one.program.close()
+
+    def give_back(self) -> bool:
+        """Close all idle programs; whether there were any."""
+        with self._lock:
+            idle = [one for one in self._crews if one.idle]
+            self._crews = [one for one in self._crews if one not in idle]
+        for one in idle:
+            one.program.close()
+        return bool(idle)
+
+    def close(self) -> None:
+        """Give back all that is held; no job may be under way, and none may follow."""
+        self.give_back()
+        if self.buckets is not None:
+            self.buckets.device.close()
 
     def __len__(self) -> int:
         return sum(crew.idle for crew in self._crews)
+
+    def _made(self, layout: Layout, unet: Engine, outer: Engine | None) -> StepProgram:
+        self.made += 1
+        try:
+            return self._make(layout, unet, outer)
+        except OutOfMemory:
+            if not self.give_back():
+                raise
+        return self._make(layout, unet, outer)  # out of the handler, which keeps half of the first one alive
 
     def _find(self, layout: Layout) -> tuple[Crew, int] | None:
         with self._lock:
@@ -92,7 +123,9 @@ def open_programs(unet: Engine, build: str, *, graphs: bool) -> ProgramCache | N
     def make(layout: Layout, whole: Engine, outer: Engine | None) -> StepProgram:
         return StepProgram(device, whole, layout, graphs=graphs, outer=outer)
 
-    return ProgramCache(make, buckets=Buckets(device, unet, f"{build} {gpu.name} {gpu.capability}"))
+    programs = ProgramCache(make, buckets=Buckets(device, unet, f"{build} {gpu.name} {gpu.capability}"))
+    gpu.spare.add(programs)
+    return programs
 
 
 def make_batches(
@@ -148,7 +181,7 @@ class CudaDenoiser:
         self._programs, self._kinds = programs, list(kinds)
         crew, self._slot = programs.join(layout, unet, outer)
         self._crew: Crew | None = crew
-        self.segments = len(layout.kinds[0].plan)
+        self.segments, self.frames = len(layout.kinds[0].plan), layout.frames
         self.rows = crew.program.rows
         try:
             crew.program.start(conditions, guidance, noise, self._slot)
@@ -179,7 +212,10 @@ class CudaDenoiser:
 
     def finished(self, frame: int, step: Step) -> Float:
         """Frame [4,h,w] as the step just made sees it without noise: x0 = x - sigma d."""
-        x, following = self.previous[frame], self.latents[frame]
+        program = self._opened().program
+        x, following = (
+            program.read(array, self._slot, frame) for array in (program.previous, program.latents)
+        )
         x0: Float = x - np.float32(step.sigma / (step.next - step.sigma)) * (following - x)
         return x0
 

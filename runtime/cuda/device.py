@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -9,15 +10,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..engines.cuda_memory import DeviceArray, Gpu
-from ..errors import EngineError, KernelError
+from ..errors import KernelError
 from .compiler import compile_kernels
+from .graph import Graph, Work
 from .launches import KERNELS, Launch
 from .staging import Staging
 
 PIECE = 16 * 2**20
 """Bytes of an upload that are copied at once."""
-Replay = Callable[[], None]
-"""Puts a captured graph, or the work itself, on the device's stream once."""
+
+
+class Replay(Protocol):
+    """Puts a captured graph, or the work itself, on the device's stream once."""
+
+    def __call__(self) -> None: ...
+
+    def close(self) -> None:
+        """Give back what it holds, when it is not under way; no call may follow."""
 
 
 class Device(Protocol):
@@ -41,7 +50,7 @@ class Device(Protocol):
     def mark(self) -> Callable[[], None]:
         """What waits until all work that was asked for by now is done."""
 
-    def do(self, work: Callable[[Any], None]) -> None:
+    def do(self, work: Work) -> None:
         """Put `work(stream)` on the device's stream, all of it in one turn."""
 
     def copy(self, source: Any, target: Any) -> None:
@@ -53,17 +62,21 @@ class Device(Protocol):
     def call(self, binding: Any, stream: Any) -> None:
         """One engine that is bound to arrays of this device."""
 
-    def record(self, work: Callable[[Any], None], *, graphs: bool) -> Replay:
+    def record(self, work: Work, *, graphs: bool) -> Replay:
         """`work(stream)` as something that can be repeated; as one captured graph if `graphs`."""
+
+    def drop(self, let_go: Callable[[], None]) -> None:
+        """Let go of arrays, bindings and replays by `let_go`, once all work that was asked for is done."""
+
+    def close(self) -> None:
+        """Give back what the device holds of its own; no call may follow."""
 
 
 class CudaDevice:
     """See `Device`. The kernels are those of one dtype of engine tensors."""
 
     def __init__(self, gpu: Gpu, dtype: Any) -> None:
-        import cuda.core
-
-        self._core: Any = cuda.core
+        self._core: Any = importlib.import_module("cuda.core")
         self.gpu, self._staging = gpu, Staging(gpu.pin)
         with gpu.turn:
             gpu.activate()
@@ -80,8 +93,7 @@ class CudaDevice:
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
         kind = np.dtype(dtype)
-        with self.gpu.turn:
-            self.gpu.activate()
+        with self.gpu.in_turn():
             memory = self.gpu.allocate(max(int(np.prod(shape)) * kind.itemsize, 16))
         return DeviceArray(memory.address, shape, kind, True, memory)
 
@@ -97,7 +109,7 @@ class CudaDevice:
             part = raw[start : start + PIECE]
             pinned = self._staging.take(part.size)
             pinned.as_array(part.shape, part.dtype)[...] = part
-            with self.gpu.turn:
+            with self.gpu.in_turn():
                 self._copy(pinned.address, array.address + start, part.size, (pinned, array.owner))
                 self._staging.give(pinned, self.gpu.mark())
 
@@ -108,7 +120,7 @@ class CudaDevice:
         size = int(np.prod(array.shape)) * array.dtype.itemsize
         self.gpu.activate()
         pinned = self._staging.take(size)
-        with self.gpu.turn:
+        with self.gpu.in_turn():
             self._copy(array.address, pinned.address, size, (pinned, array.owner))
             mark = self.gpu.mark()
 
@@ -122,8 +134,7 @@ class CudaDevice:
         return values
 
     def mark(self) -> Callable[[], None]:
-        with self.gpu.turn:
-            self.gpu.activate()
+        with self.gpu.in_turn():
             mark = self.gpu.mark()
 
         def wait() -> None:
@@ -132,63 +143,54 @@ class CudaDevice:
 
         return wait
 
-    def do(self, work: Callable[[Any], None]) -> None:
-        with self.gpu.turn:
-            self.gpu.activate()
+    def do(self, work: Work) -> None:
+        with self.gpu.in_turn():
             work(self.gpu.stream)
 
     def copy(self, source: DeviceArray, target: DeviceArray) -> None:
         size = int(np.prod(source.shape)) * source.dtype.itemsize
-        with self.gpu.turn:
-            self.gpu.activate()
+        with self.gpu.in_turn():
             self._copy(source.address, target.address, size, (source.owner, target.owner))
 
     def _copy(self, source: int, target: int, size: int, owner: Any) -> None:
         buffer = self._core.Buffer
-        into = buffer.from_handle(target, size, owner=owner)
-        into.copy_from(buffer.from_handle(source, size, owner=owner), stream=self.gpu.stream)
+        with self.gpu.told("the GPU cannot copy"):
+            into = buffer.from_handle(target, size, owner=owner)
+            into.copy_from(buffer.from_handle(source, size, owner=owner), stream=self.gpu.stream)
 
     def launch(self, what: Launch, *arrays: DeviceArray, stream: Any) -> None:
-        config = self._core.LaunchConfig(grid=what.blocks, block=what.threads)
         pointers = (array.address for array in arrays)
-        self._core.launch(stream, config, self._kernels[what.kernel], *pointers, *what.scalars)
+        with self.gpu.told(f"the kernel {what.kernel} could not be launched"):
+            config = self._core.LaunchConfig(grid=what.blocks, block=what.threads)
+            self._core.launch(stream, config, self._kernels[what.kernel], *pointers, *what.scalars)
 
     def call(self, binding: Any, stream: Any) -> None:
         binding.enqueue(stream)
 
-    def record(self, work: Callable[[Any], None], *, graphs: bool) -> Replay:
-        gpu = self.gpu
+    def record(self, work: Work, *, graphs: bool) -> Replay:
+        self.do(work)  # the first run may allocate and compile: that must not happen under capture
+        self.gpu.wait()
+        return Graph(self.gpu, work) if graphs else Plain(self, work)
 
-        def plain() -> None:
-            self.do(work)
+    def drop(self, let_go: Callable[[], None]) -> None:
+        self.gpu.drop(let_go)
 
-        plain()  # the first run may allocate and compile: that must not happen under capture
-        gpu.wait()
-        if not graphs:
-            return plain
-        graph = self._capture(work)
+    def close(self) -> None:
+        self.drop(self._staging.close)
+        self._kernels = {}
 
-        def replay() -> None:
-            with gpu.turn:
-                gpu.activate()
-                graph.launch(gpu.stream)
 
-        return replay
+class Plain:
+    """Work without a graph, as a replay."""
 
-    def _capture(self, work: Callable[[Any], None]) -> Any:
-        gpu = self.gpu
-        with gpu.turn:
-            gpu.activate()
-            builder = gpu.stream.create_graph_builder()
-            try:
-                builder.begin_building("thread_local")
-                work(builder.stream)
-                graph = builder.end_building().complete()
-                graph.upload(gpu.stream)
-            except Exception as error:
-                builder.close()
-                raise EngineError(
-                    f"the step could not be captured as a CUDA graph: {error}",
-                    remedy="Run with graphs off (--graphs off), and report the text above.",
-                ) from error
-        return graph
+    def __init__(self, device: Device, work: Work) -> None:
+        self._device = device
+        self._work: Work | None = work
+
+    def __call__(self) -> None:
+        assert self._work is not None
+        self._device.do(self._work)
+
+    def close(self) -> None:
+        """Let go of the work."""
+        self._work = None

@@ -21,7 +21,8 @@ from ..denoise import Conditions
 from ..engines import Engine
 from ..schedule import Step
 from . import launches
-from .device import Device, Replay
+from .device import Device
+from .forms import Arrays, Form, Running
 from .launches import STILL
 
 Float = NDArray[np.float32]
@@ -90,49 +91,44 @@ class StepProgram:
         outer: Engine | None = None,
     ) -> None:
         self._device, self._layout = device, layout
-        specs = {tensor.name: tensor for tensor in (*unet.spec.inputs, *unet.spec.outputs)}
-        dtypes = {name: np.dtype(spec.dtype) for name, spec in specs.items()}
-        token, channels = specs["embedding"].shape[2], specs["pose"].shape[2]
-        assert isinstance(token, int)
-        assert isinstance(channels, int)
         if layout.jobs > 1 and (layout.deep or len(layout.kinds) > 1):
             raise ValueError("jobs share steps of one kind only, that run the whole U-Net")
-        cells, jobs, empty = layout.cells, layout.jobs, device.empty
-        frames, plans = jobs * layout.frames, [*(rows.batches for rows in layout.kinds), *layout.together]
-        most = max(size for batches in plans for size in batches)
-        rows, slots = max(map(sum, plans)), len(layout.kinds[0].plan[0])
-        self.latents = empty((frames, 4, *cells), np.float32)
-        """float32 [jobs*F,4,h,w] on the device."""
-        self.previous = empty((frames, 4, *cells), np.float32)
-        """The latents before the last step."""
-        self.image = empty((jobs, 4, *cells), np.float32)
-        self.pose = empty((frames, channels, *cells), dtypes["pose"])
-        self.embedding = empty((jobs, 1, token), dtypes["embedding"])
-        self.time_ids = empty((jobs, 3), np.float32)
-        self.guidance = {guided: self.put(np.ones(frames, np.float32)) for guided in (True, False)}
-        """Of the jobs, and 1 for steps without it."""
-        self.numbers = empty((jobs, 4), np.float32)
-        self.inputs = {
-            "latents": empty((most, slots, 8, *cells), dtypes["latents"]),
-            "timestep": empty((most,), dtypes["timestep"]),
-            "embedding": empty((most, 1, token), dtypes["embedding"]),
-            "time_ids": empty((most, 3), dtypes["time_ids"]),
-            "pose": empty((most, slots, channels, *cells), dtypes["pose"]),
-        }
-        self.answers = {"prediction": empty((rows, slots, 4, *cells), dtypes["prediction"])}
-        if layout.deep:
-            width = specs["deep"].shape[2]
-            assert isinstance(width, int)
-            self.answers["deep"] = empty((rows, slots, width, *cells), dtypes["deep"])
-        if jobs > 1:  # a slot without a job holds numbers, too
-            device.upload(np.zeros(self.latents.shape, np.float32), self.latents)
+        self._arrays: Arrays | None = Arrays.take(device, unet, layout)
         self._tables: dict[Running, launches.Tables] = {}
         self._form_of: dict[tuple[Any, ...], Form] = {}
+        try:
+            self._record(unet, outer, graphs)
+        except BaseException:
+            self.close()  # there may have been room for half of it
+            raise
+
+    def _record(self, unet: Engine, outer: Engine | None, graphs: bool) -> None:
+        layout = self._layout
         for kind, of in enumerate(layout.kinds):
-            for count in range(1, jobs + 1):
+            for count in range(1, layout.jobs + 1):
                 if (of.form, count) not in self._form_of:
                     running = (kind, tuple(range(count)))
-                    self._form_of[of.form, count] = Form(self, device, layout, running, unet, outer, graphs)
+                    self._form_of[of.form, count] = Form(
+                        self._device, layout, running, self.batches(kind, count), self.tables(running),
+                        self.arrays, unet, outer, graphs=graphs,
+                    )  # fmt: skip
+
+    @property
+    def arrays(self) -> Arrays:
+        """Its memory on the device; raises `ValueError` once the program is closed."""
+        if self._arrays is None:
+            raise ValueError("the step program was closed")
+        return self._arrays
+
+    @property
+    def latents(self) -> Any:
+        """float32 [jobs*F,4,h,w] on the device."""
+        return self.arrays.latents
+
+    @property
+    def previous(self) -> Any:
+        """The latents before the last step."""
+        return self.arrays.previous
 
     @property
     def rows(self) -> int:
@@ -146,13 +142,14 @@ class StepProgram:
 
     def start(self, conditions: Conditions, guidance: Float, noise: Float, slot: int = 0) -> None:
         """Load a job into a slot: its conditions, guidance [F], and latents [F,4,h,w] at the first sigma."""
+        arrays = self.arrays
         for values, array, size in (
-            (conditions.image_latents[None], self.image, 1),
-            (conditions.pose, self.pose, self._layout.frames),
-            (conditions.embedding[None], self.embedding, 1),
-            (np.array([conditions.time_ids]), self.time_ids, 1),
-            (guidance, self.guidance[True], self._layout.frames),
-            (noise, self.latents, self._layout.frames),
+            (conditions.image_latents[None], arrays.image, 1),
+            (conditions.pose, arrays.pose, self._layout.frames),
+            (conditions.embedding[None], arrays.embedding, 1),
+            (np.array([conditions.time_ids]), arrays.time_ids, 1),
+            (guidance, arrays.guidance[True], self._layout.frames),
+            (noise, arrays.latents, self._layout.frames),
         ):
             into = self._device.part(array, slot * size, (slot + 1) * size)
             self._device.upload(np.ascontiguousarray(values, array.dtype), into)
@@ -163,14 +160,14 @@ class StepProgram:
 
     def advance(self, steps: Mapping[int, Step], kind: int = 0) -> None:
         """Bring the latents of some slots to their next sigmas at once; those of the others stand still."""
-        slots = tuple(sorted(steps))
+        slots, arrays = tuple(sorted(steps)), self.arrays
         form = self._form_of[self._layout.kinds[kind].form, len(slots)]
-        form.hold((kind, slots))
+        form.hold((kind, slots), self.tables((kind, slots)))
         numbers = np.tile(STILL, (self._layout.jobs, 1))
         numbers[list(slots)] = launches.step_numbers([steps[slot] for slot in slots])
-        self._device.upload(numbers, self.numbers)
+        self._device.upload(numbers, arrays.numbers)
         for slot in slots:
-            self._device.copy(self.of(slot, self.latents), self.of(slot, self.previous))
+            self._device.copy(self.of(slot, arrays.latents), self.of(slot, arrays.previous))
         whole = all(step.whole for step in steps.values())
         (form.whole if whole or form.outer is None else form.outer)()
 
@@ -194,103 +191,23 @@ class StepProgram:
         """One job's frames of an array of all jobs' frames."""
         return self._device.part(array, slot * self._layout.frames, (slot + 1) * self._layout.frames)
 
-    def read(self, array: Any, slot: int = 0) -> Float:
-        """The values of one job in `latents` or `previous`, once the steps asked for are done."""
-        return self._device.download(self.of(slot, array))
+    def read(self, array: Any, slot: int = 0, frame: int | None = None) -> Float:
+        """The values of one job in `latents` or `previous`, or of one frame, once the steps asked for are done."""
+        own = self.of(slot, array)
+        if frame is None:
+            return self._device.download(own)
+        values: Float = self._device.download(self._device.part(own, frame, frame + 1))[0]
+        return values
 
-    def put(self, values: NDArray[Any]) -> Any:
-        """Values of the host in an array of the device."""
-        array = self._device.empty(values.shape, values.dtype)
-        self._device.upload(values, array)
-        return array
+    def close(self) -> None:
+        """Give graphs, bindings and memory back once the steps asked for are done; no call may follow."""
 
+        def let_go() -> None:
+            for form in self._form_of.values():
+                form.close()
+            self._form_of, self._arrays = {}, None
 
-Running = tuple[int, tuple[int, ...]]
-"""A kind of steps, and the slots that run one."""
-
-
-class Form:
-    """Steps that differ in nothing but their tables: bindings and graphs on a program's arrays."""
-
-    def __init__(
-        self,
-        program: StepProgram,
-        device: Device,
-        layout: Layout,
-        running: Running,
-        unet: Engine,
-        outer: Engine | None,
-        graphs: bool,
-    ) -> None:
-        self._program, self._device, self._layout = program, device, layout
-        kind, slots = running
-        self._rows, self._batches, self._held = layout.kinds[kind], program.batches(kind, len(slots)), running
-        self._tables = {name: program.put(values) for name, values in vars(program.tables(running)).items()}
-        self.calls = self._bind(unet, {}, program.answers)
-        self.whole = device.record(lambda stream: self._work(self.calls, stream), graphs=graphs)
-        self.outer: Replay | None = None
-        if layout.deep:
-            assert outer is not None
-            kept = {"deep": program.answers["deep"]}
-            first = self._bind(outer, kept, {"prediction": program.answers["prediction"]})
-            self.outer = device.record(lambda stream: self._work(first, stream), graphs=graphs)
-
-    def hold(self, running: Running) -> None:
-        """Have the tables of steps of this form where the graph reads them."""
-        if self._held != running:
-            for name, values in vars(self._program.tables(running)).items():
-                self._device.upload(values, self._tables[name])
-            self._held = running
-
-    def _bind(self, engine: Engine, kept: Mapping[str, Any], answers: Mapping[str, Any]) -> list[Any]:
-        part, calls, row = self._device.part, [], 0
-        for size in self._batches:
-            inputs = {name: part(array, 0, size) for name, array in self._program.inputs.items()}
-            inputs |= {name: part(array, row, row + size) for name, array in kept.items()}
-            outputs = {name: part(array, row, row + size) for name, array in answers.items()}
-            calls.append(engine.bind(inputs, outputs))
-            row += size
-        return calls
-
-    def _work(self, calls: list[Any], stream: Any) -> None:
-        """One step: gather, U-Net for each batch; then blend, guide and step."""
-        row, program = 0, self._program
-        for size, call in zip(self._batches, calls, strict=True):
-            self._gather(row, size, stream)
-            self._device.call(call, stream)
-            row += size
-        high, wide = self._layout.cells
-        self._device.launch(
-            launches.blend_step(self._layout.frames, high * wide, self._layout.jobs),
-            program.answers["prediction"], self._tables["first"], self._tables["covers"],
-            program.guidance[self._rows.guided], program.numbers, program.latents,
-            stream=stream,
-        )  # fmt: skip
-
-    def _gather(self, row: int, size: int, stream: Any) -> None:
-        device, program, inputs = self._device, self._program, self._program.inputs
-        (high, wide), slots = self._layout.cells, len(self._rows.plan[0])
-        frames = device.part(self._tables["frames"], row, row + size)
-        conditional = device.part(self._tables["conditional"], row, row + size)
-        jobs = device.part(self._tables["jobs"], row, row + size)
-        pose, embedding = program.pose, program.embedding
-        device.launch(
-            launches.gather(size, slots, high * wide),
-            program.latents, program.image, frames, conditional, jobs, program.numbers, inputs["latents"],
-            stream=stream,
-        )  # fmt: skip
-        device.launch(
-            launches.gather_conditions(size, slots, pose.shape[1] * high * wide, pose.dtype),
-            pose, frames, conditional, inputs["pose"],
-            stream=stream,
-        )  # fmt: skip
-        device.launch(
-            launches.gather_conditions(size, 1, embedding.shape[2], pose.dtype),
-            embedding, jobs, conditional, inputs["embedding"],
-            stream=stream,
-        )  # fmt: skip
-        device.launch(launches.timesteps(size), jobs, program.numbers, inputs["timestep"], stream=stream)
-        device.launch(launches.time_ids(size), program.time_ids, jobs, inputs["time_ids"], stream=stream)
+        self._device.drop(let_go)
 
 
 def padded(tables: launches.Tables, rows: int) -> launches.Tables:

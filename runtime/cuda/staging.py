@@ -48,3 +48,8 @@ class Staging:
                 if total > self._kept and (after is None or after.done):
                     total -= piece.size
                     self._given.remove((piece, after))
+
+    def close(self) -> None:
+        """Let go of all pieces; the GPU must be done with them."""
+        with self._lock:
+            self._given.clear()

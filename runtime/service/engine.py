@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-from ..errors import EngineError, MimicMotionError
+from ..errors import DeviceLost, EngineError, MimicMotionError
 from . import worker
 from .faults import EngineLost
 from .messages import (
@@ -147,6 +147,8 @@ class Engine:
                 if over:
                     self.jobs.discard(job)
                     self._deaths = 0
+                if isinstance(report, Failed) and isinstance(report.error, DeviceLost):
+                    self.warm = False  # the process is about to end, and takes nothing any more
                 self._on_report(job, report)
                 if over:
                     self._on_change()

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from .. import errors
-from ..errors import Cancelled, EngineError, MimicMotionError, MotionError, OutputError
+from ..errors import Cancelled, DeviceLost, EngineError, MimicMotionError, MotionError, OutputError
 from ..events import Event
 from . import messages as m
 
@@ -112,11 +112,13 @@ def _run(animator: Any, run: m.Run, inbox: _Inbox, tell: Callable[[m.FromEngine]
         raise
     except Exception as error:
         send(m.Failed(_plain(error)))
+        if isinstance(error, DeviceLost):  # no job of this process would succeed any more
+            raise
     inbox.forget(run.job)
 
 
 def _end_if_failed(job: Future[None]) -> None:
-    """What a job's thread could not tell the server ends the process, which the server sees."""
+    """A lost GPU, and what a job's thread could not tell the server, ends the process, which the server sees."""
     if (error := job.exception()) is not None:
         traceback.print_exception(error, file=sys.stderr)
         os._exit(1)

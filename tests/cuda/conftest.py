@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from mimicmotion_trt.cuda.compiler import REALS, SOURCE
+from mimicmotion_trt.cuda.device import Plain
 from mimicmotion_trt.cuda.launches import Launch
 
 HERE = Path(__file__).parent
@@ -151,10 +152,16 @@ class HostDevice:
         self.told.append("engine")
         binding()
 
-    def record(self, work: Callable[[Any], None], *, graphs: bool) -> Callable[[], None]:
+    def record(self, work: Callable[[Any], None], *, graphs: bool) -> Plain:
         self.recorded += 1
-        work(None)
-        return lambda: work(None)
+        self.do(work)
+        return Plain(self, work)
+
+    def drop(self, let_go: Callable[[], None]) -> None:
+        let_go()
+
+    def close(self) -> None:
+        self.told.append("closed")
 
 
 @pytest.fixture(scope="session")

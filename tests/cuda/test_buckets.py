@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimicmotion_trt import EngineError
+from mimicmotion_trt import EngineError, SettingsError
 from mimicmotion_trt.cuda.buckets import PAYS, Buckets, worthwhile
 from mimicmotion_trt.engines import Bundle, Engine, open_engine
+from mimicmotion_trt.errors import DeviceLost, OutOfMemory
 
 
 @pytest.fixture(scope="module")
@@ -81,19 +82,49 @@ def test_no_tensor_of_a_batch_has_more_elements_than_32_bits_count(stand_in, une
         spec = type("Spec", (), {"inputs": (type("Pose", (), {"name": "pose", "shape": (1, 1, 320, 1, 1)}),)})
 
     engine: Any = Real
-    assert Buckets(stand_in(None), engine, "b", cache=tmp_path).sizes((1, 2, 4), 72, (72, 128)) == (1,)
+    buckets = Buckets(stand_in(None), engine, "b", cache=tmp_path)
+    assert buckets.sizes((1, 2, 4), 72, (72, 128)) == (1,)
+    for rows, slots, remedy in [((2, 4), 72, "--batch 1"), ((1, 2), 100, "shorter segment")]:
+        with pytest.raises(SettingsError, match=r"2\*\*31") as caught:
+            buckets.sizes(rows, slots, (72, 128))
+        assert remedy in caught.value.remedy
 
 
-def test_a_batch_without_room_is_left_out_and_other_errors_are_told(stand_in, unet, tmp_path: Path):
-    class Full(stand_in):
-        def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
-            if shape[0] > 1:
-                raise EngineError(self.reason)
-            return super().empty(shape, dtype)
+class Full:
+    """Batches larger than `room` rows fail."""
 
-    device = Full(None)
-    device.reason = "the GPU's memory has no 100 MB left (…)."
-    assert Buckets(device, unet, "b", cache=tmp_path, clock=clock(1.0)).sizes((1, 2), 3, (8, 8)) == (1,)
-    device.reason = "the device is lost."
-    with pytest.raises(EngineError, match="lost"):
-        Buckets(device, unet, "c", cache=tmp_path, clock=clock(1.0)).sizes((1, 2), 3, (8, 8))
+    room, error = 1, EngineError("")
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        if shape[0] > self.room:
+            raise self.error
+        return super().empty(shape, dtype)  # type: ignore[misc]
+
+
+def test_a_batch_without_room_is_left_out_until_the_next_start(stand_in, unet, tmp_path: Path):
+    device = type("Device", (Full, stand_in), {})(None)
+    device.error = OutOfMemory("100 MB of the GPU's memory cannot be had.")
+    buckets = Buckets(device, unet, "b", cache=tmp_path, clock=clock(1.0))
+    for _ in range(2):  # jobs of one process are alike
+        assert buckets.sizes((1, 2), 3, (8, 8)) == (1,)
+    assert buckets.timed == 1
+    device.room = 2
+    again = Buckets(device, unet, "b", cache=tmp_path, clock=clock(1.0, 1.5))
+    assert again.sizes((1, 2), 3, (8, 8)) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("error", "room"),
+    [
+        (EngineError("the engine failed.", remedy="Use fewer pixels if memory ran out."), 1),
+        (DeviceLost("an illegal memory access was encountered."), 1),
+        (OutOfMemory("1 MB of the GPU's memory cannot be had."), 0),  # not even for the smallest
+    ],
+)
+def test_what_is_no_lack_of_room_for_a_larger_batch_is_told(stand_in, unet, tmp_path, error, room):
+    device = type("Device", (Full, stand_in), {})(None)
+    device.error, device.room = error, room
+    with pytest.raises(type(error)) as caught:
+        Buckets(device, unet, "b", cache=tmp_path, clock=clock(1.0)).sizes((1, 2), 3, (8, 8))
+    assert caught.value is error
+    assert not (tmp_path / "buckets").exists()

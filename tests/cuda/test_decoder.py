@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mimicmotion_trt import Animator
+from mimicmotion_trt import Animator, SettingsError
 from mimicmotion_trt.cuda.decoder import CudaDecoder, open_decoder
 
 
@@ -39,6 +39,42 @@ def test_a_chunk_comes_down_while_the_next_is_computed(host, stand_in, bundle):
     assert [len(some) for some in pictures] == [2, 2, 1]
     kinds = [name for name in device.told if name in ("engine", "fetch", "taken")]
     assert kinds == ["engine", "fetch", "engine", "fetch", "taken", "engine", "fetch", "taken", "taken"]
+
+
+def test_a_job_that_leaves_early_waits_for_the_chunk_that_is_computed(stand_in, bundle, monkeypatch):
+    """Nothing that a running chunk uses may go."""
+
+    class Watched(stand_in):
+        def launch(self, what: Any, *arrays: Any, stream: Any) -> None:
+            pass
+
+        def drop(self, let_go: Any) -> None:
+            self.told.append("waited")
+            let_go()
+
+    with Animator.load(bundle, threads=1) as animator:
+        device = Watched(None)
+        coming = CudaDecoder(device, animator._engines["vae_decoder"], 1.0).decode(
+            np.zeros((6, 4, 8, 16), np.float32), 2
+        )
+        next(coming)
+        assert "waited" not in device.told
+        coming.close()
+        assert device.told[-1] == "waited"
+
+
+def test_a_chunk_of_more_elements_than_32_bits_count_is_refused(stand_in, bundle):
+    """SVD's decoder has 256 channels at 1024x576: 14 frames fit, 15 do not."""
+    with Animator.load(bundle, threads=1) as animator:
+        animator.stages.decoder = CudaDecoder(stand_in(None), animator._engines["vae_decoder"], 1.0)
+        latents = np.zeros((15, 4, 72, 128), np.float32)
+        with pytest.raises(SettingsError, match=r"15 frames of 1024x576 .* 2\*\*31") as caught:
+            animator.decode(latents, 16)
+        assert caught.value.remedy == "Decode at most 14 at a time."
+        animator.stages.decoder.check_chunk(16, 14, (72, 128))
+        with pytest.raises(SettingsError, match="decoder"):
+            animator.plan(30, animator.settings(decode_chunk=15), (72, 128))
+        assert animator.plan(10, animator.settings(decode_chunk=4096), (72, 128)).size
 
 
 def test_an_engine_on_the_cpu_needs_no_such_decoder(bundle):

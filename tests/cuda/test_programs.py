@@ -9,6 +9,7 @@ import pytest
 
 from mimicmotion_trt.cuda.denoiser import ProgramCache
 from mimicmotion_trt.cuda.program import Layout, Rows
+from mimicmotion_trt.errors import OutOfMemory
 
 UNET: Any = object()
 
@@ -18,9 +19,19 @@ def layout(frames: int, jobs: int = 1) -> Layout:
     return Layout((rows,), frames, (8, 8), together=((1, 1),) * (jobs - 1))
 
 
+class Program:
+    """Nothing but its end."""
+
+    closed = False
+
+    def close(self) -> None:
+        assert not self.closed
+        self.closed = True
+
+
 @pytest.fixture
 def cache() -> ProgramCache:
-    made: Any = lambda *_: object()  # noqa: E731
+    made: Any = lambda *_: Program()  # noqa: E731
     return ProgramCache(made, most=2)
 
 
@@ -54,7 +65,7 @@ def test_jobs_that_come_at_once_share_the_program_that_the_first_makes():
     def make(*_: Any) -> Any:
         began.set()
         go_on.wait(10)
-        return object()
+        return Program()
 
     cache, found = ProgramCache(make), []
     threads = [
@@ -81,6 +92,7 @@ def test_the_one_unused_for_longest_goes(cache):
     for crew, slot in joined.values():
         cache.leave(crew, slot)
     assert len(cache) == 2
+    assert [joined[frames][0].program.closed for frames in (1, 2, 3)] == [True, False, False]
     assert cache.join(layout(1), UNET)[0] is not joined[1][0]
     assert cache.join(layout(3), UNET)[0] is joined[3][0]
 
@@ -89,4 +101,39 @@ def test_what_a_broken_job_leaves_behind_nobody_gets(cache):
     crew, slot = cache.join(layout(5), UNET)
     cache.leave(crew, slot, broken=True)
     assert len(cache) == 0
+    assert crew.program.closed
     assert cache.join(layout(5), UNET)[0] is not crew
+
+
+def test_a_program_that_others_are_on_is_closed_when_the_last_one_leaves(cache):
+    (crew, a), (_, b) = (cache.join(layout(5, jobs=2), UNET) for _ in range(2))
+    cache.leave(crew, a, broken=True)
+    assert cache.join(layout(5, jobs=2), UNET)[0] is not crew
+    assert not crew.program.closed
+    cache.leave(crew, b)
+    assert crew.program.closed
+
+
+def test_without_memory_for_a_program_the_idle_ones_go():
+    programs: list[Any] = []
+
+    def make(*_: Any) -> Any:
+        if sum(not program.closed for program in programs) == 2:
+            raise OutOfMemory("10 MB of the GPU's memory cannot be had.")
+        programs.append(Program())
+        return programs[-1]
+
+    cache = ProgramCache(make)
+    joined = [cache.join(layout(frames), UNET) for frames in (1, 2)]
+    with pytest.raises(OutOfMemory):
+        cache.join(layout(3), UNET)
+    cache.leave(*joined[0])
+    cache.join(layout(3), UNET)
+    assert [program.closed for program in programs] == [True, False, False]
+
+
+def test_closing_closes_what_is_idle(cache):
+    crew, slot = cache.join(layout(5), UNET)
+    cache.leave(crew, slot)
+    cache.close()
+    assert (crew.program.closed, len(cache)) == (True, 0)

@@ -42,6 +42,9 @@ CUDA = {
     "device": "Device",
     "self._device": "Device",
     "self.stream": "Stream",
+    "self.event": "Event",
+    "code": "ObjectCode",
+    "into": "Buffer",
     "self._pinned": "LegacyPinnedMemoryResource",
     "buffer": "Buffer",
     "target.owner": "Buffer",
@@ -140,11 +143,19 @@ def test_every_reason_that_tensorrt_rtx_gives_is_explained():
 
 
 def test_the_names_of_cuda_core():
-    used = names_used((ROOT / "engines" / "cuda_memory.py").read_text(), CUDA, ("core",))
-    assert {("Device", "create_stream"), ("Buffer", "copy_from"), ("", "Device")} <= used
+    files = ("engines/cuda_memory.py", "runtime/cuda/device.py", "runtime/cuda/graph.py")
+    sources = [(ROOT / file).read_text() for file in files]
+    used = set().union(*(names_used(source, CUDA, ("core", "self._core")) for source in sources))
+    assert {
+        ("Device", "create_stream"),
+        ("Buffer", "copy_from"),
+        ("", "launch"),
+        ("Event", "is_done"),
+    } <= used
     assert missing(importlib.import_module("cuda.core"), used) == []
-    used = names_used((ROOT / "engines" / "cuda_memory.py").read_text(), {}, ("driver",))
-    assert len(used) == 4
+    driver = ("driver", "self.driver", "self._gpu.driver")
+    used = set().union(*(names_used(source, {}, driver) for source in sources))
+    assert {("", "cuInit"), ("", "cuStreamQuery"), ("", "cuGraphLaunch"), ("", "cuStreamEndCapture")} <= used
     assert missing(importlib.import_module("cuda.bindings.driver"), used) == []
 
 

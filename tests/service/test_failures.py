@@ -78,6 +78,27 @@ def test_what_no_job_survives_ends_the_engine_and_not_the_service(host, client):
     assert host.engine_pid != pid
 
 
+@pytest.mark.parametrize("stage", ["stream", "denoise", "decode"])
+def test_a_lost_gpu_is_told_and_the_next_job_runs_in_a_new_process(host, client, stage):
+    pid = host.engine_pid
+    lost = client.create(script(fail="DeviceLost", stage=stage, pause=0.05), VIDEO).job
+    waiting = client.create(script(frames=3), VIDEO).job
+    with pytest.raises(errors.DeviceLost, match="It went wrong") as caught:
+        client.watch(lost).result()
+    assert caught.value.remedy == "Do better."
+    assert code_of(host, lost) == "INTERNAL"
+    assert client.watch(waiting).result().done.frames == 3
+    assert host.engine_pid != pid
+
+
+def test_too_little_memory_is_no_reason_to_start_again(host, client):
+    pid = host.engine_pid
+    with pytest.raises(errors.OutOfMemory, match="It went wrong"):
+        client.animate(script(fail="OutOfMemory", stage="denoise"), VIDEO).result()
+    assert client.animate(script(frames=2), VIDEO).result().done.frames == 2
+    assert host.engine_pid == pid
+
+
 def test_a_very_long_message_still_arrives(client):
     with pytest.raises(errors.MotionError, match=r"It went wrong\.!!!!"):
         client.animate(script(fail="MotionError", long=100_000), VIDEO).result()
