@@ -184,12 +184,12 @@ class Plain:
     """Work without a graph, as a replay."""
 
     def __init__(self, device: Device, work: Work) -> None:
-        self._device = device
+        self._do = device.do
         self._work: Work | None = work
 
     def __call__(self) -> None:
         assert self._work is not None
-        self._device.do(self._work)
+        self._do(self._work)
 
     def close(self) -> None:
         """Let go of the work."""
