@@ -170,7 +170,7 @@ class CudaDevice:
     def record(self, work: Work, *, graphs: bool) -> Replay:
         self.do(work)  # the first run may allocate and compile: that must not happen under capture
         self.gpu.wait()
-        return Graph(self.gpu, work) if graphs else Plain(self, work)
+        return Graph(self.gpu, work) if graphs else Plain(self.do, work)
 
     def drop(self, let_go: Callable[[], None]) -> None:
         self.gpu.drop(let_go)
@@ -181,10 +181,10 @@ class CudaDevice:
 
 
 class Plain:
-    """Work without a graph, as a replay."""
+    """Work without a graph, as a replay; `do` is a device's."""
 
-    def __init__(self, device: Device, work: Work) -> None:
-        self._do = device.do
+    def __init__(self, do: Callable[[Work], None], work: Work) -> None:
+        self._do = do
         self._work: Work | None = work
 
     def __call__(self) -> None:

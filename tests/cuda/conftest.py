@@ -155,7 +155,7 @@ class HostDevice:
     def record(self, work: Callable[[Any], None], *, graphs: bool) -> Plain:
         self.recorded += 1
         self.do(work)
-        return Plain(self, work)
+        return Plain(self.do, work)
 
     def drop(self, let_go: Callable[[], None]) -> None:
         let_go()
