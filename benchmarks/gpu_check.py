@@ -1,10 +1,12 @@
 """Proves and times the GPU step on any CUDA machine, in stages that can be resumed.
 
-    python benchmarks/gpu_check.py [--stage NAME]… [--resume] [--bundle DIR] [--real-size]
+    python benchmarks/gpu_check.py [--stage NAME]… [--resume] [--bundle DIR] [--work DIR] [--minutes N]
 
-Every stage takes a few minutes at most and is written to `benchmarks/results/` as soon as it is done: a JSON
-file named by GPU and date, and beside it a plot. On a machine without a GPU the stages that need none run on
-small shapes, and the rest is listed as owed. Ends with one line of JSON.
+Every stage consists of parts, and what a part finds is written to `benchmarks/results/` at once: a JSON file named
+by GPU and date, and beside it a plot. A part that fails is told with its reason and the next one runs. `--resume`
+goes on in the newest file of this GPU and these versions, with the parts that are not done. On a machine without a
+GPU the stages that need none run on small shapes, and the rest is listed as owed. Prints every figure, then what the
+GPU step is to reach beside what was measured, and ends with one line of JSON.
 """
 
 from __future__ import annotations
@@ -13,14 +15,19 @@ import datetime
 import json
 import platform
 import re
+import tempfile
 import time
 import traceback
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from gpu_plot import plot
 from gpu_stages import STAGES, Machine, Stage
+from gpu_targets import judged, verdict
+from pages import write
 from rich.console import Console
 from rich.table import Table
 
@@ -36,99 +43,152 @@ PACKAGES = (
     "onnxruntime",
     "numpy",
 )
+Report = dict[str, Any]
 
 
 def main(
     stage: Annotated[
         list[str] | None, typer.Option(help=f"Of {', '.join(STAGES)}; all if not given.")
     ] = None,
-    resume: Annotated[bool, typer.Option(help="Leave out what today's file holds already.")] = False,
+    resume: Annotated[bool, typer.Option(help="Leave out the parts that are done already.")] = False,
     bundle: Annotated[
-        str, typer.Option(help="Bundle for same-bytes, by name or folder; the golden networks if empty.")
+        str,
+        typer.Option(
+            help="Bundle for same-bytes and two-jobs, name or folder; the golden networks if empty."
+        ),
     ] = "",
     device: Annotated[int, typer.Option(help="Number of the GPU.")] = 0,
     results: Annotated[Path, typer.Option(help="Folder of the results.")] = RESULTS,
+    work: Annotated[
+        Path | None, typer.Option(help="Folder to keep bundles and plans in; else a temporary one.")
+    ] = None,
+    minutes: Annotated[float | None, typer.Option(help="Begin no part after so many minutes.", min=0)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the JSON line only.")] = False,
 ) -> None:
-    """Run the stages in order; one that fails is told with its reason and the next one runs."""
+    """Run the stages in order."""
     console = Console(quiet=as_json)
-    machine = Machine.look(device, bundle)
     unknown = sorted(set(stage or ()) - set(STAGES))
     if unknown:
         raise typer.BadParameter(f"{unknown[0]} is none of {', '.join(STAGES)}")
-    path = results / f"gpu-check-{slug(machine.name)}-{datetime.date.today().isoformat()}.json"
-    report = json.loads(path.read_text()) if resume and path.exists() else {"stages": {}}
-    report |= {"machine": machine.name, "versions": versions(), "python": platform.python_version()}
-    for name in stage or STAGES:
-        if report["stages"].get(name, {}).get("state") == "done" and resume:
-            continue
-        report["stages"][name] = run(name, STAGES[name], machine, console)
-        write(path, report)
+    with tempfile.TemporaryDirectory() as temporary:
+        machine = Machine.look(device, bundle, work or Path(temporary))
+        path, report = opened(results, machine.name, resume)
+        run = Run(report, lambda: write(path, json.dumps(report, indent=1) + "\n"), console, minutes)
+        for name in stage or STAGES:
+            run.stage(name, STAGES[name], machine)
+    report["targets"] = judged(report)
+    run.save()
     console.print(table(report))
+    console.print(target_table(report["targets"]))
     owed = [name for name, found in report["stages"].items() if found["state"] == "owed"]
     if owed:
         console.print(f"owed, since this machine has no GPU: {', '.join(owed)}")
-    if any("figures" in found for found in report["stages"].values()):
-        plot(report, path.with_suffix(".png"))
+    plot(report, path.with_suffix(".png"))
     console.print(f"written to {path}")
     print(json.dumps({"file": str(path), **report}))
 
 
-def run(name: str, stage: Stage, machine: Machine, console: Console) -> dict[str, Any]:
-    """One stage's outcome: its figures, or why there are none."""
-    if stage.needs_gpu and machine.gpu is None:
-        return {"state": "owed", "why": machine.why}
-    console.print(f"[bold]{name}[/bold]: {stage.says}")
-    began = time.perf_counter()
-    try:
-        figures = stage.run(machine)
-    except MimicMotionError as error:
-        return {"state": "failed", "why": str(error)}
-    except Exception as error:  # a stage that breaks must not cost the others their figures
-        return {"state": "failed", "why": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()}
-    return {"state": "done", "seconds": round(time.perf_counter() - began, 1), "figures": figures}
+def opened(results: Path, machine: str, resume: bool) -> tuple[Path, Report]:
+    """The file to write and what it holds: with `resume` the newest of this machine and these versions."""
+    own: Report = {"machine": machine, "versions": versions(), "python": platform.python_version()}
+    start = f"gpu-check-{slug(machine)}-"
+    for path in sorted(results.glob(f"{start}[0-9]*.json"), reverse=True) if resume else ():
+        found = json.loads(path.read_text())
+        if own.items() <= found.items():
+            return path, found
+    return results / f"{start}{datetime.date.today().isoformat()}.json", {"stages": {}, **own}
 
 
-def write(path: Path, report: dict[str, Any]) -> None:
-    """Write beside, then rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}")
-    beside.write_text(json.dumps(report, indent=1) + "\n")
-    beside.replace(path)
+class Run:
+    """The parts of stages, one after the other; the report is saved after every figure."""
+
+    def __init__(
+        self,
+        report: Report,
+        save: Callable[[], None],
+        console: Console,
+        minutes: float | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._report, self.save, self._console, self._clock = report, save, console, clock
+        self._until = None if minutes is None else clock() + 60 * minutes
+
+    def stage(self, name: str, stage: Stage, machine: Machine) -> None:
+        """All its parts that are not done yet, if this machine can run it."""
+        if stage.needs_gpu and machine.gpu is None:
+            self._report["stages"][name] = {"state": "owed", "why": machine.why}
+            self.save()
+            return
+        self._console.print(f"[bold]{name}[/bold]: {stage.says}")
+        found = self._report["stages"].setdefault(name, {})
+        found.pop("why", None)
+        found |= {"state": "begun", "figures": found.get("figures", {}), "parts": found.get("parts", {})}
+        try:
+            parts = stage.parts(machine)
+        except Exception as error:  # the stage cannot even be laid out here: others may
+            found |= {"state": "failed", "why": reason(error)}
+            self.save()
+            return
+        for part, work in parts.items():
+            if found["parts"].get(part, {}).get("state") != "done":
+                self._part(part, work, found)
+        failed = [part for part in parts if found["parts"].get(part, {}).get("state") != "done"]
+        found["state"] = "failed" if failed else "done"
+        if failed:
+            found["why"] = "; ".join(f"{part}: {found['parts'][part]['why']}" for part in failed)
+        self.save()
+
+    def _part(self, name: str, work: Any, found: Report) -> None:
+        if self._until is not None and self._clock() >= self._until:
+            found["parts"][name] = {"state": "left", "why": "no time was left: go on with --resume"}
+            return
+        began = self._clock()
+        # A process that is ended from outside leaves this behind.
+        found["parts"][name] = {"state": "begun", "why": "it was interrupted"}
+        self.save()
+        try:
+            for figures in work():
+                found["figures"] |= figures
+                self.save()
+                self._console.print(f"  {name}: {', '.join(f'{k} {shown(v)}' for k, v in figures.items())}")
+        except Exception as error:  # a part that breaks must not cost the others their figures
+            told = {"state": "failed", "why": reason(error)}
+            if not isinstance(error, MimicMotionError | AssertionError):
+                told["trace"] = traceback.format_exc()
+            found["parts"][name] = told
+        else:
+            found["parts"][name] = {"state": "done", "seconds": round(self._clock() - began, 1)}
+        self.save()
 
 
-def table(report: dict[str, Any]) -> Table:
-    """Every figure of every stage."""
+def reason(error: Exception) -> str:
+    """What went wrong, on one line."""
+    return str(error) if isinstance(error, MimicMotionError) else f"{type(error).__name__}: {error}"
+
+
+def table(report: Report) -> Table:
+    """Every figure of every stage, and what failed."""
     made = Table("stage", "figure", "value")
     for name, found in report["stages"].items():
         if found["state"] != "done":
-            made.add_row(name, found["state"], found["why"])
+            made.add_row(name, found["state"], found.get("why", ""))
         for figure, value in found.get("figures", {}).items():
-            shown = f"{value:.4g}" if isinstance(value, float) else str(value)
-            made.add_row(name, figure, shown)
+            made.add_row(name, figure, shown(value))
     return made
 
 
-def plot(report: dict[str, Any], path: Path) -> None:
-    """Seconds of each way to run the real size, and TFLOP/s beside the ceiling, where these were measured."""
-    import matplotlib.pyplot as plt
+def target_table(targets: Sequence[Mapping[str, Any]]) -> Table:
+    """What is to be reached, and what was."""
+    made = Table("stage", "target", "", "measured", "")
+    for told in targets:
+        figure = "–" if told["figure"] is None else shown(told["figure"])
+        made.add_row(told["stage"], told["what"], told["target"], figure, verdict(told))
+    return made
 
-    seconds = {
-        figure.removesuffix("_s"): value
-        for name, found in report["stages"].items()
-        if name.startswith("loop")
-        for figure, value in found.get("figures", {}).items()
-        if figure.endswith("_s")
-    }
-    if not seconds:
-        return
-    figure, axes = plt.subplots(figsize=(8, 0.6 * len(seconds) + 1.5))
-    axes.barh(list(seconds), list(seconds.values()))
-    axes.invert_yaxis()
-    axes.set_xlabel("seconds")
-    axes.set_title(report["machine"])
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
+
+def shown(value: Any) -> str:
+    """A figure for people."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def versions() -> dict[str, str]:

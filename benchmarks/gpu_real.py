@@ -1,238 +1,265 @@
-"""The real size on a GPU with random weights: the plain PyTorch loop, and ours with each step switched on in turn."""
+"""One segment, guided, in 25 steps: the plain PyTorch loop, then ours with one optimisation after the other.
+
+Each part adds its figures as soon as it has them: `NAME_s` are seconds of 25 steps (a few are timed, since every
+step is the same work), `NAME_rel_l2` how far the latents are from the plain loop's after these few, `NAME_used_gib`
+the GPU memory in use then, `NAME_unet_tflops` what the U-Net alone computes a second (operations as exported),
+`NAME_outside_unet` the share of a step that is not the U-Net, and `NAME_idle` the share in which the GPU runs
+nothing. `video_NAME_s` are seconds of a whole video, for each job: from pose pictures to pictures, in all steps. A
+part makes its own networks, of the same weights, and leaves no memory behind.
+"""
 
 from __future__ import annotations
 
-import json
-import math
+import gc
+import statistics
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from gpu_loops import Decoding, Latents, Ours, Plain, animate, features_of
+from gpu_networks import STEPS, Clip, Networks, Scale, random_clip
+from gpu_place import ModuleEngine, Place, Run, idle_share, seconds_of
 
-from mimicmotion_trt.cuda.device import CudaDevice
-from mimicmotion_trt.cuda.program import Layout, Rows, StepProgram
-from mimicmotion_trt.denoise import Conditions, guidance_ramp
-from mimicmotion_trt.engines import EngineSpec, network_specs
-from mimicmotion_trt.engines.cuda_memory import Gpu
-from mimicmotion_trt.engines.torch_binding import TorchBinding
-from mimicmotion_trt.export.half import to_half
-from mimicmotion_trt.export.networks import DecoderEngine, UNetEngine
-from mimicmotion_trt.prediction import MIMICMOTION
-from mimicmotion_trt.schedule import Step, euler_steps, initial_scale, karras_sigmas
-from mimicmotion_trt.segments import fusion_weights, plan_segments
+from mimicmotion_trt.cuda.buckets import MOST_ELEMENTS, WIDEST
+from mimicmotion_trt.schedule import Step, steps_of
+from mimicmotion_trt.settings import Settings
 
-CONFIGS = Path(__file__).parents[1] / "tests" / "data" / "golden" / "real-size"
-HIGH, WIDE = 72, 128
-STEPS = 25
-"""Steps of a whole run; fewer are timed, since every step is the same work."""
-TIMED = 3
+Figures = dict[str, Any]
+Part = Callable[[], Iterator[Figures]]
+ALTERNATIONS = 5
 
 
-class ModuleEngine:
-    """A PyTorch module as an engine on the GPU: what StepProgram needs of one."""
+class RealLoops:
+    """The parts of a loop stage."""
 
-    def __init__(self, run: Callable[..., Tensor], spec: EngineSpec) -> None:
-        self._run, self.spec = run, spec
+    def __init__(self, place: Place, scale: Scale, frames: int) -> None:
+        self._place, self._scale, self._frames = place, scale, frames
+        self._networks = Networks(scale, place.torch)
+        overlap = min(6, frames - 1)
+        self.exact = Settings(steps=STEPS, guidance=(2.0, 2.0), segment=frames, overlap=overlap)
+        self.fast = Settings(
+            steps=10, guidance=(2.0, 2.0), segment=frames, overlap=overlap,
+            schedule="align-your-steps", guidance_interval=(0.3, 20.0),
+        )  # fmt: skip
+        self._steps = steps_of(self.exact)
+        self._known: Latents | None = None
+        self._clip_made: Clip | None = None
 
-    def bind(self, inputs: Any, outputs: Any) -> TorchBinding:
-        """See `TorchBinding`."""
-        return TorchBinding(self._run, self.spec, inputs, outputs, torch.device("cuda"))
+    def parts(self) -> Mapping[str, Part]:
+        """In the order in which optimisations are added; those that compile come last."""
+        parts: dict[str, Callable[[], Iterator[Figures]]] = {
+            "plain": lambda: self._plain("plain"),
+            "hoisted": lambda: self._plain("hoisted", hoisted=True),
+            "fold": lambda: self._plain("fold", hoisted=True, folded=True),
+            "program": lambda: self._ours("program", graphs=False),
+            "graph": lambda: self._ours("graph", graphs=True),
+            "plain-video": self._plain_video,
+        }
+        if 2 * self._elements <= MOST_ELEMENTS:
+            parts["rows-2"] = lambda: self._ours("rows_2", graphs=True, sizes=(2,))
+        if self._scale.compiles:
+            parts["plain-compiled"] = lambda: self._plain("plain_compiled", compiled=True)
+        parts["ours-video"] = self._video
+        return {name: self._tidy(part) for name, part in parts.items()}
 
-    def close(self) -> None:
-        """Nothing is held."""
+    @property
+    def _elements(self) -> int:
+        """Of the widest tensor of one row."""
+        (pose,) = (tensor for tensor in self._scale.specs()["unet"].inputs if tensor.name == "pose")
+        high, wide = self._scale.cells
+        return self._frames * high * wide * int(pose.shape[2]) * WIDEST
 
+    def _tidy(self, part: Part) -> Part:
+        """A part that leaves no memory behind for the next."""
 
-def compare_loops(gpu: Gpu, frames: int) -> dict[str, Any]:
-    """Seconds of 25 steps, guided, of one segment of `frames` frames at 1024x576, float16.
+        def run() -> Iterator[Figures]:
+            try:
+                yield from part()
+            finally:
+                if self._scale.compiles:
+                    torch._dynamo.reset()
+                gc.collect()
+                self._place.empty_caches()
 
-    In turn: the plain loop; with `torch.compile`; our rewritten U-Net in the step program without graphs, with
-    one captured graph, and compiled. TFLOP/s count the operations of the published network.
-    """
-    conditions, noise = random_conditions(frames)
-    figures: dict[str, Any] = {"matmul_tflops": matmul_ceiling()}
-    unet = random_module("unet").half()
-    pose_net = random_pose_net(unet).half()
-    figures["plain_s"] = time_plain(unet, pose_net, conditions, noise)
-    compiled = torch.compile(unet)
-    figures["plain_compiled_s"] = time_plain(compiled, pose_net, conditions, noise)
-    torch._dynamo.reset()
-    ours = to_half(UNetEngine(unet), "unet").cuda().eval()
-    specs = network_specs(pose_channels=320, token_width=1024, image_size=224, dtype="float16")
-    device = CudaDevice(gpu, "float16")
-    for name, run, graphs in (
-        ("ours_eager", ours, False),
-        ("ours_graph", ours, True),
-        ("ours_compiled_graph", torch.compile(ours), True),
-    ):
-        engine = ModuleEngine(run, specs["unet"])
-        figures |= time_program(device, engine, frames, conditions, noise, graphs, name)
-    flops = 2 * MIMICMOTION.works["unet"].flops(rows=1, frames=frames, cells=HIGH * WIDE)
-    best = min(value for name, value in figures.items() if name.endswith("_s"))
-    figures["unet_tflops"] = flops * STEPS / best / 1e12
-    figures["share_of_ceiling"] = figures["unet_tflops"] / figures["matmul_tflops"]
-    figures["speedup"] = figures["plain_s"] / best
-    figures["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
-    return figures
+        return run
 
+    def _plain(
+        self, name: str, *, hoisted: bool = False, folded: bool = False, compiled: bool = False
+    ) -> Iterator[Figures]:
+        loop = self._plain_loop(hoisted=hoisted, folded=folded, compiled=compiled)
+        loop.start()
+        self._several(loop)
+        latents = loop.latents()
+        if name == "plain":
+            self._known = latents
+        seconds = seconds_of(lambda: self._several(loop), self._place.wait) / self._scale.timed
+        yield self._told(name, seconds, latents)
 
-def time_program(
-    device: CudaDevice,
-    engine: ModuleEngine,
-    frames: int,
-    conditions: Conditions,
-    noise: Any,
-    graphs: bool,
-    name: str,
-) -> dict[str, Any]:
-    """Seconds of 25 steps of the step program, and how much of a step is not the U-Net."""
-    plan = plan_segments(frames, frames, 6, "reference")
-    weights = fusion_weights(plan, "triangular")
-    rows = Rows(tuple(map(tuple, plan.tolist())), tuple(map(tuple, weights.tolist())), (True, False), (1, 1))
-    layout = Layout((rows,), frames, (HIGH, WIDE))
-    program = StepProgram(device, engine, layout, graphs=graphs)
-    program.start(conditions, guidance_ramp((2.0, 2.0), frames), noise)
-    steps = euler_steps(karras_sigmas(STEPS, 0.002, 700.0))
+    def _plain_loop(self, *, hoisted: bool = False, folded: bool = False, compiled: bool = False) -> Plain:
+        networks = self._networks
+        unet: Run = networks.folded() if folded else networks.unet()
+        run = torch.compile(unet) if compiled else unet
+        return Plain(
+            self._place, self._scale, run, networks.pose_net(), self._clip(), hoisted=hoisted, folded=folded
+        )
 
-    def several() -> None:
-        for step in steps[:TIMED]:
-            program.step(step)
+    def _several(self, loop: Any) -> None:
+        for step in self._steps[: self._scale.timed]:
+            loop.step(step)
 
-    whole = timed(several, device.gpu) / TIMED
+    def _ours(self, name: str, *, graphs: bool, sizes: tuple[int, ...] = (1,)) -> Iterator[Figures]:
+        engine = self.engine(self._networks.folded())
+        loop = Ours(self._place, self._scale, engine, self._clip(), self.exact, sizes, graphs=graphs)
+        try:
+            yield from self.steps_of(loop, name, graphs=graphs)
+        finally:
+            loop.close()
 
-    def networks(stream: Any) -> None:
-        for call in program.calls:
-            device.call(call, stream)
+    def engine(self, run: Run) -> ModuleEngine:
+        """A U-Net's module as an engine."""
+        return ModuleEngine(run, self._scale.specs()["unet"], self._place, self._place.gpu)
 
-    alone = device.record(networks, graphs=graphs)
-    unet = timed(alone, device.gpu)
-    return {
-        f"{name}_s": whole * STEPS,
-        f"{name}_step_ms": whole * 1e3,
-        f"{name}_not_unet": 1 - unet / whole,
-    }
+    def steps_of(self, loop: Ours, name: str, *, graphs: bool) -> Iterator[Figures]:
+        """What a step of ours takes, and how much of it is not the U-Net."""
+        wait, timed = self._place.wait, self._scale.timed
+        loop.start(self._features())
+        self._several(loop)
+        latents, alone = loop.latents(), loop.unet_alone(graphs)
+        if alone is None:
+            seconds = seconds_of(lambda: self._several(loop), wait) / timed
+            yield self._told(name, seconds, latents)
+            return
+        whole, unet = alternating(lambda: self._several(loop), lambda: repeat(alone, timed), wait)
+        yield self._told(name, whole / timed, latents)
+        yield {f"{name}_unet_ms": unet / timed * 1e3, f"{name}_outside_unet": 1 - unet / whole}
+        if self._scale.work is not None:
+            high, wide = self._scale.cells
+            flops = self._scale.work.flops(rows=2, frames=self._frames, cells=high * wide)
+            yield {f"{name}_unet_tflops": flops * timed / unet / 1e12}
+        idle = idle_share(lambda: self._several(loop), wait) if self._place.gpu is not None else None
+        if idle is not None:
+            yield {f"{name}_idle": idle}
 
+    def _plain_video(self) -> Iterator[Figures]:
+        """PoseNet at every step, all steps, and the published decoder."""
+        loop, vae = self._plain_loop(), self._networks.vae()
 
-def time_plain(unet: Any, pose_net: nn.Module, conditions: Conditions, noise: Any) -> float:
-    """Seconds of 25 steps in the reference's order: PoseNet and two U-Net calls for the segment at every step."""
-    frames = len(noise)
-    generator = torch.Generator("cuda").manual_seed(0)
-    poses = torch.rand((frames, 3, HIGH * 8, WIDE * 8), generator=generator, device="cuda").half() * 2 - 1
-    image = torch.from_numpy(conditions.image_latents).cuda().half()
-    embedding = torch.from_numpy(conditions.embedding).cuda().half()[None]
-    ids = torch.tensor([conditions.time_ids], device="cuda")
-    state = {"latents": torch.from_numpy(noise).cuda()}
+        def run(steps: list[Step]) -> Any:
+            loop.start()
+            for step in steps:
+                loop.step(step)
+            return loop.decode(vae)
 
-    def step(numbers: Step) -> None:
-        latents = state["latents"]
-        scaled = (latents * numbers.scale).half()
-        answers = []
-        for keep in (0.0, 1.0):
-            pose = pose_net(poses)[None] if keep else None
-            inputs = torch.cat([scaled, (image * keep).expand(frames, -1, -1, -1)], dim=1)[None]
-            time_step = torch.tensor([numbers.timestep], device="cuda")
-            answers.append(unet(inputs, time_step, embedding * keep, ids, pose)[0][0].float())
-        v = answers[0] + 2.0 * (answers[1] - answers[0])
-        state["latents"] = latents * numbers.keep + v * numbers.push
-
-    steps = euler_steps(karras_sigmas(STEPS, 0.002, 700.0))
-    with torch.inference_mode():
-        step(steps[0])
-        torch.cuda.synchronize()
+        run(self._steps[:1])
+        self._place.wait()
         began = time.perf_counter()
-        for numbers in steps[:TIMED]:
-            step(numbers)
-        torch.cuda.synchronize()
-    return (time.perf_counter() - began) / TIMED * STEPS
+        run(self._steps)
+        yield {"video_plain_s": time.perf_counter() - began}
 
+    def _video(self) -> Iterator[Figures]:
+        """PoseNet once, all steps, the decoder on its own stream; the same for two jobs, and with options on."""
+        networks, place, scale = self._networks, self._place, self._scale
+        unet: Run = networks.folded()
+        decoder: Run = networks.decoder()
+        pose_net = networks.pose_net()
+        if scale.compiles:
+            unet, decoder = torch.compile(unet), torch.compile(decoder)
+        decoding, engine = Decoding(place, scale, decoder), self.engine(unet)
 
-def timed(work: Callable[[], Any], gpu: Gpu) -> float:
-    """Seconds of work after one round of warming up."""
-    work()
-    gpu.wait()
-    began = time.perf_counter()
-    work()
-    gpu.wait()
-    return time.perf_counter() - began
+        def video(loop: Ours, name: str, jobs: int) -> Figures:
+            def run(steps: list[Step]) -> None:
+                animate(loop, steps, lambda: features_of(pose_net, self._clip(), place), decoding, jobs)
+                place.wait()
 
-
-def decode_frames(frames: int = 8) -> dict[str, Any]:
-    """Seconds a frame of the VAE decoder as its engine computes it, eager and compiled."""
-    decoder = to_half(DecoderEngine(random_module("vae")), "vae_decoder").cuda().eval()
-    latents = torch.randn((frames, 4, HIGH, WIDE), device="cuda").half()
-    figures: dict[str, Any] = {}
-    for name, run in (("eager", decoder), ("compiled", torch.compile(decoder))):
-        with torch.inference_mode():
-            run(latents)
-            torch.cuda.synchronize()
+            run(loop.steps[:1])
             began = time.perf_counter()
-            run(latents)
-            torch.cuda.synchronize()
-        figures[f"{name}_s_a_frame"] = (time.perf_counter() - began) / frames
-    return figures
+            run(loop.steps)
+            return {f"video_{name}_s": (time.perf_counter() - began) / jobs}
+
+        loop = Ours(place, scale, engine, self._clip(), self.exact, (1,), graphs=True)
+        try:
+            if scale.compiles:
+                yield from self.steps_of(loop, "compiled", graphs=True)
+            yield video(loop, "ours", 1)
+            yield video(loop, "overlapped", 2)
+        finally:
+            loop.close()
+        loop = Ours(place, scale, engine, self._clip(), self.fast, (1,), graphs=True)
+        try:
+            yield video(loop, "options", 2)
+        finally:
+            loop.close()
+        if place.gpu is not None:
+            yield {"video_used_gib": place.used_gib()}
+
+    def _told(self, name: str, seconds: float, latents: Latents) -> Figures:
+        figures = {f"{name}_s": seconds * STEPS, f"{name}_rel_l2": relative_error(latents, self._reference())}
+        used = self._place.used_gib()
+        return figures | ({} if used is None else {f"{name}_used_gib": used})
+
+    def _reference(self) -> Latents:
+        """The plain loop's latents after the timed steps."""
+        if self._known is None:
+            loop = self._plain_loop()
+            loop.start()
+            self._several(loop)
+            self._known = loop.latents()
+        return self._known
+
+    def _features(self) -> Any:
+        return features_of(self._networks.pose_net(), self._clip(), self._place)
+
+    def _clip(self) -> Clip:
+        if self._clip_made is None:
+            self._clip_made = random_clip(self._scale, self._frames)
+        return self._clip_made
 
 
-def matmul_ceiling(side: int = 8192, times: int = 30) -> float:
-    """TFLOP/s of side x side float16 products."""
-    a, b = (torch.randn((side, side), device="cuda").half() for _ in range(2))
-    for _ in range(3):
-        a @ b
-    torch.cuda.synchronize()
-    began = time.perf_counter()
+def repeat(work: Callable[[], Any], times: int) -> None:
+    """So many times."""
     for _ in range(times):
-        a @ b
-    torch.cuda.synchronize()
-    return 2 * side**3 * times / (time.perf_counter() - began) / 1e12
+        work()
 
 
-def random_conditions(frames: int) -> tuple[Conditions, Any]:
-    """Conditions of a clip and its latents at the first sigma."""
-    chance = np.random.default_rng(0)
-
-    def drawn(*shape: int) -> Any:
-        return chance.normal(size=shape).astype(np.float32)
-
-    conditions = Conditions(
-        embedding=drawn(1, 1024),
-        image_latents=drawn(4, HIGH, WIDE),
-        pose=(drawn(frames, 320, HIGH, WIDE) * 0.1).astype(np.float16),
-        time_ids=(6.0, 127.0, 0.02),
-    )
-    scale = np.float32(initial_scale(karras_sigmas(STEPS, 0.002, 700.0)))
-    return conditions, drawn(frames, 4, HIGH, WIDE) * scale
+def alternating(
+    one: Callable[[], Any], other: Callable[[], Any], wait: Callable[[], None]
+) -> tuple[float, float]:
+    """Seconds of two works in turns, the medians: what drifts hits both."""
+    pairs = [
+        (seconds_of(one, wait, series=1), seconds_of(other, wait, series=1)) for _ in range(ALTERNATIONS)
+    ]
+    return statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs)
 
 
-def random_module(part: str) -> Any:
-    """A network of the real configuration on the GPU, its weights drawn so that values keep their size."""
-    from diffusers import AutoencoderKLTemporalDecoder
-
-    from mimicmotion_trt.training.networks import UNet
-
-    kind = {"unet": UNet, "vae": AutoencoderKLTemporalDecoder}[part]
-    values = json.loads((CONFIGS / part / "config.json").read_text())
-    with torch.device("cuda"):
-        module: Any = kind(**{key: value for key, value in values.items() if not key.startswith("_")})
-    draw_weights(module)
-    return module.eval().requires_grad_(False)
+def relative_error(found: Any, expected: Any) -> float:
+    """Relative L2."""
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
-def random_pose_net(unet: Any) -> nn.Module:
-    """PoseNet as wide as the U-Net."""
-    from mimicmotion_trt.training.networks import PoseNet
+def decode_parts(place: Place, scale: Scale, frames: int = 8) -> Mapping[str, Part]:
+    """Seconds a frame of the VAE decoder as its engine computes it, eager and compiled."""
 
-    with torch.device("cuda"):
-        pose_net = PoseNet(unet.config["block_out_channels"][0])
-    draw_weights(pose_net)
-    return pose_net.eval().requires_grad_(False)
+    def timed(name: str, compiled: bool) -> Iterator[Figures]:
+        decoder: Run = Networks(scale, place.torch).decoder()
+        run = torch.compile(decoder) if compiled else decoder
+        latents = torch.randn((frames, 4, *scale.cells), device=place.torch).to(scale.dtype)
+        with torch.inference_mode():
+            yield {f"{name}_s_a_frame": seconds_of(lambda: run(latents), place.wait) / frames}
+
+    names = {"eager": False} | ({"compiled": True} if scale.compiles else {})
+    return {name: partial(timed, name, on) for name, on in names.items()}
 
 
-def draw_weights(module: nn.Module) -> None:
-    """Normal weights of variance 1 / inputs; norms stay as they are."""
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for name, values in module.named_parameters():
-            if values.dim() > 1 and "norm" not in name:
-                values.normal_(std=1 / math.sqrt(values[0].numel()))
+def matmul_tflops(place: Place, side: int = 8192, times: int = 30) -> float:
+    """TFLOP/s of side x side products, in float16 on a GPU."""
+    dtype = torch.float16 if place.torch.type == "cuda" else torch.float32
+    a, b = (torch.randn((side, side), device=place.torch).to(dtype) for _ in range(2))
+
+    def products() -> None:
+        for _ in range(times):
+            a @ b
+
+    return 2 * side**3 * times / seconds_of(products, place.wait) / 1e12

@@ -36,9 +36,9 @@ from mimicmotion_trt.engines import DEEP_CACHE
 from mimicmotion_trt.export.build import build_bundle
 from mimicmotion_trt.export.options import Options
 from mimicmotion_trt.settings import Settings
-from mimicmotion_trt.training.evaluate import STRIDE, parse_setting
+from mimicmotion_trt.training.evaluate import STRIDE, parse_setting, unseen
 from mimicmotion_trt.training.metrics import psnr, ssim
-from mimicmotion_trt.training.synthetic import TEST_SEEDS, make_clip
+from mimicmotion_trt.training.synthetic import make_clip
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, DOCS = ROOT / "benchmarks" / "results", ROOT / "docs" / "options.md"
@@ -106,7 +106,7 @@ def main(
         exact = animator.settings(**{"size": animator.manifest.sizes[0], **chosen})
         deep = set(DEEP_CACHE) <= set(animator.manifest.networks)
         variants = make_variants(exact, few or max(exact.steps // 2, 1), interval, deep)
-        runs = measure(animator, exact, variants, [seed * STRIDE + index for index in range(clips)], frames)
+        runs = measure(animator, exact, variants, [unseen(seed, index) for index in range(clips)], frames)
     lines = [summary(name, runs[name], runs[EXACT]) for name in runs]
     Console(quiet=as_json).print(table_of(lines, f"{bundle}: {clips} clips of {frames} frames"))
     told = {
@@ -174,7 +174,7 @@ def measure(
     assert exact.size is not None
     width, height = exact.size
     for index, seed in enumerate(seeds):
-        clip = make_clip(TEST_SEEDS[seed], frames, height, width)
+        clip = make_clip(seed, frames, height, width)
         for some in settings.values() if index == 0 else ():
             animate(animator, clip, some)
         first: Video | None = None

@@ -1,6 +1,6 @@
 """Exports and compiles all five networks at MimicMotion's real size, with random weights; needs no GPU.
 
-    python benchmarks/real_size.py [--size 1024x576] [--segment 16] [--batch 2] [--capability SM89] [--keep DIR]
+    python benchmarks/real_size.py [--size 1024x576] [--segment 16] [--batch 2] [--capability SM89] [--work DIR]
 
 Weights are drawn in float16 for the real configs and saved as a base folder and a checkpoint (4.7 GB), from
 which the product's own command builds a bundle. Prints time, size and error of each network, and the peak

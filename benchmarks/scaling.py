@@ -34,7 +34,7 @@ from mimicmotion_trt.doctor import EFFICIENCY
 from mimicmotion_trt.engines import open_engine
 from mimicmotion_trt.gpus import PEAK_TFLOPS
 from mimicmotion_trt.pose import draw_poses
-from mimicmotion_trt.prediction import MIMICMOTION, Model, cost_of, memory_of
+from mimicmotion_trt.prediction import MIMICMOTION, UNET_TENSORS, Model, cells_of, cost_of, memory_of
 from mimicmotion_trt.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -109,14 +109,20 @@ def run_alone(
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     settings = settings_of(point, steps)
     cost = cost_of(model, settings, point.frames)
-    flops = cost.total
+    memory = memory_of(model, settings, point.frames, min(4, cost.rows))
+    flops, more = cost.total, memory.activations + memory.state
     if point.rows:
-        width, height = point.size
-        cells = width // 8 * (height // 8)
-        flops = model.works["unet"].flops(rows=point.rows, frames=point.segment, cells=cells)
-    memory = memory_of(model, settings, point.frames, point.rows or min(4, cost.rows))
-    predicted = {"flops": flops, "more_mib": (memory.activations + memory.state) / 2**20}
+        flops, more = row_cost(model, point)
+    predicted = {"flops": flops, "more_mib": more / 2**20}
     return {**asdict(point), **json.loads(done.stdout), "predicted": predicted}
+
+
+def row_cost(model: Model, point: Point) -> tuple[float, int]:
+    """Operations and bytes of one U-Net call: the part of `memory_of` that is the U-Net's."""
+    cells = cells_of(settings_of(point, 1))
+    flops = model.works["unet"].flops(rows=point.rows, frames=point.segment, cells=cells)
+    values = point.rows * point.segment * cells * (UNET_TENSORS * model.width + 8 + model.width + 4)
+    return flops, values * model.value_bytes
 
 
 def settings_of(point: Point, steps: int) -> Settings:

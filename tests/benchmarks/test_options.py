@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
-import sys
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,24 +14,13 @@ from mimicmotion_trt.bundles import load_bundle
 from mimicmotion_trt.segments import plan_segments
 from mimicmotion_trt.settings import Layout
 
-ROOT = Path(__file__).parents[2]
-SCRIPT, MODEL = ROOT / "benchmarks" / "options.py", ROOT / "training" / "models" / "tiny"
+MODEL = Path(__file__).parents[2] / "training" / "models" / "tiny"
 
 
 @pytest.fixture(scope="module")
 def options() -> Any:
     """The script as a module."""
-    sys.path.insert(0, str(SCRIPT.parent))
-    try:
-        spec = importlib.util.spec_from_file_location("options", SCRIPT)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["options"] = module
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(SCRIPT.parent))
-    return module
+    return importlib.import_module("options")
 
 
 def test_what_the_bundle_allows_is_tried(options):

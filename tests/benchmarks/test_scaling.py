@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mimicmotion_trt.prediction import MIMICMOTION, cost_of
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "scaling.py"
-
 
 @pytest.fixture(scope="module")
 def scaling() -> Any:
     """The script as a module."""
-    sys.path.insert(0, str(SCRIPT.parent))
-    try:
-        spec = importlib.util.spec_from_file_location("scaling", SCRIPT)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["scaling"] = module
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(SCRIPT.parent))
-    return module
+    return importlib.import_module("scaling")
 
 
 @pytest.fixture
@@ -64,6 +50,11 @@ def test_the_page_has_slopes_and_points(scaling, points):
     assert text.splitlines()[-1] == "| 32 | 64x128 | 8 |  | 16.000 | 32.0 | 42 | 4 |"
     page = scaling.with_table(scaling.DOCS.read_text(), "scaling", text)
     assert text in page
+
+
+def test_a_call_of_the_unet_costs_by_its_rows(scaling):
+    one, four = (scaling.row_cost(MIMICMOTION, scaling.Point(7, (64, 128), 8, rows)) for rows in (1, 4))
+    assert four == (pytest.approx(4 * one[0]), 4 * one[1])
 
 
 def test_a_size_counts_by_its_pixels(scaling, points):

@@ -1,0 +1,132 @@
+"""Where the stages of `gpu_check.py` run: a GPU, or this machine's CPU, where the same code runs on small shapes."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mimicmotion_trt.cuda.device import CudaDevice, Device
+from mimicmotion_trt.engines import EngineSpec
+from mimicmotion_trt.engines.cuda_memory import Gpu, load_driver, open_gpu
+
+Run = Callable[..., torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Place:
+    """PyTorch's device, and beside it what the step program and the decoder run on."""
+
+    torch: torch.device
+    device: Device | None = None
+    """Of the step program; None: the CPU's own denoiser."""
+    decoding: Device | None = None
+    """Of the decoder, on a stream of its own; None: PyTorch alone."""
+    gpu: Gpu | None = None
+    decoding_gpu: Gpu | None = None
+
+    @classmethod
+    def of(cls, gpu: Gpu | None, dtype: str) -> Place:
+        """A GPU with the kernels for engines of `dtype`, or the CPU."""
+        if gpu is None:
+            return cls(torch.device("cpu"))
+        other = open_gpu(gpu.index)
+        return cls(
+            torch.device("cuda", gpu.index), CudaDevice(gpu, dtype), CudaDevice(other, dtype), gpu, other
+        )
+
+    def wait(self) -> None:
+        """Until all that was asked for is done, on every stream: PyTorch's and ours do not wait for each other."""
+        if self.torch.type == "cuda":
+            torch.cuda.synchronize(self.torch)
+
+    def empty_caches(self) -> None:
+        """Give back what PyTorch keeps for later, so that a part's memory is its own."""
+        self.wait()
+        if self.torch.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def used_gib(self) -> float | None:
+        """GPU memory that is not free now, whoever holds it; None on a CPU.
+
+        Asked while a part's arrays still lie there: PyTorch keeps what it once took, so this is the part's peak.
+        """
+        if self.gpu is None:
+            return None
+        self.gpu.activate()
+        error, free, total = load_driver().cuMemGetInfo()
+        if error:
+            raise RuntimeError(f"the GPU does not tell its free memory ({error.name})")
+        return float(total - free) / 2**30
+
+
+class ModuleEngine:
+    """A PyTorch module as an engine: what step program and decoder need of one."""
+
+    def __init__(self, run: Run, spec: EngineSpec, place: Place, gpu: Gpu | None) -> None:
+        self._run, self.spec, self._place, self.gpu = run, spec, place, gpu
+
+    def bind(self, inputs: Any, outputs: Any) -> Any:
+        """On arrays of the GPU a `TorchBinding`, else a call on numpy's."""
+        if self.gpu is not None:
+            from mimicmotion_trt.engines.torch_binding import TorchBinding, memory_of
+
+            memory = memory_of(self.gpu)
+            return TorchBinding(self._run, self.spec, inputs, outputs, self._place.torch, memory)
+        given = [torch.from_numpy(inputs[tensor.name]) for tensor in self.spec.inputs]
+        (output,) = outputs.values()
+        into = torch.from_numpy(output)
+
+        def call() -> None:
+            with torch.inference_mode():
+                into.copy_(self._run(*given))
+
+        return call
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def seconds_of(work: Callable[[], Any], wait: Callable[[], None], series: int = 3) -> float:
+    """Of one round, the median of some; a first one is not timed."""
+    found = []
+    for number in range(series + 1):
+        wait()
+        began = time.perf_counter()
+        work()
+        wait()
+        if number:
+            found.append(time.perf_counter() - began)
+    return statistics.median(found)
+
+
+def idle_share(work: Callable[[], Any], wait: Callable[[], None]) -> float | None:
+    """The share of `work` in which the GPU runs no kernel and no copy, by PyTorch's profiler; None if it saw none."""
+    from torch.profiler import ProfilerActivity, profile
+
+    work()
+    wait()
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
+        work()
+        wait()
+    spans = [
+        (event.time_range.start, event.time_range.end)
+        for event in seen.events() or ()
+        if event.device_type.name == "CUDA"
+    ]
+    return uncovered(spans) if spans else None
+
+
+def uncovered(spans: Iterable[Sequence[float]]) -> float:
+    """The share of the time from the first beginning to the last end that no (begin, end) covers."""
+    ordered = sorted(map(tuple, spans))
+    first, covered = ordered[0][0], 0.0
+    reached = first
+    for begin, end in ordered:
+        covered += max(0.0, end - max(begin, reached))
+        reached = max(reached, end)
+    return 1 - covered / (reached - first) if reached > first else 0.0

@@ -1,0 +1,129 @@
+"""The loops of gpu_check on small networks: the plain one, and ours on the stand-in for CUDA and on the CPU."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture
+def real(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module of the loops' parts; nothing is timed twice."""
+    module = importlib.import_module("gpu_real")
+    monkeypatch.setattr(module, "ALTERNATIONS", 1)
+    monkeypatch.setattr(module, "seconds_of", partial(module.seconds_of, series=1))
+    return module
+
+
+@pytest.fixture(scope="module")
+def place() -> Any:
+    """The module of the places."""
+    return importlib.import_module("gpu_place")
+
+
+def small(real: Any, place: Any, frames: int, **devices: Any) -> Any:
+    """The parts on the CPU, and two steps instead of 25."""
+    import torch
+
+    scale = replace(importlib.import_module("gpu_networks").SMALL, timed=1)
+    loops = real.RealLoops(place.Place(torch.device("cpu"), **devices), scale, frames)
+    loops.exact = real.Settings(steps=2, guidance=(2.0, 2.0), segment=frames, overlap=2)
+    loops.fast = real.Settings(
+        steps=3, guidance=(2.0, 2.0), segment=frames, overlap=2, guidance_interval=(0.3, 20.0)
+    )
+    return loops
+
+
+@pytest.mark.parametrize("host", ["float32"], indirect=True)
+def test_every_optimisation_keeps_the_latents(host, stand_in, real, place):
+    device = stand_in(host)
+    parts = small(real, place, 3, device=device, decoding=device).parts()
+    figures = {}
+    for name in ("plain", "hoisted", "fold", "program", "graph", "rows-2"):
+        for told in parts[name]():
+            figures |= told
+    errors = {name: value for name, value in figures.items() if name.endswith("_rel_l2")}
+    assert set(errors) == {f"{n}_rel_l2" for n in ("plain", "hoisted", "fold", "program", "graph", "rows_2")}
+    assert errors.pop("plain_rel_l2") == errors.pop("hoisted_rel_l2") == 0  # the same operations
+    assert all(0 < error < 1e-5 for error in errors.values()), errors
+    assert figures["graph_unet_ms"] > 0
+    assert figures["graph_outside_unet"] < 1
+    assert not any(name.endswith(("_idle", "_tflops", "_gib")) for name in figures)  # only a GPU has these
+
+
+@pytest.mark.parametrize("host", ["float32"], indirect=True)
+def test_whole_videos(host, stand_in, real, place):
+    device = stand_in(host)
+    parts = small(real, place, 3, device=device, decoding=device).parts()
+    figures = {}
+    for name in ("plain-video", "ours-video"):
+        for told in parts[name]():
+            figures |= told
+    assert set(figures) == {f"video_{name}_s" for name in ("plain", "ours", "overlapped", "options")}
+    assert "to_pictures" in device.told
+    assert device.recorded > 0
+
+
+def test_on_the_cpu_the_denoiser_is_ours(real, place):
+    (told,) = small(real, place, 3).parts()["program"]()
+    assert 0 < told["program_rel_l2"] < 1e-5
+
+
+def test_the_video_of_ours_is_the_plain_ones(real, place):
+    """Both loops' pictures, to a level of 255."""
+    loops_of = importlib.import_module("gpu_loops")
+    loops = small(real, place, 3)
+    plain, vae = loops._plain_loop(), loops._networks.vae()
+    plain.start()
+    for step in loops._steps[:2]:
+        plain.step(step)
+    expected = plain.decode(vae).astype(int)
+    decoding = loops_of.Decoding(loops._place, loops._scale, loops._networks.decoder())
+    found = decoding(plain.latents()).astype(int)
+    assert found.shape == (3, 64, 128, 3)
+    assert abs(found - expected).max() <= 1
+
+
+def test_rows_that_32_bits_do_not_count_are_not_tried(real, place):
+    networks = importlib.import_module("gpu_networks")
+    import torch
+
+    names = {
+        frames: set(real.RealLoops(place.Place(torch.device("cpu")), networks.REAL, frames).parts())
+        for frames in (16, 72)
+    }
+    assert names[16] - names[72] == {"rows-2"}
+    assert {"plain-compiled", "ours-video"} <= names[72]
+
+
+def test_what_no_kernel_covers_is_idle(place):
+    assert place.uncovered([(0, 4), (1, 3), (6, 8)]) == pytest.approx(0.25)
+    assert place.uncovered([(5, 6), (6, 7)]) == 0
+    assert place.uncovered([(3, 3)]) == 0
+
+
+@pytest.mark.filterwarnings("ignore:CUDA is not available")
+def test_the_profiler_sees_no_gpu_here(place):
+    assert place.idle_share(lambda: None, lambda: None) is None
+
+
+def test_times_are_medians_after_a_first_round(place, monkeypatch):
+    ticks = iter([0, 200, 201, 300, 305, 400, 402])
+    monkeypatch.setattr(place.time, "perf_counter", lambda: next(ticks))
+    done: list[int] = []
+    assert place.seconds_of(lambda: done.append(1), lambda: None) == 2
+    assert len(done) == 4
+
+
+def test_the_decoder_is_timed(real, place):
+    import torch
+
+    networks = importlib.import_module("gpu_networks")
+    parts = real.decode_parts(place.Place(torch.device("cpu")), networks.SMALL, frames=2)
+    ((told,),) = (list(part()) for part in parts.values())
+    assert told["eager_s_a_frame"] > 0
+    assert real.matmul_tflops(place.Place(torch.device("cpu")), side=16, times=2) > 0
