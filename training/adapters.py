@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..errors import SettingsError
@@ -76,8 +75,3 @@ def parameters(network: nn.Module) -> list[nn.Parameter]:
 def count(network: nn.Module) -> int:
     """Trainable numbers."""
     return sum(parameter.numel() for parameter in parameters(network))
-
-
-def is_finite(value: Tensor) -> bool:
-    """Whether no element is infinite or NaN."""
-    return bool(torch.isfinite(value).all())

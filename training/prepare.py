@@ -16,7 +16,9 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 @app.command()
 def prepare(
-    videos: Annotated[Path, typer.Argument(help="Folder of videos and folders of numbered frames.")],
+    videos: Annotated[
+        Path, typer.Argument(help="Folder of videos and folders of numbered frames, or one video.")
+    ],
     output: Annotated[Path, typer.Option(help="Folder of the shards; what is there already is continued.")],
     size: Annotated[
         str | None, typer.Option(help="WIDTHxHEIGHT of the frames, cropped about the person.")
@@ -28,6 +30,9 @@ def prepare(
     max_jitter: Annotated[
         float, typer.Option(help="More trembling than this, in heights of the body, is left out.")
     ] = 0.03,
+    max_enlarge: Annotated[
+        float, typer.Option(help="Clips that --size would enlarge more than this are left out.")
+    ] = 2.0,
     shard_clips: Annotated[int, typer.Option(min=1, help="Clips in a shard.")] = 64,
     estimator: Annotated[str, typer.Option(help="mediapipe or dwpose.")] = "mediapipe",
     threads: Annotated[
@@ -39,15 +44,16 @@ def prepare(
     """Find one-person clips in recordings and pack them, with their poses, into webdataset shards."""
     from mimicmotion_trt.flags import parse_size
     from mimicmotion_trt.pose import open_estimator
+    from mimicmotion_trt.training.files import alone
     from mimicmotion_trt.training.footage.cutting import Rules
-    from mimicmotion_trt.training.footage.preparation import Options, Preparation, alone
+    from mimicmotion_trt.training.footage.preparation import Options, Preparation
     from mimicmotion_trt.training.footage.progress import Bars, Lines
     from mimicmotion_trt.training.footage.report import summary, write_report
     from mimicmotion_trt.training.footage.shards import read_entries
 
     try:
         rules = Rules(min_frames, max_frames, max_jitter)
-        options = Options(parse_size(size) if size else None, fps, frames_fps, rules, estimator)
+        options = Options(parse_size(size) if size else None, fps, frames_fps, rules, estimator, max_enlarge)
         finder = open_estimator(estimator, threads=threads)
         with alone(output):
             work = Preparation(videos, output, options, finder, shard_clips, limit)

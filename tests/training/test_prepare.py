@@ -17,13 +17,16 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from mimicmotion_trt.errors import InputError, SettingsError
+from mimicmotion_trt.errors import InputError, MotionError, SettingsError
+from mimicmotion_trt.limits import Limits
 from mimicmotion_trt.media import read_picture, write_picture
 from mimicmotion_trt.media.writer import VideoWriter
 from mimicmotion_trt.pose import PoseSequence
+from mimicmotion_trt.training.files import alone
+from mimicmotion_trt.training.footage import videos
 from mimicmotion_trt.training.footage.crop import around_person, share_inside
 from mimicmotion_trt.training.footage.cutting import NOBODY, SEVERAL, SHAKY, SHORT, Rules, cut, jitter
-from mimicmotion_trt.training.footage.preparation import Options, alone
+from mimicmotion_trt.training.footage.preparation import Options
 from mimicmotion_trt.training.footage.shards import read_entries
 from mimicmotion_trt.training.footage.survey import NOT_COUNTED, ChangeMeter, Survey
 from mimicmotion_trt.training.footage.videos import find_videos, opened
@@ -145,6 +148,57 @@ def test_a_second_run_adds_nothing_and_poses_nothing(
     monkeypatch.delattr(MediapipeEstimator, "estimate")
     assert run(footage, output) == numbers
     assert {path: path.read_bytes() for path in output.glob("shard-*")} == before
+
+
+def test_clips_that_would_be_enlarged_much_are_left_out(
+    footage: Path, prepared: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    shutil.copytree(prepared[0] / "cache", tmp_path / "cache")
+    numbers = run(footage, tmp_path, "--size", "384x512", "--max-enlarge", "2.5")  # of 144x192
+    assert numbers["clips"] == 0
+    assert numbers["left_out"]["too small"] == 3
+
+
+def test_what_is_too_large_here_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    film(tmp_path / "videos" / "large.mp4", dancer(1, 4))
+    monkeypatch.setattr(videos, "_LIMITS", Limits(frame_pixels=WIDTH * HEIGHT - 1))
+    numbers = run(tmp_path / "videos", tmp_path / "shards")
+    assert numbers["left_out"] == {"too large": 1}
+    assert list((tmp_path / "shards" / "cache").iterdir()) == []  # another machine may have other limits
+
+
+def test_a_single_video_may_be_given(footage: Path, tmp_path: Path) -> None:
+    (video,) = find_videos(footage / "two.mp4", tmp_path)
+    assert (video.path, video.name, video.is_folder) == (footage / "two.mp4", "two.mp4", False)
+
+
+def test_a_cover_beside_numbered_frames_is_none_of_them(footage: Path, tmp_path: Path) -> None:
+    frames = shutil.copytree(footage / "tiktok/00001/images", tmp_path / "one/frames")
+    (before,) = find_videos(tmp_path / "one", tmp_path / "out")
+    digest = before.digest()
+    write_picture(frames / "cover.jpg", np.zeros((32, 32, 3), np.uint8))
+    (video,) = find_videos(tmp_path / "one", tmp_path / "out")
+    assert video.digest() == digest
+    with opened(video, 30, 30) as (_, pictures):
+        assert len(list(pictures)) == 9
+    write_picture(frames / "0010.png", np.zeros((32, 32, 3), np.uint8))
+    with (
+        opened(video, 30, 30) as (_, pictures),
+        pytest.raises(MotionError, match=r"0010\.png has another size"),
+    ):
+        list(pictures)
+
+
+def test_a_folder_from_before_a_flag_was_known_is_continued(
+    footage: Path, prepared: tuple[Path, dict[str, Any]]
+) -> None:
+    settings = prepared[0] / "settings.json"
+    told = json.loads(settings.read_text())
+    assert told.pop("max_enlarge") == 2.0
+    settings.write_text(json.dumps(told))
+    assert run(footage, prepared[0]) == prepared[1]
 
 
 KILLED = """

@@ -7,6 +7,7 @@ import json
 import pickle
 import zlib
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -184,6 +185,32 @@ def test_a_slower_rate_takes_every_other_frame(shards: Path) -> None:
     start = place(clip, sample["frames"][0])
     assert [place(clip, frame) for frame in sample["frames"]] == list(range(start, start + 16, 2))
     assert sample["observed"].fps == 7.5
+
+
+def test_clips_much_slower_than_the_wanted_rate_are_left_out(shards: Path) -> None:
+    """Shown at 24 frames a second a dance of 15 would be half again as fast."""
+    assert len(opened(shards, fps=22.4)) == 4
+    with pytest.raises(SettingsError, match="slower than two thirds of the wanted rate': 4"):
+        opened(shards, fps=24.0)
+
+
+def test_a_reference_shows_the_person(tmp_path: Path) -> None:
+    """Four points that are sure, as a clip has to have: one point of a passing hand is not enough."""
+    truth = source(0).truth
+    score = np.full_like(truth.body_score, 0.2)
+    score[:, 4] = 0.9
+    score[::2] = truth.body_score[::2]
+    writer = ShardWriter(tmp_path, 1)
+    pictures = [encode_picture(frame, ".jpg") for frame in source(0).frames]
+    meta = {"video": "v", "digest": DIGESTS[0], "fps": 15.0}
+    writer.add("a-0", meta, replace(truth, body_score=score), pictures)
+    dataset = opened(tmp_path, frames=4, clips=40)
+    references = []
+    for index in range(40):
+        with suppress(MotionError):  # the window leaves no such frame
+            references.append(place(source(0), dataset[index]["reference"]))
+    assert len(references) > 5
+    assert all(reference % 2 == 0 for reference in references)
 
 
 def test_training_finds_the_data_set_by_its_name(shards: Path) -> None:

@@ -16,12 +16,14 @@ from ...pose import PoseSequence, draw_poses
 from ..config import DataConfig
 from ..samples import Sample, checked, slots
 from .augment import NONE, Augment, Variation, mirror
-from .crop import Crop, Picture, around_person
+from .crop import Crop, Picture, around_person, somebody
 from .shards import Entry, read_entries
 
 HELD_OUT_SHARE = 0.05
 """About this share of the videos, by their content, is never trained on."""
 _GAP_SECONDS = 1.0
+_SLOWEST = 2 / 3
+"""Of the wanted rate; the rounding of a stride is no further off."""
 
 
 class ShardClips:
@@ -44,7 +46,7 @@ class ShardClips:
         self._augment, self._seed = augment, seed
         entries, self.skipped = read_entries(folder)
         ours = _split(entries, held_out, folder)
-        self._entries = [entry for entry in ours if self._long_enough(entry)]
+        self._entries = [entry for entry in ours if self._fast_enough(entry) and self._long_enough(entry)]
         if not self._entries:
             part = " that is held out and" if held_out else ""
             raise SettingsError(
@@ -92,6 +94,12 @@ class ShardClips:
             except MotionError as error:
                 self.skipped[error.message.rstrip(".")] += 1
 
+    def _fast_enough(self, entry: Entry) -> bool:
+        """Whether its frames, shown at the wanted rate, would not be much faster than they were."""
+        fast = float(entry.meta["fps"]) >= _SLOWEST * self._fps
+        self.skipped.update([] if fast else ["slower than two thirds of the wanted rate"])
+        return fast
+
     def _long_enough(self, entry: Entry) -> bool:
         long = entry.frames > (self._frames - 1) * self._stride(entry) + 1
         self.skipped.update([] if long else ["too short for the window and a reference"])
@@ -108,7 +116,8 @@ class ShardClips:
         before, after = start, entry.frames - start - span  # frames that are free on each side
         gap = min(round(_GAP_SECONDS * float(entry.meta["fps"])), max(before, after))
         choices = [*range(start - gap + 1), *range(start + span + gap - 1, entry.frames)]
-        seen = [frame for frame in choices if poses.body_score[frame].max() > 0]
+        shown = somebody(poses)
+        seen = [frame for frame in choices if shown[frame]]
         if not seen:
             raise MotionError("nobody is seen where a reference could be taken.", field="data")
         return list(range(start, start + span, stride)), int(rng.choice(seen))

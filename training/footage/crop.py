@@ -13,6 +13,7 @@ from ...pose import PoseSequence
 
 Picture = NDArray[np.uint8]
 _SEEN = 0.3
+_LEAST_POINTS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,12 @@ def around_person(
     corner = np.rint(centre - sides / 2 + np.array(shift) * sides)
     left, top = np.clip(corner, 0, whole - [width, height]).astype(int).tolist()
     return Crop(left, top, width, height)
+
+
+def somebody(poses: PoseSequence) -> NDArray[np.bool_]:
+    """[F]: whether a frame shows the person: four body points with a confidence above 0.3."""
+    shown: NDArray[np.bool_] = (poses.body_score > _SEEN).sum(axis=1) >= _LEAST_POINTS
+    return shown
 
 
 def share_inside(poses: PoseSequence) -> float:

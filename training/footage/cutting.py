@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...pose import PoseSequence
+from .crop import somebody
 from .survey import NOT_COUNTED, Survey
 
 NOBODY, SEVERAL = "nobody", "several people"
 SHORT, SHAKY, OUTSIDE = "too short", "too shaky", "outside the crop"
 DAMAGED, TWICE = "damaged", "the same as another"
-_SEEN, _SURE = 0.3, 0.5  # confidences of body points
-_LEAST_POINTS = 4
+LARGE, SMALL = "too large", "too small"
+_SURE = 0.5  # confidence of body points
 _BRIDGED = 2  # frames without the person that are let pass
 _SHARE_OF_SEVERAL = 0.25
 _ORDER = 3
@@ -51,10 +52,10 @@ def cut(survey: Survey, rules: Rules) -> list[Span]:
     """The recording as consecutive spans, each judged. A span lies in one shot, with or without somebody."""
     spans = []
     edges = [0, *(np.flatnonzero(survey.change[1:] >= 1) + 1).tolist(), len(survey.change)]
-    somebody = (survey.poses.body_score > _SEEN).sum(axis=1) >= _LEAST_POINTS
+    shown = somebody(survey.poses)
     for start, stop in pairwise(edges):
-        for run in _runs(_bridged(somebody[start:stop]), start):
-            if not somebody[run.start : run.stop].any():
+        for run in _runs(_bridged(shown[start:stop]), start):
+            if not shown[run.start : run.stop].any():
                 spans.append(replace(run, reason=NOBODY))
                 continue
             spans += [_judged(piece, survey, rules) for piece in _pieces(run, rules)]
@@ -91,11 +92,11 @@ def _judged(span: Span, survey: Survey, rules: Rules) -> Span:
     return replace(span, reason=reason)
 
 
-def _bridged(somebody: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    filled = somebody.copy()
-    for gap in _runs(~somebody, 0):
-        inside = gap.start > 0 and gap.stop < len(somebody)
-        if inside and not somebody[gap.start] and len(gap) <= _BRIDGED:
+def _bridged(shown: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    filled = shown.copy()
+    for gap in _runs(~shown, 0):
+        inside = gap.start > 0 and gap.stop < len(shown)
+        if inside and not shown[gap.start] and len(gap) <= _BRIDGED:
             filled[gap.start : gap.stop] = True
     return filled
 

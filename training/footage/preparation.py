@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from ...errors import InputError, MotionError, OutputError, SettingsError
+from ...errors import InputError, LimitError, MotionError, SettingsError
 from ...media.picture import encode_picture
 from ...pose import PoseEstimator, PoseSequence
+from ..files import replace_text
 from .crop import Crop, Picture, around_person, share_inside
-from .cutting import DAMAGED, OUTSIDE, TWICE, Rules, Span, cut, jitter
+from .cutting import DAMAGED, LARGE, OUTSIDE, SMALL, TWICE, Rules, Span, cut, jitter
 from .shards import ShardWriter
 from .survey import Survey, Surveyor
 from .videos import Video, find_videos, opened
@@ -37,6 +35,8 @@ class Options:
     """The rate of folders of frames."""
     rules: Rules = field(default_factory=Rules)
     estimator: str = "mediapipe"
+    max_enlarge: float = 2.0
+    """Clips whose crop would have to be enlarged more than this are left out."""
 
     def __post_init__(self) -> None:
         rules = self.rules
@@ -47,12 +47,14 @@ class Options:
             "min-frames": rules.min_frames >= 4,
             "max-frames": rules.max_frames >= 2 * rules.min_frames,  # or halves of a long shot were too short
             "max-jitter": rules.max_jitter > 0,
+            "max-enlarge": self.max_enlarge >= 1,
         }
         for name, sound in checks.items():
             if not sound:
                 raise SettingsError(
                     f"--{name} is out of range.",
-                    remedy="Sizes are 16 to 8192, rates above 0, frames 4 or more, the most twice the least.",
+                    remedy="Sizes are 16 to 8192, rates above 0, frames 4 or more, the most twice the least, "
+                    "enlargements 1 or more.",
                     field=name,
                 )
 
@@ -123,21 +125,20 @@ class Preparation:
             survey = self._survey(video, digest, lambda done: progress.frames(video.name, done))
             spans = cut(survey, self._options.rules)
             return self._write(video, digest, survey, spans)
+        except LimitError as error:
+            return [Verdict(video, None, LARGE, detail=error.message)]
         except InputError as error:
             return [Verdict(video, None, DAMAGED, detail=error.message)]
 
     def _write(self, video: Video, digest: str, survey: Survey, spans: list[Span]) -> list[Verdict]:
         verdicts, wanted = [], []
         for span in spans:
-            clip = (
-                _Clip.of(survey.poses[span.start : span.stop], self._options.size)
-                if not span.reason
-                else None
-            )
-            if clip is None:
-                verdicts.append(
-                    Verdict(video, replace(span, reason=span.reason or OUTSIDE), span.reason or OUTSIDE)
-                )
+            clip = None
+            if not span.reason:
+                clip = _Clip.of(survey.poses[span.start : span.stop], self._options.size)
+                span = replace(span, reason=clip.fault(self._options.max_enlarge))
+            if clip is None or span.reason:
+                verdicts.append(Verdict(video, span, span.reason))
                 continue
             key = f"{digest}-{span.start:06d}"
             verdicts.append(Verdict(video, span, "", key))
@@ -161,17 +162,22 @@ class _Clip:
     crop: Crop
     size: tuple[int, int]
     poses: PoseSequence
+    inside: float
+    """Which share of the person that the recording shows is inside the crop."""
     trembles: float
 
     @classmethod
-    def of(cls, poses: PoseSequence, size: tuple[int, int] | None) -> _Clip | None:
-        """None where too much of the person is outside the crop."""
+    def of(cls, poses: PoseSequence, size: tuple[int, int] | None) -> _Clip:
         size = size or poses.size
         crop = around_person(poses, size[0] / size[1])
         moved = crop.move(poses, size)
-        if share_inside(moved) < _LEAST_INSIDE * share_inside(poses):
-            return None
-        return cls(crop, size, moved, jitter(poses))
+        return cls(crop, size, moved, share_inside(moved) / max(share_inside(poses), 1e-9), jitter(poses))
+
+    def fault(self, max_enlarge: float) -> str:
+        """Why it is left out; empty if it is kept."""
+        if self.size[0] > max_enlarge * self.crop.width:
+            return SMALL
+        return OUTSIDE if self.inside < _LEAST_INSIDE else ""
 
     def encode(self, frame: Picture) -> bytes:
         return encode_picture(self.crop.cut(frame, self.size), ".jpg")
@@ -198,30 +204,13 @@ def _between(numbered: Iterator[tuple[int, Picture]], span: Span) -> Iterator[Pi
             return
 
 
-@contextmanager
-def alone(output: Path) -> Iterator[None]:
-    """Makes the folder, and keeps other runs out of it; raises `OutputError` if one is at work there."""
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        lock = (output / ".lock").open("w")
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process
-    except BlockingIOError as error:
-        raise OutputError(f"another run is at work on {output}.", field="output") from error
-    except OSError as error:
-        raise OutputError(f"{output} cannot be written: {error}", field="output") from error
-    with lock:
-        yield
-
-
 def _agree(path: Path, options: Options) -> None:
-    """Shards of one folder are all made alike; raises `SettingsError`."""
-    mine = json.loads(json.dumps(asdict(options)))
+    """Shards of one folder are all made alike; raises `SettingsError`. What it does not tell had its default."""
+    mine, defaults = (json.loads(json.dumps(asdict(one))) for one in (options, Options()))
     try:
-        theirs = json.loads(path.read_text())
-    except (OSError, ValueError):
-        beside = path.with_name(f".{path.name}")
-        beside.write_text(json.dumps(mine, indent=2) + "\n")
-        os.replace(beside, path)
+        theirs = {**defaults, **json.loads(path.read_text())}
+    except (OSError, ValueError, TypeError):
+        replace_text(path, json.dumps(mine, indent=2) + "\n")
         return
     if theirs != mine:
         raise SettingsError(

@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import zipfile
+import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,9 +17,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import InputError, MotionError, OutputError
+from ...errors import InputError, LimitError, MotionError
 from ...pose import PoseEstimator, PoseSequence
 from ...pose.sequence import SHAPES, Floats
+from ..files import replace_text, writing
 from .people import PeopleCounter
 from .videos import Picture, Video, opened
 
@@ -50,38 +52,38 @@ class Surveyor:
         self._folder, self._kind, self._fps, self._frames_fps = folder, kind, fps, frames_fps
         self._estimator = estimator
         self._count = count or PeopleCounter()
-        folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.glob(".*"):  # by a run that was killed
-            left.unlink()
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            for left in folder.glob(".*"):  # by a run that was killed
+                left.unlink()
 
     def __call__(
         self, video: Video, digest: str, report: Callable[[int], None] = lambda done: None
     ) -> Survey:
         """The survey, from the cache if it is there; `report(frames)` on the way.
 
-        Raises `MotionError` if the recording is damaged or empty.
+        Raises `MotionError` if the recording is damaged or empty, and `LimitError` if its frames are too large.
         """
         rate = f"{self._fps:g}" + (f"of{self._frames_fps:g}" if video.is_folder else "")
         path = self._folder / f"{digest}-{self._kind}-{rate}.npz"
         fault = path.with_suffix(".fault.json")
         with suppress(OSError, ValueError, KeyError):
             raise MotionError(str(json.loads(fault.read_text())["fault"]), field="videos")
-        with suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, InputError):
+        damage = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, InputError)
+        with suppress(*damage):
             return _load(path)
-        try:
+        with writing(self._folder):
             survey = self._made(video, fault, report)
             _save(path, survey)
-        except OSError as error:
-            raise OutputError(f"{self._folder} cannot be written: {error}", field="output") from error
         return survey
 
     def _made(self, video: Video, fault: Path, report: Callable[[int], None]) -> Survey:
         try:
             return self._make(video, report)
+        except LimitError:  # says nothing of the recording on a machine with other limits
+            raise
         except InputError as error:
-            beside = fault.with_name(f".{secrets.token_hex(4)}.part")
-            beside.write_text(json.dumps({"fault": error.message}))
-            os.replace(beside, fault)
+            replace_text(fault, json.dumps({"fault": error.message}))
             raise MotionError(error.message, remedy=error.remedy, field="videos") from error
 
     def _make(self, video: Video, report: Callable[[int], None]) -> Survey:

@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import InputError, MotionError
-from ...media.folder import list_pictures, read_pictures
-from ...media.picture import PICTURE_SUFFIXES
+from ...errors import InputError, MotionError, PictureError
+from ...limits import Limits
+from ...media.folder import list_pictures
+from ...media.picture import PICTURE_SUFFIXES, read_picture
 from ...media.reader import VideoReader
 
 Picture = NDArray[np.uint8]
@@ -28,6 +29,7 @@ VIDEO_SUFFIXES = (
 # fmt: on
 ASIDE = ("mask", "masks", "densepose", "depth", "pose", "poses", "skeleton", "segmentation")
 """Folders of pictures by these names lie beside the frames and are not frames."""
+_LIMITS = Limits(motion_bytes=2**62)  # recordings are one's own and may be long
 _NEARLY_WHOLE = 0.02
 
 
@@ -40,9 +42,13 @@ class Video:
     """The path below the folder that was searched."""
     is_folder: bool
 
+    def pictures(self) -> list[Path]:
+        """The frames of a folder in natural order, without other pictures beside them such as a cover."""
+        return [path for path in list_pictures(self.path) if _is_frame(path.name)]
+
     def digest(self) -> str:
         """24 hexadecimal digits that stand for the content; raises `MotionError` if it cannot be read."""
-        files = list_pictures(self.path) if self.is_folder else [self.path]
+        files = self.pictures() if self.is_folder else [self.path]
         total = hashlib.blake2b(digest_size=12)
         try:
             for file in files:
@@ -56,11 +62,16 @@ class Video:
 def find_videos(folder: Path, besides: Path) -> list[Video]:
     """All recordings below `folder` in the order of their names, leaving out hidden things and `besides`.
 
-    A folder with two or more pictures whose names contain a number is one recording. Raises `InputError` if
-    there are none.
+    A folder with two or more pictures whose names contain a number is one recording; a video file instead of a
+    folder is the only one. Raises `InputError` if there are none.
     """
+    if folder.is_file() and folder.suffix.lower() in VIDEO_SUFFIXES:
+        return [Video(folder, folder.name, False)]
     if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder.", remedy="Give the folder of the videos.")
+        raise InputError(
+            f"{folder} is neither a folder nor a video.",
+            remedy="Give the folder of the videos, or one of them.",
+        )
     found: list[Video] = []
     for place, folders, files in os.walk(folder, followlinks=True):
         here = Path(place)
@@ -91,12 +102,25 @@ def opened(video: Video, fps: float, frames_fps: float) -> Iterator[tuple[float,
     """
     if video.is_folder:
         stride, rest = _strides(frames_fps / fps)
-        frames = (f for i, f in enumerate(read_pictures(video.path)) if i % stride == 0)
+        frames = (f for i, f in enumerate(_read(video.pictures())) if i % stride == 0)
         yield frames_fps / stride / rest, _thinned(frames, rest)
         return
-    with VideoReader(video.path) as reader:
+    with VideoReader(video.path, _LIMITS) as reader:
         stride, rest = _strides(reader.fps / fps)
         yield reader.fps / stride / rest, _thinned((f for _, f in reader.frames(stride)), rest)
+
+
+def _read(paths: list[Path]) -> Iterator[Picture]:
+    size: tuple[int, ...] = ()
+    for path in paths:
+        try:
+            picture = read_picture(path, _LIMITS)
+        except PictureError as error:
+            raise MotionError(error.message, remedy=error.remedy, field="videos") from error
+        size = size or picture.shape
+        if picture.shape != size:
+            raise MotionError(f"{path.name} has another size than {paths[0].name}.", field="videos")
+        yield picture
 
 
 def _strides(step: float) -> tuple[int, float]:
