@@ -54,10 +54,11 @@ class Backend(Protocol):
         alert: bool,
         plan: Plan | None,
         stream: str,
+        command: str,
     ) -> Engine:
         """Load one engine file; raises `BundleError` if it does not fit the spec or the machine.
 
-        `plan` is what the manifest says of how the file was compiled.
+        `plan` is what the manifest says of how the file was compiled, `command` what builds its bundle again.
         """
 
 
@@ -92,4 +93,5 @@ def open_engine(
         alert=alert,
         plan=found.plan,
         stream=stream,
+        command=bundle.manifest.command,
     )

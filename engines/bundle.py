@@ -20,6 +20,8 @@ from .work import Work
 FORMAT = 2
 MANIFEST = "manifest.json"
 REBUILD = "Rebuild the bundle with `python export/build_engines.py`."
+COMMAND = "python export/build_engines.py --base DIR_OR_ID --checkpoint FILE --output DIR"
+"""What builds a bundle, before its options."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,8 @@ class Agreement:
     bound: float
     """The rel_l2 that it had to stay under."""
     cases: int
+    judge: str = "onnxruntime"
+    """What ran the engine: onnxruntime, also on behalf of a plan that this machine could not run, or its backend."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +90,15 @@ class Manifest:
     """Settings that the model wants: segment, sigma_min, sigma_max, canvas, steps, …"""
     note: str = ""
     """A remark for whoever uses the bundle."""
+    options: str = ""
+    """What `build_engines.py` was told besides inputs and output, as in a shell; empty in older bundles."""
     versions: Mapping[str, str] = field(default_factory=dict)
     format: int = FORMAT
+
+    @property
+    def command(self) -> str:
+        """The command that builds the bundle again, but for the names of its inputs and output."""
+        return f"{COMMAND} {self.options or f'--backend {self.backend} …'}"
 
     def to_json(self) -> str:
         """The text of `manifest.json`."""
@@ -101,6 +112,7 @@ class Manifest:
             if raw["format"] != FORMAT:
                 raise BundleError(f"bundle format {raw['format']} is not {FORMAT}.", remedy=REBUILD)
             _check_keys(cls, raw)
+            _complete(raw)
             image = raw["image"]
             manifest = cls(
                 backend=str(raw["backend"]),
@@ -113,6 +125,7 @@ class Manifest:
                 image=ImageStatistics(int(image["size"]), _three(image["mean"]), _three(image["std"])),
                 defaults=dict(raw["defaults"]),
                 note=str(raw["note"]),
+                options=str(raw["options"]),
                 versions={name: str(version) for name, version in raw["versions"].items()},
             )
             if set(manifest.networks) not in ({*NETWORKS}, {*NETWORKS, *DEEP_CACHE}):
@@ -130,6 +143,13 @@ class Manifest:
 
 def _no_number(name: str) -> float:
     raise ValueError(f"{name} is no number")
+
+
+def _complete(raw: dict[str, Any]) -> None:
+    """Give a manifest what those of the same format did not say at first."""
+    raw.setdefault("options", "")
+    for network in raw["networks"].values():
+        network["agreement"].setdefault("judge", "onnxruntime" if raw["backend"] != "torch" else "torch")
 
 
 def _check_keys(kind: type, raw: Mapping[str, Any]) -> None:
@@ -157,7 +177,9 @@ def read_network(raw: Mapping[str, Any]) -> Network:
         raise ValueError("a network has no file")
     spec = EngineSpec(tensors(raw["spec"]["inputs"]), tensors(raw["spec"]["outputs"]))
     a = raw["agreement"]
-    agreement = Agreement(float(a["max_abs"]), float(a["rel_l2"]), float(a["bound"]), int(a["cases"]))
+    agreement = Agreement(
+        float(a["max_abs"]), float(a["rel_l2"]), float(a["bound"]), int(a["cases"]), str(a["judge"])
+    )
     work = Work(**{name: float(value) for name, value in raw["work"].items()})
     plan = read_plan(raw["plan"])
     if plan is not None:

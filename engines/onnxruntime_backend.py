@@ -79,6 +79,7 @@ def open_engine(
     alert: bool,
     plan: Plan | None = None,
     stream: str = "",
+    command: str = "",
 ) -> OnnxRuntimeEngine:
     """Load one ONNX file. `device` must be "auto" or "cpu"; `threads` None takes every core; no plan, no streams."""
     if device not in ("auto", "cpu"):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import BundleError, EngineError
+from .bundle import COMMAND
 from .cuda_memory import DeviceArray, Gpu, gpu_index, open_gpu
 from .plan import Plan
 from .spec import EngineSpec
@@ -32,7 +33,7 @@ def open_session(flavour: str, device: str, stream: str) -> Session:
         if session is None:
             gpu = open_gpu(index, EXTRAS[flavour])
             library = open_library(flavour)
-            session = Session(library, gpu, library.api.Runtime(library.logger))
+            session = Session(library, gpu, library.start(library.api.Runtime))
             _sessions[flavour, index, stream] = session
         return session
 
@@ -46,27 +47,31 @@ def open_engine(
     alert: bool,
     plan: Plan | None,
     stream: str = "",
+    command: str = COMMAND,
 ) -> TensorRtEngine:
     """Load one plan. `device`: "auto", "cuda" or "cuda:1"; `threads` and `alert` mean nothing to a GPU."""
-    session = open_session(flavour_of(plan, path.name), device, stream)
+    session = open_session(flavour_of(plan, path.name, command), device, stream)
     assert plan is not None
-    return TensorRtEngine(session, path, spec, plan)
+    return TensorRtEngine(session, path, spec, plan, command)
 
 
 class TensorRtEngine:
     """One plan on one GPU. Calls may come from several threads; they take turns."""
 
-    def __init__(self, session: Session, path: Path, spec: EngineSpec, plan: Plan) -> None:
+    def __init__(
+        self, session: Session, path: Path, spec: EngineSpec, plan: Plan, command: str = COMMAND
+    ) -> None:
         self._session, self._spec, self._plan, self._name = session, spec, plan, path.name
+        self._command = command
         self._bindings: weakref.WeakSet[Binding] = weakref.WeakSet()
         library, gpu = session.library, session.gpu
-        check_library(library, plan, path.name)
+        check_library(library, plan, path.name, command)
         with gpu.turn:
             gpu.activate()
             portable = hasattr(session.runtime, "get_engine_validity")
-            check_gpu(gpu, plan, path.stat().st_size, path.name, portable)
-            self._engine: Any = _load(session, path)
-            check_tensors(library.api, self._engine, spec, plan, path)
+            check_gpu(gpu, plan, path.stat().st_size, path.name, command, portable)
+            self._engine: Any = _load(session, path, command)
+            check_tensors(library.api, self._engine, spec, plan, path, command)
             if plan.streamable:
                 self.stream_weights()
             gpu.scratch.join()
@@ -104,7 +109,7 @@ class TensorRtEngine:
         if not self._plan.streamable:
             raise EngineError(
                 f"the weights of {self._name} cannot stay in the host's memory.",
-                remedy=f"Rebuild it: {rebuild('tensorrt', ' --weight-streaming')}.",
+                remedy=f"Rebuild it: {rebuild(self._command, '--weight-streaming')}.",
             )
         if self._bindings:
             raise EngineError(f"{self._name} is bound already.", remedy="Stream weights before it is bound.")
@@ -123,7 +128,7 @@ class TensorRtEngine:
         if not self._plan.refittable:
             raise EngineError(
                 f"{self._name} does not take other weights.",
-                remedy=f"Rebuild it: {rebuild('tensorrt', ' --refit')}.",
+                remedy=f"Rebuild it: {rebuild(self._command, '--refit')}.",
             )
         if not hasattr(api, "OnnxParserRefitter"):
             raise EngineError(
@@ -199,17 +204,20 @@ def _array(array: Any) -> Any:
     return array if isinstance(array, np.ndarray) else DeviceArray.of(array)
 
 
-def _load(session: Session, path: Path) -> Any:
+def _load(session: Session, path: Path, command: str) -> Any:
     """Read a plan through a memory map, so that its pages are never copied into this process's own memory."""
     library = session.library
     library.messages.clear()
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            check_validity(library, session.runtime, data, path.name)
+            check_validity(library, session.runtime, data, session.gpu, path.name, command)
             engine = session.runtime.deserialize_cuda_engine(data)
     except (OSError, ValueError) as error:  # an empty file cannot be mapped
-        raise BundleError(f"{path.name} cannot be read: {error}", remedy="Rebuild the bundle.") from error
+        raise BundleError(
+            f"{path.name} cannot be read: {error}", remedy=f"Rebuild it: {rebuild(command)}."
+        ) from error
     if engine is None:
-        said, remedy = library.explain("The plan may be damaged: rebuild the bundle.")
+        said, hint = library.explain("The plan may be damaged.")
+        remedy = f"{hint} What rebuilds it: {rebuild(command)}."
         raise BundleError(f"{path.name} cannot be loaded by {library.version}: {said}.", remedy=remedy)
     return engine

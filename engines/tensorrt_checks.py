@@ -14,82 +14,87 @@ from .spec import EngineSpec
 from .tensorrt_library import DISTRIBUTIONS, Library
 
 _REASONS = {
-    "MALFORMED_ENGINE": ("is damaged", "Build the bundle again."),
-    "VERSION_MISMATCH": ("was compiled by another version", "Build the bundle again."),
+    "MALFORMED_ENGINE": ("is damaged", "Rebuild it: {command}."),
+    "VERSION_MISMATCH": ("was compiled by another version", "Rebuild it: {command}."),
     "OLD_CUDA_DRIVER": ("needs a newer driver", "Update the GPU's driver."),
     "OLD_CUDA_RUNTIME": ("needs a newer CUDA", "Update the GPU's driver and the packages of the rtx extra."),
     "INSUFFICIENT_GPU_MEMORY": (
         "needs more memory than the GPU has free",
         "End other programs that use it, or build for a smaller --size, --segment or --batch.",
     ),
-    "UNSUPPORTED_CC": ("was not compiled for this GPU", "Build the bundle again with its --capability."),
+    "UNSUPPORTED_CC": ("was not compiled for this GPU, {gpu}", "Rebuild it for this one, too: {here}."),
 }
 """TensorRT-RTX's reasons -> what is the matter, and the remedy."""
 
 
-def rebuild(flavour: str, more: str = "") -> str:
-    """The command that builds a bundle again."""
-    return f"`python export/build_engines.py --backend {flavour}{more}` with the bundle's other options"
+def rebuild(command: str, more: str = "") -> str:
+    """The command that builds a bundle again, with one option `more`."""
+    return f"`{command}`" if not more or more in command.split() else f"`{command} {more}`"
 
 
-def flavour_of(plan: Plan | None, name: str) -> str:
+def flavour_of(plan: Plan | None, name: str, command: str) -> str:
     """The flavour that compiled a plan; raises `BundleError` if that is unknown."""
     flavour = plan.library.partition(" ")[0] if plan else ""
     if flavour not in FLAVOURS:
         raise BundleError(
             f"the manifest does not say which TensorRT compiled {name}.",
-            remedy=f"Rebuild it: {rebuild('tensorrt')}.",
+            remedy=f"Rebuild it: {rebuild(command)}.",
         )
     return flavour
 
 
-def check_library(library: Library, plan: Plan, name: str) -> None:
+def check_library(library: Library, plan: Plan, name: str, command: str) -> None:
     """Plans run on the very version that compiled them; raises `BundleError` otherwise."""
     if library.version == plan.library:
         return
     flavour, _, version = plan.library.partition(" ")
     raise BundleError(
         f"{name} was compiled by {plan.library}, and {library.version} is installed.",
-        remedy=f"pip install {DISTRIBUTIONS[flavour]}=={version}, or rebuild: {rebuild(flavour)}.",
+        remedy=f"pip install {DISTRIBUTIONS[flavour]}=={version}, or rebuild: {rebuild(command)}.",
     )
 
 
-def check_gpu(gpu: Gpu, plan: Plan, size: int, name: str, portable: bool) -> None:
+def check_gpu(gpu: Gpu, plan: Plan, size: int, name: str, command: str, portable: bool) -> None:
     """Whether a plan of `size` bytes is for this GPU and fits; raises `BundleError`.
 
     A `portable` plan runs on other GPUs than those it was compiled for, and the library tells on which.
     """
-    flavour = plan.library.partition(" ")[0]
-    if not portable and gpu.capability not in plan.target.split():
+    here = f"{gpu.name} {gpu.capability}"
+    if not portable and plan.target != here:
         raise BundleError(
-            f"{name} was compiled for {plan.target}; this GPU is {gpu.name}, {gpu.capability}.",
-            remedy=f"Rebuild it on this machine: {rebuild(flavour)}.",
+            f"{name} was compiled for {plan.target}; this GPU is {here}.",
+            remedy=f"Rebuild it on this machine: {rebuild(command)}.",
         )
     free = gpu.free_memory()
     if size > free and not plan.streamable:
         raise BundleError(
             f"{name} takes {size / 1e9:.1f} GB, and {gpu.name} has {free / 1e9:.1f} GB free.",
             remedy="End other programs that use it, or rebuild with --weight-streaming: "
-            f"{rebuild(flavour, ' --weight-streaming')}.",
+            f"{rebuild(command, '--weight-streaming')}.",
         )
 
 
-def check_validity(library: Library, runtime: Any, data: Any, name: str) -> None:
+def check_validity(library: Library, runtime: Any, data: Any, gpu: Gpu, name: str, command: str) -> None:
     """Ask TensorRT-RTX whether a plan runs here; raises `BundleError` with its reasons. TensorRT is not asked."""
     if not hasattr(runtime, "get_engine_validity"):
         return
     validity, bits = runtime.get_engine_validity(data)
     if validity != library.api.EngineValidity.INVALID:
         return
-    said, usual = library.explain("Build the bundle again.")
+    said, usual = library.explain(f"Rebuild it: {rebuild(command)}.")
     members = library.api.EngineInvalidityDiagnostics.__members__
     for word, (what, remedy) in _REASONS.items():
         if int(members[word]) & int(bits):
-            raise BundleError(f"{name} {what} ({said}).", remedy=remedy)
+            told = {
+                "gpu": f"{gpu.name} {gpu.capability}",
+                "command": rebuild(command),
+                "here": rebuild(f"{command} --capability {gpu.capability}"),
+            }
+            raise BundleError(f"{name} {what.format_map(told)} ({said}).", remedy=remedy.format_map(told))
     raise BundleError(f"{name} does not run here: {said}.", remedy=usual)
 
 
-def check_tensors(api: Any, engine: Any, spec: EngineSpec, plan: Plan, path: Path) -> None:
+def check_tensors(api: Any, engine: Any, spec: EngineSpec, plan: Plan, path: Path, command: str) -> None:
     """Raise `BundleError` unless a loaded plan has the tensors and profiles of the manifest."""
     found = {}
     for index in range(engine.num_io_tensors):
@@ -105,5 +110,5 @@ def check_tensors(api: Any, engine: Any, spec: EngineSpec, plan: Plan, path: Pat
         raise BundleError(
             f"{path.name} has tensors {found} and {engine.num_optimization_profiles} profiles; its manifest "
             f"says {wanted} and {len(plan.profiles)}.",
-            remedy=f"Rebuild it: {rebuild(plan.library.partition(' ')[0])}.",
+            remedy=f"Rebuild it: {rebuild(command)}.",
         )

@@ -44,6 +44,18 @@ class Library:
         """`tensorrt-rtx 1.7.1.116`."""
         return f"{self.flavour} {self.api.__version__}"
 
+    def start(self, kind: Any) -> Any:
+        """An object of the library that takes its logger; raises `BundleError` where it cannot start."""
+        try:
+            return kind(self.logger)
+        except (TypeError, RuntimeError) as error:  # pybind11's words for a null pointer
+            said, remedy = self.explain(
+                "It needs a GPU and a driver that work: see `mimicmotion-trt doctor`."
+            )
+            raise BundleError(
+                f"{self.version} cannot start: {said}.", remedy=remedy, field="backend"
+            ) from error
+
     def explain(self, usual: str) -> tuple[str, str]:
         """What the library has said since it was last asked, on one line, and the remedy that fits it."""
         said = "; ".join(dict.fromkeys(self.messages)) or "it gave no reason"
@@ -57,7 +69,7 @@ def open_library(flavour: str) -> Library:
     """Import a flavour; raises `BundleError` that says what to install."""
     try:
         api: Any = importlib.import_module(FLAVOURS[flavour])
-    except ImportError as error:
+    except (ImportError, OSError) as error:  # OSError: it is there, a file that it needs is not
         raise BundleError(
             f"{flavour} is not installed, or cannot be loaded: {error}.",
             remedy=f"pip install 'mimicmotion-trt[{EXTRAS[flavour]}]'",

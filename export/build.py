@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+import contextlib
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..engines import (
-    DEEP_CACHE,
-    NETWORKS,
-    Bundle,
-    EngineSpec,
-    ImageStatistics,
-    Manifest,
-    Network,
-    Plan,
-    Work,
-    network_specs,
-)
-from ..engines.bundle import MANIFEST, describe_file, hash_file
+from ..engines import DEEP_CACHE, NETWORKS, Bundle, ImageStatistics, Manifest, Network, network_specs
+from ..engines.bundle import MANIFEST
 from ..errors import (
     BundleError,
     CheckpointError,
@@ -34,33 +21,11 @@ from ..errors import (
     OutputError,
     SettingsError,
 )
-from .dialect import ONNXRUNTIME, STANDARD
+from .builder import Builder, Report
+from .key import build_key
 from .options import Options
-from .parts import Parts
-
-BOUNDS = {"fp32": 3e-4, "fp16": 5e-3, "fp8": 0.3}
-"""Largest relative L2 error of an engine against float32 PyTorch; fp8 of the U-Net alone."""
-CALIBRATION = ((1, 8), (2, 6))
-"""(seed, steps) of the denoisings that float8 is calibrated on; the proof judges it on another."""
-EXPORTERS = frozenset(
-    (
-        "rewrite",
-        "scripting",
-        "quantize",
-        "attention",
-        "networks",
-        "tracing",
-        "build",
-        "work",
-        "half",
-        "dialect",
-        "profiles",
-        "tensorrt_build",
-    )
-)
-"""Modules whose change makes other engines of the same weights."""
-Report = Callable[[str, int, int], None]
-"""(what is being done, steps done, steps in all)."""
+from .parts import Parts, make_partial
+from .target import check_target
 
 
 def build_bundle(
@@ -76,7 +41,8 @@ def build_bundle(
 
     With `refit_from`, a bundle of the same options but other weights, nothing is compiled: its plans take these.
     A bundle of the same inputs that is there already, undamaged, is left alone. An interrupted or failed
-    build leaves what was there before. Raises `CheckpointError`, `ExportError` or `OutputError`.
+    build leaves what was there before, and of plans the networks that it finished, in a hidden folder beside.
+    Raises `CheckpointError`, `ExportError` or `OutputError`.
     """
     options = options or Options()
     output = Path(output)
@@ -92,13 +58,14 @@ def build_bundle(
             field="output",
         )
     former = None if refit_from is None else _former(refit_from, options)
+    check_target(options)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+        partial, lock = make_partial(output)
+        parts = Parts(output, key) if options.compiles else None
     except OSError as error:
         raise OutputError(f"{output} cannot be written: {error}", field="output") from error
     try:
-        parts = Parts(output, key) if options.compiles else None
         manifest = _build(folder, Path(checkpoint), partial, options, key, report, parts, former)
         if parts is not None:
             parts.move(partial)
@@ -107,6 +74,7 @@ def build_bundle(
         _replace(partial, output)
         if parts is not None:
             parts.clear()
+            parts = None
     except MimicMotionError:
         raise
     except Exception as error:  # of the libraries: a network that they cannot run or trace, a full disk
@@ -115,7 +83,11 @@ def build_bundle(
             remedy="Check that base and checkpoint belong together, and the free space.",
         ) from error
     finally:
+        if parts is not None:
+            with contextlib.suppress(OSError):
+                parts.tidy()
         shutil.rmtree(partial, ignore_errors=True)
+        os.close(lock)
     return manifest, True
 
 
@@ -145,40 +117,6 @@ def _base_folder(base: str | Path) -> Path:
     from ..training.checkpoints import resolve_base
 
     return resolve_base(base)
-
-
-def build_key(folder: Path, checkpoint: Path, options: Options) -> str:
-    """Hash of all that a bundle is made from: weights, configs, options, and the code that exports."""
-    if not checkpoint.is_file():
-        raise CheckpointError(f"checkpoint {checkpoint} does not exist.", field="checkpoint")
-    code = [path for room in ("export", "training") for path in (_room(room)).glob("*.py")]
-    parts = ("vae", "image_encoder", "scheduler", "feature_extractor")
-    files = [
-        folder / "unet" / "config.json",
-        *(p for part in parts for p in sorted((folder / part).glob("*.*"))),
-    ]
-    entries = {
-        "options": asdict(options),
-        "base": {str(p.relative_to(folder)): hash_file(p) for p in files if p.is_file()},
-        "checkpoint": hash_file(checkpoint),
-        "library": library_version(options.backend) if options.compiles else None,
-        "code": sorted(hash_file(path) for path in code if path.stem in EXPORTERS),
-    }
-    return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
-
-
-def library_version(flavour: str) -> str:
-    """The version of the library that compiles; another one compiles again. Raises `BundleError`."""
-    from ..engines.tensorrt_library import open_library
-
-    return open_library(flavour).version
-
-
-def _room(name: str) -> Path:
-    import importlib
-
-    module = importlib.import_module(f"mimicmotion_trt.{name}")
-    return Path(str(module.__file__)).parent
 
 
 def _present(output: Path, key: str) -> Manifest | None:
@@ -211,14 +149,10 @@ def _build(
     former: Bundle | None,
 ) -> Manifest:
     from ..training.checkpoints import load_model
-    from . import proof
+    from .evidence import record_evidence
+    from .proof import engine_forms
 
     total = len(options.networks) + 1
-    if options.precision == "fp8" and options.backend == "tensorrt":
-        from .quantize import check_capability
-        from .tensorrt_build import gpu_name
-
-        check_capability(gpu_name())
     report("loading the checkpoint", 0, total)
     model = load_model(folder, checkpoint)
     check_scheduler(model.scheduler)
@@ -232,144 +166,39 @@ def _build(
     )
     networks = {name: found for name in options.networks if parts and (found := parts.get(name))}
     report("recording what PyTorch answers", 1, total)
-    originals, forms = proof.originals(model), proof.engine_forms(model)
-    cases = {
-        name: proof.record_cases(name, specs[name], originals[name])
-        for name in options.networks
-        if name not in networks
-    }
-    if "unet" in cases:
-        cases["unet"] += proof.record_trajectory(model, specs["unet"], originals)
-    calibration = {
-        "unet": [
-            case
-            for seed, steps in (CALIBRATION if options.precision == "fp8" and "unet" in cases else ())
-            for case in proof.record_trajectory(model, specs["unet"], originals, steps, seed)
-        ]
-    }
+    forms, defaults = engine_forms(model), model_defaults(model, options)
+    missing = [name for name in options.networks if name not in networks]
+    evidence = record_evidence(model, image, specs, options, defaults, missing)
     for index, name in enumerate(options.networks):
-        if name in networks:
+        if name not in evidence:
             continue
         if name in DEEP_CACHE:  # the U-Net was rewritten and its weights given up: once more from the files
-            forms = proof.engine_forms(load_model(folder, checkpoint))
+            forms = engine_forms(load_model(folder, checkpoint))
         report(f"exporting {name}", index + 1, total)
         place = parts.folder if parts else partial
-        builder = _Builder(options, key, place, former, report, index + 1, total)
-        networks[name] = builder.build(
-            name, forms[name](), specs[name], cases.pop(name), calibration.pop(name, [])
-        )
+        builder = Builder(options, key, place, former, report, index + 1, total)
+        networks[name] = builder.build(name, forms[name](), specs[name], evidence.pop(name))
         if parts is not None:
             parts.put(name, networks[name])
     report("done", total, total)
-    return _manifest(model, {name: networks[name] for name in options.networks}, image, options, key)
-
-
-class _Builder:
-    """Turns one network at a time into files of a folder."""
-
-    def __init__(
-        self,
-        options: Options,
-        key: str,
-        folder: Path,
-        former: Bundle | None,
-        report: Report,
-        step: int,
-        total: int,
-    ) -> None:
-        self._options, self._key, self._folder, self._former = options, key, folder, former
-        self._report: Callable[[str], None] = lambda what: report(what, step, total)
-
-    def build(
-        self, name: str, module: Any, spec: EngineSpec, cases: list[Any], calibration: list[Any]
-    ) -> Network:
-        """Export, prove and, where the backend compiles, compile; the module's weights are given up.
-
-        With `calibration` the network is quantized.
-        """
-        import onnx
-
-        from . import half, proof, quantize, tracing
-        from .graph_audit import audit_graph
-        from .work import measure_work
-
-        options = self._options
-        work = measure_work(name, module, spec)
-        shape = (2, 3, 16, 24)
-        if options.half:
-            module, shape = half.to_half(module, name), (2, 2, 8, 16)
-        inputs = proof.cast_inputs(proof.example_inputs(name, spec, shape, seed=0), spec)
-        if options.backend == "torch":
-            return self._script(name, module, inputs, spec, cases, work)
-        dialect = STANDARD if options.half else ONNXRUNTIME
-        files = tracing.trace(module, inputs, spec, self._folder / f"{name}.onnx", dialect)
-        module.to("meta")
-        if calibration:
-            self._report(f"calibrating {name}")
-            quantize.quantize(files, [proof.call_arrays(case, spec) for case in calibration], options.margin)
-        self._report(f"comparing {name} with PyTorch")
-        precision = "fp8" if calibration else "fp16" if options.half else "fp32"
-        agreement = proof.compare(name, files[0], spec, cases, BOUNDS[precision])
-        audit, plan = audit_graph(onnx.load(str(files[0]), load_external_data=False)), None
-        if options.compiles:
-            files, plan = self._compile(name, files, spec)
-        return Network(spec, tuple(describe_file(path) for path in files), agreement, work, audit, plan)
-
-    def _script(
-        self, name: str, module: Any, inputs: Any, spec: EngineSpec, cases: list[Any], work: Work
-    ) -> Network:
-        """A TorchScript file, proven by the engine that will run it."""
-        from ..engines.torch_backend import TorchEngine
-        from . import proof, scripting
-
-        path = scripting.script(module, inputs, spec, self._folder / f"{name}.ts")
-        module.to("meta")
-        self._report(f"comparing {name} with PyTorch")
-        engine = TorchEngine(path, spec, "cpu", None)
-        audit = scripting.audit_program(engine.program)
-        agreement = proof.compare_engine(name, engine, cases, BOUNDS[str(self._options.precision)])
-        return Network(spec, (describe_file(path),), agreement, work, audit)
-
-    def _compile(self, name: str, graph: list[Path], spec: EngineSpec) -> tuple[list[Path], Plan]:
-        from ..engines.tensorrt_library import open_library
-        from .profiles import make_profiles
-        from .tensorrt_build import compile_plan, plan_name, refit_plan
-
-        library = open_library(self._options.backend)
-        profiles = make_profiles(name, spec, self._options)
-        unnamed = self._folder / f"{name}.plan"
-        if self._former is not None:
-            self._report(f"refitting {name}")
-            former = (self._former.engine_path(name), self._former.manifest.networks[name].plan)
-            plan = refit_plan(library, graph[0], spec, profiles, self._options.plan, former, unnamed)
-        else:
-            plan = compile_plan(
-                library,
-                graph[0],
-                spec,
-                profiles,
-                self._options.plan,
-                unnamed,
-                lambda share: self._report(f"compiling {name}, {share:.0%}"),
-            )
-        for path in graph:
-            path.unlink()
-        return [unnamed.replace(self._folder / plan_name(name, self._key, plan))], plan
+    return _manifest(
+        model, {name: networks[name] for name in options.networks}, image, options, key, defaults
+    )
 
 
 def _manifest(
-    model: Any, networks: Mapping[str, Network], image: ImageStatistics, options: Options, key: str
+    model: Any,
+    networks: Mapping[str, Network],
+    image: ImageStatistics,
+    options: Options,
+    key: str,
+    defaults: Mapping[str, Any],
 ) -> Manifest:
     import diffusers
     import onnxruntime
     import torch
     import transformers
 
-    defaults = {
-        "sigma_min": float(model.scheduler["sigma_min"]),
-        "sigma_max": float(model.scheduler["sigma_max"]),
-        **options.model_defaults,
-    }
     return Manifest(
         backend=options.backend,
         precision=str(options.precision),
@@ -381,11 +210,18 @@ def _manifest(
         image=image,
         defaults=defaults,
         note=options.note,
+        options=options.arguments,
         versions={
             **{m.__name__: m.__version__ for m in (torch, diffusers, transformers, onnxruntime)},
             **dict(_compilers(networks)),
         },
     )
+
+
+def model_defaults(model: Any, options: Options) -> dict[str, Any]:
+    """Settings that the model wants, the base's range of sigmas among them."""
+    sigmas = {name: float(model.scheduler[name]) for name in ("sigma_min", "sigma_max")}
+    return {**sigmas, **options.model_defaults}
 
 
 def _compilers(networks: Mapping[str, Network]) -> set[tuple[str, str]]:

@@ -17,6 +17,8 @@ from mimicmotion_trt.engines import Manifest
 from mimicmotion_trt.errors import MimicMotionError, SettingsError
 from mimicmotion_trt.export.build import build_bundle
 from mimicmotion_trt.export.options import Options, PlanOptions
+from mimicmotion_trt.export.parts import finished_networks
+from mimicmotion_trt.export.profiles import left_out
 from mimicmotion_trt.flags import parse_size
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -120,9 +122,11 @@ def build(
             )
     except MimicMotionError as error:
         print(f"error: {error}", file=sys.stderr)
+        if kept := _kept(output):
+            print(kept, file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
+        print(f"interrupted; {_kept(output) or 'nothing was written'}", file=sys.stderr)
         raise SystemExit(130) from None
     seconds = time.perf_counter() - began
     if as_json:
@@ -133,15 +137,22 @@ def build(
         console.print(f"{output} already holds this bundle ({manifest.build[:12]}); nothing to do.")
     else:
         console.print(_table(manifest))
+        for remark in left_out(manifest):
+            console.print(remark)
         console.print(f"{output} built in {seconds:.1f} s ({manifest.build[:12]})")
 
 
+def _kept(output: Path) -> str:
+    names = finished_networks(output)
+    return f"finished and kept: {', '.join(names)}; the same command goes on from there" if names else ""
+
+
 def _table(manifest: Manifest) -> Table:
-    table = Table("network", "MB", "relative L2 error", "largest difference", "bound")
+    table = Table("network", "MB", "relative L2 error", "largest difference", "bound", "by")
     for name, network in manifest.networks.items():
         size = sum(file.bytes for file in network.files) / 1e6
         a = network.agreement
-        table.add_row(name, f"{size:.1f}", f"{a.rel_l2:.1e}", f"{a.max_abs:.1e}", f"{a.bound:.0e}")
+        table.add_row(name, f"{size:.1f}", f"{a.rel_l2:.1e}", f"{a.max_abs:.1e}", f"{a.bound:.0e}", a.judge)
     return table
 
 

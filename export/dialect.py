@@ -3,6 +3,11 @@
 The exporter writes attention and group norms as operators of a domain of their own, `mimicmotion`. Here
 they become what the target has one kernel for: ONNX Runtime's own MultiHeadAttention, or the standard's
 Attention (opset 23), which TensorRT fuses.
+
+By the standard a softmax is computed in its inputs' type unless `softmax_precision` says otherwise. It is not
+said here: TensorRT-RTX 1.7 refuses a graph that does ("Setting softmax precision is not supported"), its network
+has no other word for it, and ONNX Runtime computes in float32 in any case. Scores of float16 leave its range at
+65504, hundreds of times what trained attention reaches.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -129,6 +131,29 @@ class Options:
         Settings.from_dict(self.model_defaults)
 
     @property
+    def arguments(self) -> str:
+        """What `build_engines.py` is told to build like this, in a shell's words."""
+        words = ["--backend", self.backend, "--precision", str(self.precision)]
+        for width, height in self.sizes:
+            words += ["--size", f"{width}x{height}"]
+        words += ["--segment", str(self.segment), "--batch", ",".join(map(str, self.rows))]
+        for name, value in self.defaults.items():
+            words += ["--default", f"{name}={json.dumps(value)}"]
+        words += _given(self, margin="--margin", deep_cache="--deep-cache", note="--note")
+        words += _given(
+            self.plan,
+            level="--level",
+            workspace="--workspace",
+            aux_streams="--aux-streams",
+            capabilities="--capability",
+            refit="--refit",
+            weight_streaming="--weight-streaming",
+        )
+        if self.plan.frames:
+            words += ["--frames", ",".join(map(str, self.plan.frames))]
+        return shlex.join(words)
+
+    @property
     def networks(self) -> tuple[str, ...]:
         """The networks of the bundle."""
         return NETWORKS + DEEP_CACHE if self.deep_cache else NETWORKS
@@ -168,3 +193,18 @@ class Options:
         segment = self.defaults.get("segment", self.segment)
         overlap = {"overlap": segment - 1} if segment <= Settings().overlap else {}
         return {"segment": segment, **overlap, **self.defaults}
+
+
+def _given(options: Any, **flags: str) -> list[str]:
+    """Flags of those fields that are not as usual: alone, with their value, or once for each of several."""
+    words = []
+    for name, flag in flags.items():
+        value = getattr(options, name)
+        if value == getattr(type(options), name):
+            continue
+        if value is True:
+            words.append(flag)
+        else:
+            for one in value if isinstance(value, tuple) else (value,):
+                words += [flag, str(one)]
+    return words

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import product
 
-from ..engines import EngineSpec, Profile
+from ..engines import EngineSpec, Manifest, Profile
+from ..prediction import too_wide
 from ..settings import Settings
 from ..stages import POSE_CHUNK
 from .options import Options
 
 
 def make_profiles(network: str, spec: EngineSpec, options: Options) -> tuple[Profile, ...]:
-    """One profile for each size; of the U-Net, for each size, length of segment and number of rows.
+    """One profile for each size; of the U-Net, for each size, length of segment and usable number of rows.
 
     The U-Net's shapes are fixed in each profile: its kernels are the fastest that way, and TensorRT-RTX 1.7
     does not compile its token matrices with free sizes. What comes in chunks (PoseNet, VAE decoder) takes any
@@ -23,7 +25,8 @@ def make_profiles(network: str, spec: EngineSpec, options: Options) -> tuple[Pro
         frames = sorted({options.model_defaults["segment"], *options.plan.frames}, reverse=True)
         return tuple(
             Profile({"rows": _just(rows), "frames": _just(length), **_cells(size)})
-            for size, length, rows in product(options.sizes, frames, sorted(set(options.rows)))
+            for size, length in product(options.sizes, frames)
+            for rows in usable_rows(spec, options.rows, length, size)
         )
     chunk = options.model_defaults.get("decode_chunk", Settings().decode_chunk)
     by_network = {
@@ -42,6 +45,32 @@ def make_profiles(network: str, spec: EngineSpec, options: Options) -> tuple[Pro
         )
         for size in options.sizes
     )
+
+
+def usable_rows(spec: EngineSpec, rows: Iterable[int], frames: int, size: tuple[int, int]) -> tuple[int, ...]:
+    """Those of `rows`, ascending, that the runtime uses: the smallest, and what kernels can count the elements of."""
+    width = next(tensor.shape[2] for tensor in spec.inputs if tensor.name == "pose")
+    assert isinstance(width, int)
+    smallest, *larger = sorted(set(rows))
+    cells = size[0] // 8 * (size[1] // 8)
+    return smallest, *(count for count in larger if not too_wide(width, count, frames, cells))
+
+
+def left_out(manifest: Manifest) -> list[str]:
+    """What a bundle of plans was asked for and not compiled for, since the runtime would never use it."""
+    unet = manifest.networks["unet"]
+    if unet.plan is None:
+        return []
+    lines = []
+    made = {tuple(high for _, _, high in profile.dims.values()) for profile in unet.plan.profiles}
+    for frames, high, wide in dict.fromkeys(shape[1:] for shape in made):
+        rows = [count for count in manifest.rows if (count, frames, high, wide) not in made]
+        if rows:
+            lines.append(
+                f"not compiled for {' or '.join(map(str, rows))} rows of {frames} frames of {wide * 8}x{high * 8}: "
+                "a tensor would have over 2^31 elements"
+            )
+    return sorted(lines)
 
 
 def _just(size: int) -> tuple[int, int, int]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ from torch import Tensor, nn
 from ..engines import Agreement, Array, Engine, EngineSpec
 from ..engines.onnxruntime_backend import OnnxRuntimeEngine
 from ..errors import ExportError
-from ..schedule import euler_steps, initial_scale, karras_sigmas
 
 Inputs = dict[str, Tensor]
 
@@ -56,13 +56,16 @@ def example_inputs(network: str, spec: EngineSpec, shape: tuple[int, int, int, i
 
 def record_cases(network: str, spec: EngineSpec, original: Callable[..., Any]) -> list[Case]:
     """The original's answers at every shape."""
-    cases = []
-    for seed, shape in enumerate(SHAPES):
-        inputs = example_inputs(network, spec, shape, seed)
-        with torch.inference_mode():
-            answer = original(**inputs)
-            cases.append(Case(inputs, answer if isinstance(answer, tuple) else (answer,)))
-    return cases
+    return [
+        record_case(original, example_inputs(network, spec, shape, seed)) for seed, shape in enumerate(SHAPES)
+    ]
+
+
+def record_case(original: Callable[..., Any], inputs: Inputs) -> Case:
+    """The original's answer to some inputs."""
+    with torch.inference_mode():
+        answer = original(**inputs)
+    return Case(inputs, answer if isinstance(answer, tuple) else (answer,))
 
 
 def compare(network: str, path: Path, spec: EngineSpec, cases: Sequence[Case], bound: float) -> Agreement:
@@ -70,20 +73,24 @@ def compare(network: str, path: Path, spec: EngineSpec, cases: Sequence[Case], b
     return compare_engine(network, OnnxRuntimeEngine(path, spec, threads=None), cases, bound)
 
 
-def compare_engine(network: str, engine: Engine, cases: Sequence[Case], bound: float) -> Agreement:
-    """The same with an engine of any backend, which is closed afterwards."""
-    spec = engine.spec
-    largest, relative = [0.0], [0.0]
-    for case in cases:
-        wanted = [np.ascontiguousarray(answer.numpy()) for answer in case.answers]
-        found = [np.empty(one.shape, tensor.dtype) for one, tensor in zip(wanted, spec.outputs, strict=True)]
-        names = [tensor.name for tensor in spec.outputs]
-        engine.bind(call_arrays(case, spec), dict(zip(names, found, strict=True)))()
-        for expected, answer in zip(wanted, found, strict=True):
-            difference = answer.astype(np.float64) - expected
-            largest.append(float(np.abs(difference).max()))
-            relative.append(float(np.linalg.norm(difference)) / max(float(np.linalg.norm(expected)), 1e-12))
-    engine.close()
+def compare_engine(
+    network: str, engine: Engine, cases: Sequence[Case], bound: float, judge: str = "onnxruntime"
+) -> Agreement:
+    """The same with an engine of the backend `judge`, which is closed afterwards."""
+    largest, relative, norms = [0.0], [0.0], [0.0]
+    with closing(engine):
+        for case in cases:
+            for expected, answer in zip(case.answers, answers(engine, case), strict=True):
+                difference = answer.astype(np.float64) - expected.numpy()
+                norms.append(float(np.linalg.norm(expected.numpy())))
+                largest.append(float(np.abs(difference).max()))
+                relative.append(float(np.linalg.norm(difference)) / max(norms[-1], 1e-12))
+    if not any(norms):
+        raise ExportError(
+            f"{network} answers nothing but zeros in PyTorch: no engine can be proven by that.",
+            remedy="Give the checkpoint of a trained model.",
+            field="checkpoint",
+        )
     max_abs, rel_l2 = float(np.max(largest)), float(np.max(relative))  # unlike max(), these keep a NaN
     if not rel_l2 <= bound:  # a NaN does not agree either
         raise ExportError(
@@ -91,7 +98,17 @@ def compare_engine(network: str, engine: Engine, cases: Sequence[Case], bound: f
             f"(largest difference {max_abs:.2e}).",
             remedy="Check the checkpoint for values that overflow; please report it if they do not.",
         )
-    return Agreement(max_abs=max_abs, rel_l2=rel_l2, bound=bound, cases=len(cases))
+    return Agreement(max_abs=max_abs, rel_l2=rel_l2, bound=bound, cases=len(cases), judge=judge)
+
+
+def answers(engine: Engine, case: Case) -> list[Array]:
+    """What an engine answers to a case's inputs."""
+    outputs = {
+        tensor.name: np.empty(tuple(answer.shape), tensor.dtype)
+        for answer, tensor in zip(case.answers, engine.spec.outputs, strict=True)
+    }
+    engine.bind(call_arrays(case, engine.spec), outputs)()
+    return list(outputs.values())
 
 
 def call_arrays(case: Case, spec: EngineSpec) -> dict[str, Array]:
@@ -104,51 +121,6 @@ def call_arrays(case: Case, spec: EngineSpec) -> dict[str, Array]:
 def cast_inputs(inputs: Inputs, spec: EngineSpec) -> Inputs:
     """The inputs in the dtypes of a spec."""
     return {tensor.name: inputs[tensor.name].to(getattr(torch, tensor.dtype)) for tensor in spec.inputs}
-
-
-def record_trajectory(
-    model: Any,
-    spec: EngineSpec,
-    originals: Mapping[str, Callable[..., Tensor]],
-    steps: int = 5,
-    seed: int = 0,
-) -> list[Case]:
-    """The U-Net's cases along a real denoising of 3 frames of 128x64 pixels: both branches, pure noise to picture."""
-    scheduler = model.scheduler
-    sigmas = karras_sigmas(steps, float(scheduler["sigma_min"]), float(scheduler["sigma_max"]))
-    generator = torch.Generator().manual_seed(seed)
-    frames, high, wide = 3, 16, 8
-    picture, poses = (
-        torch.rand((n, 3, 8 * high, 8 * wide), generator=generator) * 2 - 1 for n in (1, frames)
-    )
-    size = model.image_encoder.config.image_size
-    keep = torch.tensor([1.0, 0.0])  # the conditional row and the unconditional one
-    with torch.inference_mode():
-        pixels = torch.nn.functional.interpolate(picture, (size, size))
-        embedding = originals["image_encoder"](pixels=pixels) * keep[:, None, None]
-        image = originals["vae_encoder"](image=picture)[:, None] * keep[:, None, None, None, None]
-        pose = originals["pose_net"](pose=poses)[None] * keep[:, None, None, None, None]
-        latents = torch.randn((frames, 4, high, wide), generator=generator) * initial_scale(sigmas)
-        cases = []
-        for step in euler_steps(sigmas):
-            inputs = {
-                "latents": torch.cat(
-                    [
-                        (latents * step.scale).expand(2, *latents.shape),
-                        image.expand(2, frames, *image.shape[2:]),
-                    ],
-                    2,
-                ),
-                "timestep": torch.full((2,), step.timestep),
-                "embedding": embedding,
-                "time_ids": torch.tensor([[6.0, 127.0, 0.0]] * 2),
-                "pose": pose,
-            }
-            answer = originals["unet"](**inputs)
-            cases.append(Case(inputs, (answer,)))
-            guided = answer[1] + 2.0 * (answer[0] - answer[1])
-            latents = latents * step.keep + guided * step.push
-    return cases
 
 
 def originals(model: Any) -> dict[str, Callable[..., Any]]:

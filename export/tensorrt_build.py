@@ -6,20 +6,19 @@ import hashlib
 import os
 import secrets
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from ..engines import EngineSpec, Plan, Profile
-from ..engines.cuda_memory import open_gpu
 from ..engines.tensorrt_backend import open_engine
 from ..engines.tensorrt_library import Library
-from ..errors import BundleError, ExportError
+from ..errors import ExportError
 from .options import PlanOptions
+from .target import CAPABILITIES, gpu_name, set_capabilities
 
-CAPABILITIES = ("SM80", "SM86", "SM89", "SM120")
-"""What a TensorRT-RTX plan is for if nobody says: Ampere, Ada and Blackwell."""
+ANOTHER = "Install the version of the library that constraints.txt names, or report this if it is that one."
 Progress = Callable[[float], None]
 """Told a share of the build, 0 to 1; estimates, since the library does not know how many phases come."""
 
@@ -59,19 +58,19 @@ def _compile(
     progress: Progress,
 ) -> Plan:
     api = library.api
-    builder = api.Builder(library.logger)
+    library.messages.clear()  # what was said of an earlier network is not this one's error
+    builder = library.start(api.Builder)
     network = builder.create_network(1 << int(api.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = api.OnnxParser(network, library.logger)
     if not parser.parse_from_file(str(graph)):
         told = "; ".join(str(parser.get_error(i).desc()) for i in range(parser.num_errors))
-        raise ExportError(f"{graph.name} cannot be read by {library.version}: {told}")
+        raise ExportError(f"{graph.name} cannot be read by {library.version}: {told}", remedy=ANOTHER)
     check_tensors(api, network, spec, graph.name)
     if graph.stem.startswith("vae"):
         allow_pieces(api, network)
     config = builder.create_builder_config()
     target = configure(api, config, options)
-    for profile in profiles:
-        config.add_optimization_profile(make_profile(builder, spec, profile))
+    add_profiles(builder, config, spec, profiles)
     config.progress_monitor = make_monitor(api, stop, progress)
     memory = builder.build_serialized_network(network, config)
     if memory is None:
@@ -145,35 +144,6 @@ def configure(api: Any, config: Any, options: PlanOptions) -> str:
     return set_capabilities(api, config, options.capabilities or CAPABILITIES)
 
 
-def set_capabilities(api: Any, config: Any, names: Iterable[str]) -> str:
-    """Compile for GPUs that need not be here; raises `ExportError` for one that the library does not offer."""
-    offered = [name for name in dir(api.ComputeCapability) if name.startswith("SM")]
-    for name in (names := tuple(names)):
-        if name not in offered:
-            raise ExportError(
-                f"TensorRT-RTX {api.__version__} does not compile for {name}.",
-                remedy=f"It offers {', '.join(offered)}; data-centre GPUs need --backend tensorrt.",
-                field="capability",
-            )
-    config.num_compute_capabilities = len(names)
-    for index, name in enumerate(names):
-        config.set_compute_capability(getattr(api.ComputeCapability, name), index)
-    return " ".join(names)
-
-
-def gpu_name() -> str:
-    """The GPU for which TensorRT compiles, the first one, named as the backend will name it when it loads plans."""
-    try:
-        gpu = open_gpu(0)
-    except BundleError as error:
-        raise ExportError(
-            f"no GPU to compile for ({error.message}).",
-            remedy="Build on the GPU host; --backend tensorrt-rtx builds on any machine.",
-            field="backend",
-        ) from error
-    return f"{gpu.name} {gpu.capability}"
-
-
 def check_tensors(api: Any, network: Any, spec: EngineSpec, name: str) -> None:
     """Raise `ExportError` unless the network's tensors are the spec's: names, dtypes, free dimensions."""
     inputs = [network.get_input(i) for i in range(network.num_inputs)]
@@ -188,7 +158,7 @@ def check_tensors(api: Any, network: Any, spec: EngineSpec, name: str) -> None:
         found[t][0] == wanted[t][0] and len(found[t][1]) == len(wanted[t][1]) for t in found
     )
     if not same or any(found[t.name] != wanted[t.name] for t in spec.inputs):
-        raise ExportError(f"{name} has tensors {found} instead of {wanted}.")
+        raise ExportError(f"{name} has tensors {found} instead of {wanted}.", remedy=ANOTHER)
 
 
 def allow_pieces(api: Any, network: Any) -> None:
@@ -201,6 +171,17 @@ def allow_pieces(api: Any, network: Any) -> None:
         if layer.type == api.LayerType.ATTENTION_INPUT:
             layer.__class__ = api.IAttentionInputLayer  # the bindings hand out the base class
             layer.attention.decomposable = True
+
+
+def add_profiles(builder: Any, config: Any, spec: EngineSpec, profiles: tuple[Profile, ...]) -> None:
+    """Compile for all of them, in this order; raises `ExportError` for one that the library refuses."""
+    for index, profile in enumerate(profiles):
+        if config.add_optimization_profile(make_profile(builder, spec, profile)) != index:
+            raise ExportError(f"the profile {profile} was refused.", remedy=ANOTHER)
+    if config.num_optimization_profiles != len(profiles):
+        raise ExportError(
+            f"{config.num_optimization_profiles} profiles were taken of {len(profiles)}.", remedy=ANOTHER
+        )
 
 
 def make_profile(builder: Any, spec: EngineSpec, profile: Profile) -> Any:

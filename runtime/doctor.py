@@ -14,6 +14,7 @@ from .bundles import list_bundles, load_bundle
 from .engines import Bundle
 from .engines.tensorrt_library import DISTRIBUTIONS, EXTRAS
 from .errors import BundleError, SettingsError
+from .fitness import command_for, obstacle, rebuild_for, shape_problem, shapes_of
 from .flags import parse_size
 from .gpus import MINIMUM_DRIVER, Gpu, Gpus, Nvml
 from .host import Host, Throughput, time_engine, time_product
@@ -135,7 +136,13 @@ def _bundle_outlooks(bundle: Bundle, question: Question, host: Host, gpus: Gpus)
         found = choices(model, settings, frames, manifest.rows, host.memory_free, question.jobs)
         yield _outlook(name, "CPU", not lacking, lacking, settings, frames, found, speed)
     for gpu in gpus.found:
-        says = lacking if torch else _obstacle(gpu, gpus, host) or _rebuild(bundle, gpu, host, settings)
+        flavour = manifest.backend if manifest.backend in DISTRIBUTIONS else gpu.flavour
+        shape = shape_problem(manifest, settings, frames)
+        says = (
+            lacking
+            if torch
+            else obstacle(gpu, flavour, gpus, host) or rebuild_for(bundle, gpu, host) or shape
+        )
         found = choices(
             model.halved(),
             settings,
@@ -144,6 +151,7 @@ def _bundle_outlooks(bundle: Bundle, question: Question, host: Host, gpus: Gpus)
             gpu.memory_free - CONTEXT,
             question.jobs,
             gpu=True,
+            shapes=None if says else shapes_of(manifest),  # one that is rebuilt takes what is asked
         )
         yield _outlook(name, gpu.name, not says, says, settings, frames, found, _speed(gpu))
 
@@ -155,7 +163,8 @@ def _model_outlooks(question: Question, host: Host, gpus: Gpus) -> Iterator[Outl
         found = choices(
             MIMICMOTION, settings, frames, (1, 2, 4), gpu.memory_free - CONTEXT, question.jobs, gpu=True
         )
-        says = _obstacle(gpu, gpus, host) or f"build it: {_command(gpu, Path('bundles/mm11'))}"
+        command = command_for(f"--backend {gpu.flavour}", Path(f"bundles/mm11-{gpu.flavour}"))
+        says = obstacle(gpu, gpu.flavour, gpus, host) or f"build it: {command}"
         yield _outlook("MimicMotion 1.1", gpu.name, False, says, settings, frames, found, _speed(gpu))
     if not gpus.found:
         model = replace(MIMICMOTION, value_bytes=4)
@@ -203,46 +212,6 @@ def _speed(gpu: Gpu) -> Throughput | None:
         return None
     source = f"{EFFICIENCY:.0%} of {gpu.peak / 1e12:.0f} TFLOP/s fp16 ({gpu.peak_source})"
     return Throughput(gpu.peak * EFFICIENCY, source)
-
-
-def _obstacle(gpu: Gpu, gpus: Gpus, host: Host) -> str:
-    """What keeps any TensorRT bundle from running on a GPU."""
-    if gpu.too_old:
-        return f"compute capability {gpu.capability[0]}.{gpu.capability[1]} is too old for TensorRT 11"
-    if gpus.problem:
-        return f"{gpus.problem}; update it"
-    if DISTRIBUTIONS[gpu.flavour] not in host.packages:
-        return f"pip install 'mimicmotion-trt[{EXTRAS[gpu.flavour]}]'"
-    return ""
-
-
-def _rebuild(bundle: Bundle, gpu: Gpu, host: Host, settings: Settings) -> str:
-    """Why a bundle's engines do not run on a GPU as they are, and the command that makes those that do."""
-    backend, plan = bundle.manifest.backend, bundle.manifest.networks["unet"].plan
-    if backend != gpu.flavour or plan is None:
-        return f"built for {backend}; rebuild: {_command(gpu, bundle.folder)}"
-    capability = "SM{}{}".format(*gpu.capability)
-    only = f" --capability {capability}" if backend == "tensorrt-rtx" else ""
-    if capability not in plan.target.split():
-        return f"compiled for {plan.target}; rebuild: {_command(gpu, bundle.folder)}{only}"
-    installed = f"{backend} {host.packages[DISTRIBUTIONS[backend]]}"
-    if installed != plan.library:
-        return (
-            f"compiled by {plan.library}, here is {installed}; rebuild: {_command(gpu, bundle.folder)}{only}"
-        )
-    assert settings.size is not None
-    width, height = settings.size
-    cells = {"cells_high": height // 8, "cells_wide": width // 8}
-    if not any(profile.fits(cells) for profile in plan.profiles):
-        return f"not compiled for {width}x{height}; rebuild with --size {width}x{height}"
-    return ""
-
-
-def _command(gpu: Gpu, folder: Path) -> str:
-    return (
-        f"python export/build_engines.py --base DIR_OR_ID --checkpoint FILE --output {folder}"
-        f"-{gpu.flavour} --backend {gpu.flavour}"
-    )
 
 
 def _advice(host: Host, gpus: Gpus) -> Iterator[str]:

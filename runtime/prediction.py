@@ -11,11 +11,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from .cuda.buckets import MOST_ELEMENTS, WIDEST
 from .engines import NETWORKS, Manifest, Work
 from .errors import SettingsError
 from .schedule import steps_of
 from .segments import plan_segments
 from .settings import Settings
+from .shapes import Shapes
 
 UNET_TENSORS = 16
 """Tensors as wide as the U-Net's first level that are alive at its worst moment: the feed-forward of the last
@@ -23,8 +25,6 @@ block (4 each for value, gate and their product), its input, norm and residual, 
 DECODER_TENSORS = 6
 """The same for the decoder's last block, in full pixels: twice as wide before its upsampler's convolution and
 behind it, then the block's own two."""
-LARGEST_TENSOR = 2**31
-"""Elements from which kernels with 32-bit indices break."""
 OTHER_SEGMENTS = (72, 36, 16)
 """Lengths of segments that are looked at besides a bundle's own, if shorter."""
 
@@ -44,7 +44,7 @@ class Model:
     @classmethod
     def of(cls, manifest: Manifest) -> Model:
         """The networks of a bundle; what its files weigh is taken for weights."""
-        size = 2 if manifest.precision == "fp16" else 4
+        size = 4 if manifest.precision == "fp32" else 2  # of fp8, too, all but some weights takes 2
         files = (file.bytes for name in NETWORKS for file in manifest.networks[name].files)
         width = next(t.shape[2] for t in manifest.networks["unet"].spec.inputs if t.name == "pose")
         works = {name: network.work for name, network in manifest.networks.items()}
@@ -137,6 +137,11 @@ def cells_of(settings: Settings) -> int:
     return width // 8 * (height // 8)
 
 
+def too_wide(width: int, rows: int, slots: int, cells: int) -> bool:
+    """Whether a U-Net's widest tensor has more elements than kernels count; `width` is of its first level."""
+    return rows * slots * cells * width * WIDEST > MOST_ELEMENTS
+
+
 def cost_of(model: Model, settings: Settings, frames: int) -> Cost:
     """What a video of `frames` frames costs; the reference picture's own frame comes on top.
 
@@ -203,25 +208,44 @@ def choices(
     jobs: int = 1,
     *,
     gpu: bool = False,
+    shapes: Shapes | None = None,
 ) -> list[Choice]:
     """Ways to run `jobs` of it at once, the best first: the settings' own segment, most rows.
 
-    `free` is the bytes of memory, if known.
+    `free` is the bytes of memory, if known. With the `shapes` of plans these take all that is chosen; raises
+    `InputError` where they do not take the settings themselves.
     """
-    own = settings.segment or OTHER_SEGMENTS[0]
+    own, size = settings.segment or OTHER_SEGMENTS[0], settings.size or (0, 0)
+    others: Iterable[int] = OTHER_SEGMENTS
+    cells = (size[1] // 8, size[0] // 8)
+    if shapes is not None:
+        own = shapes.segment(settings, frames + 1, cells)
+        others = compiled_segments(shapes, cells)
     found = []
-    for segment in (own, *(other for other in OTHER_SEGMENTS if other < min(own, frames + 1))):
+    for segment in (own, *(other for other in others if other < min(own, frames + 1))):
         tried = replace(settings, segment=segment, overlap=min(settings.overlap, segment - 1))
         cost = cost_of(model, tried, frames)
         most = cost.rows * (jobs if gpu else 1)  # rows of equal jobs share a batch
-        for count in sorted({min(many, most) for many in rows}, reverse=True):
+        takes = {min(many, most) for many in rows}
+        if shapes is not None:
+            compiled = shapes.rows(
+                cost.slots, cells
+            )  # what is left of a batch runs with rows that count nothing
+            takes = {count for count in compiled if count <= most} or {compiled[0]}
+        for count in sorted(takes, reverse=True):
             memory = memory_of(model, tried, frames, count, jobs, gpu=gpu)
-            largest = 8 * model.width * count * cost.slots * cells_of(tried)  # both halves of a GEGLU
             why = "" if free is None or memory.total <= free else "more memory than is free"
-            if largest >= LARGEST_TENSOR:
+            if too_wide(model.width, count, cost.slots, cells_of(tried)):
                 why = "a tensor of over 2^31 elements"
             found.append(Choice(segment, count, memory, cost, not why, why))
     return found
+
+
+def compiled_segments(shapes: Shapes, cells: tuple[int, int]) -> tuple[int, ...]:
+    """Lengths of segments that plans take at this size, the longest first."""
+    size = {"cells_high": cells[0], "cells_wide": cells[1]}
+    profiles = shapes.plans["unet"].profiles
+    return tuple(sorted({p.dims["frames"][2] for p in profiles if p.fits(size)}, reverse=True))
 
 
 def best(found: Sequence[Choice]) -> Choice | None:

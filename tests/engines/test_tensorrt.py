@@ -21,12 +21,17 @@ from mimicmotion_trt.engines import (
     open_engine,
     tensorrt_backend,
 )
-from mimicmotion_trt.engines.cuda_memory import DeviceArray, count_gpus, gpu_index
+from mimicmotion_trt.engines.cuda_memory import DeviceArray, count_gpus, gpu_index, open_gpu
 from mimicmotion_trt.engines.tensorrt_backend import TensorRtEngine
 from mimicmotion_trt.engines.tensorrt_binding import Session
+from mimicmotion_trt.engines.tensorrt_checks import check_validity
 from mimicmotion_trt.engines.tensorrt_library import open_library
 
 from .stand_in_tensorrt import SPEC, HostGpu, open_stand_in, plan_of
+
+COMMAND = (
+    "python export/build_engines.py --base DIR_OR_ID --checkpoint FILE --output DIR --backend x --size 64x64"
+)
 
 
 @pytest.fixture
@@ -251,16 +256,17 @@ def test_weights_stay_on_the_host_where_the_plan_allows_it(session, engine, file
             plan_of(library="tensorrt-rtx 1.7"),
             10**9,
             "tensorrt 11.4.0.106 is installed",
-            "--backend tensorrt-rtx",
+            COMMAND,
         ),
-        (plan_of(target="NVIDIA H100 SM90"), 10**9, "this GPU is NVIDIA L4, SM89", "build_engines"),
-        (plan_of(), 50, "has 0.0 GB free", "--weight-streaming"),
-        (plan_of(profiles=plan_of().profiles[:1]), 10**9, "2 profiles", "Rebuild"),
+        (plan_of(target="NVIDIA H100 SM90"), 10**9, "this GPU is NVIDIA L4 SM89", COMMAND),
+        (plan_of(target="NVIDIA L40S SM89"), 10**9, "this GPU is NVIDIA L4 SM89", COMMAND),
+        (plan_of(), 50, "has 0.0 GB free", f"{COMMAND} --weight-streaming"),
+        (plan_of(profiles=plan_of().profiles[:1]), 10**9, "2 profiles", COMMAND),
     ],
 )
 def test_a_plan_that_is_not_for_this_machine(file, plan, free, says, remedy):
     with pytest.raises(BundleError) as caught:
-        TensorRtEngine(open_stand_in(HostGpu(free=free)), file, SPEC, plan)
+        TensorRtEngine(open_stand_in(HostGpu(free=free)), file, SPEC, plan, COMMAND)
     assert says in caught.value.message
     assert remedy in caught.value.remedy
 
@@ -270,7 +276,7 @@ def test_a_plan_that_is_damaged(session, tmp_path, content):
     (tmp_path / "unet.plan").write_bytes(content)
     with pytest.raises(BundleError, match=r"unet\.plan cannot be") as caught:
         TensorRtEngine(session, tmp_path / "unet.plan", SPEC, plan_of())
-    assert "ebuild the bundle" in caught.value.remedy
+    assert "ebuild" in caught.value.remedy
 
 
 def test_a_plan_whose_tensors_are_not_the_manifests(session, file):
@@ -329,6 +335,36 @@ def test_a_machine_that_runs_no_plan(made, says, remedy):
     assert remedy in caught.value.remedy
 
 
+def test_a_gpu_that_a_portable_plan_is_not_for():
+    """The remedy is the bundle's own command with this GPU's capability."""
+    library = open_library("tensorrt-rtx")
+    bits = int(library.api.EngineInvalidityDiagnostics.UNSUPPORTED_CC)
+    runtime = SimpleNamespace(get_engine_validity=lambda data: (library.api.EngineValidity.INVALID, bits))
+    gpu: Any = HostGpu(capability="SM86")
+    with pytest.raises(BundleError, match="not compiled for this GPU, NVIDIA L4 SM86") as caught:
+        check_validity(library, runtime, b"", gpu, "unet.plan", COMMAND)
+    assert f"`{COMMAND} --capability SM86`" in caught.value.remedy
+
+
+def test_a_library_that_cannot_start(file, monkeypatch):
+    """Without a driver that works TensorRT's constructors give null pointers, TypeErrors in Python."""
+
+    class Runtime:
+        def __init__(self, logger: Any) -> None:
+            raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    library = open_stand_in().library
+    library.api.Runtime = Runtime
+    library.messages.append("CUDA initialization failure with error: 35")
+    monkeypatch.setattr(tensorrt_backend, "open_gpu", lambda *_: HostGpu())
+    monkeypatch.setattr(tensorrt_backend, "open_library", lambda flavour: library)
+    with pytest.raises(
+        BundleError, match="cannot start: CUDA initialization failure with error: 35"
+    ) as caught:
+        tensorrt_backend.open_engine(file, SPEC, device="cuda:7", threads=None, alert=False, plan=plan_of())
+    assert "doctor" in caught.value.remedy
+
+
 def has_gpu() -> bool:
     from mimicmotion_trt.engines.cuda_memory import load_driver
 
@@ -338,9 +374,8 @@ def has_gpu() -> bool:
         return False
 
 
-@pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, EngineSpec, Plan]:
-    """A plan that the real TensorRT-RTX compiled, without a GPU: y = x + x."""
+def compile_double(flavour: str, folder: Path) -> tuple[Path, EngineSpec, Plan]:
+    """A plan that the real library compiled: y = x + x."""
     from onnx import TensorProto, helper, save
 
     from mimicmotion_trt.export.options import PlanOptions
@@ -348,13 +383,17 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, EngineSpec, Pl
 
     x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT16, ["rows", 3]) for n in "xy")
     graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "double", [x], [y])
-    folder = tmp_path_factory.mktemp("plan")
     save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)]), folder / "double.onnx")
     spec = EngineSpec((TensorSpec("x", "float16", ("rows", 3)),), (TensorSpec("y", "float16", ("rows", 3)),))
     profiles = (Profile({"rows": (1, 2, 4)}),)
-    library = open_library("tensorrt-rtx")
-    path = folder / "double.plan"
+    library, path = open_library(flavour), folder / "double.plan"
     return path, spec, compile_plan(library, folder / "double.onnx", spec, profiles, PlanOptions(), path)
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, EngineSpec, Plan]:
+    """TensorRT-RTX's, which needs no GPU to compile."""
+    return compile_double("tensorrt-rtx", tmp_path_factory.mktemp("plan"))
 
 
 def open_real(real: tuple[Path, EngineSpec, Plan], device: str = "auto") -> TensorRtEngine:
@@ -371,7 +410,19 @@ def test_a_real_plan_without_a_gpu(real):
 
 @pytest.mark.skipif(not has_gpu(), reason="needs a GPU")
 def test_a_real_plan_on_a_gpu(real):
-    engine = open_real(real)
+    if (here := open_gpu(0).capability) not in real[2].target.split():
+        pytest.skip(f"TensorRT-RTX was not told to compile for {here}")
+    check_double(open_real(real))
+
+
+@pytest.mark.skipif(not has_gpu(), reason="needs a GPU")
+def test_a_real_plan_of_the_other_flavour_on_a_gpu(tmp_path):
+    pytest.importorskip("tensorrt", reason="TensorRT is not installed")
+    check_double(open_real(compile_double("tensorrt", tmp_path)))
+
+
+def check_double(engine: TensorRtEngine) -> None:
+    """It doubles what it is given, and tells its layers."""
     x = np.arange(6, dtype=np.float16).reshape(2, 3)
     y = np.empty_like(x)
     engine.bind({"x": x}, {"y": y})()

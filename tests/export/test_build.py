@@ -15,8 +15,9 @@ import torch
 
 from mimicmotion_trt import Animator, CheckpointError, ExportError, OutputError, Settings, SettingsError
 from mimicmotion_trt.engines import NETWORKS, Bundle, open_engine
-from mimicmotion_trt.export import build, proof
-from mimicmotion_trt.export.build import build_bundle, build_key
+from mimicmotion_trt.export import build, builder, key, proof
+from mimicmotion_trt.export.build import build_bundle
+from mimicmotion_trt.export.key import build_key
 from mimicmotion_trt.export.options import Options, PlanOptions
 from mimicmotion_trt.training.checkpoints import Model, load_model
 
@@ -55,7 +56,9 @@ def test_networks_of_another_shape_agree_with_pytorch(other_bundle, other):
     manifest = Bundle.load(other_bundle).manifest
     for name, network in manifest.networks.items():
         assert network.agreement.rel_l2 < 1e-5, name
-        assert network.agreement.cases == len(proof.SHAPES) + (5 if name == "unet" else 0)  # a trajectory too
+        assert network.agreement.cases == len(proof.SHAPES) + (
+            10 if name == "unet" else 0
+        )  # a trajectory too
     assert manifest.networks["image_encoder"].spec.inputs[0].shape == ("batch", 3, 112, 112)
     assert manifest.networks["unet"].spec.inputs[2].shape == ("rows", 1, 40)
     assert manifest.rows == (1, 2, 3)
@@ -131,6 +134,26 @@ def test_everything_that_goes_in_is_in_the_key(micro, tmp_path):
     assert len(set(keys)) == len(keys)
 
 
+@pytest.mark.parametrize(
+    "module", ["engines.spec", "training.checkpoints", "export.proof", "export.trajectory"]
+)
+def test_the_code_that_makes_and_judges_engines_is_in_the_key(micro, tmp_path, monkeypatch, module):
+    before, real = build_key(micro.base, micro.checkpoint, Options()), key._source
+    changed = tmp_path / "changed.py"
+    changed.write_text(real(module).read_text() + "# changed\n")
+    monkeypatch.setattr(key, "_source", lambda name: changed if name == module else real(name))
+    assert build_key(micro.base, micro.checkpoint, Options()) != before
+
+
+def test_the_chunks_that_plans_are_compiled_for_are_in_the_key(micro, monkeypatch):
+    pytest.importorskip("tensorrt_rtx")
+    graphs, plans = Options(), Options(backend="tensorrt-rtx")
+    before = [build_key(micro.base, micro.checkpoint, options) for options in (graphs, plans)]
+    monkeypatch.setattr(key, "POSE_CHUNK", 16)
+    after = [build_key(micro.base, micro.checkpoint, options) for options in (graphs, plans)]
+    assert [old == new for old, new in zip(before, after, strict=True)] == [True, False]
+
+
 def test_a_note_alone_is_reason_enough_and_a_damaged_bundle_too(tiny, previous, monkeypatch):
     options = Options(sizes=((64, 128), (128, 64)), segment=16, defaults={"canvas": 512, "steps": 3})
     builds = []
@@ -177,7 +200,7 @@ def test_a_network_that_does_not_agree_is_not_exported(micro, previous, brief, m
     def report(what: str, done: int, total: int) -> None:
         told.append((what, done, total))
 
-    monkeypatch.setitem(build.BOUNDS, "fp32", 1e-12)
+    monkeypatch.setitem(builder.BOUNDS, "fp32", 1e-12)
     with pytest.raises(ExportError, match="unet does not agree with PyTorch") as caught:
         build_bundle(micro.base, micro.checkpoint, previous, report=report)
     assert "1e-12" in caught.value.message

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from mimicmotion_trt.engines import Bundle
+from mimicmotion_trt.errors import ExportError
 from mimicmotion_trt.export import build_engines
+from mimicmotion_trt.export.options import Options, PlanOptions
 
 SCRIPT = Path(__file__).parents[2] / "export" / "build_engines.py"
 LIKE_THE_BUNDLE = ("--size", "64x128", "--size", "128x64", "--segment", "16",
@@ -39,8 +43,10 @@ def test_help_names_every_option():
     done = shell("--help")
     assert done.returncode == 0
     for option in ("--base", "--checkpoint", "--output", "--backend", "--size", "--segment", "--precision",
-                   "--batch", "--default", "--note", "--json"):  # fmt: skip
-        assert option in done.stdout
+                   "--batch", "--default", "--note", "--json", "--margin", "--frames", "--level", "--workspace",
+                   "--aux-streams", "--capability", "--refit", "--refit-from", "--weight-streaming",
+                   "--deep-cache"):  # fmt: skip
+        assert f"{option} " in done.stdout
 
 
 def test_the_last_line_is_json(tiny, bundle):
@@ -126,6 +132,63 @@ def test_what_must_be_given(missing):
     assert missing in done.stderr
 
 
+@pytest.fixture
+def asked(bundle, monkeypatch) -> list[Options]:
+    """The options of every build, none of which is made."""
+    given: list[Options] = []
+
+    def built(base, checkpoint, output, options, refit_from, report):
+        given.append(options)
+        return Bundle.load(bundle).manifest, True
+
+    monkeypatch.setattr(build_engines, "build_bundle", built)
+    return given
+
+
+def test_every_flag_of_a_plan_is_an_option(asked, tmp_path):
+    done = call(
+        "--base", "b", "--checkpoint", "c", "--output", tmp_path, "--backend", "tensorrt-rtx", "--frames", "8,12",
+        "--level", "5", "--workspace", "256", "--aux-streams", "2", "--capability", "SM89", "--refit",
+        "--weight-streaming", "--deep-cache", "--precision", "fp8", "--margin", "1.5",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert asked == [
+        Options(
+            backend="tensorrt-rtx",
+            precision="fp8",
+            margin=1.5,
+            deep_cache=True,
+            plan=PlanOptions(
+                level=5, workspace=256, aux_streams=2, capabilities=("SM89",), refit=True,
+                weight_streaming=True, frames=(8, 12),
+            ),
+        )
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        Options(),
+        Options(backend="torch", precision="fp16", rows=(3,), segment=16, sizes=((64, 128), (128, 64))),
+        Options(precision="fp8", margin=2.0, deep_cache=True, note='it\'s "tiny", $HOME; done'),
+        Options(defaults={"guidance": [1.0, 2.5], "fusion": "linear", "rescale": False, "sigma_max": 40.0}),
+        Options(backend="tensorrt", plan=PlanOptions(level=0, workspace=1, aux_streams=0, frames=(4, 8))),
+        Options(
+            backend="tensorrt-rtx", plan=PlanOptions(capabilities=("SM86", "SM89"), weight_streaming=True)
+        ),
+        Options(
+            backend="tensorrt-rtx", precision="fp8", plan=PlanOptions(refit=True, capabilities=("SM89",))
+        ),
+    ],
+)
+def test_what_a_bundle_says_of_its_options_builds_it_again(asked, tmp_path, options):
+    words = shlex.split(options.arguments)
+    done = call("--base", "b", "--checkpoint", "c", "--output", tmp_path, *words)
+    assert done.exit_code == 0, done.output
+    assert asked == [options]
+
+
 def test_an_interruption(tiny, tmp_path, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
@@ -136,9 +199,23 @@ def test_an_interruption(tiny, tmp_path, monkeypatch):
     assert "nothing was written" in done.stderr
 
 
-def test_a_report_of_what_was_built(tiny, bundle, tmp_path, monkeypatch):
-    from mimicmotion_trt.engines import Bundle
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ExportError("no memory")])
+def test_finished_networks_are_told_of(tiny, tmp_path, monkeypatch, error):
+    def fails(*_, **__):
+        raise error
 
+    folder = tmp_path / ".out.parts-0123456789abcdef"
+    folder.mkdir()
+    for name in ("pose_net.json", "unet.json", ".vae_encoder.json", "vae_encoder.onnx"):
+        (folder / name).write_text("{}")
+    monkeypatch.setattr(build_engines, "build_bundle", fails)
+    done = call("--base", tiny.base, "--checkpoint", tiny.checkpoint, "--output", tmp_path / "out")
+    assert done.exit_code in (1, 130)
+    assert "finished and kept: unet, pose_net; the same command goes on from there" in done.stderr
+    assert "nothing was written" not in done.stderr
+
+
+def test_a_report_of_what_was_built(tiny, bundle, tmp_path, monkeypatch):
     asked = []
 
     def built(base, checkpoint, output, options, refit_from, report):

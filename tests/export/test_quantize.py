@@ -211,15 +211,15 @@ def test_pytorch_bundles_have_no_float8():
 
 
 def test_a_bundle_whose_unet_multiplies_in_float8(micro, tmp_path, monkeypatch):
-    from mimicmotion_trt.export import build, proof
+    from mimicmotion_trt.export import build, builder, evidence, proof
 
     monkeypatch.setattr(proof, "SHAPES", proof.SHAPES[:1])
-    monkeypatch.setattr(build, "CALIBRATION", ((1, 2),))
+    monkeypatch.setattr(evidence, "CALIBRATION", ((1, 2),))
     options = Options(precision="fp8", sizes=((64, 64),), segment=4)
     manifest, _ = build.build_bundle(micro.base, micro.checkpoint, tmp_path / "bundle", options)
     assert manifest.precision == "fp8"
     for name, network in manifest.networks.items():
         narrow = name == "unet"
-        assert network.agreement.bound == build.BOUNDS["fp8" if narrow else "fp16"]
+        assert network.agreement.bound == builder.BOUNDS["fp8" if narrow else "fp16"]
         assert (network.agreement.rel_l2 > 0.01) == narrow
         assert network.spec.outputs[0].dtype == "float16"

@@ -3,25 +3,42 @@
 from __future__ import annotations
 
 import re
+import shlex
+import signal
+import subprocess
+import sys
 import threading
-import time
+from collections import deque
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from mimicmotion_trt.engines import NETWORKS, Bundle, EngineSpec, Plan, Profile, TensorSpec
 from mimicmotion_trt.engines.cuda_memory import open_gpu
+from mimicmotion_trt.engines.onnxruntime_backend import OnnxRuntimeEngine
 from mimicmotion_trt.engines.tensorrt_library import Library, open_library
 from mimicmotion_trt.errors import BundleError, EngineError, ExportError, SettingsError
-from mimicmotion_trt.export import build, tensorrt_build
+from mimicmotion_trt.export import builder, key, proof, target, tensorrt_build
 from mimicmotion_trt.export.build import build_bundle
 from mimicmotion_trt.export.dialect import STANDARD
+from mimicmotion_trt.export.key import build_key
 from mimicmotion_trt.export.options import Options, PlanOptions
-from mimicmotion_trt.export.profiles import make_profiles
-from mimicmotion_trt.export.tensorrt_build import check_tensors, compile_plan, make_profile, refit_plan
+from mimicmotion_trt.export.tensorrt_build import (
+    add_profiles,
+    check_tensors,
+    compile_plan,
+    configure,
+    make_profile,
+    plan_name,
+    refit_plan,
+)
 from mimicmotion_trt.export.tracing import trace
+
+from ..engines.stand_in_tensorrt import HostGpu
+from .full_stand_in import open_full_stand_in
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX has no build for this platform")
 
@@ -33,6 +50,14 @@ OPTIONS = Options(
     plan=PlanOptions(capabilities=("SM89",), level=0),
     defaults={"canvas": 512},
 )
+SHAPES = {
+    "unet": {"rows": (2, 2, 2), "frames": (4, 4, 4), "cells_high": (16, 16, 16), "cells_wide": (8, 8, 8)},
+    "pose_net": {"frames": (1, 8, 8), "height": (128, 128, 128), "width": (64, 64, 64)},
+    "vae_encoder": {"batch": (1, 1, 1), "height": (128, 128, 128), "width": (64, 64, 64)},
+    "vae_decoder": {"frames": (1, 8, 8), "cells_high": (16, 16, 16), "cells_wide": (8, 8, 8)},
+    "image_encoder": {"batch": (1, 1, 1)},
+}
+"""What `OPTIONS` ask for: poses and latents in chunks of up to 8."""
 SPEC = EngineSpec(
     (TensorSpec("x", "float16", ("frames", 8, 8, 8)),), (TensorSpec("y", "float16", ("frames", 8, 8, 8)),)
 )
@@ -82,8 +107,13 @@ def test_all_five_networks_are_compiled(rtx_bundle, library):
         assert network.plan is not None
         assert network.plan.library == library.version
         assert network.plan.target == "SM89"
-        assert network.plan.profiles == make_profiles(name, network.spec, OPTIONS)
+        assert [dict(profile.dims) for profile in network.plan.profiles] == [SHAPES[name]]
+        assert network.agreement.judge in ("onnxruntime", "tensorrt-rtx")  # the latter on a GPU of SM89
         assert network.audit.wide == 0
+    assert manifest.options == (
+        "--backend tensorrt-rtx --precision fp16 --size 64x128 --segment 4 --batch 2 --default canvas=512 "
+        "--level 0 --capability SM89"
+    )
 
 
 def test_the_second_build_has_nothing_to_do(rtx_bundle, tiny):
@@ -93,28 +123,53 @@ def test_the_second_build_has_nothing_to_do(rtx_bundle, tiny):
     assert {path: path.stat().st_mtime_ns for path in rtx_bundle.iterdir()} == before
 
 
-def test_an_interrupted_build_goes_on_where_it_stopped(micro, tmp_path, monkeypatch):
-    """Interrupted at the third network: the first two are not built again."""
+# Compiles as the command does, tells when, and gives an interrupt time to arrive.
+CHILD = """
+import time
+from mimicmotion_trt.export import build_engines, builder
+
+compile_plan = builder.compile_plan
+
+def told(library, graph, spec, profiles, options, output, progress):
+    def share(done):
+        print("compiling", graph.stem, flush=True)
+        if graph.stem == "pose_net":
+            time.sleep(3)
+        progress(done)
+    return compile_plan(library, graph, spec, profiles, options, output, share)
+
+builder.compile_plan = told
+build_engines.app()
+"""
+
+
+def test_ctrl_c_leaves_finished_networks_only_and_the_same_command_goes_on(micro, tmp_path):
+    """A real process, interrupted by the signal that Ctrl-C sends while TensorRT-RTX compiles the second network."""
+    arguments = shlex.split(OPTIONS.arguments)
+    whole = ["--base", micro.base, "--checkpoint", micro.checkpoint, "--output", tmp_path / "out", *arguments]
+    command = [sys.executable, "-c", CHILD, *map(str, whole)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert any(line == "compiling pose_net\n" for line in child.stdout)
+        child.send_signal(signal.SIGINT)
+        _, said = child.communicate()
+    assert child.returncode == 130
+    assert "finished and kept: unet; the same command goes on" in said
+    assert "Traceback" not in said
+    (parts,) = tmp_path.iterdir()  # no output, no half of one
+    assert sorted(path.name.partition("-")[0] for path in parts.iterdir()) == ["unet", "unet.json"]
+    (plan,) = parts.glob("unet-*.plan")
+    before = plan.stat().st_ino
     told: list[str] = []
-
-    def report(what: str, done: int, total: int) -> None:
-        told.append(what)
-        if what == "exporting vae_encoder" and told.count(what) == 1:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(build.Parts, "clear", lambda self: None)
-    with pytest.raises(KeyboardInterrupt):
-        build_bundle(micro.base, micro.checkpoint, tmp_path / "out", OPTIONS, report=report)
-    assert not (tmp_path / "out").exists()
-    (parts,) = tmp_path.glob(".out.parts-*")
-    assert sorted(path.name.split("-")[0] for path in parts.glob("*.plan")) == ["pose_net", "unet"]
-    told.clear()
-    told.append("exporting vae_encoder")
-    manifest, built = build_bundle(micro.base, micro.checkpoint, tmp_path / "out", OPTIONS, report=report)
+    manifest, built = build_bundle(
+        micro.base, micro.checkpoint, tmp_path / "out", OPTIONS, report=lambda what, *_: told.append(what)
+    )
     assert built
     assert "exporting unet" not in told
-    assert "exporting pose_net" not in told
+    assert "exporting pose_net" in told
+    assert (tmp_path / "out" / plan.name).stat().st_ino == before
     assert Bundle.load(tmp_path / "out").manifest == manifest
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_shapes_and_profiles_reach_the_library(library, graph):
@@ -131,22 +186,91 @@ def test_shapes_and_profiles_reach_the_library(library, graph):
         check_tensors(api, network, other, "conv.onnx")
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        PlanOptions(capabilities=("SM89",)),
-        PlanOptions(capabilities=("SM120",), weight_streaming=True, workspace=64, aux_streams=0, level=5),
-        PlanOptions(),
-    ],
-)
-def test_the_builder_takes_every_option(library, graph, tmp_path, options):
+def test_every_option_reaches_the_library(library):
+    """Read back from the library's own config."""
+    api = library.api
+    config = api.Builder(library.logger).create_builder_config()
+    options = PlanOptions(
+        level=5,
+        workspace=64,
+        aux_streams=2,
+        capabilities=("SM89", "SM120"),
+        refit=True,
+        weight_streaming=True,
+    )
+    assert configure(api, config, options) == "SM89 SM120"
+    assert config.builder_optimization_level == 5
+    assert config.get_memory_pool_limit(api.MemoryPoolType.WORKSPACE) == 64 * 2**20
+    assert config.max_aux_streams == 2
+    assert [config.get_compute_capability(i).name for i in range(config.num_compute_capabilities)] == [
+        "SM89", "SM120",
+    ]  # fmt: skip
+    assert config.get_flag(api.BuilderFlag.REFIT)
+    assert config.get_flag(api.BuilderFlag.WEIGHT_STREAMING)
+    assert not config.get_flag(api.BuilderFlag.REQUIRE_USER_ALLOCATION)  # these two rule each other out
+    assert config.profiling_verbosity == api.ProfilingVerbosity.DETAILED
+
+
+def test_what_is_not_given_is_left_to_the_library(library):
+    api = library.api
+    made = [api.Builder(library.logger).create_builder_config() for _ in range(2)]
+    assert configure(api, made[0], PlanOptions()) == "SM80 SM86 SM89 SM120"
+    workspace = [config.get_memory_pool_limit(api.MemoryPoolType.WORKSPACE) for config in made]
+    assert workspace[0] == workspace[1]
+    assert made[0].max_aux_streams == made[1].max_aux_streams
+    assert made[0].builder_optimization_level == 3
+    assert not made[0].get_flag(api.BuilderFlag.REFIT)
+    assert made[0].get_flag(api.BuilderFlag.REQUIRE_USER_ALLOCATION)
+
+
+def test_a_plan_says_how_it_was_compiled(library, graph, tmp_path):
     shares: list[float] = []
+    options = PlanOptions(capabilities=("SM120",), weight_streaming=True, level=0)
     plan = compile_plan(library, graph, SPEC, PROFILES, options, tmp_path / "conv.plan", shares.append)
     assert (tmp_path / "conv.plan").stat().st_size > 1000
-    assert (plan.refittable, plan.streamable) == (options.refit, options.weight_streaming)
-    assert plan.target == (" ".join(options.capabilities) or "SM80 SM86 SM89 SM120")
+    assert plan == Plan(library.version, "SM120", PROFILES, refittable=False, streamable=True)
     assert shares
     assert all(0 <= share <= 1 for share in shares)
+
+
+@pytest.mark.parametrize(
+    ("index", "count", "says"), [(-1, 1, "frames 1-4 was refused"), (0, 2, "2 profiles")]
+)
+def test_a_profile_that_the_library_refuses(index, count, says):
+    profile = SimpleNamespace(set_shape=lambda *_: None)
+    builder = SimpleNamespace(create_optimization_profile=lambda: profile)
+    config = SimpleNamespace(add_optimization_profile=lambda made: index, num_optimization_profiles=count)
+    with pytest.raises(ExportError, match=says) as caught:
+        add_profiles(builder, config, SPEC, PROFILES)
+    assert caught.value.remedy
+
+
+def test_plans_are_named_by_all_that_makes_them():
+    plan = Plan("tensorrt 11.4", "NVIDIA L4 SM89", PROFILES)
+    changed = [
+        replace(plan, library="tensorrt 11.5"),
+        replace(plan, target="NVIDIA L4 SM90"),
+        replace(plan, profiles=(Profile({"frames": (1, 2, 5)}),)),
+    ]
+    names = [
+        plan_name("unet", "key", plan),
+        plan_name("unet", "other", plan),
+        plan_name("pose_net", "key", plan),
+    ]
+    names += [plan_name("unet", "key", other) for other in changed]
+    assert len(set(names)) == len(names)
+    assert plan_name("unet", "key", replace(plan)) == names[0]
+
+
+def test_another_precision_or_weight_is_another_name(micro, state_of, tmp_path):
+    """Both are in the build's key, which names plans."""
+    state = state_of(micro)
+    state["unet.conv_in.bias"] += 1
+    torch.save(state, tmp_path / "other.pth")
+    half, narrow = OPTIONS, replace(OPTIONS, precision="fp8")
+    keys = {build_key(micro.base, micro.checkpoint, options) for options in (half, narrow)}
+    keys.add(build_key(micro.base, tmp_path / "other.pth", half))
+    assert len(keys) == 3
 
 
 def test_what_needs_a_gpu_says_so(library, graph, tmp_path):
@@ -216,29 +340,134 @@ def test_refitting_wants_plans_for_it(micro, rtx_bundle, tmp_path):
     assert not list(tmp_path.glob("*"))
 
 
-def test_a_capability_that_is_not_offered(library, graph, tmp_path):
-    options = PlanOptions(capabilities=("SM90",))
+def test_a_capability_that_is_not_offered(micro, tmp_path):
+    """Told before anything is loaded or exported; nothing is left."""
+    told: list[str] = []
+    options = replace(OPTIONS, plan=PlanOptions(capabilities=("SM90",)))
     with pytest.raises(ExportError, match="SM90") as caught:
-        compile_plan(library, graph, SPEC, PROFILES, options, tmp_path / "conv.plan")
+        build_bundle(
+            micro.base, micro.checkpoint, tmp_path / "out", options, report=lambda what, *_: told.append(what)
+        )
     assert "--backend tensorrt" in caught.value.remedy
-    assert not list(tmp_path.glob("*.plan"))
+    assert told == ["reading"]
+    assert not list(tmp_path.iterdir())
 
 
-def test_an_interrupt_calls_the_build_off(library, graph, tmp_path):
-    """What ends the wait for the library's thread ends its build; nothing is written."""
+@pytest.mark.parametrize(
+    "options",
+    [
+        Options(backend="tensorrt"),
+        Options(backend="tensorrt", precision="fp8"),
+        Options(backend="tensorrt-rtx", plan=PlanOptions(refit=True, capabilities=("SM89",))),
+    ],
+)
+def test_without_a_gpu_what_needs_one_is_told_first(micro, tmp_path, monkeypatch, options):
+    def no_gpu(index: int) -> None:
+        raise BundleError("there is no GPU here")
 
-    class Ctrl:
-        """A progress callback whose first call interrupts the thread that waits."""
+    told: list[str] = []
+    monkeypatch.setattr(target, "open_gpu", no_gpu)
+    monkeypatch.setattr(key, "library_version", lambda flavour: "tensorrt 11.4.0.106")
+    with pytest.raises(ExportError, match="no GPU to compile for") as caught:
+        build_bundle(
+            micro.base, micro.checkpoint, tmp_path / "out", options, report=lambda what, *_: told.append(what)
+        )
+    assert ("GPU host" if options.backend == "tensorrt" else "--refit") in caught.value.remedy
+    assert told == ["reading"]
+    assert not list(tmp_path.iterdir())
 
-        def __call__(self, share: float) -> None:
-            raise KeyboardInterrupt
 
-    began = time.monotonic()
-    with pytest.raises((KeyboardInterrupt, ExportError)):
-        compile_plan(library, graph, SPEC, PROFILES, PlanOptions(), tmp_path / "conv.plan", Ctrl())
-    assert time.monotonic() - began < 60
-    assert not list(tmp_path.glob("*plan*"))
-    assert threading.active_count() < 20
+def test_a_failed_build_leaves_no_half_written_graph(micro, tmp_path, monkeypatch):
+    def fails(*_: object) -> None:
+        raise ExportError("no memory")
+
+    monkeypatch.setattr(builder, "compile_plan", fails)
+    monkeypatch.setattr(proof, "SHAPES", proof.SHAPES[:1])
+    with pytest.raises(ExportError, match="no memory"):
+        build_bundle(micro.base, micro.checkpoint, tmp_path / "out", OPTIONS)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_build_that_is_called_off_writes_nothing(library, graph, tmp_path):
+    """The monitor's answer stops the library's own loop."""
+    stop = threading.Event()
+
+    def progress(share: float) -> None:
+        stop.set()
+
+    with pytest.raises(ExportError, match="could not compile"):
+        tensorrt_build._compile(
+            library, graph, SPEC, PROFILES, PlanOptions(), tmp_path / "conv.plan", stop, progress
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["conv.onnx"]
+
+
+@pytest.fixture
+def full(monkeypatch: pytest.MonkeyPatch) -> Library:
+    """TensorRT, and a GPU, as stand-ins."""
+    library = open_full_stand_in()
+    for module in (builder, target):
+        monkeypatch.setattr(module, "open_library", lambda flavour: library)
+    monkeypatch.setattr(key, "library_version", lambda flavour: library.version)
+    monkeypatch.setattr(target, "open_gpu", lambda index: HostGpu())
+    return library
+
+
+def test_a_bundle_for_the_gpu_of_this_machine(full, micro, tmp_path, monkeypatch):
+    """The plans are for that very GPU, and what judges them is the engine that loads them."""
+    opened: list[tuple[str, Plan]] = []
+
+    def open_engine(path: Path, spec: EngineSpec, *, plan: Plan, **_: object) -> OnnxRuntimeEngine:
+        opened.append((path.stem, plan))
+        return OnnxRuntimeEngine(path.with_suffix(".onnx"), spec, threads=1)  # no GPU here runs the plan
+
+    monkeypatch.setattr(builder, "open_engine", open_engine)
+    monkeypatch.setattr(proof, "SHAPES", proof.SHAPES[:1])
+    options = Options(
+        backend="tensorrt", sizes=((64, 64),), segment=2, rows=(1, 2), plan=PlanOptions(level=0),
+        defaults={"canvas": 256},
+    )  # fmt: skip
+    manifest, _ = build_bundle(micro.base, micro.checkpoint, tmp_path / "out", options)
+    assert [name for name, _ in opened] == list(NETWORKS)
+    for name, network in manifest.networks.items():
+        assert network.plan == dict(opened)[name]
+        assert (network.plan.library, network.plan.target) == ("tensorrt 11.4.0.106", "NVIDIA L4 SM89")
+        assert network.agreement.judge == "tensorrt"
+        assert network.agreement.cases == len(network.plan.profiles)
+        assert network.agreement.rel_l2 < 5e-3
+    assert len(manifest.networks["unet"].plan.profiles) == 2
+    assert manifest.versions["tensorrt"] == "11.4.0.106"
+
+
+def test_a_plan_of_this_machines_gpu_takes_other_weights(full, graph, tmp_path, monkeypatch):
+    engine = Refitted()
+    monkeypatch.setattr(tensorrt_build, "open_engine", lambda *_, **__: engine)
+    plan = Plan(full.version, "NVIDIA L4 SM89", PROFILES, refittable=True)
+    options, former = PlanOptions(refit=True), (tmp_path / "former.plan", plan)
+    assert refit_plan(full, graph, SPEC, PROFILES, options, former, tmp_path / "new.plan") == plan
+    other = (tmp_path / "former.plan", replace(plan, target="NVIDIA L40S SM89"))
+    with pytest.raises(ExportError, match="NVIDIA L40S SM89"):
+        refit_plan(full, graph, SPEC, PROFILES, options, other, tmp_path / "new.plan")
+
+
+def test_a_builder_that_cannot_start(library, graph, tmp_path):
+    """TensorRT's gives a null pointer where CUDA does not work, a TypeError in Python."""
+
+    class Api:
+        __version__ = "11.4.0.106"
+
+        def Builder(self, logger: object) -> None:  # noqa: N802
+            messages.append("CUDA initialization failure with error: 35")
+            raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    messages: deque[str] = deque(["an earlier network's"])
+    broken = Library("tensorrt", Api(), None, messages)
+    with pytest.raises(BundleError) as caught:
+        compile_plan(broken, graph, SPEC, PROFILES, PlanOptions(), tmp_path / "conv.plan")
+    assert caught.value.message == (
+        "tensorrt 11.4.0.106 cannot start: CUDA initialization failure with error: 35."
+    )
+    assert "doctor" in caught.value.remedy
 
 
 def test_a_graph_that_cannot_be_read(library, tmp_path):
@@ -247,7 +476,13 @@ def test_a_graph_that_cannot_be_read(library, tmp_path):
         compile_plan(library, tmp_path / "broken.onnx", SPEC, PROFILES, PlanOptions(), tmp_path / "x.plan")
 
 
-def test_a_library_that_is_not_there_says_what_to_install():
-    with pytest.raises(BundleError, match="tensorrt is not installed") as caught:
-        open_library("tensorrt")
+@pytest.mark.parametrize("error", [ImportError("No module"), OSError("libcudart.so.13: cannot open")])
+def test_a_library_that_is_not_there_says_what_to_install(monkeypatch, error):
+    def import_module(name: str) -> None:
+        raise error
+
+    monkeypatch.setattr("importlib.import_module", import_module)
+    with pytest.raises(BundleError, match="tensorrt is not installed, or cannot be loaded") as caught:
+        open_library.__wrapped__("tensorrt")  # not what is kept
+    assert str(error) in caught.value.message
     assert caught.value.remedy == "pip install 'mimicmotion-trt[gpu]'"

@@ -266,27 +266,107 @@ def test_this_host_is_read():
     assert dataclasses.is_dataclass(read)
 
 
+def plans(bundle: Path, folder: Path, plan: Plan, **changes: Any) -> Path:
+    """A bundle whose U-Net is a plan, as far as its manifest says; the files are another's."""
+    shutil.copytree(bundle, folder)
+    manifest = Bundle.load(folder).manifest
+    networks = {**manifest.networks, "unet": dataclasses.replace(manifest.networks["unet"], plan=plan)}
+    backend = plan.library.partition(" ")[0]
+    told = "--backend tensorrt-rtx --size 64x128 --capability SM86"
+    changed = dataclasses.replace(manifest, backend=backend, networks=networks, options=told, **changes)
+    (folder / "manifest.json").write_text(changed.to_json())
+    return folder
+
+
+def profiles(*rows_and_frames: tuple[int, int]) -> tuple[Profile, ...]:
+    """Of 64x128."""
+    just = ({"rows": r, "frames": f, "cells_high": 16, "cells_wide": 8} for r, f in rows_and_frames)
+    return tuple(Profile({name: (n, n, n) for name, n in dims.items()}) for dims in just)
+
+
+BOTH = dataclasses.replace(HOST, packages={"tensorrt-rtx-cu13": "1.7.1.116", "tensorrt-cu13": "11.4.0.106"})
+
+
 @pytest.mark.parametrize(
     ("target", "library", "size", "says"),
     [
         ("SM86 SM89", "tensorrt-rtx 1.7.1.116", (64, 128), ""),
+        (
+            "SM86",
+            "tensorrt-rtx 1.7.1.116",
+            (64, 128),
+            "--backend tensorrt-rtx --size 64x128 --capability SM86",
+        ),
         ("SM86", "tensorrt-rtx 1.7.1.116", (64, 128), "--capability SM89"),
         ("SM89", "tensorrt-rtx 1.6.1.120", (64, 128), "compiled by tensorrt-rtx 1.6.1.120"),
-        ("SM89", "tensorrt-rtx 1.7.1.116", (192, 128), "rebuild with --size 192x128"),
+        ("SM89", "tensorrt-rtx 1.7.1.116", (192, 128), "rebuild it with --size 192x128"),
     ],
 )
 def test_a_bundle_of_plans_runs_where_it_was_compiled_for(bundle, tmp_path, target, library, size, says):
-    folder = tmp_path / "plans"
-    shutil.copytree(bundle, folder)
-    manifest = Bundle.load(folder).manifest
-    network = manifest.networks["unet"]
-    just = {"rows": 2, "frames": 16, "cells_high": 16, "cells_wide": 8}
-    plan = Plan(library, target, (Profile({name: (n, n, n) for name, n in just.items()}),))
-    networks = {**manifest.networks, "unet": dataclasses.replace(network, plan=plan)}
-    changed = dataclasses.replace(manifest, backend="tensorrt-rtx", networks=networks)
-    (folder / "manifest.json").write_text(changed.to_json())
-    host = dataclasses.replace(Host.read(), packages={"tensorrt-rtx-cu13": "1.7.1.116"})
-    report = examine(str(folder), Question(size=size), nvml=Nvml(Library(RTX)), host=host)
+    folder = plans(bundle, tmp_path / "plans", Plan(library, target, profiles((2, 16))))
+    report = examine(str(folder), Question(size=size), nvml=Nvml(Library(RTX)), host=BOTH)
     (outlook,) = report.outlooks
     assert outlook.runs == (not says)
     assert says in outlook.says
+
+
+@pytest.mark.parametrize(
+    ("gpu", "target", "runs"),
+    [
+        (RTX, "NVIDIA GeForce RTX 4090 SM89", True),  # TensorRT's own plans run on GeForce, too
+        (RTX, "NVIDIA L40S SM89", False),
+        (H100, "NVIDIA H100 80GB HBM3 SM90", True),
+        (H100, "NVIDIA H200 SM90", False),
+        (H100 | {"parts": [{"gib": 40, "processors": 66}]}, "NVIDIA H100 80GB HBM3 MIG 3g.40gb SM90", True),
+        (H100 | {"parts": [{"gib": 40, "processors": 66}]}, "NVIDIA H100 80GB HBM3 SM90", False),
+    ],
+)
+def test_a_plan_of_tensorrt_is_for_one_model_of_gpu(bundle, tmp_path, gpu, target, runs):
+    plan = Plan("tensorrt 11.4.0.106", target, profiles((2, 16)))
+    folder = plans(bundle, tmp_path / "plans", plan)
+    (outlook,) = examine(str(folder), nvml=Nvml(Library(gpu)), host=BOTH).outlooks
+    assert outlook.runs == runs
+    if not runs:
+        assert f"compiled for {target}" in outlook.says
+        assert "--backend tensorrt --size 64x128" in outlook.says
+        assert "SM86" not in outlook.says  # TensorRT has no --capability
+
+
+def test_a_clip_too_short_for_the_plans(bundle, tmp_path):
+    plan = Plan("tensorrt-rtx 1.7.1.116", "SM89", profiles((1, 16), (2, 16)))
+    folder = plans(bundle, tmp_path / "plans", plan)
+
+    def ask(frames: int) -> Any:
+        (outlook,) = examine(
+            str(folder), Question(frames=frames), nvml=Nvml(Library(RTX)), host=BOTH
+        ).outlooks
+        return outlook
+
+    assert ask(15).runs
+    short = ask(3)
+    assert not short.runs
+    assert "fewer than the 16" in short.says
+    assert "--frames 4" in short.says
+
+
+def test_plans_are_offered_what_they_were_compiled_for(bundle, tmp_path):
+    plan = Plan("tensorrt-rtx 1.7.1.116", "SM89", profiles((1, 16), (2, 8)))
+    folder = plans(bundle, tmp_path / "plans", plan)
+    (outlook,) = examine(str(folder), Question(frames=40), nvml=Nvml(Library(RTX)), host=BOTH).outlooks
+    assert outlook.runs
+    assert [(choice.segment, choice.rows) for choice in outlook.choices] == [(16, 1), (8, 2)]
+
+
+def test_weights_of_a_float8_bundle_are_as_large_as_its_files(bundle, tmp_path):
+    plan = Plan("tensorrt-rtx 1.7.1.116", "SM89", profiles((2, 16)))
+    folder = plans(bundle, tmp_path / "plans", plan, precision="fp8")
+    size = sum(file.bytes for n in Bundle.load(folder).manifest.networks.values() for file in n.files)
+    (outlook,) = examine(str(folder), nvml=Nvml(Library(RTX)), host=BOTH).outlooks
+    assert outlook.choices[0].memory.weights == pytest.approx(size, abs=2)
+
+
+def test_a_bundle_for_the_cpu_is_rebuilt_with_its_own_options(bundle):
+    *_, gpu = look(Library(H100), bundle).outlooks
+    assert "--backend tensorrt --size 64x128 --size 128x64 --segment 16" in gpu.says
+    assert "--precision" not in gpu.says  # fp32 is not TensorRT's
+    assert "--default 'canvas=512'" in gpu.says or "--default canvas=512" in gpu.says
