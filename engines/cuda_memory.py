@@ -208,15 +208,16 @@ class Gpu:
 
     def relieve(self) -> bool:
         """Have all memory given back that nobody uses; False where that is not allowed now."""
-        if self.capturing:
-            return False
-        for holder in list(self.spare):
-            holder.give_back()
-        self.drop(lambda: None)
-        self.wait()
-        pool = answer(self.driver.cuDeviceGetMemPool(self.index), "the GPU does not tell its memory pool")
-        self.driver.cuMemPoolTrimTo(pool, 0)  # PyTorch's memory comes from elsewhere
-        return True
+        with self.turn:
+            if self.capturing:
+                return False
+            for holder in list(self.spare):
+                holder.give_back()
+            self.drain()
+            self.wait()
+            pool = answer(self.driver.cuDeviceGetMemPool(self.index), "the GPU does not tell its memory pool")
+            self.driver.cuMemPoolTrimTo(pool, 0)  # PyTorch's memory comes from elsewhere
+            return True
 
     def copy(self, source: Memory, target: Memory) -> None:
         """Put a copy of equally many bytes on the stream."""

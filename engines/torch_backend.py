@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import BundleError, EngineError
+from ..errors import BundleError, EngineError, OutOfMemory
 from .backend import Call
 from .cuda_errors import SMALLER, explained
 from .cuda_memory import Gpu, gpu_index, open_gpu
@@ -110,16 +110,16 @@ class TorchEngine:
         (output,) = outputs.values()
         into = torch.from_numpy(output)
 
+        def put() -> None:
+            with torch.inference_mode(), limit_threads(self._threads), exact_floats():
+                answer = self._run(*(_read(array).to(self._device) for array in given))
+                if answer.shape != into.shape:  # copy_ would repeat it
+                    raise RuntimeError(f"it computes {list(answer.shape)}, not {list(into.shape)}")
+                into.copy_(answer)
+
         def call() -> None:
             assert self.program is not None
-            try:
-                with torch.inference_mode(), limit_threads(self._threads), exact_floats():
-                    answer = self._run(*(_read(array).to(self._device) for array in given))
-                    if answer.shape != into.shape:  # copy_ would repeat it
-                        raise RuntimeError(f"it computes {list(answer.shape)}, not {list(into.shape)}")
-                    into.copy_(answer)
-            except RuntimeError as error:  # of sizes that do not fit, and of memory
-                raise explained(error, "PyTorch failed", SMALLER) from error
+            run_twice(put, self.gpu)
 
         return call
 
@@ -204,6 +204,27 @@ class Held:
                 self._calls -= 1
                 if self._calls == 0:
                     self._write(self._before)
+
+
+def run_twice(put: Callable[[], None], gpu: Gpu | None) -> None:
+    """Run PyTorch's work once; where memory runs out, once more with what can be had back on its GPU.
+
+    Raises `EngineError`.
+    """
+    failed = _failure(put)
+    if isinstance(failed, OutOfMemory) and gpu is not None and gpu.relieve():
+        failed = _failure(put)
+    if failed is not None:
+        raise failed
+
+
+def _failure(put: Callable[[], None]) -> EngineError | None:
+    """What went wrong, if anything; not as PyTorch's error, whose frames would keep half of the call's memory."""
+    try:
+        put()
+    except RuntimeError as error:  # of sizes that do not fit, of memory, of the GPU
+        return explained(error, "PyTorch failed", SMALLER)
+    return None
 
 
 _threads = Held(torch.get_num_threads, torch.set_num_threads)

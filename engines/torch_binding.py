@@ -10,11 +10,9 @@ from typing import Any
 
 import torch
 
-from ..errors import EngineError, OutOfMemory
-from .cuda_errors import explained
 from .cuda_memory import DeviceArray, Gpu
 from .spec import EngineSpec
-from .torch_backend import exact_floats
+from .torch_backend import exact_floats, run_twice
 
 
 class TorchMemory:
@@ -27,7 +25,7 @@ class TorchMemory:
     def __init__(self, gpu: Gpu | None) -> None:
         self.turn = threading.RLock() if gpu is None else gpu.turn
         """Held by each call: a pool serves one at a time."""
-        self._gpu = gpu
+        self.gpu = gpu
         self._pool: weakref.ref[torch.cuda.MemPool] | None = None
         if gpu is not None:
             gpu.spare.add(self)
@@ -43,10 +41,6 @@ class TorchMemory:
     def give_back(self) -> None:
         """What PyTorch keeps outside of pools, or in those that nobody keeps."""
         torch.cuda.empty_cache()
-
-    def relieve(self) -> bool:
-        """Have memory given back by all that hold it on this GPU; False where that is not allowed now."""
-        return self._gpu is not None and self._gpu.relieve()
 
 
 @functools.cache  # as the `Gpu` is
@@ -81,20 +75,11 @@ class TorchBinding:
     def __call__(self) -> None:
         """Put the network on PyTorch's current stream; raises `EngineError` if PyTorch refuses."""
         with self._memory.turn:
-            failed = self._try()
-            if isinstance(failed, OutOfMemory) and self._memory.relieve():
-                failed = self._try()
-        if failed is not None:
-            raise failed
+            run_twice(self._put, self._memory.gpu)
 
-    def _try(self) -> EngineError | None:
-        """What went wrong, if anything, without PyTorch's error: its frames would keep half of a call's memory."""
-        try:
-            with torch.inference_mode(), exact_floats(), torch.cuda.use_mem_pool(self._pool):
-                self._into.copy_(self._run(*self._given))
-        except RuntimeError as error:
-            return explained(error, "PyTorch failed", "Report it with the text above.")
-        return None
+    def _put(self) -> None:
+        with torch.inference_mode(), exact_floats(), torch.cuda.use_mem_pool(self._pool):
+            self._into.copy_(self._run(*self._given))
 
     def enqueue(self, stream: Any) -> None:
         """Put the network on a `cuda.core` stream; raises `EngineError` if PyTorch refuses."""
