@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mimicmotion_trt.cuda.decoder import CudaDecoder
 from mimicmotion_trt.cuda.denoiser import make_batches, make_layout
+from mimicmotion_trt.cuda.device import Replay
 from mimicmotion_trt.cuda.program import StepProgram
 from mimicmotion_trt.denoise import Denoiser, guidance_ramp, make_rows
 from mimicmotion_trt.engines import Engine
@@ -161,7 +162,7 @@ class Ours:
             return self._denoiser.latents.copy()
         return self._program.read(self._program.latents)
 
-    def unet_alone(self, graphs: bool) -> Callable[[], None] | None:
+    def unet_alone(self, graphs: bool) -> Replay | None:
         """The U-Net's calls of a guided step and nothing else, recorded as the step is; None on the CPU."""
         device, program = self._place.device, self._program
         if device is None or program is None:

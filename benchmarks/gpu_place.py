@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +17,9 @@ from mimicmotion_trt.engines import EngineSpec
 from mimicmotion_trt.engines.cuda_memory import Gpu, load_driver, open_gpu
 
 Run = Callable[..., torch.Tensor]
+Figures = dict[str, Any]
+Part = Callable[[], Iterator[Figures]]
+"""Adds figures as it has them."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +49,13 @@ class Place:
         if self.torch.type == "cuda":
             torch.cuda.synchronize(self.torch)
 
-    def empty_caches(self) -> None:
-        """Give back what PyTorch keeps for later, so that a part's memory is its own."""
+    def tidy(self) -> None:
+        """Give back what nobody uses: networks of a part that failed, what PyTorch keeps, what it compiled."""
         self.wait()
+        gc.collect()
         if self.torch.type == "cuda":
+            torch._dynamo.reset()
+            gc.collect()
             torch.cuda.empty_cache()
 
     def used_gib(self) -> float | None:
@@ -62,6 +70,17 @@ class Place:
         if error:
             raise RuntimeError(f"the GPU does not tell its free memory ({error.name})")
         return float(total - free) / 2**30
+
+
+def tidied(place: Place, parts: Mapping[str, Part]) -> dict[str, Part]:
+    """Parts that find the GPU's memory free, and leave it so."""
+
+    def run(part: Part) -> Iterator[Figures]:
+        place.tidy()
+        yield from part()
+        place.tidy()
+
+    return {name: partial(run, part) for name, part in parts.items()}
 
 
 class ModuleEngine:

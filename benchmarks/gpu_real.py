@@ -10,7 +10,6 @@ part makes its own networks, of the same weights, and leaves no memory behind.
 
 from __future__ import annotations
 
-import gc
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,14 +20,12 @@ import numpy as np
 import torch
 from gpu_loops import Decoding, Latents, Ours, Plain, animate, features_of
 from gpu_networks import STEPS, Clip, Networks, Scale, random_clip
-from gpu_place import ModuleEngine, Place, Run, idle_share, seconds_of
+from gpu_place import Figures, ModuleEngine, Part, Place, Run, idle_share, seconds_of, tidied
 
 from mimicmotion_trt.cuda.buckets import MOST_ELEMENTS, WIDEST
 from mimicmotion_trt.schedule import Step, steps_of
 from mimicmotion_trt.settings import Settings
 
-Figures = dict[str, Any]
-Part = Callable[[], Iterator[Figures]]
 ALTERNATIONS = 5
 
 
@@ -63,7 +60,7 @@ class RealLoops:
         if self._scale.compiles:
             parts["plain-compiled"] = lambda: self._plain("plain_compiled", compiled=True)
         parts["ours-video"] = self._video
-        return {name: self._tidy(part) for name, part in parts.items()}
+        return tidied(self._place, parts)
 
     @property
     def _elements(self) -> int:
@@ -71,20 +68,6 @@ class RealLoops:
         (pose,) = (tensor for tensor in self._scale.specs()["unet"].inputs if tensor.name == "pose")
         high, wide = self._scale.cells
         return self._frames * high * wide * int(pose.shape[2]) * WIDEST
-
-    def _tidy(self, part: Part) -> Part:
-        """A part that leaves no memory behind for the next."""
-
-        def run() -> Iterator[Figures]:
-            try:
-                yield from part()
-            finally:
-                if self._scale.compiles:
-                    torch._dynamo.reset()
-                gc.collect()
-                self._place.empty_caches()
-
-        return run
 
     def _plain(
         self, name: str, *, hoisted: bool = False, folded: bool = False, compiled: bool = False
@@ -133,6 +116,7 @@ class RealLoops:
             yield self._told(name, seconds, latents)
             return
         whole, unet = alternating(lambda: self._several(loop), lambda: repeat(alone, timed), wait)
+        alone.close()
         yield self._told(name, whole / timed, latents)
         yield {f"{name}_unet_ms": unet / timed * 1e3, f"{name}_outside_unet": 1 - unet / whole}
         if self._scale.work is not None:
@@ -250,7 +234,7 @@ def decode_parts(place: Place, scale: Scale, frames: int = 8) -> Mapping[str, Pa
             yield {f"{name}_s_a_frame": seconds_of(lambda: run(latents), place.wait) / frames}
 
     names = {"eager": False} | ({"compiled": True} if scale.compiles else {})
-    return {name: partial(timed, name, on) for name, on in names.items()}
+    return tidied(place, {name: partial(timed, name, on) for name, on in names.items()})
 
 
 def matmul_tflops(place: Place, side: int = 8192, times: int = 30) -> float:

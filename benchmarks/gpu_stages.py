@@ -14,8 +14,8 @@ import numpy as np
 from gpu_golden import golden_bundle, golden_errors, relative_error
 from gpu_kernels import Amount, check_kernels, time_kernels
 from gpu_networks import REAL, SMALL
-from gpu_place import Place
-from gpu_real import Figures, Part, RealLoops, decode_parts, matmul_tflops
+from gpu_place import Figures, Part, Place
+from gpu_real import RealLoops, decode_parts, matmul_tflops
 from gpu_tensorrt import real_parts, tensorrt_parts
 
 from mimicmotion_trt import Animator, Limits
