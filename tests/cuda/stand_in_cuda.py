@@ -224,14 +224,19 @@ class Cuda:
 
 
 class OnStream:
-    """A CPU's engine that is put on the stand-in's stream. As with TensorRT's, a call dies with its binding."""
+    """A CPU's engine that is put on the stand-in's stream. As with TensorRT's, a call dies with its binding.
 
-    def __init__(self, cuda: Cuda, engine: Engine) -> None:
-        self.spec, self.gpu = engine.spec, None
+    What lies on the host is computed at once.
+    """
+
+    def __init__(self, cuda: Cuda, engine: Engine, gpu: Any = None) -> None:
+        self.spec, self.gpu, self.close = engine.spec, gpu, engine.close
         self._cuda, self._engine = cuda, engine
         self.bound: weakref.WeakSet[Bound] = weakref.WeakSet()
 
-    def bind(self, inputs: dict[str, DeviceArray], outputs: dict[str, DeviceArray]) -> Bound:
+    def bind(self, inputs: dict[str, Any], outputs: dict[str, Any]) -> Any:
+        if any(isinstance(array, np.ndarray) for array in inputs.values()):
+            return self._engine.bind(inputs, outputs)
         binding = Bound(self._cuda, self._engine, inputs, outputs)
         self.bound.add(binding)
         return binding

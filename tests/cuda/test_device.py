@@ -15,8 +15,9 @@ import pytest
 from cuda.bindings import driver
 
 from mimicmotion_trt import Animator, EngineError
+from mimicmotion_trt import animator as animator_module
+from mimicmotion_trt.cuda import buckets, launches
 from mimicmotion_trt.cuda import device as device_module
-from mimicmotion_trt.cuda import launches
 from mimicmotion_trt.cuda.denoiser import ProgramCache
 from mimicmotion_trt.cuda.device import CudaDevice
 from mimicmotion_trt.cuda.program import Layout, Rows, StepProgram
@@ -96,6 +97,35 @@ def test_with_and_without_graphs_it_is_the_animator_on_the_cpu(host, cuda, deep_
     gc.collect()
     device.gpu.drain()
     assert (cuda.memory, cuda.graphs) == ({}, {})
+
+
+@pytest.mark.parametrize("host", ["float32"], indirect=True)
+@pytest.mark.parametrize("graphs", [True, False])
+def test_a_whole_animator_on_a_gpu(host, cuda, bundle, monkeypatch, tmp_path, graphs):
+    """Batches timed at the start, encoded, denoised, decoded; closed, it leaves nothing on the GPU."""
+    chance = np.random.default_rng(0)
+    picture = chance.integers(0, 255, (64, 128, 3), np.uint8)
+    poses = chance.integers(0, 255, (6, 64, 128, 3), np.uint8)
+    options = {"steps": 2, "segment": 4, "overlap": 2, "guidance": (1.5, 2.0)}
+    with Animator.load(bundle, threads=1) as animator:
+        expected = animator.sample(picture, poses, animator.settings(**options))
+        frames = animator.decode(expected, 4).astype(int)
+    monkeypatch.setenv("MIMICMOTION_CACHE", str(tmp_path))
+    monkeypatch.setattr(buckets, "RUNS", 1)
+    gpu = Gpu(0)
+
+    def opened(*arguments: Any, **named: Any) -> OnStream:
+        return OnStream(cuda, open_engine(*arguments, **named), gpu)
+
+    monkeypatch.setattr(animator_module, "open_engine", opened)
+    with Animator.load(bundle, threads=1, graphs=graphs) as animator:
+        assert list((tmp_path / "buckets").iterdir())
+        found = animator.sample(picture, poses, animator.settings(**options))
+        np.testing.assert_allclose(found, expected, atol=4e-6 * np.abs(expected).max())
+        assert np.abs(animator.decode(found, 4).astype(int) - frames).max() <= 1
+        assert (cuda.told.count("graph"), len(cuda.graphs)) == ((2, 1) if graphs else (0, 0))
+    gpu.drain()
+    assert (cuda.memory, cuda.graphs, cuda.ails.name) == ({}, {}, "CUDA_SUCCESS")
 
 
 @pytest.mark.parametrize("host", ["float32"], indirect=True)

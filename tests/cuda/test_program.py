@@ -137,3 +137,30 @@ def test_the_same_start_gives_the_same_bytes(host, stand_in, unet):
         program.step(step)
         results.append(program.read(program.latents).tobytes())
     assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("host", ["float32"], indirect=True)
+def test_a_preview_brings_one_frame_down(host, stand_in, deep_bundle):
+    class Counting(stand_in):
+        def download(self, array: Any) -> Any:
+            self.told.append(f"{len(array)} frames")
+            return super().download(array)
+
+    with Animator.load(deep_bundle, threads=1) as animator:
+        settings = animator.settings(steps=2, segment=4, overlap=2, guidance=(1.0, 1.0))
+        conditions = animator.condition(np.zeros((64, 128, 3), np.uint8), 6, settings)
+        conditions.pose[...] = 0
+        device = Counting(host)
+        animator._programs = ProgramCache(
+            lambda layout, unet, outer: StepProgram(device, unet, layout, outer=outer)
+        )
+        denoiser = animator.denoiser(conditions, settings)
+        step = next(iter(animator.steps(settings)))
+        denoiser.step(step)
+        found = denoiser.finished(denoiser.frames // 2, step)
+        assert [told for told in device.told if told.endswith("frames")] == ["1 frames", "1 frames"]
+        x, following = denoiser.previous[3], denoiser.latents[3]
+        np.testing.assert_array_equal(
+            found, x - np.float32(step.sigma / (step.next - step.sigma)) * (following - x)
+        )
+        denoiser.close()

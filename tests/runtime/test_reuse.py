@@ -118,3 +118,25 @@ def test_of_a_clip_that_is_too_long_no_poses_are_kept(bundle, job):
         for _ in range(2):
             animator.sample(picture, poses, settings)
         assert animator.stages.answers.hits == 2
+
+
+@pytest.mark.parametrize("reuse_bytes", [1, 2**25])
+def test_posenet_is_bound_once_for_chunks_of_a_size(bundle, monkeypatch, reuse_bytes):
+    """Whether its answers are kept or not, each chunk has its own."""
+    with Animator.load(bundle, threads=1, limits=Limits(reuse_bytes=reuse_bytes)) as animator:
+        engine, bound = animator._engines["pose_net"], []
+
+        def bind(inputs: Any, outputs: Any) -> Any:
+            bound.append(len(inputs["pose"]))
+            return type(engine).bind(engine, inputs, outputs)
+
+        monkeypatch.setattr(engine, "bind", bind)
+        poses = np.random.default_rng(0).integers(0, 255, (19, 64, 128, 3), np.uint8)
+        (features,) = animator.manifest.networks["pose_net"].spec.outputs
+        out = np.empty((19, features.shape[1], 8, 16), features.dtype)
+        assert list(animator.stages.encode_poses(poses, out)) == [8, 16, 19]
+        assert bound == [8, 3]
+        for frame in (0, 8, 18):
+            alone = np.empty_like(out[:1])
+            list(animator.stages.encode_poses(poses[frame : frame + 1], alone))
+            np.testing.assert_allclose(out[frame], alone[0], atol=1e-6)

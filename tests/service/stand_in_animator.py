@@ -27,15 +27,15 @@ def load(bundle: str, *, device: str, threads: int | None, limits: Limits, graph
     does = json.loads(bundle)
     time.sleep(does.get("pause", 0))
     _misbehave(does, "load")
-    return StandIn(limits)
+    return StandIn(limits, graphs)
 
 
 class StandIn:
     bundle_name = "stand-in"
-    note = "no weights at all"
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, graphs: bool) -> None:
         self._limits = limits
+        self.note = f"no weights at all, graphs {'on' if graphs else 'off'}"
 
     def settings(self, **overrides: Any) -> Settings:
         return Settings(**{"segment": 8, "overlap": 3, "steps": 4, "canvas": 256, **overrides})

@@ -19,14 +19,35 @@ import psutil
 import pytest
 from conftest import HERE, STAND_IN, Host, hosted, script, until
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from typer.testing import CliRunner
 
-from mimicmotion_trt import errors
+from mimicmotion_trt import Animator, errors, service
+from mimicmotion_trt.cli import app
 from mimicmotion_trt.limits import Limits
 from mimicmotion_trt.service import AnimationServer, Client, ServiceConfig, Tls
 from mimicmotion_trt.service.channel import ClientTls
 from mimicmotion_trt.service.faults import Draining, EngineLost, NotReady
 
 VIDEO = b"a video"
+
+
+@pytest.mark.parametrize("graphs", ["on", "off"])
+def test_graphs_are_on_or_off_in_the_engine_process_and_in_the_commands_own(graphs, monkeypatch):
+    seen = []
+
+    def kept(*arguments, **options):
+        seen.extend([*arguments, *([options["graphs"]] if options else [])])
+        raise errors.ServiceError("This is enough.")
+
+    monkeypatch.setattr(service, "serve", kept)
+    monkeypatch.setattr(Animator, "load", kept)
+    run = CliRunner().invoke
+    run(app, ["serve", "--graphs", graphs])
+    run(app, ["animate", "--image", "a", "--motion", "b", "--output", "c.mp4", "--graphs", graphs])
+    config, _, in_process = seen
+    assert (config.graphs, in_process) == (graphs == "on", graphs == "on")
+    with hosted(graphs=config.graphs) as host:
+        assert host.server.scheduler.engines[0].ready.note.endswith(f"graphs {graphs}")
 
 
 @contextlib.contextmanager
