@@ -334,7 +334,8 @@ class Animator:
             for kind, blend in zip(kinds, blends, strict=True)
         }
         unet, outer = self._unets(settings)
-        layout = make_layout(rows, frames, cells, sizes, self.limits.jobs, deep=outer is not None)
+        together = min(self.limits.jobs, self.limits.together)
+        layout = make_layout(rows, frames, cells, sizes, together, deep=outer is not None)
         ramp = guidance_ramp(settings.guidance, frames)
         return CudaDenoiser(programs, layout, list(rows), conditions, ramp, noise, unet, outer)
 

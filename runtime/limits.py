@@ -24,8 +24,9 @@ class Limits:
     reuse_bytes: int = 32 * 2**20
     """Memory for what CLIP, VAE and PoseNet said of pictures that may come again; 1 keeps nothing."""
     jobs: int = 1
-    """Jobs that an engine process runs at once. On a GPU one is encoded or decoded while another is denoised, and
-    the rows of equal ones are denoised together, so that last bits depend on the company."""
+    """Jobs that an engine process runs at once. On a GPU one is encoded or decoded while another is denoised."""
+    together: int = 1
+    """Of these, how many equal ones have their rows denoised together on a GPU; last bits depend on the company."""
 
     def __post_init__(self) -> None:
         for f in fields(self):

@@ -185,9 +185,10 @@ def test_a_step_that_fails_is_told_to_all_in_it_and_the_program_is_given_up(host
 
 
 @pytest.mark.parametrize("host", ["float32"], indirect=True)
-def test_animators_jobs_share_a_program(host, stand_in, deep_bundle):
-    """All of `sample` in two threads: one program is made, and each gets the clip that it would get alone."""
-    with Animator.load(deep_bundle, threads=1, limits=Limits(jobs=2)) as animator:
+@pytest.mark.parametrize("limits", [Limits(jobs=2, together=2), Limits(jobs=2)])
+def test_animators_jobs_share_a_program_if_they_may(host, stand_in, deep_bundle, limits):
+    """All of `sample` in two threads, each as it would be alone; to the last bit where rows are not shared."""
+    with Animator.load(deep_bundle, threads=1, limits=limits) as animator:
         width, height = animator.manifest.sizes[0]
         chance = np.random.default_rng(0)
         pictures = chance.integers(0, 255, (2, height, width, 3), np.uint8)
@@ -200,14 +201,20 @@ def test_animators_jobs_share_a_program(host, stand_in, deep_bundle):
             lambda layout, unet, outer: StepProgram(device, unet, layout, outer=outer)
         )
 
+        alone = [animator.sample(pictures[k], poses[k], settings[k]) for k in range(2)]
+        met = threading.Barrier(2, timeout=60)
+
         def run(index: int) -> None:
+            met.wait()
             found = animator.sample(pictures[index], poses[index], settings[index])
             np.testing.assert_allclose(found, expected[index], atol=4e-6 * np.abs(expected[index]).max())
+            if limits.together == 1:
+                np.testing.assert_array_equal(found, alone[index])
 
         assert together(2, run) == []
-        assert animator._programs.made == 1
-        alone = replace(plain, reuse_interval=2)
-        assert np.isfinite(animator.sample(pictures[0], poses[0], alone)).all()
+        assert animator._programs.made == (1 if limits.together == 2 else 2)
+        whole = replace(plain, reuse_interval=2)
+        assert np.isfinite(animator.sample(pictures[0], poses[0], whole)).all()
 
 
 def test_a_step_is_made_when_the_call_returns():
