@@ -25,6 +25,7 @@ from .builder import Builder, Report
 from .key import build_key
 from .options import Options
 from .parts import Parts, make_partial
+from .profiles import make_profiles
 from .target import check_target
 
 
@@ -164,6 +165,10 @@ def _build(
         dtype="float16" if options.half else "float32",
         deep_channels=model.unet.config["block_out_channels"][1] if options.deep_cache else None,
     )
+    if options.compiles:
+        make_profiles(
+            "unet", specs["unet"], options
+        )  # raises for shapes that cannot be, before anything is exported
     networks = {name: found for name in options.networks if parts and (found := parts.get(name))}
     report("recording what PyTorch answers", 1, total)
     forms, defaults = engine_forms(model), model_defaults(model, options)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from itertools import product
 
 from ..engines import EngineSpec, Manifest, Profile
+from ..errors import SettingsError
 from ..prediction import too_wide
 from ..settings import Settings
 from ..stages import POSE_CHUNK
@@ -48,12 +49,18 @@ def make_profiles(network: str, spec: EngineSpec, options: Options) -> tuple[Pro
 
 
 def usable_rows(spec: EngineSpec, rows: Iterable[int], frames: int, size: tuple[int, int]) -> tuple[int, ...]:
-    """Those of `rows`, ascending, that the runtime uses: the smallest, and what kernels can count the elements of."""
+    """Those of `rows`, ascending, whose elements the runtime's kernels count; raises `SettingsError` if none."""
     width = next(tensor.shape[2] for tensor in spec.inputs if tensor.name == "pose")
     assert isinstance(width, int)
-    smallest, *larger = sorted(set(rows))
     cells = size[0] // 8 * (size[1] // 8)
-    return smallest, *(count for count in larger if not too_wide(width, count, frames, cells))
+    usable = tuple(count for count in sorted(set(rows)) if not too_wide(width, count, frames, cells))
+    if not usable:
+        raise SettingsError(
+            f"{min(rows)} rows of {frames} frames of {size[0]}x{size[1]} have a tensor of over 2^31 elements.",
+            remedy="Build for --batch 1, a shorter --segment or a smaller --size.",
+            field="batch",
+        )
+    return usable
 
 
 def left_out(manifest: Manifest) -> list[str]:

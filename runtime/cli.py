@@ -246,10 +246,9 @@ def inspect(
 ) -> None:
     """Check a bundle's files and say what it holds."""
     from rich.console import Console
-    from rich.table import Table
 
     from .bundles import load_bundle
-    from .console import audit_table, layer_lines
+    from .console import show_bundle
 
     with explained(as_json):
         found = load_bundle(bundle)
@@ -257,29 +256,7 @@ def inspect(
         if as_json:
             print(json.dumps(json.loads(manifest.to_json())))
             return
-        table = Table("network", "MB", "inputs and outputs", "rel. L2 error", "bound")
-        for name, network in manifest.networks.items():
-            size = sum(file.bytes for file in network.files) / 1e6
-            tensors = "\n".join(map(str, (*network.spec.inputs, *network.spec.outputs)))
-            agreement = network.agreement
-            table.add_row(name, f"{size:.1f}", tensors, f"{agreement.rel_l2:.1e}", f"{agreement.bound:.0e}")
-        console = Console()
-        console.print(
-            f"{found.folder}: {manifest.backend}, {manifest.precision}, build {manifest.build[:12]}"
-        )
-        console.print(table)
-        console.print(audit_table(manifest))
-        for name, network in manifest.networks.items():
-            if network.plan is not None:
-                console.print(f"{name}: {network.plan.library} for {network.plan.target}")
-                console.print("\n".join(f"  {profile}" for profile in network.plan.profiles))
-        for line in layer_lines(found):
-            console.print(line)
-        console.print(
-            f"sizes {list(manifest.sizes)}, rows {list(manifest.rows)}, defaults {dict(manifest.defaults)}"
-        )
-        if manifest.note:
-            console.print(f"note: {manifest.note}")
+        show_bundle(found, Console())
 
 
 @app.command()

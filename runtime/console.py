@@ -13,7 +13,11 @@ from .engines import Audit, Bundle, Manifest, open_engine
 from .errors import MimicMotionError
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
+
+NAMED = 20
+"""Layers that are named of those that answer in float32."""
 
 
 class Reporter:
@@ -91,6 +95,48 @@ def explained(as_json: bool = False) -> Iterator[None]:
         raise SystemExit(130) from None
 
 
+def show_bundle(bundle: Bundle, console: Console) -> None:
+    """Print what a bundle holds, how far its engines are from PyTorch, and what they are made of."""
+    manifest = bundle.manifest
+    console.print(f"{bundle.folder}: {manifest.backend}, {manifest.precision}, build {manifest.build[:12]}")
+    console.print(network_table(manifest))
+    console.print(audit_table(manifest))
+    for line in (*plan_lines(manifest), *layer_lines(bundle)):
+        console.print(line)
+    console.print(
+        f"sizes {list(manifest.sizes)}, rows {list(manifest.rows)}, defaults {dict(manifest.defaults)}"
+    )
+    console.print(f"built by: {manifest.command}", soft_wrap=True)
+    if manifest.note:
+        console.print(f"note: {manifest.note}")
+
+
+def network_table(manifest: Manifest) -> Table:
+    """Size, tensors and errors of each network; `by` is what ran it when it was compared with PyTorch."""
+    from rich.table import Table
+
+    table = Table(
+        "network", "MB", "inputs and outputs", "rel. L2 error", "bound", "largest difference", "cases", "by"
+    )
+    for name, network in manifest.networks.items():
+        size = sum(file.bytes for file in network.files) / 1e6
+        tensors = "\n".join(map(str, (*network.spec.inputs, *network.spec.outputs)))
+        a = network.agreement
+        errors = (f"{a.rel_l2:.1e}", f"{a.bound:.0e}", f"{a.max_abs:.1e}", str(a.cases), a.judge)
+        table.add_row(name, f"{size:.1f}", tensors, *errors)
+    return table
+
+
+def plan_lines(manifest: Manifest) -> Iterator[str]:
+    """What each plan was compiled for, and what may be done with it."""
+    for name, network in manifest.networks.items():
+        if (plan := network.plan) is not None:
+            weights = "takes other weights" if plan.refittable else "keeps its weights"
+            place = ", which may stay in the host's memory" if plan.streamable else ""
+            yield f"{name}: {plan.library} for {plan.target}; {weights}{place}"
+            yield from (f"  {profile}" for profile in plan.profiles)
+
+
 def audit_table(manifest: Manifest) -> Table:
     """What the graphs of a bundle are made of: a column for each network."""
     from rich.table import Table
@@ -115,5 +161,8 @@ def layer_lines(bundle: Bundle) -> Iterator[str]:
             yield f"layers after compilation cannot be told here: {error}"
             return
         kinds = ", ".join(f"{count} {kind}" for kind, count in layers.kinds.items())
-        wide = f"{len(layers.wide)} of them answer in float32" if layers.wide else "none answers in float32"
+        wide = "none answers in float32"
+        if layers.wide:
+            more = f" and {len(layers.wide) - NAMED} more" if len(layers.wide) > NAMED else ""
+            wide = f"{len(layers.wide)} of them answer in float32: {', '.join(layers.wide[:NAMED])}{more}"
         yield f"{name}: {layers.count} layers after compilation ({kinds}); {wide}"

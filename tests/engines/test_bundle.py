@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
     specs = specs_of(
         pose_channels=draw(st.integers(1, 999)), token_width=draw(st.integers(1, 999)), image_size=8
     )
-    agreements = st.builds(Agreement, NUMBERS, NUMBERS, NUMBERS, st.integers(0, 9))
+    agreements = st.builds(Agreement, NUMBERS, NUMBERS, NUMBERS, st.integers(0, 9), NAMES)
     works = st.builds(Work, NUMBERS, NUMBERS, NUMBERS, NUMBERS, NUMBERS)
     audits = st.builds(Audit, *[st.integers(0, 9999)] * 9)
     files = st.lists(FILES, min_size=1, max_size=2)
@@ -67,6 +68,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
         image=ImageStatistics(8, *draw(st.tuples(*[st.tuples(*[NUMBERS] * 3)] * 2))),
         defaults=draw(st.dictionaries(NAMES, st.integers() | NUMBERS | NAMES, max_size=3)),
         note=draw(st.text()),
+        options=draw(st.text()),
         versions=draw(st.dictionaries(NAMES, NAMES, max_size=2)),
     )
 
@@ -252,3 +254,14 @@ def test_any_value_in_any_place_is_taken_or_refused(text, data):
         assert error.remedy  # noqa: PT017 - any value may be refused
     else:
         assert json.loads(manifest.to_json()) == place
+
+
+def test_a_bundle_from_before_options_and_judges_were_told(bundle):
+    manifest = Bundle.load(bundle).manifest
+    raw = json.loads(manifest.to_json())
+    del raw["options"]
+    for network in raw["networks"].values():
+        del network["agreement"]["judge"]
+    older = Manifest.from_json(json.dumps(raw))
+    assert older == replace(manifest, options="")
+    assert older.command.endswith("--output DIR --backend onnxruntime …")

@@ -97,7 +97,8 @@ def runtime_names() -> set[tuple[str, str]]:
 
 
 def builder_names() -> set[tuple[str, str]]:
-    return names_used((ROOT / "export" / "tensorrt_build.py").read_text(), BUILDING, API)
+    sources = [(ROOT / "export" / f"{module}.py").read_text() for module in ("tensorrt_build", "target")]
+    return set().union(*(names_used(source, BUILDING, API) for source in sources))
 
 
 def test_the_readers_find_what_is_used():

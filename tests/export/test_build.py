@@ -374,6 +374,15 @@ def test_clips_statistics_must_be_there(other_model, config):
         build.image_statistics(config, other_model.image_encoder)
 
 
+def test_an_original_that_answers_zeros_proves_nothing(bundle):
+    opened = Bundle.load(bundle)
+    engine = open_engine(opened, "pose_net", threads=1)
+    inputs = proof.example_inputs("pose_net", engine.spec, (1, 1, 8, 8), seed=0)
+    zeros = proof.Case(inputs, (torch.zeros(1, engine.spec.outputs[0].shape[1], 8, 8),))
+    with pytest.raises(ExportError, match="nothing but zeros"):
+        proof.compare_engine("pose_net", engine, [zeros], bound=1e9)
+
+
 def test_the_worst_case_counts(bundle):
     """One wrong case among good ones, whichever it is, is enough."""
     loaded = Bundle.load(bundle)

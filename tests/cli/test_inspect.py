@@ -1,0 +1,74 @@
+"""What `inspect` says of a bundle of plans, where a GPU loads them and where none does."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from mimicmotion_trt import BundleError, console
+from mimicmotion_trt.console import show_bundle
+from mimicmotion_trt.engines import Bundle, Plan, Profile
+from mimicmotion_trt.engines.tensorrt_backend import TensorRtEngine
+from mimicmotion_trt.engines.tensorrt_layers import Layers
+
+from ..engines.stand_in_tensorrt import SPEC, open_stand_in, plan_of
+
+
+@pytest.fixture
+def plans(bundle: Path) -> Bundle:
+    """As the manifest of a TensorRT bundle has it."""
+    opened = Bundle.load(bundle)
+    just = {"rows": (2, 2, 2), "frames": (4, 4, 4), "cells_high": (16, 16, 16), "cells_wide": (8, 8, 8)}
+    plan = Plan("tensorrt 11.4.0.106", "NVIDIA L4 SM89", (Profile(just),), refittable=True, streamable=True)
+    unet = replace(
+        opened.manifest.networks["unet"],
+        plan=plan,
+        agreement=replace(opened.manifest.networks["unet"].agreement, max_abs=0.0123, judge="tensorrt"),
+    )
+    networks = {**opened.manifest.networks, "unet": unet}
+    manifest = replace(opened.manifest, networks=networks, options="--backend tensorrt --size 64x128")
+    return replace(opened, manifest=manifest)
+
+
+def told(bundle: Bundle) -> str:
+    out = Console(file=io.StringIO(), width=250)
+    show_bundle(bundle, out)
+    return out.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def test_errors_plans_layers_and_the_command(plans, tmp_path, monkeypatch):
+    (tmp_path / "unet.plan").write_bytes(b"plan" + bytes(100))
+    engine = TensorRtEngine(open_stand_in(), tmp_path / "unet.plan", SPEC, plan_of())
+    monkeypatch.setattr(console, "open_engine", lambda *_: engine)
+    said = told(plans)
+    assert "1.2e-02" in said
+    assert (
+        "unet: tensorrt 11.4.0.106 for NVIDIA L4 SM89; takes other weights, which may stay in the host"
+        in said
+    )
+    assert "rows 2, frames 4, cells_high 16, cells_wide 8" in said
+    assert "unet: 1 layers after compilation (1 PointWise); 1 of them answer in float32: double" in said
+    assert "--output DIR --backend tensorrt --size 64x128" in said
+
+
+def test_of_many_wide_layers_some_are_named(plans, monkeypatch):
+    layers = Layers({"Convolution": 50}, tuple(f"conv{index}" for index in range(50)))
+    engine = SimpleNamespace(layers=lambda: layers, close=lambda: None)
+    monkeypatch.setattr(console, "open_engine", lambda *_: engine)
+    assert "50 of them answer in float32: conv0, conv1, " in told(plans)
+    assert "conv19 and 30 more" in told(plans)
+
+
+def test_where_no_gpu_loads_the_plans_the_reason_is_said(plans, monkeypatch):
+    def open_engine(*_: Any) -> None:
+        raise BundleError("there is no GPU here")
+
+    monkeypatch.setattr(console, "open_engine", open_engine)
+    assert "layers after compilation cannot be told here: there is no GPU here" in told(plans)
+    assert "takes other weights" in told(plans)

@@ -1,0 +1,106 @@
+"""What an unfinished build keeps, and what it clears away."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from mimicmotion_trt.engines import Bundle, Network
+from mimicmotion_trt.engines.bundle import describe_file
+from mimicmotion_trt.export.parts import Parts, finished_networks, make_partial
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def parts(output: Path, bundle: Path) -> Parts:
+    """The U-Net is finished."""
+    made = Parts(output, "key" * 10)
+    (made.folder / "unet-1.plan").write_bytes(b"plan")
+    made.put("unet", finished(made, bundle))
+    return made
+
+
+def finished(parts: Parts, bundle: Path) -> Network:
+    network = Bundle.load(bundle).manifest.networks["unet"]
+    return Network(
+        network.spec,
+        (describe_file(parts.folder / "unet-1.plan"),),
+        network.agreement,
+        network.work,
+        network.audit,
+    )
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_what_no_finished_network_names_is_cleared_away(parts, output):
+    for rest in ("pose_net.onnx", "pose_net.weights", ".pose_net.json", ".pose_net.plan.ab12"):
+        (parts.folder / rest).write_bytes(b"half")
+    parts.tidy()
+    assert names(parts.folder) == ["unet-1.plan", "unet.json"]
+    assert finished_networks(output) == ["unet"]
+
+
+def test_after_a_build_that_was_killed_the_next_one_clears_away(parts, output):
+    (parts.folder / "pose_net.onnx").write_bytes(b"half")
+    again = Parts(output, "key" * 10)
+    assert names(again.folder) == ["unet-1.plan", "unet.json"]
+    assert again.get("unet") is not None
+
+
+def test_where_nothing_is_finished_no_folder_is_left(output):
+    parts = Parts(output, "key")
+    (parts.folder / "unet.onnx").write_bytes(b"half")
+    parts.tidy()
+    assert names(output.parent) == []
+    assert finished_networks(output) == []
+
+
+@pytest.mark.parametrize(
+    "damaged", ["[]", "{", "null", '{"spec": []}', '{"spec": {"inputs": [1]}}', '{"files": {}}', "\x00"]
+)
+def test_a_damaged_note_is_of_no_finished_network(parts, damaged):
+    (parts.folder / "unet.json").write_text(damaged)
+    assert parts.get("unet") is None
+
+
+def test_a_value_of_a_wrong_kind_is_damage(parts, bundle):
+    raw = asdict(finished(parts, bundle))
+    for key in raw:
+        (parts.folder / "unet.json").write_text(json.dumps(raw | {key: 7}))
+        assert parts.get("unet") is None, key
+
+
+def test_an_altered_file_is_of_no_finished_network(parts):
+    (parts.folder / "unet-1.plan").write_bytes(b"nalp")
+    assert parts.get("unet") is None
+
+
+def test_folders_of_builds_that_were_killed_are_deleted(output):
+    """A lock ends with its process; one that is held belongs to a build that runs."""
+    first, lock = make_partial(output)
+    (first / "unet.onnx").write_bytes(b"half")
+    second, other = make_partial(output)
+    assert (first.exists(), second.exists()) == (True, True)
+    os.close(lock)  # as when the process is killed
+    third, last = make_partial(output)
+    assert [path.exists() for path in (first, second, third)] == [False, True, True]
+    for descriptor in (other, last):
+        os.close(descriptor)
+
+
+def test_the_users_own_folders_are_left_alone(output):
+    (mine := output.parent / ".out.original").mkdir()
+    _, lock = make_partial(output)
+    os.close(lock)
+    assert mine.exists()

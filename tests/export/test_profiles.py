@@ -1,0 +1,85 @@
+"""A plan is compiled for what the runtime will run, and for nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mimicmotion_trt.cuda import buckets
+from mimicmotion_trt.cuda.buckets import Buckets
+from mimicmotion_trt.engines import Bundle, EngineSpec, Plan, network_specs
+from mimicmotion_trt.errors import SettingsError
+from mimicmotion_trt.export.options import Options, PlanOptions
+from mimicmotion_trt.export.profiles import left_out, make_profiles, usable_rows
+
+REAL = network_specs(pose_channels=320, token_width=1024, image_size=224, dtype="float16")["unet"]
+
+
+class Unet:
+    """Of an engine what `Buckets` asks."""
+
+    spec: EngineSpec = REAL
+
+
+def shapes(options: Options) -> list[tuple[int, ...]]:
+    """(rows, frames, cells high, cells wide) of each profile of the U-Net."""
+    names = ("rows", "frames", "cells_high", "cells_wide")
+    profiles = make_profiles("unet", REAL, options)
+    assert all(profile.dims[name][0] == profile.dims[name][2] for profile in profiles for name in names)
+    return [tuple(profile.dims[name][1] for name in names) for profile in profiles]
+
+
+def test_at_full_size_checkpoint_1_1_runs_one_row_at_a_time():
+    """At 2 rows of 72 frames the widest tensor has 1.58 times 2^31 elements."""
+    assert shapes(Options(backend="tensorrt")) == [(1, 72, 128, 72), (1, 72, 72, 128)]
+
+
+def test_short_segments_take_more_rows():
+    options = Options(
+        backend="tensorrt", sizes=((576, 1024),), segment=72, rows=(4, 1, 2), plan=PlanOptions(frames=(16,))
+    )
+    assert shapes(options) == [(1, 72, 128, 72), *((rows, 16, 128, 72) for rows in (1, 2, 4))]
+
+
+def test_where_no_number_of_rows_can_be_run_that_is_said():
+    with pytest.raises(SettingsError, match="2 rows of 72 frames of 576x1024") as caught:
+        usable_rows(REAL, (4, 2), 72, (576, 1024))
+    assert "--batch 1" in caught.value.remedy
+
+
+@settings(max_examples=50)
+@given(
+    st.sets(st.integers(1, 64), min_size=1, max_size=4),
+    st.integers(2, 72),
+    st.integers(1, 16),
+    st.integers(1, 16),
+)
+def test_the_rule_is_the_runtimes_own(rows, frames, wide, high):
+    """`Buckets` times what it may use; those are the profiles."""
+    device: Any = None
+    chosen = Buckets(device, Unet(), "build")  # type: ignore[arg-type]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(buckets, "_read", lambda path, small: tuple(small))
+        try:
+            used = chosen.sizes(sorted(rows), frames, (high * 8, wide * 8))
+        except SettingsError:
+            with pytest.raises(SettingsError):
+                usable_rows(REAL, rows, frames, (wide * 64, high * 64))
+            return
+    assert usable_rows(REAL, rows, frames, (wide * 64, high * 64)) == used
+
+
+def test_what_was_left_out_is_told(bundle):
+    manifest = Bundle.load(bundle).manifest
+    assert left_out(manifest) == []  # graphs take anything
+    plan = Plan("tensorrt 11.4", "NVIDIA L4 SM89", make_profiles("unet", REAL, Options(backend="tensorrt")))
+    networks = {**manifest.networks, "unet": replace(manifest.networks["unet"], plan=plan)}
+    assert left_out(replace(manifest, networks=networks, rows=(1, 2, 4))) == [
+        "not compiled for 2 or 4 rows of 72 frames of 1024x576: a tensor would have over 2^31 elements",
+        "not compiled for 2 or 4 rows of 72 frames of 576x1024: a tensor would have over 2^31 elements",
+    ]
+    assert left_out(replace(manifest, networks=networks, rows=(1,))) == []
