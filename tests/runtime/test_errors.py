@@ -8,7 +8,8 @@ import pytest
 
 import mimicmotion_trt as mm
 
-KINDS = [getattr(mm, name) for name in mm.__all__ if name.endswith("Error")] + [mm.Cancelled]
+NAMES = [name for name in mm.__all__ if name.endswith("Error")]
+KINDS = [getattr(mm, name) for name in (*NAMES, "Cancelled", "DeviceLost", "OutOfMemory")]
 
 
 @pytest.mark.parametrize("kind", KINDS)
