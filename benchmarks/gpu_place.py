@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -127,15 +128,14 @@ def idle_share(work: Callable[[], Any], wait: Callable[[], None]) -> float | Non
     """The share of `work` in which the GPU runs no kernel and no copy, by PyTorch's profiler; None if it saw none."""
     from torch.profiler import ProfilerActivity, profile
 
-    work()
-    wait()
+    os.environ["TEARDOWN_CUPTI"] = "0"  # PyTorch: graphs do not survive its being taken down
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
         work()
         wait()
     spans = [
         (event.time_range.start, event.time_range.end)
         for event in seen.events() or ()
-        if event.device_type.name == "CUDA"
+        if event.device_type.name == "CUDA" and not event.is_user_annotation
     ]
     return uncovered(spans) if spans else None
 

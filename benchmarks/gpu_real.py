@@ -3,9 +3,9 @@
 Each part adds its figures as soon as it has them: `NAME_s` are seconds of 25 steps (a few are timed, since every
 step is the same work), `NAME_rel_l2` how far the latents are from the plain loop's after these few, `NAME_used_gib`
 the GPU memory in use then, `NAME_unet_tflops` what the U-Net alone computes a second (operations as exported),
-`NAME_outside_unet` the share of a step that is not the U-Net, and `NAME_idle` the share in which the GPU runs
-nothing. `video_NAME_s` are seconds of a whole video, for each job: from pose pictures to pictures, in all steps. A
-part makes its own networks, of the same weights, and leaves no memory behind.
+`NAME_outside_unet` the share of a step that is not the U-Net. `gaps_idle` is the share of our fastest captured step
+in which the GPU runs nothing. `video_NAME_s` are seconds of a whole video, for each job: from pose pictures to
+pictures, in all steps. A part makes its own networks, of the same weights, and leaves no memory behind.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from gpu_networks import STEPS, Clip, Networks, Scale, random_clip
 from gpu_place import Figures, ModuleEngine, Part, Place, Run, idle_share, seconds_of, tidied
 
 from mimicmotion_trt.cuda.buckets import MOST_ELEMENTS, WIDEST
+from mimicmotion_trt.engines import Engine
 from mimicmotion_trt.schedule import Step, steps_of
 from mimicmotion_trt.settings import Settings
 
@@ -33,7 +34,7 @@ class RealLoops:
     """The parts of a loop stage."""
 
     def __init__(self, place: Place, scale: Scale, frames: int) -> None:
-        self._place, self._scale, self._frames = place, scale, frames
+        self.place, self._scale, self._frames = place, scale, frames
         self._networks = Networks(scale, place.torch)
         overlap = min(6, frames - 1)
         self.exact = Settings(steps=STEPS, guidance=(2.0, 2.0), segment=frames, overlap=overlap)
@@ -60,7 +61,9 @@ class RealLoops:
         if self._scale.compiles:
             parts["plain-compiled"] = lambda: self._plain("plain_compiled", compiled=True)
         parts["ours-video"] = self._video
-        return tidied(self._place, parts)
+        if self.place.gpu is not None:
+            parts["gaps"] = self._gaps
+        return tidied(self.place, parts)
 
     @property
     def _elements(self) -> int:
@@ -78,7 +81,7 @@ class RealLoops:
         latents = loop.latents()
         if name == "plain":
             self._known = latents
-        seconds = seconds_of(lambda: self._several(loop), self._place.wait) / self._scale.timed
+        seconds = seconds_of(lambda: self._several(loop), self.place.wait) / self._scale.timed
         yield self._told(name, seconds, latents)
 
     def _plain_loop(self, *, hoisted: bool = False, folded: bool = False, compiled: bool = False) -> Plain:
@@ -86,7 +89,7 @@ class RealLoops:
         unet: Run = networks.folded() if folded else networks.unet()
         run = torch.compile(unet) if compiled else unet
         return Plain(
-            self._place, self._scale, run, networks.pose_net(), self._clip(), hoisted=hoisted, folded=folded
+            self.place, self._scale, run, networks.pose_net(), self._clip(), hoisted=hoisted, folded=folded
         )
 
     def _several(self, loop: Any) -> None:
@@ -95,7 +98,7 @@ class RealLoops:
 
     def _ours(self, name: str, *, graphs: bool, sizes: tuple[int, ...] = (1,)) -> Iterator[Figures]:
         engine = self.engine(self._networks.folded())
-        loop = Ours(self._place, self._scale, engine, self._clip(), self.exact, sizes, graphs=graphs)
+        loop = Ours(self.place, self._scale, engine, self._clip(), self.exact, sizes, graphs=graphs)
         try:
             yield from self.steps_of(loop, name, graphs=graphs)
         finally:
@@ -103,11 +106,11 @@ class RealLoops:
 
     def engine(self, run: Run) -> ModuleEngine:
         """A U-Net's module as an engine."""
-        return ModuleEngine(run, self._scale.specs()["unet"], self._place, self._place.gpu)
+        return ModuleEngine(run, self._scale.specs()["unet"], self.place, self.place.gpu)
 
     def steps_of(self, loop: Ours, name: str, *, graphs: bool) -> Iterator[Figures]:
         """What a step of ours takes, and how much of it is not the U-Net."""
-        wait, timed = self._place.wait, self._scale.timed
+        wait, timed = self.place.wait, self._scale.timed
         loop.start(self._features())
         self._several(loop)
         latents, alone = loop.latents(), loop.unet_alone(graphs)
@@ -123,9 +126,6 @@ class RealLoops:
             high, wide = self._scale.cells
             flops = self._scale.work.flops(rows=2, frames=self._frames, cells=high * wide)
             yield {f"{name}_unet_tflops": flops * timed / unet / 1e12}
-        idle = idle_share(lambda: self._several(loop), wait) if self._place.gpu is not None else None
-        if idle is not None:
-            yield {f"{name}_idle": idle}
 
     def _plain_video(self) -> Iterator[Figures]:
         """PoseNet at every step, all steps, and the published decoder."""
@@ -138,14 +138,14 @@ class RealLoops:
             return loop.decode(vae)
 
         run(self._steps[:1])
-        self._place.wait()
+        self.place.wait()
         began = time.perf_counter()
         run(self._steps)
         yield {"video_plain_s": time.perf_counter() - began}
 
     def _video(self) -> Iterator[Figures]:
         """PoseNet once, all steps, the decoder on its own stream; the same for two jobs, and with options on."""
-        networks, place, scale = self._networks, self._place, self._scale
+        networks, place, scale = self._networks, self.place, self._scale
         unet: Run = networks.folded()
         decoder: Run = networks.decoder()
         pose_net = networks.pose_net()
@@ -179,9 +179,27 @@ class RealLoops:
         if place.gpu is not None:
             yield {"video_used_gib": place.used_gib()}
 
+    def _gaps(self) -> Iterator[Figures]:
+        unet: Run = self._networks.folded()
+        yield from self.gaps(self.engine(torch.compile(unet) if self._scale.compiles else unet))
+
+    def gaps(self, engine: Engine) -> Iterator[Figures]:
+        """How much of a captured step the GPU is idle. Last of all: a profiler stays attached to what follows."""
+        wait = self.place.wait
+        idle_share(lambda: None, wait)  # it has to be there before a graph is captured
+        loop = Ours(self.place, self._scale, engine, self._clip(), self.exact, (1,), graphs=True)
+        try:
+            loop.start(self._features())
+            idle = idle_share(lambda: self._several(loop), wait)
+        finally:
+            loop.close()
+        if idle is None:
+            raise RuntimeError("PyTorch's profiler saw no kernels")
+        yield {"gaps_idle": idle}
+
     def _told(self, name: str, seconds: float, latents: Latents) -> Figures:
         figures = {f"{name}_s": seconds * STEPS, f"{name}_rel_l2": relative_error(latents, self._reference())}
-        used = self._place.used_gib()
+        used = self.place.used_gib()
         return figures | ({} if used is None else {f"{name}_used_gib": used})
 
     def _reference(self) -> Latents:
@@ -194,7 +212,7 @@ class RealLoops:
         return self._known
 
     def _features(self) -> Any:
-        return features_of(self._networks.pose_net(), self._clip(), self._place)
+        return features_of(self._networks.pose_net(), self._clip(), self.place)
 
     def _clip(self) -> Clip:
         if self._clip_made is None:

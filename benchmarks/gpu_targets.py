@@ -55,9 +55,8 @@ def share_of_ceiling(own: Mapping[str, Any], stages: Stages) -> float | None:
 
 
 def idle(own: Mapping[str, Any], _: Stages) -> float | None:
-    """The share of a captured step in which the GPU has nothing to do, of the fastest that was profiled."""
-    found = [(own[f"{name}_s"], own[f"{name}_idle"]) for name in UNETS if f"{name}_idle" in own]
-    return min(found)[1] if found else None
+    """The share of a captured step in which the GPU has nothing to do."""
+    return own.get("gaps_idle")
 
 
 def blending(own: Mapping[str, Any], _: Stages) -> float | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -223,7 +224,10 @@ class RealPlan:
 
     def parts(self) -> Mapping[str, Part]:
         """Export, compile, and time a step; the first two take minutes and are done once."""
-        return tidied(self.place, {"export": self.export, "compile": self.compile, "step": self.step})
+        parts: dict[str, Part] = {"export": self.export, "compile": self.compile, "step": self.step}
+        if self.place.gpu is not None:
+            parts["gaps"] = self.gaps
+        return tidied(self.place, parts)
 
     def export(self) -> Iterator[Figures]:
         """The graph, written beside and renamed."""
@@ -270,17 +274,27 @@ class RealPlan:
 
     def step(self) -> Iterator[Figures]:
         """The captured step on the plan, against the plain PyTorch loop."""
-        engine = self.engine()
-        gpu = getattr(engine, "gpu", None)
-        place = self.place if gpu is None else replace(self.place, gpu=gpu, device=CudaDevice(gpu, "float16"))
-        loops = RealLoops(place, self.scale, self.frames)
-        try:
+        with self.opened() as (engine, loops):
             clip = random_clip(self.scale, self.frames)
-            loop = Ours(place, self.scale, engine, clip, loops.exact, (1,), graphs=True)
+            loop = Ours(loops.place, self.scale, engine, clip, loops.exact, (1,), graphs=True)
             try:
                 yield from loops.steps_of(loop, "tensorrt", graphs=True)
             finally:
                 loop.close()
+
+    def gaps(self) -> Iterator[Figures]:
+        """How much of the captured step the GPU is idle."""
+        with self.opened() as (engine, loops):
+            yield from loops.gaps(engine)
+
+    @contextmanager
+    def opened(self) -> Iterator[tuple[Engine, RealLoops]]:
+        """The plan, and the loops on its stream."""
+        engine = self.engine()
+        gpu = getattr(engine, "gpu", None)
+        place = self.place if gpu is None else replace(self.place, gpu=gpu, device=CudaDevice(gpu, "float16"))
+        try:
+            yield engine, RealLoops(place, self.scale, self.frames)
         finally:
             engine.close()
 

@@ -82,7 +82,7 @@ def test_the_video_of_ours_is_the_plain_ones(real, place):
     for step in loops._steps[:2]:
         plain.step(step)
     expected = plain.decode(vae).astype(int)
-    decoding = loops_of.Decoding(loops._place, loops._scale, loops._networks.decoder())
+    decoding = loops_of.Decoding(loops.place, loops._scale, loops._networks.decoder())
     found = decoding(plain.latents()).astype(int)
     assert found.shape == (3, 64, 128, 3)
     assert abs(found - expected).max() <= 1
@@ -107,8 +107,24 @@ def test_what_no_kernel_covers_is_idle(place):
 
 
 @pytest.mark.filterwarnings("ignore:CUDA is not available")
-def test_the_profiler_sees_no_gpu_here(place):
-    assert place.idle_share(lambda: None, lambda: None) is None
+@pytest.mark.parametrize("host", ["float32"], indirect=True)
+def test_gaps_are_of_what_the_profiler_saw(host, stand_in, real, place, monkeypatch):
+    """Of nothing here, which is told; and on a profiler that has seen something."""
+    monkeypatch.delenv("TEARDOWN_CUPTI", raising=False)
+    monkeypatch.setattr(place.os, "environ", dict(place.os.environ))
+    loops = small(real, place, 3, device=stand_in(host))
+    engine = loops.engine(loops._networks.folded())
+    with pytest.raises(RuntimeError, match="saw no kernels"):
+        list(loops.gaps(engine))
+    worked: list[int] = []
+
+    def seen(work: Any, wait: Any) -> float:
+        worked.append(work() is None)
+        return 0.25
+
+    monkeypatch.setattr(real, "idle_share", seen)
+    assert list(loops.gaps(engine)) == [{"gaps_idle": 0.25}]
+    assert len(worked) == 2  # once before the capture
 
 
 def test_times_are_medians_after_a_first_round(place, monkeypatch):
