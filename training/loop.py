@@ -50,7 +50,8 @@ class Trainer:
         accelerate.utils.set_seed(config.seed)
         with self.accelerator.main_process_first():  # which makes a random base, or downloads one, for all
             if self.accelerator.is_main_process and not list_snapshots(output / "checkpoints"):
-                shutil.rmtree(output / RANDOM, ignore_errors=True)  # of a run that never took a step
+                with alone(output):
+                    shutil.rmtree(output / RANDOM, ignore_errors=True)  # of a run that never took a step
             self.task = make_task(config, self.accelerator.device, output)
         optimizer = make_optimizer(config.optimizer, parameters(self.task.network))
         self.network, self.optimizer = self.accelerator.prepare(self.task.network, optimizer)

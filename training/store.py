@@ -25,6 +25,8 @@ from .samples import ClipDataset, Sample, sound_sample
 Arrays = dict[str, NDArray[Any]]
 Found = tuple[Sample, str]
 LEFT_OUT = "left-out.jsonl"
+DAMAGE = (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+"""What numpy raises for `.npz` files with wrong bytes in them."""
 
 
 class Store:
@@ -48,8 +50,7 @@ class Store:
     def __getitem__(self, index: int) -> Arrays:
         """The arrays of a clip, made now if they are not there or damaged."""
         path = self._path(index)
-        damage = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
-        with suppress(*damage), np.load(path) as file:
+        with suppress(*DAMAGE), np.load(path) as file:
             return dict(file)
         self._add(index, sound_sample(self._dataset, index))
         with np.load(path) as file:

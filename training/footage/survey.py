@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import zipfile
-import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from ...errors import InputError, LimitError, MotionError
 from ...pose import PoseEstimator, PoseSequence
 from ...pose.sequence import SHAPES, Floats
 from ..files import replace_text, writing
+from ..store import DAMAGE
 from .people import PeopleCounter
 from .videos import Picture, Video, opened
 
@@ -69,8 +68,7 @@ class Surveyor:
         fault = path.with_suffix(".fault.json")
         with suppress(OSError, ValueError, KeyError):
             raise MotionError(str(json.loads(fault.read_text())["fault"]), field="videos")
-        damage = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, InputError)
-        with suppress(*damage):
+        with suppress(*DAMAGE, InputError):
             return _load(path)
         with writing(self._folder):
             survey = self._made(video, fault, report)
