@@ -207,13 +207,15 @@ class Bundle:
             text = (folder / MANIFEST).read_text()
         except (OSError, UnicodeDecodeError) as error:
             raise BundleError(f"{folder} is no bundle ({error}).", remedy=REBUILD) from None
+        remedy = ""
         try:
             bundle = cls(folder, Manifest.from_json(text))
+            remedy = f"Rebuild it: `{bundle.manifest.command}`."
             for network in bundle.manifest.networks.values():
                 for file in network.files:
                     check_file(folder, file)
         except BundleError as error:
-            raise BundleError(f"{folder}: {error.message}", remedy=error.remedy) from None
+            raise BundleError(f"{folder}: {error.message}", remedy=remedy or error.remedy) from None
         return bundle
 
     def engine_path(self, network: str) -> Path:

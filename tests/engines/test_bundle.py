@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mimicmotion_trt import BundleError
@@ -73,7 +73,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
     )
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
 @given(manifests())
 def test_manifest_round_trip(manifest):
     assert Manifest.from_json(manifest.to_json()) == manifest
@@ -265,3 +265,12 @@ def test_a_bundle_from_before_options_and_judges_were_told(bundle):
     older = Manifest.from_json(json.dumps(raw))
     assert older == replace(manifest, options="")
     assert older.command.endswith("--output DIR --backend onnxruntime …")
+
+
+def test_a_damaged_file_is_answered_with_the_bundles_own_command(bundle, tmp_path):
+    folder = tmp_path / "bundle"
+    shutil.copytree(bundle, folder)
+    (folder / "unet.onnx").write_bytes(b"damaged")
+    with pytest.raises(BundleError, match=r"unet\.onnx is not the file") as caught:
+        Bundle.load(folder)
+    assert "--backend onnxruntime --precision fp32 --size 64x128" in caught.value.remedy
