@@ -256,16 +256,18 @@ class Gpu:
             except DeviceLost:
                 raise
             except EngineError as error:
-                if state := self._ails():
-                    raise DeviceLost(f"{error.message} ({state})", remedy=ANEW) from error
+                self.examine(error)
                 raise
 
-    def _ails(self) -> str:
-        """The driver's name for what ails the GPU; empty if it is well, or busy."""
-        if self.capturing:  # nobody may ask then
-            return ""
-        (state,) = self.driver.cuStreamQuery(self.stream.handle)
-        return state.name if state and state.name != "CUDA_ERROR_NOT_READY" else ""
+    def examine(self, error: EngineError) -> None:
+        """Raise `DeviceLost` if the GPU is, as an error that may have said less suggests."""
+        with self.turn:
+            if self.capturing:  # nobody may ask then
+                return
+            self.activate()
+            (state,) = self.driver.cuStreamQuery(self.stream.handle)
+            if state and state.name != "CUDA_ERROR_NOT_READY":
+                raise DeviceLost(f"{error.message} ({state.name})", remedy=ANEW) from error
 
 
 @dataclass(frozen=True)

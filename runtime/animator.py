@@ -22,7 +22,7 @@ from .clip import Clip, Picture, Source
 from .cuda.denoiser import CudaDenoiser, ProgramCache, make_batches, make_layout, open_programs
 from .denoise import Conditions, Denoiser, closed, guidance_ramp, make_rows
 from .engines import DEEP_CACHE, NETWORKS, Bundle, Engine, Manifest, open_engine
-from .errors import OutOfMemory, SettingsError
+from .errors import EngineError, OutOfMemory, SettingsError
 from .job import Job
 from .limits import Limits, check_limit
 from .media.picture import fit_picture, read_picture
@@ -397,6 +397,12 @@ class Animator:
     def steps(self, settings: Settings) -> Iterable[Step]:
         """The Euler steps of resolved settings, and what each runs."""
         return steps_of(settings)
+
+    def examine(self, error: EngineError) -> None:
+        """Raise `DeviceLost` if a GPU of the engines is lost, which an engine's error does not always say."""
+        for engine in self._engines.values():
+            if (gpu := getattr(engine, "gpu", None)) is not None:
+                gpu.examine(error)
 
     def close(self) -> None:
         """Give all memory back, on a GPU graphs and programs as well; the animator is of no use afterwards."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .denoise import Conditions, Denoiser, closed
-from .errors import Cancelled, MotionError, PictureError
+from .errors import Cancelled, EngineError, MotionError, PictureError
 from .events import Event, Stage
 from .limits import Limits
 from .media.picture import fit_picture, read_picture
@@ -126,6 +126,9 @@ class Clip:
             conditions = yield from self._encode(pictures)
             latents = yield from self._denoise(conditions)
             yield from self._decode(latents)
+        except EngineError as error:
+            self._animator.examine(error)
+            raise
         finally:
             self._source.motion.close()
 

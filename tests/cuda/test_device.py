@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from cuda.bindings import driver
 
-from mimicmotion_trt import Animator, EngineError
+from mimicmotion_trt import Animator, EngineError, PoseSequence
 from mimicmotion_trt import animator as animator_module
 from mimicmotion_trt.cuda import buckets, launches
 from mimicmotion_trt.cuda import device as device_module
@@ -126,6 +126,38 @@ def test_a_whole_animator_on_a_gpu(host, cuda, bundle, monkeypatch, tmp_path, gr
         assert (cuda.told.count("graph"), len(cuda.graphs)) == ((2, 1) if graphs else (0, 0))
     gpu.drain()
     assert (cuda.memory, cuda.graphs, cuda.ails.name) == ({}, {}, "CUDA_SUCCESS")
+
+
+def test_a_job_whose_engine_says_little_of_a_lost_gpu(cuda, bundle, monkeypatch, tmp_path):
+    """Outside of the step program, too: here PoseNet's."""
+    gpu = Gpu(0)
+
+    def opened(*arguments: Any, **named: Any) -> OnStream:
+        return OnStream(cuda, open_engine(*arguments, **named), gpu)
+
+    def fails(inputs: Any, outputs: Any) -> Any:
+        raise EngineError("the engine failed: no reason was given.")
+
+    monkeypatch.setattr(Animator, "_prepare", nothing)
+    monkeypatch.setattr(animator_module, "open_engine", opened)
+    with Animator.load(bundle, threads=1) as animator:
+        monkeypatch.setattr(animator._engines["pose_net"], "bind", fails)
+        nobody = np.zeros((1, 18, 2), np.float32), np.zeros((1, 18), np.float32)
+        hands = np.zeros((1, 2, 21, 2), np.float32), np.zeros((1, 2, 21), np.float32)
+        face = np.zeros((1, 68, 2), np.float32), np.zeros((1, 68), np.float32)
+        pose = PoseSequence(*nobody, *hands, *face, fps=8, size=(128, 64))
+        pictures = np.zeros((3, 64, 128, 3), np.uint8)
+
+        def run() -> None:
+            for _ in animator.stream(pictures[0], pictures, reference_pose=pose):
+                pass
+
+        with pytest.raises(EngineError, match="no reason") as caught:
+            run()
+        assert type(caught.value) is EngineError
+        cuda.ails = driver.CUresult.CUDA_ERROR_UNKNOWN
+        with pytest.raises(DeviceLost, match=r"no reason was given\. \(CUDA_ERROR_UNKNOWN\)"):
+            run()
 
 
 @pytest.mark.parametrize("host", ["float32"], indirect=True)
