@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..errors import BundleError, DeviceLost, EngineError, MimicMotionError, OutOfMemory
-from .cuda_errors import ANEW, answer, explained
+from .cuda_errors import ANEW, explained
 from .spec import Array
 
 MINIMUM_CUDA = 13_000
@@ -215,8 +215,9 @@ class Gpu:
                 holder.give_back()
             self.drain()
             self.wait()
-            pool = answer(self.driver.cuDeviceGetMemPool(self.index), "the GPU does not tell its memory pool")
-            self.driver.cuMemPoolTrimTo(pool, 0)  # PyTorch's memory comes from elsewhere
+            error, pool = self.driver.cuDeviceGetMemPool(self.index)
+            if not error:  # else it has none, and keeps nothing
+                self.driver.cuMemPoolTrimTo(pool, 0)  # for PyTorch, whose memory comes from elsewhere
             return True
 
     def copy(self, source: Memory, target: Memory) -> None:
