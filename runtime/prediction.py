@@ -225,13 +225,12 @@ def choices(
     for segment in (own, *(other for other in others if other < min(own, frames + 1))):
         tried = replace(settings, segment=segment, overlap=min(settings.overlap, segment - 1))
         cost = cost_of(model, tried, frames)
-        most = cost.rows * (jobs if gpu else 1)  # rows of equal jobs share a batch
-        takes = {min(many, most) for many in rows}
+        takes = {min(many, cost.rows) for many in rows}
         if shapes is not None:
             compiled = shapes.rows(
                 cost.slots, cells
             )  # what is left of a batch runs with rows that count nothing
-            takes = {count for count in compiled if count <= most} or {compiled[0]}
+            takes = {count for count in compiled if count <= cost.rows} or {compiled[0]}
         for count in sorted(takes, reverse=True):
             memory = memory_of(model, tried, frames, count, jobs, gpu=gpu)
             why = "" if free is None or memory.total <= free else "more memory than is free"

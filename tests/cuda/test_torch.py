@@ -172,3 +172,21 @@ def test_convolutions_are_exact_in_calls_and_as_before_after_them(gpu):
         call()
         assert not flags.tf32()
     assert (seen, flags.tf32()) == ([False, False], before)
+
+
+def test_it_is_put_on_the_stream_that_it_is_given(gpu, monkeypatch):
+    """PyTorch knows that stream as one of somebody else's."""
+    current: list[int] = []
+
+    @contextlib.contextmanager
+    def on(stream: int) -> Iterator[None]:
+        current.append(stream)
+        yield
+        current.pop()
+
+    monkeypatch.setattr(torch.cuda, "ExternalStream", lambda handle, device: handle)
+    monkeypatch.setattr(torch.cuda, "stream", on)
+    call, y = bind(lambda x: x + current[-1], TorchMemory(gpu))
+    call.enqueue(SimpleNamespace(handle=7))
+    np.testing.assert_array_equal(y, [7, 8, 9, 10])
+    assert current == []

@@ -76,7 +76,7 @@ def test_jobs_at_once_lie_side_by_side():
     assert (other.weights, other.state) == (one.weights, 3 * one.state)
     assert memory_of(MIMICMOTION, FULL, 71, 1, 3).activations == 3 * one.activations
     found = choices(MIMICMOTION, replace(FULL, segment=16), 15, (1, 2, 4), None, 2, gpu=True)
-    assert [choice.rows for choice in found if choice.segment == 16] == [4, 2, 1]  # of both jobs
+    assert [choice.rows for choice in found if choice.segment == 16] == [2, 1]  # each has batches of its own
 
 
 def test_the_best_that_fits_keeps_the_models_own_segment():
