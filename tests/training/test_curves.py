@@ -29,6 +29,20 @@ def run(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_what_was_prepared_and_what_could_not_be_measured(run):
+    assert profile(run).prepare_seconds is None  # as of runs from before it was kept
+    path = run / "metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text().split("\n")[:-1]]
+    for index, seconds in ((0, 40.0), (60, 2.5)):  # begun, and resumed
+        lines[index]["prepare_seconds"] = seconds
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with (run / "validation.jsonl").open("a") as file:
+        file.write('{"step": 100, "psnr": 20.0, "hand_psnr": null}\n')
+    one = profile(run)
+    assert one.prepare_seconds == 42.5
+    assert one.validation == {"psnr": 20.0}
+
+
 def test_the_numbers_of_a_run(run):
     one = profile(run)
     assert one.steps == 100
