@@ -1,4 +1,4 @@
-"""TensorRT on a stand-in: TensorRT-RTX behind an interface that, as TensorRT's, compiles for the GPU here."""
+"""TensorRT on a stand-in: TensorRT-RTX's parser and config behind TensorRT's interface, and a compiler of nothing."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from mimicmotion_trt.engines.tensorrt_library import Library, open_library
 
 
 class Builder:
-    """Compiles for SM89 without being told, as if that were the GPU of this machine."""
+    """Parses and takes options as the real one does; what it compiles is no plan, only bytes."""
 
-    def __init__(self, real: Any, api: Any) -> None:
-        self._real, self._api = real, api
+    def __init__(self, real: Any) -> None:
+        self._real = real
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
 
-    def build_serialized_network(self, network: Any, config: Any) -> Any:
+    def build_serialized_network(self, network: Any, config: Any) -> bytes:
+        assert network.num_layers > 0
+        assert config.num_optimization_profiles > 0
         assert config.num_compute_capabilities == 0  # TensorRT has no such word
-        config.num_compute_capabilities = 1
-        config.set_compute_capability(self._api.ComputeCapability.SM89, 0)
-        return self._real.build_serialized_network(network, config)
+        return b"plan"
 
 
 class Api:
@@ -36,7 +36,7 @@ class Api:
         return getattr(self._real, name)
 
     def Builder(self, logger: Any) -> Builder:  # noqa: N802
-        return Builder(self._real.Builder(logger), self._real)
+        return Builder(self._real.Builder(logger))
 
 
 def open_full_stand_in() -> Library:
