@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import platform
 import re
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
@@ -57,7 +58,7 @@ def main(
             help="Bundle for same-bytes and two-jobs, name or folder; the golden networks if empty."
         ),
     ] = "",
-    device: Annotated[int, typer.Option(help="Number of the GPU.")] = 0,
+    device: Annotated[int, typer.Option(help="Number of the GPU; the others are hidden.", min=0)] = 0,
     results: Annotated[Path, typer.Option(help="Folder of the results.")] = RESULTS,
     work: Annotated[
         Path | None, typer.Option(help="Folder to keep bundles and plans in; else a temporary one.")
@@ -70,8 +71,9 @@ def main(
     unknown = sorted(set(stage or ()) - set(STAGES))
     if unknown:
         raise typer.BadParameter(f"{unknown[0]} is none of {', '.join(STAGES)}")
+    show_only(device, os.environ)
     with tempfile.TemporaryDirectory() as temporary:
-        machine = Machine.look(device, bundle, work or Path(temporary))
+        machine = Machine.look(0, bundle, work or Path(temporary))
         path, report = opened(results, machine.name, resume)
         run = Run(report, lambda: write(path, json.dumps(report, indent=1) + "\n"), console, minutes)
         for name in stage or STAGES:
@@ -86,6 +88,13 @@ def main(
     plot(report, path.with_suffix(".png"))
     console.print(f"written to {path}")
     print(json.dumps({"file": str(path), **report}))
+
+
+def show_only(device: int, variables: MutableMapping[str, str]) -> None:
+    """Hide the other GPUs from CUDA: engines, compilers and PyTorch all take the first one that they see."""
+    shown = [name for name in variables.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    if shown or device:
+        variables["CUDA_VISIBLE_DEVICES"] = ",".join(shown[device : device + 1]) if shown else str(device)
 
 
 def opened(results: Path, machine: str, resume: bool) -> tuple[Path, Report]:

@@ -135,11 +135,6 @@ class Ours:
         place.wait()  # what PyTorch still does to the weights is on another stream
         self._program = StepProgram(place.device, unet, layout, graphs=graphs)
 
-    @property
-    def calls(self) -> int:
-        """Calls of the U-Net in a guided step."""
-        return len(self._program.calls) if self._program else 0
-
     def start(self, pose: Any) -> None:
         """Begin the clip anew, with PoseNet's features [F,C,h,w]."""
         conditions = replace(self._clip.conditions, pose=pose)
@@ -223,7 +218,6 @@ def animate(
 
 
 @exactly
-def features_of(pose_net: nn.Module, clip: Clip, place: Place) -> Any:
-    """PoseNet's features of a clip [F,C,h,w], brought to the host, in the engines' dtype."""
-    width = next(pose_net.parameters())
-    return pose_net(torch.from_numpy(clip.poses).to(place.torch, width.dtype)).cpu().numpy()
+def features_of(pose_net: nn.Module, poses: Tensor) -> Any:
+    """PoseNet's features [F,C,h,w] of pose pictures [F,3,H,W] on its device, brought to the host."""
+    return pose_net(poses).cpu().numpy()

@@ -151,11 +151,11 @@ class RealLoops:
         pose_net = networks.pose_net()
         if scale.compiles:
             unet, decoder = torch.compile(unet), torch.compile(decoder)
-        decoding, engine = Decoding(place, scale, decoder), self.engine(unet)
+        decoding, engine, poses = Decoding(place, scale, decoder), self.engine(unet), self._poses()
 
         def video(loop: Ours, name: str, jobs: int) -> Figures:
             def run(steps: list[Step]) -> None:
-                animate(loop, steps, lambda: features_of(pose_net, self._clip(), place), decoding, jobs)
+                animate(loop, steps, lambda: features_of(pose_net, poses), decoding, jobs)
                 place.wait()
 
             run(loop.steps[:1])
@@ -212,7 +212,10 @@ class RealLoops:
         return self._known
 
     def _features(self) -> Any:
-        return features_of(self._networks.pose_net(), self._clip(), self.place)
+        return features_of(self._networks.pose_net(), self._poses())
+
+    def _poses(self) -> torch.Tensor:
+        return torch.from_numpy(self._clip().poses).to(self.place.torch, self._scale.dtype)
 
     def _clip(self) -> Clip:
         if self._clip_made is None:

@@ -123,6 +123,16 @@ def test_the_newest_report_of_the_same_machine_is_resumed(check, tmp_path):
     assert check.opened(tmp_path, "NVIDIA L4", resume=False) == (path, report)
 
 
+@pytest.mark.parametrize(
+    ("before", "device", "after"),
+    [(None, 0, None), (None, 2, "2"), ("3,5", 1, "5"), ("3,5", 0, "3"), ("3", 4, ""), ("", 0, "")],
+)
+def test_other_gpus_are_hidden(check, before, device, after):
+    variables = {} if before is None else {"CUDA_VISIBLE_DEVICES": before}
+    check.show_only(device, variables)
+    assert variables.get("CUDA_VISIBLE_DEVICES") == after
+
+
 LOOP = {
     "plain_s": 30.0, "graph_s": 20.0, "compiled_s": 10.0, "graph_unet_tflops": 300.0,
     "compiled_unet_tflops": 400.0, "gaps_idle": 0.02, "video_plain_s": 33.0,
