@@ -63,6 +63,7 @@ class Engine:
         self._on_change = on_change
         self._pause = pause
         self._deaths = 0  # since something last went well
+        self._refusal: MimicMotionError | None = None  # why it did not load when it last tried
         self._link: _Link | None = None
         self._stopping = False
         self._supervisor: asyncio.Task[None] | None = None
@@ -136,12 +137,13 @@ class Engine:
     def _receive(self, message: FromEngine, link: _Link) -> None:
         match message:
             case Ready():
-                self.ready, self.warm = message, True
+                self.ready, self.warm, self._refusal = message, True, None
                 self.load_seconds = time.monotonic() - link.born
                 self._on_change()
             case LoadFailed(error):
-                if self.ready is None:  # a bundle that never worked will not start to
-                    self.failure = error
+                self._refusal = error
+                if self.ready is None and not isinstance(error, DeviceLost):
+                    self.failure = error  # a bundle that never worked will not start to
             case About(job, report):
                 over = isinstance(report, Done | Failed)
                 if over:
@@ -157,7 +159,7 @@ class Engine:
         loaded, self.warm = self.warm, False
         self._deaths += 1
         if not loaded and self._deaths >= FAILED_LOADS and self.failure is None:
-            self.failure = EngineError(
+            self.failure = self._refusal or EngineError(
                 f"The engine process died {self._deaths} times while loading (exit code {exit_code}).",
                 remedy="Look at its messages on standard error.",
             )

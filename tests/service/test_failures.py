@@ -13,7 +13,7 @@ import pytest
 from conftest import hosted, script, until
 
 from mimicmotion_trt import errors
-from mimicmotion_trt.service import Client, replies
+from mimicmotion_trt.service import Client, engine, replies
 from mimicmotion_trt.service.faults import EngineLost, Late
 from mimicmotion_trt.service.generated.mimicmotion.v1 import animation_pb2 as pb
 
@@ -222,6 +222,14 @@ def test_the_loop_is_never_blocked(host, client):
             slowest = max(slowest, time.perf_counter() - began)
             time.sleep(0.005)
     assert slowest < 0.5
+
+
+def test_a_gpu_that_is_lost_at_every_start_is_given_up_with_its_reason(monkeypatch):
+    monkeypatch.setattr(engine, "FAILED_LOADS", 2)
+    with hosted(warm=False, bundle='{"fail": "DeviceLost"}') as host:
+        with pytest.raises(errors.DeviceLost, match="It went wrong"):
+            host.call(host.server.ready)
+        assert host.server.scheduler.engines[0]._deaths == 2
 
 
 def test_an_engine_that_never_loads_is_given_up():
