@@ -55,8 +55,11 @@ class Parts:
 
     def tidy(self) -> None:
         """Delete what belongs to no finished network, as an interrupted build leaves it; an empty folder, too."""
-        kept = {f"{name}.json" for name in self.finished}
-        kept |= {file.name for network in self.finished.values() for file in network.files}
+        kept: set[str] = set()
+        for name, network in self.finished.items():
+            files = {file.name for file in network.files}
+            if all((self.folder / file).exists() for file in files):
+                kept |= {f"{name}.json", *files}
         for path in self.folder.iterdir():
             if path.name not in kept:
                 path.unlink()

@@ -51,6 +51,14 @@ def test_what_no_finished_network_names_is_cleared_away(parts, output):
     assert finished_networks(output) == ["unet"]
 
 
+def test_a_network_whose_files_have_gone_is_not_finished(parts, output):
+    """As after an interrupt while they were moved into the bundle."""
+    parts.move(output.parent)
+    parts.tidy()
+    assert not parts.folder.exists()
+    assert finished_networks(output) == []
+
+
 def test_after_a_build_that_was_killed_the_next_one_clears_away(parts, output):
     (parts.folder / "pose_net.onnx").write_bytes(b"half")
     again = Parts(output, "key" * 10)
