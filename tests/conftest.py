@@ -27,18 +27,20 @@ def build_golden(golden: Path) -> Callable[[str, Options], Path]:
 
     def build(name: str, options: Options) -> Path:
         import torch
+        from filelock import FileLock
 
         from mimicmotion_trt.export.build import build_bundle
 
+        weights, folder = golden / "tiny", ROOT / "build" / name
+        folder.parent.mkdir(exist_ok=True)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # networks so small that threads only wait for each other
         try:
-            build_bundle(
-                golden / "tiny" / "svd", golden / "tiny" / "mimicmotion.pth", ROOT / "build" / name, options
-            )
+            with FileLock(f"{folder}.lock"):  # tests run in several processes
+                build_bundle(weights / "svd", weights / "mimicmotion.pth", folder, options)
         finally:
             torch.set_num_threads(threads)
-        return ROOT / "build" / name
+        return folder
 
     return build
 
