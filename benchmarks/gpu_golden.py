@@ -35,6 +35,7 @@ def golden_bundle(
         precision=precision,
         sizes=((64, 128), (128, 64)),
         segment=8,
+        rows=(1, 2) if backend.startswith("tensorrt") else (1, 2, 4),  # minutes of compiling less
         defaults={"canvas": 512},
         plan=plan or PlanOptions(),
     )

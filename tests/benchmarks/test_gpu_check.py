@@ -44,3 +44,16 @@ def test_the_golden_runs_in_both_precisions(tmp_path):
     figures = check("--results", tmp_path, "--stage", "golden", "--json")["stages"]["golden"]["figures"]
     assert all(error < 1e-4 for name, error in figures.items() if name.endswith("fp32"))
     assert all(error < 0.05 for name, error in figures.items() if name.endswith("fp16"))
+
+
+@pytest.mark.slow
+def test_the_loops_on_small_networks(tmp_path):
+    """All parts that a GPU runs at real size, but for those that compile."""
+    found = check("--results", tmp_path, "--stage", "loop-small", "--json")["stages"]["loop-small"]
+    assert found["state"] == "done"
+    errors = {name: value for name, value in found["figures"].items() if name.endswith("_rel_l2")}
+    assert len(errors) == 6
+    assert all(error < 1e-4 for error in errors.values())
+    videos = {name for name in found["figures"] if name.startswith("video_")}
+    assert videos == {f"video_{name}_s" for name in ("plain", "ours", "overlapped", "options")}
+    assert list(tmp_path.glob("*.png"))
