@@ -102,24 +102,24 @@ def show_bundle(bundle: Bundle, console: Console) -> None:
     for table in (network_table, error_table, audit_table):
         console.print(table(manifest))
     for line in (*plan_lines(manifest), *layer_lines(bundle)):
-        console.print(line)
-    console.print(
-        f"sizes {list(manifest.sizes)}, rows {list(manifest.rows)}, defaults {dict(manifest.defaults)}"
-    )
-    console.print(f"built by: {manifest.command}", soft_wrap=True)
+        console.print(line, markup=False)
+    settings = f"rows {list(manifest.rows)}, defaults {dict(manifest.defaults)}"
+    console.print(f"sizes {list(manifest.sizes)}, {settings}", markup=False)
+    console.print(f"built by: {manifest.command}", markup=False, soft_wrap=True)
     if manifest.note:
-        console.print(f"note: {manifest.note}")
+        console.print(f"note: {manifest.note}", markup=False)
 
 
 def network_table(manifest: Manifest) -> Table:
     """Size and tensors of each network."""
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table("network", "MB", "inputs and outputs")
     for name, network in manifest.networks.items():
         size = sum(file.bytes for file in network.files) / 1e6
         tensors = "\n".join(map(str, (*network.spec.inputs, *network.spec.outputs)))
-        table.add_row(name, f"{size:.1f}", tensors)
+        table.add_row(name, f"{size:.1f}", escape(tensors))
     return table
 
 

@@ -47,6 +47,7 @@ def test_errors_plans_layers_and_the_command(plans, tmp_path, monkeypatch):
     engine = TensorRtEngine(open_stand_in(), tmp_path / "unet.plan", SPEC, plan_of())
     monkeypatch.setattr(console, "open_engine", lambda *_: engine)
     said = told(plans)
+    assert "latents float16[rows, frames, 8, cells_high, cells_wide]" in said.replace("float32", "float16")
     assert "1.2e-02" in said
     assert (
         "unet: tensorrt 11.4.0.106 for NVIDIA L4 SM89; takes other weights, which may stay in the host"
