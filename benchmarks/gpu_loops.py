@@ -110,11 +110,14 @@ class Plain:
 
 
 class Ours:
-    """The product's step program on an engine, or on the CPU its denoiser, with the steps that `settings` ask for."""
+    """The product's step program on an engine, or on the CPU its denoiser, with the steps that `settings` ask for.
+
+    With `outer`, the U-Net's first level alone, `unet` also answers its deep features.
+    """
 
     def __init__(
         self, place: Place, scale: Scale, unet: Engine, clip: Clip, settings: Settings, sizes: tuple[int, ...],
-        *, graphs: bool,
+        *, graphs: bool, outer: Engine | None = None,
     ) -> None:  # fmt: skip
         self.steps, self._place, self._clip = steps_of(settings), place, clip
         self._kinds = list(dict.fromkeys((PLAIN, *(step.kind for step in self.steps))))
@@ -126,14 +129,15 @@ class Ours:
         self._program: StepProgram | None = None
         if place.device is None:
             rows = {kind: make_rows(plan, weights, ramp) for kind, ramp in ramps.items()}
-            self._on_cpu = partial(Denoiser, unet, rows=rows.pop(PLAIN), most_rows=max(sizes), others=rows)
+            plain, most = rows.pop(PLAIN), max(sizes)
+            self._on_cpu = partial(Denoiser, unet, rows=plain, most_rows=most, others=rows, outer=outer)
             return
         batched = {
             kind: make_batches(plan, weights, ramp, sizes, guided=kind[1]) for kind, ramp in ramps.items()
         }
-        layout = make_layout(batched, clip.frames, scale.cells, sizes, 1, deep=False)
+        layout = make_layout(batched, clip.frames, scale.cells, sizes, 1, deep=outer is not None)
         place.wait()  # what PyTorch still does to the weights is on another stream
-        self._program = StepProgram(place.device, unet, layout, graphs=graphs)
+        self._program = StepProgram(place.device, unet, layout, graphs=graphs, outer=outer)
 
     def start(self, pose: Any) -> None:
         """Begin the clip anew, with PoseNet's features [F,C,h,w]."""

@@ -58,6 +58,7 @@ class Scale:
             token_width=unet["cross_attention_dim"],
             image_size=224,
             dtype="float16" if self.half else "float32",
+            deep_channels=unet["block_out_channels"][1],
         )
 
 
@@ -114,9 +115,9 @@ class Networks:
 
         return self._made(lambda: UNet(**self._scale.config("unet")))
 
-    def folded(self) -> nn.Module:
-        """As exported: cross-attention to the single token folded, blocks rewritten."""
-        module = UNetEngine(self.unet().float())
+    def folded(self, form: type[UNetEngine] = UNetEngine) -> nn.Module:
+        """As exported: cross-attention to the single token folded, blocks rewritten; or another of its forms."""
+        module = form(self.unet().float())
         return (to_half(module, "unet") if self._scale.half else module).eval()
 
     def pose_net(self) -> Any:
@@ -142,7 +143,8 @@ class Networks:
         with self._device:
             module = make()
         draw_weights(module)
-        return module.to(self._scale.dtype).eval().requires_grad_(False)
+        nn.Module.to(module, self._scale.dtype)  # diffusers' own warns of layers that we have none of
+        return module.eval().requires_grad_(False)
 
 
 def draw_weights(module: nn.Module) -> None:

@@ -15,7 +15,7 @@ import torch
 
 from mimicmotion_trt.cuda.device import CudaDevice, Device
 from mimicmotion_trt.engines import EngineSpec
-from mimicmotion_trt.engines.cuda_memory import Gpu, load_driver, open_gpu
+from mimicmotion_trt.engines.cuda_memory import DeviceArray, Gpu, load_driver, open_gpu
 
 Run = Callable[..., torch.Tensor]
 Figures = dict[str, Any]
@@ -92,23 +92,42 @@ class ModuleEngine:
 
     def bind(self, inputs: Any, outputs: Any) -> Any:
         """On arrays of the GPU a `TorchBinding`, else a call on numpy's."""
+        first, *others = self.spec.outputs
         if self.gpu is not None:
             from mimicmotion_trt.engines.torch_binding import TorchBinding, memory_of
 
-            memory = memory_of(self.gpu)
-            return TorchBinding(self._run, self.spec, inputs, outputs, self._place.torch, memory)
+            into = [
+                torch.as_tensor(DeviceArray.of(outputs[t.name]), device=self._place.torch) for t in others
+            ]
+            spec, answer = EngineSpec(self.spec.inputs, (first,)), {first.name: outputs[first.name]}
+            run, memory = first_of(self._run, into), memory_of(self.gpu)
+            return TorchBinding(run, spec, inputs, answer, self._place.torch, memory)
         given = [torch.from_numpy(inputs[tensor.name]) for tensor in self.spec.inputs]
-        (output,) = outputs.values()
-        into = torch.from_numpy(output)
+        kept = [torch.from_numpy(outputs[tensor.name]) for tensor in (first, *others)]
+        run = first_of(self._run, kept[1:])
 
         def call() -> None:
             with torch.inference_mode():
-                into.copy_(self._run(*given))
+                kept[0].copy_(run(*given))
 
         return call
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def first_of(run: Callable[..., Any], into: Sequence[torch.Tensor]) -> Run:
+    """A network's first answer; the others are copied into tensors, one each."""
+    if not into:
+        return run
+
+    def first(*given: torch.Tensor) -> torch.Tensor:
+        answers: Sequence[torch.Tensor] = run(*given)
+        for target, answer in zip(into, answers[1:], strict=True):
+            target.copy_(answer)
+        return answers[0]
+
+    return first
 
 
 def seconds_of(work: Callable[[], Any], wait: Callable[[], None], series: int = 3) -> float:

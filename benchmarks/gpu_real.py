@@ -13,6 +13,8 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -24,6 +26,7 @@ from gpu_place import Figures, ModuleEngine, Part, Place, Run, idle_share, secon
 
 from mimicmotion_trt.cuda.buckets import MOST_ELEMENTS, WIDEST
 from mimicmotion_trt.engines import Engine
+from mimicmotion_trt.export.networks import KeepingUNetEngine, OuterUNetEngine
 from mimicmotion_trt.schedule import Step, steps_of
 from mimicmotion_trt.settings import Settings
 
@@ -60,7 +63,7 @@ class RealLoops:
             parts["rows-2"] = lambda: self._ours("rows_2", graphs=True, sizes=(2,))
         if self._scale.compiles:
             parts["plain-compiled"] = lambda: self._plain("plain_compiled", compiled=True)
-        parts["ours-video"] = self._video
+        parts |= {"ours-video": self._video, "reuse-video": self._reuse_video}
         if self.place.gpu is not None:
             parts["gaps"] = self._gaps
         return tidied(self.place, parts)
@@ -99,14 +102,12 @@ class RealLoops:
     def _ours(self, name: str, *, graphs: bool, sizes: tuple[int, ...] = (1,)) -> Iterator[Figures]:
         engine = self.engine(self._networks.folded())
         loop = Ours(self.place, self._scale, engine, self._clip(), self.exact, sizes, graphs=graphs)
-        try:
+        with closing(loop):
             yield from self.steps_of(loop, name, graphs=graphs)
-        finally:
-            loop.close()
 
-    def engine(self, run: Run) -> ModuleEngine:
-        """A U-Net's module as an engine."""
-        return ModuleEngine(run, self._scale.specs()["unet"], self.place, self.place.gpu)
+    def engine(self, run: Run, network: str = "unet") -> ModuleEngine:
+        """A module as the engine of a network."""
+        return ModuleEngine(run, self._scale.specs()[network], self.place, self.place.gpu)
 
     def steps_of(self, loop: Ours, name: str, *, graphs: bool) -> Iterator[Figures]:
         """What a step of ours takes, and how much of it is not the U-Net."""
@@ -145,54 +146,61 @@ class RealLoops:
 
     def _video(self) -> Iterator[Figures]:
         """PoseNet once, all steps, the decoder on its own stream; the same for two jobs, and with options on."""
-        networks, place, scale = self._networks, self.place, self._scale
-        unet: Run = networks.folded()
-        decoder: Run = networks.decoder()
-        pose_net = networks.pose_net()
-        if scale.compiles:
-            unet, decoder = torch.compile(unet), torch.compile(decoder)
-        decoding, engine, poses = Decoding(place, scale, decoder), self.engine(unet), self._poses()
+        film, engine = self._film(), self.engine(self._compiled(self._networks.folded()))
+        with closing(self._loop(engine, self.exact)) as loop:
+            if self._scale.compiles:
+                yield from self.steps_of(loop, "compiled", graphs=True)
+            yield film(loop, "ours", 1)
+            yield film(loop, "overlapped", 2)
+        with closing(self._loop(engine, self.fast)) as loop:
+            yield film(loop, "options", 2)
+        if self.place.gpu is not None:
+            yield {"video_used_gib": self.place.used_gib()}
 
-        def video(loop: Ours, name: str, jobs: int) -> Figures:
+    def _reuse_video(self) -> Iterator[Figures]:
+        """With options on, and the deep features of every other step used twice."""
+        whole, outer = (
+            self.engine(self._compiled(self._networks.folded(form)), name)
+            for name, form in (("unet_keep", KeepingUNetEngine), ("unet_outer", OuterUNetEngine))
+        )
+        film = self._film()
+        with closing(self._loop(whole, replace(self.fast, reuse_interval=2), outer)) as loop:
+            yield film(loop, "reuse", 2)
+
+    def _film(self) -> Callable[[Ours, str, int], Figures]:
+        """What makes videos with a loop, and tells the seconds of one."""
+        decoding = Decoding(self.place, self._scale, self._compiled(self._networks.decoder()))
+        pose_net, poses = self._networks.pose_net(), self._poses()
+
+        def film(loop: Ours, name: str, jobs: int) -> Figures:
             def run(steps: list[Step]) -> None:
                 animate(loop, steps, lambda: features_of(pose_net, poses), decoding, jobs)
-                place.wait()
+                self.place.wait()
 
             run(loop.steps[:1])
             began = time.perf_counter()
             run(loop.steps)
             return {f"video_{name}_s": (time.perf_counter() - began) / jobs}
 
-        loop = Ours(place, scale, engine, self._clip(), self.exact, (1,), graphs=True)
-        try:
-            if scale.compiles:
-                yield from self.steps_of(loop, "compiled", graphs=True)
-            yield video(loop, "ours", 1)
-            yield video(loop, "overlapped", 2)
-        finally:
-            loop.close()
-        loop = Ours(place, scale, engine, self._clip(), self.fast, (1,), graphs=True)
-        try:
-            yield video(loop, "options", 2)
-        finally:
-            loop.close()
-        if place.gpu is not None:
-            yield {"video_used_gib": place.used_gib()}
+        return film
+
+    def _loop(self, engine: Engine, settings: Settings, outer: Engine | None = None) -> Ours:
+        """Ours, captured, a row at a time."""
+        return Ours(self.place, self._scale, engine, self._clip(), settings, (1,), graphs=True, outer=outer)
+
+    def _compiled(self, module: Run) -> Run:
+        return torch.compile(module) if self._scale.compiles else module
 
     def _gaps(self) -> Iterator[Figures]:
-        unet: Run = self._networks.folded()
-        yield from self.gaps(self.engine(torch.compile(unet) if self._scale.compiles else unet))
+        yield from self.gaps(self.engine(self._compiled(self._networks.folded())))
 
     def gaps(self, engine: Engine) -> Iterator[Figures]:
         """How much of a captured step the GPU is idle. Last of all: a profiler stays attached to what follows."""
         wait = self.place.wait
         idle_share(lambda: None, wait)  # it has to be there before a graph is captured
-        loop = Ours(self.place, self._scale, engine, self._clip(), self.exact, (1,), graphs=True)
-        try:
+        with closing(self._loop(engine, self.exact)) as loop:
             loop.start(self._features())
             idle = idle_share(lambda: self._several(loop), wait)
-        finally:
-            loop.close()
         if idle is None:
             raise RuntimeError("PyTorch's profiler saw no kernels")
         yield {"gaps_idle": idle}

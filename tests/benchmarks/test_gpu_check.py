@@ -55,5 +55,5 @@ def test_the_loops_on_small_networks(tmp_path):
     assert len(errors) == 6
     assert all(error < 1e-4 for error in errors.values())
     videos = {name for name in found["figures"] if name.startswith("video_")}
-    assert videos == {f"video_{name}_s" for name in ("plain", "ours", "overlapped", "options")}
+    assert videos == {f"video_{name}_s" for name in ("plain", "ours", "overlapped", "options", "reuse")}
     assert list(tmp_path.glob("*.png"))

@@ -60,12 +60,40 @@ def test_whole_videos(host, stand_in, real, place):
     device = stand_in(host)
     parts = small(real, place, 3, device=device, decoding=device).parts()
     figures = {}
-    for name in ("plain-video", "ours-video"):
+    for name in ("plain-video", "ours-video", "reuse-video"):
         for told in parts[name]():
             figures |= told
-    assert set(figures) == {f"video_{name}_s" for name in ("plain", "ours", "overlapped", "options")}
+    assert set(figures) == {f"video_{name}_s" for name in ("plain", "ours", "overlapped", "options", "reuse")}
     assert "to_pictures" in device.told
     assert device.recorded > 0
+
+
+@pytest.mark.parametrize("host", ["float32"], indirect=True)
+def test_features_are_reused_alike_on_both_devices(host, stand_in, real, place):
+    latents = []
+    for devices in ({}, {"device": stand_in(host)}):
+        loops = small(real, place, 3, **devices)
+        whole, outer = (
+            loops.engine(loops._networks.folded(form), name)
+            for name, form in (("unet_keep", real.KeepingUNetEngine), ("unet_outer", real.OuterUNetEngine))
+        )
+        loop = loops._loop(whole, replace(loops.fast, guidance_interval=None, reuse_interval=2), outer)
+        loop.start(loops._features())
+        for step in loop.steps:
+            loop.step(step)
+        latents.append(loop.latents())
+        loop.close()
+    assert [step.whole for step in loop.steps] == [True, False, True]
+    assert real.relative_error(*latents) < 1e-5
+
+
+def test_further_answers_go_where_they_are_bound(place):
+    import torch
+
+    kept = torch.zeros(2)
+    run = place.first_of(lambda x: (x + 1, x + 2), [kept])
+    assert run(torch.ones(2)).tolist() == [2, 2]
+    assert kept.tolist() == [3, 3]
 
 
 def test_on_the_cpu_the_denoiser_is_ours(real, place):
