@@ -165,10 +165,8 @@ def _build(
         dtype="float16" if options.half else "float32",
         deep_channels=model.unet.config["block_out_channels"][1] if options.deep_cache else None,
     )
-    if options.compiles:
-        make_profiles(
-            "unet", specs["unet"], options
-        )  # raises for shapes that cannot be, before anything is exported
+    if options.compiles:  # shapes that cannot be compiled are told before anything is exported
+        make_profiles("unet", specs["unet"], options)
     networks = {name: found for name in options.networks if parts and (found := parts.get(name))}
     report("recording what PyTorch answers", 1, total)
     forms, defaults = engine_forms(model), model_defaults(model, options)
