@@ -22,7 +22,7 @@ _REASONS = {
         "needs more memory than the GPU has free",
         "End other programs that use it, or build for a smaller --size, --segment or --batch.",
     ),
-    "UNSUPPORTED_CC": ("was not compiled for this GPU, {gpu}", "Rebuild it for this one, too: {here}."),
+    "UNSUPPORTED_CC": ("was not compiled for this GPU, {gpu}", "{another}."),
 }
 """TensorRT-RTX's reasons -> what is the matter, and the remedy."""
 
@@ -85,10 +85,13 @@ def check_validity(library: Library, runtime: Any, data: Any, gpu: Gpu, name: st
     members = library.api.EngineInvalidityDiagnostics.__members__
     for word, (what, remedy) in _REASONS.items():
         if int(members[word]) & int(bits):
+            another = f"Rebuild it for this one, too: {rebuild(f'{command} --capability {gpu.capability}')}"
+            if not hasattr(library.api.ComputeCapability, gpu.capability):
+                another = f"TensorRT-RTX does not compile for it: {rebuild(command)} with --backend tensorrt instead"
             told = {
                 "gpu": f"{gpu.name} {gpu.capability}",
                 "command": rebuild(command),
-                "here": rebuild(f"{command} --capability {gpu.capability}"),
+                "another": another,
             }
             raise BundleError(f"{name} {what.format_map(told)} ({said}).", remedy=remedy.format_map(told))
     raise BundleError(f"{name} does not run here: {said}.", remedy=usual)

@@ -335,15 +335,19 @@ def test_a_machine_that_runs_no_plan(made, says, remedy):
     assert remedy in caught.value.remedy
 
 
-def test_a_gpu_that_a_portable_plan_is_not_for():
-    """The remedy is the bundle's own command with this GPU's capability."""
+@pytest.mark.parametrize(
+    ("capability", "remedy"),
+    [("SM86", f"`{COMMAND} --capability SM86`"), ("SM90", "with --backend tensorrt instead")],
+)
+def test_a_gpu_that_a_portable_plan_is_not_for(capability, remedy):
+    """The remedy is the bundle's own command with this GPU's capability, where TensorRT-RTX has it."""
     library = open_library("tensorrt-rtx")
     bits = int(library.api.EngineInvalidityDiagnostics.UNSUPPORTED_CC)
     runtime = SimpleNamespace(get_engine_validity=lambda data: (library.api.EngineValidity.INVALID, bits))
-    gpu: Any = HostGpu(capability="SM86")
-    with pytest.raises(BundleError, match="not compiled for this GPU, NVIDIA L4 SM86") as caught:
+    gpu: Any = HostGpu(capability=capability)
+    with pytest.raises(BundleError, match=f"not compiled for this GPU, NVIDIA L4 {capability}") as caught:
         check_validity(library, runtime, b"", gpu, "unet.plan", COMMAND)
-    assert f"`{COMMAND} --capability SM86`" in caught.value.remedy
+    assert remedy in caught.value.remedy
 
 
 def test_a_library_that_cannot_start(file, monkeypatch):

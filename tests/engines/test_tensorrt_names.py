@@ -56,6 +56,7 @@ FULL_ONLY = (
     "EngineInvalidityDiagnostics",
     "get_engine_validity",
     "EngineInspector",
+    "ComputeCapability",
 )
 """Not in every flavour; the source asks before it uses them."""
 
