@@ -36,7 +36,6 @@ def plot(report: Mapping[str, Any], path: Path) -> None:
     seconds, tflops = bars(report)
     if not seconds:
         return
-    ceiling = report["stages"].get("ceiling", {}).get("figures", {}).get("matmul_tflops")
     rows = [max(len(seconds[name]), len(tflops.get(name, {})), 2) for name in seconds]
     figure, axes = pyplot.subplots(
         len(seconds), 2, figsize=(12, 0.4 * sum(rows) + 1.2 * len(rows)), squeeze=False, height_ratios=rows
@@ -46,6 +45,7 @@ def plot(report: Mapping[str, Any], path: Path) -> None:
         left.set(title=f"{name}: seconds")
         right.barh(list(tflops.get(name, {})), list(tflops.get(name, {}).values()), color="tab:green")
         right.set(title="U-Net, TFLOP/s")
+        ceiling = report["stages"][name]["figures"].get("matmul_tflops")
         if ceiling is not None:
             right.axvline(ceiling, color="black", linestyle="--", label=f"matmul {ceiling:.0f}")
             right.legend(fontsize=7)

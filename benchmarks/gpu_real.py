@@ -66,6 +66,8 @@ class RealLoops:
         parts |= {"ours-video": self._video, "reuse-video": self._reuse_video}
         if self.place.gpu is not None:
             parts["gaps"] = self._gaps
+        if self._scale.work is not None:
+            parts = {"matmul": self.matmul, **parts}
         return tidied(self.place, parts)
 
     @property
@@ -74,6 +76,10 @@ class RealLoops:
         (pose,) = (tensor for tensor in self._scale.specs()["unet"].inputs if tensor.name == "pose")
         high, wide = self._scale.cells
         return self._frames * high * wide * int(pose.shape[2]) * WIDEST
+
+    def matmul(self) -> Iterator[Figures]:
+        """The ceiling that the U-Net's TFLOP/s are held against, measured beside it."""
+        yield {"matmul_tflops": matmul_tflops(self.place)}
 
     def _plain(
         self, name: str, *, hoisted: bool = False, folded: bool = False, compiled: bool = False

@@ -15,7 +15,7 @@ from gpu_golden import golden_bundle, golden_errors, relative_error
 from gpu_kernels import Amount, check_kernels, time_kernels
 from gpu_networks import REAL, SMALL
 from gpu_place import Figures, Part, Place
-from gpu_real import RealLoops, decode_parts, matmul_tflops
+from gpu_real import RealLoops, decode_parts
 from gpu_tensorrt import real_parts, tensorrt_parts
 
 from mimicmotion_trt import Animator, Limits
@@ -209,15 +209,6 @@ def real_loops(frames: int) -> Callable[[Machine], Mapping[str, Part]]:
     return lambda machine: RealLoops(Place.of(machine.on, "float16"), REAL, frames).parts()
 
 
-def ceiling(machine: Machine) -> Mapping[str, Part]:
-    """TFLOP/s of a large float16 matrix product."""
-
-    def measured() -> Iterator[Figures]:
-        yield {"matmul_tflops": matmul_tflops(Place.of(machine.on, "float16"))}
-
-    return {"matmul": measured}
-
-
 STAGES: dict[str, Stage] = {
     "cubins": Stage("the kernels for every architecture", cubins, needs_gpu=False),
     "same-bytes": Stage("one seed, the same bytes", same_bytes, needs_gpu=False),
@@ -228,7 +219,6 @@ STAGES: dict[str, Stage] = {
     "tensorrt": Stage(
         "TensorRT, TensorRT-RTX on the golden networks", lambda m: tensorrt_parts(m.on, m.work)
     ),
-    "ceiling": Stage("the matmul ceiling", ceiling),
     "loop-16": Stage("1.5 billion weights, 1024x576, one segment of 16 frames", real_loops(16)),
     "tensorrt-real": Stage(
         "the same U-Net as a plan of TensorRT or TensorRT-RTX",

@@ -19,13 +19,13 @@ class Target:
     what: str
     stage: str
     bound: float
-    figure: Callable[[Mapping[str, Any], Stages], float | None]
-    """Of the stage's own figures, and of all stages'."""
+    figure: Callable[[Mapping[str, Any]], float | None]
+    """Of the stage's figures."""
     at_most: bool = False
 
     def told(self, stages: Stages) -> dict[str, Any]:
         """The target, its figure, and whether it is met."""
-        figure = self.figure(stages.get(self.stage, {}), stages)
+        figure = self.figure(stages.get(self.stage, {}))
         met = None if figure is None else figure < self.bound if self.at_most else figure >= self.bound
         return {"what": self.what, "stage": self.stage, "target": self.aim, "figure": figure, "met": met}
 
@@ -35,31 +35,30 @@ class Target:
         return f"{'<' if self.at_most else '>='} {self.bound:g}"
 
 
-def speed_up(own: Mapping[str, Any], _: Stages) -> float | None:
+def speed_up(own: Mapping[str, Any]) -> float | None:
     """The plain loop's video over ours, per job, exactly computed; the faster of one job and of two that overlap."""
     ours = [own[name] for name in ("video_ours_s", "video_overlapped_s") if name in own]
     return own["video_plain_s"] / min(ours) if ours and "video_plain_s" in own else None
 
 
-def with_options(own: Mapping[str, Any], _: Stages) -> float | None:
+def with_options(own: Mapping[str, Any]) -> float | None:
     """The plain loop's video over ours with options on, the faster of those without and with features reused."""
     ours = [own[name] for name in ("video_options_s", "video_reuse_s") if name in own]
     return own["video_plain_s"] / min(ours) if ours and "video_plain_s" in own else None
 
 
-def share_of_ceiling(own: Mapping[str, Any], stages: Stages) -> float | None:
-    """Our best U-Net's TFLOP/s over those of a large product."""
+def share_of_ceiling(own: Mapping[str, Any]) -> float | None:
+    """Our best U-Net's TFLOP/s over those of a large product, measured beside it."""
     found = [own[f"{name}_unet_tflops"] for name in UNETS if f"{name}_unet_tflops" in own]
-    ceiling = stages.get("ceiling", {}).get("matmul_tflops")
-    return max(found) / ceiling if found and ceiling else None
+    return max(found) / own["matmul_tflops"] if found and "matmul_tflops" in own else None
 
 
-def idle(own: Mapping[str, Any], _: Stages) -> float | None:
+def idle(own: Mapping[str, Any]) -> float | None:
     """The share of a captured step in which the GPU has nothing to do."""
     return own.get("gaps_idle")
 
 
-def blending(own: Mapping[str, Any], _: Stages) -> float | None:
+def blending(own: Mapping[str, Any]) -> float | None:
     """Blend-guide-step's bandwidth over a copy's."""
     return own.get("float16_blend_step_share_of_copy")
 

@@ -226,7 +226,7 @@ class RealPlan:
         """Export, compile, and time a step; the first two take minutes and are done once."""
         parts: dict[str, Part] = {"export": self.export, "compile": self.compile, "step": self.step}
         if self.place.gpu is not None:
-            parts["gaps"] = self.gaps
+            parts |= {"matmul": RealLoops(self.place, self.scale, self.frames).matmul, "gaps": self.gaps}
         return tidied(self.place, parts)
 
     def export(self) -> Iterator[Figures]:

@@ -48,6 +48,18 @@ def test_bandwidth_is_of_many_launches_in_one_graph(host, stand_in, stage):
     assert device.told.count("blend_step") == 3 * 5  # once before the capture, then four replays
 
 
+@pytest.mark.parametrize("host", ["float16"], indirect=True)
+def test_the_stage_has_the_figure_of_the_target(host, stand_in, stage, monkeypatch):
+    stages, targets = (importlib.import_module(f"gpu_{name}") for name in ("stages", "targets"))
+    small = stage.Amount(frames=20, cells=(2, 4), rows=1, pictures=1, launches=1)
+    monkeypatch.setattr(stages, "Amount", lambda: small)
+    monkeypatch.setattr(stages, "CudaDevice", lambda gpu, dtype: stand_in(host))
+    machine = stages.Machine(object(), "a stand-in", "", "", None)
+    figures = {k: v for told in stages.kernels(machine)["float16"]() for k, v in told.items()}
+    told = targets.judged({"stages": {"kernels": {"figures": figures}}})
+    assert [one["figure"] is not None for one in told if one["stage"] == "kernels"] == [True]
+
+
 def test_the_amounts_that_are_timed_fit_into_no_cache(stage):
     class Sizes:
         """Takes no memory, and knows what would have been taken."""
