@@ -32,7 +32,8 @@ from pages import write
 from rich.console import Console
 from rich.table import Table
 
-from mimicmotion_trt.errors import MimicMotionError
+from mimicmotion_trt.engines.cuda_errors import kind_of
+from mimicmotion_trt.errors import DeviceLost, MimicMotionError
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = (
@@ -121,6 +122,7 @@ class Run:
     ) -> None:
         self._report, self.save, self._console, self._clock = report, save, console, clock
         self._until = None if minutes is None else clock() + 60 * minutes
+        self._lost = False
 
     def stage(self, name: str, stage: Stage, machine: Machine) -> None:
         """All its parts that are not done yet, if this machine can run it."""
@@ -148,8 +150,10 @@ class Run:
         self.save()
 
     def _part(self, name: str, work: Any, found: Report) -> None:
-        if self._until is not None and self._clock() >= self._until:
-            found["parts"][name] = {"state": "left", "why": "no time was left: go on with --resume"}
+        late = self._until is not None and self._clock() >= self._until
+        if late or self._lost:
+            why = "the GPU was lost" if self._lost else "no time was left"
+            found["parts"][name] = {"state": "left", "why": f"{why}: go on with --resume"}
             return
         began = self._clock()
         # A process that is ended from outside leaves this behind.
@@ -165,13 +169,20 @@ class Run:
             if not isinstance(error, MimicMotionError | AssertionError):
                 told["trace"] = traceback.format_exc()
             found["parts"][name] = told
+            self._lost = is_lost(error)
         else:
             found["parts"][name] = {"state": "done", "seconds": round(self._clock() - began, 1)}
         self.save()
 
 
+def is_lost(error: Exception) -> bool:
+    """Whether every further call of this process will fail, too."""
+    said = error.message if isinstance(error, MimicMotionError) else str(error)
+    return isinstance(error, DeviceLost) or kind_of(said) is DeviceLost
+
+
 def reason(error: Exception) -> str:
-    """What went wrong, on one line."""
+    """What went wrong."""
     return str(error) if isinstance(error, MimicMotionError) else f"{type(error).__name__}: {error}"
 
 

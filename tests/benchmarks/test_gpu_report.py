@@ -95,6 +95,23 @@ def test_after_the_minutes_given_no_part_begins(check, machine):
     assert states == {"one": "done", "two": "left", "three": "left"}
 
 
+def test_after_a_lost_gpu_no_part_begins(check, machine):
+    report: Any = {"stages": {}}
+    done: list[str] = []
+    lost = RuntimeError("CUDA error: an illegal memory access was encountered")
+    parts = {
+        "one": counted(done, "one", error=RuntimeError("CUDA out of memory")),
+        "two": counted(done, "two", error=lost),
+        "three": counted(done, "three"),
+    }
+    running = run(check, report)
+    running.stage("loop", stage(check, **parts), machine)
+    running.stage("other", stage(check, four=counted(done, "four")), machine)
+    assert done == ["one", "two"]
+    assert report["stages"]["loop"]["parts"]["three"]["why"].startswith("the GPU was lost")
+    assert report["stages"]["other"]["state"] == "failed"
+
+
 def test_without_a_gpu_a_stage_is_owed(check, machine):
     report: Any = {"stages": {}}
     run(check, report).stage("loop", stage(check, needs_gpu=True), machine)
