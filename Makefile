@@ -31,7 +31,7 @@ demo: setup ## animate a picture through a real server: demo/out.mp4 and demo/sh
 	@$(PY) demo/demo.py
 
 test: setup ## all tests but the slow ones
-	@$(PY) -m pytest -n 2 --dist loadfile -m "not slow" --durations=20 --durations-min=4
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile -m "not slow" --durations=20 --durations-min=4
 
 test-slow: setup ## the tests that take minutes
 	@$(PY) -m pytest -m slow

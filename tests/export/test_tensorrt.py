@@ -124,9 +124,11 @@ def test_the_second_build_has_nothing_to_do(rtx_bundle, tiny):
 
 # Compiles as the command does, tells when, and gives an interrupt time to arrive.
 CHILD = """
+import signal
 import time
 from mimicmotion_trt.export import build_engines, builder
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts beside itself ignores it
 compile_plan = builder.compile_plan
 
 def told(library, graph, spec, profiles, options, output, progress):
