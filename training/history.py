@@ -18,12 +18,12 @@ from .snapshots import STATE, list_snapshots
 
 STAGES = {
     "vae": "tiny-vae", "colours": "tiny-colours", "motion": "tiny", "longer": "tiny-longer", "last": "tiny-last",
-    "decoder": "tiny-decoder", "together": "tiny-together",
+    "decoder": "tiny-decoder", "together": "tiny-together", "structure": "tiny-structure",
 }  # fmt: skip
 """The folders of the runs in the order of training, and their configs."""
-ANIMATING = ("motion", "longer", "last", "together")
+ANIMATING = ("motion", "longer", "last", "together", "structure")
 """Those that write U-Net and PoseNet."""
-BASES = ("vae", "colours", "decoder", "together")
+BASES = ("vae", "colours", "decoder", "together", "structure")
 """Those that write a base folder."""
 
 

@@ -38,8 +38,12 @@ class Trainer:
         self.config, self.output = config, output
         check_output(output, resume)
         check_precision(config)
+        # A VAE of one layer a block has an attention that nothing runs.
+        idle = config.stage not in ("motion", "image_encoder")
         self.accelerator = accelerate.Accelerator(
-            mixed_precision=config.precision, gradient_accumulation_steps=config.accumulation
+            mixed_precision=config.precision,
+            gradient_accumulation_steps=config.accumulation,
+            kwargs_handlers=[accelerate.DistributedDataParallelKwargs(find_unused_parameters=idle)],
         )
         self._sharded = self.accelerator.distributed_type.value in ("FSDP", "DEEPSPEED")
         if self._sharded:

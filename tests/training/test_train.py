@@ -328,19 +328,31 @@ def test_what_a_run_refuses(train, values, tmp_path):
         train(1, output=tmp_path / "8bit", optimizer=OptimizerConfig(name="adamw8bit"))
 
 
-@pytest.mark.slow
-def test_two_processes_see_the_clips_of_a_larger_batch(values, train, tmp_path):
-    (tmp_path / "run.yaml").write_text(json.dumps({**values, "steps": 3}))
+def run_in_two_processes(values: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
+    (folder / "run.yaml").write_text(json.dumps(values))
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
     done = subprocess.run(
-        [*launch, TRAIN, "--config", tmp_path / "run.yaml"],
+        [*launch, TRAIN, "--config", folder / "run.yaml"],
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    return lines(folder / "run")
+
+
+@pytest.mark.slow
+def test_two_processes_train_a_vae_of_which_a_part_idles(values, tmp_path):
+    """With one layer a block the middle's attention has weights that nothing runs."""
+    vae = {"frames": 1, "crop": 64}
+    steps = run_in_two_processes({**values, "stage": "vae", "steps": 3, "vae": vae}, tmp_path)
+    assert [line["step"] for line in steps] == [1, 2, 3]
+
+
+@pytest.mark.slow
+def test_two_processes_see_the_clips_of_a_larger_batch(values, train, tmp_path):
+    together = run_in_two_processes({**values, "steps": 3}, tmp_path)
     alone = train(3, output=tmp_path / "alone", steps=3, batch=4)
-    together = lines(tmp_path / "run")
     assert [line["loss"] for line in together] == pytest.approx([line["loss"] for line in alone], rel=1e-3)
     # Later norms are rounding: at 64x64 the deepest level is one cell, whose group norm sees two numbers.
     assert together[0]["grad_norm"] == pytest.approx(alone[0]["grad_norm"], rel=1e-4)

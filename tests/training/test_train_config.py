@@ -30,19 +30,21 @@ def test_shipped_configs_are_sound(path):
 
 
 def test_stages_of_the_small_model_follow_one_another():
-    names = ("-vae", "-colours", "", "-longer", "-last", "-decoder", "-together")
+    names = ("-vae", "-colours", "", "-longer", "-last", "-decoder", "-together", "-structure")
     configs = [load_config(CONFIGS / f"tiny{name}.yaml") for name in names]
-    vae, colours, motion, longer, last, decoder, together = configs
+    vae, colours, motion, longer, last, decoder, together, structure = configs
     assert vae.base is None
     assert colours.base == f"{vae.output}/final/base"
     assert {config.base for config in (motion, longer, last, decoder)} == {f"{colours.output}/final/base"}
     assert together.base == f"{decoder.output}/final/base"
+    assert structure.base == f"{together.output}/final/base"
     assert motion.checkpoint is None
-    for config, before in ((longer, motion), (last, longer), (decoder, last), (together, last)):
+    chain = ((longer, motion), (last, longer), (decoder, last), (together, last), (structure, together))
+    for config, before in chain:
         assert config.checkpoint == f"{before.output}/final/mimicmotion.safetensors"
     assert len({config.output for config in configs}) == len(configs)
     assert [config.stage for config in configs] == [
-        "vae", "image_encoder", "motion", "motion", "motion", "decoder", "together"
+        "vae", "image_encoder", "motion", "motion", "motion", "decoder", "together", "together"
     ]  # fmt: skip
     pictures = {replace(config.data, clips=1) for config in configs}
     assert len(pictures) == 1  # of the same kind, as many as each stage needs
