@@ -23,7 +23,15 @@ from mimicmotion_trt import Animator
 from mimicmotion_trt.errors import MimicMotionError, OutputError
 from mimicmotion_trt.training.curves import draw_curves
 from mimicmotion_trt.training.evaluate import MOST_SEED, Scored, means, score_clips, write_sheet
-from mimicmotion_trt.training.history import ANIMATING, BASES, STAGES, Stage, read_stages, write_history
+from mimicmotion_trt.training.history import (
+    ANIMATING,
+    BASES,
+    PROCESSES,
+    STAGES,
+    Stage,
+    read_stages,
+    write_history,
+)
 
 SHOWN = 4
 """Clips on the contact sheet."""
@@ -61,11 +69,14 @@ def stages_table(stages: Sequence[Stage]) -> str:
     rows = []
     for stage in stages:
         config, told = stage.config, stage.profile
+        batch = str(config.get("batch", "?"))
+        if stage.name in PROCESSES:
+            batch += f" × {PROCESSES[stage.name]}"
         data = config.get("data", {})
         last = ", ".join(f"{name} {value:.3g}" for name, value in told.validation.items())
         rows.append(
             [
-                stage.name, f"{told.steps:,}", str(config.get("batch", "?")), f"{data.get('clips', '?'):,}",
+                stage.name, f"{told.steps:,}", batch, f"{data.get('clips', '?'):,}",
                 str(config.get("seed", "?")), f"{told.step_seconds:.2f}",
                 "–" if told.waiting is None else f"{told.waiting:.1%}", f"{told.hours:.2f}",
                 f"{told.loss_begin:.3g} → {told.loss_end:.3g}", last or "–",
@@ -105,9 +116,7 @@ def card(
     megabytes = sum(file.bytes for network in manifest.networks.values() for file in network.files) / 1e6
     sizes = ", ".join(f"{width}×{height}" for width, height in manifest.sizes)
     hours = sum(stage.profile.hours for stage in stages)
-    commands = "\n".join(
-        f"python training/train.py --config training/configs/{STAGES[stage.name]}.yaml" for stage in stages
-    )
+    commands = "\n".join(train_command(stage.name) for stage in stages)
     bases = [stage.name for stage in stages if stage.name in BASES]
     base = f"runs/tiny/{bases[-1]}/final/base" if bases else f"training/models/{name}/base"
     animating = [stage.name for stage in stages if stage.name in ANIMATING]
@@ -170,6 +179,14 @@ See [training](../training.md). Built as `{manifest.build[:12]}`.
 
 Apache-2.0, weights included: all that they learned from was drawn by code of this repository.
 """
+
+
+def train_command(stage: str) -> str:
+    """How a stage was trained."""
+    script = f"training/train.py --config training/configs/{STAGES[stage]}.yaml"
+    if stage not in PROCESSES:
+        return f"python {script}"
+    return f"ACCELERATE_USE_CPU=true torchrun --nproc_per_node {PROCESSES[stage]} {script}"
 
 
 def build_flags(animator: Animator) -> str:

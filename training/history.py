@@ -25,6 +25,8 @@ ANIMATING = ("motion", "longer", "last", "together", "structure")
 """Those that write U-Net and PoseNet."""
 BASES = ("vae", "colours", "decoder", "together", "structure")
 """Those that write a base folder."""
+PROCESSES = {"structure": 2}
+"""Those that ran in several processes, each with a batch of its own."""
 
 
 @dataclass(frozen=True, slots=True)

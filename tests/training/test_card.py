@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from mimicmotion_trt.errors import OutputError, SettingsError
+from mimicmotion_trt.training.card import train_command
 from mimicmotion_trt.training.history import read_history, read_stages, write_history
 
 SCRIPT = Path(__file__).parents[2] / "training" / "card.py"
@@ -74,3 +75,10 @@ def test_the_card_tells_what_was_measured(runs, bundle, tmp_path):
     assert sum(path.stat().st_size for path in images) < 600_000
     for path in images:
         assert f"../images/{path.name}" in text
+
+
+def test_a_stage_of_two_processes_is_told_so():
+    assert train_command("motion") == "python training/train.py --config training/configs/tiny.yaml"
+    assert train_command("structure").startswith(
+        "ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 training/"
+    )
