@@ -112,13 +112,17 @@ class Animator:
 
     def _prepare(self, programs: ProgramCache) -> None:
         """Have idle programs closed where any engine runs out of memory, and batches timed before a job waits."""
-        for engine in self._engines.values():
-            if (gpu := getattr(engine, "gpu", None)) is not None:
-                gpu.spare.add(programs)
+        for gpu in self._gpus():
+            gpu.spare.add(programs)
         segment = self.settings().segment
         for width, height in self.manifest.sizes if segment is not None else ():
             with suppress(SettingsError, OutOfMemory):  # told to a job that asks for this size
                 self._buckets(programs, segment or 1, (height // 8, width // 8))
+
+    def _gpus(self) -> Iterable[Any]:
+        """Those that engines run on; one that several share comes several times."""
+        gpus = (getattr(engine, "gpu", None) for engine in self._engines.values())
+        return (gpu for gpu in gpus if gpu is not None)
 
     def _unets(self, settings: Settings) -> tuple[Engine, Engine | None]:
         """The U-Net, and its first level alone where settings reuse features; that pair is loaded when needed."""
@@ -400,9 +404,8 @@ class Animator:
 
     def examine(self, error: EngineError) -> None:
         """Raise `DeviceLost` if a GPU of the engines is lost, which an engine's error does not always say."""
-        for engine in self._engines.values():
-            if (gpu := getattr(engine, "gpu", None)) is not None:
-                gpu.examine(error)
+        for gpu in self._gpus():
+            gpu.examine(error)
 
     def close(self) -> None:
         """Give all memory back, on a GPU graphs and programs as well; the animator is of no use afterwards."""

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from .cuda.buckets import MOST_ELEMENTS, WIDEST
+from .cuda.buckets import too_wide as too_wide  # builds ask here which rows fit
 from .engines import NETWORKS, Manifest, Work
 from .errors import SettingsError
 from .schedule import steps_of
@@ -135,11 +135,6 @@ def cells_of(settings: Settings) -> int:
         )
     width, height = settings.size
     return width // 8 * (height // 8)
-
-
-def too_wide(width: int, rows: int, slots: int, cells: int) -> bool:
-    """Whether a U-Net's widest tensor has more elements than kernels count; `width` is of its first level."""
-    return rows * slots * cells * width * WIDEST > MOST_ELEMENTS
 
 
 def cost_of(model: Model, settings: Settings, frames: int) -> Cost:

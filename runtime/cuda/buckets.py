@@ -32,6 +32,11 @@ WIDEST = 8
 RUNS = 3
 
 
+def too_wide(channels: int, rows: int, slots: int, cells: int) -> bool:
+    """Whether a U-Net's widest tensor has more elements than kernels count; `channels` are its first level's."""
+    return rows * slots * cells * channels * WIDEST > MOST_ELEMENTS
+
+
 class Buckets:
     """The numbers of rows in a batch that pay, by segment and size; `name` stands for the build and the GPU."""
 
@@ -69,17 +74,15 @@ class Buckets:
                     self.timed += 1
                     seconds = self._times(small, slots, cells)
                     found = worthwhile(seconds)
-                    if len(seconds) == len(
-                        small
-                    ):  # else: the room there is now says nothing of the next start
+                    if len(seconds) == len(small):  # less room now says nothing of the next start
                         keep_file(path, json.dumps(found).encode())
                 self._known[shape] = found
             return self._known[shape]
 
     def _countable(self, rows: tuple[int, ...], slots: int, cells: tuple[int, int]) -> tuple[int, ...]:
         """Those of `rows` whose widest tensor has elements that 32 bits count."""
-        row = slots * cells[0] * cells[1] * self._channels() * WIDEST
-        small = tuple(size for size in rows if size * row <= MOST_ELEMENTS)
+        channels = self._channels()
+        small = tuple(size for size in rows if not too_wide(channels, size, slots, cells[0] * cells[1]))
         if not small:
             raise SettingsError(
                 f"{rows[0]} rows of {slots} frames of {8 * cells[1]}x{8 * cells[0]} have tensors of 2**31 elements, "
