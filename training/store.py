@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import random
 import secrets
 import zipfile
 import zlib
@@ -59,19 +60,29 @@ class Store:
     def fill(
         self, indices: Iterable[int], workers: int, report: Callable[[int, int], None] = lambda *_: None
     ) -> None:
-        """Make what is missing of `indices`, samples in `workers` processes; `report(done, of)` after each."""
+        """Make what is missing of `indices`, samples in `workers` processes; `report(done, of)` after each.
+
+        What another process made meanwhile is left as it is; each takes an order of its own, so that they share.
+        """
         missing = sorted({index for index in indices if not self._path(index).exists()})
+        random.Random(os.getpid()).shuffle(missing)
+        done = 0
         for done, (index, found) in enumerate(self._samples(missing, workers), 1):
-            self._add(index, found)
+            if not self._path(index).exists():
+                self._add(index, found)
             report(done, len(missing))
+        if done < len(missing):
+            report(len(missing), len(missing))
 
     def _samples(self, indices: list[int], workers: int) -> Iterator[tuple[int, Found]]:
+        """Those of `indices` that are still missing when their turn comes, and their samples."""
+        missing = (index for index in indices if not self._path(index).exists())
         if not workers or len(indices) < 8:  # a process takes longer to start
-            yield from ((index, sound_sample(self._dataset, index)) for index in indices)
+            yield from ((index, sound_sample(self._dataset, index)) for index in missing)
             return
         waiting: deque[tuple[int, Future[Found]]] = deque()
         with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-            for index in indices:
+            for index in missing:
                 waiting.append((index, pool.submit(sound_sample, self._dataset, index)))
                 if len(waiting) > 4 * workers:
                     first, future = waiting.popleft()

@@ -81,6 +81,23 @@ def test_workers_make_the_same_clips(tmp_path):
         np.testing.assert_array_equal(alone[index]["frame"], together[index]["frame"])
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_two_processes_share_the_work(tmp_path, workers):
+    """Here the second one makes all that is left while the first one makes its first clip."""
+    made, reports = Counter(), []
+
+    def make(sample):
+        made.update(["made"])
+        if made["made"] == 1:
+            Store(tmp_path, SyntheticClips(CONFIG), make).fill(range(9), 0)
+        return first_frame(sample)
+
+    Store(tmp_path, SyntheticClips(CONFIG), make).fill(range(9), workers, lambda *done: reports.append(done))
+    assert made["made"] == 10  # the one that both began with
+    assert reports[-1] == (9, 9)
+    assert len(list(tmp_path.glob("*.npz"))) == 9
+
+
 def test_clips_that_cannot_be_used_are_counted(tmp_path):
     store = Store(tmp_path, Faulty({4, 5}), first_frame)
     store.fill(range(3, 7), 0)
