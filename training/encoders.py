@@ -30,6 +30,11 @@ class Encoders:
         self.statistics = read_statistics(base, int(image_encoder.config.image_size))
         self._device = device
 
+    def vae_encoder(self) -> list[Tensor]:
+        """The weights that latents depend on."""
+        state: dict[str, Tensor] = self.vae.state_dict()
+        return [state[name] for name in sorted(state) if not name.startswith("decoder.")]
+
     @torch.inference_mode()
     def latents(self, pictures: Picture, chunk: int = 8) -> Float:
         """The posterior's mode [F,4,h,w], not scaled, of pictures uint8 [F,H,W,3]."""

@@ -70,10 +70,9 @@ class MotionTask:
         self.network = MotionNetworks(*start_networks(config, self._base)).to(device)
         dataset = open_dataset(config.data)
         self.held_out = HeldOut(config)
-        weights = [
-            path for part in ("vae", "image_encoder") for path in sorted((self._base / part).glob("*"))
-        ]
-        name = f"motion-{fingerprint(clips_key(config.data, dataset), *weights)}"
+        image_encoder = sorted((self._base / "image_encoder").glob("*"))
+        vae = self.encoders.vae_encoder()  # its decoder may learn, and the clips stay what they are
+        name = f"motion-{fingerprint(clips_key(config.data, dataset), *image_encoder, *vae)}"
         self._store = Store(cache_folder(config, output) / name, dataset, self.examine)
         self._clips = len(dataset)
 

@@ -86,12 +86,15 @@ def generator_at(seed: int, position: int) -> torch.Generator:
 
 
 def fingerprint(*parts: object) -> str:
-    """A short name for prepared data that depends on all `parts`: values, or files by their content."""
+    """A short name for prepared data that depends on all `parts`: values, tensors, or files by their content."""
     import hashlib
 
     digest = hashlib.sha256()
     for part in parts:
-        digest.update(part.read_bytes() if isinstance(part, Path) else repr(part).encode())
+        if isinstance(part, torch.Tensor):
+            digest.update(part.cpu().numpy().tobytes())
+        else:
+            digest.update(part.read_bytes() if isinstance(part, Path) else repr(part).encode())
         digest.update(b"\0")
     return digest.hexdigest()[:16]
 

@@ -115,6 +115,10 @@ def test_the_decoder_learns_behind_the_unet(train, tmp_path):
     assert not torch.equal(after.decoder.conv_out.weight, before.decoder.conv_out.weight)
     assert after.config["scaling_factor"] == before.config["scaling_factor"]
     assert not list((tmp_path / "decoder" / "final").glob("mimicmotion*"))
+    train("again", 1, base=str(tmp_path / "decoder" / "final" / "base"))  # clips of the same latents
+    names = [[p.name for p in (tmp_path / run / "cache").glob("motion-*")] for run in ("motion", "again")]
+    assert len(names[0]) == 1
+    assert names[0] == names[1]
     (line,) = (tmp_path / "decoder" / "validation.jsonl").read_text().splitlines()[-1:]
     assert 5 < json.loads(line)["psnr"] < 40
 
