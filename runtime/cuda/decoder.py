@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -51,19 +52,20 @@ class CudaDecoder:
             "latents": device.empty((size, 4, high, wide), np.float32),
             "scaled": device.empty((size, 4, high, wide), dtypes["latents"]),
             "planes": device.empty((size, 3, 8 * high, 8 * wide), dtypes["frames_out"]),
-            "pictures": device.empty((size, 8 * high, 8 * wide, 3), np.uint8),
         }
-        works: dict[int, Callable[[Any], None]] = {}
+        pictures = [device.empty((size, 8 * high, 8 * wide, 3), np.uint8) for _ in range(2)]  # one comes down
+        works: dict[int, Callable[[Any, Any], None]] = {}
         coming: Callable[[], Picture] | None = None
         try:
-            for part in batches(frames, size):
+            for number, part in enumerate(batches(frames, size)):
                 count = part.stop - part.start
                 own = {name: device.part(array, 0, count) for name, array in arrays.items()}
                 if count not in works:
                     works[count] = self._work(own, count, high * wide)
                 device.upload(np.ascontiguousarray(latents[part], np.float32), own["latents"])
-                device.do(works[count])
-                following = device.fetch(own["pictures"])
+                drawn = device.part(pictures[number % 2], 0, count)
+                device.do(partial(works[count], drawn))
+                following = device.fetch(drawn)
                 if coming is not None:
                     yield coming()
                 coming = following
@@ -76,17 +78,17 @@ class CudaDecoder:
         """Give back what the device holds; no call may follow."""
         self._device.close()
 
-    def _work(self, own: dict[str, Any], count: int, cells: int) -> Callable[[Any], None]:
-        """Scale, decode, and make bytes of a chunk's arrays."""
+    def _work(self, own: dict[str, Any], count: int, cells: int) -> Callable[[Any, Any], None]:
+        """Scale and decode a chunk's arrays, and make bytes of them in an array that is given, on a stream."""
         device, dtype = self._device, self._engine.spec.dtypes["frames_out"]
         call = self._engine.bind({"latents": own["scaled"]}, {"frames_out": own["planes"]})
         before = launches.decoder_input(count, cells, self._factor)
         after = launches.to_pictures(count, 64 * cells, dtype)
 
-        def work(stream: Any) -> None:
+        def work(pictures: Any, stream: Any) -> None:
             device.launch(before, own["latents"], own["scaled"], stream=stream)
             device.call(call, stream)
-            device.launch(after, own["planes"], own["pictures"], stream=stream)
+            device.launch(after, own["planes"], pictures, stream=stream)
 
         return work
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engines.cuda_memory import DeviceArray, Gpu
-from ..errors import KernelError
+from ..engines.cuda_memory import DeviceArray, Gpu, Mark
+from ..errors import EngineError, KernelError
 from .compiler import compile_kernels
 from .graph import Graph, Work
 from .launches import KERNELS, Launch
@@ -45,7 +46,10 @@ class Device(Protocol):
         """The values of an array, once all work that was asked for is done."""
 
     def fetch(self, array: Any) -> Callable[[], NDArray[Any]]:
-        """Start to bring an array's values to the host; the answer waits for them, and for no later work."""
+        """Start to bring an array's values to the host, beside work that is asked for later.
+
+        The answer waits for them; nothing may be written into the array before it was taken.
+        """
 
     def mark(self) -> Callable[[], None]:
         """What waits until all work that was asked for by now is done."""
@@ -80,6 +84,8 @@ class CudaDevice:
         self.gpu, self._staging = gpu, Staging(gpu.pin)
         with gpu.turn:
             gpu.activate()
+            self._copies = self._core.Device(gpu.index).create_stream()
+            self._coming: Mark | None = None
             arch = gpu.capability.lower().replace("sm", "sm_")
             cubin = compile_kernels(arch, np.dtype(dtype).name)
             try:
@@ -110,24 +116,33 @@ class CudaDevice:
             pinned = self._staging.take(part.size)
             pinned.as_array(part.shape, part.dtype)[...] = part
             with self.gpu.in_turn():
-                self._copy(pinned.address, array.address + start, part.size, (pinned, array.owner))
+                owner = (pinned, array.owner)
+                self._copy(pinned.address, array.address + start, part.size, owner, self.gpu.stream)
                 self._staging.give(pinned, self.gpu.mark())
 
     def download(self, array: DeviceArray) -> NDArray[Any]:
-        return self.fetch(array)()
+        return self._bring(array, self.gpu.stream)()
 
     def fetch(self, array: DeviceArray) -> Callable[[], NDArray[Any]]:
-        size = int(np.prod(array.shape)) * array.dtype.itemsize
+        with self.gpu.in_turn(), self.gpu.told("the GPU cannot copy"):
+            self._copies.wait(self.gpu.stream)
+            return self._bring(array, self._copies)
+
+    def _bring(self, array: DeviceArray, stream: Any) -> Callable[[], NDArray[Any]]:
+        """Put the copy on a stream; the answer waits for it, and for no later work."""
+        shape, dtype = array.shape, array.dtype
+        size = int(np.prod(shape)) * dtype.itemsize
         self.gpu.activate()
         pinned = self._staging.take(size)
         with self.gpu.in_turn():
-            self._copy(array.address, pinned.address, size, (pinned, array.owner))
-            mark = self.gpu.mark()
+            self._copy(array.address, pinned.address, size, (pinned, array.owner), stream)
+            with self.gpu.told("the GPU failed"):
+                self._coming = mark = Mark(stream.record())
 
         def values() -> NDArray[Any]:
             self.gpu.activate()
             mark.wait()  # out of turn: others may put work on the stream meanwhile
-            found: NDArray[Any] = pinned.as_array(array.shape, array.dtype).copy()
+            found: NDArray[Any] = pinned.as_array(shape, dtype).copy()
             self._staging.give(pinned, None)
             return found
 
@@ -150,13 +165,14 @@ class CudaDevice:
     def copy(self, source: DeviceArray, target: DeviceArray) -> None:
         size = int(np.prod(source.shape)) * source.dtype.itemsize
         with self.gpu.in_turn():
-            self._copy(source.address, target.address, size, (source.owner, target.owner))
+            owner = (source.owner, target.owner)
+            self._copy(source.address, target.address, size, owner, self.gpu.stream)
 
-    def _copy(self, source: int, target: int, size: int, owner: Any) -> None:
+    def _copy(self, source: int, target: int, size: int, owner: Any, stream: Any) -> None:
         buffer = self._core.Buffer
         with self.gpu.told("the GPU cannot copy"):
             into = buffer.from_handle(target, size, owner=owner)
-            into.copy_from(buffer.from_handle(source, size, owner=owner), stream=self.gpu.stream)
+            into.copy_from(buffer.from_handle(source, size, owner=owner), stream=stream)
 
     def launch(self, what: Launch, *arrays: DeviceArray, stream: Any) -> None:
         pointers = (array.address for array in arrays)
@@ -173,6 +189,10 @@ class CudaDevice:
         return Graph(self.gpu, work) if graphs else Plain(self.do, work)
 
     def drop(self, let_go: Callable[[], None]) -> None:
+        if self._coming is not None:
+            with suppress(EngineError):  # told to whoever waits for the values
+                self.gpu.activate()
+                self._coming.wait()
         self.gpu.drop(let_go)
 
     def close(self) -> None:

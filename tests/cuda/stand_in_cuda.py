@@ -8,6 +8,7 @@ only; `test_device.py` holds them to that.
 from __future__ import annotations
 
 import weakref
+from collections import deque
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -28,7 +29,9 @@ class CUDAError(Exception):
 
 
 class Cuda:
-    """The GPU and its one stream. What is put there happens at once, or when the graph that took it is launched."""
+    """The GPU. What is put on a stream happens at once, or when the graph that took it is launched; on a stream that
+    waited for another, when somebody waits for it.
+    """
 
     def __init__(self, host: Any, room: int = 2**31) -> None:
         self.host, self.room = host, room
@@ -118,31 +121,62 @@ class Cuda:
 
             def copy_from(self, source: Buffer, *, stream: Stream) -> None:
                 into, out, size = self.handle, source.handle, source.size
-                cuda.put(lambda: np.copyto(cuda.view(into, size), cuda.view(out, size)))
+                stream._put(lambda: np.copyto(cuda.view(into, size), cuda.view(out, size)))
 
             def __del__(self) -> None:
                 if self._owned:
                     cuda.give_back(self.handle)
 
         class Event:
+            def __init__(self, stream: Stream) -> None:
+                self._stream, self._place = stream, stream.asked
+
             @property
             def is_done(self) -> bool:
                 cuda.check()
-                return True
+                return self._place <= self._stream.done
 
             def sync(self) -> None:
+                self._stream._run(self._place)
                 cuda.check()
 
         class Stream:
+            """Runs at once; one that waits for another as late as it may, and only behind all that the other has."""
+
             handle = 7
+
+            def __init__(self) -> None:
+                self._ops: deque[Op] = deque()
+                self._behind: Stream | None = None
+                self._seen = self.asked = self.done = 0
+
+            def _put(self, op: Op) -> None:
+                self.asked += 1
+                if self._behind is None:
+                    cuda.put(op)
+                    self.done = self.asked
+                else:
+                    assert self._seen == self._behind.asked, "work before is not waited for"
+                    cuda.check()
+                    self._ops.append(op)
+
+            def _run(self, place: int) -> None:
+                while self.done < place and cuda.ails is GOOD:
+                    self._ops.popleft()()
+                    self.done += 1
+
+            def wait(self, other: Stream) -> None:
+                cuda.check()
+                self._behind, self._seen = other, other.asked
 
             def record(self) -> Event:
                 cuda.disturb()
                 cuda.check()
-                return Event()
+                return Event(self)
 
             def sync(self) -> None:
                 cuda.disturb()
+                self._run(self.asked)
                 cuda.check()
 
         class Device:
@@ -180,7 +214,7 @@ class Cuda:
         def launch(stream: Stream, config: LaunchConfig, kernel: str, *arguments: Any) -> None:
             pointers = [argument for argument in arguments if not isinstance(argument, np.generic)]
             what = Launch(kernel, config.grid, tuple(arguments[len(pointers) :]), config.block)
-            cuda.put(lambda: cuda.host.run(what, *map(cuda.view, pointers)))
+            stream._put(lambda: cuda.host.run(what, *map(cuda.view, pointers)))
 
         kinds = (Buffer, Event, Stream, Device, LegacyPinnedMemoryResource, ObjectCode, LaunchConfig)
         return SimpleNamespace(**{kind.__name__: kind for kind in kinds}, launch=launch)

@@ -179,6 +179,23 @@ def test_arrays_go_up_and_come_down(host, device):
 # ---- memory ----
 
 
+def test_what_comes_down_beside_later_work_is_waited_for_before_memory_goes(cuda, device):
+    """A job that is cancelled takes no answer, and the copy may be as late as it likes."""
+    array = device.empty((4,), np.float32)
+    device.upload(np.ones(4, np.float32), array)
+    values = device.fetch(array)
+    later = device.empty((4,), np.float32)
+    device.upload(np.zeros(4, np.float32), later)
+    np.testing.assert_array_equal(values(), np.ones(4))
+
+    values = device.fetch(array)
+    device.drop(lambda: None)
+    del array
+    device.gpu.drain()
+    device._copies.sync()
+    assert cuda.ails.name == "CUDA_SUCCESS"
+
+
 def test_a_closed_program_gives_all_back_without_the_collector(cuda, device, unet, monkeypatch):
     monkeypatch.setattr(device, "launch", nothing)
     engine: Any = OnStream(cuda, unet)
