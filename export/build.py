@@ -22,6 +22,7 @@ from ..errors import (
     SettingsError,
 )
 from .builder import Builder, Report
+from .explain import explained
 from .key import build_key
 from .options import Options
 from .parts import Parts, make_partial
@@ -48,47 +49,41 @@ def build_bundle(
     options = options or Options()
     output = Path(output)
     report("reading", 0, len(options.networks) + 1)
-    folder = _base_folder(base)
+    with explained(CheckpointError, "base", f"base {base} cannot be read"):
+        folder = _base_folder(base)
     key = build_key(folder, Path(checkpoint), options)
-    if (present := _present(output, key)) is not None:
-        return present, False
-    if output.exists() and not _is_replaceable(output):
-        raise OutputError(
-            f"{output} exists and is no bundle, or holds other files as well.",
-            remedy="Choose another output folder.",
-            field="output",
-        )
+    with explained(OutputError, "output", f"{output} cannot be written"):
+        if (present := _present(output, key)) is not None:
+            return present, False
+        _check_output(output)
     former = None if refit_from is None else _former(refit_from, options)
     check_target(options)
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        partial, lock = make_partial(output)
-        parts = Parts(output, key) if options.compiles else None
-    except OSError as error:
-        raise OutputError(f"{output} cannot be written: {error}", field="output") from error
-    try:
-        manifest = _build(folder, Path(checkpoint), partial, options, key, report, parts, former)
-        if parts is not None:
-            parts.move(partial)
-        (partial / MANIFEST).write_text(manifest.to_json())
-        partial.chmod(0o755)
-        _replace(partial, output)
+    with contextlib.ExitStack() as stack:
+        with explained(OutputError, "output", f"{output} cannot be written"):
+            output.parent.mkdir(parents=True, exist_ok=True)
+            parts = Parts(output, key) if options.compiles else None
+            if parts is not None:
+                stack.callback(parts.close)
+            partial, lock = make_partial(output)
+            stack.callback(os.close, lock)
+            stack.callback(shutil.rmtree, partial, ignore_errors=True)
+        try:
+            manifest = _build(folder, Path(checkpoint), partial, options, key, report, parts, former)
+        except MimicMotionError:
+            raise
+        except Exception as error:  # of the libraries: a network that they cannot run or trace, a full disk
+            raise ExportError(
+                f"the bundle could not be built: {type(error).__name__}: {error}",
+                remedy="Check that base and checkpoint belong together, and the free space.",
+            ) from error
+        with explained(OutputError, "output", f"the finished bundle cannot be put at {output}"):
+            if parts is not None:
+                parts.link(partial)
+            (partial / MANIFEST).write_text(manifest.to_json())
+            partial.chmod(0o755)
+            _replace(partial, output)
         if parts is not None:
             parts.clear()
-            parts = None
-    except MimicMotionError:
-        raise
-    except Exception as error:  # of the libraries: a network that they cannot run or trace, a full disk
-        raise ExportError(
-            f"the bundle could not be built: {type(error).__name__}: {error}",
-            remedy="Check that base and checkpoint belong together, and the free space.",
-        ) from error
-    finally:
-        if parts is not None:
-            with contextlib.suppress(OSError):
-                parts.tidy()
-        shutil.rmtree(partial, ignore_errors=True)
-        os.close(lock)
     return manifest, True
 
 
@@ -98,7 +93,8 @@ def _former(folder: str | Path, options: Options) -> Bundle:
         raise SettingsError(
             "only plans that take other weights can be refitted.", remedy="Add --refit.", field="refit_from"
         )
-    former = Bundle.load(folder)
+    with explained(BundleError, "refit_from", f"{folder} cannot be read"):
+        former = Bundle.load(folder)
     if (
         not set(options.networks) <= set(former.manifest.networks)
         or former.manifest.backend != options.backend
@@ -128,6 +124,22 @@ def _present(output: Path, key: str) -> Manifest | None:
     except BundleError:
         return None  # damaged: build it again
     return manifest if manifest.build == key else None
+
+
+def _check_output(output: Path) -> None:
+    """Raise `OutputError` unless the finished bundle can take this place."""
+    if os.path.ismount(output) or output.name in ("", ".."):  # cannot be renamed
+        raise OutputError(
+            f"a finished bundle cannot take the place of {output}: a mount point, or no name of its own.",
+            remedy=f"Choose a folder in it, such as {output / 'bundle'}.",
+            field="output",
+        )
+    if output.exists() and not _is_replaceable(output):
+        raise OutputError(
+            f"{output} exists and is no bundle, or holds other files as well.",
+            remedy="Choose another output folder.",
+            field="output",
+        )
 
 
 def _is_replaceable(output: Path) -> bool:

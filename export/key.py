@@ -12,7 +12,9 @@ from ..engines.bundle import hash_file
 from ..errors import CheckpointError
 from ..settings import Settings
 from ..stages import POSE_CHUNK
+from .explain import explained
 from .options import Options
+from .target import gpu_name
 
 SOURCES = (
     "engines.spec",
@@ -41,19 +43,27 @@ SOURCES = (
 
 
 def build_key(folder: Path, checkpoint: Path, options: Options) -> str:
-    """Hash of all that a bundle is made from: weights, configs, options, and the code that exports."""
-    if not checkpoint.is_file():
-        raise CheckpointError(f"checkpoint {checkpoint} does not exist.", field="checkpoint")
+    """Hash of all that a bundle is made from: weights, configs, options, and the code that exports.
+
+    Of plans also the library that compiles and, where it compiles for the GPU that is there, that GPU.
+    """
+    with explained(CheckpointError, "checkpoint", f"checkpoint {checkpoint} cannot be read"):
+        if not checkpoint.is_file():
+            raise CheckpointError(f"checkpoint {checkpoint} does not exist.", field="checkpoint")
+        weights = hash_file(checkpoint)
     parts = ("vae", "image_encoder", "scheduler", "feature_extractor")
-    files = [
-        folder / "unet" / "config.json",
-        *(p for part in parts for p in sorted((folder / part).glob("*.*"))),
-    ]
+    with explained(CheckpointError, "base", f"base {folder} cannot be read"):
+        files = [
+            folder / "unet" / "config.json",
+            *(p for part in parts for p in sorted((folder / part).glob("*.*"))),
+        ]
+        configs = {str(p.relative_to(folder)): hash_file(p) for p in files if p.is_file()}
     entries = {
         "options": asdict(options),
-        "base": {str(p.relative_to(folder)): hash_file(p) for p in files if p.is_file()},
-        "checkpoint": hash_file(checkpoint),
+        "base": configs,
+        "checkpoint": weights,
         "library": library_version(options.backend) if options.compiles else None,
+        "gpu": gpu_name() if options.backend == "tensorrt" else None,
         "chunks": (POSE_CHUNK, Settings().decode_chunk) if options.compiles else None,
         "code": {name: hash_file(_source(name)) for name in SOURCES},
     }

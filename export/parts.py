@@ -2,28 +2,45 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import glob
 import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 from ..engines import DEEP_CACHE, NETWORKS, Network
 from ..engines.bundle import check_file, read_network
-from ..errors import BundleError
+from ..errors import BundleError, OutputError
 
 
 class Parts:
-    """A folder beside the output, named by the build's key, with the files of each finished network."""
+    """A folder beside the output, named by the build's key, with the files of each finished network.
+
+    It is locked until `close` or `clear`: raises `OutputError` where another build holds it, or OSError.
+    """
 
     def __init__(self, output: Path, key: str) -> None:
-        self._prefix = f".{output.name}.parts-"
-        self.folder = output.parent / f"{self._prefix}{key[:16]}"
-        if self.folder.exists():
-            self.tidy()  # a build that was killed could not
+        self._output = output
+        self.folder = output.parent / f".{output.name}.parts-{key[:16]}"
         self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock: int | None = _locked(self.folder)
+        except (BlockingIOError, FileNotFoundError) as error:  # deleted: by one that ended this moment
+            raise OutputError(
+                f"another build of this output is running ({output}).",
+                remedy="Wait until it has ended, then run the command again.",
+                field="output",
+            ) from error
+        try:
+            self.tidy()  # a build that was killed could not
+        except OSError:
+            self.close()
+            raise
 
     def get(self, name: str) -> Network | None:
         """A finished network whose files are all there, byte for byte."""
@@ -31,7 +48,7 @@ class Parts:
         try:
             for file in network.files if network else ():
                 check_file(self.folder, file)
-        except BundleError:
+        except (BundleError, OSError):
             return None
         return network
 
@@ -54,7 +71,7 @@ class Parts:
         beside.replace(self.folder / f"{name}.json")
 
     def tidy(self) -> None:
-        """Delete what belongs to no finished network, as an interrupted build leaves it; an empty folder, too."""
+        """Delete what belongs to no finished network, as an interrupted build leaves it."""
         kept: set[str] = set()
         for name, network in self.finished.items():
             files = {file.name for file in network.files}
@@ -63,19 +80,35 @@ class Parts:
         for path in self.folder.iterdir():
             if path.name not in kept:
                 path.unlink()
-        if not kept:
-            self.folder.rmdir()
 
-    def move(self, target: Path) -> None:
-        """Move the files of all finished networks to the bundle."""
+    def link(self, target: Path) -> None:
+        """Put the files of all finished networks into the bundle; they stay here, too, until it is in place."""
         for network in self.finished.values():
             for file in network.files:
-                (self.folder / file.name).replace(target / file.name)
+                try:
+                    os.link(self.folder / file.name, target / file.name)
+                except OSError:  # a file system without hard links
+                    shutil.copy(self.folder / file.name, target / file.name)
 
     def clear(self) -> None:
-        """Drop this folder and those of earlier, other builds of the same output."""
-        for folder in self.folder.parent.glob(f"{self._prefix}*"):
+        """Drop this folder and those of earlier, other builds of the same output, but of none that runs."""
+        for folder in _free(self._output, "parts"):
             shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self._unlock()
+
+    def close(self) -> None:
+        """Keep what is finished for the next build, no folder if nothing is; does nothing once cleared."""
+        if self._lock is not None:
+            with contextlib.suppress(OSError):
+                self.tidy()
+                self.folder.rmdir()  # fails if anything is kept
+            self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
 
 def make_partial(output: Path) -> tuple[Path, int]:
@@ -83,21 +116,32 @@ def make_partial(output: Path) -> tuple[Path, int]:
 
     Those of builds that were killed, whose lock nobody holds any more, are deleted.
     """
-    prefix = f".{output.name}.partial-"
-    for folder in output.parent.glob(f"{prefix}*"):
-        try:
-            os.close(_locked(folder))
-        except OSError:  # another build is at it
-            continue
+    for folder in _free(output, "partial"):
         shutil.rmtree(folder, ignore_errors=True)
-    made = Path(tempfile.mkdtemp(prefix=prefix, dir=output.parent))
+    made = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
     return made, _locked(made)
 
 
+def _free(output: Path, kind: str) -> Iterator[Path]:
+    """The hidden folders of a kind that no build holds; each is held until the next one is asked for."""
+    for folder in output.parent.glob(f".{glob.escape(output.name)}.{kind}-*"):
+        try:
+            lock = _locked(folder)
+        except OSError:  # another build is at it
+            continue
+        try:
+            yield folder
+        finally:
+            os.close(lock)
+
+
 def _locked(folder: Path) -> int:
+    """The lock on a folder; raises OSError if somebody has it, or the folder was deleted before."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.path.samestat(os.fstat(descriptor), folder.stat()):
+            raise FileNotFoundError(f"{folder} was deleted")
     except OSError:
         os.close(descriptor)
         raise
@@ -106,5 +150,8 @@ def _locked(folder: Path) -> int:
 
 def finished_networks(output: Path) -> list[str]:
     """The networks that an unfinished build of this output, whichever it was, has finished."""
-    names = {entry.stem for entry in output.parent.glob(f".{output.name}.parts-*/*.json")}
+    try:
+        names = {entry.stem for folder in _free(output, "parts") for entry in folder.glob("*.json")}
+    except OSError:  # such as an output whose name is too long
+        return []
     return [name for name in (*NETWORKS, *DEEP_CACHE) if name in names]

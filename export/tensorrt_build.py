@@ -18,7 +18,10 @@ from ..errors import ExportError
 from .options import PlanOptions
 from .target import CAPABILITIES, gpu_name, set_capabilities
 
-ANOTHER = "Install the version of the library that constraints.txt names, or report this if it is that one."
+ANOTHER = (
+    "Install the version that this was made for (pip install 'tensorrt-cu13==11.4.*', or "
+    "'tensorrt-rtx-cu13==1.7.*' for TensorRT-RTX), or report this if it is that one."
+)
 Progress = Callable[[float], None]
 """Told a share of the build, 0 to 1; estimates, since the library does not know how many phases come."""
 
