@@ -248,7 +248,7 @@ def test_an_interruption_while_the_folders_change_places(micro, previous, monkey
 
     monkeypatch.setattr(build, "_build", lambda *_: Bundle.load(previous).manifest)
     monkeypatch.setattr(build.os, "rename", rename)
-    with pytest.raises(KeyboardInterrupt if error is KeyboardInterrupt else ExportError):
+    with pytest.raises(KeyboardInterrupt if error is KeyboardInterrupt else OutputError):
         build_bundle(micro.base, micro.checkpoint, previous)
     assert contents(previous) == before
     assert [path.name for path in previous.parent.iterdir()] == ["bundle"]

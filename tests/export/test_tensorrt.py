@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import tomllib
 from collections import deque
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ import torch
 from mimicmotion_trt.engines import NETWORKS, Bundle, EngineSpec, Plan, Profile, TensorSpec
 from mimicmotion_trt.engines.cuda_memory import open_gpu
 from mimicmotion_trt.engines.onnxruntime_backend import OnnxRuntimeEngine
-from mimicmotion_trt.engines.tensorrt_library import Library, open_library
+from mimicmotion_trt.engines.tensorrt_library import DISTRIBUTIONS, EXTRAS, Library, open_library
 from mimicmotion_trt.errors import BundleError, EngineError, ExportError, SettingsError
 from mimicmotion_trt.export import builder, key, proof, target, tensorrt_build
 from mimicmotion_trt.export.build import build_bundle
@@ -42,6 +43,7 @@ from .full_stand_in import open_full_stand_in
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX has no build for this platform")
 
+PROJECT = Path(__file__).parents[2] / "pyproject.toml"
 OPTIONS = Options(
     backend="tensorrt-rtx",
     sizes=((64, 128),),
@@ -243,7 +245,16 @@ def test_a_profile_that_the_library_refuses(index, count, says):
     config = SimpleNamespace(add_optimization_profile=lambda made: index, num_optimization_profiles=count)
     with pytest.raises(ExportError, match=says) as caught:
         add_profiles(builder, config, SPEC, PROFILES)
-    assert caught.value.remedy
+    assert caught.value.remedy == tensorrt_build.ANOTHER
+
+
+def test_the_version_to_install_is_the_one_of_the_extras():
+    """One of either flavour, since constraints.txt names no TensorRT."""
+    extras = tomllib.loads(PROJECT.read_text())["project"]["optional-dependencies"]
+    for flavour, extra in EXTRAS.items():
+        name = DISTRIBUTIONS[flavour]
+        (wanted,) = (each for each in extras[extra] if each.startswith(name))
+        assert f"'{name}=={wanted.removeprefix(f'{name}>=')}.*'" in tensorrt_build.ANOTHER
 
 
 def test_plans_are_named_by_all_that_makes_them():
