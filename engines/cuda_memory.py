@@ -23,6 +23,8 @@ from .spec import Array
 
 MINIMUM_CUDA = 13_000
 """CUDA 13.0 as drivers count; driver release 580 is the first that runs it."""
+PATIENCE = 1.0
+"""Seconds to wait for the turn on another stream, whose holder may be waiting for this one's."""
 WITHOUT_GPU = "On the CPU use a bundle built with --backend onnxruntime, which is the usual one."
 
 
@@ -122,6 +124,10 @@ class Spare(Protocol):
         """Let go of what nobody uses now."""
 
 
+_open: weakref.WeakSet[Gpu] = weakref.WeakSet()
+"""Every `Gpu` that there is; those of one index share its memory."""
+
+
 class Gpu:
     """One GPU: a stream, on which its engines' work stands in line, and scratch memory that they share.
 
@@ -149,6 +155,7 @@ class Gpu:
         self._device = device
         self._pinned = core.LegacyPinnedMemoryResource()
         self._returned: deque[Any] = deque()
+        _open.add(self)
 
     def activate(self) -> None:
         """Make this the calling thread's GPU."""
@@ -207,18 +214,30 @@ class Gpu:
             self.drain()
 
     def relieve(self) -> bool:
-        """Have all memory given back that nobody uses; False where that is not allowed now."""
+        """Have all memory given back that nobody uses, on other streams too; False where that is not allowed now."""
         with self.turn:
             if self.capturing:
                 return False
-            for holder in list(self.spare):
-                holder.give_back()
-            self.drain()
-            self.wait()
+            for other in [gpu for gpu in _open if gpu.index == self.index and gpu is not self]:
+                if other.turn.acquire(timeout=PATIENCE):
+                    try:
+                        with suppress(EngineError):  # of that stream's work, told to whoever waits for it
+                            other._give_back()
+                    finally:
+                        other.turn.release()
+            self._give_back()
             error, pool = self.driver.cuDeviceGetMemPool(self.index)
             if not error:  # else it has none, and keeps nothing
                 self.driver.cuMemPoolTrimTo(pool, 0)  # for PyTorch, whose memory comes from elsewhere
             return True
+
+    def _give_back(self) -> None:
+        """What nobody uses of this stream's memory, in its turn."""
+        if not self.capturing:
+            for holder in list(self.spare):
+                holder.give_back()
+            self.drain()
+            self.wait()
 
     def copy(self, source: Memory, target: Memory) -> None:
         """Put a copy of equally many bytes on the stream."""
