@@ -12,7 +12,7 @@ import functools
 import operator
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +70,11 @@ class TorchEngine:
                 f"{path.name} cannot be loaded by PyTorch {torch.__version__}: {error}",
                 remedy="Rebuild the bundle, or install the PyTorch that built it.",
             ) from error
-        found = sum(node.op == "placeholder" for node in program.graph.nodes)
-        if found != len(spec.inputs):
+        found = count_tensors(program.graph)
+        if found != (len(spec.inputs), len(spec.outputs)):
             raise BundleError(
-                f"{path.name} has {found} inputs, its manifest says {', '.join(map(str, spec.inputs))}.",
+                f"{path.name} has {found[0]} inputs and {found[1]} outputs; its manifest says "
+                f"{', '.join(map(str, spec.inputs))} and {', '.join(map(str, spec.outputs))}.",
                 remedy="Rebuild the bundle.",
             )
         self._program: Any = program
@@ -107,15 +108,11 @@ class TorchEngine:
             memory = None if self.gpu is None else memory_of(self.gpu)
             return TorchBinding(self._run, self._spec, inputs, outputs, self._device, memory)
         given = [inputs[tensor.name] for tensor in self._spec.inputs]
-        (output,) = outputs.values()
-        into = torch.from_numpy(output)
+        into = [torch.from_numpy(outputs[tensor.name]) for tensor in self._spec.outputs]
 
         def put() -> None:
             with torch.inference_mode(), limit_threads(self._threads), exact_floats():
-                answer = self._run(*(_read(array).to(self._device) for array in given))
-                if answer.shape != into.shape:  # copy_ would repeat it
-                    raise RuntimeError(f"it computes {list(answer.shape)}, not {list(into.shape)}")
-                into.copy_(answer)
+                fill(into, self._run(*(_read(array).to(self._device) for array in given)))
 
         def call() -> None:
             assert self.program is not None
@@ -124,8 +121,15 @@ class TorchEngine:
         return call
 
     def close(self) -> None:
-        """Drop the network; its memory goes with it, or to PyTorch's pool on a GPU."""
+        """Drop the network; on a GPU what PyTorch keeps for its stream goes back, too, unless others are bound."""
         self._program = self._run = None
+        if self.gpu is not None:
+            from .torch_binding import memory_of
+
+            with contextlib.suppress(EngineError):  # a lost GPU takes nothing back
+                self.gpu.activate()
+                self.gpu.wait()
+                memory_of(self.gpu).give_back()
 
 
 def open_engine(
@@ -171,6 +175,15 @@ def choose_device(device: str) -> str:
             remedy='Use device="auto", or install the PyTorch build for your GPU and its driver.',
         )
     return device
+
+
+def fill(into: Sequence[torch.Tensor], answers: torch.Tensor | Sequence[torch.Tensor]) -> None:
+    """Copy what a network answers, alone or in order, into tensors of the same shapes; raises RuntimeError."""
+    found = [answers] if isinstance(answers, torch.Tensor) else answers
+    for target, answer in zip(into, found, strict=True):
+        if answer.shape != target.shape:  # copy_ would repeat it
+            raise RuntimeError(f"it computes {list(answer.shape)}, not {list(target.shape)}")
+        target.copy_(answer)
 
 
 def _read(array: Array) -> torch.Tensor:
@@ -293,6 +306,13 @@ def read_trace(trace: Any, device: torch.device) -> torch.fx.GraphModule:
     graph.output(result)
     used = {node.target for node in graph.nodes if node.op == "get_attr"}
     return torch.fx.GraphModule({name: tensors[name] for name in tensors if name in used}, graph)
+
+
+def count_tensors(graph: torch.fx.Graph) -> tuple[int, int]:
+    """How many a network takes, and how many it answers."""
+    inputs = sum(node.op == "placeholder" for node in graph.nodes)
+    (result,) = next(node.args for node in graph.nodes if node.op == "output")
+    return inputs, len(result) if isinstance(result, (list, tuple)) else 1
 
 
 def _constant(output: Any, device: torch.device, graph: torch.fx.Graph, tensors: dict[str, Any]) -> Any:

@@ -5,42 +5,48 @@ from __future__ import annotations
 import functools
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from .cuda_memory import DeviceArray, Gpu
 from .spec import EngineSpec
-from .torch_backend import exact_floats, run_twice
+from .torch_backend import exact_floats, fill, run_twice
 
 
 class TorchMemory:
     """PyTorch's memory for the networks on one stream: a pool in which they take turns, as in `Gpu.scratch`.
 
-    A graph captured with it finds its addresses again, for nothing in the pool goes back while a binding lives.
-    PyTorch frees no memory of its own when a call inside a pool finds none (pytorch#159674): that is done here.
+    A graph captured with it finds its addresses again, for nothing in the pool goes back while a binding lives that
+    has run in it. Without one the pool is kept for the next: to give it back, and to take as much again, waits for
+    all that the GPU does, on other streams too. It goes where memory is wanted back: PyTorch frees none of its own
+    when a call inside a pool finds none (pytorch#159674).
     """
 
     def __init__(self, gpu: Gpu | None) -> None:
         self.turn = threading.RLock() if gpu is None else gpu.turn
         """Held by each call: a pool serves one at a time."""
         self.gpu = gpu
-        self._pool: weakref.ref[torch.cuda.MemPool] | None = None
+        self._kept: torch.cuda.MemPool | None = None
+        self._last: weakref.ref[torch.cuda.MemPool] | None = None
         if gpu is not None:
             gpu.spare.add(self)
 
     def pool(self) -> torch.cuda.MemPool:
-        """The pool, a new one if nobody keeps one."""
-        found = self._pool() if self._pool else None
+        """The pool, a new one if there is none any more; it is kept until `give_back`."""
+        found = self._last() if self._last else None
         if found is None:
             found = torch.cuda.MemPool()
-            self._pool = weakref.ref(found)
+            self._last = weakref.ref(found)
+        self._kept = found
         return found
 
     def give_back(self) -> None:
-        """What PyTorch keeps outside of pools, or in those that nobody keeps."""
-        torch.cuda.empty_cache()
+        """What PyTorch keeps: outside of pools, and the pool itself, now or with the last binding that ran in it."""
+        with self.turn:
+            self._kept = None
+            torch.cuda.empty_cache()
 
 
 @functools.cache  # as the `Gpu` is
@@ -57,7 +63,7 @@ class TorchBinding:
 
     def __init__(
         self,
-        run: Callable[..., torch.Tensor],
+        run: Callable[..., torch.Tensor | Sequence[torch.Tensor]],
         spec: EngineSpec,
         inputs: Mapping[str, Any],
         outputs: Mapping[str, Any],
@@ -66,11 +72,13 @@ class TorchBinding:
     ) -> None:
         """`memory` is shared by the bindings of one stream; None: some of its own."""
         self._run, self._device = run, device
-        (output,) = outputs.values()
-        self._arrays = [DeviceArray.of(array) for array in (*(inputs[t.name] for t in spec.inputs), output)]
-        *self._given, self._into = (torch.as_tensor(array, device=device) for array in self._arrays)
+        given, made = ([t.name for t in tensors] for tensors in (spec.inputs, spec.outputs))
+        self._arrays = [DeviceArray.of(array) for array in (*map(inputs.get, given), *map(outputs.get, made))]
+        tensors = [torch.as_tensor(array, device=device) for array in self._arrays]
+        self._given, self._into = tensors[: len(given)], tensors[len(given) :]
         self._memory = memory or TorchMemory(None)
-        self._pool = self._memory.pool()
+        self._pool: torch.cuda.MemPool | None = None
+        """Where it ran, and a graph may have addresses; until then any pool will do."""
 
     def __call__(self) -> None:
         """Put the network on PyTorch's current stream; raises `EngineError` if PyTorch refuses."""
@@ -78,8 +86,10 @@ class TorchBinding:
             run_twice(self._put, self._memory.gpu)
 
     def _put(self) -> None:
-        with torch.inference_mode(), exact_floats(), torch.cuda.use_mem_pool(self._pool):
-            self._into.copy_(self._run(*self._given))
+        pool = self._pool or self._memory.pool()
+        with torch.inference_mode(), exact_floats(), torch.cuda.use_mem_pool(pool):
+            fill(self._into, self._run(*self._given))
+        self._pool = pool
 
     def enqueue(self, stream: Any) -> None:
         """Put the network on a `cuda.core` stream; raises `EngineError` if PyTorch refuses."""

@@ -27,11 +27,12 @@ SPEC = EngineSpec((TensorSpec("x", "float32", (4,)),), (TensorSpec("y", "float32
 class Pool:
     """As PyTorch's: two threads at once in one pool are an error."""
 
-    alive = 0
+    alive = made = 0
 
     def __init__(self) -> None:
         self.inside = False
         Pool.alive += 1
+        Pool.made += 1
 
     def __del__(self) -> None:
         Pool.alive -= 1
@@ -64,6 +65,9 @@ class StandIn:
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    gc.collect()  # pools of the tests before
+    monkeypatch.setattr(Pool, "alive", 0)
+    monkeypatch.setattr(Pool, "made", 0)
     monkeypatch.setattr(torch.cuda, "MemPool", Pool)
     monkeypatch.setattr(torch.cuda, "use_mem_pool", use_pool)
     monkeypatch.setattr(module.DeviceArray, "of", lambda array: array)
@@ -76,19 +80,64 @@ def bind(run: Any, memory: TorchMemory) -> tuple[TorchBinding, np.ndarray[Any, A
     return TorchBinding(run, SPEC, {"x": x}, {"y": y}, torch.device("cpu"), memory), y
 
 
-def test_all_networks_of_a_stream_share_a_pool_that_goes_with_the_last(gpu):
+def test_all_networks_of_a_stream_share_a_pool_that_is_kept_until_it_is_wanted_back(gpu):
+    """Between jobs nobody is bound, and to destroy a pool and make another waits for all of the GPU."""
     memory = module.memory_of(gpu)
     assert module.memory_of(gpu) is memory
-    bound = [bind(lambda x: 2 * x, memory) for _ in range(3)]
-    assert Pool.alive == 1
-    for call, y in bound:
-        call()
-        np.testing.assert_array_equal(y, [0, 2, 4, 6])
-    del bound[1:], call
-    assert Pool.alive == 1
-    bound.clear()
-    gc.collect()
+    for _ in range(2):
+        bound = [bind(lambda x: 2 * x, memory) for _ in range(3)]
+        for call, y in bound:
+            call()
+            np.testing.assert_array_equal(y, [0, 2, 4, 6])
+        assert Pool.alive == Pool.made == 1
+        del bound, call
+        gc.collect()
+        assert Pool.alive == 1
+    memory.give_back()
     assert Pool.alive == 0
+
+
+def test_a_pool_that_is_wanted_back_goes_with_the_last_that_ran_in_it(gpu):
+    """A graph may have addresses in it; another network that is bound meanwhile shares it, and it is kept again."""
+    memory = TorchMemory(gpu)
+    first, second = (bind(lambda x: x, memory)[0] for _ in range(2))
+    first()
+    memory.give_back()
+    assert Pool.alive == 1
+    second()
+    assert Pool.made == 1
+    del first, second
+    assert Pool.alive == 1
+    third, _ = bind(lambda x: x, memory)
+    third()
+    memory.give_back()
+    del third
+    assert (Pool.alive, Pool.made) == (0, 1)
+
+
+def test_a_pool_of_another_size_makes_room_for_a_network_that_has_not_run(gpu, monkeypatch):
+    """PyTorch takes nothing out of a pool, so a job of another size finds its memory in pieces that are too small."""
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    memory = TorchMemory(gpu)
+    gpu.spare.add(memory)
+    bind(lambda x: x, memory)[0]()
+
+    def run(x: Any) -> Any:
+        if Pool.made == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return x
+
+    call, y = bind(run, memory)
+    call()
+    assert (Pool.alive, Pool.made, y[3]) == (1, 2, 3)
+
+
+def test_a_network_of_several_answers(gpu):
+    x, y, z = (np.full(4, 3, np.float32) for _ in range(3))
+    spec = EngineSpec(SPEC.inputs, (*SPEC.outputs, TensorSpec("z", "float32", (4,))))
+    arrays, run = ({"x": x}, {"z": z, "y": y}), lambda x: (x + 1, x + 2)
+    TorchBinding(run, spec, *arrays, torch.device("cpu"), TorchMemory(gpu))()
+    assert (y[0], z[0]) == (4, 5)
 
 
 def test_calls_of_several_threads_take_turns(gpu):

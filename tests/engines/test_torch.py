@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +23,7 @@ from mimicmotion_trt.engines.torch_backend import (  # noqa: E402
     open_engine,
     read_trace,
 )
+from mimicmotion_trt.errors import DeviceLost  # noqa: E402
 
 SPEC = EngineSpec(
     (TensorSpec("x", "float32", ("rows", 4, "width")), TensorSpec("y", "float32", ("rows",))),
@@ -82,6 +86,58 @@ def test_a_call_reads_its_arrays_anew_even_those_that_it_may_not_write(file):
             array[:] = value
         call()
         np.testing.assert_allclose(outputs["z"], expected(inputs), rtol=1e-5, atol=1e-6)
+
+
+class Two(torch.nn.Module):
+    """Two answers; one of them is the other's half way."""
+
+    def forward(self, x, y):
+        kept = x.sum(1) + y[:, None]
+        return 2 * kept, kept
+
+
+def test_each_answer_goes_where_its_name_says(tmp_path):
+    spec = EngineSpec(
+        SPEC.inputs, tuple(TensorSpec(name, "float32", ("rows", "width")) for name in ("twice", "kept"))
+    )
+    given = (torch.zeros(2, 4, 6), torch.zeros(2))
+    torch.jit.trace(Two(), given, check_trace=False).save(str(tmp_path / "two.ts"))
+    inputs, _ = arrays()
+    outputs = {name: np.zeros((3, 8), np.float32) for name in ("kept", "twice")}
+    TorchEngine(tmp_path / "two.ts", spec, "cpu", 1).bind(inputs, outputs)()
+    kept = inputs["x"].sum(1) + inputs["y"][:, None]
+    np.testing.assert_allclose(outputs["kept"], kept, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(outputs["twice"], 2 * kept, rtol=1e-5, atol=1e-6)
+    with pytest.raises(BundleError, match=r"two\.ts has 2 inputs and 2 outputs; its manifest says"):
+        TorchEngine(tmp_path / "two.ts", SPEC, "cpu", 1)
+
+
+class SpareGpu:
+    """A `Gpu` by what `TorchEngine.close` asks of it."""
+
+    def __init__(self, wait: Callable[[], None]) -> None:
+        self.turn, self.spare, self.wait = threading.RLock(), set[Any](), wait
+
+    def activate(self) -> None:
+        pass
+
+
+def test_a_closed_engine_gives_back_what_pytorch_keeps_for_its_stream(file, monkeypatch):
+    """If the GPU is lost, PyTorch must not be asked to: that would end the process."""
+    done: list[str] = []
+
+    def wait() -> None:
+        done.append("waited")
+        if "lost" in done:
+            raise DeviceLost("the GPU failed.")
+
+    gpu: Any = SpareGpu(wait)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: done.append("given back"))
+    TorchEngine(file, SPEC, "cpu", 1, gpu=gpu).close()
+    assert done == ["waited", "given back"]
+    done[:] = ["lost"]
+    TorchEngine(file, SPEC, "cpu", 1, gpu=gpu).close()
+    assert done == ["lost", "waited"]
 
 
 def test_compiled_as_one_graph(file):
