@@ -43,6 +43,22 @@ class _Staged:
         return cls(host, pinned, pinned.as_array(host.shape, host.dtype), gpu.allocate(size))
 
 
+def make_context(api: Any, engine: Any) -> Any:
+    """What runs an engine, on scratch memory of ours; None if the library makes none.
+
+    TensorRT-RTX compiles kernels for each new shape, by itself in the background. Here it is waited for: a graph
+    would keep the kernels that stand in meanwhile, and last bits would depend on when it is captured.
+    """
+    config = engine.create_runtime_config()
+    if config is None:
+        return None
+    config.set_execution_context_allocation_strategy(api.ExecutionContextAllocationStrategy.USER_MANAGED)
+    if hasattr(api, "DynamicShapesKernelSpecializationStrategy"):
+        eager = api.DynamicShapesKernelSpecializationStrategy.EAGER
+        config.dynamic_shapes_kernel_specialization_strategy = eager
+    return engine.create_execution_context(config)
+
+
 class Binding:
     """An engine bound to memory. Calling it runs the engine and, if arrays of the host are bound, waits for it.
 
@@ -63,13 +79,14 @@ class Binding:
         self._arrays = (dict(inputs), dict(outputs))
         self._sent = self._stage(inputs)
         self._fetched = self._stage(outputs)
-        strategy = session.library.api.ExecutionContextAllocationStrategy.USER_MANAGED
-        self._context: Any = engine.create_execution_context(strategy)
+        self._context: Any = make_context(session.library.api, engine)
         if self._context is None:
             raise self._failed("no execution context could be made")
         self._set_shapes(profile)
         for name, address in self._addresses().items():
             self._check(self._context.set_tensor_address(name, address), f"{name} was not taken")
+        self._capturable: bool | None = None
+        """Whether a CUDA graph can take it; unknown until it has run."""
         self._need = int(engine.get_device_memory_size_for_profile_v2(profile))
         self._at = 0
         self._scratch = self._move()
@@ -93,12 +110,19 @@ class Binding:
             np.copyto(staged.host, staged.view)
 
     def enqueue(self, stream: Any) -> None:
-        """Put the engine alone on a `cuda.core` stream; raises `EngineError` where arrays of the host are bound."""
+        """Put the engine alone on a `cuda.core` stream.
+
+        Raises `EngineError` where arrays of the host are bound, and under a capture that the library rules out.
+        """
         if self._sent or self._fetched:
             names = ", ".join((*self._sent, *self._fetched))
             raise EngineError(f"{names} lie on the host.", remedy="Bind arrays on the GPU.")
         with self._gpu.turn:
+            if self._gpu.capturing:
+                self._check_capture()
             self._execute(stream)
+            if self._capturable is None and not self._gpu.capturing:
+                self._capturable = self._ask_capturable(stream)
 
     def close(self) -> None:
         """Give up the context; no call may follow."""
@@ -111,6 +135,20 @@ class Binding:
             self._move()
         if not self._context.execute_async_v3(int(stream.handle)):
             raise self._failed("the engine failed")
+
+    def _ask_capturable(self, stream: Any) -> bool:
+        """TensorRT-RTX knows; TensorRT fails when it is tried."""
+        if not hasattr(self._context, "is_stream_capturable"):
+            return True
+        return bool(self._context.is_stream_capturable(int(stream.handle)))
+
+    def _check_capture(self) -> None:
+        if self._capturable is False:
+            raise EngineError(
+                f"{self._library.version} says that CUDA graphs cannot take this plan; those built with "
+                "--weight-streaming are such.",
+                remedy="Run with graphs off (--graphs off), or rebuild the bundle without --weight-streaming.",
+            )
 
     def _move(self) -> Memory | None:
         """Follow the arena."""

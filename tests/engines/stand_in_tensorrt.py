@@ -40,6 +40,7 @@ class HostGpu:
         self.allocated: list[int] = []
         self.stream = SimpleNamespace(handle=7)
         self.turn = threading.RLock()
+        self.capturing = False
         self.scratch = Arena(self.allocate)
 
     def activate(self) -> None:
@@ -76,12 +77,25 @@ class ExecutionContextAllocationStrategy(enum.Enum):
     STATIC, ON_PROFILE_CHANGE, USER_MANAGED = range(3)
 
 
+class DynamicShapesKernelSpecializationStrategy(enum.Enum):
+    LAZY, EAGER, NONE = range(3)
+
+
+class IRuntimeConfig:
+    dynamic_shapes_kernel_specialization_strategy = DynamicShapesKernelSpecializationStrategy.LAZY
+    _allocation = ExecutionContextAllocationStrategy.STATIC
+
+    def set_execution_context_allocation_strategy(self, strategy: ExecutionContextAllocationStrategy) -> None:
+        self._allocation = strategy
+
+
 class TensorIOMode(enum.Enum):
     NONE, INPUT, OUTPUT = range(3)
 
 
 class IExecutionContext:
-    def __init__(self, engine: ICudaEngine) -> None:
+    def __init__(self, engine: ICudaEngine, config: IRuntimeConfig) -> None:
+        self._config, self._capturable = config, True
         self._engine, self._at, self._shape = engine, dict[str, int](), (0, 0)
         self._profile, self._scratch = -1, (0, 0)
 
@@ -106,6 +120,10 @@ class IExecutionContext:
 
     def set_device_memory(self, address: int, size: int) -> None:
         self._scratch = (address, size)
+
+    def is_stream_capturable(self, stream: int) -> bool:
+        self._engine._log.append(f"asked of {stream}")
+        return self._capturable
 
     def execute_async_v3(self, stream: int) -> bool:
         engine = self._engine
@@ -167,9 +185,12 @@ class ICudaEngine:
             return None
         return f"plan times {self._factor}{' refittable' if settings.refittable else ''}".encode()
 
-    def create_execution_context(self, strategy: ExecutionContextAllocationStrategy) -> IExecutionContext:
-        assert strategy is ExecutionContextAllocationStrategy.USER_MANAGED
-        return IExecutionContext(self)
+    def create_runtime_config(self) -> IRuntimeConfig:
+        return IRuntimeConfig()
+
+    def create_execution_context(self, config: IRuntimeConfig) -> IExecutionContext:
+        assert config._allocation is ExecutionContextAllocationStrategy.USER_MANAGED
+        return IExecutionContext(self, config)
 
 
 class SerializationFlag(enum.Enum):
@@ -237,11 +258,13 @@ class OnnxParserRefitter:
 
 
 CLASSES = (
+    DynamicShapesKernelSpecializationStrategy,
     EngineInspector,
     ExecutionContextAllocationStrategy,
     ICudaEngine,
     IExecutionContext,
     ILogger,
+    IRuntimeConfig,
     ISerializationConfig,
     LayerInformationFormat,
     OnnxParserRefitter,

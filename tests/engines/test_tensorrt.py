@@ -107,9 +107,49 @@ def test_the_engine_alone_goes_on_any_stream(engine, gpu, log):
     inputs, outputs = arrays(1)
     call = engine.bind({"x": on_gpu(gpu, inputs["x"])}, {"y": on_gpu(gpu, outputs["y"])})
     call.enqueue(SimpleNamespace(handle=99))
-    assert log[-1] == "run on 99"
+    assert "run on 99" in log
     with pytest.raises(EngineError, match="x, y lie on the host"):
         engine.bind(inputs, outputs).enqueue(gpu.stream)
+
+
+@pytest.mark.parametrize("rtx", [True, False])
+def test_kernels_are_compiled_before_they_run_where_there_is_a_choice(session, engine, rtx):
+    """A graph that is captured soon after the first run would keep those that stand in for them."""
+    if not rtx:
+        del session.library.api.DynamicShapesKernelSpecializationStrategy
+    config = engine.bind(*arrays(1))._context._config
+    chosen = config.dynamic_shapes_kernel_specialization_strategy.name
+    assert chosen == ("EAGER" if rtx else "LAZY")
+
+
+def test_a_capture_that_the_library_rules_out_is_refused(engine, gpu, log):
+    """It is asked once, after the first run; without graphs the engine runs on."""
+    inputs, outputs = arrays(1)
+    call = engine.bind({"x": on_gpu(gpu, inputs["x"])}, {"y": on_gpu(gpu, outputs["y"])})
+    call._context._capturable = False
+    for _ in range(2):
+        call.enqueue(gpu.stream)
+    assert log[-3:] == ["run on 7", "asked of 7", "run on 7"]
+    gpu.capturing = True
+    with pytest.raises(EngineError, match="says that CUDA graphs cannot take this plan") as caught:
+        call.enqueue(gpu.stream)
+    assert "--graphs off" in caught.value.remedy
+    assert log[-1] == "run on 7"
+
+
+@pytest.mark.parametrize("rtx", [True, False])
+def test_a_capture_that_nothing_speaks_against(engine, gpu, log, monkeypatch, rtx):
+    from . import stand_in_tensorrt
+
+    if not rtx:
+        monkeypatch.delattr(stand_in_tensorrt.IExecutionContext, "is_stream_capturable")
+    inputs, outputs = arrays(1)
+    call = engine.bind({"x": on_gpu(gpu, inputs["x"])}, {"y": on_gpu(gpu, outputs["y"])})
+    call.enqueue(gpu.stream)
+    gpu.capturing = True
+    log.clear()
+    call.enqueue(gpu.stream)
+    assert log == ["run on 7"]
 
 
 @pytest.mark.parametrize("strides", [None, (6, 2)])

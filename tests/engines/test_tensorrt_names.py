@@ -20,6 +20,7 @@ API = ("api", "library.api", "session.library.api", "self._session.library.api")
 RUNNING = {
     "engine": "ICudaEngine",
     "self._opened()": "ICudaEngine",
+    "config": "IRuntimeConfig",
     "settings": "ISerializationConfig",
     "inspector": "EngineInspector",
     "self._context": "IExecutionContext",
@@ -57,6 +58,9 @@ FULL_ONLY = (
     "get_engine_validity",
     "EngineInspector",
     "ComputeCapability",
+    "DynamicShapesKernelSpecializationStrategy",
+    "dynamic_shapes_kernel_specialization_strategy",
+    "is_stream_capturable",
 )
 """Not in every flavour; the source asks before it uses them."""
 
@@ -119,6 +123,11 @@ def test_the_readers_find_what_is_used():
         "ICudaEngine.serialize_with_config",
         "ISerializationConfig.set_flag",
         ".ExecutionContextAllocationStrategy.USER_MANAGED",
+        ".DynamicShapesKernelSpecializationStrategy.EAGER",
+        "ICudaEngine.create_runtime_config",
+        "IRuntimeConfig.set_execution_context_allocation_strategy",
+        "IRuntimeConfig.dynamic_shapes_kernel_specialization_strategy",
+        "IExecutionContext.is_stream_capturable",
     } <= found
     assert ("Builder", "build_serialized_network") in builder_names()
 
@@ -165,6 +174,7 @@ def test_the_names_of_cuda_core():
     ("line", "says"),
     [
         ("self._context.execute_async_v4(0)", ["IExecutionContext.execute_async_v4"]),
+        ("config.kernel_specialization_strategy = 1", ["IRuntimeConfig.kernel_specialization_strategy"]),
         ("engine.num_bindings", ["ICudaEngine.num_bindings"]),
         ("api.ExecutionContextAllocationStrategy.USER", ["ExecutionContextAllocationStrategy.USER"]),
         ("engine.weight_streaming_budget = 3", ["ICudaEngine.weight_streaming_budget"]),
