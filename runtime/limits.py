@@ -21,8 +21,11 @@ class Limits:
     """Frames of the finished video."""
     output_pixels: int = 2048 * 2048
     """Pixels of one frame of the finished video."""
-    reuse_bytes: int = 32 * 2**20
-    """Memory for what CLIP, VAE and PoseNet said of pictures that may come again; 1 keeps nothing."""
+    reuse_bytes: int = 512 * 2**20
+    """The host's memory for what CLIP, VAE and PoseNet said of pictures that may come again; 1 keeps nothing.
+
+    PoseNet's features of 72 frames of 1024x576 are 425 MB in float16.
+    """
     jobs: int = 1
     """Jobs that an engine process runs at once. On a GPU one is encoded or decoded while another is denoised."""
     together: int = 1

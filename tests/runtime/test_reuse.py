@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicmotion_trt import Animator, Limits
+from mimicmotion_trt.engines.spec import network_specs
 from mimicmotion_trt.reuse import Answers, digest
+from mimicmotion_trt.stages import POSE_CHUNK
 
 
 def ones(count: int) -> Any:
@@ -75,6 +78,24 @@ def test_what_is_larger_than_the_limit_is_not_kept():
     answers.ask(ones(21), "b")
     answers.ask(never, "a")
     assert answers.size == 10
+
+
+def test_the_usual_limit_holds_a_clip_of_the_real_model():
+    """The picture's own frame and 72 of 1024x576 in float16; the zeros are never touched, so they take no memory."""
+    sizes = {"batch": 1, "frames": POSE_CHUNK, "cells_high": 72, "cells_wide": 128}
+    specs = network_specs(pose_channels=320, token_width=1024, image_size=224, dtype="float16")
+    answers = Answers(Limits().reuse_bytes)
+    networks = ["image_encoder", "vae_encoder", *["pose_net"] * -(-73 // POSE_CHUNK)]
+
+    def answer(network: str) -> Any:
+        (tensor,) = specs[network].outputs
+        return np.zeros([sizes[dim] if isinstance(dim, str) else dim for dim in tensor.shape], tensor.dtype)
+
+    for number, network in enumerate(networks):
+        answers.ask(partial(answer, network), network, number)
+    assert answers.size > 425e6
+    for number, network in enumerate(networks):
+        answers.ask(never, network, number)
 
 
 @pytest.fixture
