@@ -42,6 +42,7 @@ def main(
     work: Annotated[
         Path | None, typer.Option(help="Folder for 10 GB of files; a temporary one if not given.")
     ] = None,
+    configs: Annotated[Path, typer.Option(help="Configs of the networks, in SVD's layout.")] = CONFIGS,
     as_json: Annotated[bool, typer.Option("--json", help="Print the JSON line only.")] = False,
 ) -> None:
     """Build the bundle in a process of its own and report."""
@@ -51,7 +52,7 @@ def main(
         base, checkpoint = folder / "svd", folder / "mimicmotion.safetensors"
         if not checkpoint.exists():
             console.print(f"drawing random weights into {folder}")
-            subprocess.run([sys.executable, __file__, "draw", str(folder)], check=True)
+            subprocess.run([sys.executable, __file__, "draw", str(folder), str(configs)], check=True)
         plan = PlanOptions(capabilities=(capability,)) if backend == "tensorrt-rtx" else PlanOptions()
         options = Options(
             backend=backend,
@@ -122,8 +123,8 @@ def table(result: dict[str, Any]) -> Table:
     return made
 
 
-def draw(folder: Path) -> None:
-    """Random float16 weights of every network, in SVD's layout and MimicMotion's."""
+def draw(folder: Path, configs: Path) -> None:
+    """Random float16 weights of every network of these configs, in SVD's layout and MimicMotion's."""
     import torch
     from diffusers import AutoencoderKLTemporalDecoder
     from safetensors.torch import save_file
@@ -133,7 +134,7 @@ def draw(folder: Path) -> None:
 
     base = folder / "svd"
     if not base.exists():
-        shutil.copytree(CONFIGS, base, ignore=shutil.ignore_patterns("checkpoint_keys.json"))
+        shutil.copytree(configs, base, ignore=shutil.ignore_patterns("checkpoint_keys.json", "*.safetensors"))
     os.chmod(base, 0o755)
     generator = torch.Generator().manual_seed(0)
 
@@ -164,6 +165,6 @@ def draw(folder: Path) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["draw"]:
-        draw(Path(sys.argv[2]))
+        draw(*map(Path, sys.argv[2:]))
     else:
         typer.run(main)

@@ -1,0 +1,80 @@
+"""The benchmark of the real size, on networks of two levels: weights are drawn, a bundle is built and reported on."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mimicmotion_trt.engines import NETWORKS, Bundle
+
+NARROW = {
+    "unet": {
+        "block_out_channels": [32, 64],
+        "num_attention_heads": [1, 2],
+        "down_block_types": ["CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"],
+        "up_block_types": ["UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"],
+    },
+    "image_encoder": {"num_hidden_layers": 1, "patch_size": 112},
+}
+"""What the golden networks' configs are changed to."""
+
+
+@pytest.fixture(scope="module")
+def real_size() -> Any:
+    """The script as a module."""
+    return importlib.import_module("real_size")
+
+
+@pytest.fixture
+def configs(golden: Path, tmp_path: Path) -> Path:
+    """A folder as the real size's: configs without weights."""
+    ignore = shutil.ignore_patterns("*.safetensors")
+    folder = Path(shutil.copytree(golden / "tiny" / "svd", tmp_path / "configs", ignore=ignore))
+    for part, changes in NARROW.items():
+        path = folder / part / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return folder
+
+
+def test_the_command_draws_builds_and_reports(real_size, configs, tmp_path, capsys):
+    real_size.main(
+        backend="onnxruntime", precision="fp16", size="64x64", segment=2, batch=1, work=tmp_path / "work",
+        configs=configs, as_json=True,
+    )  # fmt: skip
+    told = json.loads(capsys.readouterr().out)
+    assert (told["backend"], told["sizes"], told["segment"], told["rows"]) == (
+        "onnxruntime", [[64, 64]], 2, [1],
+    )  # fmt: skip
+    assert list(told["networks"]) == list(NETWORKS)
+    for name, network in told["networks"].items():
+        assert 0 < network["rel_l2"] < 5e-3, name
+        assert network["megabytes"] > 0, name
+        assert {f"exporting {name}", f"comparing {name} with PyTorch"} <= set(told["stages"])
+    assert told["seconds"] >= max(stage["seconds"] for stage in told["stages"].values()) - 0.1
+    assert told["peak_gib"] >= max(stage["peak_gib"] for stage in told["stages"].values()) > 0
+    assert Bundle.load(tmp_path / "work" / "bundle").manifest.precision == "fp16"
+    assert not list((tmp_path / "work").glob(".*"))
+
+
+def test_a_row_for_each_network(real_size):
+    stages = {
+        "exporting unet": {"seconds": 77.4},
+        "comparing unet with PyTorch": {"seconds": 5.0},
+        "compiling unet": {"seconds": 55.0},
+        "exporting pose_net": {"seconds": 2.0},
+    }
+    networks = {
+        "unet": {"megabytes": 2970.0, "rel_l2": 1.3e-3},
+        "pose_net": {"megabytes": 4.0, "rel_l2": 2e-4},
+    }
+    made = real_size.table({"stages": stages, "networks": networks})
+    rows = zip(*(column.cells for column in made.columns), strict=True)
+    assert list(rows) == [
+        ("unet", "77", "5", "55", "2970", "1.3e-03"),
+        ("pose_net", "2", "-", "-", "4", "2.0e-04"),
+    ]
