@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError, OutputError
-from .checkpoints import PARTS, read_config, resolve_base
+from .checkpoints import PARTS, building, read_config, resolve_base
 from .config import Config
 
 RANDOM = "base-random"
@@ -53,17 +53,12 @@ def make_base(folder: Path, recipe: Mapping[str, Any], seed: int) -> None:
         raise CheckpointError(f"the recipe lacks {', '.join(sorted(missing))}.", field="recipe")
 
     def fill(partial: Path) -> None:
+        remedy = "Give configs as in training/configs/tiny-networks.json."
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            try:
+            with building("the recipe", remedy, "recipe"):
                 vae = AutoencoderKLTemporalDecoder(**recipe["vae"])
                 encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(**recipe["image_encoder"]))
-            except Exception as error:  # the libraries raise many kinds, some of their own
-                raise CheckpointError(
-                    f"the recipe builds no network: {type(error).__name__}: {error}",
-                    remedy="Give configs as in training/configs/tiny-networks.json.",
-                    field="recipe",
-                ) from error
             vae.save_pretrained(partial / "vae")
             encoder.save_pretrained(partial / "image_encoder")
         for part, name in (

@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,15 +149,19 @@ def load_image_encoder(folder: Path, dtype: torch.dtype = torch.float32) -> nn.M
 
 def _empty(kind: Any, config: Mapping[str, Any], part: Path) -> Any:
     values = {key: value for key, value in config.items() if not key.startswith("_")}
+    remedy = "The base folder must have SVD's diffusers layout."
+    with building(f"{part}/config.json", remedy, "base"), torch.device("meta"):
+        return kind(**values)
+
+
+@contextmanager
+def building(config: str, remedy: str, field: str) -> Iterator[None]:
+    """Turn what the libraries raise of a config into `CheckpointError`."""
     try:
-        with torch.device("meta"):
-            return kind(**values)
-    except Exception as error:  # the libraries raise many kinds, some of their own
-        raise CheckpointError(
-            f"{part}/config.json builds no network: {type(error).__name__}: {error}",
-            remedy="The base folder must have SVD's diffusers layout.",
-            field="base",
-        ) from error
+        yield
+    except Exception as error:  # of many kinds, some of their own
+        told = f"{config} builds no network: {type(error).__name__}: {error}"
+        raise CheckpointError(told, remedy=remedy, field=field) from error
 
 
 def find_weights(part: Path, *stems: str) -> Path:

@@ -19,13 +19,14 @@ from .snapshots import STATE, list_snapshots
 STAGES = {
     "vae": "tiny-vae", "colours": "tiny-colours", "motion": "tiny", "longer": "tiny-longer", "last": "tiny-last",
     "decoder": "tiny-decoder", "together": "tiny-together", "structure": "tiny-structure",
+    "finish": "tiny-finish",
 }  # fmt: skip
 """The folders of the runs in the order of training, and their configs."""
-ANIMATING = ("motion", "longer", "last", "together", "structure")
+ANIMATING = ("motion", "longer", "last", "together", "structure", "finish")
 """Those that write U-Net and PoseNet."""
-BASES = ("vae", "colours", "decoder", "together", "structure")
+BASES = ("vae", "colours", "decoder", "together", "structure", "finish")
 """Those that write a base folder."""
-PROCESSES = {"structure": 2}
+PROCESSES = {"structure": 2, "finish": 2}
 """Those that ran in several processes, each with a batch of its own."""
 
 
