@@ -9,9 +9,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
+from .cuda.buckets import MOST_ELEMENTS
 from .cuda.buckets import too_wide as too_wide  # builds ask here which rows fit
+from .cuda.decoder import WIDEST
 from .engines import NETWORKS, Manifest, Work
 from .errors import SettingsError
 from .schedule import steps_of
@@ -27,6 +30,8 @@ DECODER_TENSORS = 6
 behind it, then the block's own two."""
 OTHER_SEGMENTS = (72, 36, 16)
 """Lengths of segments that are looked at besides a bundle's own, if shorter."""
+OTHER_CHUNKS = (8, 4, 2, 1)
+"""Frames decoded at a time that are looked at besides the settings' own, if fewer and if that does not fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +45,19 @@ class Model:
     """Channels of the U-Net's first level."""
     value_bytes: int
     """Bytes of one weight or activation: 4, or 2 for fp16."""
+    streamable: int = 0
+    """Values of `weights` that need not lie on the GPU: of plans built with --weight-streaming."""
 
     @classmethod
     def of(cls, manifest: Manifest) -> Model:
         """The networks of a bundle; what its files weigh is taken for weights."""
         size = 4 if manifest.precision == "fp32" else 2  # of fp8, too, all but some weights takes 2
-        files = (file.bytes for name in NETWORKS for file in manifest.networks[name].files)
+        networks = {name: manifest.networks[name] for name in NETWORKS}
+        files = {name: sum(file.bytes for file in network.files) for name, network in networks.items()}
+        streamable = sum(files[name] for name, n in networks.items() if n.plan and n.plan.streamable)
         width = next(t.shape[2] for t in manifest.networks["unet"].spec.inputs if t.name == "pose")
         works = {name: network.work for name, network in manifest.networks.items()}
-        return cls(works, sum(files) // size, int(width), size)
+        return cls(works, sum(files.values()) // size, int(width), size, streamable // size)
 
     def halved(self) -> Model:
         """The same networks in fp16."""
@@ -107,6 +116,8 @@ class Memory:
     """The larger of the U-Net's and the decoder's; attention is taken to be fused (no matrix of all pairs)."""
     state: int
     """Latents, PoseNet's features of every frame, and the rows' inputs and outputs."""
+    streamed: int = 0
+    """Further weights, in the host's memory unless the GPU has room for them; not of the total."""
 
     @property
     def total(self) -> int:
@@ -120,6 +131,8 @@ class Choice:
     segment: int
     rows: int
     """Rows at once."""
+    decode_chunk: int
+    """Frames decoded at a time."""
     memory: Memory
     cost: Cost
     fits: bool
@@ -177,7 +190,8 @@ def memory_of(
 
     activations = bytes max(rows slots cells 16 width, chunk 64 cells 6 decoder_width); state = latents
     (two float32 copies), features and rows. Of several jobs at once a GPU denoises some beside one that it decodes,
-    so that both lie there; a CPU computes them side by side. An estimate: engines differ in what they keep and reuse.
+    so that both lie there; a CPU computes them side by side. Weights that a plan streams need not lie on the GPU. An
+    estimate: engines differ in what they keep and reuse.
     """
     cells, slots = cells_of(settings), cost_of(model, settings, frames).slots
     chunk = min(settings.decode_chunk, frames + 1)
@@ -187,10 +201,12 @@ def memory_of(
     features = (frames + 1) * cells * model.width
     inputs = rows * slots * cells * (8 + model.width + 4)
     activations = unet + decoder if gpu and jobs > 1 else max(unet, decoder) * (1 if gpu else jobs)
+    streamed = model.streamable if gpu else 0
     return Memory(
-        weights=model.weights * model.value_bytes,
+        weights=(model.weights - streamed) * model.value_bytes,
         activations=round(activations) * model.value_bytes,
         state=jobs * (latents + (features + inputs) * model.value_bytes),
+        streamed=streamed * model.value_bytes,
     )
 
 
@@ -205,8 +221,9 @@ def choices(
     gpu: bool = False,
     shapes: Shapes | None = None,
 ) -> list[Choice]:
-    """Ways to run `jobs` of it at once, the best first: the settings' own segment, most rows.
+    """Ways to run `jobs` of it at once, the best first: the settings' own segment and chunk, most rows.
 
+    Smaller chunks follow where they fit and the settings' own does not.
     `free` is the bytes of memory, if known. With the `shapes` of plans these take all that is chosen; raises
     `InputError` where they do not take the settings themselves.
     """
@@ -221,18 +238,42 @@ def choices(
         tried = replace(settings, segment=segment, overlap=min(settings.overlap, segment - 1))
         cost = cost_of(model, tried, frames)
         takes = {min(many, cost.rows) for many in rows}
-        if shapes is not None:
-            compiled = shapes.rows(
-                cost.slots, cells
-            )  # what is left of a batch runs with rows that count nothing
+        if shapes is not None:  # what is left of a batch runs with rows that count nothing
+            compiled = shapes.rows(cost.slots, cells)
             takes = {count for count in compiled if count <= cost.rows} or {compiled[0]}
-        for count in sorted(takes, reverse=True):
-            memory = memory_of(model, tried, frames, count, jobs, gpu=gpu)
-            why = "" if free is None or memory.total <= free else "more memory than is free"
-            if too_wide(model.width, count, cost.slots, cells_of(tried)):
-                why = "a tensor of over 2^31 elements"
-            found.append(Choice(segment, count, memory, cost, not why, why))
+        for chunk in _chunks(settings, frames, cells, shapes):
+            made = []
+            for count in sorted(takes, reverse=True):
+                way = replace(tried, decode_chunk=chunk)
+                memory = memory_of(model, way, frames, count, jobs, gpu=gpu)
+                why = "" if free is None or memory.total <= free else "more memory than is free"
+                if _too_wide(model, way, frames, count, cost.slots, gpu):
+                    why = "a tensor of over 2^31 elements"
+                made.append(Choice(segment, count, chunk, memory, cost, not why, why))
+            found += [choice for choice in made if choice.fits or chunk == settings.decode_chunk]
+            if best(made):
+                break
     return found
+
+
+def _chunks(settings: Settings, frames: int, cells: tuple[int, int], shapes: Shapes | None) -> list[int]:
+    """Frames to decode at a time, the settings' own first, then fewer; of plans what they take."""
+    own = settings.decode_chunk
+
+    def taken(chunk: int) -> bool:
+        with suppress(SettingsError):
+            if shapes is not None:
+                shapes.check_chunk(chunk, frames + 1, cells)
+            return True
+        return False
+
+    return [own, *(chunk for chunk in OTHER_CHUNKS if chunk < min(own, frames + 1) and taken(chunk))]
+
+
+def _too_wide(model: Model, settings: Settings, frames: int, rows: int, slots: int, gpu: bool) -> bool:
+    """Whether U-Net or, on a GPU, decoder have a tensor with more elements than kernels count."""
+    cells, chunk = cells_of(settings), min(settings.decode_chunk, frames + 1)
+    return too_wide(model.width, rows, slots, cells) or (gpu and chunk * 64 * cells * WIDEST > MOST_ELEMENTS)
 
 
 def compiled_segments(shapes: Shapes, cells: tuple[int, int]) -> tuple[int, ...]:

@@ -8,8 +8,10 @@ import pytest
 
 from mimicmotion_trt import Settings, SettingsError
 from mimicmotion_trt.bundles import load_bundle
+from mimicmotion_trt.engines import Plan, Profile
 from mimicmotion_trt.prediction import MIMICMOTION, Model, best, choices, cost_of, memory_of
 from mimicmotion_trt.schedule import steps_of
+from mimicmotion_trt.shapes import Shapes
 
 FULL = Settings(segment=72, size=(576, 1024))
 GB = 10**9
@@ -86,6 +88,47 @@ def test_the_best_that_fits_keeps_the_models_own_segment():
     assert best(choices(MIMICMOTION, FULL, 300, (1, 2, 4), 4 * GB)) is None
     found = choices(MIMICMOTION, FULL, 300, (1, 2, 4), 4 * GB)
     assert {choice.why for choice in found} == {"more memory than is free", "a tensor of over 2^31 elements"}
+
+
+def test_smaller_chunks_are_tried_where_the_usual_one_does_not_fit():
+    """72 frames in 72x128 cells: 8 at a time take more than the U-Net, 4 less; 12.54 and 12.09 GB in all."""
+    assert {choice.decode_chunk for choice in choices(MIMICMOTION, FULL, 71, (1,), 13 * GB, gpu=True)} == {8}
+    found = choices(MIMICMOTION, FULL, 71, (1,), 12_300_000_000, gpu=True)
+    assert [(choice.decode_chunk, choice.fits) for choice in found if choice.segment == 72] == [
+        (8, False), (4, True),
+    ]  # fmt: skip
+    assert best(choices(MIMICMOTION, FULL, 71, (1,), 6_900_000_000, gpu=True)).decode_chunk == 2
+    short = choices(MIMICMOTION, FULL, 2, (1,), 5 * GB, gpu=True)
+    assert {choice.decode_chunk for choice in short} == {8}  # 3 frames, nothing fits
+    large = replace(FULL, size=(2048, 2048), segment=2, overlap=1)  # a GPU's kernels count 2^31 elements
+    chunks = [
+        best(choices(MIMICMOTION, large, 15, (1,), None, gpu=gpu)).decode_chunk for gpu in (True, False)
+    ]
+    assert chunks == [1, 8]
+
+
+def test_plans_are_decoded_in_chunks_that_they_take():
+    cells = {"cells_high": (128, 128, 128), "cells_wide": (72, 72, 72)}
+    profiles = {
+        "unet": {"rows": (1, 1, 1), "frames": (72, 72, 72), **cells},
+        "vae_decoder": {"frames": (3, 8, 8), **cells},
+    }
+    shapes = Shapes({name: Plan("", "", (Profile(dims),)) for name, dims in profiles.items()})
+    found = choices(MIMICMOTION, FULL, 71, (1,), 12_300_000_000, gpu=True, shapes=shapes)
+    assert [choice.decode_chunk for choice in found] == [8, 4]
+    dear = replace(MIMICMOTION, width=16)  # so that the decoder alone counts
+    assert best(choices(dear, FULL, 71, (1,), 7_000_000_000, gpu=True)).decode_chunk == 2
+    assert best(choices(dear, FULL, 71, (1,), 7_000_000_000, gpu=True, shapes=shapes)) is None
+
+
+def test_weights_that_may_stay_on_the_host_are_not_counted_on_a_gpu():
+    streaming = replace(MIMICMOTION, streamable=MIMICMOTION.weights)
+    memory, usual = (memory_of(model, FULL, 71, 1, gpu=True) for model in (streaming, MIMICMOTION))
+    assert (memory.weights, memory.streamed, usual.streamed) == (0, usual.weights, 0)
+    assert memory.total == usual.total - usual.weights
+    assert memory_of(streaming, FULL, 71, 1) == memory_of(MIMICMOTION, FULL, 71, 1)
+    assert best(choices(MIMICMOTION, FULL, 71, (1,), 9 * GB, gpu=True)).segment < 72
+    assert best(choices(streaming, FULL, 71, (1,), 9 * GB, gpu=True)).segment == 72
 
 
 def test_no_more_rows_than_there_are():
