@@ -18,14 +18,40 @@ DISTRIBUTIONS = {"tensorrt": "tensorrt-cu13", "tensorrt-rtx": "tensorrt-rtx-cu13
 KEPT = 50
 """Messages that are remembered for an error."""
 _HINTS = (
-    ("cuda_success", "This option needs a GPU where the plan is built: leave out --refit, or build there."),
-    ("compute capability", "Rebuild the bundle on this machine, or with --capability for its GPU."),
-    ("version", "Install the version that built the bundle, or rebuild it."),
-    ("magic", "The plan is damaged or of the other flavour: rebuild the bundle."),
-    ("insufficient", "Update the GPU's driver (CUDA 13 needs release 580 or newer)."),
-    ("out of memory", "Use fewer pixels, frames or rows, or free memory on the GPU."),
-    ("outofmemory", "Use fewer pixels, frames or rows, or free memory on the GPU."),
+    (
+        ("version is insufficient", "insufficient driver", "insufficient cuda version"),
+        "Update the GPU's driver (CUDA 13 needs release 580 or newer).",
+    ),
+    (
+        ("insufficient workspace", "the workspace size", "the workspace memory"),
+        "Give more --workspace, or leave it out; without it, build for a smaller --size, --segment or --batch.",
+    ),
+    (
+        ("out of memory", "outofmemory", "insufficient memory", "memory is insufficient"),
+        "Use fewer pixels, frames or rows, or free memory on the GPU.",
+    ),
+    (
+        ("compute capability", "incompatible device"),
+        "Rebuild the bundle on this machine, or with --capability for its GPU.",
+    ),
+    (
+        (
+            "this version of tensorrt, expecting",
+            "version tag does not match",
+            "serialization version",
+            "plan major version",
+            "newer plan file",
+            "library version",
+        ),
+        "Install the version that built the bundle, or rebuild it.",
+    ),
+    (("magic",), "The plan is damaged or of the other flavour: rebuild the bundle."),
+    (  # inside the compiler; any failed call of CUDA reads like that, so all else comes first
+        ("cuda_success",),
+        "This option needs a GPU where the plan is built: leave out --refit, or build there.",
+    ),
 )
+"""What the library says -> the remedy; the first that has one of its words in it."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +86,8 @@ class Library:
         """What the library has said since it was last asked, on one line, and the remedy that fits it."""
         said = "; ".join(dict.fromkeys(self.messages)) or "it gave no reason"
         self.messages.clear()
-        remedy = next((hint for word, hint in _HINTS if word in said.lower()), usual)
+        text = said.lower()
+        remedy = next((hint for words, hint in _HINTS if any(word in text for word in words)), usual)
         return said, remedy
 
 
