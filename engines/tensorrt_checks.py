@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +28,57 @@ _REASONS = {
     "UNSUPPORTED_CC": ("was not compiled for this GPU, {gpu}", "{another}."),
 }
 """TensorRT-RTX's reasons -> what is the matter, and the remedy."""
+ALONE = ("--refit", "--weight-streaming", "--deep-cache")
+"""Options of the builder without a value."""
+FLOAT8 = 89
+"""The first compute capability that multiplies in float8: SM89, Ada."""
 
 
 def rebuild(command: str, more: str = "") -> str:
     """The command that builds a bundle again, with one option `more`."""
     return f"`{command}`" if not more or more in command.split() else f"`{command} {more}`"
+
+
+def without(command: str, options: Iterable[str]) -> str:
+    """A command of the builder, or its options alone, without some of them."""
+    return _join(part for part in _parts(command) if part[0] not in options)
+
+
+def for_backend(command: str, backend: str) -> str:
+    """A command of the builder, or its options alone, for another backend."""
+    parts = list(_parts(command))
+    chosen = ("--backend", backend)
+    if all(part[0] != "--backend" for part in parts):
+        parts.append(chosen)
+    return _join(chosen if part[0] == "--backend" else part for part in parts)
+
+
+def for_gpu(command: str, capability: str, portable: bool) -> str:
+    """A command of the builder, or its options alone, that compiles for a GPU of a `capability` (`SM89`), too.
+
+    That of a `portable` plan names capabilities, of an open one (`--refit`) one only. What the builder refuses
+    for this GPU is left out.
+    """
+    if int(capability[2:]) < FLOAT8 and ("--precision", "fp8") in _parts(command):
+        command = without(command, ("--precision", "--margin"))
+    if not portable:
+        return command
+    if ("--refit",) in _parts(command):
+        command = without(command, ("--capability",))
+    parts, more = list(_parts(command)), ("--capability", capability)
+    return _join(parts if more in parts else [*parts, more])
+
+
+def _parts(command: str) -> Iterator[tuple[str, ...]]:
+    """The words of a command, each option with its value."""
+    words = iter(shlex.split(command))
+    for word in words:
+        yield (word, *islice(words, int(word.startswith("--") and word not in ALONE)))
+
+
+def _join(parts: Iterable[tuple[str, ...]]) -> str:
+    words = (word for part in parts for word in part)
+    return " ".join(word if word == "…" else shlex.quote(word) for word in words)  # … of options not known
 
 
 def flavour_of(plan: Plan | None, name: str, command: str) -> str:
@@ -63,7 +112,7 @@ def check_gpu(gpu: Gpu, plan: Plan, size: int, name: str, command: str, portable
     if not portable and plan.target != here:
         raise BundleError(
             f"{name} was compiled for {plan.target}; this GPU is {here}.",
-            remedy=f"Rebuild it on this machine: {rebuild(command)}.",
+            remedy=f"Rebuild it on this machine: {rebuild(for_gpu(command, gpu.capability, portable))}.",
         )
     free = gpu.free_memory()
     if size > free and not plan.streamable:
@@ -85,16 +134,22 @@ def check_validity(library: Library, runtime: Any, data: Any, gpu: Gpu, name: st
     members = library.api.EngineInvalidityDiagnostics.__members__
     for word, (what, remedy) in _REASONS.items():
         if int(members[word]) & int(bits):
-            another = f"Rebuild it for this one, too: {rebuild(f'{command} --capability {gpu.capability}')}"
-            if not hasattr(library.api.ComputeCapability, gpu.capability):
-                another = f"TensorRT-RTX does not compile for it: {rebuild(command)} with --backend tensorrt instead"
             told = {
                 "gpu": f"{gpu.name} {gpu.capability}",
                 "command": rebuild(command),
-                "another": another,
+                "another": _another(library, gpu, command),
             }
             raise BundleError(f"{name} {what.format_map(told)} ({said}).", remedy=remedy.format_map(told))
     raise BundleError(f"{name} does not run here: {said}.", remedy=usual)
+
+
+def _another(library: Library, gpu: Gpu, command: str) -> str:
+    """What builds a plan of TensorRT-RTX again where it was not compiled for this GPU."""
+    if hasattr(library.api.ComputeCapability, gpu.capability):
+        return f"Rebuild it for this one, too: {rebuild(for_gpu(command, gpu.capability, True))}"
+    command = without(for_backend(command, "tensorrt"), ("--capability",))
+    command = for_gpu(command, gpu.capability, False)
+    return f"TensorRT-RTX does not compile for it, build with --backend tensorrt instead: {rebuild(command)}"
 
 
 def check_tensors(api: Any, engine: Any, spec: EngineSpec, plan: Plan, path: Path, command: str) -> None:

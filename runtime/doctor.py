@@ -13,8 +13,8 @@ from rich.table import Table
 from .bundles import list_bundles, load_bundle
 from .engines import Bundle
 from .engines.tensorrt_library import DISTRIBUTIONS, EXTRAS
-from .errors import BundleError, SettingsError
-from .fitness import command_for, obstacle, rebuild_for, shape_problem, shapes_of
+from .errors import BundleError, EngineError, SettingsError
+from .fitness import ON_CPU, command_for, cpu_problem, gpu_problem, obstacle, shape_problem, shapes_of
 from .flags import parse_size
 from .gpus import MINIMUM_DRIVER, Gpu, Gpus, Nvml
 from .host import Host, Throughput, time_engine, time_product
@@ -66,14 +66,14 @@ class Outlook:
     bundle: str
     device: str
     runs: bool
-    """Whether it does as it is."""
+    """Whether it does as it is, with what the first choice that fits says."""
     says: str
-    """Why it does not, and what to do."""
+    """Why it does not, what to do, and settings that it needs to fit."""
     size: tuple[int, int]
     frames: int
     steps: int
     choices: tuple[Choice, ...]
-    """Ways to run it, the best first; on a GPU for fp16 engines."""
+    """Ways to run it, the best first; where it has to be rebuilt, of what the command builds."""
     seconds: float | None
     """Predicted for the first choice that fits; None if none does or the device's speed is not known."""
     assumption: str
@@ -114,13 +114,12 @@ def examine(
     outlooks: list[Outlook] = []
     for folder in [bundle] if bundle else list_bundles():
         try:
-            loaded = load_bundle(folder)
-        except BundleError as error:
+            outlooks += tuple(_bundle_outlooks(load_bundle(folder), question, host, gpus))
+        except (BundleError, EngineError) as error:
             if bundle:
                 raise
-            damaged.append(str(error))
-        else:
-            outlooks += _bundle_outlooks(loaded, question, host, gpus)
+            said = str(error)
+            damaged.append(said if str(folder) in said else f"{folder}: {said}")
     if not bundle:
         outlooks += _model_outlooks(question, host, gpus)
     return Report(host, gpus, tuple(outlooks), tuple(damaged), tuple(_advice(host, gpus)))
@@ -128,37 +127,42 @@ def examine(
 
 def _bundle_outlooks(bundle: Bundle, question: Question, host: Host, gpus: Gpus) -> Iterator[Outlook]:
     manifest, name = bundle.manifest, bundle.folder.resolve().name
-    settings, frames = _job(manifest.defaults, manifest.sizes[0], question)
-    model, torch = Model.of(manifest), manifest.backend == "torch"
-    lacking = "pip install 'mimicmotion-trt[torch]'" if torch and "torch" not in host.packages else ""
-    if torch or manifest.backend == "onnxruntime":
+    settings, frames = _job(_own_settings(bundle), question)
+    model, rows = Model.of(manifest), manifest.rows
+    if manifest.backend in ON_CPU or not gpus.found:
+        says = cpu_problem(bundle, host)
         speed = time_engine(bundle, settings, frames) or time_product()
-        found = choices(model, settings, frames, manifest.rows, host.memory_free, question.jobs)
-        yield _outlook(name, "CPU", not lacking, lacking, settings, frames, found, speed)
+        built = model if manifest.backend in ON_CPU else replace(model, value_bytes=4)
+        found = choices(built, settings, frames, rows, host.memory_free, question.jobs)
+        yield _outlook(name, "CPU", not says, says, settings, frames, found, speed)
     for gpu in gpus.found:
-        flavour = manifest.backend if manifest.backend in DISTRIBUTIONS else gpu.flavour
-        shape = shape_problem(manifest, settings, frames)
-        says = (
-            lacking
-            if torch
-            else obstacle(gpu, flavour, gpus, host) or rebuild_for(bundle, gpu, host) or shape
-        )
-        found = choices(
-            model.halved(),
-            settings,
-            frames,
-            manifest.rows,
-            gpu.memory_free - CONTEXT,
-            question.jobs,
-            gpu=True,
-            shapes=None if says else shapes_of(manifest),  # one that is rebuilt takes what is asked
-        )
-        yield _outlook(name, gpu.name, not says, says, settings, frames, found, _speed(gpu))
+        says = gpu_problem(bundle, gpu, gpus, host) or shape_problem(manifest, settings, frames)
+        built = model if manifest.backend == "torch" else model.halved()
+        shapes = None if says else shapes_of(manifest)  # one that is rebuilt takes what is asked
+        free = gpu.memory_free - CONTEXT
+        found = choices(built, settings, frames, rows, free, question.jobs, gpu=True, shapes=shapes)
+        peak = _speed(gpu) if built.value_bytes == 2 else None  # what is known is that of half precision
+        yield _outlook(name, gpu.name, not says, says, settings, frames, found, peak)
+
+
+def _own_settings(bundle: Bundle) -> Settings:
+    """What a bundle wants; raises `BundleError` if this version does not know it."""
+    manifest = bundle.manifest
+    try:
+        settings = Settings.from_dict({**manifest.defaults, "size": manifest.sizes[0]})
+        if settings.segment is None:
+            raise SettingsError("there is no segment.")
+    except SettingsError as error:
+        raise BundleError(
+            f"{bundle.folder}: its settings are not this version's: {error.message}",
+            remedy=f"Update mimicmotion-trt, or rebuild the bundle: `{manifest.command}`.",
+        ) from error
+    return settings
 
 
 def _model_outlooks(question: Question, host: Host, gpus: Gpus) -> Iterator[Outlook]:
     """The full-size model, whether or not it has been built here."""
-    settings, frames = _job({"segment": 72}, (576, 1024), question)
+    settings, frames = _job(Settings(segment=72, size=(576, 1024)), question)
     for gpu in gpus.found:
         found = choices(
             MIMICMOTION, settings, frames, (1, 2, 4), gpu.memory_free - CONTEXT, question.jobs, gpu=True
@@ -173,8 +177,8 @@ def _model_outlooks(question: Question, host: Host, gpus: Gpus) -> Iterator[Outl
         yield _outlook("MimicMotion 1.1", "CPU", False, says, settings, frames, found, time_product())
 
 
-def _job(defaults: Any, size: tuple[int, int], question: Question) -> tuple[Settings, int]:
-    settings = Settings.from_dict({**defaults, "size": question.size or size})
+def _job(own: Settings, question: Question) -> tuple[Settings, int]:
+    settings = replace(own, size=question.size or own.size)
     return settings, question.frames or (settings.segment or 2) - 1
 
 
@@ -193,6 +197,8 @@ def _outlook(
     if chosen is None:
         runs, short = False, f"no way to run it fits ({found[-1].why}): choose a smaller size or fewer frames"
         says = f"{short}; {says}" if says else short
+    elif needed := _needed(settings, found[0], chosen):
+        says = f"{says}; {needed}" if says else needed
     return Outlook(
         bundle=bundle,
         device=device,
@@ -205,6 +211,14 @@ def _outlook(
         seconds=chosen.cost.seconds(speed.flops) if chosen and speed else None,
         assumption=_rate(speed) if speed else "the device's speed is not known",
     )
+
+
+def _needed(settings: Settings, usual: Choice, chosen: Choice) -> str:
+    """The settings with which a choice fits where the usual one does not."""
+    flags = [f"--segment {chosen.segment}"] if chosen.segment != usual.segment else []
+    if chosen.decode_chunk != settings.decode_chunk:
+        flags.append(f"--decode-chunk {chosen.decode_chunk}")
+    return f"it fits with {' '.join(flags)}" if flags else ""
 
 
 def _speed(gpu: Gpu) -> Throughput | None:
@@ -240,7 +254,7 @@ def show(report: Report, console: Console, *, every_choice: bool = False) -> Non
     if gpus.driver:
         console.print(f"driver {gpus.driver}, for CUDA up to {gpus.cuda}")
     console.print("installed: " + ", ".join(f"{name} {v}" for name, v in host.packages.items()))
-    table = Table("bundle", "device", "runs", "segment x rows", "GB", "predicted")
+    table = Table("bundle", "device", "runs", "segment x rows", "chunk", "GB", "predicted")
     for outlook in report.outlooks:
         chosen = best(outlook.choices)
         listed = outlook.choices if every_choice else [chosen] if chosen else outlook.choices[-1:]
@@ -262,8 +276,10 @@ def _row(outlook: Outlook, choice: Choice, chosen: Choice | None) -> tuple[str, 
     seconds = ""
     if outlook.seconds is not None and choice.fits and chosen:
         seconds = _duration(outlook.seconds * choice.cost.total / chosen.cost.total)
-    shape = f"{choice.segment} x {choice.rows}"
-    return outlook.bundle, outlook.device, runs, shape, f"{choice.memory.total / 1e9:.2g}", seconds
+    shape, memory = f"{choice.segment} x {choice.rows}", f"{choice.memory.total / 1e9:.2g}"
+    if choice.memory.streamed:
+        memory += f" (+{choice.memory.streamed / 1e9:.2g} streamed)"
+    return outlook.bundle, outlook.device, runs, shape, str(choice.decode_chunk), memory, seconds
 
 
 def _free(free: int | None, total: int | None) -> str:

@@ -1,4 +1,4 @@
-"""Whether a bundle of plans runs on a GPU as it is, and the command that makes one that does."""
+"""Whether a bundle runs on a CPU or a GPU as it is, and the command that makes one that does."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .engines import Bundle, Manifest, Plan
 from .engines.bundle import COMMAND
+from .engines.tensorrt_checks import for_backend, for_gpu, without
 from .engines.tensorrt_library import DISTRIBUTIONS, EXTRAS
 from .errors import InputError
 from .gpus import Gpu, Gpus
@@ -15,33 +16,80 @@ from .segments import plan_segments
 from .settings import Settings
 from .shapes import Shapes
 
+ON_CPU = ("onnxruntime", "torch")
+"""Backends that run on a CPU, too."""
+NEEDED = {**DISTRIBUTIONS, "torch": "torch"}
+"""Backend -> what it computes with on a GPU, besides cuda-core."""
+PRECISION = ("--precision", "--margin")
+"""Left out where another kind of backend is to take its own usual precision."""
+COMPILER = (
+    "--level", "--workspace", "--aux-streams", "--capability", "--frames", "--refit", "--weight-streaming"
+)  # fmt: skip
+"""What the builder is told for TensorRT only."""
 
-def obstacle(gpu: Gpu, flavour: str, gpus: Gpus, host: Host) -> str:
-    """What keeps any bundle of a TensorRT flavour from running on a GPU."""
+
+def cpu_problem(bundle: Bundle, host: Host) -> str:
+    """Why a bundle does not run on the CPU, and what to do."""
+    manifest = bundle.manifest
+    if manifest.backend == "torch" and "torch" not in host.packages:
+        return "pip install 'mimicmotion-trt[torch]'"
+    if manifest.backend in ON_CPU:
+        return ""
+    plan = manifest.networks["unet"].plan
+    made = f"compiled for {plan.target}" if plan else f"built for {manifest.backend}"
+    command = _command(bundle, "onnxruntime", without(manifest.options, (*PRECISION, *COMPILER)))
+    return f"{made}, and no GPU is found here; rebuild it for this CPU: {command}"
+
+
+def gpu_problem(bundle: Bundle, gpu: Gpu, gpus: Gpus, host: Host) -> str:
+    """Why a bundle does not run on a GPU, and what to do."""
+    backend = backend_on(bundle.manifest, gpu)
+    problem = obstacle(gpu, backend, gpus, host)
+    return problem or ("" if backend == "torch" else rebuild_for(bundle, gpu, host))
+
+
+def backend_on(manifest: Manifest, gpu: Gpu) -> str:
+    """What runs a bundle on a GPU as it is or, where that is not possible, rebuilt."""
+    plan, backend = manifest.networks["unet"].plan, manifest.backend
+    portable = backend == "tensorrt-rtx" and plan is not None and _is_for(plan, gpu)
+    if backend in ("torch", "tensorrt") or portable:
+        return backend
+    return gpu.flavour
+
+
+def obstacle(gpu: Gpu, backend: str, gpus: Gpus, host: Host) -> str:
+    """What keeps any bundle of TensorRT, of either flavour, or of PyTorch from running on a GPU."""
     if gpu.too_old:
-        return f"compute capability {gpu.capability[0]}.{gpu.capability[1]} is too old for TensorRT 11"
+        return f"compute capability {gpu.capability[0]}.{gpu.capability[1]} is too old for CUDA 13"
     if gpus.problem:
         return f"{gpus.problem}; update it"
-    if DISTRIBUTIONS[flavour] not in host.packages:
-        return f"pip install 'mimicmotion-trt[{EXTRAS[flavour]}]'"
+    if not {NEEDED[backend], "cuda-core"} <= set(host.packages):
+        return f"pip install 'mimicmotion-trt[{EXTRAS.get(backend, 'torch,cuda')}]'"
+    if backend == "torch" and "+cpu" in host.packages["torch"]:
+        return (
+            f"PyTorch {host.packages['torch']} is the build for CPUs; install one for CUDA, "
+            "see https://pytorch.org/get-started/locally"
+        )
     return ""
 
 
 def rebuild_for(bundle: Bundle, gpu: Gpu, host: Host) -> str:
-    """Why a bundle's engines do not run on a GPU, and the command that makes those that do."""
-    manifest, backend = bundle.manifest, bundle.manifest.backend
-    plan = manifest.networks["unet"].plan
-    if plan is None:
-        other = bundle.folder.with_name(f"{bundle.folder.name}-{gpu.flavour}")
-        return f"built for {backend}; rebuild: {command_for(_options(manifest, gpu, gpu.flavour), other)}"
+    """Why a bundle's engines do not run on a GPU with TensorRT, and the command that makes those that do."""
+    manifest, flavour = bundle.manifest, backend_on(bundle.manifest, gpu)
+    plan, capability = manifest.networks["unet"].plan, "SM{}{}".format(*gpu.capability)
+    portable = flavour == "tensorrt-rtx"
+    options = manifest.options if portable else without(manifest.options, ("--capability",))
+    if plan is None or manifest.backend not in DISTRIBUTIONS:
+        options = for_gpu(without(options, PRECISION), capability, portable)
+        return f"built for {manifest.backend}; rebuild: {_command(bundle, flavour, options)}"
     if not _is_for(plan, gpu):
-        flavour = gpu.flavour if backend == "tensorrt-rtx" else backend
-        command = command_for(_options(manifest, gpu, flavour), bundle.folder)
+        command = _command(bundle, flavour, for_gpu(options, capability, portable))
         return f"compiled for {plan.target}; rebuild: {command}"
-    installed = f"{backend} {host.packages[DISTRIBUTIONS[backend]]}"
+    installed = f"{flavour} {host.packages[DISTRIBUTIONS[flavour]]}"
     if installed != plan.library:
-        command = command_for(_options(manifest, gpu, backend), bundle.folder)
-        return f"compiled by {plan.library}, here is {installed}; rebuild: {command}"
+        return (
+            f"compiled by {plan.library}, here is {installed}; rebuild: {_command(bundle, flavour, options)}"
+        )
     return ""
 
 
@@ -76,23 +124,14 @@ def shape_problem(manifest: Manifest, settings: Settings, frames: int) -> str:
     return ""
 
 
-def _options(manifest: Manifest, gpu: Gpu, flavour: str) -> str:
-    """A bundle's own options, for another backend without what it does not know."""
-    dropped = {"--backend"} | ({"--precision", "--margin"} if flavour != manifest.backend else set())
-    only = "--capability {}".format("SM{}{}".format(*gpu.capability))
-    if flavour != "tensorrt-rtx":
-        dropped, only = dropped | {"--capability"}, ""
-    words, kept = iter(shlex.split(manifest.options)), []
-    for word in words:
-        if word in dropped:
-            next(words, None)
-        else:
-            kept.append(word)
-    if only in manifest.options:
-        only = ""
-    return " ".join(filter(None, (f"--backend {flavour}", shlex.join(kept), only)))
+def _command(bundle: Bundle, backend: str, options: str) -> str:
+    """What builds a bundle for a backend; one for another backend gets a folder of its own."""
+    folder, options = bundle.folder, for_backend(options, backend)
+    if backend != bundle.manifest.backend:
+        folder = folder.with_name(f"{folder.name}-{backend}")
+    return command_for(options, folder)
 
 
 def command_for(options: str, folder: Path) -> str:
     """The command that builds a bundle in a folder."""
-    return f"{COMMAND.removesuffix('DIR')}{folder} {options}"
+    return f"{COMMAND.removesuffix('DIR')}{shlex.quote(str(folder))} {options}"

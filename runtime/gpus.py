@@ -10,7 +10,7 @@ from typing import Any
 MINIMUM_DRIVER = 580
 """The first driver branch for CUDA 13 (CUDA toolkit release notes, "Minimum Required Driver Version")."""
 MINIMUM_CAPABILITY = (7, 5)
-"""TensorRT 11 begins with Turing."""
+"""CUDA 13 begins with Turing, and so do TensorRT 11 and PyTorch built for it."""
 
 PEAK_TFLOPS = {
     "B200": 2250, "H200": 989, "H100": 989, "H100 PCIe": 756, "H100 NVL": 835, "GH200": 989, "H800": 989,
@@ -48,7 +48,7 @@ class Gpu:
 
     @property
     def too_old(self) -> bool:
-        """Whether TensorRT does not run on it."""
+        """Whether neither TensorRT nor our kernels run on it."""
         return self.capability < MINIMUM_CAPABILITY
 
 
