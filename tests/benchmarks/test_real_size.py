@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mimicmotion_trt.engines import NETWORKS, Bundle
+from mimicmotion_trt.export import proof
 
 NARROW = {
     "unet": {
@@ -41,7 +43,14 @@ def configs(golden: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_command_draws_builds_and_reports(real_size, configs, tmp_path, capsys):
+def test_the_command_draws_builds_and_reports(real_size, configs, tmp_path, capsys, monkeypatch):
+    def draw_here(command: list[str], check: bool) -> None:
+        """Not in a process of its own, which is for the peak memory: it would load the libraries once more."""
+        assert command[:3] == [sys.executable, real_size.__file__, "draw"]
+        real_size.draw(*map(Path, command[3:]))
+
+    monkeypatch.setattr(real_size.subprocess, "run", draw_here)
+    monkeypatch.setattr(proof, "SHAPES", proof.SHAPES[:1])
     real_size.main(
         backend="onnxruntime", precision="fp16", size="64x64", segment=2, batch=1, work=tmp_path / "work",
         configs=configs, as_json=True,
