@@ -17,7 +17,15 @@ from .cuda_memory import DeviceArray, Gpu, gpu_index, open_gpu
 from .plan import Plan
 from .spec import EngineSpec
 from .tensorrt_binding import Binding, Session
-from .tensorrt_checks import check_gpu, check_library, check_tensors, check_validity, flavour_of, rebuild
+from .tensorrt_checks import (
+    check_gpu,
+    check_library,
+    check_tensors,
+    check_validity,
+    flavour_of,
+    for_gpu,
+    rebuild,
+)
 from .tensorrt_layers import Layers, read_layers
 from .tensorrt_library import EXTRAS, open_library
 
@@ -126,9 +134,10 @@ class TensorRtEngine:
         """
         api, logger = self._session.library.api, self._session.library.logger
         if not self._plan.refittable:
+            portable = hasattr(self._session.runtime, "get_engine_validity")
+            command = for_gpu(f"{self._command} --refit", self.gpu.capability, portable)
             raise EngineError(
-                f"{self._name} does not take other weights.",
-                remedy=f"Rebuild it: {rebuild(self._command, '--refit')}.",
+                f"{self._name} does not take other weights.", remedy=f"Rebuild it: {rebuild(command)}."
             )
         if not hasattr(api, "OnnxParserRefitter"):
             raise EngineError(

@@ -112,12 +112,6 @@ class Options:
                 remedy="Give one --capability, such as SM89.",
                 field="capability",
             )
-        if self.deep_cache and self.backend == "torch":
-            raise SettingsError(
-                "a torch bundle has no engines with two answers, which --deep-cache needs.",
-                remedy="Leave out --deep-cache, or choose another backend.",
-                field="deep_cache",
-            )
         if not self.sizes or not self.rows or any(not 1 <= rows <= 64 for rows in self.rows):
             raise SettingsError(
                 "a bundle needs at least one size, and batches of 1 to 64 rows.", field="batch"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mimicmotion_trt import Animator
 from mimicmotion_trt.engines import DEEP_CACHE, NETWORKS, Array, Bundle, Engine, open_engine
-from mimicmotion_trt.errors import SettingsError
 from mimicmotion_trt.export import proof
 from mimicmotion_trt.export.options import Options
+
+BuildGolden = Callable[[str, Options], Path]
 
 
 @pytest.fixture
@@ -73,8 +76,16 @@ def test_a_bundle_without_one_of_the_two_is_damaged(deep: Bundle, tmp_path: Path
         Manifest.from_json(text.replace('"unet_outer"', '"unet_other"'))
 
 
-def test_a_torch_bundle_cannot_have_it() -> None:
-    with pytest.raises(SettingsError) as caught:
-        Options(backend="torch", deep_cache=True)
-    assert caught.value.field == "deep_cache"
-    assert "Leave out --deep-cache" in caught.value.remedy
+def test_pytorch_reuses_them_as_onnx_runtime_does(build_golden: BuildGolden, deep_bundle: Path) -> None:
+    options = Options(
+        backend="torch", sizes=((64, 128),), segment=16, defaults={"canvas": 512, "steps": 3}, deep_cache=True
+    )
+    chance = np.random.default_rng(0)
+    picture = chance.integers(0, 255, (128, 64, 3), np.uint8)
+    poses = chance.integers(0, 255, (5, 128, 64, 3), np.uint8)
+    latents = []
+    for folder in (deep_bundle, build_golden("test-deep-torch", options)):
+        with Animator.load(folder, device="cpu", threads=1) as animator:
+            settings = animator.settings(steps=3, segment=4, overlap=1, reuse_interval=2)
+            latents.append(animator.sample(picture, poses, settings))
+    np.testing.assert_allclose(latents[1], latents[0], rtol=0, atol=1e-4 * np.abs(latents[0]).max())
