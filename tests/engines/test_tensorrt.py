@@ -264,6 +264,13 @@ def test_weights_that_cannot_be_put_in(engine, session, file):
     with pytest.raises(EngineError) as caught:
         engine.refit("good.onnx")
     assert "--refit" in caught.value.remedy
+    command = "build --capability SM80 --capability SM90"
+    made = TensorRtEngine(session, file, SPEC, plan_of(), command)
+    session.runtime.get_engine_validity = None  # TensorRT-RTX has it, whose open plans are for one kind of GPU
+    with pytest.raises(EngineError) as caught:
+        made.refit("good.onnx")
+    assert f"`build --refit --capability {session.gpu.capability}`" in caught.value.remedy
+    del session.runtime.get_engine_validity
     del session.library.api.OnnxParserRefitter  # as in the lean runtime
     with pytest.raises(EngineError, match="cannot refit"):
         TensorRtEngine(session, file, SPEC, plan_of(refittable=True)).refit("good.onnx")
