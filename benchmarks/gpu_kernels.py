@@ -6,7 +6,6 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -36,24 +35,15 @@ class Amount:
     """In one graph, so that the host's time to issue them does not count."""
 
 
-def check_kernels(device: Device, dtype: str) -> Iterator[dict[str, Any]]:
-    """`NAME_rel` of a kernel: the largest difference from numpy over the largest value. AssertionError if large."""
-    checks = Checks(device, np.dtype(dtype))
-    tried: dict[str, Callable[[], Iterator[float]]] = {
-        "gather": checks.gather,
-        "gather_conditions": partial(checks.conditions, (6, 8), 8),
-        "gather_conditions_narrow": partial(checks.conditions, (5, 3), 3),
-        "numbers": checks.numbers,
-        "blend_step": checks.blend,
-        "decoder_input": checks.decoder_input,
-        "to_pictures": partial(checks.pictures, 64),
-        "to_pictures_narrow": partial(checks.pictures, 7),
-    }
-    for name, check in tried.items():
-        found = max(check())
-        if not found <= CLOSE:
-            raise AssertionError(f"the kernel {name} for {dtype} differs from numpy by {found:.1e}")
-        yield {f"{name}_rel": found}
+def check_kernel(device: Device, dtype: str, name: str) -> dict[str, Any]:
+    """`NAME_rel` of one of `CHECKS`: the largest difference from numpy over the largest value.
+
+    AssertionError if that is large.
+    """
+    found = max(CHECKS[name](Checks(device, np.dtype(dtype))))
+    if not found <= CLOSE:
+        raise AssertionError(f"the kernel {name} for {dtype} differs from numpy by {found:.1e}")
+    return {f"{name}_rel": found}
 
 
 class Checks:
@@ -157,27 +147,33 @@ class Checks:
         return self._device.download(out)
 
 
+CHECKS: dict[str, Callable[[Checks], Iterator[float]]] = {
+    "gather": Checks.gather,
+    "gather_conditions": lambda checks: checks.conditions((6, 8), 8),
+    "gather_conditions_narrow": lambda checks: checks.conditions((5, 3), 3),
+    "numbers": Checks.numbers,
+    "blend_step": Checks.blend,
+    "decoder_input": Checks.decoder_input,
+    "to_pictures": lambda checks: checks.pictures(64),
+    "to_pictures_narrow": lambda checks: checks.pictures(7),
+}
+"""What is compared with numpy, and how."""
+
+
 def difference(found: Array, expected: Array) -> float:
     """The largest difference over the largest value."""
     a, b = (np.asarray(values).astype(np.float64) for values in (found, expected))
     return float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-30))
 
 
-def time_kernels(device: Device, dtype: str, amount: Amount) -> Iterator[dict[str, Any]]:
-    """GB/s read and written by the kernels that move the most, and by a copy of as many bytes; their ratios."""
-    kind = np.dtype(dtype)
-    for name, make in {"blend_step": blending, "poses": gathering, "to_pictures": picturing}.items():
-        work, moved, held = make(device, kind, amount)
-        kernel = moved / launch_seconds(device, work, amount.launches) / 1e9
-        source, target = (device.empty((moved // 2,), np.uint8) for _ in range(2))
-
-        def copy(_: Any, source: Any = source, target: Any = target) -> None:
-            device.copy(source, target)
-
-        copied = moved / launch_seconds(device, copy, amount.launches) / 1e9
-        device.drop(held.clear)
-        del source, target
-        yield {f"{name}_gb_s": kernel, f"{name}_copy_gb_s": copied, f"{name}_share_of_copy": kernel / copied}
+def time_kernel(device: Device, dtype: str, name: str, amount: Amount) -> dict[str, Any]:
+    """GB/s read and written by one of `TIMED`, and by a copy of as many bytes; their ratio."""
+    work, moved, held = TIMED[name](device, np.dtype(dtype), amount)
+    kernel = moved / launch_seconds(device, work, amount.launches) / 1e9
+    source, target = (device.empty((moved // 2,), np.uint8) for _ in range(2))
+    copied = moved / launch_seconds(device, lambda _: device.copy(source, target), amount.launches) / 1e9
+    device.drop(held.clear)
+    return {f"{name}_gb_s": kernel, f"{name}_copy_gb_s": copied, f"{name}_share_of_copy": kernel / copied}
 
 
 Work = Callable[[Any], None]
@@ -225,6 +221,14 @@ def picturing(device: Device, kind: np.dtype[Any], amount: Amount) -> Timed:
     held = [device.empty((count, 3, pixels), kind), device.empty((count, pixels, 3), np.uint8)]
     moved = 3 * count * pixels * (kind.itemsize + 1)
     return lambda stream: device.launch(launch, *held, stream=stream), moved, held
+
+
+TIMED: dict[str, Callable[[Device, np.dtype[Any], Amount], Timed]] = {
+    "blend_step": blending,
+    "poses": gathering,
+    "to_pictures": picturing,
+}
+"""The kernels that move the most."""
 
 
 def launch_seconds(device: Device, work: Work, times: int) -> float:

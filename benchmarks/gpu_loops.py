@@ -186,6 +186,8 @@ class Decoding:
 
     def __init__(self, place: Place, scale: Scale, run: Run) -> None:
         self._place, self._run = place, run
+        self.used_gib: list[float] = []
+        """GPU memory in use when each chunk was there, the decoder's own arrays and all; empty on the CPU."""
         self._factor = float(scale.config("vae").get("scaling_factor", 0.18215))
         self._decoder: CudaDecoder | None = None
         if place.decoding is not None:
@@ -195,7 +197,12 @@ class Decoding:
     def __call__(self, latents: Latents) -> Pictures:
         """uint8 [F,H,W,3] of latents [F,4,h,w]."""
         chunks = self._decoder.decode(latents, CHUNK) if self._decoder else self._by_torch(latents)
-        return np.concatenate(list(chunks))
+        pictures = []
+        for chunk in chunks:
+            pictures.append(chunk)
+            used = self._place.used_gib()
+            self.used_gib += [] if used is None else [used]
+        return np.concatenate(pictures)
 
     def _by_torch(self, latents: Latents) -> Iterator[Pictures]:
         for start in range(0, len(latents), CHUNK):

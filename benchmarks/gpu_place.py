@@ -84,6 +84,12 @@ def tidied(place: Place, parts: Mapping[str, Part]) -> dict[str, Part]:
     return {name: partial(run, part) for name, part in parts.items()}
 
 
+def named(name: str, part: Part) -> Iterator[Figures]:
+    """A part's figures under names that begin with `name`."""
+    for figures in part():
+        yield {f"{name}_{key}": value for key, value in figures.items()}
+
+
 class ModuleEngine:
     """A PyTorch module as an engine: what step program and decoder need of one."""
 
@@ -141,6 +147,18 @@ def seconds_of(work: Callable[[], Any], wait: Callable[[], None], series: int = 
         if number:
             found.append(time.perf_counter() - began)
     return statistics.median(found)
+
+
+def matmul_tflops(place: Place, side: int = 8192, times: int = 30) -> float:
+    """TFLOP/s of side x side products, in float16 on a GPU."""
+    dtype = torch.float16 if place.torch.type == "cuda" else torch.float32
+    a, b = (torch.randn((side, side), device=place.torch).to(dtype) for _ in range(2))
+
+    def products() -> None:
+        for _ in range(times):
+            a @ b
+
+    return 2 * side**3 * times / seconds_of(products, place.wait) / 1e12
 
 
 def idle_share(work: Callable[[], Any], wait: Callable[[], None]) -> float | None:

@@ -5,23 +5,24 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from gpu_golden import golden_bundle, golden_errors, relative_error
-from gpu_kernels import Amount, check_kernels, time_kernels
+from gpu_golden import golden_bundle, golden_errors
+from gpu_jobs import time_samples, two_jobs_parts
+from gpu_kernels import CHECKS, TIMED, Amount, check_kernel, time_kernel
 from gpu_networks import REAL, SMALL
-from gpu_place import Figures, Part, Place
+from gpu_place import Figures, Part, Place, named, tidied
+from gpu_plan import RealPlan, real_plan
 from gpu_real import RealLoops, decode_parts
-from gpu_tensorrt import real_parts, tensorrt_parts
+from gpu_tensorrt import tensorrt_parts
 
-from mimicmotion_trt import Animator, Limits
+from mimicmotion_trt import Animator
 from mimicmotion_trt.cuda.compiler import compile_kernels
-from mimicmotion_trt.cuda.device import CudaDevice
+from mimicmotion_trt.cuda.device import CudaDevice, Device
 from mimicmotion_trt.engines.cuda_memory import Gpu, open_gpu
 from mimicmotion_trt.errors import BundleError
 
@@ -105,67 +106,8 @@ def same_bytes(machine: Machine) -> Mapping[str, Part]:
 
 
 def two_jobs(machine: Machine) -> Mapping[str, Part]:
-    """Two jobs of one shape, sampled and decoded: one after the other, and at once in one engine process.
-
-    On a GPU their rows share the steps' graphs and one is decoded while the other is denoised. Company may change
-    a job's last bits only: by at most what is told, relative L2.
-    """
-
-    def compared() -> Iterator[Figures]:
-        bundle = machine.bundle or machine.golden("fp32")
-        latents, seconds = {}, {}
-        for jobs in (1, 2):
-            with Animator.load(bundle, limits=Limits(jobs=jobs)) as animator:
-                latents[jobs], seconds[jobs] = time_jobs(animator, jobs)
-        error = max(relative_error(b, a) for a, b in zip(*latents.values(), strict=True))
-        if error > 1e-4:
-            raise AssertionError(f"in company the latents are others: relative L2 {error:.1e}")
-        yield {
-            "apart_s": seconds[1],
-            "at_once_s": seconds[2],
-            "ratio": seconds[1] / seconds[2],
-            "rel_l2": error,
-        }
-
-    return {"compared": compared}
-
-
-def time_jobs(animator: Animator, at_once: int, runs: int = 3) -> tuple[list[Any], float]:
-    """The latents of two jobs of other seeds, and the fastest time of both together; the first is not timed."""
-    picture, poses = chance_inputs(animator)
-
-    def job(seed: int) -> Any:
-        latents = animator.sample(picture, poses, animator.settings(steps=3, seed=seed))
-        animator.decode(latents)
-        return latents
-
-    best, latents = float("inf"), []
-    with ThreadPoolExecutor(at_once) as threads:
-        for run in range(runs):
-            began = time.perf_counter()
-            latents = list(threads.map(job, (1, 2)))
-            best = min(best, time.perf_counter() - began) if run else best
-    return latents, best
-
-
-def chance_inputs(animator: Animator) -> tuple[Any, Any]:
-    """A picture and 17 pose pictures of chance, of the bundle's first size."""
-    width, height = animator.manifest.sizes[0]
-    chance = np.random.default_rng(0)
-    picture = chance.integers(0, 255, (height, width, 3), np.uint8)
-    return picture, chance.integers(0, 255, (17, height, width, 3), np.uint8)
-
-
-def time_samples(animator: Animator, runs: int = 4) -> tuple[float, list[bytes]]:
-    """The fastest of some runs of one seed, of which the first is not timed; and the latents of each."""
-    picture, poses = chance_inputs(animator)
-    settings = animator.settings(steps=3, seed=1)
-    best, answers = float("inf"), []
-    for run in range(runs):
-        began = time.perf_counter()
-        answers.append(animator.sample(picture, poses, settings).tobytes())
-        best = min(best, time.perf_counter() - began) if run else best
-    return best, answers
+    """Two jobs apart, at once, and in one step program; of the bundle given, or of the golden networks."""
+    return two_jobs_parts(lambda: machine.bundle or machine.golden("fp32"))
 
 
 def golden(machine: Machine) -> Mapping[str, Part]:
@@ -179,15 +121,20 @@ def golden(machine: Machine) -> Mapping[str, Part]:
 
 
 def kernels(machine: Machine) -> Mapping[str, Part]:
-    """Every kernel against numpy, and the bandwidth of the large ones against a copy's."""
+    """Every kernel against numpy, then the bandwidth of the large ones against a copy's; each is a part."""
 
-    def run(dtype: str) -> Iterator[Figures]:
-        device = CudaDevice(machine.on, dtype)
-        for figures in (*check_kernels(device, dtype), *time_kernels(device, dtype, Amount())):
-            yield {f"{dtype}_{name}": value for name, value in figures.items()}
-        device.close()
+    def run(dtype: str, work: Callable[[Device], Figures]) -> Iterator[Figures]:
+        with closing(CudaDevice(machine.on, dtype)) as device:
+            yield work(device)
 
-    return {dtype: partial(run, dtype) for dtype in ("float16", "float32")}
+    parts: dict[str, Part] = {}
+    dtypes = ("float16", "float32")
+    for dtype, name in product(dtypes, CHECKS):
+        parts[f"{dtype} {name}"] = partial(run, dtype, partial(check_kernel, dtype=dtype, name=name))
+    for dtype, name in product(dtypes, TIMED):
+        timed = partial(time_kernel, dtype=dtype, name=name, amount=Amount())
+        parts[f"{dtype} {name} bandwidth"] = partial(run, dtype, timed)
+    return {name: partial(named, name.split()[0], part) for name, part in parts.items()}
 
 
 def small_loops(machine: Machine) -> Mapping[str, Part]:
@@ -211,6 +158,32 @@ def real_loops(frames: int) -> Callable[[Machine], Mapping[str, Part]]:
     return lambda machine: RealLoops(Place.of(machine.on, "float16"), REAL, frames).parts()
 
 
+def plan_of(machine: Machine, place: Place, frames: int) -> RealPlan:
+    """The real U-Net as a plan for this GPU."""
+    return real_plan(place, REAL, frames, machine.on, machine.work)
+
+
+def real_plans(frames: int) -> Callable[[Machine], Mapping[str, Part]]:
+    """The same on a plan of TensorRT or TensorRT-RTX."""
+    return lambda machine: plan_of(machine, Place.of(machine.on, "float16"), frames).parts()
+
+
+def gaps(machine: Machine) -> Mapping[str, Part]:
+    """How much of a captured step the GPU is idle, of each loop. Last: PyTorch's profiler stays in the process."""
+    place = Place.of(machine.on, "float16")
+
+    def on_plan(frames: int) -> Iterator[Figures]:
+        yield from plan_of(machine, place, frames).gaps()
+
+    parts: dict[str, Part] = {
+        "loop-16": RealLoops(place, REAL, 16).own_gaps,
+        "tensorrt-real": partial(on_plan, 16),
+        "loop-72": RealLoops(place, REAL, 72).own_gaps,
+        "tensorrt-real-72": partial(on_plan, 72),
+    }
+    return tidied(place, {name: partial(named, name, part) for name, part in parts.items()})
+
+
 STAGES: dict[str, Stage] = {
     "cubins": Stage("the kernels for every architecture", cubins, needs_gpu=False),
     "same-bytes": Stage("one seed, the same bytes", same_bytes, needs_gpu=False),
@@ -222,10 +195,9 @@ STAGES: dict[str, Stage] = {
         "TensorRT, TensorRT-RTX on the golden networks", lambda m: tensorrt_parts(m.on, m.work)
     ),
     "loop-16": Stage("1.5 billion weights, 1024x576, one segment of 16 frames", real_loops(16)),
-    "tensorrt-real": Stage(
-        "the same U-Net as a plan of TensorRT or TensorRT-RTX",
-        lambda m: real_parts(Place.of(m.on, "float16"), REAL, 16, m.on, m.work),
-    ),
+    "tensorrt-real": Stage("the same U-Net as a plan of TensorRT or TensorRT-RTX", real_plans(16)),
     "decode": Stage("the real VAE decoder", lambda m: decode_parts(Place.of(m.on, "float16"), REAL)),
     "loop-72": Stage("1.5 billion weights, one segment of 72 frames", real_loops(72)),
+    "tensorrt-real-72": Stage("the same U-Net as a plan, one segment of 72 frames", real_plans(72)),
+    "gaps": Stage("how much of a step of these loops the GPU is idle", gaps),
 }

@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT-RTX on this machine's GPU: whichever is installed, on the golden networks and at real size.
+"""TensorRT and TensorRT-RTX on this machine's GPU: whichever is installed, on the golden networks.
 
 The golden networks are built for this GPU, run against the reference, refitted with other weights, run with their
 weights in the host's memory, and asked for their layers. TensorRT-RTX offers no code for data-centre GPUs; whether
@@ -8,30 +8,23 @@ a plan for other GPUs loads there is asked first, and the answer is a figure, no
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from gpu_golden import BOUNDS, CASES, CHECKPOINT, golden_bundle, golden_errors, relative_error, run_case
-from gpu_loops import Ours
-from gpu_networks import Networks, Scale, random_clip
-from gpu_place import Figures, Part, Place, tidied
-from gpu_real import RealLoops
+from gpu_place import Figures, Part, named
 
 from mimicmotion_trt import Animator
-from mimicmotion_trt.cuda.device import CudaDevice
-from mimicmotion_trt.engines import Bundle, Engine, open_engine
+from mimicmotion_trt.engines import Bundle, open_engine
 from mimicmotion_trt.engines.cuda_memory import Gpu
-from mimicmotion_trt.engines.plan import FLAVOURS, read_plan
+from mimicmotion_trt.engines.plan import FLAVOURS
 from mimicmotion_trt.engines.tensorrt_library import EXTRAS, open_library
 from mimicmotion_trt.errors import BundleError, MimicMotionError
-from mimicmotion_trt.export.options import Options, PlanOptions
-from mimicmotion_trt.export.profiles import make_profiles
+from mimicmotion_trt.export.options import PlanOptions
 
 FLOAT8 = 89
 """The first compute capability that multiplies in float8."""
@@ -129,12 +122,6 @@ class Flavour:
         yield {"refitted_rel_l2": error, "not_refitted_rel_l2": moved}
 
 
-def named(name: str, part: Part) -> Iterator[Figures]:
-    """A part's figures, which say of which library they are."""
-    for figures in part():
-        yield {f"{name}_{key}": value for key, value in figures.items()}
-
-
 def installed() -> list[str]:
     """The libraries that are here; raises `BundleError` if there is none."""
     found = [name for name, module in FLAVOURS.items() if importlib.util.find_spec(module)]
@@ -199,121 +186,3 @@ def changed_checkpoint(path: Path) -> Path:
         torch.save(changed, beside)
         beside.replace(path)
     return path
-
-
-@dataclass(frozen=True)
-class RealPlan:
-    """The U-Net of a scale as a plan for this GPU, in files that are kept between calls."""
-
-    place: Place
-    scale: Scale
-    frames: int
-    flavour: str
-    capabilities: tuple[str, ...]
-    work: Path
-
-    @property
-    def graph(self) -> Path:
-        """The ONNX file, its weights beside it."""
-        return self.work / f"unet-{self.frames}" / "unet.onnx"
-
-    @property
-    def plan(self) -> Path:
-        """The plan, what it is for beside it."""
-        return self.graph.with_name(f"{self.flavour}.plan")
-
-    def parts(self) -> Mapping[str, Part]:
-        """Export, compile, and time a step; the first two take minutes and are done once."""
-        parts: dict[str, Part] = {"export": self.export, "compile": self.compile, "step": self.step}
-        if self.place.gpu is not None:
-            parts |= {"matmul": RealLoops(self.place, self.scale, self.frames).matmul, "gaps": self.gaps}
-        return tidied(self.place, parts)
-
-    def export(self) -> Iterator[Figures]:
-        """The graph, written beside and renamed."""
-        from mimicmotion_trt.export import proof, tracing
-        from mimicmotion_trt.export.dialect import STANDARD
-
-        if not self.graph.exists():
-            spec, beside = (
-                self.scale.specs()["unet"],
-                self.graph.parent.with_name(f".{self.graph.parent.name}"),
-            )
-            beside.mkdir(parents=True, exist_ok=True)
-            inputs = proof.cast_inputs(proof.example_inputs("unet", spec, (2, 2, 8, 16), seed=0), spec)
-            given = {name: values.to(self.place.torch) for name, values in inputs.items()}
-            module = Networks(self.scale, self.place.torch).folded()
-            tracing.trace(module, given, spec, beside / self.graph.name, STANDARD)
-            beside.replace(self.graph.parent)
-        yield {"graph_gb": sum(path.stat().st_size for path in self.graph.parent.glob("unet.*")) / 1e9}
-
-    def compile(self) -> Iterator[Figures]:
-        """The plan for one row."""
-        from mimicmotion_trt.export.tensorrt_build import compile_plan
-
-        about = self.plan.with_suffix(".json")
-        if not about.exists():
-            options = self.options()
-            library, spec = open_library(self.flavour), self.scale.specs()["unet"]
-            profiles = make_profiles("unet", spec, options)
-            made = compile_plan(library, self.graph, spec, profiles, options.plan, self.plan)
-            about.write_text(json.dumps(asdict(made)))
-        yield {"plan_gb": self.plan.stat().st_size / 1e9}
-
-    def options(self) -> Options:
-        """What the plan is built with."""
-        high, wide = self.scale.cells
-        return Options(
-            backend=self.flavour,
-            precision="fp16",
-            sizes=((8 * wide, 8 * high),),
-            segment=self.frames,
-            rows=(1,),
-            plan=PlanOptions(capabilities=self.capabilities),
-        )
-
-    def step(self) -> Iterator[Figures]:
-        """The captured step on the plan, against the plain PyTorch loop."""
-        with self.opened() as (engine, loops):
-            clip = random_clip(self.scale, self.frames)
-            loop = Ours(loops.place, self.scale, engine, clip, loops.exact, (1,), graphs=True)
-            try:
-                yield from loops.steps_of(loop, "tensorrt", graphs=True)
-            finally:
-                loop.close()
-
-    def gaps(self) -> Iterator[Figures]:
-        """How much of the captured step the GPU is idle."""
-        with self.opened() as (engine, loops):
-            yield from loops.gaps(engine)
-
-    @contextmanager
-    def opened(self) -> Iterator[tuple[Engine, RealLoops]]:
-        """The plan, and the loops on its stream."""
-        engine = self.engine()
-        gpu = getattr(engine, "gpu", None)
-        place = self.place if gpu is None else replace(self.place, gpu=gpu, device=CudaDevice(gpu, "float16"))
-        try:
-            yield engine, RealLoops(place, self.scale, self.frames)
-        finally:
-            engine.close()
-
-    def engine(self) -> Engine:
-        """The plan on the GPU."""
-        from mimicmotion_trt.engines.tensorrt_backend import open_engine as open_plan
-
-        plan = read_plan(json.loads(self.plan.with_suffix(".json").read_text()))
-        device = f"cuda:{self.place.torch.index or 0}"
-        spec = self.scale.specs()["unet"]
-        return open_plan(self.plan, spec, device=device, threads=None, alert=False, plan=plan)
-
-
-def real_parts(place: Place, scale: Scale, frames: int, gpu: Gpu, work: Path) -> Mapping[str, Part]:
-    """Of TensorRT, or of TensorRT-RTX where that alone is installed; raises `BundleError` if not for this GPU."""
-    for name in installed():
-        own = Flavour(name, gpu.capability, work).own
-        if own or name == "tensorrt":
-            return RealPlan(place, scale, frames, name, own, work).parts()
-    raise BundleError(
-        f"TensorRT-RTX offers no code for {gpu.capability}.", remedy="pip install 'mimicmotion-trt[gpu]'"
-    )

@@ -16,31 +16,68 @@ def stage() -> Any:
 
 
 def test_every_kernel_is_compared_with_numpy(host, stand_in, stage):
-    device = stand_in(host)
-    figures = {k: v for told in stage.check_kernels(device, host.dtype.name) for k, v in told.items()}
+    device, figures = stand_in(host), {}
+    for name in stage.CHECKS:
+        figures |= stage.check_kernel(device, host.dtype.name, name)
+    assert set(figures) == {f"{name}_rel" for name in stage.CHECKS}
     assert all(value == 0 for value in figures.values()), figures
     launched = {word for word in device.told if word != "empty"}
     assert launched == set(importlib.import_module("mimicmotion_trt.cuda.launches").KERNELS)
 
 
-@pytest.mark.parametrize("host", ["float32"], indirect=True)
-def test_a_kernel_that_is_wrong_is_told(host, stand_in, stage):
+@pytest.fixture
+def parts(host, stand_in, stage, monkeypatch) -> Any:
+    """The parts of the stage, small, on a stand-in whose kernels are those of g++, but for two."""
+    stages = importlib.import_module("gpu_stages")
+
     class Wrong(stand_in):
         def launch(self, what: Any, *arrays: Any, stream: Any) -> None:
             super().launch(what, *arrays, stream=stream)
             if what.kernel == "blend_step":
                 arrays[-1][...] *= np.float32(1.001)
 
-    told = stage.check_kernels(Wrong(host), "float32")
-    with pytest.raises(AssertionError, match="blend_step for float32 differs from numpy by 1"):
-        list(told)
+        def record(self, *given: Any, **named: Any) -> Any:
+            raise RuntimeError("nothing is captured today")
+
+    made: list[Any] = []
+
+    def device(gpu: Any, dtype: str) -> Any:
+        made.append(Wrong(host))
+        return made[-1]
+
+    monkeypatch.setattr(stages, "CudaDevice", device)
+    yield stages.kernels(stages.Machine(object(), "a stand-in", "", "", None))
+    assert all(one.told[-1] == "closed" for one in made)
+
+
+@pytest.mark.parametrize("host", ["float32"], indirect=True)
+def test_a_kernel_that_is_wrong_and_timing_that_fails_cost_no_other_figure(stage, parts):
+    figures, failed = {}, []
+    for name in (name for name in parts if name.startswith("float32")):
+        try:
+            for told in parts[name]():
+                figures |= told
+        except (AssertionError, RuntimeError) as error:
+            failed.append(str(error))
+    assert set(figures) == {f"float32_{name}_rel" for name in stage.CHECKS if name != "blend_step"}
+    assert failed[0].startswith("the kernel blend_step for float32 differs from numpy by 1")
+    assert failed[1:] == ["nothing is captured today"] * len(stage.TIMED)
+
+
+@pytest.mark.parametrize("host", ["float32"], indirect=True)
+def test_all_kernels_are_checked_before_any_is_timed(stage, parts):
+    timed = [name.endswith("bandwidth") for name in parts]
+    assert timed == sorted(timed)
+    assert len(parts) == 2 * (len(stage.CHECKS) + len(stage.TIMED))
 
 
 @pytest.mark.parametrize("host", ["float16"], indirect=True)
 def test_bandwidth_is_of_many_launches_in_one_graph(host, stand_in, stage):
     device = stand_in(host)
     amount = stage.Amount(frames=20, cells=(2, 4), rows=1, pictures=1, launches=3)
-    figures = {k: v for told in stage.time_kernels(device, "float16", amount) for k, v in told.items()}
+    figures = {}
+    for name in stage.TIMED:
+        figures |= stage.time_kernel(device, "float16", name, amount)
     for name in ("blend_step", "poses", "to_pictures"):
         kernel, copy = figures[f"{name}_gb_s"], figures[f"{name}_copy_gb_s"]
         assert figures[f"{name}_share_of_copy"] == pytest.approx(kernel / copy)
@@ -55,9 +92,9 @@ def test_the_stage_has_the_figure_of_the_target(host, stand_in, stage, monkeypat
     monkeypatch.setattr(stages, "Amount", lambda: small)
     monkeypatch.setattr(stages, "CudaDevice", lambda gpu, dtype: stand_in(host))
     machine = stages.Machine(object(), "a stand-in", "", "", None)
-    figures = {k: v for told in stages.kernels(machine)["float16"]() for k, v in told.items()}
-    told = targets.judged({"stages": {"kernels": {"figures": figures}}})
-    assert [one["figure"] is not None for one in told if one["stage"] == "kernels"] == [True]
+    (figures,) = stages.kernels(machine)["float16 blend_step bandwidth"]()
+    told = targets.judged({"stages": {"kernels": {"runs": {"a run": figures}}}})
+    assert [one["met"] is not None for one in told if one["stage"] == "kernels"] == [True]
 
 
 def test_the_amounts_that_are_timed_fit_into_no_cache(stage):

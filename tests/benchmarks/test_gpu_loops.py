@@ -16,6 +16,7 @@ def real(monkeypatch: pytest.MonkeyPatch) -> Any:
     module = importlib.import_module("gpu_real")
     monkeypatch.setattr(module, "ALTERNATIONS", 1)
     monkeypatch.setattr(module, "seconds_of", partial(module.seconds_of, series=1))
+    monkeypatch.setattr(module, "PLAIN_VIDEOS", {})
     return module
 
 
@@ -66,6 +67,56 @@ def test_whole_videos(host, stand_in, real, place):
     assert set(figures) == {f"video_{name}_s" for name in ("plain", "ours", "overlapped", "options", "reuse")}
     assert "to_pictures" in device.told
     assert device.recorded > 0
+
+
+@pytest.fixture
+def watched(real, place, monkeypatch) -> list[str]:
+    """What happens to memory, in order: `asked` how much is in use, which grows, or something is made or closed."""
+    happened: list[str] = []
+
+    def used_gib(self: Any) -> float:
+        happened.append("asked")
+        return float(happened.count("asked"))
+
+    def noted(owner: Any, name: str, what: str) -> None:
+        work = getattr(owner, name)
+
+        def run(*given: Any, **named: Any) -> Any:
+            happened.append(what)
+            return work(*given, **named)
+
+        monkeypatch.setattr(owner, name, run)
+
+    monkeypatch.setattr(place.Place, "used_gib", used_gib)
+    noted(real.RealLoops, "_plain_loop", "plain")
+    noted(real.Ours, "close", "closed")
+    return happened
+
+
+def test_memory_is_asked_for_before_the_plain_loop_takes_some(real, place, watched):
+    (told,) = small(real, place, 3).parts()["program"]()
+    assert told["program_used_gib"] == 1
+    assert watched == ["asked", "plain", "closed"]
+
+
+def test_memory_of_videos_is_asked_for_while_they_are_made(real, place, watched):
+    """After every chunk of both jobs, with the loop still there; the most counts."""
+    parts = small(real, place, 9).parts()
+    (told,) = parts["plain-video"]()
+    assert told["video_plain_used_gib"] == 1
+    assert watched == ["plain", "asked"]
+    watched.clear()
+    figures = {name: value for told in parts["ours-video"]() for name, value in told.items()}
+    # Two chunks a job, in a run before and in the one that is timed.
+    assert [figures[f"video_{name}_used_gib"] for name in ("ours", "overlapped", "options")] == [4, 12, 20]
+    assert watched == [*["asked"] * 12, "closed", *["asked"] * 8, "closed"]
+
+
+def test_a_process_times_the_plain_video_once(real, place, watched):
+    first, second = (list(small(real, place, 3).parts()["plain-video"]()) for _ in range(2))
+    assert first == second
+    assert watched.count("plain") == 1
+    assert list(small(real, place, 4).parts()["plain-video"]()) != first
 
 
 @pytest.mark.parametrize("host", ["float32"], indirect=True)
@@ -126,6 +177,7 @@ def test_rows_that_32_bits_do_not_count_are_not_tried(real, place):
     }
     assert names[16] - names[72] == {"rows-2"}
     assert {"plain-compiled", "ours-video"} <= names[72]
+    assert "gaps" not in names[16] | names[72]  # the profiler has a stage of its own
 
 
 def test_what_no_kernel_covers_is_idle(place):
@@ -170,4 +222,4 @@ def test_the_decoder_is_timed(real, place):
     parts = real.decode_parts(place.Place(torch.device("cpu")), networks.SMALL, frames=2)
     ((told,),) = (list(part()) for part in parts.values())
     assert told["eager_s_a_frame"] > 0
-    assert real.matmul_tflops(place.Place(torch.device("cpu")), side=16, times=2) > 0
+    assert place.matmul_tflops(place.Place(torch.device("cpu")), side=16, times=2) > 0

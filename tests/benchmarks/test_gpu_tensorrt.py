@@ -17,6 +17,12 @@ def stage() -> Any:
     return importlib.import_module("gpu_tensorrt")
 
 
+@pytest.fixture(scope="module")
+def plans() -> Any:
+    """The module of the real U-Net's plans."""
+    return importlib.import_module("gpu_plan")
+
+
 def test_what_is_asked_of_each_library(stage, tmp_path):
     ada, hopper = (stage.Flavour("tensorrt-rtx", name, tmp_path) for name in ("SM89", "SM90"))
     assert (ada.own, hopper.own) == (("SM89",), ())
@@ -92,39 +98,94 @@ def test_weights_are_changed_in_the_unet_alone(stage, tmp_path):
     assert set(other) == set(state)
 
 
-def real_plan(stage: Any, place: Any, work: Any) -> Any:
+def real_plan(plans: Any, place: Any, work: Any) -> Any:
     import torch
 
     small = importlib.import_module("gpu_networks").SMALL
     scale = replace(small, dtype=torch.float16, cells=(8, 16), timed=1)
-    return stage.RealPlan(place, scale, 3, "tensorrt-rtx", ("SM89",), work)
+    return plans.RealPlan(place, scale, 3, "tensorrt-rtx", ("SM89",), work)
 
 
-@pytest.mark.parametrize("host", ["float32"], indirect=True)
-def test_a_step_on_a_plan_is_compared_with_the_plain_loop(host, stand_in, stage, tmp_path, monkeypatch):
+@pytest.fixture
+def plan(host, stand_in, plans, tmp_path, monkeypatch) -> Any:
+    """A small U-Net's, on PyTorch in place of TensorRT and on a stand-in for the GPU; two steps instead of 25."""
     import torch
 
-    networks, places = (importlib.import_module(f"gpu_{name}") for name in ("networks", "place"))
-    monkeypatch.setattr(importlib.import_module("gpu_real"), "ALTERNATIONS", 1)
-    place = places.Place(torch.device("cpu"), device=stand_in(host))
-    plan = replace(real_plan(stage, place, tmp_path), scale=replace(networks.SMALL, timed=1))
+    networks, places, real = (
+        importlib.import_module(f"gpu_{name}") for name in ("networks", "place", "real")
+    )
+    monkeypatch.setattr(real, "ALTERNATIONS", 1)
+    monkeypatch.setattr(real, "STEPS", 2)
+    monkeypatch.setattr(real, "PLAIN_VIDEOS", {})
+    place = places.Place(torch.device("cpu"), device=stand_in(host), decoding=stand_in(host))
+    plan = replace(real_plan(plans, place, tmp_path), scale=replace(networks.SMALL, timed=1))
 
     def engine(self: Any) -> Any:
         module = networks.Networks(self.scale, self.place.torch).folded()
         return places.ModuleEngine(module, self.scale.specs()["unet"], self.place, None)
 
-    monkeypatch.setattr(stage.RealPlan, "engine", engine)
+    monkeypatch.setattr(plans.RealPlan, "engine", engine)
+    return plan
+
+
+@pytest.mark.parametrize("host", ["float32"], indirect=True)
+def test_a_step_on_a_plan_is_compared_with_the_plain_loop(plan):
     figures = {name: value for told in plan.step() for name, value in told.items()}
     assert figures["tensorrt_rel_l2"] < 1e-5
     assert figures["tensorrt_s"] > 0
 
 
+@pytest.mark.parametrize("host", ["float32"], indirect=True)
+def test_whole_videos_on_a_plan_are_judged_against_the_plain_one(plan):
+    figures = {}
+    for part in ("plain-video", "video"):
+        for told in plan.parts()[part]():
+            figures |= told
+    assert set(figures) == {f"video_{name}_s" for name in ("plain", "ours", "overlapped", "options")}
+    assert "to_pictures" in plan.place.decoding.told
+    targets = importlib.import_module("gpu_targets")
+    told = targets.judged({"stages": {"tensorrt-real-72": {"runs": {"a run": figures}}}})
+    assert [(one["target"], one["stage"]) for one in told if one["figure"]] == [
+        (">= 2", "tensorrt-real-72"),
+        (">= 5", "tensorrt-real-72"),
+    ]
+
+
+@pytest.mark.parametrize("host", ["float32"], indirect=True)
+def test_gaps_of_every_loop_are_figures_of_the_last_stage(plan, monkeypatch):
+    """Without a library for plans the loops on PyTorch have theirs."""
+    stages, real = (importlib.import_module(f"gpu_{name}") for name in ("stages", "real"))
+    targets = importlib.import_module("gpu_targets")
+    monkeypatch.setattr(real, "idle_share", lambda work, wait: work() or 0.005)
+    monkeypatch.setattr(stages.Place, "of", lambda gpu, dtype: plan.place)
+    monkeypatch.setattr(stages, "REAL", plan.scale)
+    monkeypatch.setattr(type(plan), "export", lambda self: iter(()))
+    monkeypatch.setattr(type(plan), "compile", lambda self: iter(()))
+    monkeypatch.setattr(stages, "real_plan", lambda place, scale, frames, gpu, work: replace(plan, frames=3))
+    parts = stages.STAGES["gaps"].parts(stages.Machine(object(), "a stand-in", "", "", None))
+    assert list(parts) == ["loop-16", "tensorrt-real", "loop-72", "tensorrt-real-72"]
+    figures = {}
+    for name in ("loop-16", "tensorrt-real-72"):
+        for told in parts[name]():
+            figures |= told
+    assert figures == {"loop-16_gaps_idle": 0.005, "tensorrt-real-72_gaps_idle": 0.005}
+    told = targets.judged({"stages": {"gaps": {"runs": {"a run": figures}}}})
+    assert [one["met"] for one in told if one["stage"] == "gaps"] == [True, None, None, True]
+
+    def missing(*given: Any) -> Any:
+        raise stages.BundleError("neither is installed.", remedy="pip install it")
+
+    monkeypatch.setattr(stages, "real_plan", missing)
+    with pytest.raises(stages.BundleError):
+        list(parts["tensorrt-real"]())
+
+
 @pytest.mark.slow
-def test_a_unet_is_exported_and_compiled_once(stage, tmp_path):
+def test_a_unet_is_exported_and_compiled_once(plans, tmp_path):
     import torch
 
     place = importlib.import_module("gpu_place").Place(torch.device("cpu"))
-    plan = real_plan(stage, place, tmp_path)
+    plan = real_plan(plans, place, tmp_path)
     for part in plan.parts(), plan.parts():
         (told,) = part["export"]()
         assert told["graph_gb"] > 0
@@ -132,6 +193,8 @@ def test_a_unet_is_exported_and_compiled_once(stage, tmp_path):
         assert told["plan_gb"] > 0
         times = {path: path.stat().st_mtime_ns for path in plan.graph.parent.iterdir()}
     assert {path.suffix for path in times} == {".onnx", ".plan", ".json"}
+    other = replace(plan, frames=4)  # the same graph
+    assert (other.graph, other.plan.name) == (plan.graph, "tensorrt-rtx-4.plan")
 
 
 @pytest.mark.slow
