@@ -58,6 +58,8 @@ class Place:
             torch._dynamo.reset()
             gc.collect()
             torch.cuda.empty_cache()
+        if self.gpu is not None:
+            self.gpu.relieve()  # the pools of its streams, which outlive engines
 
     def used_gib(self) -> float | None:
         """GPU memory that is not free now, whoever holds it; None on a CPU.
