@@ -28,6 +28,7 @@ import typer
 from numpy.typing import NDArray
 from pages import markdown, with_table, write
 from rich.console import Console
+from rich.progress import track
 from rich.table import Column, Table
 
 from mimicmotion_trt.animator import Animator
@@ -106,16 +107,20 @@ def main(
         exact = animator.settings(**{"size": animator.manifest.sizes[0], **chosen})
         deep = set(DEEP_CACHE) <= set(animator.manifest.networks)
         variants = make_variants(exact, few or max(exact.steps // 2, 1), interval, deep)
-        runs = measure(animator, exact, variants, [unseen(seed, index) for index in range(clips)], frames)
-    lines = [summary(name, runs[name], runs[EXACT]) for name in runs]
+        seeds = [unseen(seed, index) for index in range(clips)]
+        told: dict[str, Any] = {
+            "bundle": bundle, "build": animator.manifest.build, "clips": 0, "frames": frames, "seed": seed,
+            "settings": exact.to_dict(), "variants": variants, "options": [],
+        }  # fmt: skip
+        lines: list[Line] = []
+        animations = measure(animator, exact, variants, seeds, frames)
+        for runs in track(animations, "clips", len(seeds), console=Console(quiet=as_json, stderr=True)):
+            lines = [summary(name, runs[name], runs[EXACT]) for name in runs]
+            told |= {"clips": len(runs[EXACT]), "options": [asdict(line) for line in lines]}
+            if save:  # after each clip: an end before the last one loses nothing
+                write(RESULTS / "options.json", json.dumps(told, indent=1) + "\n")
+                write(DOCS, with_table(DOCS.read_text(), "options", section(lines, told)))
     Console(quiet=as_json).print(table_of(lines, f"{bundle}: {clips} clips of {frames} frames"))
-    told = {
-        "bundle": bundle, "build": animator.manifest.build, "clips": clips, "frames": frames, "seed": seed,
-        "settings": exact.to_dict(), "variants": variants, "options": [asdict(line) for line in lines],
-    }  # fmt: skip
-    if save:
-        write(RESULTS / "options.json", json.dumps(told, indent=1) + "\n")
-        write(DOCS, with_table(DOCS.read_text(), "options", section(lines, told)))
     print(json.dumps(told))
 
 
@@ -167,8 +172,11 @@ def make_variants(exact: Settings, few: int, interval: tuple[float, float], deep
 
 def measure(
     animator: Animator, exact: Settings, variants: Variants, seeds: Sequence[int], frames: int
-) -> dict[str, list[Run]]:
-    """Every variant on every clip, one after the other; on the first clip each has run once before."""
+) -> Iterator[dict[str, list[Run]]]:
+    """Every variant on every clip, one after the other; yields after each clip what was measured so far.
+
+    On the first clip each variant has run once before, in two steps, which take all memory.
+    """
     runs: dict[str, list[Run]] = {name: [] for name in variants}
     settings = {name: replace(exact, **more) for name, more in variants.items()}
     assert exact.size is not None
@@ -176,14 +184,14 @@ def measure(
     for index, seed in enumerate(seeds):
         clip = make_clip(seed, frames, height, width)
         for some in settings.values() if index == 0 else ():
-            animate(animator, clip, some)
+            animate(animator, clip, replace(some, steps=2))
         first: Video | None = None
         for name, some in settings.items():
             video, seconds, denoise = animate(animator, clip, some)
             first = video if first is None else first
             against = tuple((psnr(video, other), ssim(video, other)) for other in (first, clip.frames))
             runs[name].append(Run(seconds, denoise, *against))
-    return runs
+        yield runs
 
 
 def animate(animator: Animator, clip: Any, settings: Settings) -> tuple[Video, float, float]:

@@ -68,15 +68,16 @@ def test_the_section_says_what_was_measured(options):
 
 
 def test_variants_run_on_the_same_clips(options, animator):
-    """One clip of three frames in two steps; the exact run agrees with itself, the other nearly."""
+    """A clip of three frames in two steps, then one more; the exact run agrees with itself, the other nearly."""
     exact = animator.settings(size=(64, 128), rescale=False, steps=2)
     variants = {"exact": {}, "guidance in (5, 800]": {"guidance_interval": (5.0, 800.0)}}
-    runs = options.measure(animator, exact, variants, [0], frames=3)
-    (first,), (other,) = runs.values()
+    animations = options.measure(animator, exact, variants, [0, 1], frames=3)
+    (first,), (other,) = next(animations).values()
     assert first.exact == (99.0, pytest.approx(1.0))
     assert 10 < other.exact[0] < 99
     assert first.truth[0] > 0
     assert 0 < other.denoise < other.seconds
+    assert [len(runs) for runs in next(animations).values()] == [2, 2]
 
 
 def test_the_usual_clips_tell_the_layouts_apart():
