@@ -35,7 +35,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mimicmotion_trt.engines.cuda_errors import kind_of
-from mimicmotion_trt.engines.cuda_memory import Gpu
+from mimicmotion_trt.engines.cuda_gpu import Gpu
 from mimicmotion_trt.errors import DeviceLost, MimicMotionError
 
 RESULTS = Path(__file__).parent / "results"

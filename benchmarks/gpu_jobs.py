@@ -44,7 +44,7 @@ class Pair:
         """As many at once as the limits allow."""
         with Animator.load(bundle, limits=limits) as animator, counted() as company:
             latents, seconds = time_jobs(animator, limits.jobs, steps)
-            programs = animator._programs
+            programs = animator.denoisers.programs
             return cls(latents, seconds, company[2], None if programs is None else programs.made)
 
     def error(self, other: Pair) -> float:

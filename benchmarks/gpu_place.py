@@ -15,7 +15,8 @@ import torch
 
 from mimicmotion_trt.cuda.device import CudaDevice, Device
 from mimicmotion_trt.engines import EngineSpec
-from mimicmotion_trt.engines.cuda_memory import DeviceArray, Gpu, load_driver, open_gpu
+from mimicmotion_trt.engines.cuda_gpu import Gpu, load_driver, open_gpu
+from mimicmotion_trt.engines.cuda_memory import DeviceArray
 
 Run = Callable[..., torch.Tensor]
 Figures = dict[str, Any]

@@ -16,7 +16,7 @@ from gpu_tensorrt import Flavour, installed
 
 from mimicmotion_trt.cuda.device import CudaDevice
 from mimicmotion_trt.engines import Engine
-from mimicmotion_trt.engines.cuda_memory import Gpu
+from mimicmotion_trt.engines.cuda_gpu import Gpu
 from mimicmotion_trt.engines.plan import read_plan
 from mimicmotion_trt.engines.tensorrt_library import open_library
 from mimicmotion_trt.errors import BundleError

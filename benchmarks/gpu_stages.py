@@ -23,7 +23,7 @@ from gpu_tensorrt import tensorrt_parts
 from mimicmotion_trt import Animator
 from mimicmotion_trt.cuda.compiler import compile_kernels
 from mimicmotion_trt.cuda.device import CudaDevice, Device
-from mimicmotion_trt.engines.cuda_memory import Gpu, open_gpu
+from mimicmotion_trt.engines.cuda_gpu import Gpu, open_gpu
 from mimicmotion_trt.errors import BundleError
 
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")

@@ -13,7 +13,8 @@ import numpy as np
 
 from ..errors import BundleError, EngineError
 from .bundle import COMMAND
-from .cuda_memory import DeviceArray, Gpu, gpu_index, open_gpu
+from .cuda_gpu import Gpu, gpu_index, open_gpu
+from .cuda_memory import DeviceArray
 from .plan import Plan
 from .spec import EngineSpec
 from .tensorrt_binding import Binding, Session
@@ -76,8 +77,7 @@ class TensorRtEngine:
         check_library(library, plan, path.name, command)
         with gpu.turn:
             gpu.activate()
-            portable = hasattr(session.runtime, "get_engine_validity")
-            check_gpu(gpu, plan, path.stat().st_size, path.name, command, portable)
+            check_gpu(gpu, plan, path.stat().st_size, path.name, command, session.portable)
             self._engine: Any = _load(session, path, command)
             check_tensors(library.api, self._engine, spec, plan, path, command)
             if plan.streamable:
@@ -134,8 +134,7 @@ class TensorRtEngine:
         """
         api, logger = self._session.library.api, self._session.library.logger
         if not self._plan.refittable:
-            portable = hasattr(self._session.runtime, "get_engine_validity")
-            command = for_gpu(f"{self._command} --refit", self.gpu.capability, portable)
+            command = for_gpu(f"{self._command} --refit", self.gpu.capability, self._session.portable)
             raise EngineError(
                 f"{self._name} does not take other weights.", remedy=f"Rebuild it: {rebuild(command)}."
             )
@@ -219,7 +218,8 @@ def _load(session: Session, path: Path, command: str) -> Any:
     library.messages.clear()
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            check_validity(library, session.runtime, data, session.gpu, path.name, command)
+            if session.portable:
+                check_validity(library, session.runtime, data, session.gpu, path.name, command)
             engine = session.runtime.deserialize_cuda_engine(data)
     except (OSError, ValueError) as error:  # an empty file cannot be mapped
         raise BundleError(

@@ -10,7 +10,8 @@ import numpy as np
 
 from ..errors import EngineError
 from .cuda_errors import kind_of
-from .cuda_memory import DeviceArray, Gpu, Memory
+from .cuda_gpu import Gpu
+from .cuda_memory import DeviceArray, Memory
 from .spec import Array
 from .tensorrt_library import Library
 
@@ -24,6 +25,11 @@ class Session:
     library: Library
     gpu: Gpu
     runtime: Any = field(repr=False)
+
+    @property
+    def portable(self) -> bool:
+        """Whether plans run on other GPUs than those they were compiled for, and the runtime tells on which."""
+        return hasattr(self.runtime, "get_engine_validity")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import BundleError
-from .cuda_memory import Gpu
+from .cuda_gpu import Gpu
 from .plan import FLAVOURS, Plan
 from .spec import EngineSpec
 from .tensorrt_library import DISTRIBUTIONS, Library
@@ -124,9 +124,7 @@ def check_gpu(gpu: Gpu, plan: Plan, size: int, name: str, command: str, portable
 
 
 def check_validity(library: Library, runtime: Any, data: Any, gpu: Gpu, name: str, command: str) -> None:
-    """Ask TensorRT-RTX whether a plan runs here; raises `BundleError` with its reasons. TensorRT is not asked."""
-    if not hasattr(runtime, "get_engine_validity"):
-        return
+    """Ask TensorRT-RTX's runtime whether a plan runs here; raises `BundleError` with its reasons."""
     validity, bits = runtime.get_engine_validity(data)
     if validity != library.api.EngineValidity.INVALID:
         return

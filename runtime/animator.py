@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,22 +14,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import check_latents, check_noise, check_overlap, check_pose_frames
+from .arrays import check_latents, check_noise, check_pose_frames
 from .bundles import load_bundle
 from .clip import Clip, Picture, Source
-from .cuda.denoiser import CudaDenoiser, ProgramCache, make_batches, make_layout, open_programs
-from .denoise import Conditions, Denoiser, closed, guidance_ramp, make_rows
-from .engines import DEEP_CACHE, NETWORKS, Bundle, Engine, Manifest, open_engine
-from .errors import EngineError, OutOfMemory, SettingsError
+from .cuda.denoiser import CudaDenoiser, open_programs
+from .denoise import Conditions, Denoiser, closed
+from .denoisers import Denoisers
+from .engines import NETWORKS, Bundle, Engine, Manifest, open_engine
+from .errors import EngineError, SettingsError
 from .job import Job
 from .limits import Limits, check_limit
 from .media.picture import fit_picture, read_picture
-from .noise import latent_noise, picture_noise, spread
+from .noise import picture_noise
 from .reuse import Answers
-from .schedule import Kind, Step, initial_scale, sigmas_of, steps_of
-from .segments import Plan, fusion_weights, plan_segments
+from .schedule import Step, sigmas_of, steps_of
+from .segments import Plan
 from .settings import Settings
-from .shapes import Shapes
+from .shapes import Cells, Shapes
 from .stages import Stages
 
 Float = NDArray[np.float32]
@@ -56,12 +55,15 @@ class Animator:
         self._bundle = bundle
         self.limits = limits
         self.threads = threads
-        self._device, self._opening = device, threading.Lock()
+        self._device = device
         self._engines = {name: self._open(name) for name in NETWORKS}
-        self._executor = ThreadPoolExecutor(1, "denoise") if self._two_lanes else None
-        self._programs = open_programs(self._engines["unet"], bundle.manifest.build, graphs=graphs)
-        if self._programs is not None:
-            self._prepare(self._programs)
+        executor = ThreadPoolExecutor(1, "denoise") if self._two_lanes else None
+        programs = open_programs(self._engines["unet"], bundle.manifest.build, graphs=graphs)
+        self.denoisers = Denoisers(self._engines, self._open, bundle.manifest, limits, executor, programs)
+        if programs is not None:
+            for gpu in self._gpus():
+                gpu.spare.add(programs)  # idle ones are closed where any engine runs out of memory
+            self.denoisers.prepare(self.settings().segment)
         self.stages = Stages(self._engines, bundle.manifest, Answers(limits.reuse_bytes))
 
     @classmethod
@@ -86,12 +88,8 @@ class Animator:
         )
 
     @property
-    def _shapes(self) -> Shapes:
-        return Shapes.of(self.manifest)
-
-    @property
     def _two_lanes(self) -> bool:
-        return not self._shapes.compiled and (self.threads or os.cpu_count() or 1) > 1
+        return not Shapes.of(self.manifest).compiled and (self.threads or os.cpu_count() or 1) > 1
 
     def _engine_threads(self, network: str) -> int | None:
         """The U-Net runs two batches at a time, whose calling threads work too."""
@@ -110,30 +108,10 @@ class Animator:
             stream="denoise" if unet or self.limits.jobs == 1 else "around",
         )
 
-    def _prepare(self, programs: ProgramCache) -> None:
-        """Have idle programs closed where any engine runs out of memory, and batches timed before a job waits."""
-        for gpu in self._gpus():
-            gpu.spare.add(programs)
-        segment = self.settings().segment
-        for width, height in self.manifest.sizes if segment is not None else ():
-            with suppress(SettingsError, OutOfMemory):  # told to a job that asks for this size
-                self._buckets(programs, segment or 1, (height // 8, width // 8))
-
     def _gpus(self) -> Iterable[Any]:
         """Those that engines run on; one that several share comes several times."""
         gpus = (getattr(engine, "gpu", None) for engine in self._engines.values())
         return (gpu for gpu in gpus if gpu is not None)
-
-    def _unets(self, settings: Settings) -> tuple[Engine, Engine | None]:
-        """The U-Net, and its first level alone where settings reuse features; that pair is loaded when needed."""
-        if settings.reuse_interval == 1:
-            return self._engines["unet"], None
-        with self._opening:
-            for name in DEEP_CACHE:
-                if name not in self._engines:
-                    self._engines[name] = self._open(name)
-        keep, outer = (self._engines[name] for name in DEEP_CACHE)
-        return keep, outer
 
     @property
     def bundle_name(self) -> str:
@@ -302,95 +280,20 @@ class Animator:
         self, conditions: Conditions, settings: Settings, initial_latents: Float | None = None
     ) -> Denoiser | CudaDenoiser:
         """The step program of a clip, its latents at the first sigma; close it when it is done."""
-        frames, (high, wide) = len(conditions.pose), conditions.image_latents.shape[1:]
-        cells = (high, wide)
-        noise = self._noise(frames, settings, cells, initial_latents)
-        if self._programs is not None:
-            return self._cuda_denoiser(self._programs, conditions, settings, noise)
-        kinds = dict.fromkeys(step.kind for step in self.steps(settings))
-        rows, *others = (make_rows(*self._blend(frames, settings, cells, kind)) for kind in kinds)
-        unet, outer = self._unets(settings)
-        denoiser = Denoiser(
-            unet,
-            conditions,
-            rows,
-            self.manifest.rows[-1],
-            self._executor,
-            self._shapes.rows(len(rows[0].frames), cells),
-            others=dict(zip(list(kinds)[1:], others, strict=True)),
-            outer=outer,
-        )
-        denoiser.latents[...] = noise
-        return denoiser
+        return self.denoisers.make(conditions, settings, initial_latents)
 
-    def _cuda_denoiser(
-        self, programs: ProgramCache, conditions: Conditions, settings: Settings, noise: Float
-    ) -> CudaDenoiser:
-        """The same on a GPU."""
-        frames, (high, wide) = len(conditions.pose), conditions.image_latents.shape[1:]
-        cells, kinds = (high, wide), dict.fromkeys(step.kind for step in self.steps(settings))
-        blends = [self._blend(frames, settings, cells, kind) for kind in kinds]
-        sizes = self._buckets(
-            programs, blends[0][0].shape[1], cells
-        )  # segments of all kinds are equally long
-        rows = {
-            kind: make_batches(*blend, sizes, guided=kind[1])
-            for kind, blend in zip(kinds, blends, strict=True)
-        }
-        unet, outer = self._unets(settings)
-        together = min(self.limits.jobs, self.limits.together)
-        layout = make_layout(rows, frames, cells, sizes, together, deep=outer is not None)
-        ramp = guidance_ramp(settings.guidance, frames)
-        return CudaDenoiser(programs, layout, list(rows), conditions, ramp, noise, unet, outer)
-
-    def _buckets(self, programs: ProgramCache, slots: int, cells: tuple[int, int]) -> tuple[int, ...]:
-        """The numbers of rows in a batch on a GPU."""
-        rows = self._shapes.rows(slots, cells) or self.manifest.rows
-        return rows if programs.buckets is None else programs.buckets.sizes(rows, slots, cells)
-
-    def _noise(
-        self, frames: int, settings: Settings, cells: tuple[int, int], initial_latents: Float | None
-    ) -> Float:
-        """Latents [F,4,h,w] at the first sigma."""
-        if initial_latents is None:
-            segment = self._shapes.segment(settings, frames, cells)
-            noise = latent_noise(settings.seed, frames, segment, cells, settings.noise)
-        else:
-            noise = spread(check_noise(initial_latents, (None, 4, *cells), "initial_latents"), frames)
-        scaled: Float = noise * np.float32(initial_scale(self.sigmas(settings)))
-        return scaled
-
-    def _blend(
-        self, frames: int, settings: Settings, cells: tuple[int, int], kind: Kind
-    ) -> tuple[Plan, Float, Float]:
-        """Segments [S,N], their fusion weights [S,N] and the guidance [F] of a kind of steps."""
-        shift, guided = kind
-        plan = self.plan(frames, settings, cells, shift)
-        ramp = guidance_ramp(settings.guidance if guided else (1.0, 1.0), frames)
-        return plan, fusion_weights(plan, settings.fusion), ramp
-
-    def plan(self, frames: int, settings: Settings, cells: tuple[int, int], shift: float = 0.0) -> Plan:
-        """The segments [S,N] of a clip of `frames` frames of cells (height, width) in a step of that `shift`.
+    def plan(self, frames: int, settings: Settings, cells: Cells) -> Plan:
+        """The segments [S,N] of a clip of `frames` frames of cells (height, width).
 
         Raises `InputError` where the bundle's engines do not take them.
         """
-        if settings.reuse_interval > 1 and not set(DEEP_CACHE) <= set(self.manifest.networks):
-            raise SettingsError(
-                "this bundle has no engines that reuse deep features.",
-                remedy="Choose reuse_interval 1, or rebuild it with --deep-cache.",
-                field="settings.reuse_interval",
-            )
-        shapes = self._shapes
-        segment = shapes.segment(settings, frames, cells)
-        check_overlap(settings, segment)
-        plan = plan_segments(frames, segment, settings.overlap, settings.layout, shift)
-        shapes.rows(plan.shape[1], cells)
+        plan = self.denoisers.plan(frames, settings, cells)
         self._check_chunk(settings.decode_chunk, frames, cells)
         return plan
 
-    def _check_chunk(self, chunk: int, frames: int, cells: tuple[int, int]) -> None:
+    def _check_chunk(self, chunk: int, frames: int, cells: Cells) -> None:
         """Raise `SettingsError` if so many frames cannot be decoded at a time."""
-        self._shapes.check_chunk(chunk, frames, cells)
+        self.denoisers.shapes.check_chunk(chunk, frames, cells)
         if self.stages.decoder is not None:
             self.stages.decoder.check_chunk(chunk, frames, cells)
 
@@ -409,13 +312,13 @@ class Animator:
 
     def close(self) -> None:
         """Give all memory back, on a GPU graphs and programs as well; the animator is of no use afterwards."""
-        if self._programs is not None:
-            self._programs.close()
+        if self.denoisers.programs is not None:
+            self.denoisers.programs.close()
         self.stages.close()
         for engine in self._engines.values():
             engine.close()
-        if self._executor is not None:
-            self._executor.shutdown()
+        if self.denoisers.executor is not None:
+            self.denoisers.executor.shutdown()
 
     def __enter__(self) -> Animator:
         return self

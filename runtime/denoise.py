@@ -43,6 +43,12 @@ class Conditions:
     time_ids: tuple[float, float, float]
     """(fps - 1, motion bucket, noise_aug)."""
 
+    @property
+    def cells(self) -> tuple[int, int]:
+        """(height, width) in latent cells."""
+        _, high, wide = self.image_latents.shape
+        return high, wide
+
 
 @dataclass(frozen=True)
 class Row:

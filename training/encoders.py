@@ -30,7 +30,7 @@ class Encoders:
         self.statistics = read_statistics(base, int(image_encoder.config.image_size))
         self._device = device
 
-    def vae_encoder(self) -> list[Tensor]:
+    def latent_weights(self) -> list[Tensor]:
         """The weights that latents depend on."""
         state: dict[str, Tensor] = self.vae.state_dict()
         return [state[name] for name in sorted(state) if not name.startswith("decoder.")]

@@ -71,7 +71,7 @@ class MotionTask:
         dataset = open_dataset(config.data)
         self.held_out = HeldOut(config)
         image_encoder = sorted((self._base / "image_encoder").glob("*"))
-        vae = self.encoders.vae_encoder()  # its decoder may learn, and the clips stay what they are
+        vae = self.encoders.latent_weights()  # its decoder may learn, and the clips stay what they are
         name = f"motion-{fingerprint(clips_key(config.data, dataset), *image_encoder, *vae)}"
         self._store = Store(cache_folder(config, output) / name, dataset, self.examine)
         self._clips = len(dataset)

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engines.cuda_memory import DeviceArray, Gpu, Mark
+from ..engines.cuda_gpu import Gpu, Mark
+from ..engines.cuda_memory import DeviceArray
 from ..errors import EngineError, KernelError
 from .compiler import compile_kernels
 from .graph import Graph, Work

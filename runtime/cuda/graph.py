@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..engines.cuda_errors import answer, explained
-from ..engines.cuda_memory import Gpu
+from ..engines.cuda_gpu import Gpu
 
 Work = Callable[[Any], None]
 """Puts something on the stream that it is given."""

@@ -197,7 +197,7 @@ def test_animators_jobs_share_a_program_if_they_may(host, stand_in, deep_bundle,
         settings = [replace(plain, seed=1), replace(plain, seed=2, steps=5)]
         expected = [animator.sample(pictures[k], poses[k], settings[k]) for k in range(2)]
         device = stand_in(host)
-        animator._programs = ProgramCache(
+        animator.denoisers.programs = ProgramCache(
             lambda layout, unet, outer: StepProgram(device, unet, layout, outer=outer)
         )
 
@@ -212,7 +212,7 @@ def test_animators_jobs_share_a_program_if_they_may(host, stand_in, deep_bundle,
                 np.testing.assert_array_equal(found, alone[index])
 
         assert together(2, run) == []
-        assert animator._programs.made == (1 if limits.together == 2 else 2)
+        assert animator.denoisers.programs.made == (1 if limits.together == 2 else 2)
         whole = replace(plain, reuse_interval=2)
         assert np.isfinite(animator.sample(pictures[0], poses[0], whole)).all()
 

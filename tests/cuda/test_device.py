@@ -21,9 +21,11 @@ from mimicmotion_trt.cuda import device as device_module
 from mimicmotion_trt.cuda.denoiser import ProgramCache
 from mimicmotion_trt.cuda.device import CudaDevice
 from mimicmotion_trt.cuda.program import Layout, Rows, StepProgram
+from mimicmotion_trt.denoisers import Denoisers
 from mimicmotion_trt.engines import Bundle, Engine, open_engine
 from mimicmotion_trt.engines.cuda_errors import LOST, kind_of
-from mimicmotion_trt.engines.cuda_memory import DeviceArray, Gpu
+from mimicmotion_trt.engines.cuda_gpu import Gpu
+from mimicmotion_trt.engines.cuda_memory import DeviceArray
 from mimicmotion_trt.errors import DeviceLost, OutOfMemory
 
 from .stand_in_cuda import Cuda, OnStream
@@ -87,12 +89,12 @@ def test_with_and_without_graphs_it_is_the_animator_on_the_cpu(host, cuda, deep_
             on_stream: Any = OnStream(cuda, whole)
             return StepProgram(device, on_stream, layout, graphs=graphs, outer=first)
 
-        animator._programs = ProgramCache(make)
+        animator.denoisers.programs = ProgramCache(make)
         for _ in range(2):
             found = animator.sample(picture, poses, settings)
             np.testing.assert_allclose(found, expected, atol=4e-6 * np.abs(expected).max())
         assert cuda.told.count("graph") == (2 * settings.steps if graphs else 0)
-        animator._programs.close()
+        animator.denoisers.programs.close()
         device.close()
     gc.collect()
     device.gpu.drain()
@@ -138,7 +140,7 @@ def test_a_job_whose_engine_says_little_of_a_lost_gpu(cuda, bundle, monkeypatch,
     def fails(inputs: Any, outputs: Any) -> Any:
         raise EngineError("the engine failed: no reason was given.")
 
-    monkeypatch.setattr(Animator, "_prepare", nothing)
+    monkeypatch.setattr(Denoisers, "prepare", nothing)
     monkeypatch.setattr(animator_module, "open_engine", opened)
     with Animator.load(bundle, threads=1) as animator:
         monkeypatch.setattr(animator._engines["pose_net"], "bind", fails)

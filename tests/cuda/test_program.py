@@ -112,13 +112,13 @@ def test_the_animator_on_it_is_the_animator_on_the_cpu(host, stand_in, deep_bund
         settings = animator.settings(**{**plain, **options})
         expected = animator.sample(picture, poses, settings)
         device = stand_in(host)
-        animator._programs = ProgramCache(
+        animator.denoisers.programs = ProgramCache(
             lambda layout, unet, outer: StepProgram(device, unet, layout, outer=outer)
         )
         for _ in range(2):
             found = animator.sample(picture, poses, settings)
             np.testing.assert_allclose(found, expected, atol=4e-6 * np.abs(expected).max())
-        assert animator._programs.made == 1
+        assert animator.denoisers.programs.made == 1
         assert device.recorded == graphs
 
 
@@ -151,7 +151,7 @@ def test_a_preview_brings_one_frame_down(host, stand_in, deep_bundle):
         conditions = animator.condition(np.zeros((64, 128, 3), np.uint8), 6, settings)
         conditions.pose[...] = 0
         device = Counting(host)
-        animator._programs = ProgramCache(
+        animator.denoisers.programs = ProgramCache(
             lambda layout, unet, outer: StepProgram(device, unet, layout, outer=outer)
         )
         denoiser = animator.denoiser(conditions, settings)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mimicmotion_trt import Animator, MotionError, Settings, SettingsError
+from mimicmotion_trt.denoisers import Denoisers
 from mimicmotion_trt.engines import Plan, Profile
 from mimicmotion_trt.export.options import Options, PlanOptions
 from mimicmotion_trt.export.profiles import make_profiles
@@ -87,7 +88,9 @@ def compiled(bundle, plans, monkeypatch) -> Animator:
     animator._bundle = replace(
         animator._bundle, manifest=replace(manifest, networks=networks, defaults=defaults)
     )
-    animator._executor = None
+    animator.denoisers = Denoisers(
+        animator._engines, animator._open, animator.manifest, animator.limits, None, None
+    )
     for name, engine in animator._engines.items():
         bind, plan = engine.bind, plans[name]
 

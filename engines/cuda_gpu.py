@@ -1,0 +1,276 @@
+"""A GPU with its stream: all of CUDA that engines need."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import BundleError, DeviceLost, EngineError, MimicMotionError, OutOfMemory
+from .cuda_errors import ANEW, explained
+from .cuda_memory import Arena, Memory, Spare
+
+MINIMUM_CUDA = 13_000
+"""CUDA 13.0 as drivers count; driver release 580 is the first that runs it."""
+PATIENCE = 1.0
+"""Seconds to wait for the turn on another stream, whose holder may be waiting for this one's."""
+WITHOUT_GPU = "On the CPU use a bundle built with --backend onnxruntime, which is the usual one."
+
+_open: weakref.WeakSet[Gpu] = weakref.WeakSet()
+"""Every `Gpu` that there is; those of one index share its memory."""
+
+
+class Gpu:
+    """One GPU: a stream, on which its engines' work stands in line, and scratch memory that they share.
+
+    Engines on another stream of the same GPU have another `Gpu`, and run side by side with these.
+    """
+
+    def __init__(self, index: int) -> None:
+        core: Any = importlib.import_module("cuda.core")
+        self.index = index
+        device = core.Device(index)
+        device.set_current()
+        self.name = str(device.name)
+        """As the driver calls it."""
+        self.capability = f"SM{device.compute_capability.major}{device.compute_capability.minor}"
+        """`SM90`."""
+        self.stream = device.create_stream()
+        self.turn = threading.RLock()
+        """Held while work is put on the stream, since engines share scratch memory."""
+        self.capturing = False
+        """Whether the stream is being captured, by whoever has the turn: then nothing may be given back on it."""
+        self.spare: weakref.WeakSet[Spare] = weakref.WeakSet()
+        """Who holds memory that nobody uses now; they are asked for it where it runs out."""
+        self.scratch = Arena(self.allocate)
+        self.driver = load_driver()
+        self._device = device
+        self._pinned = core.LegacyPinnedMemoryResource()
+        self._returned: deque[Any] = deque()
+        _open.add(self)
+
+    def activate(self) -> None:
+        """Make this the calling thread's GPU."""
+        with self.told("the GPU cannot be used"):
+            self._device.set_current()
+
+    def free_memory(self) -> int:
+        """Bytes that are free on the GPU now."""
+        error, free, _ = self.driver.cuMemGetInfo()
+        if error:
+            raise explained(error.name, f"GPU {self.index} does not tell its free memory")
+        return int(free)
+
+    def allocate(self, size: int) -> Memory:
+        """Bytes on the GPU, in the order of the stream; raises `OutOfMemory` if there are not as many.
+
+        They go back in somebody's turn, since the driver takes nothing back on a stream that is being captured.
+        """
+
+        def take() -> Any:
+            return self._device.allocate(size, stream=self.stream)
+
+        with self.turn:
+            self.drain()
+            try:
+                memory = self._take(size, "GPU", take)
+            except OutOfMemory:
+                if not self.relieve():
+                    raise
+                memory = self._take(size, "GPU", take)
+            weakref.finalize(memory, self._returned.append, memory.owner).atexit = False
+            return memory
+
+    def pin(self, size: int) -> Memory:
+        """Bytes of the host that the GPU copies from and to while the host goes on."""
+        return self._take(size, "host", lambda: self._pinned.allocate(size))
+
+    def _take(self, size: int, where: str, allocate: Callable[[], Any]) -> Memory:
+        with self.told(f"{size / 1e6:,.0f} MB of the {where}'s memory cannot be had"):
+            buffer = allocate()
+            return Memory(int(buffer.handle), size, buffer)
+
+    def drain(self) -> None:
+        """Give back the memory that nobody refers to any more."""
+        with self.turn:
+            if not self.capturing:
+                self._returned.clear()
+
+    def drop(self, let_go: Callable[[], None]) -> None:
+        """Let go of what was used on the stream, once that is done, and give its memory back."""
+        with suppress(EngineError):  # of work that failed, and has been told to whoever waited for it
+            self.activate()
+            self.wait()
+        with self.turn:
+            let_go()
+            self.drain()
+
+    def relieve(self) -> bool:
+        """Have all memory given back that nobody uses, on other streams too; False where that is not allowed now."""
+        with self.turn:
+            if self.capturing:
+                return False
+            for other in [gpu for gpu in _open if gpu.index == self.index and gpu is not self]:
+                if other.turn.acquire(timeout=PATIENCE):
+                    try:
+                        with suppress(EngineError):  # of that stream's work, told to whoever waits for it
+                            other._give_back()
+                    finally:
+                        other.turn.release()
+            self._give_back()
+            error, pool = self.driver.cuDeviceGetMemPool(self.index)
+            if not error:  # else it has none, and keeps nothing
+                self.driver.cuMemPoolTrimTo(pool, 0)  # for PyTorch, whose memory comes from elsewhere
+            return True
+
+    def _give_back(self) -> None:
+        """What nobody uses of this stream's memory, in its turn."""
+        if not self.capturing:
+            for holder in list(self.spare):
+                holder.give_back()
+            self.drain()
+            self.wait()
+
+    def copy(self, source: Memory, target: Memory) -> None:
+        """Put a copy of equally many bytes on the stream."""
+        with self.told("the GPU cannot copy"):
+            target.owner.copy_from(source.owner, stream=self.stream)
+
+    def wait(self) -> None:
+        """Until all that is on the stream is done; raises `EngineError` if it failed.
+
+        For a place in the stream, not for the stream: that would end another thread's capture.
+        """
+        self.mark().wait()
+
+    def mark(self) -> Mark:
+        """The place in the stream behind all that is on it now."""
+        with self.turn, self.told("the GPU failed"):
+            return Mark(self.stream.record())
+
+    @contextmanager
+    def told(self, what: str) -> Iterator[None]:
+        """Raise what CUDA's own calls inside raise as an error of this package that says `what`."""
+        try:
+            yield
+        except MimicMotionError:
+            raise
+        except Exception as error:
+            raise explained(error, what, ANEW) from error
+
+    @contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """The turn to put work on the stream. An error that leaves the GPU unusable is a `DeviceLost`."""
+        with self.turn:
+            self.activate()
+            try:
+                yield
+            except DeviceLost:
+                raise
+            except EngineError as error:
+                self.examine(error)
+                raise
+
+    def examine(self, error: EngineError) -> None:
+        """Raise `DeviceLost` if the GPU is, as an error that may have said less suggests."""
+        with self.turn:
+            if self.capturing:  # nobody may ask then
+                return
+            self.activate()
+            (state,) = self.driver.cuStreamQuery(self.stream.handle)
+            if state and state.name != "CUDA_ERROR_NOT_READY":
+                raise DeviceLost(f"{error.message} ({state.name})", remedy=ANEW) from error
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A place in the work of a stream."""
+
+    event: Any
+
+    @property
+    def done(self) -> bool:
+        """Whether the GPU has come there; raises `EngineError` if the work before failed."""
+        try:
+            return bool(self.event.is_done)
+        except Exception as error:
+            raise explained(error, "the GPU failed", ANEW) from error
+
+    def wait(self) -> None:
+        """Until it has; raises `EngineError` if the work before failed."""
+        try:
+            self.event.sync()
+        except Exception as error:
+            raise explained(error, "the GPU failed", ANEW) from error
+
+
+def gpu_index(device: str) -> int:
+    """0 for "auto" and "cuda", 1 for "cuda:1"; raises `BundleError` for what is no GPU."""
+    match = re.fullmatch(r"auto|cuda(?::(\d+))?", device)
+    if match is None:
+        raise BundleError(
+            f"a TensorRT bundle runs on a GPU, not on {device!r}.",
+            remedy=f'Use device="auto" or "cuda:0". {WITHOUT_GPU}',
+            field="device",
+        )
+    return int(match[1] or 0)
+
+
+def open_gpu(index: int, extra: str = "gpu") -> Gpu:
+    """A GPU by its number; raises `BundleError` if there is none, or the driver is too old.
+
+    `extra` of this package is what has to be installed.
+    """
+    try:
+        driver = load_driver()
+    except ImportError as error:
+        raise BundleError(
+            f"CUDA for Python is not installed ({error}).",
+            remedy=f"pip install 'mimicmotion-trt[{extra}]'. {WITHOUT_GPU}",
+        ) from error
+    count = count_gpus(driver)
+    if index >= count:
+        raise BundleError(
+            f"there is no GPU {index}: this machine has {count}.",
+            remedy="Choose another device; CUDA_VISIBLE_DEVICES may hide some.",
+            field="device",
+        )
+    try:
+        return Gpu(index)
+    except Exception as error:
+        raise BundleError(
+            f"GPU {index} cannot be used: {error}", remedy="See `mimicmotion-trt doctor`.", field="device"
+        ) from error
+
+
+def load_driver() -> Any:
+    """The bindings of the driver's interface; raises ImportError."""
+    return importlib.import_module("cuda.bindings.driver")
+
+
+def count_gpus(driver: Any) -> int:
+    """How many GPUs there are; raises `BundleError` if there is none, or no driver that runs CUDA 13."""
+    try:
+        _, version = driver.cuDriverGetVersion()
+    except Exception as error:  # the library that the driver brings is not there
+        raise BundleError(
+            f"there is no GPU here, or no NVIDIA driver: {error}", remedy=WITHOUT_GPU
+        ) from error
+    if 0 < version < MINIMUM_CUDA:
+        raise BundleError(
+            f"the NVIDIA driver is too old: it runs CUDA {version // 1000}.{version % 1000 // 10}.",
+            remedy=f"Install driver release 580 or newer, which runs CUDA 13. {WITHOUT_GPU}",
+        )
+    (failure,) = driver.cuInit(0)
+    if failure:
+        raise BundleError(f"there is no GPU that answers ({failure.name}).", remedy=WITHOUT_GPU)
+    failure, count = driver.cuDeviceGetCount()
+    if failure or not count:
+        raise BundleError("there is no GPU here.", remedy=WITHOUT_GPU)
+    return int(count)
