@@ -34,7 +34,15 @@ from mimicmotion_trt.doctor import EFFICIENCY
 from mimicmotion_trt.engines import open_engine
 from mimicmotion_trt.gpus import PEAK_TFLOPS
 from mimicmotion_trt.pose import draw_poses
-from mimicmotion_trt.prediction import MIMICMOTION, UNET_TENSORS, Model, cells_of, cost_of, memory_of
+from mimicmotion_trt.prediction import (
+    MIMICMOTION,
+    ON_CPU,
+    UNET_TENSORS,
+    Model,
+    cells_of,
+    cost_of,
+    memory_of,
+)
 from mimicmotion_trt.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -121,8 +129,8 @@ def row_cost(model: Model, point: Point) -> tuple[float, int]:
     """Operations and bytes of one U-Net call: the part of `memory_of` that is the U-Net's."""
     cells = cells_of(settings_of(point, 1))
     flops = model.works["unet"].flops(rows=point.rows, frames=point.segment, cells=cells)
-    values = point.rows * point.segment * cells * (UNET_TENSORS * model.width + 8 + model.width + 4)
-    return flops, values * model.value_bytes
+    widths = ON_CPU * UNET_TENSORS * model.width + 8 + model.width + 4
+    return flops, point.rows * point.segment * cells * widths * model.value_bytes
 
 
 def settings_of(point: Point, steps: int) -> Settings:
@@ -280,7 +288,7 @@ def draw(path: Path, sweeps: dict[str, Any], curves: dict[str, Any]) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     wide = len(sweeps) + 1
     figure, axes = pyplot.subplots(2, wide, figsize=(4 * wide, 7), squeeze=False)
@@ -295,14 +303,21 @@ def draw(path: Path, sweeps: dict[str, Any], curves: dict[str, Any]) -> None:
         seconds, _, memory, _ = slopes(sweep)
         above.set(title=f"slope {seconds}")
         below.set(xlabel="pixels" if name == "size" else name, title=f"slope {memory}")
+        for axis in (above, below):
+            axis.set_xticks(x, [f"{value:g}" for value in x])
     for name, seconds in curves["seconds"].items():
         axes[0, -1].loglog(curves["frames"], seconds, label=name)
     axes[0, -1].set(xlabel="frames", title="576x1024, predicted")
+    axes[0, -1].set_xticks(curves["frames"], map(str, curves["frames"]))
     axes[0, 0].set(ylabel="seconds")
     axes[1, 0].set(ylabel="MiB on top of the engines")
     axes[1, -1].set_axis_off()
     for axis in (*axes[0], *axes[1, :-1]):
         axis.legend(fontsize=7)
+        axis.xaxis.set_minor_locator(ticker.NullLocator())
+        axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_locator(ticker.NullLocator())
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)

@@ -28,6 +28,9 @@ block (4 each for value, gate and their product), its input, norm and residual, 
 DECODER_TENSORS = 6
 """The same for the decoder's last block, in full pixels: twice as wide before its upsampler's convolution and
 behind it, then the block's own two."""
+ON_CPU = 3
+"""What activations take on a CPU, times what is alive of them: ONNX Runtime's arena grows by doubling, and
+convolutions want scratch memory. Measured on the small bundle (docs/scaling.md), where it was 1.7 to 4.7."""
 OTHER_SEGMENTS = (72, 36, 16)
 """Lengths of segments that are looked at besides a bundle's own, if shorter."""
 OTHER_CHUNKS = (8, 4, 2, 1)
@@ -188,10 +191,10 @@ def memory_of(
 ) -> Memory:
     """Peak memory with `rows` rows at once: weights, and what grows with frames and cells.
 
-    activations = bytes max(rows slots cells 16 width, chunk 64 cells 6 decoder_width); state = latents
-    (two float32 copies), features and rows. Of several jobs at once a GPU denoises some beside one that it decodes,
-    so that both lie there; a CPU computes them side by side. Weights that a plan streams need not lie on the GPU. An
-    estimate: engines differ in what they keep and reuse.
+    activations = bytes max(rows slots cells 16 width, chunk 64 cells 6 decoder_width), on a CPU 3 times that;
+    state = latents (two float32 copies), features and rows. Of several jobs at once a GPU denoises some beside one
+    that it decodes, so that both lie there; a CPU computes them side by side. Weights that a plan streams need not
+    lie on the GPU. An estimate: engines differ in what they keep and reuse.
     """
     cells, slots = cells_of(settings), cost_of(model, settings, frames).slots
     chunk = min(settings.decode_chunk, frames + 1)
@@ -200,7 +203,7 @@ def memory_of(
     latents = (frames + 1) * cells * 4 * 2 * 4
     features = (frames + 1) * cells * model.width
     inputs = rows * slots * cells * (8 + model.width + 4)
-    activations = unet + decoder if gpu and jobs > 1 else max(unet, decoder) * (1 if gpu else jobs)
+    activations = unet + decoder if gpu and jobs > 1 else max(unet, decoder) * (1 if gpu else ON_CPU * jobs)
     streamed = model.streamable if gpu else 0
     return Memory(
         weights=(model.weights - streamed) * model.value_bytes,

@@ -9,7 +9,7 @@ import pytest
 from mimicmotion_trt import Settings, SettingsError
 from mimicmotion_trt.bundles import load_bundle
 from mimicmotion_trt.engines import Plan, Profile
-from mimicmotion_trt.prediction import MIMICMOTION, Model, best, choices, cost_of, memory_of
+from mimicmotion_trt.prediction import MIMICMOTION, ON_CPU, Model, best, choices, cost_of, memory_of
 from mimicmotion_trt.schedule import steps_of
 from mimicmotion_trt.shapes import Shapes
 
@@ -63,11 +63,11 @@ def test_twice_the_steps_cost_twice_the_denoising():
 
 def test_memory_is_about_what_the_reference_needs():
     """The reference makes long videos of 576x1024 in 16 GB (its README), one row at a time, in fp16."""
-    memory = memory_of(MIMICMOTION, FULL, 71, rows=1)
+    memory = memory_of(MIMICMOTION, FULL, 71, rows=1, gpu=True)
     assert memory.weights == pytest.approx(4.4 * GB, rel=0.01)
     assert 10 * GB < memory.total < 16 * GB
     assert memory.total == memory.weights + memory.activations + memory.state
-    assert memory_of(MIMICMOTION, FULL, 530, rows=1).activations == memory.activations
+    assert memory_of(MIMICMOTION, FULL, 530, rows=1, gpu=True).activations == memory.activations
 
 
 def test_jobs_at_once_lie_side_by_side():
@@ -76,7 +76,7 @@ def test_jobs_at_once_lie_side_by_side():
     unet, decoder = 72 * 72 * 128 * 16 * 320 * 2, 8 * 64 * 72 * 128 * 6 * 128 * 2
     assert (one.activations, other.activations) == (max(unet, decoder), unet + decoder)
     assert (other.weights, other.state) == (one.weights, 3 * one.state)
-    assert memory_of(MIMICMOTION, FULL, 71, 1, 3).activations == 3 * one.activations
+    assert memory_of(MIMICMOTION, FULL, 71, 1, 3).activations == 3 * ON_CPU * one.activations
     found = choices(MIMICMOTION, replace(FULL, segment=16), 15, (1, 2, 4), None, 2, gpu=True)
     assert [choice.rows for choice in found if choice.segment == 16] == [2, 1]  # each has batches of its own
 
