@@ -37,11 +37,11 @@ from mimicmotion_trt.pose import draw_poses
 from mimicmotion_trt.prediction import (
     MIMICMOTION,
     ON_CPU,
-    UNET_TENSORS,
     Model,
     cells_of,
     cost_of,
     memory_of,
+    unet_values,
 )
 from mimicmotion_trt.settings import Settings
 
@@ -126,11 +126,11 @@ def run_alone(
 
 
 def row_cost(model: Model, point: Point) -> tuple[float, int]:
-    """Operations and bytes of one U-Net call: the part of `memory_of` that is the U-Net's."""
+    """Operations and bytes of one U-Net call."""
     cells = cells_of(settings_of(point, 1))
     flops = model.works["unet"].flops(rows=point.rows, frames=point.segment, cells=cells)
-    widths = ON_CPU * UNET_TENSORS * model.width + 8 + model.width + 4
-    return flops, point.rows * point.segment * cells * widths * model.value_bytes
+    alive, inputs = unet_values(model, point.rows, point.segment, cells)
+    return flops, (ON_CPU * alive + inputs) * model.value_bytes
 
 
 def settings_of(point: Point, steps: int) -> Settings:

@@ -106,7 +106,7 @@ class Lane:
         outer: Engine | None = None,
     ) -> None:
         self._conditions, self._unet, self._outer, self._sizes = conditions, unet, outer, sorted(sizes)
-        cells = conditions.image_latents.shape[1:]
+        cells = conditions.cells
         most, dtypes = max(sizes), unet.spec.dtypes
         self._inputs = {
             "latents": np.zeros((most, slots, 8, *cells), dtypes["latents"]),
@@ -207,7 +207,7 @@ class Denoiser:
         slots, used = len(rows[0].frames), min(lanes, max(map(len, programs)))
         self._lanes = [Lane(unet, conditions, sizes, slots, outer) for _ in range(used)]
         self._plain, self._others = self._place(plain), {k: self._place(some) for k, some in kinds.items()}
-        cells = conditions.image_latents.shape[1:]
+        cells = conditions.cells
         self._share = np.empty(slots, np.float32)
         self._scratch = np.empty((slots, 4, *cells), np.float32)
         self.segments = len({int(row.frames[-1]) for row in rows})

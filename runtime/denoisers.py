@@ -39,21 +39,20 @@ class Denoisers:
     ) -> None:
         self._engines, self._load, self._loading = engines, load, threading.Lock()
         self._manifest, self._limits = manifest, limits
+        self.shapes = Shapes.of(manifest)
+        """What the engines take."""
         self.executor = executor
         """Runs every second batch on a CPU; None: one batch at a time."""
         self.programs = programs
         """Of a GPU; None: the loop runs on the CPU."""
 
-    @property
-    def shapes(self) -> Shapes:
-        """What the engines take."""
-        return Shapes.of(self._manifest)
-
     def prepare(self, segment: int | None) -> None:
         """Have batches timed on a GPU before a job waits for that."""
-        for width, height in self._manifest.sizes if segment is not None else ():
+        if segment is None:
+            return
+        for width, height in self._manifest.sizes:
             with suppress(SettingsError, OutOfMemory):  # told to a job that asks for this size
-                self._buckets(segment or 1, (height // 8, width // 8))
+                self._buckets(segment, (height // 8, width // 8))
 
     def plan(self, frames: int, settings: Settings, cells: Cells, shift: float = 0.0) -> Plan:
         """The segments [S,N] of a clip of `frames` frames of cells (height, width) in a step of that `shift`.
@@ -66,11 +65,10 @@ class Denoisers:
                 remedy="Choose reuse_interval 1, or rebuild it with --deep-cache.",
                 field="settings.reuse_interval",
             )
-        shapes = self.shapes
-        segment = shapes.segment(settings, frames, cells)
+        segment = self.shapes.segment(settings, frames, cells)
         check_overlap(settings, segment)
         plan = plan_segments(frames, segment, settings.overlap, settings.layout, shift)
-        shapes.rows(plan.shape[1], cells)
+        self.shapes.rows(plan.shape[1], cells)
         return plan
 
     def make(

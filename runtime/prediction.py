@@ -186,6 +186,12 @@ def cost_of(model: Model, settings: Settings, frames: int) -> Cost:
     )
 
 
+def unet_values(model: Model, rows: int, slots: int, cells: int) -> tuple[int, int]:
+    """Values alive at the U-Net's worst moment, and those of its inputs and outputs."""
+    row = rows * slots * cells
+    return row * UNET_TENSORS * model.width, row * (8 + model.width + 4)
+
+
 def memory_of(
     model: Model, settings: Settings, frames: int, rows: int, jobs: int = 1, *, gpu: bool = False
 ) -> Memory:
@@ -198,11 +204,10 @@ def memory_of(
     """
     cells, slots = cells_of(settings), cost_of(model, settings, frames).slots
     chunk = min(settings.decode_chunk, frames + 1)
-    unet = rows * slots * cells * UNET_TENSORS * model.width
+    unet, inputs = unet_values(model, rows, slots, cells)
     decoder = chunk * 64 * cells * DECODER_TENSORS * model.decoder_width
     latents = (frames + 1) * cells * 4 * 2 * 4
     features = (frames + 1) * cells * model.width
-    inputs = rows * slots * cells * (8 + model.width + 4)
     activations = unet + decoder if gpu and jobs > 1 else max(unet, decoder) * (1 if gpu else ON_CPU * jobs)
     streamed = model.streamable if gpu else 0
     return Memory(

@@ -267,9 +267,8 @@ def test_weights_that_cannot_be_put_in(engine, session, file):
     assert "--refit" in caught.value.remedy
     command = "build --capability SM80 --capability SM90"
     made = TensorRtEngine(session, file, SPEC, plan_of(), command)
-    session.runtime.get_engine_validity = (
-        None  # TensorRT-RTX has it, whose open plans are for one kind of GPU
-    )
+    # TensorRT-RTX's runtime has it; its open plans are for one kind of GPU.
+    session.runtime.get_engine_validity = None
     with pytest.raises(EngineError) as caught:
         made.refit("good.onnx")
     assert f"`build --refit --capability {session.gpu.capability}`" in caught.value.remedy
