@@ -23,6 +23,7 @@ SOURCES = (
     "export.attention",
     "export.build",
     "export.builder",
+    "export.comparison",
     "export.dialect",
     "export.evidence",
     "export.half",

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..engines import Agreement, Array, Engine, EngineSpec
 from ..engines.onnxruntime_backend import OnnxRuntimeEngine
 from ..errors import ExportError
+from .comparison import compare_answers
 
 Inputs = dict[str, Tensor]
 
@@ -77,38 +78,27 @@ def compare_engine(
     network: str, engine: Engine, cases: Sequence[Case], bound: float, judge: str = "onnxruntime"
 ) -> Agreement:
     """The same with an engine of the backend `judge`, which is closed afterwards."""
-    largest, relative, norms = [0.0], [0.0], [0.0]
+    outputs = [tensor.name for tensor in engine.spec.outputs]
+    expected = [
+        dict(zip(outputs, (answer.numpy() for answer in case.answers), strict=True)) for case in cases
+    ]
     with closing(engine):
-        for case in cases:
-            for expected, answer in zip(case.answers, answers(engine, case), strict=True):
-                difference = answer.astype(np.float64) - expected.numpy()
-                norms.append(float(np.linalg.norm(expected.numpy())))
-                largest.append(float(np.abs(difference).max()))
-                relative.append(float(np.linalg.norm(difference)) / max(norms[-1], 1e-12))
-    if not any(norms):
+        calls = (call_arrays(case, engine.spec) for case in cases)
+        found = compare_answers(engine, judge, calls, expected, bound)
+    if not any(one.norm for one in found):
         raise ExportError(
             f"{network} answers nothing but zeros in PyTorch: no engine can be proven by that.",
             remedy="Give the checkpoint of a trained model.",
             field="checkpoint",
         )
-    max_abs, rel_l2 = float(np.max(largest)), float(np.max(relative))  # unlike max(), these keep a NaN
-    if not rel_l2 <= bound:  # a NaN does not agree either
+    max_abs, rel_l2 = (float(np.max([getattr(one, of) for one in found])) for of in ("max_abs", "rel_l2"))
+    if not all(found):
         raise ExportError(
             f"{network} does not agree with PyTorch: relative L2 error {rel_l2:.2e} is over {bound:.0e} "
             f"(largest difference {max_abs:.2e}).",
             remedy="Check the checkpoint for values that overflow; please report it if they do not.",
         )
     return Agreement(max_abs=max_abs, rel_l2=rel_l2, bound=bound, cases=len(cases), judge=judge)
-
-
-def answers(engine: Engine, case: Case) -> list[Array]:
-    """What an engine answers to a case's inputs."""
-    outputs = {
-        tensor.name: np.empty(tuple(answer.shape), tensor.dtype)
-        for answer, tensor in zip(case.answers, engine.spec.outputs, strict=True)
-    }
-    engine.bind(call_arrays(case, engine.spec), outputs)()
-    return list(outputs.values())
 
 
 def call_arrays(case: Case, spec: EngineSpec) -> dict[str, Array]:
