@@ -19,6 +19,11 @@ from ..training.synthetic import make_clip
 from ..training.torch_animator import torch_animator
 from .proof import Case
 
+CELLS = (SIZE_MULTIPLE // 8) ** 2
+"""Latent cells that are one at the U-Net's deepest level."""
+FEWEST_CELLS = 3 * CELLS
+"""Latent cells of a frame. With fewer, norms at the deepest level of a narrow network are over a few numbers, or
+one, and magnify rounding: errors in float16 are then 8e-3 at 2 deepest cells and 0.3 at 1, instead of 2.5e-3."""
 MOST_CELLS = 384
 """Latent cells of a frame: 128x192 pixels."""
 MOST_FRAMES = 8
@@ -77,19 +82,20 @@ def record_trajectory(
 
 
 def clip_shape(weights: int, size: tuple[int, int], segment: int) -> tuple[tuple[int, int], int]:
-    """(width, height) of the size most like `size` in shape that the limits above allow, and the frames of a clip."""
-    most = min(MOST_CELLS, MOST_WORK / weights / 2)
+    """(width, height) of the size most like `size` in shape that the limits above allow, and the frames of a clip.
+
+    It is larger than `size` where that has too few cells.
+    """
+    most = min(MOST_CELLS, MOST_WORK / weights / 4)
     whole = [side // SIZE_MULTIPLE for side in size]
-    cells = (SIZE_MULTIPLE // 8) ** 2
+    within = [range(1, max(sides, FEWEST_CELLS // CELLS) + 1) for sides in whole]
     fitting = [
-        (wide, high)
-        for wide, high in product(range(1, whole[0] + 1), range(1, whole[1] + 1))
-        if wide * high * cells <= most
-    ] or [(1, 1)]
+        (wide, high) for wide, high in product(*within) if FEWEST_CELLS <= wide * high * CELLS <= most
+    ] or [(1, 2), (2, 1)]  # so many weights are no narrow network
 
     def unlike(sides: tuple[int, int]) -> tuple[float, int]:
         return abs(math.log(sides[0] * whole[1] / sides[1] / whole[0])), -sides[0] * sides[1]
 
     wide, high = min(fitting, key=unlike)
-    frames = min(segment, MOST_FRAMES, int(MOST_WORK / weights / (wide * high * cells)))
+    frames = min(segment, MOST_FRAMES, int(MOST_WORK / weights / (wide * high * CELLS)))
     return (wide * SIZE_MULTIPLE, high * SIZE_MULTIPLE), max(frames, 2)

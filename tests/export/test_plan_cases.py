@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -56,6 +58,15 @@ def test_what_a_cpu_cannot_compute_is_left_out(monkeypatch):
     monkeypatch.setattr(plan_cases, "MOST_TOKENS", 600)
     (case,) = record_plan_cases("unet", SPECS["unet"], echo, profiles, denoise)
     assert case.answers[0].shape == (1, 4, 4, 16, 8)
+
+
+@pytest.mark.parametrize("name", list(SPECS))
+def test_a_single_cell_at_the_deepest_level_judges_no_unet(name):
+    """Norms there magnify rounding; ONNX Runtime judges the graph at other shapes."""
+    options = replace(OPTIONS, sizes=((64, 64),))
+    profiles = make_profiles(name, SPECS[name], options)
+    cases = record_plan_cases(name, SPECS[name], echo, profiles, denoise)
+    assert len(cases) == (0 if name.startswith("unet") else len(profiles))
 
 
 def test_networks_without_a_dimension_have_one_of_it():

@@ -439,7 +439,7 @@ def test_a_bundle_for_the_gpu_of_this_machine(full, micro, tmp_path, monkeypatch
     monkeypatch.setattr(builder, "open_engine", open_engine)
     monkeypatch.setattr(proof, "SHAPES", proof.SHAPES[:1])
     options = Options(
-        backend="tensorrt", sizes=((64, 64),), segment=2, rows=(1, 2), plan=PlanOptions(level=0),
+        backend="tensorrt", sizes=((64, 128),), segment=2, rows=(1, 2), plan=PlanOptions(level=0),
         defaults={"canvas": 256},
     )  # fmt: skip
     manifest, _ = build_bundle(micro.base, micro.checkpoint, tmp_path / "out", options)

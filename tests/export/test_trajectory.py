@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 from mimicmotion_trt.export.build import image_statistics, model_defaults
 from mimicmotion_trt.export.options import Options
 from mimicmotion_trt.export.proof import Case
-from mimicmotion_trt.export.trajectory import MOST_CELLS, MOST_FRAMES, clip_shape, record_trajectory
+from mimicmotion_trt.export.trajectory import (
+    FEWEST_CELLS,
+    MOST_CELLS,
+    MOST_FRAMES,
+    clip_shape,
+    record_trajectory,
+)
 from mimicmotion_trt.training.checkpoints import Model, load_model
 
 OPTIONS = Options(
@@ -74,13 +80,22 @@ def test_the_shape_is_the_bundles_as_far_as_a_cpu_computes_it():
     assert clip_shape(1_524_000_000, (1024, 576), 2) == ((128, 64), 2)
 
 
+def test_a_shape_of_few_cells_gives_way_to_a_larger_one():
+    """Norms over one or two cells at the deepest level would judge rounding, not the engine."""
+    assert clip_shape(6_300_000, (64, 64), 8) == ((128, 128), 8)
+    assert clip_shape(6_300_000, (64, 128), 3) == ((128, 192), 3)
+    assert clip_shape(6_300_000, (64, 192), 3) == ((64, 192), 3)
+    assert clip_shape(1_524_000_000, (64, 64), 8) == ((64, 128), 4)  # a wide network: two will do
+
+
 @given(
     st.integers(10**5, 10**10), st.integers(1, 32), st.integers(1, 32), st.integers(2, 200)
 )  # fmt: skip
 def test_no_shape_is_larger_than_asked_or_allowed(weights, wide, high, segment):
     (width, height), frames = clip_shape(weights, (64 * wide, 64 * high), segment)
     assert width % 64 == height % 64 == 0
-    assert 64 <= width <= 64 * wide
-    assert 64 <= height <= 64 * high
+    assert 64 <= width <= 64 * max(wide, 3)
+    assert 64 <= height <= 64 * max(high, 3)
     assert width * height // 64 <= MOST_CELLS
+    assert width * height // 64 >= (FEWEST_CELLS if weights < 10**9 else 128)
     assert 2 <= frames <= min(MOST_FRAMES, segment)
