@@ -64,6 +64,17 @@ def deep_bundle(build_golden: Callable[[str, Options], Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
+def torch_bundle(build_golden: Callable[[str, Options], Path]) -> Path:
+    """The same again for PyTorch."""
+    from mimicmotion_trt.export.options import Options
+
+    options = Options(
+        backend="torch", sizes=((64, 128),), segment=16, defaults={"canvas": 512, "steps": 3}, deep_cache=True
+    )
+    return build_golden("test-bundle-torch", options)
+
+
+@pytest.fixture(scope="session")
 def animator(bundle: Path) -> Iterator[Animator]:
     """One animator for the whole session; its jobs share nothing but the engines."""
     from mimicmotion_trt import Animator

@@ -225,17 +225,6 @@ def test_without_pytorch_the_error_names_the_extra():
     assert "pip install 'mimicmotion-trt[torch]'" in done.stdout, done.stderr
 
 
-@pytest.fixture(scope="module")
-def torch_bundle(build_golden) -> Path:
-    """The golden networks for PyTorch."""
-    from mimicmotion_trt.export.options import Options
-
-    options = Options(
-        backend="torch", sizes=((64, 128),), segment=16, defaults={"canvas": 512, "steps": 3}
-    )  # fmt: skip
-    return build_golden("test-bundle-torch", options)
-
-
 def test_the_same_latents_and_pictures_as_with_onnx_runtime(torch_bundle, animator):
     random = np.random.default_rng(0)
     poses = random.integers(0, 255, (6, 128, 64, 3), dtype=np.uint8)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +10,6 @@ import pytest
 from mimicmotion_trt import Animator
 from mimicmotion_trt.engines import DEEP_CACHE, NETWORKS, Array, Bundle, Engine, open_engine
 from mimicmotion_trt.export import proof
-from mimicmotion_trt.export.options import Options
-
-BuildGolden = Callable[[str, Options], Path]
 
 
 @pytest.fixture
@@ -76,15 +72,12 @@ def test_a_bundle_without_one_of_the_two_is_damaged(deep: Bundle, tmp_path: Path
         Manifest.from_json(text.replace('"unet_outer"', '"unet_other"'))
 
 
-def test_pytorch_reuses_them_as_onnx_runtime_does(build_golden: BuildGolden, deep_bundle: Path) -> None:
-    options = Options(
-        backend="torch", sizes=((64, 128),), segment=16, defaults={"canvas": 512, "steps": 3}, deep_cache=True
-    )
+def test_pytorch_reuses_them_as_onnx_runtime_does(torch_bundle: Path, deep_bundle: Path) -> None:
     chance = np.random.default_rng(0)
     picture = chance.integers(0, 255, (128, 64, 3), np.uint8)
     poses = chance.integers(0, 255, (5, 128, 64, 3), np.uint8)
     latents = []
-    for folder in (deep_bundle, build_golden("test-deep-torch", options)):
+    for folder in (deep_bundle, torch_bundle):
         with Animator.load(folder, device="cpu", threads=1) as animator:
             settings = animator.settings(steps=3, segment=4, overlap=1, reuse_interval=2)
             latents.append(animator.sample(picture, poses, settings))

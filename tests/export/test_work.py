@@ -59,7 +59,15 @@ def test_a_full_size_call_costs_what_predictions_say(real, specs, network, frame
 @pytest.mark.parametrize("network", ["unet", "vae_encoder"])
 def test_operations_are_those_that_pytorch_counts(real, specs, network):
     module = real[network].to("meta")
-    sizes = {"rows": 1, "frames": 3, "batch": 3, "cells_high": 8, "cells_wide": 16, "height": 64, "width": 128}
+    sizes = {
+        "rows": 1,
+        "frames": 3,
+        "batch": 3,
+        "cells_high": 8,
+        "cells_wide": 16,
+        "height": 64,
+        "width": 128,
+    }
     inputs = [
         torch.empty([sizes[d] if isinstance(d, str) else d for d in tensor.shape], device="meta")
         for tensor in specs[network].inputs
