@@ -211,6 +211,7 @@ def _manifest(
 ) -> Manifest:
     import diffusers
     import onnxruntime
+    import polygraphy
     import torch
     import transformers
 
@@ -227,7 +228,7 @@ def _manifest(
         note=options.note,
         options=options.arguments,
         versions={
-            **{m.__name__: m.__version__ for m in (torch, diffusers, transformers, onnxruntime)},
+            **{m.__name__: m.__version__ for m in (torch, diffusers, transformers, onnxruntime, polygraphy)},
             **dict(_compilers(networks)),
         },
     )
