@@ -4,8 +4,8 @@
   over a group leave float16's range long before its values do.
 - *U-Net, PoseNet and CLIP* are float16 throughout; time steps and micro-conditions are embedded in float32.
 - *The VAE's residual stream* leaves float16's range in trained models (SVD's config says `force_upcast`), so
-  it stays float32. Convolutions and linear layers still multiply in float16: most of them read what a norm
-  has just scaled; those that read the stream itself read it over a power of two, which costs no precision.
+  it stays float32. Convolutions and linear layers still multiply in float16, but read what they are given over
+  a power of two, which costs no precision, so that neither what they read nor what they write leaves the range.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ from .rewrite import SelfAttention
 
 STREAM_SCALE = 256.0
 """The stream may reach 65504 times this; what is under 6e-5 times this keeps 1.5e-5 of absolute precision."""
-READS_STREAM = ("upsamplers", "downsamplers", "conv_shortcut")
-"""Layers of a VAE that read the residual stream without a norm before them."""
 
 
 def wide_group_norm(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
@@ -62,24 +60,22 @@ class StableGroupNorm(nn.Module):
 class Narrow(nn.Module):
     """A linear layer or convolution that multiplies in float16, whatever it is given.
 
-    `wide`: the result is float32 again. `scale`: the input is divided by it before it is narrowed, and the
-    result multiplied (the layer is linear).
+    `wide`: the result is float32, and may be what float16 cannot hold: the input is divided by `STREAM_SCALE`
+    before it is narrowed, and the result multiplied (the layer is linear).
     """
 
-    def __init__(self, layer: Any, *, wide: bool, scale: float = 1.0) -> None:
+    def __init__(self, layer: Any, *, wide: bool) -> None:
         super().__init__()
-        self.layer, self.wide, self.scale = layer, wide, scale
-        if scale != 1 and layer.bias is not None:
-            layer.bias = nn.Parameter(layer.bias / scale, requires_grad=False)
+        self.layer, self.wide = layer, wide
+        if wide and layer.bias is not None:
+            layer.bias = nn.Parameter(layer.bias / STREAM_SCALE, requires_grad=False)
         layer.half()
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.scale != 1:
-            x = x * (1 / self.scale)
-        y: Tensor = self.layer(x.half())
-        if self.wide:
-            y = y.float()
-        return y * self.scale if self.scale != 1 else y
+        if not self.wide:
+            return self.layer(x.half())  # type: ignore[no-any-return]
+        y: Tensor = self.layer((x * (1 / STREAM_SCALE)).half())
+        return y.float() * STREAM_SCALE
 
 
 class HalfOutput(nn.Module):
@@ -114,14 +110,11 @@ def stable_norms(module: nn.Module) -> None:
             stable_norms(child)
 
 
-def narrow_layers(module: nn.Module, path: str = "") -> None:
+def narrow_layers(module: nn.Module) -> None:
     """Let every convolution and linear layer multiply in float16 and answer in float32, attention in float16."""
     attention = isinstance(module, SelfAttention)
     for name, child in list(module.named_children()):
         if isinstance(child, nn.Conv2d | nn.Linear):
-            whole = f"{path}.{name}"
-            scale = STREAM_SCALE if any(part in whole for part in READS_STREAM) else 1.0
-            wide = not attention or name == "to_out"
-            setattr(module, name, Narrow(child, wide=wide, scale=scale))
+            setattr(module, name, Narrow(child, wide=not attention or name == "to_out"))
         else:
-            narrow_layers(child, f"{path}.{name}")
+            narrow_layers(child)

@@ -35,6 +35,7 @@ SOURCES = (
     "export.rewrite",
     "export.scripting",
     "export.target",
+    "export.tensor_cores",
     "export.tensorrt_build",
     "export.tracing",
     "export.trajectory",

@@ -84,7 +84,8 @@ def test_a_shape_of_few_cells_gives_way_to_a_larger_one():
     """Norms over one or two cells at the deepest level would judge rounding, not the engine."""
     assert clip_shape(6_300_000, (64, 64), 8) == ((128, 128), 8)
     assert clip_shape(6_300_000, (64, 128), 3) == ((128, 192), 3)
-    assert clip_shape(6_300_000, (64, 192), 3) == ((64, 192), 3)
+    assert clip_shape(6_300_000, (64, 192), 3) == ((64, 256), 3)
+    assert clip_shape(6_300_000, (128, 128), 3) == ((128, 128), 3)
     assert clip_shape(1_524_000_000, (64, 64), 8) == ((64, 128), 4)  # a wide network: two will do
 
 
@@ -94,8 +95,8 @@ def test_a_shape_of_few_cells_gives_way_to_a_larger_one():
 def test_no_shape_is_larger_than_asked_or_allowed(weights, wide, high, segment):
     (width, height), frames = clip_shape(weights, (64 * wide, 64 * high), segment)
     assert width % 64 == height % 64 == 0
-    assert 64 <= width <= 64 * max(wide, 3)
-    assert 64 <= height <= 64 * max(high, 3)
+    assert 64 <= width <= 64 * max(wide, 4)
+    assert 64 <= height <= 64 * max(high, 4)
     assert width * height // 64 <= MOST_CELLS
-    assert width * height // 64 >= (FEWEST_CELLS if weights < 10**9 else 128)
+    assert width * height // 64 >= (FEWEST_CELLS if weights < 7 * 10**8 else 128)
     assert 2 <= frames <= min(MOST_FRAMES, segment)
