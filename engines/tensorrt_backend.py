@@ -110,8 +110,10 @@ class TensorRtEngine:
         return binding
 
     def stream_weights(self, budget: int | None = None) -> None:
-        """Keep at most `budget` bytes of weights on the GPU, the rest in the host's memory; None: as fits best.
+        """Keep at most `budget` bytes of weights on the GPU, the rest in the host's memory.
 
+        None: half of what is free beside the scratch memory of the largest profile. The bundle's other networks,
+        which load later, and the arrays of jobs need the other half; TensorRT's automatic budget knows of neither.
         Raises `EngineError` if the plan was not built for that, or is bound already.
         """
         if not self._plan.streamable:
@@ -121,10 +123,14 @@ class TensorRtEngine:
             )
         if self._bindings:
             raise EngineError(f"{self._name} is bound already.", remedy="Stream weights before it is bound.")
-        engine = self._opened()
-        if budget is None:
-            budget = engine.get_weight_streaming_automatic_budget()
-        engine.weight_streaming_budget_v2 = min(budget, engine.streamable_weights_size)
+        with self.gpu.turn:
+            self.gpu.activate()
+            engine = self._opened()
+            if budget is None:
+                profiles = range(engine.num_optimization_profiles)
+                scratch = max(int(engine.get_device_memory_size_for_profile_v2(index)) for index in profiles)
+                budget = max(self.gpu.free_memory() - scratch, 0) // 2
+            engine.weight_streaming_budget_v2 = min(budget, int(engine.streamable_weights_size))
 
     def refit(self, graph: str | Path) -> None:
         """Put the weights of an ONNX file of the same network and exporter into the plan: a LoRA, a checkpoint.

@@ -170,9 +170,6 @@ class ICudaEngine:
     def get_device_memory_size_for_profile_v2(self, profile: int) -> int:
         return SCRATCH[profile]
 
-    def get_weight_streaming_automatic_budget(self) -> int:
-        return 3000
-
     def create_engine_inspector(self) -> EngineInspector:
         return EngineInspector()
 

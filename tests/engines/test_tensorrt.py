@@ -28,7 +28,7 @@ from mimicmotion_trt.engines.tensorrt_binding import Session
 from mimicmotion_trt.engines.tensorrt_checks import check_validity
 from mimicmotion_trt.engines.tensorrt_library import open_library
 
-from .stand_in_tensorrt import SPEC, HostGpu, open_stand_in, plan_of
+from .stand_in_tensorrt import SCRATCH, SPEC, HostGpu, open_stand_in, plan_of
 
 COMMAND = (
     "python export/build_engines.py --base DIR_OR_ID --checkpoint FILE --output DIR --backend x --size 64x64"
@@ -278,9 +278,16 @@ def test_weights_that_cannot_be_put_in(engine, session, file):
         TensorRtEngine(session, file, SPEC, plan_of(refittable=True)).refit("good.onnx")
 
 
+@pytest.mark.parametrize(
+    ("free", "budget"), [(10**9, 4000), (SCRATCH[1] + 6000, 3000), (SCRATCH[1], 0), (0, 0)]
+)
+def test_streamed_weights_leave_room_for_scratch_and_other_networks(file, free, budget):
+    streaming = TensorRtEngine(open_stand_in(HostGpu(free=free)), file, SPEC, plan_of(streamable=True))
+    assert streaming._engine.weight_streaming_budget_v2 == budget
+
+
 def test_weights_stay_on_the_host_where_the_plan_allows_it(session, engine, file):
     streaming = TensorRtEngine(session, file, SPEC, plan_of(streamable=True))
-    assert streaming._engine.weight_streaming_budget_v2 == 3000
     streaming.stream_weights(10**6)
     assert streaming._engine.weight_streaming_budget_v2 == 4000
     call = streaming.bind(*arrays(1))
