@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..engines import DEEP_CACHE, NETWORKS, Bundle, ImageStatistics, Manifest, Network, network_specs
+from ..engines import DEEP_CACHE, Bundle, ImageStatistics, Manifest, Network, network_specs
 from ..engines.bundle import MANIFEST
 from ..errors import (
     BundleError,
@@ -26,6 +24,7 @@ from .explain import explained
 from .key import build_key
 from .options import Options
 from .parts import Parts, make_partial
+from .place import check_place, find_place, put
 from .profiles import make_profiles
 from .target import check_target
 
@@ -47,7 +46,8 @@ def build_bundle(
     Raises `CheckpointError`, `ExportError` or `OutputError`.
     """
     options = options or Options()
-    output = Path(output)
+    with explained(OutputError, "output", f"{output} cannot be written"):
+        output = find_place(output)
     report("reading", 0, len(options.networks) + 1)
     with explained(CheckpointError, "base", f"base {base} cannot be read"):
         folder = _base_folder(base)
@@ -55,7 +55,7 @@ def build_bundle(
     with explained(OutputError, "output", f"{output} cannot be written"):
         if (present := _present(output, key)) is not None:
             return present, False
-        _check_output(output)
+        check_place(output)
     former = None if refit_from is None else _former(refit_from, options)
     check_target(options)
     with contextlib.ExitStack() as stack:
@@ -81,7 +81,7 @@ def build_bundle(
                 parts.link(partial)
             (partial / MANIFEST).write_text(manifest.to_json())
             partial.chmod(0o755)
-            _replace(partial, output)
+            put(partial, output)
         if parts is not None:
             parts.clear()
     return manifest, True
@@ -124,31 +124,6 @@ def _present(output: Path, key: str) -> Manifest | None:
     except BundleError:
         return None  # damaged: build it again
     return manifest if manifest.build == key else None
-
-
-def _check_output(output: Path) -> None:
-    """Raise `OutputError` unless the finished bundle can take this place."""
-    if os.path.ismount(output) or output.name in ("", ".."):  # cannot be renamed
-        raise OutputError(
-            f"a finished bundle cannot take the place of {output}: a mount point, or no name of its own.",
-            remedy=f"Choose a folder in it, such as {output / 'bundle'}.",
-            field="output",
-        )
-    if output.exists() and not _is_replaceable(output):
-        raise OutputError(
-            f"{output} exists and is no bundle, or holds other files as well.",
-            remedy="Choose another output folder.",
-            field="output",
-        )
-
-
-def _is_replaceable(output: Path) -> bool:
-    """Whether a folder is empty or a bundle, whole or damaged, and nothing of anybody's is lost with it."""
-    if not output.is_dir():
-        return False
-    names = {path.name for path in output.iterdir()}
-    own = {name for name in names if name == MANIFEST or re.split("[.-]", name)[0] in NETWORKS + DEEP_CACHE}
-    return names == own and (not names or MANIFEST in names)
 
 
 def _build(
@@ -277,18 +252,3 @@ def image_statistics(config: Mapping[str, Any], encoder: Any) -> ImageStatistics
             "preprocessor_config.json lacks image_mean or image_std.", field="base"
         ) from None
     return ImageStatistics(size, (red, green, blue), (r, g, b))
-
-
-def _replace(partial: Path, output: Path) -> None:
-    """Put the finished folder in place; the one before is put back if that fails or is interrupted."""
-    old = Path(tempfile.mkdtemp(prefix=f".{output.name}.old.", dir=output.parent))
-    try:
-        if output.exists():
-            os.rename(output, old / "bundle")
-        os.rename(partial, output)
-    except BaseException:
-        if (old / "bundle").exists() and not output.exists():
-            os.rename(old / "bundle", output)
-        raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)

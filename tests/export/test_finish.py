@@ -186,6 +186,13 @@ def test_plans_outlive_an_interruption_of_the_last_step(quick, run, tmp_path, mo
     assert quick.made == []
 
 
+def test_a_path_through_the_bundle_itself_loses_nothing(quick, tiny, bundle, tmp_path):
+    output = Path(shutil.copytree(bundle, tmp_path / "out" / "bundle"))
+    assert build_bundle(tiny.base, tiny.checkpoint, output / "sub" / ".." / ".." / "bundle", OPTIONS)[1]
+    assert Bundle.load(output).manifest.networks.keys() == set(NETWORKS)
+    assert names(tmp_path / "out") == ["bundle"]
+
+
 @pytest.mark.parametrize("output", ["/proc", ".", ".."])
 def test_what_cannot_be_renamed_is_refused_first(quick, tiny, output):
     with pytest.raises(OutputError, match="cannot take the place of") as caught:
