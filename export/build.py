@@ -42,8 +42,8 @@ def build_bundle(
 
     With `refit_from`, a bundle of the same options but other weights, nothing is compiled: its plans take these.
     A bundle of the same inputs that is there already, undamaged, is left alone. An interrupted or failed
-    build leaves what was there before, and of plans the networks that it finished, in a hidden folder beside.
-    Raises `CheckpointError`, `ExportError` or `OutputError`.
+    build leaves what was there before, and of plans the networks that it finished, in a hidden folder beside: the
+    error, or the interrupt, then has a note that says so. Raises `CheckpointError`, `ExportError` or `OutputError`.
     """
     options = options or Options()
     with explained(OutputError, "output", f"{output} cannot be written"):
@@ -61,14 +61,13 @@ def build_bundle(
     with contextlib.ExitStack() as stack:
         with explained(OutputError, "output", f"{output} cannot be written"):
             output.parent.mkdir(parents=True, exist_ok=True)
-            parts = Parts(output, key) if options.compiles else None
-            if parts is not None:
-                stack.callback(parts.close)
+            parts = stack.enter_context(Parts(output, key))  # of graphs it is no more than the lock
             partial, lock = make_partial(output)
             stack.callback(os.close, lock)
             stack.callback(shutil.rmtree, partial, ignore_errors=True)
         try:
-            manifest = _build(folder, Path(checkpoint), partial, options, key, report, parts, former)
+            kept = parts if options.compiles else None
+            manifest = _build(folder, Path(checkpoint), partial, options, key, report, kept, former)
         except MimicMotionError:
             raise
         except Exception as error:  # of the libraries: a network that they cannot run or trace, a full disk
@@ -77,13 +76,11 @@ def build_bundle(
                 remedy="Check that base and checkpoint belong together, and the free space.",
             ) from error
         with explained(OutputError, "output", f"the finished bundle cannot be put at {output}"):
-            if parts is not None:
-                parts.link(partial)
+            parts.link(partial)
             (partial / MANIFEST).write_text(manifest.to_json())
             partial.chmod(0o755)
             put(partial, output)
-        if parts is not None:
-            parts.clear()
+        parts.clear()
     return manifest, True
 
 
