@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -27,6 +28,8 @@ from .parts import Parts, make_partial
 from .place import check_place, find_place, put
 from .profiles import make_profiles
 from .target import check_target
+
+THREE = "Expected three finite numbers each, those of image_std positive."
 
 
 def build_bundle(
@@ -141,6 +144,7 @@ def _build(
     report("loading the checkpoint", 0, total)
     model = load_model(folder, checkpoint)
     check_scheduler(model.scheduler)
+    check_scaling_factor(model.vae)
     image = image_statistics(model.feature_extractor, model.image_encoder)
     specs = network_specs(
         pose_channels=model.unet.config["block_out_channels"][0],
@@ -238,7 +242,7 @@ def check_scheduler(config: Mapping[str, Any]) -> None:
 
 
 def image_statistics(config: Mapping[str, Any], encoder: Any) -> ImageStatistics:
-    """CLIP's input size and normalisation from `preprocessor_config.json`."""
+    """CLIP's input size and normalisation from `preprocessor_config.json`; raises `CheckpointError`."""
     size = int(encoder.config.image_size)
     try:
         mean, std = (tuple(float(v) for v in config[key]) for key in ("image_mean", "image_std"))
@@ -246,6 +250,23 @@ def image_statistics(config: Mapping[str, Any], encoder: Any) -> ImageStatistics
         r, g, b = std
     except (KeyError, TypeError, ValueError):
         raise CheckpointError(
-            "preprocessor_config.json lacks image_mean or image_std.", field="base"
+            "preprocessor_config.json lacks image_mean or image_std.", remedy=THREE, field="base"
         ) from None
+    if not all(map(math.isfinite, mean)) or not all(0 < value < math.inf for value in std):
+        raise CheckpointError(
+            f"preprocessor_config.json: image_mean is {list(mean)}, image_std {list(std)}.",
+            remedy=THREE,
+            field="base",
+        )
     return ImageStatistics(size, (red, green, blue), (r, g, b))
+
+
+def check_scaling_factor(vae: Any) -> None:
+    """Raise `CheckpointError` unless latents can be divided by the VAE's scaling factor."""
+    value = vae.config["scaling_factor"]
+    if not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise CheckpointError(
+            f"vae/config.json: scaling_factor is {value!r}.",
+            remedy="Expected a positive number, 0.18215 for SVD.",
+            field="base",
+        )
