@@ -133,8 +133,8 @@ def draw(folder: Path, configs: Path) -> None:
     from mimicmotion_trt.training.checkpoints import empty_pose_net, empty_unet, read_config
 
     base = folder / "svd"
-    if not base.exists():
-        shutil.copytree(configs, base, ignore=shutil.ignore_patterns("checkpoint_keys.json", "*.safetensors"))
+    ignore = shutil.ignore_patterns("checkpoint_keys.json", "*.safetensors")
+    shutil.copytree(configs, base, ignore=ignore, dirs_exist_ok=True)  # one that was interrupted may be there
     os.chmod(base, 0o755)
     generator = torch.Generator().manual_seed(0)
 
@@ -160,7 +160,9 @@ def draw(folder: Path, configs: Path) -> None:
     save_file(weights(vae), base / "vae" / "diffusion_pytorch_model.safetensors")
     save_file(weights(encoder), base / "image_encoder" / "model.safetensors")
     state = {**weights(unet, "unet."), **weights(pose_net, "pose_net.")}
-    save_file(state, folder / "mimicmotion.safetensors")
+    beside = folder / ".mimicmotion.safetensors"
+    save_file(state, beside)
+    beside.replace(folder / "mimicmotion.safetensors")  # the last: what is there is whole, and drawn no more
 
 
 if __name__ == "__main__":

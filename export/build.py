@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
-import re
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..engines import DEEP_CACHE, NETWORKS, Bundle, ImageStatistics, Manifest, Network, network_specs
+from ..engines import DEEP_CACHE, Bundle, ImageStatistics, Manifest, Network, network_specs
 from ..engines.bundle import MANIFEST
 from ..errors import (
     BundleError,
@@ -26,8 +25,11 @@ from .explain import explained
 from .key import build_key
 from .options import Options
 from .parts import Parts, make_partial
+from .place import check_place, find_place, put
 from .profiles import make_profiles
 from .target import check_target
+
+THREE = "Expected three finite numbers each, those of image_std positive."
 
 
 def build_bundle(
@@ -43,11 +45,12 @@ def build_bundle(
 
     With `refit_from`, a bundle of the same options but other weights, nothing is compiled: its plans take these.
     A bundle of the same inputs that is there already, undamaged, is left alone. An interrupted or failed
-    build leaves what was there before, and of plans the networks that it finished, in a hidden folder beside.
-    Raises `CheckpointError`, `ExportError` or `OutputError`.
+    build leaves what was there before, and of plans the networks that it finished, in a hidden folder beside: the
+    error, or the interrupt, then has a note that says so. Raises `CheckpointError`, `ExportError` or `OutputError`.
     """
     options = options or Options()
-    output = Path(output)
+    with explained(OutputError, "output", f"{output} cannot be written"):
+        output = find_place(output)
     report("reading", 0, len(options.networks) + 1)
     with explained(CheckpointError, "base", f"base {base} cannot be read"):
         folder = _base_folder(base)
@@ -55,20 +58,19 @@ def build_bundle(
     with explained(OutputError, "output", f"{output} cannot be written"):
         if (present := _present(output, key)) is not None:
             return present, False
-        _check_output(output)
+        check_place(output)
     former = None if refit_from is None else _former(refit_from, options)
     check_target(options)
     with contextlib.ExitStack() as stack:
         with explained(OutputError, "output", f"{output} cannot be written"):
             output.parent.mkdir(parents=True, exist_ok=True)
-            parts = Parts(output, key) if options.compiles else None
-            if parts is not None:
-                stack.callback(parts.close)
+            parts = stack.enter_context(Parts(output, key))  # of graphs it is no more than the lock
             partial, lock = make_partial(output)
             stack.callback(os.close, lock)
             stack.callback(shutil.rmtree, partial, ignore_errors=True)
         try:
-            manifest = _build(folder, Path(checkpoint), partial, options, key, report, parts, former)
+            kept = parts if options.compiles else None
+            manifest = _build(folder, Path(checkpoint), partial, options, key, report, kept, former)
         except MimicMotionError:
             raise
         except Exception as error:  # of the libraries: a network that they cannot run or trace, a full disk
@@ -77,13 +79,11 @@ def build_bundle(
                 remedy="Check that base and checkpoint belong together, and the free space.",
             ) from error
         with explained(OutputError, "output", f"the finished bundle cannot be put at {output}"):
-            if parts is not None:
-                parts.link(partial)
+            parts.link(partial)
             (partial / MANIFEST).write_text(manifest.to_json())
             partial.chmod(0o755)
-            _replace(partial, output)
-        if parts is not None:
-            parts.clear()
+            put(partial, output)
+        parts.clear()
     return manifest, True
 
 
@@ -126,31 +126,6 @@ def _present(output: Path, key: str) -> Manifest | None:
     return manifest if manifest.build == key else None
 
 
-def _check_output(output: Path) -> None:
-    """Raise `OutputError` unless the finished bundle can take this place."""
-    if os.path.ismount(output) or output.name in ("", ".."):  # cannot be renamed
-        raise OutputError(
-            f"a finished bundle cannot take the place of {output}: a mount point, or no name of its own.",
-            remedy=f"Choose a folder in it, such as {output / 'bundle'}.",
-            field="output",
-        )
-    if output.exists() and not _is_replaceable(output):
-        raise OutputError(
-            f"{output} exists and is no bundle, or holds other files as well.",
-            remedy="Choose another output folder.",
-            field="output",
-        )
-
-
-def _is_replaceable(output: Path) -> bool:
-    """Whether a folder is empty or a bundle, whole or damaged, and nothing of anybody's is lost with it."""
-    if not output.is_dir():
-        return False
-    names = {path.name for path in output.iterdir()}
-    own = {name for name in names if name == MANIFEST or re.split("[.-]", name)[0] in NETWORKS + DEEP_CACHE}
-    return names == own and (not names or MANIFEST in names)
-
-
 def _build(
     folder: Path,
     checkpoint: Path,
@@ -169,6 +144,7 @@ def _build(
     report("loading the checkpoint", 0, total)
     model = load_model(folder, checkpoint)
     check_scheduler(model.scheduler)
+    check_scaling_factor(model.vae)
     image = image_statistics(model.feature_extractor, model.image_encoder)
     specs = network_specs(
         pose_channels=model.unet.config["block_out_channels"][0],
@@ -266,7 +242,7 @@ def check_scheduler(config: Mapping[str, Any]) -> None:
 
 
 def image_statistics(config: Mapping[str, Any], encoder: Any) -> ImageStatistics:
-    """CLIP's input size and normalisation from `preprocessor_config.json`."""
+    """CLIP's input size and normalisation from `preprocessor_config.json`; raises `CheckpointError`."""
     size = int(encoder.config.image_size)
     try:
         mean, std = (tuple(float(v) for v in config[key]) for key in ("image_mean", "image_std"))
@@ -274,21 +250,23 @@ def image_statistics(config: Mapping[str, Any], encoder: Any) -> ImageStatistics
         r, g, b = std
     except (KeyError, TypeError, ValueError):
         raise CheckpointError(
-            "preprocessor_config.json lacks image_mean or image_std.", field="base"
+            "preprocessor_config.json lacks image_mean or image_std.", remedy=THREE, field="base"
         ) from None
+    if not all(map(math.isfinite, mean)) or not all(0 < value < math.inf for value in std):
+        raise CheckpointError(
+            f"preprocessor_config.json: image_mean is {list(mean)}, image_std {list(std)}.",
+            remedy=THREE,
+            field="base",
+        )
     return ImageStatistics(size, (red, green, blue), (r, g, b))
 
 
-def _replace(partial: Path, output: Path) -> None:
-    """Put the finished folder in place; the one before is put back if that fails or is interrupted."""
-    old = Path(tempfile.mkdtemp(prefix=f".{output.name}.old.", dir=output.parent))
-    try:
-        if output.exists():
-            os.rename(output, old / "bundle")
-        os.rename(partial, output)
-    except BaseException:
-        if (old / "bundle").exists() and not output.exists():
-            os.rename(old / "bundle", output)
-        raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
+def check_scaling_factor(vae: Any) -> None:
+    """Raise `CheckpointError` unless latents can be divided by the VAE's scaling factor."""
+    value = vae.config["scaling_factor"]
+    if not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise CheckpointError(
+            f"vae/config.json: scaling_factor is {value!r}.",
+            remedy="Expected a positive number, 0.18215 for SVD.",
+            field="base",
+        )

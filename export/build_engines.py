@@ -17,7 +17,6 @@ from mimicmotion_trt.engines import Manifest
 from mimicmotion_trt.errors import MimicMotionError, SettingsError
 from mimicmotion_trt.export.build import build_bundle
 from mimicmotion_trt.export.options import Options, PlanOptions
-from mimicmotion_trt.export.parts import finished_networks
 from mimicmotion_trt.export.profiles import left_out
 from mimicmotion_trt.flags import parse_size
 
@@ -121,12 +120,10 @@ def build(
                 ),
             )
     except MimicMotionError as error:
-        print(f"error: {error}", file=sys.stderr)
-        if kept := _kept(output):
-            print(kept, file=sys.stderr)
+        print("\n".join([f"error: {error}", *_notes(error)]), file=sys.stderr)
         raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        print(f"interrupted; {_kept(output) or 'nothing was written'}", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"interrupted; {'; '.join(_notes(error)) or 'nothing was written'}", file=sys.stderr)
         raise SystemExit(130) from None
     seconds = time.perf_counter() - began
     if as_json:
@@ -142,9 +139,9 @@ def build(
         console.print(f"{output} built in {seconds:.1f} s ({manifest.build[:12]})")
 
 
-def _kept(output: Path) -> str:
-    names = finished_networks(output)
-    return f"finished and kept: {', '.join(names)}; the same command goes on from there" if names else ""
+def _notes(error: BaseException) -> list[str]:
+    """What the build says besides: which networks are finished and kept."""
+    return getattr(error, "__notes__", [])
 
 
 def _table(manifest: Manifest) -> Table:

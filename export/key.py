@@ -51,7 +51,12 @@ def build_key(folder: Path, checkpoint: Path, options: Options) -> str:
     """
     with explained(CheckpointError, "checkpoint", f"checkpoint {checkpoint} cannot be read"):
         if not checkpoint.is_file():
-            raise CheckpointError(f"checkpoint {checkpoint} does not exist.", field="checkpoint")
+            wrong = "is a folder" if checkpoint.is_dir() else "does not exist"
+            raise CheckpointError(
+                f"checkpoint {checkpoint} {wrong}.",
+                remedy="Give MimicMotion's file, .pth or .safetensors.",
+                field="checkpoint",
+            )
         weights = hash_file(checkpoint)
     parts = ("vae", "image_encoder", "scheduler", "feature_extractor")
     with explained(CheckpointError, "base", f"base {folder} cannot be read"):

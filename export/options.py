@@ -21,6 +21,10 @@ PRECISIONS = {
 """Backend -> the precisions that it can be built in, the usual one first."""
 FLOAT8_CAPABILITIES = ("SM89", "SM120")
 """What a float8 plan of TensorRT-RTX is for if nobody says: Ada and Blackwell. Nothing older multiplies in it."""
+MOST_WORKSPACE = 2**43 - 1
+"""MiB whose bytes a signed number of 64 bits counts."""
+MOST_STREAMS = 2**31 - 1
+"""TensorRT counts them in 32 bits."""
 
 
 @dataclass(frozen=True)
@@ -45,17 +49,24 @@ class PlanOptions:
     def __post_init__(self) -> None:
         if not 0 <= self.level <= 5:
             raise SettingsError(f"level is {self.level}.", remedy="Choose 0 to 5.", field="level")
-        for name in ("workspace", "aux_streams"):
+        for name, low, high in (("workspace", 1, MOST_WORKSPACE), ("aux_streams", 0, MOST_STREAMS)):
             value = getattr(self, name)
-            if value is not None and value < (name == "workspace"):
-                raise SettingsError(f"{name} is {value}.", remedy="Choose more, or leave it out.", field=name)
+            if value is not None and not low <= value <= high:
+                raise SettingsError(
+                    f"{name} is {value}.", remedy=f"Choose {low} to {high}, or leave it out.", field=name
+                )
         if any(frames < 2 for frames in self.frames):
-            raise SettingsError("a segment has 2 frames or more.", field="frames")
+            raise SettingsError(
+                f"frames are {', '.join(map(str, self.frames))}: a segment has 2 or more.",
+                remedy="Choose lengths of 2 and more, or leave --frames out.",
+                field="frames",
+            )
         wrong = [name for name in self.capabilities if not (name.startswith("SM") and name[2:].isdigit())]
         if wrong:
             raise SettingsError(
                 f"{wrong[0]!r} is no compute capability.", remedy="For instance SM89.", field="capability"
             )
+        object.__setattr__(self, "capabilities", tuple(dict.fromkeys(self.capabilities)))
 
 
 @dataclass(frozen=True)
@@ -114,15 +125,18 @@ class Options:
             )
         if not self.sizes or not self.rows or any(not 1 <= rows <= 64 for rows in self.rows):
             raise SettingsError(
-                "a bundle needs at least one size, and batches of 1 to 64 rows.", field="batch"
+                "a bundle needs at least one size, and batches of 1 to 64 rows.",
+                remedy="Give --size WIDTHxHEIGHT and --batch 1,2,4, or leave them out.",
+                field="batch",
             )
         for size in self.sizes:
             Settings(size=size)
+        object.__setattr__(self, "sizes", tuple(dict.fromkeys(self.sizes)))
         if Settings.from_dict({"segment": self.segment, "overlap": 1, **self.defaults}).segment is None:
             raise SettingsError(
                 "a bundle needs a segment.", remedy="Give 72 or 16.", field="settings.segment"
             )
-        Settings.from_dict(self.model_defaults)
+        self._check_defaults(Settings.from_dict(self.model_defaults))
 
     @property
     def arguments(self) -> str:
@@ -151,6 +165,34 @@ class Options:
     def networks(self) -> tuple[str, ...]:
         """The networks of the bundle."""
         return NETWORKS + DEEP_CACHE if self.deep_cache else NETWORKS
+
+    def _check_defaults(self, settings: Settings) -> None:
+        """Raise `SettingsError` unless the bundle's own settings run on its own engines."""
+        if settings.reuse_interval > 1 and not self.deep_cache:
+            raise SettingsError(
+                f"reuse_interval {settings.reuse_interval} needs engines that reuse deep features.",
+                remedy="Add --deep-cache, or leave --default reuse_interval out.",
+                field="settings.reuse_interval",
+            )
+        if not self.compiles:  # graphs take any size and any number of frames
+            return
+        if settings.size is not None and settings.size not in self.sizes:
+            width, height = settings.size
+            raise SettingsError(
+                f"plans are not compiled for the default size {width}x{height}.",
+                remedy=f"Add --size {width}x{height}, or leave --default size out.",
+                field="settings.size",
+            )
+        shortest = min((self.model_defaults["segment"], *self.plan.frames))
+        if (
+            settings.frames is not None and settings.frames + 1 < shortest
+        ):  # the reference picture's own is one
+            raise SettingsError(
+                f"a clip of {settings.frames} frames and the reference picture's own are fewer than the {shortest} "
+                "of the shortest segment that plans are compiled for.",
+                remedy=f"Add --frames {settings.frames + 1}, or leave --default frames out.",
+                field="settings.frames",
+            )
 
     def _check_float8(self) -> None:
         if not 0.1 <= self.margin <= 10 or (self.margin != 1 and self.precision != "fp8"):

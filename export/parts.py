@@ -21,7 +21,8 @@ from ..errors import BundleError, OutputError
 class Parts:
     """A folder beside the output, named by the build's key, with the files of each finished network.
 
-    It is locked until `close` or `clear`: raises `OutputError` where another build holds it, or OSError.
+    It is locked until `close` or `clear`: raises `OutputError` where another build holds it, or OSError. As a
+    context it closes at the end, and an error that ends it gets a note of what is kept.
     """
 
     def __init__(self, output: Path, key: str) -> None:
@@ -41,6 +42,15 @@ class Parts:
         except OSError:
             self.close()
             raise
+
+    def __enter__(self) -> Parts:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self.close()
+        if error is not None and self.finished:
+            kept = ", ".join(self.finished)
+            error.add_note(f"finished and kept: {kept}; the same command goes on from there")
 
     def get(self, name: str) -> Network | None:
         """A finished network whose files are all there, byte for byte."""
@@ -146,12 +156,3 @@ def _locked(folder: Path) -> int:
         os.close(descriptor)
         raise
     return descriptor
-
-
-def finished_networks(output: Path) -> list[str]:
-    """The networks that an unfinished build of this output, whichever it was, has finished."""
-    try:
-        names = {entry.stem for folder in _free(output, "parts") for entry in folder.glob("*.json")}
-    except OSError:  # such as an output whose name is too long
-        return []
-    return [name for name in (*NETWORKS, *DEEP_CACHE) if name in names]

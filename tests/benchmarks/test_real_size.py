@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 
 from mimicmotion_trt.engines import NETWORKS, Bundle
 from mimicmotion_trt.export import proof
+from mimicmotion_trt.training.checkpoints import load_model
 
 NARROW = {
     "unet": {
@@ -68,6 +70,27 @@ def test_the_command_draws_builds_and_reports(real_size, configs, tmp_path, caps
     assert told["peak_gib"] >= max(stage["peak_gib"] for stage in told["stages"].values()) > 0
     assert Bundle.load(tmp_path / "work" / "bundle").manifest.precision == "fp16"
     assert not list((tmp_path / "work").glob(".*"))
+
+
+def test_a_draw_that_was_interrupted_is_made_again(real_size, configs, tmp_path, monkeypatch):
+    """What it leaves is not taken for a checkpoint."""
+    real, work = safetensors.torch.save_file, tmp_path / "work"
+
+    def half(state: dict[str, Any], path: Path) -> None:
+        if "mimicmotion" not in path.name:
+            return real(state, path)
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(safetensors.torch, "save_file", half)
+        with pytest.raises(KeyboardInterrupt):
+            real_size.draw(work, configs)
+    assert not (work / "mimicmotion.safetensors").exists()
+    (work / "svd" / "scheduler" / "scheduler_config.json").unlink()
+    real_size.draw(work, configs)
+    load_model(work / "svd", work / "mimicmotion.safetensors")
+    assert sorted(path.name for path in work.iterdir()) == ["mimicmotion.safetensors", "svd"]
 
 
 def test_a_row_for_each_network(real_size):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -367,11 +369,52 @@ def test_another_scheduler_is_refused(change):
     assert caught.value.field == "base"
 
 
-@pytest.mark.parametrize("config", [{}, {"image_mean": [0, 0, 0]}, {"image_mean": [0, 0], "image_std": [1, 1]},
-                                    {"image_mean": "abc", "image_std": [1, 1, 1]}])  # fmt: skip
-def test_clips_statistics_must_be_there(other_model, config):
-    with pytest.raises(CheckpointError, match="image_mean"):
+GOOD = {"image_mean": [0.5, 0, -1], "image_std": [1, 0.5, 2]}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"image_mean": [0, 0, 0]},
+        {"image_mean": [0, 0], "image_std": [1, 1]},
+        {"image_mean": "abc", "image_std": [1, 1, 1]},
+        *(GOOD | {"image_std": [1, wrong, 1]} for wrong in (0, -1, math.nan, math.inf)),
+        *(GOOD | {"image_mean": [wrong, 0, 0]} for wrong in (math.nan, -math.inf)),
+    ],
+)
+def test_clips_statistics_must_be_there_and_make_sense(other_model, config):
+    assert build.image_statistics(GOOD, other_model.image_encoder).std == (1, 0.5, 2)
+    with pytest.raises(CheckpointError, match=r"preprocessor_config.json.* image_mean") as caught:
         build.image_statistics(config, other_model.image_encoder)
+    assert (caught.value.field, bool(caught.value.remedy)) == ("base", True)
+
+
+@pytest.mark.parametrize("factor", [0, -0.2, math.nan, math.inf, "0.18", None])
+def test_latents_must_have_a_scale(factor):
+    build.check_scaling_factor(SimpleNamespace(config={"scaling_factor": 0.18215}))
+    with pytest.raises(CheckpointError, match=r"vae/config.json: scaling_factor is") as caught:
+        build.check_scaling_factor(SimpleNamespace(config={"scaling_factor": factor}))
+    assert (caught.value.field, bool(caught.value.remedy)) == ("base", True)
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("vae/config.json", {"scaling_factor": 0}),
+        ("feature_extractor/preprocessor_config.json", {"image_std": [0, 0, 0]}),
+    ],
+)
+def test_wrong_configs_are_told_before_anything_is_built(micro, tmp_path, file, change):
+    base = Path(shutil.copytree(micro.base, tmp_path / "svd"))
+    (base / file).write_text(json.dumps(json.loads((base / file).read_text()) | change))
+    told: list[str] = []
+    with pytest.raises(CheckpointError, match=next(iter(change))):
+        build_bundle(
+            base, micro.checkpoint, tmp_path / "out" / "bundle", report=lambda what, *_: told.append(what)
+        )
+    assert told == ["reading", "loading the checkpoint"]
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_an_original_that_answers_zeros_proves_nothing(bundle):

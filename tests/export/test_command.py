@@ -16,6 +16,7 @@ from mimicmotion_trt.engines import Bundle
 from mimicmotion_trt.errors import ExportError
 from mimicmotion_trt.export import build_engines
 from mimicmotion_trt.export.options import Options, PlanOptions
+from mimicmotion_trt.export.parts import Parts
 
 SCRIPT = Path(__file__).parents[2] / "export" / "build_engines.py"
 LIKE_THE_BUNDLE = ("--size", "64x128", "--size", "128x64", "--segment", "16",
@@ -202,17 +203,31 @@ def test_an_interruption(tiny, tmp_path, monkeypatch):
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), ExportError("no memory")])
 def test_finished_networks_are_told_of(tiny, tmp_path, monkeypatch, error):
     def fails(*_, **__):
+        error.add_note("finished and kept: unet, pose_net; the same command goes on from there")
         raise error
 
-    folder = tmp_path / ".out.parts-0123456789abcdef"
-    folder.mkdir()
-    for name in ("pose_net.json", "unet.json", ".vae_encoder.json", "vae_encoder.onnx"):
-        (folder / name).write_text("{}")
     monkeypatch.setattr(build_engines, "build_bundle", fails)
     done = call("--base", tiny.base, "--checkpoint", tiny.checkpoint, "--output", tmp_path / "out")
     assert done.exit_code in (1, 130)
     assert "finished and kept: unet, pose_net; the same command goes on from there" in done.stderr
     assert "nothing was written" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--level", "9"], ["--size", "100x100"], ["--checkpoint", "nothing.pth"]]
+)
+def test_what_another_command_keeps_is_none_of_this_ones(tiny, tmp_path, bundle, arguments):
+    """A build that was interrupted has left a network; this command would not go on from it."""
+    with Parts(tmp_path / "out", "another build") as parts:
+        for name, network in Bundle.load(bundle).manifest.networks.items():
+            for file in network.files:
+                shutil.copy(bundle / file.name, parts.folder)
+            parts.put(name, network)
+    whole = ["--base", tiny.base, "--checkpoint", tiny.checkpoint, "--output", tmp_path / "out"]
+    done = call(*whole, *arguments)
+    assert_explained(done.exit_code, done.stderr, "")
+    assert "kept" not in done.stderr
+    assert parts.folder.exists()
 
 
 def test_a_report_of_what_was_built(tiny, bundle, tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from mimicmotion_trt.errors import BundleError, CheckpointError, ExportError, Mi
 from mimicmotion_trt.export import build, key, target
 from mimicmotion_trt.export.build import build_bundle
 from mimicmotion_trt.export.options import Options, PlanOptions
-from mimicmotion_trt.export.parts import Parts, finished_networks
+from mimicmotion_trt.export.parts import Parts
 
 from ..engines.stand_in_tensorrt import HostGpu
 from .test_command import assert_explained, call
@@ -31,7 +31,7 @@ UNREADABLE = Path("/proc/self/mem")
 
 
 class Quick:
-    """Builds plans at once; `made` are the networks that it did not find finished."""
+    """Builds at once; `made` are the networks that it did not find finished."""
 
     def __init__(self, bundle: Path) -> None:
         self.bundle, self.made = bundle, list[str]()
@@ -39,13 +39,14 @@ class Quick:
         self.while_building: Callable[[], Any] = lambda: None
 
     def __call__(self, folder: Path, checkpoint: Path, partial: Path, options: Options, key: str, report: Any,
-                 parts: Parts, former: None) -> Manifest:  # fmt: skip
+                 parts: Parts | None, former: None) -> Manifest:  # fmt: skip
         whole = Bundle.load(self.bundle).manifest
         for name in NETWORKS:
-            if parts.get(name) is None:
+            if parts is None or parts.get(name) is None:
                 self.made.append(name)
-                shutil.copy(self.bundle / f"{name}.onnx", parts.folder)
-                parts.put(name, whole.networks[name])
+                shutil.copy(self.bundle / f"{name}.onnx", parts.folder if parts else partial)
+                if parts:
+                    parts.put(name, whole.networks[name])
         self.while_building()
         return replace(whole, build=key, note=options.note)
 
@@ -116,20 +117,35 @@ def test_plans_for_given_gpus_do_not_depend_on_the_one_that_is_here(quick, tiny)
 # --- two builds at once ----------------------------------------------------------------------------------
 
 
-def test_a_second_build_of_the_same_is_refused_and_the_first_one_ends_well(quick, run, tiny, tmp_path):
+@pytest.mark.parametrize("backend", ["tensorrt", "onnxruntime", "torch"])
+def test_a_second_build_of_the_same_is_refused_and_the_first_one_ends_well(quick, run, tmp_path, backend):
     told: list[str] = []
 
     def second() -> None:
         with pytest.raises(OutputError, match="another build of this output is running") as caught:
-            run()
+            run(Options(backend=backend))
         told.append(caught.value.remedy)
 
     quick.while_building = second
-    assert run()
+    assert run(Options(backend=backend))
     assert len(told) == 1
     assert quick.made == list(NETWORKS)
     assert names(tmp_path / "out") == ["bundle"]
     Bundle.load(tmp_path / "out" / "bundle")
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "torch"])
+def test_of_graphs_nothing_is_kept(quick, run, tmp_path, backend):
+    """They are made in seconds."""
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    quick.while_building = interrupt
+    with pytest.raises(KeyboardInterrupt) as caught:
+        run(Options(backend=backend))
+    assert not hasattr(caught.value, "__notes__")
+    assert names(tmp_path / "out") == []
 
 
 def test_a_build_with_other_options_leaves_the_first_ones_files_alone(quick, run, tmp_path):
@@ -164,7 +180,9 @@ def test_plans_outlive_a_failed_last_step(quick, run, bundle, tmp_path, monkeypa
         with pytest.raises(OutputError, match="the finished bundle cannot be put at") as caught:
             run()
     assert (caught.value.field, bool(caught.value.remedy)) == ("output", True)
-    assert finished_networks(output) == list(NETWORKS)
+    assert caught.value.__notes__ == [
+        f"finished and kept: {', '.join(NETWORKS)}; the same command goes on from there"
+    ]
     assert output.exists() == before
     quick.made.clear()
     assert run()
@@ -184,6 +202,13 @@ def test_plans_outlive_an_interruption_of_the_last_step(quick, run, tmp_path, mo
     quick.made.clear()
     assert run()
     assert quick.made == []
+
+
+def test_a_path_through_the_bundle_itself_loses_nothing(quick, tiny, bundle, tmp_path):
+    output = Path(shutil.copytree(bundle, tmp_path / "out" / "bundle"))
+    assert build_bundle(tiny.base, tiny.checkpoint, output / "sub" / ".." / ".." / "bundle", OPTIONS)[1]
+    assert Bundle.load(output).manifest.networks.keys() == set(NETWORKS)
+    assert names(tmp_path / "out") == ["bundle"]
 
 
 @pytest.mark.parametrize("output", ["/proc", ".", ".."])

@@ -15,7 +15,7 @@ import pytest
 from mimicmotion_trt.engines import Bundle, Network
 from mimicmotion_trt.engines.bundle import describe_file
 from mimicmotion_trt.errors import OutputError
-from mimicmotion_trt.export.parts import Parts, finished_networks, make_partial
+from mimicmotion_trt.export.parts import Parts, make_partial
 
 
 @pytest.fixture
@@ -48,19 +48,19 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_what_no_finished_network_names_is_cleared_away(parts, output):
+def test_what_no_finished_network_names_is_cleared_away(parts):
     for rest in ("pose_net.onnx", "pose_net.weights", ".pose_net.json", ".pose_net.plan.ab12"):
         (parts.folder / rest).write_bytes(b"half")
     parts.close()
     assert names(parts.folder) == ["unet-1.plan", "unet.json"]
-    assert finished_networks(output) == ["unet"]
+    assert list(parts.finished) == ["unet"]
 
 
-def test_a_network_whose_files_have_gone_is_not_finished(parts, output):
+def test_a_network_whose_files_have_gone_is_not_finished(parts):
     (parts.folder / "unet-1.plan").unlink()
     parts.close()
     assert not parts.folder.exists()
-    assert finished_networks(output) == []
+    assert parts.finished == {}
 
 
 def test_after_a_build_that_was_killed_the_next_one_clears_away(parts, output):
@@ -77,17 +77,25 @@ def test_where_nothing_is_finished_no_folder_is_left(output):
     (parts.folder / "unet.onnx").write_bytes(b"half")
     parts.close()
     assert names(output.parent) == []
-    assert finished_networks(output) == []
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_an_error_is_told_what_is_kept(parts, output, error):
+    with pytest.raises(error) as caught, parts:
+        raise error
+    assert caught.value.__notes__ == ["finished and kept: unet; the same command goes on from there"]
+    with pytest.raises(error) as caught, Parts(output, "another build"):
+        raise error
+    assert not hasattr(caught.value, "__notes__")
 
 
 def test_one_build_at_a_time(parts, output):
-    """The second one is refused and takes nothing from the first, which is not told of as unfinished either."""
+    """The second one is refused and takes nothing from the first."""
     (parts.folder / "pose_net.onnx").write_bytes(b"at work")
     with pytest.raises(OutputError, match="another build of this output is running") as caught:
         Parts(output, "key" * 10)
     assert (caught.value.field, bool(caught.value.remedy)) == ("output", True)
     assert names(parts.folder) == ["pose_net.onnx", "unet-1.plan", "unet.json"]
-    assert finished_networks(output) == []
     parts.close()
     Parts(output, "key" * 10).close()
 

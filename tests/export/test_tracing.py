@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import pytest
 import torch
 from torch import nn
+from transformers import modeling_utils
 
-from mimicmotion_trt.engines import EngineSpec, TensorSpec
+from mimicmotion_trt.engines import EngineSpec, TensorSpec, network_specs
 from mimicmotion_trt.engines.onnxruntime_backend import OnnxRuntimeEngine
 from mimicmotion_trt.export.dialect import ONNXRUNTIME
+from mimicmotion_trt.export.networks import ImageEncoderEngine
+from mimicmotion_trt.export.scripting import script
 from mimicmotion_trt.export.tracing import finish, trace
+from mimicmotion_trt.training.checkpoints import load_image_encoder
 
 SPEC = EngineSpec(
     (TensorSpec("x", "float32", ("rows", 4)),), (TensorSpec("y", "float32", ("rows", 3)),)
@@ -49,3 +54,17 @@ def test_scattered_weights_are_brought_together(tmp_path):
     assert files == [path, tmp_path / "net.weights"]
     assert sorted(tmp_path.iterdir()) == sorted(files)
     np.testing.assert_array_equal(run(path, 5), expected)
+
+
+@pytest.mark.parametrize(("write", "name"), [(trace, "clip.onnx"), (script, "clip.ts")])
+def test_nothing_is_warned_of_when_the_image_encoder_is_traced(tiny, tmp_path, monkeypatch, write, name):
+    """Its loss is what the tracer of PyTorch asks for, and it has none."""
+    said: list[str] = []
+    monkeypatch.setattr(modeling_utils.logger, "warning_once", said.append)
+    encoder = load_image_encoder(tiny.base)
+    size = encoder.config.image_size
+    specs = network_specs(pose_channels=32, token_width=32, image_size=size, dtype="float32")
+    inputs = {"pixels": torch.zeros(1, 3, size, size)}
+    write(ImageEncoderEngine(encoder), inputs, specs["image_encoder"], tmp_path / name)
+    assert (tmp_path / name).is_file()
+    assert said == []
