@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from .bundles import list_bundles, load_bundle
+from .bundles import list_bundles, load_bundle, own_settings
 from .engines import Bundle
 from .engines.tensorrt_library import DISTRIBUTIONS, EXTRAS
 from .errors import BundleError, EngineError, SettingsError
@@ -127,7 +127,7 @@ def examine(
 
 def _bundle_outlooks(bundle: Bundle, question: Question, host: Host, gpus: Gpus) -> Iterator[Outlook]:
     manifest, name = bundle.manifest, bundle.folder.resolve().name
-    settings, frames = _job(_own_settings(bundle), question)
+    settings, frames = _job(own_settings(bundle), question)
     model, rows = Model.of(manifest), manifest.rows
     if manifest.backend in ON_CPU or not gpus.found:
         says = cpu_problem(bundle, host)
@@ -143,21 +143,6 @@ def _bundle_outlooks(bundle: Bundle, question: Question, host: Host, gpus: Gpus)
         found = choices(built, settings, frames, rows, free, question.jobs, gpu=True, shapes=shapes)
         peak = _speed(gpu) if built.value_bytes == 2 else None  # what is known is that of half precision
         yield _outlook(name, gpu.name, not says, says, settings, frames, found, peak)
-
-
-def _own_settings(bundle: Bundle) -> Settings:
-    """What a bundle wants; raises `BundleError` if this version does not know it."""
-    manifest = bundle.manifest
-    try:
-        settings = Settings.from_dict({**manifest.defaults, "size": manifest.sizes[0]})
-        if settings.segment is None:
-            raise SettingsError("there is no segment.")
-    except SettingsError as error:
-        raise BundleError(
-            f"{bundle.folder}: its settings are not this version's: {error.message}",
-            remedy=f"Update mimicmotion-trt, or rebuild the bundle: `{manifest.command}`.",
-        ) from error
-    return settings
 
 
 def _model_outlooks(question: Question, host: Host, gpus: Gpus) -> Iterator[Outlook]:
