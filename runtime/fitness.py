@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .engines import Bundle, Manifest, Plan
 from .engines.bundle import COMMAND
-from .engines.tensorrt_checks import for_backend, for_gpu, without
+from .engines.tensorrt_checks import PRECISION, for_backend, for_cpu, for_gpu, without
 from .engines.tensorrt_library import DISTRIBUTIONS, EXTRAS
 from .errors import InputError
 from .gpus import Gpu, Gpus
@@ -20,12 +20,6 @@ ON_CPU = ("onnxruntime", "torch")
 """Backends that run on a CPU, too."""
 NEEDED = {**DISTRIBUTIONS, "torch": "torch"}
 """Backend -> what it computes with on a GPU, besides cuda-core."""
-PRECISION = ("--precision", "--margin")
-"""Left out where another kind of backend is to take its own usual precision."""
-COMPILER = (
-    "--level", "--workspace", "--aux-streams", "--capability", "--frames", "--refit", "--weight-streaming"
-)  # fmt: skip
-"""What the builder is told for TensorRT only."""
 
 
 def cpu_problem(bundle: Bundle, host: Host) -> str:
@@ -37,7 +31,7 @@ def cpu_problem(bundle: Bundle, host: Host) -> str:
         return ""
     plan = manifest.networks["unet"].plan
     made = f"compiled for {plan.target}" if plan else f"built for {manifest.backend}"
-    command = _command(bundle, "onnxruntime", without(manifest.options, (*PRECISION, *COMPILER)))
+    command = _command(bundle, "onnxruntime", for_cpu(manifest.options))
     return f"{made}, and no GPU is found here; rebuild it for this CPU: {command}"
 
 
@@ -83,7 +77,7 @@ def rebuild_for(bundle: Bundle, gpu: Gpu, host: Host) -> str:
         options = for_gpu(without(options, PRECISION), capability, portable)
         return f"built for {manifest.backend}; rebuild: {_command(bundle, flavour, options)}"
     if not _is_for(plan, gpu):
-        command = _command(bundle, flavour, for_gpu(options, capability, portable))
+        command = _command(bundle, flavour, for_gpu(options, capability, portable, plan.target))
         return f"compiled for {plan.target}; rebuild: {command}"
     installed = f"{flavour} {host.packages[DISTRIBUTIONS[flavour]]}"
     if installed != plan.library:
