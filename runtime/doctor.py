@@ -12,6 +12,7 @@ from rich.table import Table
 
 from .bundles import list_bundles, load_bundle, own_settings
 from .engines import Bundle
+from .engines.tensorrt_checks import for_gpu
 from .engines.tensorrt_library import DISTRIBUTIONS, EXTRAS
 from .errors import BundleError, EngineError, SettingsError
 from .fitness import ON_CPU, command_for, cpu_problem, gpu_problem, obstacle, shape_problem, shapes_of
@@ -152,7 +153,8 @@ def _model_outlooks(question: Question, host: Host, gpus: Gpus) -> Iterator[Outl
         found = choices(
             MIMICMOTION, settings, frames, (1, 2, 4), gpu.memory_free - CONTEXT, question.jobs, gpu=True
         )
-        command = command_for(f"--backend {gpu.flavour}", Path(f"bundles/mm11-{gpu.flavour}"))
+        options = for_gpu(f"--backend {gpu.flavour}", gpu.sm, gpu.flavour == "tensorrt-rtx")
+        command = command_for(options, Path(f"bundles/mm11-{gpu.flavour}"))
         says = obstacle(gpu, gpu.flavour, gpus, host) or f"build it: {command}"
         yield _outlook("MimicMotion 1.1", gpu.name, False, says, settings, frames, found, _speed(gpu))
     if not gpus.found:
@@ -219,8 +221,8 @@ def _advice(host: Host, gpus: Gpus) -> Iterator[str]:
     if not gpus.found:
         yield "Bundles for onnxruntime run on the CPU; nothing is missing for them."
         yield (
-            "On a host with a GPU: pip install 'mimicmotion-trt[gpu]' for data-centre GPUs, "
-            f"'mimicmotion-trt[rtx]' for GeForce and RTX; both need an NVIDIA driver of r{MINIMUM_DRIVER} or newer."
+            "On a host with a GPU: pip install 'mimicmotion-trt[rtx]' where its name has RTX in it, "
+            f"'mimicmotion-trt[gpu]' for others; both need an NVIDIA driver of r{MINIMUM_DRIVER} or newer."
         )
     for flavour in sorted({gpu.flavour for gpu in gpus.found if not gpu.too_old}):
         if DISTRIBUTIONS[flavour] not in host.packages:

@@ -70,14 +70,14 @@ def obstacle(gpu: Gpu, backend: str, gpus: Gpus, host: Host) -> str:
 def rebuild_for(bundle: Bundle, gpu: Gpu, host: Host) -> str:
     """Why a bundle's engines do not run on a GPU with TensorRT, and the command that makes those that do."""
     manifest, flavour = bundle.manifest, backend_on(bundle.manifest, gpu)
-    plan, capability = manifest.networks["unet"].plan, "SM{}{}".format(*gpu.capability)
+    plan = manifest.networks["unet"].plan
     portable = flavour == "tensorrt-rtx"
     options = manifest.options if portable else without(manifest.options, ("--capability",))
     if plan is None or manifest.backend not in DISTRIBUTIONS:
-        options = for_gpu(without(options, PRECISION), capability, portable)
+        options = for_gpu(without(options, PRECISION), gpu.sm, portable)
         return f"built for {manifest.backend}; rebuild: {_command(bundle, flavour, options)}"
     if not _is_for(plan, gpu):
-        command = _command(bundle, flavour, for_gpu(options, capability, portable, plan.target))
+        command = _command(bundle, flavour, for_gpu(options, gpu.sm, portable, plan.target))
         return f"compiled for {plan.target}; rebuild: {command}"
     installed = f"{flavour} {host.packages[DISTRIBUTIONS[flavour]]}"
     if installed != plan.library:
@@ -89,13 +89,12 @@ def rebuild_for(bundle: Bundle, gpu: Gpu, host: Host) -> str:
 
 def _is_for(plan: Plan, gpu: Gpu) -> bool:
     """Whether a plan was compiled for a GPU: TensorRT's for one model, TensorRT-RTX's for capabilities."""
-    capability = "SM{}{}".format(*gpu.capability)
     if plan.library.startswith("tensorrt-rtx "):
-        return capability in plan.target.split()
+        return gpu.sm in plan.target.split()
     name, _, instance = gpu.name.partition(" MIG ")
     if instance:  # CUDA names instances by their kind, NVML by their number
-        return plan.target.startswith(f"{name} MIG ") and plan.target.endswith(f" {capability}")
-    return plan.target == f"{name} {capability}"
+        return plan.target.startswith(f"{name} MIG ") and plan.target.endswith(f" {gpu.sm}")
+    return plan.target == f"{name} {gpu.sm}"
 
 
 def shapes_of(manifest: Manifest) -> Shapes | None:

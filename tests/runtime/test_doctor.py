@@ -16,7 +16,7 @@ from mimicmotion_trt.engines import Bundle
 from mimicmotion_trt.gpus import Nvml, peak_flops
 from mimicmotion_trt.host import Host, time_product
 
-from .stand_in_nvml import GIB, H100, HOST, RTX, Library, look, told
+from .stand_in_nvml import BOTH, GIB, H100, HOST, RTX, Library, look, told
 
 
 @pytest.fixture(autouse=True)
@@ -133,6 +133,26 @@ def test_two_gpus_of_two_kinds():
     assert "mimicmotion-trt[rtx]" in text  # the other is there
     assert "mimicmotion-trt[gpu]" not in text
     assert "2 GPUs" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "capability", "options"),
+    [
+        ("NVIDIA GeForce RTX 4090", (8, 9), "--backend tensorrt-rtx --capability SM89"),
+        (
+            "NVIDIA GeForce RTX 2080 Ti",
+            (7, 5),
+            "--backend tensorrt-rtx --capability SM75",
+        ),  # none of the usual
+        ("NVIDIA GeForce GTX 1660", (7, 5), "--backend tensorrt"),  # no RTX GPU, and TensorRT has Turing
+        ("Tesla T4", (7, 5), "--backend tensorrt"),
+    ],
+)
+def test_the_backend_of_a_gpu_is_by_its_name(name, capability, options):
+    library = Library(RTX | {"name": name, "capability": capability})
+    outlook = examine(nvml=Nvml(library), host=BOTH).outlooks[-1]
+    assert outlook.says.startswith("build it: ")
+    assert outlook.says.endswith(options)
 
 
 def test_too_little_memory():
