@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -30,10 +31,16 @@ CONTEXT = 700 * 2**20
 FPS = 15
 """Frames a second of a video made from a usual one of 30: the stride is 2 then."""
 
+MOST_JOBS = 1000
+"""Jobs at once that may be asked about."""
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked of every bundle; None takes the bundle's own size, and one segment of frames."""
+    """What is asked of every bundle; None takes the bundle's own size, and one segment of frames.
+
+    Raises `SettingsError` when built with numbers that no animation takes.
+    """
 
     size: tuple[int, int] | None = None
     frames: int | None = None
@@ -41,12 +48,9 @@ class Question:
     """Jobs at once."""
 
     def __post_init__(self) -> None:
-        if self.jobs < 1:
-            raise SettingsError(f"{self.jobs} jobs are none.", remedy="Ask for 1 or more.", field="jobs")
-        if self.frames is not None and self.frames < 1:
-            raise SettingsError(
-                f"{self.frames} frames are no video.", remedy="Ask for 1 or more.", field="settings.frames"
-            )
+        Settings(size=self.size, frames=self.frames)  # what an animation takes
+        if type(self.jobs) is not int or not 1 <= self.jobs <= MOST_JOBS:
+            raise SettingsError(f"jobs is {self.jobs!r}.", remedy=f"Ask for 1 to {MOST_JOBS}.", field="jobs")
 
     @classmethod
     def parse(cls, size: str, frames: int | None, seconds: float | None, jobs: int = 1) -> Question:
@@ -54,8 +58,8 @@ class Question:
         if frames is not None and seconds is not None:
             raise SettingsError("--frames and --seconds say the same.", remedy="Give one of them.")
         if seconds is not None:
-            if not 0 < seconds < 1e6:
-                raise SettingsError(f"seconds is {seconds}.", remedy="Give more than 0.")
+            if not 0 < seconds < math.inf:
+                raise SettingsError(f"seconds is {seconds}.", remedy="Give more than 0.", field="seconds")
             frames = max(1, round(seconds * FPS))
         return cls(parse_size(size) if size else None, frames, jobs)
 

@@ -252,9 +252,32 @@ def test_an_engine_that_does_not_load_is_said(bundle, tmp_path, monkeypatch):
 def test_questions():
     assert Question.parse("64x128", None, 2.0) == Question((64, 128), 30)
     assert Question.parse("", None, None) == Question()
-    for size, frames, seconds in (("64", None, None), ("", 0, None), ("", 3, 1.0), ("", None, -1.0)):
-        with pytest.raises(SettingsError):
-            Question.parse(size, frames, seconds)
+    assert Question.parse("", 1_000_000, None) == Question(frames=1_000_000)
+
+
+@pytest.mark.parametrize(
+    ("asked", "field"),
+    [
+        (("64", None, None), "settings.size"),
+        (("64x65", None, None), "settings.size"),
+        (("0x0", None, None), "settings.size"),
+        (("16384x64", None, None), "settings.size"),
+        (("", 0, None), "settings.frames"),
+        (("", 1_000_000_000, None), "settings.frames"),  # plans of segments are arrays
+        (("", 3, 1.0), ""),
+        (("", None, -1.0), "seconds"),
+        (("", None, float("nan")), "seconds"),
+        (("", None, float("inf")), "seconds"),
+        (("", None, 1e9), "settings.frames"),
+        (("", None, None, 0), "jobs"),
+        (("", None, None, 10**9), "jobs"),
+    ],
+)
+def test_questions_about_what_is_no_animation(asked, field):
+    with pytest.raises(SettingsError) as caught:
+        Question.parse(*asked)
+    assert caught.value.field == field
+    assert caught.value.remedy
 
 
 def test_the_processor_is_measured_on_the_job_itself(bundle):
