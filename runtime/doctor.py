@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .bundles import list_bundles, load_bundle, own_settings
-from .engines import Bundle
+from .engines import DEEP_CACHE, Bundle
 from .engines.tensorrt_checks import for_gpu
 from .engines.tensorrt_library import DISTRIBUTIONS, EXTRAS
 from .errors import BundleError, EngineError, SettingsError
@@ -133,15 +133,18 @@ def examine(
 def _bundle_outlooks(bundle: Bundle, question: Question, host: Host, gpus: Gpus) -> Iterator[Outlook]:
     manifest, name = bundle.manifest, bundle.folder.resolve().name
     settings, frames = _job(own_settings(bundle), question)
+    unfit = shape_problem(manifest, settings, frames)
+    if not set(DEEP_CACHE) <= set(manifest.networks):
+        settings = replace(settings, reuse_interval=1)  # what can be counted
     model, rows = Model.of(manifest), manifest.rows
     if manifest.backend in ON_CPU or not gpus.found:
-        says = cpu_problem(bundle, host)
+        says = cpu_problem(bundle, host) or unfit
         speed = time_engine(bundle, settings, frames) or time_product()
         built = model if manifest.backend in ON_CPU else replace(model, value_bytes=4)
         found = choices(built, settings, frames, rows, host.memory_free, question.jobs)
         yield _outlook(name, "CPU", not says, says, settings, frames, found, speed)
     for gpu in gpus.found:
-        says = gpu_problem(bundle, gpu, gpus, host) or shape_problem(manifest, settings, frames)
+        says = gpu_problem(bundle, gpu, gpus, host) or unfit
         built = model if manifest.backend == "torch" else model.halved()
         shapes = None if says else shapes_of(manifest)  # one that is rebuilt takes what is asked
         free = gpu.memory_free - CONTEXT

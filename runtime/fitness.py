@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from .arrays import check_overlap
 from .engines import Bundle, Manifest, Plan
 from .engines.bundle import COMMAND
 from .engines.tensorrt_checks import PRECISION, for_backend, for_cpu, for_gpu, without
@@ -14,7 +15,7 @@ from .gpus import Gpu, Gpus
 from .host import Host
 from .segments import plan_segments
 from .settings import Settings
-from .shapes import Shapes
+from .shapes import Shapes, check_reuse
 
 ON_CPU = ("onnxruntime", "torch")
 """Backends that run on a CPU, too."""
@@ -104,11 +105,16 @@ def shapes_of(manifest: Manifest) -> Shapes | None:
 
 
 def shape_problem(manifest: Manifest, settings: Settings, frames: int) -> str:
-    """Why plans do not take a clip of `frames` frames and the reference picture's own, and what to do."""
+    """Why a bundle does not take a clip of `frames` frames and the reference picture's own, and what to do.
+
+    Plans take what they were compiled for; features are reused by networks of their own.
+    """
     shapes, (width, height) = Shapes.of(manifest), settings.size or (0, 0)
     cells, every = (height // 8, width // 8), frames + 1
     try:
+        check_reuse(manifest, settings)
         segment = shapes.segment(settings, every, cells)
+        check_overlap(settings, segment)
         slots = plan_segments(every, segment, settings.overlap, settings.layout).shape[1]
         shapes.rows(slots, cells)
         shapes.check_chunk(settings.decode_chunk, every, cells)

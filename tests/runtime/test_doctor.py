@@ -249,6 +249,23 @@ def test_an_engine_that_does_not_load_is_said(bundle, tmp_path, monkeypatch):
     assert f"{tmp_path / 'one'}: unet.onnx cannot be loaded." in look(Library(driver="")).damaged
 
 
+def test_features_that_no_network_reuses(bundle, deep_bundle, tmp_path):
+    """The animator would refuse each job; with the networks fewer operations are counted."""
+    outlooks = {}
+    for name, built in (("lacking", bundle), ("deep", deep_bundle)):
+        folder = Path(shutil.copytree(built, tmp_path / name))
+        manifest = Bundle.load(folder).manifest
+        wanting = dataclasses.replace(manifest, defaults={**manifest.defaults, "reuse_interval": 2})
+        (folder / "manifest.json").write_text(wanting.to_json())
+        (outlooks[name],) = look(Library(driver=""), folder).outlooks
+    assert not outlooks["lacking"].runs
+    assert "no engines that reuse deep features" in outlooks["lacking"].says
+    assert "rebuild it with --deep-cache" in outlooks["lacking"].says
+    assert outlooks["deep"].runs
+    lacking, deep = (outlooks[name].choices[0].cost.denoise for name in ("lacking", "deep"))
+    assert deep < lacking
+
+
 def test_questions():
     assert Question.parse("64x128", None, 2.0) == Question((64, 128), 30)
     assert Question.parse("", None, None) == Question()
