@@ -140,7 +140,7 @@ def _bundle_outlooks(bundle: Bundle, question: Question, host: Host, gpus: Gpus)
     if manifest.backend in ON_CPU or not gpus.found:
         says = cpu_problem(bundle, host) or unfit
         speed = time_engine(bundle, settings, frames) or time_product()
-        built = model if manifest.backend in ON_CPU else replace(model, value_bytes=4)
+        built = model if manifest.backend == "torch" else model.widened()
         found = choices(built, settings, frames, rows, host.memory_free, question.jobs)
         yield _outlook(name, "CPU", not says, says, settings, frames, found, speed)
     for gpu in gpus.found:
@@ -165,8 +165,7 @@ def _model_outlooks(question: Question, host: Host, gpus: Gpus) -> Iterator[Outl
         says = obstacle(gpu, gpu.flavour, gpus, host) or f"build it: {command}"
         yield _outlook("MimicMotion 1.1", gpu.name, False, says, settings, frames, found, _speed(gpu))
     if not gpus.found:
-        model = replace(MIMICMOTION, value_bytes=4)
-        found = choices(model, settings, frames, (1, 2, 4), host.memory_free, question.jobs)
+        found = choices(MIMICMOTION.widened(), settings, frames, (1, 2, 4), host.memory_free, question.jobs)
         says = "not built here; at full size a GPU is needed"
         yield _outlook("MimicMotion 1.1", "CPU", False, says, settings, frames, found, time_product())
 

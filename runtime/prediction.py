@@ -47,7 +47,7 @@ class Model:
     width: int
     """Channels of the U-Net's first level."""
     value_bytes: int
-    """Bytes of one weight or activation: 4, or 2 for fp16."""
+    """Bytes of one weight or activation: 4, or 2 for fp16 where it is computed in."""
     streamable: int = 0
     """Values of `weights` that need not lie on the GPU: of plans built with --weight-streaming."""
 
@@ -65,6 +65,10 @@ class Model:
     def halved(self) -> Model:
         """The same networks in fp16."""
         return replace(self, value_bytes=2)
+
+    def widened(self) -> Model:
+        """The same in float32, which ONNX Runtime's CPU provider makes of float16, weights and activations alike."""
+        return replace(self, value_bytes=4)
 
     @property
     def decoder_width(self) -> float:

@@ -116,6 +116,21 @@ def test_a_bundle_of_pytorch_runs_in_its_own_precision(bundle, tmp_path):
     assert memory["fp32"].activations == 2 * memory["fp16"].activations
 
 
+@pytest.mark.parametrize("precision", ["fp16", "fp8"])
+def test_onnx_runtime_computes_half_precision_in_float32(bundle, tmp_path, precision):
+    """On the CPU it widens weights and activations; rebuilt for a GPU they are of two bytes."""
+    folder = Path(shutil.copytree(bundle, tmp_path / precision))
+    manifest = dataclasses.replace(Bundle.load(folder).manifest, precision=precision)
+    (folder / "manifest.json").write_text(manifest.to_json())
+    files = sum(file.bytes for network in manifest.networks.values() for file in network.files)
+    (whole, _), (cpu, gpu) = (
+        [outlook.choices[0].memory for outlook in look(Library(H100), of).outlooks] for of in (bundle, folder)
+    )
+    assert cpu.weights == pytest.approx(2 * files, abs=8)
+    assert gpu.weights == pytest.approx(files, abs=8)
+    assert cpu.activations == whole.activations
+
+
 def test_the_full_size_model_on_an_h100():
     """Without a bundle named it is asked about, too."""
     report = look(Library(H100), question=Question((576, 1024), 71))
