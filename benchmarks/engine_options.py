@@ -85,7 +85,7 @@ def main(
     for name, (call, rows) in cases.items():
         results[name] = median_ms(call, repeat) * 2 / rows
         table.add_row(name, f"{results[name]:.1f}")
-    Console(quiet=as_json).print(table)
+    Console(quiet=as_json, markup=False).print(table)
     print(json.dumps({"frames": frames, "cells": cells, "ms": results}))
 
 

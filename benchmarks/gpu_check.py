@@ -73,7 +73,7 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print the JSON line only.")] = False,
 ) -> None:
     """Run the stages in order."""
-    console = Console(quiet=as_json)
+    console = Console(quiet=as_json, markup=False)
     unknown = sorted(set(stage or ()) - set(STAGES))
     if unknown:
         raise typer.BadParameter(f"{unknown[0]} is none of {', '.join(STAGES)}")
@@ -152,7 +152,7 @@ class Run:
             self._report["stages"][name] = {"state": "owed", "why": machine.why}
             self.save()
             return
-        self._console.print(f"[bold]{name}[/bold]: {stage.says}")
+        self._console.print(f"{name}: {stage.says}", style="bold")
         found = self._report["stages"].setdefault(name, {})
         found.pop("why", None)
         found |= {"state": "begun", **{key: found.get(key, {}) for key in ("figures", "runs", "parts")}}

@@ -57,7 +57,7 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print the JSON line only.")] = False,
 ) -> None:
     """Time pose, encode, denoise, decode, media and gRPC; warm-up apart, percentiles over repeats."""
-    console = Console(quiet=as_json)
+    console = Console(quiet=as_json, markup=False)
     try:
         width, height = parse_size(size)
         chosen = {"steps": steps, "segment": segment, "overlap": overlap}
@@ -88,7 +88,7 @@ def main(
             report["compare"] = comparison
             report["speedup_vs_torch"] = comparison["speedup"]
     except MimicMotionError as error:
-        Console(stderr=True).print(f"error: {error}", highlight=False)
+        Console(stderr=True, markup=False).print(f"error: {error}", highlight=False)
         raise SystemExit(1) from None
     print(json.dumps(report))
 

@@ -49,7 +49,7 @@ def main(
     table = Table("frames", "peak MiB")
     for length, value in zip(lengths, peaks, strict=True):
         table.add_row(str(length), f"{value:.0f}")
-    Console(quiet=as_json).print(table)
+    Console(quiet=as_json, markup=False).print(table)
     print(json.dumps({"frames": lengths, "peak_mib": peaks, "growth": max(peaks) / min(peaks)}))
 
 

@@ -114,13 +114,15 @@ def main(
         }  # fmt: skip
         lines: list[Line] = []
         animations = measure(animator, exact, variants, seeds, frames)
-        for runs in track(animations, "clips", len(seeds), console=Console(quiet=as_json, stderr=True)):
+        for runs in track(
+            animations, "clips", len(seeds), console=Console(quiet=as_json, stderr=True, markup=False)
+        ):
             lines = [summary(name, runs[name], runs[EXACT]) for name in runs]
             told |= {"clips": len(runs[EXACT]), "options": [asdict(line) for line in lines]}
             if save:  # after each clip: an end before the last one loses nothing
                 write(RESULTS / "options.json", json.dumps(told, indent=1) + "\n")
                 write(DOCS, with_table(DOCS.read_text(), "options", section(lines, told)))
-    Console(quiet=as_json).print(table_of(lines, f"{bundle}: {clips} clips of {frames} frames"))
+    Console(quiet=as_json, markup=False).print(table_of(lines, f"{bundle}: {clips} clips of {frames} frames"))
     print(json.dumps(told))
 
 

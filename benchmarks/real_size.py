@@ -47,7 +47,7 @@ def main(
 ) -> None:
     """Build the bundle in a process of its own and report."""
     folder = Path(tempfile.mkdtemp(prefix="real-size-")) if work is None else work
-    console = Console(quiet=as_json, stderr=True)
+    console = Console(quiet=as_json, stderr=True, markup=False)
     try:
         base, checkpoint = folder / "svd", folder / "mimicmotion.safetensors"
         if not checkpoint.exists():

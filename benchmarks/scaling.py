@@ -89,7 +89,7 @@ def main(
         point = Point(values["frames"], tuple(values["size"]), values["segment"], values["rows"])
         print(json.dumps(measure(bundle, point, steps, repeat, threads)))
         return
-    console = Console(quiet=as_json)
+    console = Console(quiet=as_json, markup=False)
     model = Model.of(load_bundle(bundle).manifest)
     sweeps: dict[str, Any] = {}
     for name, points in SWEEPS.items():

@@ -48,7 +48,7 @@ def main(
             "per_processor_second": statistics.median(own),
         }
         table.add_row(size, *(f"{value:.0f}" for value in report[size].values()))
-    Console(quiet=as_json).print(table)
+    Console(quiet=as_json, markup=False).print(table)
     print(json.dumps({"frames": frames, "clips": clips, "sizes": report}))
 
 

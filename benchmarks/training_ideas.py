@@ -88,7 +88,7 @@ def main(
     except MimicMotionError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
-    Console().print(scores_table(arms))
+    Console(markup=False).print(scores_table(arms))
     report = {"plan": asdict(plan), "seeds": seeds, "arms": arms, "full_less_arm": differences(arms)}
     results.mkdir(parents=True, exist_ok=True)
     (results / "training_ideas.json").write_text(json.dumps(report, indent=1) + "\n")

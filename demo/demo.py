@@ -28,7 +28,7 @@ COLUMNS = 8
 
 def main() -> None:
     """Animate the demo's picture through gRPC; write out.mp4 and sheet.png, and say where the time went."""
-    console = Console()
+    console = Console(markup=False)
     bundle = load_bundle("tiny")
     if bundle.manifest.note:
         console.print(f"note: {bundle.manifest.note}", style="yellow")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -14,7 +16,7 @@ import numpy as np
 from ..errors import BundleError
 from .audit import Audit
 from .plan import Plan, check_profiles, read_plan
-from .spec import DEEP_CACHE, NETWORKS, Dim, EngineSpec, TensorSpec
+from .spec import Dim, EngineSpec, TensorSpec, check_specs
 from .work import Work
 
 FORMAT = 2
@@ -22,6 +24,7 @@ MANIFEST = "manifest.json"
 REBUILD = "Rebuild the bundle with `python export/build_engines.py`."
 COMMAND = "python export/build_engines.py --base DIR_OR_ID --checkpoint FILE --output DIR"
 """What builds a bundle, before its options."""
+PRECISIONS = ("fp32", "fp16", "fp8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +66,30 @@ class Network:
 
 @dataclass(frozen=True, slots=True)
 class ImageStatistics:
-    """How CLIP's input is made: size in pixels, mean and deviation of each channel."""
+    """How CLIP's input is made: size in pixels, mean and deviation of each channel.
+
+    Raises `ValueError` when built with a size or deviation that is not positive.
+    """
 
     size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"image.size is {self.size}, not a number of pixels")
+        if not all(map(math.isfinite, self.mean)):
+            raise ValueError(f"image.mean is {list(self.mean)}, not finite")
+        if not all(math.isfinite(value) and value > 0 for value in self.std):
+            raise ValueError(f"image.std is {list(self.std)}, not positive")
+
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a bundle says of itself."""
+    """What a bundle says of itself; raises `ValueError` when built with what no engine could run on.
+
+    Whether sizes and defaults are this version's settings, the runtime knows (`runtime/bundles.py`).
+    """
 
     backend: str
     precision: str
@@ -95,6 +112,21 @@ class Manifest:
     versions: Mapping[str, str] = field(default_factory=dict)
     format: int = FORMAT
 
+    def __post_init__(self) -> None:
+        check_specs({name: network.spec for name, network in self.networks.items()})
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision is {self.precision!r}, not one of {', '.join(PRECISIONS)}")
+        if not self.sizes:
+            raise ValueError("sizes are none")
+        if not self.rows or self.rows[0] < 1 or sorted(set(self.rows)) != list(self.rows):
+            raise ValueError(f"rows are {list(self.rows)}, not ascending numbers from 1 on")
+        if not (math.isfinite(self.scaling_factor) and self.scaling_factor > 0):
+            raise ValueError(f"scaling_factor is {self.scaling_factor}, not positive")
+        try:
+            shlex.split(self.options)
+        except ValueError as error:
+            raise ValueError(f"options are no words of a shell: {error}") from None
+
     @property
     def command(self) -> str:
         """The command that builds the bundle again, but for the names of its inputs and output."""
@@ -111,7 +143,6 @@ class Manifest:
             raw = json.loads(text, parse_constant=_no_number)
             if raw["format"] != FORMAT:
                 raise BundleError(f"bundle format {raw['format']} is not {FORMAT}.", remedy=REBUILD)
-            _check_keys(cls, raw)
             _complete(raw)
             image = raw["image"]
             manifest = cls(
@@ -128,12 +159,7 @@ class Manifest:
                 options=str(raw["options"]),
                 versions={name: str(version) for name, version in raw["versions"].items()},
             )
-            if set(manifest.networks) not in ({*NETWORKS}, {*NETWORKS, *DEEP_CACHE}):
-                raise ValueError(f"networks are {sorted(manifest.networks)}")
-            if not manifest.sizes or not manifest.rows:
-                raise ValueError("there are no sizes or no rows")
-            if json.loads(manifest.to_json()) != raw:  # what had to be converted was of another kind
-                raise ValueError("a value is of a wrong kind")
+            _compare(raw, json.loads(manifest.to_json()), "")
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             raise BundleError(
                 f"{MANIFEST} is damaged ({type(error).__name__}: {error}).", remedy=REBUILD
@@ -152,10 +178,18 @@ def _complete(raw: dict[str, Any]) -> None:
         network["agreement"].setdefault("judge", "onnxruntime" if raw["backend"] != "torch" else "torch")
 
 
-def _check_keys(kind: type, raw: Mapping[str, Any]) -> None:
-    unknown = set(raw) - {f.name for f in fields(kind)}
-    if unknown:
-        raise ValueError(f"unknown keys {sorted(unknown)}")
+def _compare(raw: Any, read: Any, place: str) -> None:
+    """Raise ValueError at the first place where JSON holds more than was read from it, or had to be converted."""
+    if isinstance(raw, dict) and isinstance(read, dict):
+        if unknown := sorted(set(raw) - set(read)):
+            raise ValueError(f"unknown keys {unknown}{f' in {place}' if place else ''}")
+        for key, value in raw.items():
+            _compare(value, read[key], f"{place}.{key}" if place else key)
+    elif isinstance(raw, list) and isinstance(read, list) and len(raw) == len(read):
+        for index, (value, own) in enumerate(zip(raw, read, strict=True)):
+            _compare(value, own, f"{place}[{index}]")
+    elif raw != read:
+        raise ValueError(f"{place} is of a wrong kind: {raw!r:.100}")
 
 
 def _three(values: Any) -> tuple[float, float, float]:
@@ -180,11 +214,11 @@ def read_network(raw: Mapping[str, Any]) -> Network:
     agreement = Agreement(
         float(a["max_abs"]), float(a["rel_l2"]), float(a["bound"]), int(a["cases"]), str(a["judge"])
     )
-    work = Work(**{name: float(value) for name, value in raw["work"].items()})
+    work = Work(**{f.name: float(raw["work"][f.name]) for f in fields(Work)})
     plan = read_plan(raw["plan"])
     if plan is not None:
         check_profiles(spec, plan.profiles)
-    audit = Audit(**{name: int(value) for name, value in raw["audit"].items()})
+    audit = Audit(**{f.name: int(raw["audit"][f.name]) for f in fields(Audit)})
     return Network(spec, files, agreement, work, audit, plan)
 
 
@@ -227,11 +261,14 @@ def check_file(folder: Path, file: File) -> None:
     """Raise `BundleError` unless the file is there, byte for byte."""
     path = folder / file.name
     if Path(file.name).name != file.name:
-        raise BundleError(f"file name {file.name!r} leaves the bundle.", remedy=REBUILD)
-    if not path.is_file():
-        raise BundleError(f"{file.name} is missing.", remedy=REBUILD)
-    if path.stat().st_size != file.bytes or hash_file(path) != file.sha256:
-        raise BundleError(f"{file.name} is not the file that was built.", remedy=REBUILD)
+        raise BundleError(f"file name {file.name!r:.100} leaves the bundle.", remedy=REBUILD)
+    try:
+        if not path.is_file():
+            raise BundleError(f"{file.name:.100} is missing.", remedy=REBUILD)
+        if path.stat().st_size != file.bytes or hash_file(path) != file.sha256:
+            raise BundleError(f"{file.name} is not the file that was built.", remedy=REBUILD)
+    except OSError as error:  # a name too long, a file that may not be read
+        raise BundleError(f"{file.name:.100} cannot be read ({error.strerror}).", remedy=REBUILD) from None
 
 
 def describe_file(path: Path) -> File:

@@ -21,6 +21,7 @@ MINIMUM_CUDA = 13_000
 PATIENCE = 1.0
 """Seconds to wait for the turn on another stream, whose holder may be waiting for this one's."""
 WITHOUT_GPU = "On the CPU use a bundle built with --backend onnxruntime, which is the usual one."
+"""The remedy that needs no GPU; who knows the bundle gives one of its own."""
 
 _open: weakref.WeakSet[Gpu] = weakref.WeakSet()
 """Every `Gpu` that there is; those of one index share its memory."""
@@ -210,31 +211,34 @@ class Mark:
             raise explained(error, "the GPU failed", ANEW) from error
 
 
-def gpu_index(device: str) -> int:
-    """0 for "auto" and "cuda", 1 for "cuda:1"; raises `BundleError` for what is no GPU."""
+def gpu_index(device: str, without: str = WITHOUT_GPU) -> int:
+    """0 for "auto" and "cuda", 1 for "cuda:1"; raises `BundleError` for what is no GPU.
+
+    `without` is what to do there without one.
+    """
     match = re.fullmatch(r"auto|cuda(?::(\d+))?", device)
     if match is None:
         raise BundleError(
             f"a TensorRT bundle runs on a GPU, not on {device!r}.",
-            remedy=f'Use device="auto" or "cuda:0". {WITHOUT_GPU}',
+            remedy=f'Use device="auto" or "cuda:0". {without}',
             field="device",
         )
     return int(match[1] or 0)
 
 
-def open_gpu(index: int, extra: str = "gpu") -> Gpu:
+def open_gpu(index: int, extra: str = "gpu", without: str = WITHOUT_GPU) -> Gpu:
     """A GPU by its number; raises `BundleError` if there is none, or the driver is too old.
 
-    `extra` of this package is what has to be installed.
+    `extra` of this package is what has to be installed, `without` what to do without a GPU.
     """
     try:
         driver = load_driver()
     except ImportError as error:
         raise BundleError(
             f"CUDA for Python is not installed ({error}).",
-            remedy=f"pip install 'mimicmotion-trt[{extra}]'. {WITHOUT_GPU}",
+            remedy=f"pip install 'mimicmotion-trt[{extra}]'. {without}",
         ) from error
-    count = count_gpus(driver)
+    count = count_gpus(driver, without)
     if index >= count:
         raise BundleError(
             f"there is no GPU {index}: this machine has {count}.",
@@ -254,23 +258,24 @@ def load_driver() -> Any:
     return importlib.import_module("cuda.bindings.driver")
 
 
-def count_gpus(driver: Any) -> int:
-    """How many GPUs there are; raises `BundleError` if there is none, or no driver that runs CUDA 13."""
+def count_gpus(driver: Any, without: str = WITHOUT_GPU) -> int:
+    """How many GPUs there are; raises `BundleError` if there is none, or no driver that runs CUDA 13.
+
+    `without` is what to do then.
+    """
     try:
         _, version = driver.cuDriverGetVersion()
     except Exception as error:  # the library that the driver brings is not there
-        raise BundleError(
-            f"there is no GPU here, or no NVIDIA driver: {error}", remedy=WITHOUT_GPU
-        ) from error
+        raise BundleError(f"there is no GPU here, or no NVIDIA driver: {error}", remedy=without) from error
     if 0 < version < MINIMUM_CUDA:
         raise BundleError(
             f"the NVIDIA driver is too old: it runs CUDA {version // 1000}.{version % 1000 // 10}.",
-            remedy=f"Install driver release 580 or newer, which runs CUDA 13. {WITHOUT_GPU}",
+            remedy=f"Install driver release 580 or newer, which runs CUDA 13. {without}",
         )
     (failure,) = driver.cuInit(0)
     if failure:
-        raise BundleError(f"there is no GPU that answers ({failure.name}).", remedy=WITHOUT_GPU)
+        raise BundleError(f"there is no GPU that answers ({failure.name}).", remedy=without)
     failure, count = driver.cuDeviceGetCount()
     if failure or not count:
-        raise BundleError("there is no GPU here.", remedy=WITHOUT_GPU)
+        raise BundleError("there is no GPU here.", remedy=without)
     return int(count)

@@ -23,11 +23,15 @@ first level alone, which takes that feature from an earlier step."""
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """One tensor; `dtype` is numpy's name for it."""
+    """One tensor; `dtype` is numpy's name for it. Raises `ValueError` when built with a size below 1."""
 
     name: str
     dtype: str
     shape: tuple[Dim, ...]
+
+    def __post_init__(self) -> None:
+        if any(not isinstance(dim, str) and dim < 1 for dim in self.shape):
+            raise ValueError(f"tensor {self.name} has the shape {list(self.shape)}")
 
     def __str__(self) -> str:
         return f"{self.name} {self.dtype}[{', '.join(map(str, self.shape))}]"
@@ -128,3 +132,24 @@ def network_specs(
         "unet_keep": EngineSpec(unet.inputs, (*unet.outputs, deep)),
         "unet_outer": EngineSpec((*unet.inputs, deep), unet.outputs),
     }
+
+
+def check_specs(specs: Mapping[str, EngineSpec]) -> None:
+    """Raise ValueError unless these are the networks of a bundle, with the tensors that the runtime binds.
+
+    Sizes that the model chooses (channels, widths) may be any.
+    """
+    wanted = network_specs(pose_channels=1, token_width=1, image_size=1, deep_channels=1)
+    if set(specs) not in ({*NETWORKS}, {*NETWORKS, *DEEP_CACHE}):
+        raise ValueError(f"networks are {sorted(specs)}, not {', '.join(NETWORKS)}")
+    for name, spec in specs.items():
+        for side in ("inputs", "outputs"):
+            found, expected = (
+                {
+                    tensor.name: [dim if isinstance(dim, str) else "*" for dim in tensor.shape]
+                    for tensor in getattr(of, side)
+                }
+                for of in (spec, wanted[name])
+            )
+            if found != expected:
+                raise ValueError(f"{side} of {name} are {found}, not {expected}")

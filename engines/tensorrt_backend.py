@@ -24,6 +24,7 @@ from .tensorrt_checks import (
     check_tensors,
     check_validity,
     flavour_of,
+    for_cpu,
     for_gpu,
     rebuild,
 )
@@ -34,13 +35,17 @@ _sessions: weakref.WeakValueDictionary[tuple[str, int, str], Session] = weakref.
 _opening = threading.Lock()
 
 
-def open_session(flavour: str, device: str, stream: str) -> Session:
-    """The session of a flavour and a stream of a device; it goes with its last engine. Raises `BundleError`."""
-    index = gpu_index(device)
+def open_session(flavour: str, device: str, stream: str, command: str = COMMAND) -> Session:
+    """The session of a flavour and a stream of a device; it goes with its last engine. Raises `BundleError`.
+
+    `command` is what builds the bundle again.
+    """
+    on_cpu = f"For the CPU rebuild it: {rebuild(for_cpu(command))}."
+    index = gpu_index(device, on_cpu)
     with _opening:
         session = _sessions.get((flavour, index, stream))
         if session is None:
-            gpu = open_gpu(index, EXTRAS[flavour])
+            gpu = open_gpu(index, EXTRAS[flavour], on_cpu)
             library = open_library(flavour)
             session = Session(library, gpu, library.start(library.api.Runtime))
             _sessions[flavour, index, stream] = session
@@ -59,7 +64,7 @@ def open_engine(
     command: str = COMMAND,
 ) -> TensorRtEngine:
     """Load one plan. `device`: "auto", "cuda" or "cuda:1"; `threads` and `alert` mean nothing to a GPU."""
-    session = open_session(flavour_of(plan, path.name, command), device, stream)
+    session = open_session(flavour_of(plan, path.name, command), device, stream, command)
     assert plan is not None
     return TensorRtEngine(session, path, spec, plan, command)
 
@@ -78,7 +83,7 @@ class TensorRtEngine:
         with gpu.turn:
             gpu.activate()
             check_gpu(gpu, plan, path.stat().st_size, path.name, command, session.portable)
-            self._engine: Any = _load(session, path, command)
+            self._engine: Any = _load(session, path, plan, command)
             check_tensors(library.api, self._engine, spec, plan, path, command)
             if plan.streamable:
                 self.stream_weights()
@@ -218,14 +223,14 @@ def _array(array: Any) -> Any:
     return array if isinstance(array, np.ndarray) else DeviceArray.of(array)
 
 
-def _load(session: Session, path: Path, command: str) -> Any:
+def _load(session: Session, path: Path, plan: Plan, command: str) -> Any:
     """Read a plan through a memory map, so that its pages are never copied into this process's own memory."""
     library = session.library
     library.messages.clear()
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             if session.portable:
-                check_validity(library, session.runtime, data, session.gpu, path.name, command)
+                check_validity(library, session.runtime, data, session.gpu, path.name, command, plan.target)
             engine = session.runtime.deserialize_cuda_engine(data)
     except (OSError, ValueError) as error:  # an empty file cannot be mapped
         raise BundleError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -30,6 +31,12 @@ _REASONS = {
 """TensorRT-RTX's reasons -> what is the matter, and the remedy."""
 ALONE = ("--refit", "--weight-streaming", "--deep-cache")
 """Options of the builder without a value."""
+PRECISION = ("--precision", "--margin")
+"""Left out where another kind of backend is to take its own usual precision."""
+COMPILER = (
+    "--level", "--workspace", "--aux-streams", "--capability", "--frames", "--refit", "--weight-streaming"
+)  # fmt: skip
+"""What the builder is told for TensorRT only."""
 FLOAT8 = 89
 """The first compute capability that multiplies in float8: SM89, Ada."""
 
@@ -53,19 +60,27 @@ def for_backend(command: str, backend: str) -> str:
     return _join(chosen if part[0] == "--backend" else part for part in parts)
 
 
-def for_gpu(command: str, capability: str, portable: bool) -> str:
+def for_cpu(command: str) -> str:
+    """A command of the builder, or its options alone, of the same bundle for the CPU."""
+    return for_backend(without(command, (*PRECISION, *COMPILER)), "onnxruntime")
+
+
+def for_gpu(command: str, capability: str, portable: bool, target: str = "") -> str:
     """A command of the builder, or its options alone, that compiles for a GPU of a `capability` (`SM89`), too.
 
-    That of a `portable` plan names capabilities, of an open one (`--refit`) one only. What the builder refuses
-    for this GPU is left out.
+    That of a `portable` plan names capabilities: those of its `target` (`SM80 SM86`), if the builder took its own,
+    and of an open one (`--refit`) one only. What the builder refuses for this GPU is left out.
     """
     if int(capability[2:]) < FLOAT8 and ("--precision", "fp8") in _parts(command):
         command = without(command, ("--precision", "--margin"))
     if not portable:
         return command
     if ("--refit",) in _parts(command):
-        command = without(command, ("--capability",))
-    parts, more = list(_parts(command)), ("--capability", capability)
+        command, target = without(command, ("--capability",)), ""
+    parts = list(_parts(command))
+    if all(part[0] != "--capability" for part in parts):
+        parts += [("--capability", name) for name in target.split() if re.fullmatch(r"SM\d+", name)]
+    more = ("--capability", capability)
     return _join(parts if more in parts else [*parts, more])
 
 
@@ -123,8 +138,10 @@ def check_gpu(gpu: Gpu, plan: Plan, size: int, name: str, command: str, portable
         )
 
 
-def check_validity(library: Library, runtime: Any, data: Any, gpu: Gpu, name: str, command: str) -> None:
-    """Ask TensorRT-RTX's runtime whether a plan runs here; raises `BundleError` with its reasons."""
+def check_validity(
+    library: Library, runtime: Any, data: Any, gpu: Gpu, name: str, command: str, target: str = ""
+) -> None:
+    """Ask TensorRT-RTX's runtime whether a plan for `target` runs here; raises `BundleError` with its reasons."""
     validity, bits = runtime.get_engine_validity(data)
     if validity != library.api.EngineValidity.INVALID:
         return
@@ -135,16 +152,17 @@ def check_validity(library: Library, runtime: Any, data: Any, gpu: Gpu, name: st
             told = {
                 "gpu": f"{gpu.name} {gpu.capability}",
                 "command": rebuild(command),
-                "another": _another(library, gpu, command),
+                "another": _another(library, gpu, command, target),
             }
             raise BundleError(f"{name} {what.format_map(told)} ({said}).", remedy=remedy.format_map(told))
     raise BundleError(f"{name} does not run here: {said}.", remedy=usual)
 
 
-def _another(library: Library, gpu: Gpu, command: str) -> str:
+def _another(library: Library, gpu: Gpu, command: str, target: str) -> str:
     """What builds a plan of TensorRT-RTX again where it was not compiled for this GPU."""
     if hasattr(library.api.ComputeCapability, gpu.capability):
-        return f"Rebuild it for this one, too: {rebuild(for_gpu(command, gpu.capability, True))}"
+        more = for_gpu(command, gpu.capability, True, target)
+        return f"Rebuild it for this one, too: {rebuild(more)}"
     command = without(for_backend(command, "tensorrt"), ("--capability",))
     command = for_gpu(command, gpu.capability, False)
     return f"TensorRT-RTX does not compile for it, build with --backend tensorrt instead: {rebuild(command)}"

@@ -83,7 +83,7 @@ def build(
 
     Nothing is done when the output already holds the bundle of the same inputs.
     """
-    console = Console(stderr=as_json, quiet=as_json)
+    console = Console(stderr=as_json, quiet=as_json, markup=False)
     began = time.perf_counter()
     try:
         options = Options(

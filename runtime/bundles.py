@@ -7,7 +7,8 @@ from pathlib import Path
 
 from .engines import Bundle
 from .engines.bundle import MANIFEST
-from .errors import BundleError
+from .errors import BundleError, SettingsError
+from .settings import Settings
 
 SEARCH_VARIABLE = "MIMICMOTION_BUNDLES"
 """Folders of bundles, separated as in PATH; looked through before the package's own."""
@@ -49,5 +50,26 @@ def _places() -> list[Path]:
 
 
 def load_bundle(bundle: str | Path) -> Bundle:
-    """Find and check a bundle."""
-    return Bundle.load(find_bundle(bundle))
+    """Find and check a bundle, its own settings and sizes too; raises `BundleError`."""
+    loaded = Bundle.load(find_bundle(bundle))
+    own_settings(loaded)
+    return loaded
+
+
+def own_settings(bundle: Bundle) -> Settings:
+    """What a bundle wants, in its first size; raises `BundleError` if this version does not know it."""
+    manifest = bundle.manifest
+    try:
+        for size in manifest.sizes:
+            Settings(size=size)
+        size = manifest.defaults.get("size") or manifest.sizes[0]
+        settings = Settings.from_dict({**manifest.defaults, "size": size})
+        if settings.segment is None:
+            raise SettingsError("there is no segment.")
+    except SettingsError as error:
+        raise BundleError(
+            f"{bundle.folder}: its settings are not this version's: {error.message}",
+            remedy=f"Update mimicmotion-trt, or rebuild the bundle: `{manifest.command}`.",
+            field=error.field,
+        ) from error
+    return settings

@@ -256,7 +256,7 @@ def inspect(
         if as_json:
             print(json.dumps(json.loads(manifest.to_json())))
             return
-        show_bundle(found, Console())
+        show_bundle(found, Console(markup=False))
 
 
 @app.command()

@@ -36,7 +36,7 @@ class Reporter:
 
             columns = (TextColumn("{task.description:8}"), BarColumn(), MofNCompleteColumn())
             self._progress = Progress(
-                *columns, TimeElapsedColumn(), Remaining(), console=Console(stderr=True)
+                *columns, TimeElapsedColumn(), Remaining(), console=Console(stderr=True, markup=False)
             )
             self._progress.start()
         return self
@@ -96,30 +96,32 @@ def explained(as_json: bool = False) -> Iterator[None]:
 
 
 def show_bundle(bundle: Bundle, console: Console) -> None:
-    """Print what a bundle holds, how far its engines are from PyTorch, and what they are made of."""
+    """Print what a bundle holds, how far its engines are from PyTorch, and what they are made of.
+
+    The console may not read markup: names, notes and tensors have brackets of their own.
+    """
     manifest = bundle.manifest
     console.print(f"{bundle.folder}: {manifest.backend}, {manifest.precision}, build {manifest.build[:12]}")
     for table in (network_table, error_table, audit_table):
         console.print(table(manifest))
     for line in (*plan_lines(manifest), *layer_lines(bundle)):
-        console.print(line, markup=False)
+        console.print(line)
     settings = f"rows {list(manifest.rows)}, defaults {dict(manifest.defaults)}"
-    console.print(f"sizes {list(manifest.sizes)}, {settings}", markup=False)
-    console.print(f"built by: {manifest.command}", markup=False, soft_wrap=True)
+    console.print(f"sizes {list(manifest.sizes)}, {settings}")
+    console.print(f"built by: {manifest.command}", soft_wrap=True)
     if manifest.note:
-        console.print(f"note: {manifest.note}", markup=False)
+        console.print(f"note: {manifest.note}")
 
 
 def network_table(manifest: Manifest) -> Table:
     """Size and tensors of each network."""
-    from rich.markup import escape
     from rich.table import Table
 
     table = Table("network", "MB", "inputs and outputs")
     for name, network in manifest.networks.items():
         size = sum(file.bytes for file in network.files) / 1e6
         tensors = "\n".join(map(str, (*network.spec.inputs, *network.spec.outputs)))
-        table.add_row(name, f"{size:.1f}", escape(tensors))
+        table.add_row(name, f"{size:.1f}", tensors)
     return table
 
 

@@ -20,7 +20,7 @@ from .noise import latent_noise, spread
 from .schedule import Kind, initial_scale, sigmas_of, steps_of
 from .segments import Plan, fusion_weights, plan_segments
 from .settings import Settings
-from .shapes import Cells, Shapes
+from .shapes import Cells, Shapes, check_reuse
 
 Float = NDArray[np.float32]
 
@@ -59,12 +59,7 @@ class Denoisers:
 
         Raises `InputError` where the bundle's engines do not take them.
         """
-        if settings.reuse_interval > 1 and not set(DEEP_CACHE) <= set(self._manifest.networks):
-            raise SettingsError(
-                "this bundle has no engines that reuse deep features.",
-                remedy="Choose reuse_interval 1, or rebuild it with --deep-cache.",
-                field="settings.reuse_interval",
-            )
+        check_reuse(self._manifest, settings)
         segment = self.shapes.segment(settings, frames, cells)
         check_overlap(settings, segment)
         plan = plan_segments(frames, segment, settings.overlap, settings.layout, shift)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from .bundles import list_bundles, load_bundle
-from .engines import Bundle
+from .bundles import list_bundles, load_bundle, own_settings
+from .engines import DEEP_CACHE, Bundle
+from .engines.tensorrt_checks import for_gpu
 from .engines.tensorrt_library import DISTRIBUTIONS, EXTRAS
 from .errors import BundleError, EngineError, SettingsError
 from .fitness import ON_CPU, command_for, cpu_problem, gpu_problem, obstacle, shape_problem, shapes_of
@@ -29,10 +31,16 @@ CONTEXT = 700 * 2**20
 FPS = 15
 """Frames a second of a video made from a usual one of 30: the stride is 2 then."""
 
+MOST_JOBS = 1000
+"""Jobs at once that may be asked about."""
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked of every bundle; None takes the bundle's own size, and one segment of frames."""
+    """What is asked of every bundle; None takes the bundle's own size, and one segment of frames.
+
+    Raises `SettingsError` when built with numbers that no animation takes.
+    """
 
     size: tuple[int, int] | None = None
     frames: int | None = None
@@ -40,12 +48,9 @@ class Question:
     """Jobs at once."""
 
     def __post_init__(self) -> None:
-        if self.jobs < 1:
-            raise SettingsError(f"{self.jobs} jobs are none.", remedy="Ask for 1 or more.", field="jobs")
-        if self.frames is not None and self.frames < 1:
-            raise SettingsError(
-                f"{self.frames} frames are no video.", remedy="Ask for 1 or more.", field="settings.frames"
-            )
+        Settings(size=self.size, frames=self.frames)  # what an animation takes
+        if type(self.jobs) is not int or not 1 <= self.jobs <= MOST_JOBS:
+            raise SettingsError(f"jobs is {self.jobs!r}.", remedy=f"Ask for 1 to {MOST_JOBS}.", field="jobs")
 
     @classmethod
     def parse(cls, size: str, frames: int | None, seconds: float | None, jobs: int = 1) -> Question:
@@ -53,8 +58,8 @@ class Question:
         if frames is not None and seconds is not None:
             raise SettingsError("--frames and --seconds say the same.", remedy="Give one of them.")
         if seconds is not None:
-            if not 0 < seconds < 1e6:
-                raise SettingsError(f"seconds is {seconds}.", remedy="Give more than 0.")
+            if not 0 < seconds < math.inf:
+                raise SettingsError(f"seconds is {seconds}.", remedy="Give more than 0.", field="seconds")
             frames = max(1, round(seconds * FPS))
         return cls(parse_size(size) if size else None, frames, jobs)
 
@@ -127,37 +132,25 @@ def examine(
 
 def _bundle_outlooks(bundle: Bundle, question: Question, host: Host, gpus: Gpus) -> Iterator[Outlook]:
     manifest, name = bundle.manifest, bundle.folder.resolve().name
-    settings, frames = _job(_own_settings(bundle), question)
+    settings, frames = _job(own_settings(bundle), question)
+    unfit = shape_problem(manifest, settings, frames)
+    if not set(DEEP_CACHE) <= set(manifest.networks):
+        settings = replace(settings, reuse_interval=1)  # what can be counted
     model, rows = Model.of(manifest), manifest.rows
     if manifest.backend in ON_CPU or not gpus.found:
-        says = cpu_problem(bundle, host)
+        says = cpu_problem(bundle, host) or unfit
         speed = time_engine(bundle, settings, frames) or time_product()
-        built = model if manifest.backend in ON_CPU else replace(model, value_bytes=4)
+        built = model if manifest.backend == "torch" else model.widened()
         found = choices(built, settings, frames, rows, host.memory_free, question.jobs)
         yield _outlook(name, "CPU", not says, says, settings, frames, found, speed)
     for gpu in gpus.found:
-        says = gpu_problem(bundle, gpu, gpus, host) or shape_problem(manifest, settings, frames)
+        says = gpu_problem(bundle, gpu, gpus, host) or unfit
         built = model if manifest.backend == "torch" else model.halved()
         shapes = None if says else shapes_of(manifest)  # one that is rebuilt takes what is asked
         free = gpu.memory_free - CONTEXT
         found = choices(built, settings, frames, rows, free, question.jobs, gpu=True, shapes=shapes)
         peak = _speed(gpu) if built.value_bytes == 2 else None  # what is known is that of half precision
         yield _outlook(name, gpu.name, not says, says, settings, frames, found, peak)
-
-
-def _own_settings(bundle: Bundle) -> Settings:
-    """What a bundle wants; raises `BundleError` if this version does not know it."""
-    manifest = bundle.manifest
-    try:
-        settings = Settings.from_dict({**manifest.defaults, "size": manifest.sizes[0]})
-        if settings.segment is None:
-            raise SettingsError("there is no segment.")
-    except SettingsError as error:
-        raise BundleError(
-            f"{bundle.folder}: its settings are not this version's: {error.message}",
-            remedy=f"Update mimicmotion-trt, or rebuild the bundle: `{manifest.command}`.",
-        ) from error
-    return settings
 
 
 def _model_outlooks(question: Question, host: Host, gpus: Gpus) -> Iterator[Outlook]:
@@ -167,12 +160,12 @@ def _model_outlooks(question: Question, host: Host, gpus: Gpus) -> Iterator[Outl
         found = choices(
             MIMICMOTION, settings, frames, (1, 2, 4), gpu.memory_free - CONTEXT, question.jobs, gpu=True
         )
-        command = command_for(f"--backend {gpu.flavour}", Path(f"bundles/mm11-{gpu.flavour}"))
+        options = for_gpu(f"--backend {gpu.flavour}", gpu.sm, gpu.flavour == "tensorrt-rtx")
+        command = command_for(options, Path(f"bundles/mm11-{gpu.flavour}"))
         says = obstacle(gpu, gpu.flavour, gpus, host) or f"build it: {command}"
         yield _outlook("MimicMotion 1.1", gpu.name, False, says, settings, frames, found, _speed(gpu))
     if not gpus.found:
-        model = replace(MIMICMOTION, value_bytes=4)
-        found = choices(model, settings, frames, (1, 2, 4), host.memory_free, question.jobs)
+        found = choices(MIMICMOTION.widened(), settings, frames, (1, 2, 4), host.memory_free, question.jobs)
         says = "not built here; at full size a GPU is needed"
         yield _outlook("MimicMotion 1.1", "CPU", False, says, settings, frames, found, time_product())
 
@@ -234,8 +227,8 @@ def _advice(host: Host, gpus: Gpus) -> Iterator[str]:
     if not gpus.found:
         yield "Bundles for onnxruntime run on the CPU; nothing is missing for them."
         yield (
-            "On a host with a GPU: pip install 'mimicmotion-trt[gpu]' for data-centre GPUs, "
-            f"'mimicmotion-trt[rtx]' for GeForce and RTX; both need an NVIDIA driver of r{MINIMUM_DRIVER} or newer."
+            "On a host with a GPU: pip install 'mimicmotion-trt[rtx]' where its name has RTX in it, "
+            f"'mimicmotion-trt[gpu]' for others; both need an NVIDIA driver of r{MINIMUM_DRIVER} or newer."
         )
     for flavour in sorted({gpu.flavour for gpu in gpus.found if not gpu.too_old}):
         if DISTRIBUTIONS[flavour] not in host.packages:

@@ -5,27 +5,22 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from .arrays import check_overlap
 from .engines import Bundle, Manifest, Plan
 from .engines.bundle import COMMAND
-from .engines.tensorrt_checks import for_backend, for_gpu, without
+from .engines.tensorrt_checks import PRECISION, for_backend, for_cpu, for_gpu, without
 from .engines.tensorrt_library import DISTRIBUTIONS, EXTRAS
 from .errors import InputError
 from .gpus import Gpu, Gpus
 from .host import Host
 from .segments import plan_segments
 from .settings import Settings
-from .shapes import Shapes
+from .shapes import Shapes, check_reuse
 
 ON_CPU = ("onnxruntime", "torch")
 """Backends that run on a CPU, too."""
 NEEDED = {**DISTRIBUTIONS, "torch": "torch"}
 """Backend -> what it computes with on a GPU, besides cuda-core."""
-PRECISION = ("--precision", "--margin")
-"""Left out where another kind of backend is to take its own usual precision."""
-COMPILER = (
-    "--level", "--workspace", "--aux-streams", "--capability", "--frames", "--refit", "--weight-streaming"
-)  # fmt: skip
-"""What the builder is told for TensorRT only."""
 
 
 def cpu_problem(bundle: Bundle, host: Host) -> str:
@@ -37,7 +32,7 @@ def cpu_problem(bundle: Bundle, host: Host) -> str:
         return ""
     plan = manifest.networks["unet"].plan
     made = f"compiled for {plan.target}" if plan else f"built for {manifest.backend}"
-    command = _command(bundle, "onnxruntime", without(manifest.options, (*PRECISION, *COMPILER)))
+    command = _command(bundle, "onnxruntime", for_cpu(manifest.options))
     return f"{made}, and no GPU is found here; rebuild it for this CPU: {command}"
 
 
@@ -76,14 +71,14 @@ def obstacle(gpu: Gpu, backend: str, gpus: Gpus, host: Host) -> str:
 def rebuild_for(bundle: Bundle, gpu: Gpu, host: Host) -> str:
     """Why a bundle's engines do not run on a GPU with TensorRT, and the command that makes those that do."""
     manifest, flavour = bundle.manifest, backend_on(bundle.manifest, gpu)
-    plan, capability = manifest.networks["unet"].plan, "SM{}{}".format(*gpu.capability)
+    plan = manifest.networks["unet"].plan
     portable = flavour == "tensorrt-rtx"
     options = manifest.options if portable else without(manifest.options, ("--capability",))
     if plan is None or manifest.backend not in DISTRIBUTIONS:
-        options = for_gpu(without(options, PRECISION), capability, portable)
+        options = for_gpu(without(options, PRECISION), gpu.sm, portable)
         return f"built for {manifest.backend}; rebuild: {_command(bundle, flavour, options)}"
     if not _is_for(plan, gpu):
-        command = _command(bundle, flavour, for_gpu(options, capability, portable))
+        command = _command(bundle, flavour, for_gpu(options, gpu.sm, portable, plan.target))
         return f"compiled for {plan.target}; rebuild: {command}"
     installed = f"{flavour} {host.packages[DISTRIBUTIONS[flavour]]}"
     if installed != plan.library:
@@ -95,13 +90,12 @@ def rebuild_for(bundle: Bundle, gpu: Gpu, host: Host) -> str:
 
 def _is_for(plan: Plan, gpu: Gpu) -> bool:
     """Whether a plan was compiled for a GPU: TensorRT's for one model, TensorRT-RTX's for capabilities."""
-    capability = "SM{}{}".format(*gpu.capability)
     if plan.library.startswith("tensorrt-rtx "):
-        return capability in plan.target.split()
+        return gpu.sm in plan.target.split()
     name, _, instance = gpu.name.partition(" MIG ")
     if instance:  # CUDA names instances by their kind, NVML by their number
-        return plan.target.startswith(f"{name} MIG ") and plan.target.endswith(f" {capability}")
-    return plan.target == f"{name} {capability}"
+        return plan.target.startswith(f"{name} MIG ") and plan.target.endswith(f" {gpu.sm}")
+    return plan.target == f"{name} {gpu.sm}"
 
 
 def shapes_of(manifest: Manifest) -> Shapes | None:
@@ -111,11 +105,16 @@ def shapes_of(manifest: Manifest) -> Shapes | None:
 
 
 def shape_problem(manifest: Manifest, settings: Settings, frames: int) -> str:
-    """Why plans do not take a clip of `frames` frames and the reference picture's own, and what to do."""
+    """Why a bundle does not take a clip of `frames` frames and the reference picture's own, and what to do.
+
+    Plans take what they were compiled for; features are reused by networks of their own.
+    """
     shapes, (width, height) = Shapes.of(manifest), settings.size or (0, 0)
     cells, every = (height // 8, width // 8), frames + 1
     try:
+        check_reuse(manifest, settings)
         segment = shapes.segment(settings, every, cells)
+        check_overlap(settings, segment)
         slots = plan_segments(every, segment, settings.overlap, settings.layout).shape[1]
         shapes.rows(slots, cells)
         shapes.check_chunk(settings.decode_chunk, every, cells)

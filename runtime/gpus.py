@@ -43,8 +43,16 @@ class Gpu:
 
     @property
     def flavour(self) -> str:
-        """The backend for it: TensorRT for RTX is for GeForce and RTX GPUs."""
+        """The backend for it: TensorRT for RTX is for GPUs of that name, GeForce or not, from RTX 2000 on.
+
+        NVIDIA lists those alone (prerequisites of TensorRT-RTX), not the GeForce GTX of equal capability.
+        """
         return "tensorrt-rtx" if "RTX" in self.name else "tensorrt"
+
+    @property
+    def sm(self) -> str:
+        """Its compute capability as plans and the builder name it: `SM89`."""
+        return "SM{}{}".format(*self.capability)
 
     @property
     def too_old(self) -> bool:

@@ -47,7 +47,7 @@ class Model:
     width: int
     """Channels of the U-Net's first level."""
     value_bytes: int
-    """Bytes of one weight or activation: 4, or 2 for fp16."""
+    """Bytes of one weight or activation: 4, or 2 for fp16 where it is computed in."""
     streamable: int = 0
     """Values of `weights` that need not lie on the GPU: of plans built with --weight-streaming."""
 
@@ -65,6 +65,10 @@ class Model:
     def halved(self) -> Model:
         """The same networks in fp16."""
         return replace(self, value_bytes=2)
+
+    def widened(self) -> Model:
+        """The same in float32, which ONNX Runtime's CPU provider makes of float16, weights and activations alike."""
+        return replace(self, value_bytes=4)
 
     @property
     def decoder_width(self) -> float:
@@ -165,11 +169,17 @@ def cost_of(model: Model, settings: Settings, frames: int) -> Cost:
             field="settings.segment" if settings.segment is None else "settings.frames",
         )
     cells, every, works = cells_of(settings), frames + 1, model.works
+    if settings.reuse_interval > 1 and "unet_outer" not in works:
+        raise SettingsError(
+            "a prediction of reused features needs the networks for it.",
+            remedy="Choose reuse_interval 1, or a bundle built with --deep-cache.",
+            field="settings.reuse_interval",
+        )
     both = settings.guidance not in ((1.0, 1.0), (0.0, 0.0))
     steps: Counter[tuple[int, int, str]] = Counter()  # (rows, slots, network) of each
     for ((shift, guided), whole), count in Counter((s.kind, s.whole) for s in steps_of(settings)).items():
         plan = plan_segments(every, settings.segment, settings.overlap, settings.layout, shift)
-        network = "unet" if whole or "unet_outer" not in works else "unet_outer"
+        network = "unet" if whole else "unet_outer"
         steps[len(plan) * (1 + (both and guided)), plan.shape[1], network] += count
     rows, slots, _ = max(steps)
     encode = works["image_encoder"].flops() + works["vae_encoder"].flops(cells=cells)
@@ -240,7 +250,7 @@ def choices(
     cells = (size[1] // 8, size[0] // 8)
     if shapes is not None:
         own = shapes.segment(settings, frames + 1, cells)
-        others = compiled_segments(shapes, cells)
+        others = reversed(shapes.lengths(cells))
     found = []
     for segment in (own, *(other for other in others if other < min(own, frames + 1))):
         tried = replace(settings, segment=segment, overlap=min(settings.overlap, segment - 1))
@@ -282,13 +292,6 @@ def _too_wide(model: Model, settings: Settings, frames: int, rows: int, slots: i
     """Whether U-Net or, on a GPU, decoder have a tensor with more elements than kernels count."""
     cells, chunk = cells_of(settings), min(settings.decode_chunk, frames + 1)
     return too_wide(model.width, rows, slots, cells) or (gpu and chunk * 64 * cells * WIDEST > MOST_ELEMENTS)
-
-
-def compiled_segments(shapes: Shapes, cells: tuple[int, int]) -> tuple[int, ...]:
-    """Lengths of segments that plans take at this size, the longest first."""
-    size = {"cells_high": cells[0], "cells_wide": cells[1]}
-    profiles = shapes.plans["unet"].profiles
-    return tuple(sorted({p.dims["frames"][2] for p in profiles if p.fits(size)}, reverse=True))
 
 
 def best(found: Sequence[Choice]) -> Choice | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .engines import Manifest, Plan
+from .engines import DEEP_CACHE, Manifest, Plan
 from .errors import MotionError, SettingsError
 from .settings import Settings
 
@@ -38,7 +38,7 @@ class Shapes:
         assert settings.segment is not None
         if "unet" not in self.plans:
             return settings.segment
-        lengths = self._sizes("unet", "frames", cells)
+        lengths = self.lengths(cells)
         if not lengths:
             width, height = cells[1] * 8, cells[0] * 8
             raise SettingsError(
@@ -61,6 +61,10 @@ class Shapes:
                 field="motion",
             )
         return fitting[-1]
+
+    def lengths(self, cells: Cells) -> tuple[int, ...]:
+        """The lengths of segments that the U-Net's plan takes at this size, ascending."""
+        return self._sizes("unet", "frames", cells)
 
     def rows(self, slots: int, cells: Cells) -> tuple[int, ...]:
         """The numbers of rows that the U-Net takes with segments of `slots` frames, ascending; () for any.
@@ -103,6 +107,16 @@ class Shapes:
             for profile in self.plans["unet"].profiles
         }
         return " or ".join(sizes)
+
+
+def check_reuse(manifest: Manifest, settings: Settings) -> None:
+    """Raise `SettingsError` where a bundle has not the networks that reuse deep features, and settings ask for it."""
+    if settings.reuse_interval > 1 and not set(DEEP_CACHE) <= set(manifest.networks):
+        raise SettingsError(
+            "this bundle has no engines that reuse deep features.",
+            remedy="Choose reuse_interval 1, or rebuild it with --deep-cache.",
+            field="settings.reuse_interval",
+        )
 
 
 def _any_of(sizes: tuple[int, ...]) -> str:

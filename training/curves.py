@@ -175,7 +175,7 @@ def main(
         prepared = "" if one.prepare_seconds is None else f"{one.prepare_seconds:.0f} s"
         numbers = (str(one.steps), f"{one.hours:.2f}", f"{one.step_seconds:.2f}", waiting, prepared)
         table.add_row(name, *numbers, f"{one.loss_begin:.4g} -> {one.loss_end:.4g}", told)
-    Console().print(table)
+    Console(markup=False).print(table)
     if output is not None:
         draw_curves([read_curve(run) for run in runs], output)
     if as_json:

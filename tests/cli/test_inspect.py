@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,8 +11,10 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 from mimicmotion_trt import BundleError, console
+from mimicmotion_trt.cli import app
 from mimicmotion_trt.console import show_bundle
 from mimicmotion_trt.engines import Bundle, Plan, Profile
 from mimicmotion_trt.engines.tensorrt_backend import TensorRtEngine
@@ -37,7 +40,7 @@ def plans(bundle: Path) -> Bundle:
 
 
 def told(bundle: Bundle) -> str:
-    out = Console(file=io.StringIO(), width=250)
+    out = Console(file=io.StringIO(), width=250, markup=False)
     show_bundle(bundle, out)
     return out.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
@@ -64,6 +67,18 @@ def test_of_many_wide_layers_some_are_named(plans, monkeypatch):
     monkeypatch.setattr(console, "open_engine", lambda *_: engine)
     assert "50 of them answer in float32: conv0, conv1, " in told(plans)
     assert "conv19 and 30 more" in told(plans)
+
+
+def test_brackets_in_names_are_no_markup(bundle, tmp_path):
+    """A closing tag without an opening one would be an error, [fp16] would vanish."""
+    folder = Path(shutil.copytree(bundle, tmp_path / "odd[/b]" / "tiny[fp16]"))
+    note = "[red]careful[/red] [/b]"
+    manifest = Bundle.load(folder).manifest
+    (folder / "manifest.json").write_text(replace(manifest, note=note).to_json())
+    done = CliRunner().invoke(app, ["inspect", str(folder)])
+    assert done.exit_code == 0, done.output
+    assert str(folder) in done.output.replace("\n", "")
+    assert f"note: {note}" in done.output
 
 
 def test_where_no_gpu_loads_the_plans_the_reason_is_said(plans, monkeypatch):

@@ -1,82 +1,16 @@
-"""Bundles: what the manifest says survives its file, and every kind of damage is found and named."""
+"""Bundles: every kind of damage is found and named."""
 
 from __future__ import annotations
 
-import copy
 import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from mimicmotion_trt import BundleError
-from mimicmotion_trt.engines import (
-    NETWORKS,
-    Agreement,
-    Audit,
-    Bundle,
-    EngineSpec,
-    File,
-    ImageStatistics,
-    Manifest,
-    Network,
-    Plan,
-    Profile,
-    Work,
-)
-from mimicmotion_trt.engines import network_specs as specs_of
-
-NAMES = st.text(min_size=1, max_size=12)
-NUMBERS = st.floats(0, 1e6)
-FILES = st.builds(File, NAMES, st.integers(0, 2**40), st.text("0123456789abcdef", min_size=64, max_size=64))
-
-
-def plans(spec: EngineSpec) -> st.SearchStrategy[Plan | None]:
-    """No plan, or one whose profiles give a range for each free dimension."""
-    free = {dim for tensor in spec.inputs for dim in tensor.shape if isinstance(dim, str)}
-    ranges = st.lists(st.integers(1, 999), min_size=3, max_size=3).map(lambda sizes: tuple(sorted(sizes)))
-    profiles = st.builds(Profile, st.fixed_dictionaries(dict.fromkeys(sorted(free), ranges)))
-    listed = st.lists(profiles, min_size=1, max_size=3).map(tuple)
-    return st.none() | st.builds(Plan, NAMES, NAMES, listed, st.booleans(), st.booleans())
-
-
-@st.composite
-def manifests(draw: st.DrawFn) -> Manifest:
-    specs = specs_of(
-        pose_channels=draw(st.integers(1, 999)), token_width=draw(st.integers(1, 999)), image_size=8
-    )
-    agreements = st.builds(Agreement, NUMBERS, NUMBERS, NUMBERS, st.integers(0, 9), NAMES)
-    works = st.builds(Work, NUMBERS, NUMBERS, NUMBERS, NUMBERS, NUMBERS)
-    audits = st.builds(Audit, *[st.integers(0, 9999)] * 9)
-    files = st.lists(FILES, min_size=1, max_size=2)
-    return Manifest(
-        backend=draw(NAMES),
-        precision=draw(NAMES),
-        build=draw(NAMES),
-        networks={
-            name: Network(
-                spec, tuple(draw(files)), draw(agreements), draw(works), draw(audits), draw(plans(spec))
-            )
-            for name, spec in specs.items()
-        },
-        sizes=tuple(draw(st.lists(st.tuples(*[st.integers(1, 9999)] * 2), min_size=1, max_size=3))),
-        rows=tuple(draw(st.lists(st.integers(1, 64), min_size=1, max_size=3))),
-        scaling_factor=draw(NUMBERS),
-        image=ImageStatistics(8, *draw(st.tuples(*[st.tuples(*[NUMBERS] * 3)] * 2))),
-        defaults=draw(st.dictionaries(NAMES, st.integers() | NUMBERS | NAMES, max_size=3)),
-        note=draw(st.text()),
-        options=draw(st.text()),
-        versions=draw(st.dictionaries(NAMES, NAMES, max_size=2)),
-    )
-
-
-@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
-@given(manifests())
-def test_manifest_round_trip(manifest):
-    assert Manifest.from_json(manifest.to_json()) == manifest
+from mimicmotion_trt.engines import NETWORKS, Bundle, Manifest
 
 
 @pytest.fixture
@@ -152,9 +86,76 @@ def test_a_manifest_of_another_format(broken, number):
     assert str(number) in refusal(broken).message
 
 
-def test_an_unknown_key_is_named(broken):
-    edit(broken, lambda raw: raw.update(flavour="vanilla"))
-    assert "flavour" in refusal(broken).message
+@pytest.mark.parametrize(
+    ("place", "find"),
+    [
+        ("", lambda raw: raw),
+        ("image", lambda raw: raw["image"]),
+        ("networks.unet", lambda raw: raw["networks"]["unet"]),
+        ("networks.unet.spec", lambda raw: raw["networks"]["unet"]["spec"]),
+        ("networks.unet.spec.inputs[1]", lambda raw: raw["networks"]["unet"]["spec"]["inputs"][1]),
+        ("networks.unet.files[0]", lambda raw: raw["networks"]["unet"]["files"][0]),
+        ("networks.pose_net.agreement", lambda raw: raw["networks"]["pose_net"]["agreement"]),
+        ("networks.unet.work", lambda raw: raw["networks"]["unet"]["work"]),
+        ("networks.unet.audit", lambda raw: raw["networks"]["unet"]["audit"]),
+        ("networks.unet.plan", lambda raw: raw["networks"]["unet"]["plan"]),
+        ("networks.unet.plan.profiles[0]", lambda raw: raw["networks"]["unet"]["plan"]["profiles"][0]),
+    ],
+)
+def test_an_unknown_key_is_named_with_its_place(broken, place, find):
+    sizes = {name: [1, 2, 3] for name in ("rows", "frames", "cells_high", "cells_wide")}
+    plan = {"library": "tensorrt 11", "target": "SM89", "profiles": [{"dims": sizes}]}
+
+    def change(raw):
+        raw["networks"]["unet"]["plan"] = {**plan, "refittable": False, "streamable": False}
+        find(raw).update(flavour="vanilla")
+
+    edit(broken, change)
+    wanted = f"unknown keys ['flavour']{f' in {place}' if place else ''})."
+    assert wanted in refusal(broken).message
+
+
+# What is wrong, by what the refusal has to say of it.
+IMPOSSIBLE = {
+    "rows are [0]": lambda raw: raw.update(rows=[0]),
+    "rows are [-1]": lambda raw: raw.update(rows=[-1]),
+    "rows are [4, 1]": lambda raw: raw.update(rows=[4, 1]),
+    "rows are []": lambda raw: raw.update(rows=[]),
+    "sizes are none": lambda raw: raw.update(sizes=[]),
+    "image.size is 0": lambda raw: raw["image"].update(size=0),
+    "image.std is [0.0, 0.2, 0.2]": lambda raw: raw["image"].update(std=[0.0, 0.2, 0.2]),
+    "image.mean is [inf, 0.0, 0.0]": lambda raw: raw["image"].update(mean=[1e999, 0.0, 0.0]),
+    "scaling_factor is 0.0": lambda raw: raw.update(scaling_factor=0.0),
+    "scaling_factor is inf": lambda raw: raw.update(scaling_factor=float("1e999")),
+    "precision is 'int4', not one of fp32": lambda raw: raw.update(precision="int4"),
+    "options are no words of a shell: No closing": lambda raw: raw.update(options="--note 'a"),
+    "tensor timestep has the shape [-1]": lambda raw: raw["networks"]["unet"]["spec"]["inputs"][1].update(
+        shape=[-1]
+    ),
+    "inputs of unet are": lambda raw: raw["networks"]["unet"]["spec"]["inputs"].pop(),
+    "outputs of pose_net are": lambda raw: raw["networks"]["pose_net"]["spec"]["outputs"][0].update(
+        shape=["frames", "channels", "cells_high", "cells_wide"]
+    ),
+    "networks.unet.files[0].bytes is of a wrong kind: '3'": lambda raw: raw["networks"]["unet"]["files"][
+        0
+    ].update(bytes="3"),
+}
+
+
+@pytest.mark.parametrize("says", IMPOSSIBLE)
+def test_values_that_nothing_could_run_on_are_named(broken, says):
+    """1e999 is infinite once it is read; the manifest writes it as a number."""
+    edit(broken, IMPOSSIBLE[says])
+    path = broken / "manifest.json"
+    path.write_text(path.read_text().replace("Infinity", "1e999"))
+    assert says in refusal(broken).message
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b"])
+def test_a_file_name_that_no_system_takes(broken, name):
+    edit(broken, lambda raw: raw["networks"]["unet"]["files"][0].update(name=name))
+    assert name[:100] in (message := refusal(broken).message)
+    assert len(message) < 500
 
 
 @pytest.mark.parametrize(
@@ -209,51 +210,6 @@ ALTERED = {
 def test_a_manifest_that_no_build_wrote(broken, change):
     edit(broken, change)
     assert "manifest.json" in refusal(broken).message
-
-
-@pytest.fixture(scope="module")
-def text(bundle: Path) -> str:
-    return (bundle / "manifest.json").read_text()
-
-
-@settings(max_examples=200, deadline=None)
-@given(data=st.data())
-def test_flipped_bits_of_a_manifest_never_raise_anything_else(text, data):
-    """A flip inside a text or a digit may pass here; then its value is still of the right kind."""
-    damaged = bytearray(text.encode())
-    for _ in range(data.draw(st.integers(1, 3))):
-        damaged[data.draw(st.integers(0, len(damaged) - 1))] ^= 1 << data.draw(st.integers(0, 6))
-    try:
-        manifest = Manifest.from_json(damaged.decode())
-    except BundleError as error:
-        refused = error.message
-    else:
-        refused = ""
-        assert Manifest.from_json(manifest.to_json()) == manifest
-    assert refused == "" or "manifest.json" in refused or "format" in refused
-
-
-@settings(max_examples=100, deadline=None)
-@given(data=st.data())
-def test_any_value_in_any_place_is_taken_or_refused(text, data):
-    raw = json.loads(text)
-    place = copy.deepcopy(raw)
-    node, parents = place, []
-    while isinstance(node, dict | list) and node:
-        keys = list(node) if isinstance(node, dict) else list(range(len(node)))
-        key = data.draw(st.sampled_from(keys))
-        parents.append((node, key))
-        node = node[key]
-    parent, key = data.draw(st.sampled_from(parents))
-    parent[key] = data.draw(
-        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | st.just([])
-    )
-    try:
-        manifest = Manifest.from_json(json.dumps(place))
-    except BundleError as error:
-        assert error.remedy  # noqa: PT017 - any value may be refused
-    else:
-        assert json.loads(manifest.to_json()) == place
 
 
 def test_a_bundle_from_before_options_and_judges_were_told(bundle):

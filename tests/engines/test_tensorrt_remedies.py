@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mimicmotion_trt.bundles import load_bundle
-from mimicmotion_trt.engines import Bundle, Plan, Profile
+from mimicmotion_trt.engines import Bundle, Plan, Profile, cuda_gpu, tensorrt_backend
 from mimicmotion_trt.engines.bundle import COMMAND
 from mimicmotion_trt.engines.tensorrt_checks import check_gpu, check_validity, for_backend, for_gpu, without
 from mimicmotion_trt.engines.tensorrt_library import Library, open_library
@@ -24,6 +24,8 @@ from mimicmotion_trt.export.options import Options, PlanOptions
 from mimicmotion_trt.fitness import cpu_problem, rebuild_for
 from mimicmotion_trt.gpus import Gpu
 from mimicmotion_trt.host import Host
+
+from .stand_in_tensorrt import SPEC
 
 HOST = Host("A processor", 8, None, None, {"tensorrt-cu13": "11.4.0.106", "tensorrt-rtx-cu13": "1.7.1.116"})
 NAMES = {
@@ -171,16 +173,54 @@ def test_the_builder_takes_what_the_doctor_proposes_for_a_cpu(bundle, builder, o
 @pytest.mark.parametrize("capability", NAMES)
 @pytest.mark.parametrize("options", BUILT[:4], ids=lambda options: options.arguments[10:40])
 def test_the_builder_takes_what_a_refused_portable_plan_proposes(builder, options, capability):
+    """Which goes on to run where it ran, but for one kept open, which is for one kind of GPU."""
     library = open_library("tensorrt-rtx")
     bits = int(library.api.EngineInvalidityDiagnostics.UNSUPPORTED_CC)
     runtime = SimpleNamespace(get_engine_validity=lambda data: (library.api.EngineValidity.INVALID, bits))
     gpu: Any = SimpleNamespace(name=NAMES[capability], capability=f"SM{capability}")
     with pytest.raises(BundleError) as caught:
-        check_validity(library, runtime, b"", gpu, "unet.plan", f"{COMMAND} {options.arguments}")
+        check_validity(
+            library, runtime, b"", gpu, "unet.plan", f"{COMMAND} {options.arguments}", "SM80 SM120"
+        )
     (command,) = re.findall("`(.*)`", caught.value.remedy)
     taken = builder(command, f"{gpu.name} {gpu.capability}")
     assert taken.backend == ("tensorrt" if capability == 90 else "tensorrt-rtx")
-    assert taken.backend == "tensorrt" or gpu.capability in taken.plan.capabilities
+    before = options.plan.capabilities or ("SM80", "SM120")
+    kept = () if options.plan.refit else before
+    assert taken.backend == "tensorrt" or set(taken.plan.capabilities) == {*kept, gpu.capability}
+
+
+def test_a_bundle_of_the_usual_capabilities_is_rebuilt_for_one_more(bundle, builder):
+    """Its options name none."""
+    built = built_as(BUILT[0], bundle)
+    unet = built.manifest.networks["unet"]
+    plan = dataclasses.replace(unet.plan, library="tensorrt-rtx 1.7.1.116", target="SM80 SM86 SM89 SM120")
+    networks = {**built.manifest.networks, "unet": dataclasses.replace(unet, plan=plan)}
+    usual = dataclasses.replace(built, manifest=dataclasses.replace(built.manifest, networks=networks))
+    turing = Gpu("NVIDIA GeForce RTX 2080 Ti", (7, 5), 0, 0, None, "")
+    taken = builder(proposed(rebuild_for(usual, turing, HOST)))
+    assert taken.plan.capabilities == ("SM80", "SM86", "SM89", "SM120", "SM75")
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda:7"])
+@pytest.mark.parametrize("options", BUILT[:5], ids=lambda options: options.arguments[10:40])
+def test_a_plan_that_is_refused_without_a_gpu_proposes_the_cpu(builder, monkeypatch, options, device):
+    """What the builder takes: the doctor proposes the same."""
+    monkeypatch.setattr(cuda_gpu, "load_driver", lambda: SimpleNamespace(cuDriverGetVersion=no_driver))
+    plan = Plan(f"{options.backend} 1.0", "SM89", (Profile({}),))
+    with pytest.raises(BundleError) as caught:
+        tensorrt_backend.open_engine(
+            Path("unet.plan"), SPEC, device=device, threads=None, alert=False, plan=plan,
+            command=f"{COMMAND} {options.arguments}",
+        )  # fmt: skip
+    (command,) = re.findall("`(.*)`", caught.value.remedy)
+    taken = builder(command)
+    assert (taken.backend, taken.precision, taken.plan) == ("onnxruntime", "fp32", PlanOptions())
+    assert (taken.sizes, taken.note, taken.deep_cache) == (options.sizes, options.note, options.deep_cache)
+
+
+def no_driver() -> None:
+    raise RuntimeError("libcuda.so.1 is not found")
 
 
 @pytest.mark.parametrize("capability", NAMES)

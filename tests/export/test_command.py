@@ -240,13 +240,14 @@ def test_a_report_of_what_was_built(tiny, bundle, tmp_path, monkeypatch):
 
     monkeypatch.setattr(build_engines, "build_bundle", built)
     done = call(
-        "--base", "owner/name", "--checkpoint", "c.pth", "--output", tmp_path, "--batch", "1,3", "--note", "hello",
-        "--default", "fusion=linear", "--default", "guidance=[1,2]", "--refit-from", "former",
+        "--base", "owner/name", "--checkpoint", "c.pth", "--output", tmp_path / "a[fp16]", "--batch", "1,3",
+        "--note", "hello", "--default", "fusion=linear", "--default", "guidance=[1,2]", "--refit-from", "former",
     )  # fmt: skip
     assert done.exit_code == 0
     assert "vae_decoder" in done.output
+    assert "a[fp16] built in" in done.output.replace("\n", "")
     ((base, checkpoint, output, options, refit_from),) = asked
-    assert (base, checkpoint, output) == ("owner/name", Path("c.pth"), tmp_path)
+    assert (base, checkpoint, output) == ("owner/name", Path("c.pth"), tmp_path / "a[fp16]")
     assert refit_from == Path("former")
     assert (options.rows, options.segment, options.note) == ((1, 3), 72, "hello")
     assert options.sizes == ((576, 1024), (1024, 576))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mimicmotion_trt import Animator, BundleError
-from mimicmotion_trt.bundles import SEARCH_VARIABLE, find_bundle, load_bundle
+from mimicmotion_trt.bundles import SEARCH_VARIABLE, find_bundle, load_bundle, own_settings
 
 
 @pytest.fixture(autouse=True)
@@ -76,3 +79,35 @@ def test_a_folder_without_a_manifest(tmp_path):
 def test_a_device_that_the_bundle_is_not_for(bundle):
     with pytest.raises(BundleError, match="cuda"):
         Animator.load(bundle, device="cuda")
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"sizes": [[0, 0]]}, "size is 0"),
+        ({"sizes": [[64, 64], [100, 64]]}, "not a multiple of 64"),
+        ({"defaults": {}}, "there is no segment"),
+        ({"defaults": {"segment": 16, "sharpness": 2}}, "unknown setting 'sharpness'"),
+        ({"defaults": {"segment": 16, "steps": "many"}}, "steps is 'many'"),
+        ({"defaults": {"segment": 16, "size": [64, 65]}}, "not a multiple of 64"),
+    ],
+)
+def test_settings_of_its_own_that_this_version_does_not_know(bundle, tmp_path, changed, says):
+    """Found when a bundle is loaded, whatever for, not by the first job."""
+    folder = Path(shutil.copytree(bundle, tmp_path / "changed"))
+    raw = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**raw, **changed}))
+    for load in (load_bundle, Animator.load):
+        with pytest.raises(BundleError) as caught:
+            load(folder)
+        assert says in caught.value.message
+        assert str(folder) in caught.value.message
+        assert "--backend onnxruntime --precision fp32 --size 64x128" in caught.value.remedy
+
+
+def test_the_size_that_a_bundle_wants(bundle, tmp_path):
+    """Its first, unless its defaults name one."""
+    assert own_settings(load_bundle(bundle)).size == (64, 128)
+    opened = load_bundle(bundle)
+    wanting = replace(opened.manifest, defaults={**opened.manifest.defaults, "size": [128, 64]})
+    assert own_settings(replace(opened, manifest=wanting)).size == (128, 64)

@@ -16,7 +16,7 @@ from mimicmotion_trt.engines import Bundle
 from mimicmotion_trt.gpus import Nvml, peak_flops
 from mimicmotion_trt.host import Host, time_product
 
-from .stand_in_nvml import GIB, H100, HOST, RTX, Library, look, told
+from .stand_in_nvml import BOTH, GIB, H100, HOST, RTX, Library, look, told
 
 
 @pytest.fixture(autouse=True)
@@ -116,6 +116,21 @@ def test_a_bundle_of_pytorch_runs_in_its_own_precision(bundle, tmp_path):
     assert memory["fp32"].activations == 2 * memory["fp16"].activations
 
 
+@pytest.mark.parametrize("precision", ["fp16", "fp8"])
+def test_onnx_runtime_computes_half_precision_in_float32(bundle, tmp_path, precision):
+    """On the CPU it widens weights and activations; rebuilt for a GPU they are of two bytes."""
+    folder = Path(shutil.copytree(bundle, tmp_path / precision))
+    manifest = dataclasses.replace(Bundle.load(folder).manifest, precision=precision)
+    (folder / "manifest.json").write_text(manifest.to_json())
+    files = sum(file.bytes for network in manifest.networks.values() for file in network.files)
+    (whole, _), (cpu, gpu) = (
+        [outlook.choices[0].memory for outlook in look(Library(H100), of).outlooks] for of in (bundle, folder)
+    )
+    assert cpu.weights == pytest.approx(2 * files, abs=8)
+    assert gpu.weights == pytest.approx(files, abs=8)
+    assert cpu.activations == whole.activations
+
+
 def test_the_full_size_model_on_an_h100():
     """Without a bundle named it is asked about, too."""
     report = look(Library(H100), question=Question((576, 1024), 71))
@@ -133,6 +148,26 @@ def test_two_gpus_of_two_kinds():
     assert "mimicmotion-trt[rtx]" in text  # the other is there
     assert "mimicmotion-trt[gpu]" not in text
     assert "2 GPUs" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "capability", "options"),
+    [
+        ("NVIDIA GeForce RTX 4090", (8, 9), "--backend tensorrt-rtx --capability SM89"),
+        (
+            "NVIDIA GeForce RTX 2080 Ti",
+            (7, 5),
+            "--backend tensorrt-rtx --capability SM75",
+        ),  # none of the usual
+        ("NVIDIA GeForce GTX 1660", (7, 5), "--backend tensorrt"),  # no RTX GPU, and TensorRT has Turing
+        ("Tesla T4", (7, 5), "--backend tensorrt"),
+    ],
+)
+def test_the_backend_of_a_gpu_is_by_its_name(name, capability, options):
+    library = Library(RTX | {"name": name, "capability": capability})
+    outlook = examine(nvml=Nvml(library), host=BOTH).outlooks[-1]
+    assert outlook.says.startswith("build it: ")
+    assert outlook.says.endswith(options)
 
 
 def test_too_little_memory():
@@ -229,12 +264,52 @@ def test_an_engine_that_does_not_load_is_said(bundle, tmp_path, monkeypatch):
     assert f"{tmp_path / 'one'}: unet.onnx cannot be loaded." in look(Library(driver="")).damaged
 
 
+def test_features_that_no_network_reuses(bundle, deep_bundle, tmp_path):
+    """The animator would refuse each job; with the networks fewer operations are counted."""
+    outlooks = {}
+    for name, built in (("lacking", bundle), ("deep", deep_bundle)):
+        folder = Path(shutil.copytree(built, tmp_path / name))
+        manifest = Bundle.load(folder).manifest
+        wanting = dataclasses.replace(manifest, defaults={**manifest.defaults, "reuse_interval": 2})
+        (folder / "manifest.json").write_text(wanting.to_json())
+        (outlooks[name],) = look(Library(driver=""), folder).outlooks
+    assert not outlooks["lacking"].runs
+    assert "no engines that reuse deep features" in outlooks["lacking"].says
+    assert "rebuild it with --deep-cache" in outlooks["lacking"].says
+    assert outlooks["deep"].runs
+    lacking, deep = (outlooks[name].choices[0].cost.denoise for name in ("lacking", "deep"))
+    assert deep < lacking
+
+
 def test_questions():
     assert Question.parse("64x128", None, 2.0) == Question((64, 128), 30)
     assert Question.parse("", None, None) == Question()
-    for size, frames, seconds in (("64", None, None), ("", 0, None), ("", 3, 1.0), ("", None, -1.0)):
-        with pytest.raises(SettingsError):
-            Question.parse(size, frames, seconds)
+    assert Question.parse("", 1_000_000, None) == Question(frames=1_000_000)
+
+
+@pytest.mark.parametrize(
+    ("asked", "field"),
+    [
+        (("64", None, None), "settings.size"),
+        (("64x65", None, None), "settings.size"),
+        (("0x0", None, None), "settings.size"),
+        (("16384x64", None, None), "settings.size"),
+        (("", 0, None), "settings.frames"),
+        (("", 1_000_000_000, None), "settings.frames"),  # plans of segments are arrays
+        (("", 3, 1.0), ""),
+        (("", None, -1.0), "seconds"),
+        (("", None, float("nan")), "seconds"),
+        (("", None, float("inf")), "seconds"),
+        (("", None, 1e9), "settings.frames"),
+        (("", None, None, 0), "jobs"),
+        (("", None, None, 10**9), "jobs"),
+    ],
+)
+def test_questions_about_what_is_no_animation(asked, field):
+    with pytest.raises(SettingsError) as caught:
+        Question.parse(*asked)
+    assert caught.value.field == field
+    assert caught.value.remedy
 
 
 def test_the_processor_is_measured_on_the_job_itself(bundle):

@@ -76,6 +76,15 @@ def test_a_clip_too_short_for_the_plans(bundle, tmp_path):
     assert "--frames 4" in short.says
 
 
+def test_a_clip_whose_segment_is_no_longer_than_the_overlap(bundle, tmp_path):
+    """Of a clip of 7 frames the segment is the shorter one that was compiled; the overlap is 6."""
+    plan = Plan("tensorrt-rtx 1.7.1.116", "SM89", profiles((1, 16), (1, 6)))
+    folder = plans(bundle, tmp_path / "plans", plan)
+    (outlook,) = examine(str(folder), Question(frames=7), nvml=Nvml(Library(RTX)), host=BOTH).outlooks
+    assert not outlook.runs
+    assert "overlap 6 is not smaller than the bundle's segment 6" in outlook.says
+
+
 def test_plans_are_offered_what_they_were_compiled_for(bundle, tmp_path):
     plan = Plan("tensorrt-rtx 1.7.1.116", "SM89", profiles((1, 16), (2, 8)))
     folder = plans(bundle, tmp_path / "plans", plan)

@@ -150,6 +150,7 @@ def test_a_bundle_says_what_its_networks_are(bundle):
         (Settings(segment=16), 15, "settings.size"),
         (Settings(size=(64, 64)), 15, "settings.segment"),
         (Settings(size=(64, 64), segment=16), 0, "settings.frames"),
+        (Settings(size=(64, 64), segment=16, reuse_interval=2), 15, "settings.reuse_interval"),
     ],
 )
 def test_what_a_prediction_needs(settings, frames, field):

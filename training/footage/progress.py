@@ -17,7 +17,8 @@ class Bars:
         self._counts: Counter[str] = Counter()
         self._bars = Progress(
             TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
-            TimeElapsedColumn(), TextColumn("{task.fields[note]}", markup=False), console=Console(stderr=True),
+            TimeElapsedColumn(), TextColumn("{task.fields[note]}", markup=False),
+            console=Console(stderr=True, markup=False),
         )  # fmt: skip
         self._bars.start()
         return self
