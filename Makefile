@@ -9,7 +9,7 @@ PIP := $(PY) -m pip --disable-pip-version-check
 STAMP := .venv/.installed
 TINY := runtime/bundles/tiny
 MODEL := training/models/tiny
-INSTALL = $(PIP) install -q -c constraints.txt -e '.[export,train,dev]'
+INSTALL = $(PIP) install -q --no-compile -c constraints.txt -e '.[export,train,dev]'  # Python compiles what it imports
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -45,7 +45,7 @@ lint: $(STAMP) ## ruff, the import contracts, the schema's lint
 types: $(STAMP) ## mypy --strict
 	@rm -rf build/types && mkdir -p build/types/mimicmotion_trt
 	@ln -s $(CURDIR)/runtime/* $(CURDIR)/engines $(CURDIR)/export $(CURDIR)/training build/types/mimicmotion_trt/
-	@cd build/types && ../../.venv/bin/mypy --config-file ../../pyproject.toml -p mimicmotion_trt
+	@cd build/types && ../../.venv/bin/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p mimicmotion_trt
 	@MYPYPATH=build/types:benchmarks .venv/bin/mypy benchmarks/*.py demo/*.py
 
 proto: $(STAMP) ## generate the gRPC stubs from the schema
