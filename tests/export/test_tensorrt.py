@@ -109,7 +109,11 @@ def test_all_five_networks_are_compiled(rtx_bundle, library):
         assert network.plan.library == library.version
         assert network.plan.target == "SM89"
         assert [dict(profile.dims) for profile in network.plan.profiles] == [SHAPES[name]]
-        assert network.agreement.judge in ("float16", "onnxruntime", "tensorrt-rtx")  # the last on a GPU of SM89
+        assert network.agreement.judge in (
+            "float16",
+            "onnxruntime",
+            "tensorrt-rtx",
+        )  # the last on a GPU of SM89
         assert network.audit.wide == 0
     assert manifest.options == (
         "--backend tensorrt-rtx --precision fp16 --size 64x128 --segment 4 --batch 2 --default canvas=512 "
