@@ -10,6 +10,7 @@ import pytest
 
 if TYPE_CHECKING:
     from mimicmotion_trt import Animator
+    from mimicmotion_trt.engines import Bundle, Engine
     from mimicmotion_trt.export.options import Options
 
 ROOT = Path(__file__).parents[1]
@@ -52,6 +53,22 @@ def bundle(build_golden: Callable[[str, Options], Path]) -> Path:
 
     options = Options(sizes=((64, 128), (128, 64)), segment=16, defaults={"canvas": 512, "steps": 3})
     return build_golden("test-bundle", options)
+
+
+@pytest.fixture(scope="module")
+def opened(bundle: Path) -> Bundle:
+    """That bundle, its manifest read and its files checked."""
+    from mimicmotion_trt.engines import Bundle
+
+    return Bundle.load(bundle)
+
+
+@pytest.fixture(scope="module")
+def pose_net(opened: Bundle) -> Engine:
+    """Its smallest network."""
+    from mimicmotion_trt.engines import open_engine
+
+    return open_engine(opened, "pose_net", threads=1)
 
 
 @pytest.fixture(scope="session")

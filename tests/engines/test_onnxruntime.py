@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from mimicmotion_trt import BundleError, EngineError
-from mimicmotion_trt.engines import Bundle, Engine, EngineSpec, TensorSpec, open_engine
+from mimicmotion_trt.engines import EngineSpec, TensorSpec, open_engine
 from mimicmotion_trt.engines.onnxruntime_backend import OnnxRuntimeEngine
-
-
-@pytest.fixture(scope="module")
-def opened(bundle: Path) -> Bundle:
-    return Bundle.load(bundle)
-
-
-@pytest.fixture(scope="module")
-def pose_net(opened: Bundle) -> Engine:
-    return open_engine(opened, "pose_net", threads=1)
 
 
 def call_arrays(frames: int = 2, height: int = 16, width: int = 24, seed: int = 0):

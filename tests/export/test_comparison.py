@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -16,21 +15,11 @@ from polygraphy.comparator import Comparator, SimpleCompareFunc
 from polygraphy.exception import PolygraphyException
 
 from mimicmotion_trt import EngineError, ExportError
-from mimicmotion_trt.engines import DEEP_CACHE, NETWORKS, Bundle, Engine, network_specs, open_engine
+from mimicmotion_trt.engines import DEEP_CACHE, NETWORKS, Engine, network_specs, open_engine
 from mimicmotion_trt.export.comparison import Deviation, EngineRunner, compare_answers, make_outputs, measure
 from mimicmotion_trt.export.proof import SHAPES, Case, call_arrays, example_inputs
 
 FLOATS = arrays(np.float32, array_shapes(), elements=st.floats(-1e6, 1e6, width=32))
-
-
-@pytest.fixture(scope="module")
-def opened(bundle: Path) -> Bundle:
-    return Bundle.load(bundle)
-
-
-@pytest.fixture(scope="module")
-def pose_net(opened: Bundle) -> Engine:
-    return open_engine(opened, "pose_net", threads=1)
 
 
 def make_call(network: str, engine: Engine, shape=SHAPES[1], seed: int = 0):
