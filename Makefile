@@ -9,7 +9,7 @@ PIP := $(PY) -m pip --disable-pip-version-check
 STAMP := .venv/.installed
 TINY := runtime/bundles/tiny
 MODEL := training/models/tiny
-INSTALL = $(PIP) install -q --no-compile -c constraints.txt -e '.[export,train,dev]'  # Python compiles what it imports
+INSTALL = $(PIP) install -q -c constraints.txt -e '.[export,train,dev]'
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
