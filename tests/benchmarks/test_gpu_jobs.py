@@ -55,6 +55,7 @@ def test_two_jobs_share_the_steps_of_one_program(jobs, programs, bundle):
     assert told["together_ratio"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("host", ["float32"], indirect=True)
 def test_jobs_that_share_nothing_are_told(jobs, programs, bundle, monkeypatch):
     limits = jobs.Limits
@@ -65,6 +66,7 @@ def test_jobs_that_share_nothing_are_told(jobs, programs, bundle, monkeypatch):
         next(told)
 
 
+@pytest.mark.slow
 def test_on_the_cpu_there_is_no_program_to_share(jobs, bundle):
     (told,) = jobs.two_jobs_parts(lambda: bundle)["together"]()
     assert set(told) == {"together_s", "together_ratio", "together_rel_l2"}

@@ -25,7 +25,7 @@ class Source:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
+def one_thread(counted_once: None) -> Iterator[None]:
     """These networks are so small that threads only wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
