@@ -34,7 +34,7 @@ test: setup ## all tests but the slow ones
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile -m "not slow" --durations=20 --durations-min=4
 
 test-slow: setup ## the tests that take minutes
-	@$(PY) -m pytest -m slow --timeout 1800
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 -m slow --timeout 1800
 
 lint: $(STAMP) ## ruff, the import contracts, the schema's lint
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check .
