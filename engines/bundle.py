@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import BundleError
 from .audit import Audit
 from .plan import Plan, check_profiles, read_plan
-from .spec import Dim, EngineSpec, TensorSpec, check_specs
+from .spec import DEEP_CACHE, Dim, EngineSpec, TensorSpec, check_specs
 from .work import Work
 
 FORMAT = 2
@@ -126,6 +126,11 @@ class Manifest:
             shlex.split(self.options)
         except ValueError as error:
             raise ValueError(f"options are no words of a shell: {error}") from None
+
+    @property
+    def reuses(self) -> bool:
+        """Whether it has the networks that reuse deep features."""
+        return set(DEEP_CACHE) <= set(self.networks)
 
     @property
     def command(self) -> str:

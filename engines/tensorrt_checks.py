@@ -72,7 +72,7 @@ def for_gpu(command: str, capability: str, portable: bool, target: str = "") -> 
     and of an open one (`--refit`) one only. What the builder refuses for this GPU is left out.
     """
     if int(capability[2:]) < FLOAT8 and ("--precision", "fp8") in _parts(command):
-        command = without(command, ("--precision", "--margin"))
+        command = without(command, PRECISION)
     if not portable:
         return command
     if ("--refit",) in _parts(command):

@@ -184,9 +184,8 @@ class Options:
                 field="settings.size",
             )
         shortest = min((self.model_defaults["segment"], *self.plan.frames))
-        if (
-            settings.frames is not None and settings.frames + 1 < shortest
-        ):  # the reference picture's own is one
+        # The reference picture's own frame is one.
+        if settings.frames is not None and settings.frames + 1 < shortest:
             raise SettingsError(
                 f"a clip of {settings.frames} frames and the reference picture's own are fewer than the {shortest} "
                 "of the shortest segment that plans are compiled for.",

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .bundles import list_bundles, load_bundle, own_settings
-from .engines import DEEP_CACHE, Bundle
+from .engines import Bundle
 from .engines.tensorrt_checks import for_gpu
 from .engines.tensorrt_library import DISTRIBUTIONS, EXTRAS
 from .errors import BundleError, EngineError, SettingsError
@@ -134,7 +134,7 @@ def _bundle_outlooks(bundle: Bundle, question: Question, host: Host, gpus: Gpus)
     manifest, name = bundle.manifest, bundle.folder.resolve().name
     settings, frames = _job(own_settings(bundle), question)
     unfit = shape_problem(manifest, settings, frames)
-    if not set(DEEP_CACHE) <= set(manifest.networks):
+    if not manifest.reuses:
         settings = replace(settings, reuse_interval=1)  # what can be counted
     model, rows = Model.of(manifest), manifest.rows
     if manifest.backend in ON_CPU or not gpus.found:

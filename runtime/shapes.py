@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .engines import DEEP_CACHE, Manifest, Plan
+from .engines import Manifest, Plan
 from .errors import MotionError, SettingsError
 from .settings import Settings
 
@@ -111,7 +111,7 @@ class Shapes:
 
 def check_reuse(manifest: Manifest, settings: Settings) -> None:
     """Raise `SettingsError` where a bundle has not the networks that reuse deep features, and settings ask for it."""
-    if settings.reuse_interval > 1 and not set(DEEP_CACHE) <= set(manifest.networks):
+    if settings.reuse_interval > 1 and not manifest.reuses:
         raise SettingsError(
             "this bundle has no engines that reuse deep features.",
             remedy="Choose reuse_interval 1, or rebuild it with --deep-cache.",

@@ -144,11 +144,8 @@ def load_image_encoder(folder: Path, dtype: torch.dtype = torch.float32) -> nn.M
     assign({"": encoder}, state, str(file), dtype)
     embeddings = encoder.vision_model.embeddings
     embeddings.register_buffer("position_ids", torch.arange(embeddings.num_positions)[None], persistent=False)
-    for module in (
-        encoder,
-        encoder.vision_model,
-    ):  # it has no loss; tracing asks for one, and transformers warns
-        module.loss_function = None
+    for module in (encoder, encoder.vision_model):
+        module.loss_function = None  # it has none; tracing asks for one, and transformers warns
     return encoder.eval().requires_grad_(False)  # type: ignore[no-any-return]
 
 
