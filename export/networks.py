@@ -1,7 +1,8 @@
-"""The five networks as engines see them: plain tensors in and out, sizes free, blocks rewritten."""
+"""The networks as engines see them: plain tensors in and out, sizes free, blocks rewritten."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -176,3 +177,22 @@ class ImageEncoderEngine(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         embedding: Tensor = self.encoder(pixels).image_embeds
         return embedding[:, None]
+
+
+FORMS: dict[str, tuple[Callable[[Any], nn.Module], str]] = {
+    "unet": (UNetEngine, "unet"),
+    "pose_net": (PoseNetEngine, "pose_net"),
+    "vae_encoder": (EncoderEngine, "vae"),
+    "vae_decoder": (DecoderEngine, "vae"),
+    "image_encoder": (ImageEncoderEngine, "image_encoder"),
+    "unet_keep": (KeepingUNetEngine, "unet"),
+    "unet_outer": (OuterUNetEngine, "unet"),
+}
+"""Network -> the module that engines run, and the part of a model that it is made of."""
+
+
+def engine_form(network: str, model: Any) -> nn.Module:
+    """A network of a model in the form that engines run. It rewrites the model's part in place: record its answers
+    before."""
+    form, part = FORMS[network]
+    return form(getattr(model, part))

@@ -15,13 +15,28 @@ import numpy as np
 import pytest
 import torch
 
-from mimicmotion_trt import Animator, CheckpointError, ExportError, OutputError, Settings, SettingsError
-from mimicmotion_trt.engines import NETWORKS, Bundle, open_engine
-from mimicmotion_trt.export import build, builder, key, proof
+from mimicmotion_trt import Animator, CheckpointError, ExportError, OutputError, SettingsError
+from mimicmotion_trt.engines import NETWORKS, Array, Bundle, EngineSpec, Manifest, open_engine
+from mimicmotion_trt.errors import BundleError, MimicMotionError
+from mimicmotion_trt.export import build, network_build, verify
 from mimicmotion_trt.export.build import build_bundle
-from mimicmotion_trt.export.key import build_key
 from mimicmotion_trt.export.options import Options, PlanOptions
+from mimicmotion_trt.export.output_folder import Workspace
+from mimicmotion_trt.export.stats import graph_stats
 from mimicmotion_trt.training.checkpoints import Model, load_model
+
+from .test_command import assert_explained, call
+
+LIKE_THE_BUNDLE = Options(
+    sizes=((64, 128), (128, 64)), segment=16, defaults={"canvas": 512, "steps": 3}
+)
+"""What the fixture `bundle` was built with."""
+UNREADABLE = Path("/proc/self/mem")
+"""A file that answers no read at its beginning, not even to root."""
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -58,7 +73,7 @@ def test_networks_of_another_shape_agree_with_pytorch(other_bundle, other):
     manifest = Bundle.load(other_bundle).manifest
     for name, network in manifest.networks.items():
         assert network.agreement.rel_l2 < 1e-5, name
-        assert network.agreement.cases == len(proof.SHAPES) + (
+        assert network.agreement.cases == len(verify.SHAPES) + (
             10 if name == "unet" else 0
         )  # a trajectory too
     assert manifest.networks["image_encoder"].spec.inputs[0].shape == ("batch", 3, 112, 112)
@@ -74,9 +89,9 @@ def test_sizes_rows_and_frames_are_free(other_bundle, other_model, network):
     spec = bundle.manifest.networks[network].spec
     engine = open_engine(bundle, network, threads=1)
     for seed, shape in enumerate([(1, 1, 8, 24), (2, 5, 16, 8), (3, 2, 24, 16), (1, 3, 8, 8)]):
-        inputs = proof.example_inputs(network, spec, shape, seed)
+        inputs = verify.example_inputs(network, spec, shape, seed)
         with torch.inference_mode():
-            expected = proof.originals(other_model)[network](**inputs).numpy()
+            expected = verify.originals(other_model)[network](**inputs).numpy()
         answer = np.empty(expected.shape, np.float32)
         engine.bind({name: value.numpy() for name, value in inputs.items()}, {spec.outputs[0].name: answer})()
         assert np.linalg.norm(answer - expected) < 1e-5 * np.linalg.norm(expected), shape
@@ -101,10 +116,9 @@ def test_the_bundle_animates(other_bundle):
 
 def test_a_second_run_does_nothing(tiny, previous):
     before = {p: p.stat().st_mtime_ns for p in previous.iterdir()}
-    options = Options(sizes=((64, 128), (128, 64)), segment=16, defaults={"canvas": 512, "steps": 3})
     seen = []
     manifest, built = build_bundle(
-        tiny.base, tiny.checkpoint, previous, options, report=lambda what, done, total: seen.append(what)
+        tiny.base, tiny.checkpoint, previous, LIKE_THE_BUNDLE, report=lambda what, done, total: seen.append(what)
     )
     assert not built
     assert manifest.defaults["steps"] == 3
@@ -112,78 +126,16 @@ def test_a_second_run_does_nothing(tiny, previous):
     assert seen == ["reading"]
 
 
-def test_everything_that_goes_in_is_in_the_key(micro, tmp_path):
-    base = Path(shutil.copytree(micro.base, tmp_path / "svd"))
-    checkpoint = Path(shutil.copy(micro.checkpoint, tmp_path / "model.pth"))
-    options = Options()
-    keys = [build_key(base, checkpoint, options)]
-    assert build_key(micro.base, micro.checkpoint, options) == keys[0]  # wherever the files lie
-    for change in (
-        {"segment": 16},
-        {"note": "x"},
-        {"rows": (1,)},
-        {"sizes": ((64, 64),)},
-        {"defaults": {"steps": 3}},
-    ):
-        keys.append(build_key(base, checkpoint, replace(options, **change)))
-    for path in (*(base / part / "config.json" for part in ("unet", "vae", "image_encoder")),
-                 base / "scheduler" / "scheduler_config.json",
-                 base / "feature_extractor" / "preprocessor_config.json",
-                 base / "vae" / "diffusion_pytorch_model.safetensors",
-                 base / "image_encoder" / "model.safetensors", checkpoint):  # fmt: skip
-        path.write_bytes(path.read_bytes() + b" ")
-        keys.append(build_key(base, checkpoint, options))
-    assert len(set(keys)) == len(keys)
-
-
 @pytest.mark.parametrize(
-    "module", ["engines.spec", "training.checkpoints", "export.proof", "export.trajectory"]
+    ("options", "damage"), [(replace(LIKE_THE_BUNDLE, note="new"), False), (LIKE_THE_BUNDLE, True)]
 )
-def test_the_code_that_makes_and_judges_engines_is_in_the_key(micro, tmp_path, monkeypatch, module):
-    before, real = build_key(micro.base, micro.checkpoint, Options()), key._source
-    changed = tmp_path / "changed.py"
-    changed.write_text(real(module).read_text() + "# changed\n")
-    monkeypatch.setattr(key, "_source", lambda name: changed if name == module else real(name))
-    assert build_key(micro.base, micro.checkpoint, Options()) != before
-
-
-def test_the_chunks_that_plans_are_compiled_for_are_in_the_key(micro, monkeypatch):
-    pytest.importorskip("tensorrt_rtx")
-    graphs, plans = Options(), Options(backend="tensorrt-rtx")
-    before = [build_key(micro.base, micro.checkpoint, options) for options in (graphs, plans)]
-    monkeypatch.setattr(key, "POSE_CHUNK", 16)
-    after = [build_key(micro.base, micro.checkpoint, options) for options in (graphs, plans)]
-    assert [old == new for old, new in zip(before, after, strict=True)] == [True, False]
-
-
-def test_a_note_alone_is_reason_enough_and_a_damaged_bundle_too(tiny, previous, monkeypatch):
-    options = Options(sizes=((64, 128), (128, 64)), segment=16, defaults={"canvas": 512, "steps": 3})
-    builds = []
-    monkeypatch.setattr(build, "_build", lambda *arguments: builds.append(arguments) or 1 / 0)
-    with pytest.raises(ExportError, match="ZeroDivisionError"):
-        build_bundle(tiny.base, tiny.checkpoint, previous, replace(options, note="new"))
-    assert len(builds) == 1
-    (previous / "unet.onnx").write_bytes(b"damaged")
-    with pytest.raises(ExportError):
-        build_bundle(tiny.base, tiny.checkpoint, previous, options)
-    assert len(builds) == 2
-
-
-def test_the_new_bundle_takes_the_place_of_the_old(tiny, previous, bundle, monkeypatch):
-    whole = Bundle.load(bundle).manifest
-
-    def quick(folder, checkpoint, partial, options, key, report, parts, former):
-        for path in bundle.glob("*.onnx"):
-            shutil.copy(path, partial)
-        return replace(whole, build=key, note=options.note)
-
-    monkeypatch.setattr(build, "_build", quick)
-    manifest, built = build_bundle(tiny.base, tiny.checkpoint, previous, Options(note="the new one"))
-    assert built
-    assert Bundle.load(previous).manifest == manifest
-    assert manifest.note == "the new one"
-    assert [path.name for path in previous.parent.iterdir()] == ["bundle"]
-    assert previous.stat().st_mode & 0o777 == 0o755
+def test_another_note_is_reason_enough_and_a_damaged_bundle_too(quick, run, previous, options, damage):
+    if damage:
+        (previous / "unet.onnx").write_bytes(b"damaged")
+    assert run(options, previous)
+    assert quick.made == list(NETWORKS)
+    assert Bundle.load(previous).manifest.note == options.note
+    assert names(previous.parent) == ["bundle"]
 
 
 # --- failures leave what was there -----------------------------------------------------------------------
@@ -191,8 +143,8 @@ def test_the_new_bundle_takes_the_place_of_the_old(tiny, previous, bundle, monke
 
 @pytest.fixture
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One case in the proof."""
-    monkeypatch.setattr(proof, "SHAPES", proof.SHAPES[:1])
+    """One case in the verify."""
+    monkeypatch.setattr(proof, "SHAPES", verify.SHAPES[:1])
 
 
 def test_a_network_that_does_not_agree_is_not_exported(micro, previous, brief, monkeypatch):
@@ -202,7 +154,7 @@ def test_a_network_that_does_not_agree_is_not_exported(micro, previous, brief, m
     def report(what: str, done: int, total: int) -> None:
         told.append((what, done, total))
 
-    monkeypatch.setitem(builder.BOUNDS, "fp32", 1e-12)
+    monkeypatch.setitem(network_build.BOUNDS, "fp32", 1e-12)
     with pytest.raises(ExportError, match="unet does not agree with PyTorch") as caught:
         build_bundle(micro.base, micro.checkpoint, previous, report=report)
     assert "1e-12" in caught.value.message
@@ -234,25 +186,6 @@ def test_an_interrupted_build_leaves_nothing(micro, previous, brief, at):
         with pytest.raises(KeyboardInterrupt):
             build_bundle(micro.base, micro.checkpoint, output, report=interrupt)
     assert contents(previous.parent) == before
-    assert [path.name for path in previous.parent.iterdir()] == ["bundle"]
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(18, "Invalid cross-device link")])
-def test_an_interruption_while_the_folders_change_places(micro, previous, monkeypatch, error):
-    before = contents(previous)
-    real, moves = build.os.rename, []
-
-    def rename(source, target):
-        moves.append(target)
-        if len(moves) == 2:  # the old one is out of the way, the new one not in place
-            raise error
-        real(source, target)
-
-    monkeypatch.setattr(build, "_build", lambda *_: Bundle.load(previous).manifest)
-    monkeypatch.setattr(build.os, "rename", rename)
-    with pytest.raises(KeyboardInterrupt if error is KeyboardInterrupt else OutputError):
-        build_bundle(micro.base, micro.checkpoint, previous)
-    assert contents(previous) == before
     assert [path.name for path in previous.parent.iterdir()] == ["bundle"]
 
 
@@ -301,103 +234,6 @@ def test_outputs_that_cannot_be(micro, tmp_path):
     assert (tmp_path / "file").read_text() == "a file"
 
 
-# --- options and configs ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("values", "field"),
-    [
-        ({"backend": "abacus"}, "backend"),
-        ({"precision": "fp7"}, "precision"),
-        ({"backend": "tensorrt", "precision": "fp32"}, "precision"),
-        ({"plan": PlanOptions(level=5)}, "backend"),
-        ({"backend": "tensorrt-rtx", "plan": PlanOptions(refit=True)}, "capability"),
-        ({"backend": "tensorrt", "plan": PlanOptions(capabilities=("SM89",))}, "capability"),
-        ({"rows": ()}, "batch"),
-        ({"rows": (0,)}, "batch"),
-        ({"rows": (65,)}, "batch"),
-        ({"sizes": ()}, "batch"),
-        ({"sizes": ((64, 65),)}, "settings.size"),
-        ({"segment": 1}, "settings.segment"),
-        ({"segment": "many"}, "settings.segment"),
-        ({"defaults": {"segment": None}}, "settings.segment"),
-        ({"defaults": {"step": 3}}, "settings.step"),
-        ({"defaults": {"steps": 0}}, "settings.steps"),
-        ({"segment": 8, "defaults": {"overlap": 8}}, "settings.overlap"),
-    ],
-)
-def test_wrong_options(values, field):
-    with pytest.raises(SettingsError) as caught:
-        Options(**values)
-    assert caught.value.field == field
-
-
-@pytest.mark.parametrize(("segment", "overlap"), [(2, 1), (6, 5), (7, 6), (72, 6)])
-def test_a_bundles_own_settings_never_contradict_each_other(segment, overlap):
-    assert Settings.from_dict(Options(segment=segment).model_defaults).overlap == overlap
-    assert Settings.from_dict(Options(segment=segment, defaults={"overlap": 1}).model_defaults).overlap == 1
-
-
-SCHEDULER = {
-    "_class_name": "EulerDiscreteScheduler",
-    "prediction_type": "v_prediction",
-    "timestep_type": "continuous",
-    "use_karras_sigmas": True,
-    "sigma_min": 0.002,
-    "sigma_max": 700.0,
-}
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"_class_name": "DDIMScheduler"},
-        {"prediction_type": "epsilon"},
-        {"timestep_type": "discrete"},
-        {"use_karras_sigmas": False},
-        {"sigma_min": 0},
-        {"sigma_min": 701.0},
-        {"sigma_max": None},
-        {"sigma_max": "700"},
-        {"prediction_type": None},
-    ],
-)
-def test_another_scheduler_is_refused(change):
-    build.check_scheduler(SCHEDULER)
-    with pytest.raises(CheckpointError, match="scheduler") as caught:
-        build.check_scheduler(SCHEDULER | change)
-    assert caught.value.field == "base"
-
-
-GOOD = {"image_mean": [0.5, 0, -1], "image_std": [1, 0.5, 2]}
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        {},
-        {"image_mean": [0, 0, 0]},
-        {"image_mean": [0, 0], "image_std": [1, 1]},
-        {"image_mean": "abc", "image_std": [1, 1, 1]},
-        *(GOOD | {"image_std": [1, wrong, 1]} for wrong in (0, -1, math.nan, math.inf)),
-        *(GOOD | {"image_mean": [wrong, 0, 0]} for wrong in (math.nan, -math.inf)),
-    ],
-)
-def test_clips_statistics_must_be_there_and_make_sense(other_model, config):
-    assert build.image_statistics(GOOD, other_model.image_encoder).std == (1, 0.5, 2)
-    with pytest.raises(CheckpointError, match=r"preprocessor_config.json.* image_mean") as caught:
-        build.image_statistics(config, other_model.image_encoder)
-    assert (caught.value.field, bool(caught.value.remedy)) == ("base", True)
-
-
-@pytest.mark.parametrize("factor", [0, -0.2, math.nan, math.inf, "0.18", None])
-def test_latents_must_have_a_scale(factor):
-    build.check_scaling_factor(SimpleNamespace(config={"scaling_factor": 0.18215}))
-    with pytest.raises(CheckpointError, match=r"vae/config.json: scaling_factor is") as caught:
-        build.check_scaling_factor(SimpleNamespace(config={"scaling_factor": factor}))
-    assert (caught.value.field, bool(caught.value.remedy)) == ("base", True)
-
-
 @pytest.mark.parametrize(
     ("file", "change"),
     [
@@ -417,35 +253,3 @@ def test_wrong_configs_are_told_before_anything_is_built(micro, tmp_path, file, 
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_an_original_that_answers_zeros_proves_nothing(bundle):
-    opened = Bundle.load(bundle)
-    engine = open_engine(opened, "pose_net", threads=1)
-    inputs = proof.example_inputs("pose_net", engine.spec, (1, 1, 8, 8), seed=0)
-    zeros = proof.Case(inputs, (torch.zeros(1, engine.spec.outputs[0].shape[1], 8, 8),))
-    with pytest.raises(ExportError, match="nothing but zeros"):
-        proof.compare_engine("pose_net", engine, [zeros], bound=1e9)
-
-
-def test_the_worst_case_counts(bundle):
-    """One wrong case among good ones, whichever it is, is enough."""
-    loaded = Bundle.load(bundle)
-    spec = loaded.manifest.networks["pose_net"].spec
-    path = loaded.engine_path("pose_net")
-    inputs = [proof.example_inputs("pose_net", spec, shape, seed=0) for shape in proof.SHAPES]
-    answers = [torch.from_numpy(_run(loaded, "pose_net", case)) for case in inputs]
-    good = [proof.Case(case, (answer,)) for case, answer in zip(inputs, answers, strict=True)]
-    assert proof.compare("pose_net", path, spec, good, 1e-4).rel_l2 == 0
-    for index in range(3):
-        for wrong in (answers[index] * 1.01, answers[index] * torch.nan):
-            cases = [*good]
-            cases[index] = proof.Case(inputs[index], (wrong,))
-            with pytest.raises(ExportError, match="pose_net"):
-                proof.compare("pose_net", path, spec, cases, 1e-4)
-
-
-def _run(bundle: Bundle, network: str, inputs: dict[str, torch.Tensor]) -> np.ndarray:
-    frames, _, height, width = inputs["pose"].shape
-    answer = np.empty((frames, 32, height // 8, width // 8), np.float32)
-    engine = open_engine(bundle, network, threads=1)
-    engine.bind({"pose": inputs["pose"].numpy()}, {"features": answer})()
-    return answer
