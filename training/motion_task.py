@@ -66,7 +66,7 @@ class MotionTask:
         self._base, found = open_base(config, output)
         unet = config.checkpoint or ("U-Net of the base" if has_unet(self._base) else "random U-Net")
         self.beginning = f"{told_base(config, found)}; {unet}"
-        self.encoders = Encoders(self._base, device)
+        self.encoders = Encoders.load(self._base, device)
         self.network = MotionNetworks(*start_networks(config, self._base)).to(device)
         dataset = open_dataset(config.data)
         self.held_out = HeldOut(config)
