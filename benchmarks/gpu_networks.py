@@ -15,7 +15,7 @@ from torch import nn
 from mimicmotion_trt.denoise import Conditions
 from mimicmotion_trt.doctor.prediction import MIMICMOTION
 from mimicmotion_trt.engines import EngineSpec, Work, network_specs
-from mimicmotion_trt.export.half import to_half
+from mimicmotion_trt.export.float16 import to_float16
 from mimicmotion_trt.export.networks import DecoderEngine, UNetEngine
 from mimicmotion_trt.schedule import SIGMAS, initial_scale, karras_sigmas
 
@@ -118,7 +118,7 @@ class Networks:
     def folded(self, form: type[UNetEngine] = UNetEngine) -> nn.Module:
         """As exported: cross-attention to the single token folded, blocks rewritten; or another of its forms."""
         module = form(self.unet().float())
-        return (to_half(module, "unet") if self._scale.half else module).eval()
+        return (to_float16(module, "unet") if self._scale.half else module).eval()
 
     def pose_net(self) -> Any:
         """As published."""
@@ -136,7 +136,7 @@ class Networks:
     def decoder(self) -> nn.Module:
         """As exported."""
         module = DecoderEngine(self.vae().float())
-        return (to_half(module, "vae_decoder") if self._scale.half else module).eval()
+        return (to_float16(module, "vae_decoder") if self._scale.half else module).eval()
 
     def _made(self, make: Any) -> Any:
         torch.manual_seed(0)  # of biases, which keep what PyTorch gave them

@@ -21,7 +21,7 @@ from mimicmotion_trt.engines.plan import read_plan
 from mimicmotion_trt.engines.tensorrt_library import open_library
 from mimicmotion_trt.errors import BundleError
 from mimicmotion_trt.export.options import Options, PlanOptions
-from mimicmotion_trt.export.profiles import make_profiles
+from mimicmotion_trt.export.tensorrt_build import make_profiles
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ class RealPlan:
 
     def export(self) -> Iterator[Figures]:
         """The graph, written beside and renamed."""
-        from mimicmotion_trt.export import proof, tracing
-        from mimicmotion_trt.export.dialect import STANDARD
+        from mimicmotion_trt.export import tracing, verify
+        from mimicmotion_trt.export.tracing import STANDARD
 
         if not self.graph.exists():
             spec, beside = (
@@ -69,10 +69,10 @@ class RealPlan:
                 self.graph.parent.with_name(f".{self.graph.parent.name}"),
             )
             beside.mkdir(parents=True, exist_ok=True)
-            inputs = proof.cast_inputs(proof.example_inputs("unet", spec, (2, 2, 8, 16), seed=0), spec)
+            inputs = verify.cast_inputs(verify.example_inputs("unet", spec, (2, 2, 8, 16), seed=0), spec)
             given = {name: values.to(self.place.torch) for name, values in inputs.items()}
             module = Networks(self.scale, self.place.torch).folded()
-            tracing.trace(module, given, spec, beside / self.graph.name, STANDARD)
+            tracing.trace_onnx(module, given, spec, beside / self.graph.name, STANDARD)
             beside.replace(self.graph.parent)
         yield {"graph_gb": sum(path.stat().st_size for path in self.graph.parent.glob("unet.*")) / 1e9}
 

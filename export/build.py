@@ -39,13 +39,14 @@ def build_bundle(
     report("reading", 0, len(options.networks) + 1)
     folder = find_base(base)
     key = build_key(folder, checkpoint, options)
-    with explained(OutputError, "output", f"{output} cannot be written"):
+    writing = functools.partial(explained, OutputError, "output", f"{output} cannot be written")
+    with writing():
         if (present := find_present(output, key)) is not None:
             return present, False
         check_output(output)
     former = None if refit_from is None else _former_bundle(refit_from, options)
     check_target(options)
-    with explained(OutputError, "output", f"{output} cannot be written"), Workspace(output, key) as workspace:
+    with writing(), Workspace(output, key) as workspace:
         try:
             manifest = build_networks(folder, checkpoint, workspace, options, key, report, former)
         except MimicMotionError:
@@ -55,7 +56,8 @@ def build_bundle(
                 f"the bundle could not be built: {type(error).__name__}: {error}",
                 remedy="Check that base and checkpoint belong together, and the free space.",
             ) from error
-        workspace.publish(manifest)
+        with writing():  # here already, so that the error gets the workspace's note
+            workspace.publish(manifest)
     return manifest, True
 
 

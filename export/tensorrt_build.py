@@ -226,7 +226,7 @@ def _compile(
     target = configure(api, config, options)
     add_profiles(builder, config, spec, profiles)
     config.progress_monitor = make_monitor(api, stop, progress)
-    with timing_cache(api, config, timings):
+    with timing_cache(library, config, timings):
         memory = builder.build_serialized_network(network, config)
     if memory is None:
         said, remedy = library.explain("Try another --level, or report it with the text above.")
@@ -236,9 +236,9 @@ def _compile(
 
 
 @contextlib.contextmanager
-def timing_cache(api: Any, config: Any, path: Path | None) -> Iterator[None]:
-    """Let a build read and extend the timing cache `path`; TensorRT-RTX, which times nothing, has none."""
-    if path is None or not hasattr(api, "ITimingCache"):
+def timing_cache(library: Library, config: Any, path: Path | None) -> Iterator[None]:
+    """Let a build read and extend the timing cache `path`; TensorRT-RTX times nothing."""
+    if path is None or library.flavour != "tensorrt":
         yield
         return
     known = path.read_bytes() if path.is_file() else b""

@@ -41,8 +41,10 @@ Shape = tuple[int, int, int, int]
 # single position: in a narrow network they are then over one or two numbers and magnify rounding (PyTorch itself is
 # 1e-5 from float64 there).
 SHAPES: tuple[Shape, ...] = ((1, 1, 8, 16), (2, 5, 16, 8), (3, 4, 8, 24))
+STEPS = 5
+"""Of the denoising that the U-Net is judged on."""
 CALIBRATION = ((1, 8), (2, 6))
-"""(seed, steps) of the denoisings that float8 is calibrated on; the proof judges it on another."""
+"""(seed, steps) of the denoisings that float8 is calibrated on; it is judged on another."""
 
 DEEPEST = (SIZE_MULTIPLE // 8) ** 2
 """Latent positions that are one at the U-Net's deepest level."""
@@ -98,14 +100,14 @@ def record_evidence(
     weights = sum(tensor.numel() for tensor in model.unet.parameters())
     small = clip_shape(weights, options.sizes[0], defaults["segment"])
 
-    def denoise(size: tuple[int, int], frames: int, steps: int = 5, seed: int = 0) -> list[Case]:
+    def denoise(size: tuple[int, int], frames: int, steps: int, seed: int = 0) -> list[Case]:
         return record_trajectory(model, image, defaults, size, frames, steps=steps, seed=seed)
 
     found = {}
     for name in names:
         found[name] = evidence = Evidence(record_cases(name, specs[name], functions[name]))
         if name == "unet":
-            evidence.cases += denoise(*small)
+            evidence.cases += denoise(*small, STEPS)
             for seed, steps in CALIBRATION if options.precision == "fp8" else ():
                 evidence.calibration += denoise(*small, steps, seed)
         if judges_plans:
@@ -193,7 +195,7 @@ def record_trajectory(
     size: tuple[int, int],
     frames: int,
     *,
-    steps: int = 5,
+    steps: int = STEPS,
     seed: int = 0,
 ) -> list[Case]:
     """The U-Net's calls along a denoising by the runtime's own loop: a case for each row of each step.

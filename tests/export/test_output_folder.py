@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -57,7 +58,7 @@ def finish_unet(workspace: Workspace, opened: Bundle) -> Network:
 
 def interrupt(output: Path, opened: Bundle, key: str = KEY) -> Workspace:
     """A build that was interrupted when the U-Net was finished and PoseNet begun."""
-    with pytest.raises(KeyboardInterrupt), Workspace(output, key) as workspace:
+    with contextlib.suppress(KeyboardInterrupt), Workspace(output, key) as workspace:
         finish_unet(workspace, opened)
         for rest in ("pose_net.onnx", "pose_net.weights"):
             (workspace.bundle / rest).write_bytes(b"half")
@@ -65,35 +66,42 @@ def interrupt(output: Path, opened: Bundle, key: str = KEY) -> Workspace:
     return workspace
 
 
+def fail(output: Path, error: type[BaseException], key: str = KEY) -> None:
+    """A build that ends before anything new is finished."""
+    with Workspace(output, key) as workspace:
+        (workspace.bundle / "pose_net.onnx").write_bytes(b"half")
+        raise error
+
+
 # --- what an unfinished build keeps ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
 def test_finished_networks_are_kept_and_told_of(output, opened, error):
-    with pytest.raises(error) as caught, Workspace(output, KEY) as workspace:
-        network = finish_unet(workspace, opened)
-        (workspace.bundle / "pose_net.onnx").write_bytes(b"half")
-        raise error
+    kept = interrupt(output, opened)
+    assert names(kept.bundle) == ["unet-1.plan"]
+    with pytest.raises(error) as caught:
+        fail(output, error)
     assert caught.value.__notes__ == ["finished and kept: unet; the same command goes on from there"]
-    assert names(workspace.bundle) == ["unet-1.plan"]
+    assert names(kept.bundle) == ["unet-1.plan"]
     with Workspace(output, KEY) as again:
-        assert again.finished == {"unet": network}
+        assert again.finished == kept.finished
     assert names(output.parent) == []
 
 
 def test_another_build_does_not_go_on_from_them(output, opened):
     kept = interrupt(output, opened)
-    with pytest.raises(ValueError) as caught, Workspace(output, "another build") as other:
+    with Workspace(output, "another build") as other:
         assert other.finished == {}
-        raise ValueError
+    with pytest.raises(ValueError) as caught:
+        fail(output, ValueError, "another build")
     assert not hasattr(caught.value, "__notes__")
     assert names(output.parent) == [kept.root.name]
 
 
 def test_where_nothing_is_finished_nothing_is_left(output):
-    with pytest.raises(KeyboardInterrupt), Workspace(output, KEY) as workspace:
-        (workspace.bundle / "unet.onnx").write_bytes(b"half")
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        fail(output, KeyboardInterrupt)
     assert names(output.parent) == []
 
 
@@ -144,8 +152,7 @@ def test_one_build_at_a_time(output, opened):
         finish_unet(first, opened)
         (first.bundle / "pose_net.onnx").write_bytes(b"at work")
         with pytest.raises(OutputError, match="another build of this output is running") as caught:
-            with Workspace(output, KEY):
-                pass
+            fail(output, ValueError)
         assert (caught.value.field, bool(caught.value.remedy)) == ("output", True)
         assert names(first.bundle) == ["pose_net.onnx", "unet-1.plan"]
     with Workspace(output, KEY):
@@ -202,11 +209,10 @@ def test_what_was_there_is_put_back_when_the_last_step_fails(place, opened, mani
             raise error
         real(source, target)
 
-    with monkeypatch.context() as patch, pytest.raises((KeyboardInterrupt, OSError)):
-        patch.setattr(os, "rename", rename)
-        with Workspace(place, KEY) as workspace:
-            finish_unet(workspace, opened)
-            workspace.publish(manifest)
+    monkeypatch.setattr(os, "rename", rename)
+    with contextlib.suppress(KeyboardInterrupt, OSError), Workspace(place, KEY) as workspace:
+        finish_unet(workspace, opened)
+        workspace.publish(manifest)
     assert Bundle.load(place).manifest == opened.manifest
     assert names(workspace.bundle) == ["unet-1.plan"]
 

@@ -14,7 +14,7 @@ from mimicmotion_trt.cuda.buckets import Buckets
 from mimicmotion_trt.engines import Bundle, EngineSpec, Plan, network_specs
 from mimicmotion_trt.errors import SettingsError
 from mimicmotion_trt.export.options import Options, PlanOptions
-from mimicmotion_trt.export.profiles import left_out, make_profiles, usable_rows
+from mimicmotion_trt.export.tensorrt_build import left_out, make_profiles, usable_rows
 
 REAL = network_specs(pose_channels=320, token_width=1024, image_size=224, dtype="float16")["unet"]
 

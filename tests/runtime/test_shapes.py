@@ -12,7 +12,7 @@ from mimicmotion_trt import Animator, MotionError, Settings, SettingsError
 from mimicmotion_trt.denoisers import Denoisers
 from mimicmotion_trt.engines import Plan, Profile
 from mimicmotion_trt.export.options import Options, PlanOptions
-from mimicmotion_trt.export.profiles import make_profiles
+from mimicmotion_trt.export.tensorrt_build import make_profiles
 from mimicmotion_trt.shapes import Shapes
 
 TALL, WIDE = (16, 8), (8, 16)

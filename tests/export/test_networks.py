@@ -9,7 +9,7 @@ import pytest
 
 from mimicmotion_trt import Animator
 from mimicmotion_trt.engines import DEEP_CACHE, NETWORKS, Array, Bundle, Engine, open_engine
-from mimicmotion_trt.export import proof
+from mimicmotion_trt.export import verify
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def deep(deep_bundle: Path) -> Bundle:
 
 def arrays(engine: Engine, seed: int = 0) -> tuple[dict[str, Array], dict[str, Array]]:
     """Inputs of two rows of three frames, and room for the answers."""
-    inputs = proof.example_inputs("unet", engine.spec, (2, 3, 8, 16), seed)
+    inputs = verify.example_inputs("unet", engine.spec, (2, 3, 8, 16), seed)
     sizes = {"rows": 2, "frames": 3, "cells_high": 8, "cells_wide": 16}
     outputs = {
         tensor.name: np.zeros([sizes[d] if isinstance(d, str) else d for d in tensor.shape], np.float32)
