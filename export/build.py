@@ -121,7 +121,7 @@ def build_networks(
         step = options.networks.index(name) + 1
         report(f"exporting {name}", step, total)
         tell = functools.partial(_report_step, report, step, total)
-        build = NetworkBuild(name, specs[name], options, key, workspace.bundle, tell, former)
+        build = NetworkBuild(name, specs[name], options, key, workspace, tell, former)
         networks[name] = build.run(engine_form(name, model), evidence.pop(name))
         if options.compiles:
             workspace.keep(name, networks[name])

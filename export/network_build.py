@@ -18,6 +18,7 @@ from ..engines.tensorrt_library import open_library
 from ..engines.torch_backend import TorchEngine
 from .float16 import TensorCoreEngine, to_float16
 from .options import Options
+from .output_folder import Workspace
 from .quantize import quantize
 from .stats import fit_flops, graph_stats, program_stats
 from .tensorrt_build import compile_plan, make_profiles, plan_name, refit_plan
@@ -30,14 +31,15 @@ BOUNDS = {"fp32": 3e-4, "fp16": 5e-3, "fp8": 0.3}
 
 @dataclass
 class NetworkBuild:
-    """How one network is built into a folder."""
+    """How one network is built."""
 
     name: str
     spec: EngineSpec
     options: Options
     key: str
     """Of the whole build: plans are named by it."""
-    folder: Path
+    workspace: Workspace
+    """Where the files are written."""
     report: Callable[[str], None]
     former: Bundle | None = None
     """A bundle whose plan takes the new weights instead of a compilation."""
@@ -52,7 +54,7 @@ class NetworkBuild:
         if self.options.backend == "torch":
             return self._script(module, inputs, evidence, flops)
         dialect = STANDARD if self.options.half else ONNXRUNTIME
-        files = trace_onnx(module, inputs, self.spec, self.folder / f"{self.name}.onnx", dialect)
+        files = trace_onnx(module, inputs, self.spec, self.workspace.bundle / f"{self.name}.onnx", dialect)
         accuracies = [self._judge_float16(module, evidence)] if self.options.half else []
         module.to("meta")
         accuracies.append(self._judge_graph(files, evidence))
@@ -65,12 +67,12 @@ class NetworkBuild:
             accuracy = self._judge_plan(compiled, plan, evidence)
         for path in files:
             path.unlink()
-        compiled = compiled.replace(self.folder / plan_name(self.name, self.key, plan))
+        compiled = compiled.replace(self.workspace.bundle / plan_name(self.name, self.key, plan))
         return Network(self.spec, (describe_file(compiled),), accuracy, flops, counted, plan)
 
     def _script(self, module: nn.Module, inputs: Any, evidence: Evidence, flops: Work) -> Network:
         """A TorchScript file, proven by the engine that will run it."""
-        path = trace_torchscript(module, inputs, self.spec, self.folder / f"{self.name}.ts")
+        path = trace_torchscript(module, inputs, self.spec, self.workspace.bundle / f"{self.name}.ts")
         module.to("meta")
         self.report(f"comparing {self.name} with PyTorch")
         engine = TorchEngine(path, self.spec, "cpu", None)
@@ -107,7 +109,7 @@ class NetworkBuild:
 
     def _compile(self, graph: Path) -> tuple[Path, Plan]:
         """The plan of a graph: compiled, or the former bundle's with the graph's weights."""
-        library, output = open_library(self.options.backend), self.folder / f"{self.name}.plan"
+        library, output = open_library(self.options.backend), self.workspace.bundle / f"{self.name}.plan"
         profiles = make_profiles(self.name, self.spec, self.options)
         if self.former is not None:
             self.report(f"refitting {self.name}")
@@ -121,5 +123,5 @@ class NetworkBuild:
             self.options.plan,
             output,
             lambda share: self.report(f"compiling {self.name}, {share:.0%}"),
-            self.folder.parent / "timings",
+            self.workspace.timings,
         )

@@ -70,8 +70,9 @@ def _is_replaceable(output: Path) -> bool:
 class Workspace:
     """The hidden folder of one build; as a context, it holds the lock.
 
-    Networks that are noted as finished when an error ends the build are kept for the next one, and the error gets
-    a note that says so. Raises `OutputError` where another build of the same runs, or OSError.
+    Networks that are noted as finished when an error ends the build are kept for the next one, and so is TensorRT's
+    timing cache; the error gets a note of the networks. Raises `OutputError` where another build of the same runs,
+    or OSError.
     """
 
     def __init__(self, output: Path, key: str) -> None:
@@ -79,6 +80,8 @@ class Workspace:
         self.root = output.parent / f".{output.name}.build-{key[:16]}"
         self.bundle = self.root / "bundle"
         """The coming bundle."""
+        self.timings = self.root / "timings"
+        """TensorRT's timing cache."""
         self.finished: dict[str, Network] = {}
         """The networks that need not be built: their files are in `bundle`."""
         self._former = self.root / "former"
@@ -103,13 +106,13 @@ class Workspace:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         try:
             self._restore()
-            if error is None or not self.finished:
+            if error is None or not (self.finished or self.timings.exists()):
                 shutil.rmtree(self.root, ignore_errors=True)
                 return
             self._tidy()
-            error.add_note(
-                f"finished and kept: {', '.join(self.finished)}; the same command goes on from there"
-            )
+            if self.finished:
+                kept = ", ".join(self.finished)
+                error.add_note(f"finished and kept: {kept}; the same command goes on from there")
         finally:
             self._lock.release()
 

@@ -105,6 +105,15 @@ def test_where_nothing_is_finished_nothing_is_left(output):
     assert names(output.parent) == []
 
 
+def test_what_was_timed_is_kept_before_any_network_is_finished(output):
+    with contextlib.suppress(KeyboardInterrupt), Workspace(output, KEY) as workspace:
+        workspace.timings.write_bytes(b"timed")
+        raise KeyboardInterrupt
+    with Workspace(output, KEY) as again:
+        assert again.timings.read_bytes() == b"timed"
+    assert names(output.parent) == []
+
+
 def test_after_a_build_that_was_killed_the_next_one_clears_away(output, opened):
     kept = interrupt(output, opened)
     (kept.bundle / "pose_net.onnx").write_bytes(b"half")
