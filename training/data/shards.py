@@ -88,10 +88,10 @@ class Entry:
 
 
 class ShardWriter:
-    """Adds clips to the shards of a folder; those that whole shards hold already are in `done`.
+    """Adds clips to the shards of a folder; `done` has the clips that complete shards hold.
 
-    A shard is written under another name and renamed once it has `clips` clips or the writer is closed.
-    One process at a time.
+    A shard is written under another name, and renamed once it has `clips` clips or the writer is closed.
+    Only one process may write to a folder.
     """
 
     def __init__(self, folder: Path, clips: int) -> None:
@@ -135,8 +135,8 @@ class ShardWriter:
             self.done[row["key"]] = _entry(self._folder / f"{name}.tar", row)
         self._tar, self._index = None, []
 
-    def drop(self) -> None:
-        """Leave the shard that is being written unfinished, as a kill would."""
+    def discard(self) -> None:
+        """Delete the shard that is being written, if any."""
         if self._tar is not None:
             self._tar.close()
             (self._folder / ".shard-part.tar").unlink()
@@ -149,7 +149,7 @@ class ShardWriter:
 
 
 def read_entries(folder: Path) -> tuple[list[Entry], Counter[str]]:
-    """The clips of all shards in `folder`, by shard, and how many clips cannot be there and why."""
+    """The clips of all shards in `folder` in the shards' order, and why others cannot be read -> how many."""
     entries: list[Entry] = []
     skipped: Counter[str] = Counter()
     for index in sorted(folder.glob(_PATTERN)):

@@ -19,7 +19,7 @@ from ...pose import PoseSequence, draw_poses
 from ..data.shards import Entry
 from ..data.transforms import Picture
 from .preparation import Options, Verdict
-from .videos import Video, opened
+from .videos import Video, open_frames
 
 KEPT, LEFT_OUT = "kept.jpg", "left-out.jpg"
 _ROWS, _ROWS_A_REASON, _COLUMNS, _TILE = 16, 3, 6, 200
@@ -68,7 +68,7 @@ def write_report(
 
 
 def _kept_row(entry: Entry) -> Row:
-    """A clip as it can be read back from its shard, its poses drawn over it."""
+    """A clip read back from its shard, with its poses drawn over it."""
     label = f"{entry.meta['video']} {entry.meta['start']}-{entry.meta['stop']}"
     try:
         picked = _evenly(range(entry.frames), _COLUMNS)
@@ -113,7 +113,7 @@ def _left_out_rows(verdicts: list[Verdict], options: Options) -> list[Row]:
 def _frames(video: Video, wanted: Sequence[int], options: Options) -> list[Picture]:
     found: list[Picture] = []
     try:
-        with opened(video, options.fps, options.frames_fps) as (_, frames):
+        with open_frames(video, options.fps, options.frames_fps) as (_, frames):
             for index, frame in enumerate(frames):
                 if index in wanted:
                     found.append(frame)
