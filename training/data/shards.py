@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ...errors import MotionError, OutputError
+from ...files import write_atomic
 from ...pose import PoseSequence
 
 _BLOCK = tarfile.BLOCKSIZE
@@ -127,9 +128,7 @@ class ShardWriter:
             return
         self._tar.close()
         name = next(n for i in range(10**6) if not (self._folder / f"{(n := f'shard-{i:06d}')}.tar").exists())
-        index = self._folder / f".{name}.json"
-        index.write_text(json.dumps({"format": 1, "clips": self._index}))
-        os.replace(index, self._folder / f"{name}.json")
+        write_atomic(self._folder / f"{name}.json", json.dumps({"format": 1, "clips": self._index}))
         os.replace(self._folder / ".shard-part.tar", self._folder / f"{name}.tar")
         for row in self._index:
             self.done[row["key"]] = _entry(self._folder / f"{name}.tar", row)

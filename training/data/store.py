@@ -6,7 +6,6 @@ import json
 import multiprocessing
 import os
 import random
-import secrets
 import zipfile
 import zlib
 from collections import Counter, deque
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...files import write_atomic
 from ..files import writing
 from .samples import ClipDataset, Sample, usable_sample
 
@@ -94,15 +94,10 @@ class Store:
         sample, reason = found
         arrays = self._make(sample)
         path = self._path(index)
-        beside = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.npz")
         with writing(path):
             self._folder.mkdir(parents=True, exist_ok=True)
             self._note(index, reason)
-            try:
-                np.savez_compressed(beside, allow_pickle=False, **arrays)
-                os.replace(beside, path)
-            finally:
-                beside.unlink(missing_ok=True)
+            write_atomic(path, lambda file: np.savez_compressed(file, allow_pickle=False, **arrays))
 
     def _note(self, index: int, reason: str) -> None:
         """Keep why a clip is left out; the last line about a clip holds."""

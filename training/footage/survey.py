@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InputError, LimitError, MotionError
+from ...files import write_atomic
 from ...pose import PoseEstimator, PoseSequence
 from ...pose.body import PRESENT, Body, BodyDetector, BodyTracker
 from ...pose.frames import shrink
@@ -195,12 +194,6 @@ def _load(path: Path) -> Survey:
 def _save(path: Path, survey: Survey) -> None:
     poses = survey.poses
     arrays: dict[str, Any] = {name: getattr(poses, name) for name in SHAPES}
-    beside = path.with_name(f".{secrets.token_hex(4)}.npz")
-    try:
-        np.savez_compressed(
-            beside, allow_pickle=False, **arrays, fps=np.float64(poses.fps), size=np.array(poses.size),
-            change=survey.change, people=survey.people,
-        )  # fmt: skip
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    arrays |= {"fps": np.float64(poses.fps), "size": np.array(poses.size)}
+    arrays |= {"change": survey.change, "people": survey.people}
+    write_atomic(path, lambda file: np.savez_compressed(file, allow_pickle=False, **arrays))
