@@ -139,7 +139,7 @@ def examine(
         except (BundleError, EngineError) as error:
             if bundle:
                 raise
-            damaged.append(f"{folder}: {error}")
+            damaged.append(str(error) if str(folder) in str(error) else f"{folder}: {error}")
     if not bundle:
         outlooks += _model_outlooks(question, host, gpus)
     return Report(host, gpus, tuple(outlooks), tuple(damaged), tuple(_advice(host, gpus)))
