@@ -262,7 +262,7 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 def _lay_over(colours: Picture, alpha: Picture, background: tuple[int, int, int]) -> Picture:
     opaque = alpha.astype(np.uint16)[..., None]
-    mixed = colours * opaque + np.array(background, np.uint16) * (255 - opaque)
+    mixed: NDArray[np.uint16] = colours * opaque + np.array(background, np.uint16) * (255 - opaque)
     return ((mixed + 127) // 255).astype(np.uint8)
 
 

@@ -99,7 +99,7 @@ def distinct_boxes(boxes: Points, scores: Points, least: float, overlap: float) 
     import cv2
 
     corners_and_sides = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
-    return [int(i) for i in cv2.dnn.NMSBoxes(corners_and_sides, scores, least, overlap)]
+    return [int(i) for i in cv2.dnn.NMSBoxes(corners_and_sides.tolist(), scores.tolist(), least, overlap)]
 
 
 def rank(centres: Points, radii: Points, size: tuple[int, int], last: Points | None) -> list[int]:
