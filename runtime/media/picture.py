@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-import os
 import re
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +27,7 @@ from PIL import (  # each plugin, once imported, registers its format
 )
 
 from ..errors import LimitError, MimicMotionError, MotionError, OutputError, PictureError
+from ..files import write_atomic
 from ..limits import Limits, check_limit
 
 Picture = NDArray[np.uint8]
@@ -143,12 +142,9 @@ def write_picture(path: str | Path, picture: Picture) -> None:
             remedy=f"Choose one of {', '.join(PICTURE_SUFFIXES)}.",
             field="output",
         )
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        beside.write_bytes(encode_picture(picture, path.suffix.lower()))
-        os.replace(beside, path)
+        write_atomic(path, encode_picture(picture, path.suffix.lower()))
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise OutputError(
             f"{path} cannot be written: {error.strerror or error}.",
             remedy="Choose a path in a folder that exists and that you may write to.",
@@ -241,7 +237,8 @@ def _to_8_bit(image: Image.Image, rawmode: object) -> Image.Image:
 def _scaled(values: NDArray[np.generic], top: float) -> Picture:
     """0..top to 0..255, rounded; beyond it clipped."""
     shares = np.nan_to_num(values.astype(np.float32) / np.float32(top), nan=0.0, posinf=1.0, neginf=0.0)
-    return (np.clip(shares, 0, 1) * np.float32(255) + np.float32(0.5)).astype(np.uint8)
+    scaled: Picture = (np.clip(shares, 0, 1) * np.float32(255) + np.float32(0.5)).astype(np.uint8)
+    return scaled
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import MotionError, OutputError
+from ..files import write_atomic
 
 Floats = npt.NDArray[np.float32]
 
@@ -158,13 +159,8 @@ class PoseSequence:
                 remedy="Name a pose file with one of these.",
                 field="output",
             )
-        beside = target.with_name(f".{target.name}.{os.getpid()}.part")
         try:
-            try:
-                beside.write_bytes(pack(self))
-                os.replace(beside, target)
-            finally:
-                beside.unlink(missing_ok=True)
+            write_atomic(target, pack(self))
         except OSError as error:
             raise OutputError(
                 f"{target} cannot be written: {error.strerror or error}.",
