@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from ...errors import InputError, LimitError, MotionError
 from ...files import write_atomic
 from ...pose import PoseEstimator, PoseSequence
-from ...pose.body import PRESENT, Body, BodyDetector, BodyTracker
-from ...pose.frames import shrink
+from ...pose.landmarks import PRESENT, Body, BodyDetector, BodyTracker
+from ...pose.network import shrink
 from ...pose.sequence import SHAPES, Floats
 from ..data.store import DAMAGE
 from ..files import replace_text, writing
