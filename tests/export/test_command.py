@@ -76,7 +76,7 @@ def test_a_shell_sees_an_error_and_no_traceback(tiny, tmp_path):
     done = shell(
         "--base", tiny.base, "--checkpoint", tiny.checkpoint, "--output", tmp_path / "o", "--size", "64x65"
     )
-    assert_explained(done.returncode, done.stderr, "multiple of 64")
+    assert_explained(done.returncode, done.stderr, "multiples of 64")
     assert done.stdout == ""
 
 
@@ -102,7 +102,7 @@ def test_a_hub_id_without_a_network(tiny, tmp_path, monkeypatch):
     ("arguments", "says"),
     [
         (["--size", "64"], "WIDTHxHEIGHT"),
-        (["--size", "64x65"], "multiple of 64"),
+        (["--size", "64x65"], "multiples of 64"),
         (["--size", "0x64"], "size is 0"),
         (["--batch", "two"], "no list of numbers"),
         (["--batch", "0"], "1 to 64 rows"),

@@ -17,10 +17,11 @@ from mimicmotion_trt.engines import EngineSpec, TensorSpec, network_specs
 from mimicmotion_trt.engines.onnxruntime_backend import OnnxRuntimeEngine
 from mimicmotion_trt.engines.tensorrt_library import open_library
 from mimicmotion_trt.export import networks, verify
-from mimicmotion_trt.export.build import image_statistics, model_defaults
+from mimicmotion_trt.export.build import model_defaults
 from mimicmotion_trt.export.float16 import Narrow, StableGroupNorm, TensorCoreEngine, to_float16
 from mimicmotion_trt.export.network_build import BOUNDS
 from mimicmotion_trt.export.options import Options
+from mimicmotion_trt.export.sources import image_statistics
 from mimicmotion_trt.export.stats import graph_stats
 from mimicmotion_trt.export.tracing import ONNXRUNTIME, STANDARD, halve_weights, plain_attention, trace_onnx
 from mimicmotion_trt.export.verify import record_trajectory
@@ -52,7 +53,7 @@ def export(module: torch.nn.Module, name: str, spec: EngineSpec, path: Path) -> 
 
 
 def test_the_unet_keeps_the_bound_on_a_real_trajectory(model, specs, tmp_path):
-    image = image_statistics(model.feature_extractor, model.image_encoder)
+    image = image_statistics(model.feature_extractor, model.image_encoder.config.image_size)
     defaults = model_defaults(model, Options(segment=16))
     cases = record_trajectory(model, image, defaults, (64, 128), 8)
     assert len(cases) == 10  # both branches of five steps

@@ -21,8 +21,9 @@ from polygraphy.exception import PolygraphyException
 from mimicmotion_trt import EngineError, ExportError
 from mimicmotion_trt.engines import DEEP_CACHE, NETWORKS, Engine, Profile, network_specs, open_engine
 from mimicmotion_trt.export import verify
-from mimicmotion_trt.export.build import image_statistics, model_defaults
+from mimicmotion_trt.export.build import model_defaults
 from mimicmotion_trt.export.options import Options
+from mimicmotion_trt.export.sources import image_statistics
 from mimicmotion_trt.export.tensorrt_build import make_profiles
 from mimicmotion_trt.export.verify import (
     LEAST_LATENTS,
@@ -253,7 +254,7 @@ def model(micro) -> Model:
 
 
 def record(model: Model, options: Options, **how: int) -> list[Case]:
-    image = image_statistics(model.feature_extractor, model.image_encoder)
+    image = image_statistics(model.feature_extractor, model.image_encoder.config.image_size)
     frames = options.model_defaults["segment"]
     return record_trajectory(model, image, model_defaults(model, options), options.sizes[0], frames, **how)
 
