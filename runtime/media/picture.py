@@ -11,20 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import (  # each plugin, once imported, registers its format
-    AvifImagePlugin,  # noqa: F401
-    BmpImagePlugin,  # noqa: F401
-    ExifTags,
-    GifImagePlugin,  # noqa: F401
-    Image,
-    ImageCms,
-    Jpeg2KImagePlugin,  # noqa: F401
-    JpegImagePlugin,  # noqa: F401
-    PngImagePlugin,  # noqa: F401
-    PpmImagePlugin,  # noqa: F401
-    TiffImagePlugin,  # noqa: F401
-    WebPImagePlugin,  # noqa: F401
-)
+from PIL import ExifTags, Image, ImageCms
 
 from ..errors import LimitError, MimicMotionError, MotionError, OutputError, PictureError
 from ..files import write_atomic
@@ -38,7 +25,6 @@ PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 _FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 _REMEDY = "Give a JPEG, PNG, WebP, AVIF, BMP or TIFF picture."
 _WHITE = (255, 255, 255)
-_PROFILE_MODES = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK"}
 
 
 def read_picture(source: str | Path | bytes | Picture, limits: Limits | None = None) -> Picture:
@@ -80,6 +66,7 @@ def read_picture(source: str | Path | bytes | Picture, limits: Limits | None = N
 
 def picture_format(data: bytes) -> str:
     """Pillow's name of the format by the first bytes of a file (PNG, JPEG, GIF, ...); empty if it is none."""
+    Image.init()  # imports Pillow's plugins, once
     for kind in _FORMATS:
         accept = Image.OPEN[kind][1]
         if accept is not None and accept(data[:16]) is True:
