@@ -157,12 +157,12 @@ def _checked_array(picture: NDArray[np.generic], limits: Limits) -> Picture:
             f"the picture is an array of {picture.dtype} {list(picture.shape)}.",
             "Give uint8 [H,W,3] in RGB order.",
         )
-    _check_pixels(*picture.shape[:2], limits)
+    _check_pixels(picture.shape[:2], limits)
     return np.ascontiguousarray(picture).view(np.uint8)
 
 
-def _check_pixels(width: int, height: int, limits: Limits) -> None:
-    pixels = abs(width * height)  # a BMP of negative height begins with the top row
+def _check_pixels(size: tuple[int, ...], limits: Limits) -> None:
+    pixels = abs(math.prod(size))  # a BMP of negative height begins with the top row
     check_limit("pixels of the picture", pixels, limits.picture_pixels, field="image")
 
 
@@ -183,10 +183,10 @@ def _load(source: str | Path, limits: Limits) -> tuple[str, bytes]:
 
 def _decode(data: bytes, kind: str, limits: Limits) -> Picture:
     if kind in _SIZES:  # known even where the rest is too damaged for Pillow to open it
-        _check_pixels(*struct.unpack_from(_SIZES[kind], data.ljust(26, b"\0")), limits)
+        _check_pixels(struct.unpack_from(_SIZES[kind], data.ljust(26, b"\0")), limits)
     # The plugin is called directly: Image.open would judge the size by a limit that belongs to the process.
     with Image.OPEN[kind][0](io.BytesIO(data), "") as header:
-        _check_pixels(*header.size, limits)
+        _check_pixels(header.size, limits)
         header.verify()  # Pillow decodes a PNG whose last bytes are missing
     with Image.OPEN[kind][0](io.BytesIO(data), "") as image:
         rawmode = image.tile[0].args if image.tile else None
