@@ -27,7 +27,7 @@ from gpu_place import Figures, ModuleEngine, Part, Place, Run, idle_share, matmu
 
 from mimicmotion_trt.cuda.buckets import MOST_ELEMENTS, WIDEST
 from mimicmotion_trt.engines import Engine
-from mimicmotion_trt.export.networks import KeepingUNetEngine, OuterUNetEngine
+from mimicmotion_trt.export.networks import CachingUNetEngine, ShallowUNetEngine
 from mimicmotion_trt.schedule import Step, steps_of
 from mimicmotion_trt.settings import Settings
 
@@ -180,7 +180,7 @@ class RealLoops:
         """With options on, and the deep features of every other step used twice."""
         whole, outer = (
             self.engine(self._compiled(self._networks.folded(form)), name)
-            for name, form in (("unet_keep", KeepingUNetEngine), ("unet_outer", OuterUNetEngine))
+            for name, form in (("unet_caching", CachingUNetEngine), ("unet_shallow", ShallowUNetEngine))
         )
         film = self._film()
         with closing(self._loop(whole, replace(self.fast, reuse_interval=2), outer)) as loop:

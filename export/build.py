@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..engines import DEEP_CACHE, Bundle, Manifest, Network, network_specs
+from ..engines import FEATURE_CACHE_NETWORKS, Bundle, Manifest, Network, network_specs
 from ..errors import BundleError, ExportError, MimicMotionError, OutputError, SettingsError
 from .options import Options
 from .output_folder import Workspace, check_output, find_present
@@ -106,7 +106,7 @@ def build_networks(
         token_width=model.unet.config["cross_attention_dim"],
         image_size=image.size,
         dtype="float16" if options.half else "float32",
-        deep_channels=widths[1] if options.deep_cache else None,
+        cached_channels=widths[1] if options.deep_cache else None,
     )
     if options.compiles:  # a shape that cannot be compiled fails before anything is exported
         make_profiles("unet", specs["unet"], options)
@@ -116,7 +116,7 @@ def build_networks(
     evidence = record_evidence(model, image, specs, options, defaults, missing)
     networks = dict(workspace.finished)
     for name in missing:
-        if name in DEEP_CACHE:  # the U-Net was rewritten and its weights given up: once more from the files
+        if name in FEATURE_CACHE_NETWORKS:  # the U-Net's weights were given up: once more from the files
             model = load_model(folder, checkpoint)
         step = options.networks.index(name) + 1
         report(f"exporting {name}", step, total)

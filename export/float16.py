@@ -144,10 +144,13 @@ class TensorCores(TorchDispatchMode):  # type: ignore[no-untyped-call]
 class TensorCoreEngine:
     """A network's float16 module in PyTorch on a CPU as an engine, to be compared."""
 
-    gpu = None
-
     def __init__(self, module: nn.Module, spec: EngineSpec) -> None:
         self.module, self.spec = module, spec
+
+    @property
+    def gpu(self) -> None:
+        """It runs on the CPU."""
+        return None
 
     def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Call:
         """Raises `EngineError` if an array is not what the spec says."""

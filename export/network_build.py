@@ -10,7 +10,7 @@ from typing import Any
 import onnx
 from torch import nn
 
-from ..engines import Agreement, Bundle, EngineSpec, Network, Plan, Work
+from ..engines import Accuracy, Bundle, EnginePlan, EngineSpec, FlopModel, Network, Placement
 from ..engines.bundle import describe_file
 from ..engines.onnxruntime_backend import OnnxRuntimeEngine
 from ..engines.tensorrt_backend import open_engine
@@ -70,7 +70,7 @@ class NetworkBuild:
         compiled = compiled.replace(self.workspace.bundle / plan_name(self.name, self.key, plan))
         return Network(self.spec, (describe_file(compiled),), accuracy, flops, counted, plan)
 
-    def _script(self, module: nn.Module, inputs: Any, evidence: Evidence, flops: Work) -> Network:
+    def _script(self, module: nn.Module, inputs: Any, evidence: Evidence, flops: FlopModel) -> Network:
         """A TorchScript file, proven by the engine that will run it."""
         path = trace_torchscript(module, inputs, self.spec, self.workspace.bundle / f"{self.name}.ts")
         module.to("meta")
@@ -84,13 +84,13 @@ class NetworkBuild:
     def _bound(self, evidence: Evidence) -> float:
         return BOUNDS["fp8" if evidence.calibration else "fp16" if self.options.half else "fp32"]
 
-    def _judge_float16(self, module: nn.Module, evidence: Evidence) -> Agreement:
+    def _judge_float16(self, module: nn.Module, evidence: Evidence) -> Accuracy:
         """What is lost where each product is rounded to float16, which ONNX Runtime on a CPU does not do."""
         self.report(f"comparing {self.name} in float16 with PyTorch")
         engine = TensorCoreEngine(module, self.spec)
         return compare_engine(self.name, engine, evidence.cases, BOUNDS["fp16"], "float16")
 
-    def _judge_graph(self, files: list[Path], evidence: Evidence) -> Agreement:
+    def _judge_graph(self, files: list[Path], evidence: Evidence) -> Accuracy:
         """What ONNX Runtime answers, after the graph is quantized where there are calls to calibrate it on."""
         if evidence.calibration:
             self.report(f"calibrating {self.name}")
@@ -100,14 +100,14 @@ class NetworkBuild:
         engine = OnnxRuntimeEngine(files[0], self.spec, threads=None)
         return compare_engine(self.name, engine, evidence.cases, self._bound(evidence))
 
-    def _judge_plan(self, path: Path, plan: Plan, evidence: Evidence) -> Agreement:
+    def _judge_plan(self, path: Path, plan: EnginePlan, evidence: Evidence) -> Accuracy:
         """What the plan itself answers on this machine's GPU."""
         self.report(f"comparing the plan of {self.name} with PyTorch")
-        engine = open_engine(path, self.spec, device="cuda", threads=None, alert=False, plan=plan)
+        engine = open_engine(path, self.spec, Placement("cuda"), plan=plan)
         judge = self.options.backend
         return compare_engine(self.name, engine, evidence.of_plan, self._bound(evidence), judge)
 
-    def _compile(self, graph: Path) -> tuple[Path, Plan]:
+    def _compile(self, graph: Path) -> tuple[Path, EnginePlan]:
         """The plan of a graph: compiled, or the former bundle's with the graph's weights."""
         library, output = open_library(self.options.backend), self.workspace.bundle / f"{self.name}.plan"
         profiles = make_profiles(self.name, self.spec, self.options)

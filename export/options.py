@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..engines import DEEP_CACHE, NETWORKS
+from ..engines import FEATURE_CACHE_NETWORKS, NETWORKS
 from ..errors import SettingsError
 from ..settings import Settings
 
@@ -85,7 +85,7 @@ class Options:
     rows: tuple[int, ...] = (1, 2, 4)
     note: str = ""
     deep_cache: bool = False
-    """Also build what `Settings.reuse_interval` needs: the U-Net twice more, whole and its first level alone."""
+    """Also build what `Settings.reuse_interval` needs: the U-Net twice more, full and its first level alone."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """Further Settings that the model wants."""
     plan: PlanOptions = field(default_factory=PlanOptions)
@@ -166,13 +166,13 @@ class Options:
     @property
     def networks(self) -> tuple[str, ...]:
         """The networks of the bundle."""
-        return NETWORKS + DEEP_CACHE if self.deep_cache else NETWORKS
+        return NETWORKS + FEATURE_CACHE_NETWORKS if self.deep_cache else NETWORKS
 
     def _check_defaults(self, settings: Settings) -> None:
         """Raise `SettingsError` unless the bundle's own settings run on its own engines."""
         if settings.reuse_interval > 1 and not self.deep_cache:
             raise SettingsError(
-                f"reuse_interval {settings.reuse_interval} needs engines that reuse deep features.",
+                f"reuse_interval {settings.reuse_interval} needs engines that reuse cached features.",
                 remedy="Add --deep-cache, or leave --default reuse_interval out.",
                 field="settings.reuse_interval",
             )

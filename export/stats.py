@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..engines import Audit, EngineSpec, Work
+from ..engines import EngineSpec, FlopModel, GraphStats
 from ..errors import ExportError
 
 Shape = tuple[int, int, int, int]
@@ -37,12 +37,12 @@ TORCH_PRODUCTS = ("aten.linear", "aten._convolution")
 TORCH_NORMS = ("aten.group_norm", "aten.layer_norm", "aten.instance_norm")
 
 
-def fit_flops(network: str, module: nn.Module, spec: EngineSpec) -> Work:
+def fit_flops(network: str, module: nn.Module, spec: EngineSpec) -> FlopModel:
     """The operations of one network in the form that is exported (single-token cross-attention folded).
 
     Nothing is computed: the calls run on PyTorch's meta device, on shapes alone, so it takes seconds for any width
     of network. Exact for one row; positions in time, which the rows of a batch share, count once a row (3e-5 of
-    the whole at 576x1024). Raises `ExportError` if the operations do not grow as `Work` says.
+    the whole at 576x1024). Raises `ExportError` if the operations do not grow as `FlopModel` says.
     """
     weights = {
         name: torch.empty_like(tensor, device="meta")
@@ -52,7 +52,7 @@ def fit_flops(network: str, module: nn.Module, spec: EngineSpec) -> Work:
     columns = [[1, f, f * h * w, f * (h * w) ** 2, f * f * h * w] for _, f, h, w in SHAPES]
     solved = np.linalg.solve(np.array(columns, np.float64), np.array(counted, np.float64))
     # A coefficient below zero is no network of this form either: without it the check fails.
-    model = Work(*(max(0.0, float(value)) for value in np.round(solved * DENOMINATOR) / DENOMINATOR))
+    model = FlopModel(*(max(0.0, float(value)) for value in np.round(solved * DENOMINATOR) / DENOMINATOR))
     rows, frames, height, width = CHECK
     expected = count_flops(module, weights, spec, CHECK)
     found = model.flops(rows=rows, frames=frames, cells=height * width)
@@ -67,7 +67,7 @@ def fit_flops(network: str, module: nn.Module, spec: EngineSpec) -> Work:
 def count_flops(module: nn.Module, weights: dict[str, Tensor], spec: EngineSpec, shape: Shape) -> int:
     """Operations of one call, as PyTorch's `FlopCounterMode` counts them, with `weights` on the meta device."""
     rows, frames, height, width = shape
-    sizes = {"rows": rows, "frames": frames, "batch": frames, "cells_high": height, "cells_wide": width}
+    sizes = {"rows": rows, "frames": frames, "batch": frames, "latent_height": height, "latent_width": width}
     sizes |= {"height": height * 8, "width": width * 8}
     inputs = tuple(
         torch.empty([sizes[d] if isinstance(d, str) else d for d in tensor.shape], device="meta")
@@ -90,7 +90,7 @@ class _ProductsOnly(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def graph_stats(model: Any) -> Audit:
+def graph_stats(model: Any) -> GraphStats:
     """Of an `onnx.ModelProto`, whose weights need not be loaded."""
     import onnx
 
@@ -105,7 +105,7 @@ def graph_stats(model: Any) -> Audit:
     casts_of_weights = sum(node.op_type == "Cast" and node.input[0].endswith(".float16") for node in nodes)
     kinds = Counter(node.op_type for node in nodes)
     products = [node for node in nodes if node.op_type in PRODUCTS and node.input[1] in types]
-    return Audit(
+    return GraphStats(
         operators=len(nodes),
         products=len(products),
         wide=sum(types[node.input[1]] == onnx.TensorProto.FLOAT for node in products),
@@ -133,12 +133,12 @@ def size_tensors(model: Any) -> set[str]:
     return found
 
 
-def program_stats(program: torch.fx.GraphModule) -> Audit:
+def program_stats(program: torch.fx.GraphModule) -> GraphStats:
     """Of a loaded TorchScript engine's graph."""
     nodes = [node for node in program.graph.nodes if node.op.startswith("call")]
     kinds = Counter(map(_kind, nodes))
     products = [node for node in nodes if _kind(node) in TORCH_PRODUCTS]
-    return Audit(
+    return GraphStats(
         operators=len(nodes),
         products=len(products),
         wide=sum(_weight(program, node).dtype == torch.float32 for node in products),

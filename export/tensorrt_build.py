@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..cuda.buckets import too_wide
-from ..engines import EngineSpec, Manifest, Plan, Profile
+from ..engines import EnginePlan, EngineSpec, Manifest, Placement, Profile
 from ..engines.cuda_gpu import open_gpu
 from ..engines.tensorrt_backend import open_engine
 from ..engines.tensorrt_library import Library, open_library
@@ -102,7 +102,7 @@ def _just(size: int) -> tuple[int, int, int]:
 
 
 def _latent_size(size: tuple[int, int]) -> dict[str, tuple[int, int, int]]:
-    return {"cells_high": _just(size[1] // 8), "cells_wide": _just(size[0] // 8)}
+    return {"latent_height": _just(size[1] // 8), "latent_width": _just(size[0] // 8)}
 
 
 def _pixels(size: tuple[int, int]) -> dict[str, tuple[int, int, int]]:
@@ -181,7 +181,7 @@ def compile_plan(
     output: Path,
     progress: Progress = lambda share: None,
     timings: Path | None = None,
-) -> Plan:
+) -> EnginePlan:
     """Compile `graph` (a float16 ONNX file in the standard's operators) into the file `output`.
 
     `timings` is TensorRT's timing cache, read and written: kernels that an earlier build timed on this GPU, also
@@ -210,7 +210,7 @@ def _compile(
     progress: Progress,
     timings: Path | None,
     stop: threading.Event,
-) -> Plan:
+) -> EnginePlan:
     api = library.api
     library.messages.clear()  # what was said of an earlier network is not this one's error
     builder = library.start(api.Builder)
@@ -232,7 +232,7 @@ def _compile(
         said, remedy = library.explain("Try another --level, or report it with the text above.")
         raise ExportError(f"{library.version} could not compile {graph.name}: {said}", remedy=remedy)
     write_atomic(output, memory)
-    return Plan(library.version, target, profiles, options.refit, options.weight_streaming)
+    return EnginePlan(library.version, target, profiles, options.refit, options.weight_streaming)
 
 
 @contextlib.contextmanager
@@ -256,9 +256,9 @@ def refit_plan(
     spec: EngineSpec,
     profiles: tuple[Profile, ...],
     options: PlanOptions,
-    former: tuple[Path, Plan | None],
+    former: tuple[Path, EnginePlan | None],
     output: Path,
-) -> Plan:
+) -> EnginePlan:
     """Write a plan of another bundle with the weights of `graph` into the file `output`: seconds, not minutes.
 
     Raises `ExportError` if that plan differs by more than its weights from what would be compiled here,
@@ -267,14 +267,14 @@ def refit_plan(
     path, plan = former
     portable = hasattr(library.api, "ComputeCapability")
     target = " ".join(options.capabilities) if portable else gpu_name()
-    wanted = Plan(library.version, target, profiles, options.refit, options.weight_streaming)
+    wanted = EnginePlan(library.version, target, profiles, options.refit, options.weight_streaming)
     if plan != wanted:
         raise ExportError(
             f"{path.name} is not the plan that is asked for: {plan} instead of {wanted}.",
             remedy="Give the former bundle's options, or leave out --refit-from to compile.",
             field="refit_from",
         )
-    engine = open_engine(path, spec, device="cuda", threads=None, alert=False, plan=plan)
+    engine = open_engine(path, spec, Placement("cuda"), plan=plan)
     try:
         engine.refit(graph)
         write_atomic(output, engine.serialize())
@@ -376,7 +376,7 @@ def make_monitor(api: Any, stop: threading.Event, progress: Progress) -> Any:
     return Monitor()
 
 
-def plan_name(network: str, build: str, plan: Plan) -> str:
+def plan_name(network: str, build: str, plan: EnginePlan) -> str:
     """`unet-0123456789abcdef.plan`: named by the build (weights, precision, options), profiles, target, library."""
     profiles = [sorted(profile.dims.items()) for profile in plan.profiles]
     named = repr((build, profiles, plan.target, plan.library))

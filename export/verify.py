@@ -23,7 +23,7 @@ from polygraphy.comparator import Comparator, IterationResult, RunResults
 from polygraphy.logger import G_LOGGER
 from torch import Tensor
 
-from ..engines import Agreement, Array, Engine, EngineSpec, ImageStatistics, Profile
+from ..engines import Accuracy, Array, Engine, EngineSpec, ImageStatistics, Profile
 from ..errors import ExportError
 from ..pose import draw_poses
 from ..settings import SIZE_MULTIPLE
@@ -125,7 +125,7 @@ def originals(model: Any) -> dict[str, Callable[..., Any]]:
     ) -> Tensor:
         return unet(latents, timestep, embedding, time_ids, pose)[0]  # type: ignore[no-any-return]
 
-    def run_keep(**inputs: Tensor) -> tuple[Tensor, Tensor]:
+    def run_caching(**inputs: Tensor) -> tuple[Tensor, Tensor]:
         kept: list[Tensor] = []
         hook = unet.up_blocks[-2].register_forward_hook(lambda _, __, answer: kept.append(answer))
         try:
@@ -134,8 +134,8 @@ def originals(model: Any) -> dict[str, Callable[..., Any]]:
             hook.remove()
         return prediction, kept[0].reshape(*prediction.shape[:2], *kept[0].shape[1:])
 
-    def run_outer(deep: Tensor, **inputs: Tensor) -> Tensor:
-        hook = unet.up_blocks[-2].register_forward_hook(lambda *_: deep.flatten(0, 1))
+    def run_shallow(cached_features: Tensor, **inputs: Tensor) -> Tensor:
+        hook = unet.up_blocks[-2].register_forward_hook(lambda *_: cached_features.flatten(0, 1))
         try:
             return run_unet(**inputs)
         finally:
@@ -147,15 +147,15 @@ def originals(model: Any) -> dict[str, Callable[..., Any]]:
         "vae_encoder": lambda image: vae.encode(image).latent_dist.mode(),
         "vae_decoder": lambda latents: vae.decode(latents, num_frames=latents.shape[0]).sample,
         "image_encoder": lambda pixels: model.image_encoder(pixels).image_embeds[:, None],
-        "unet_keep": run_keep,
-        "unet_outer": run_outer,
+        "unet_caching": run_caching,
+        "unet_shallow": run_shallow,
     }
 
 
 def example_inputs(network: str, spec: EngineSpec, shape: Shape, seed: int) -> Inputs:
     """Inputs of one network at one shape, float32, seeded."""
     rows, frames, height, width = shape
-    sizes = {"rows": rows, "frames": frames, "batch": rows, "cells_high": height, "cells_wide": width}
+    sizes = {"rows": rows, "frames": frames, "batch": rows, "latent_height": height, "latent_width": width}
     sizes |= {"height": height * 8, "width": width * 8}
     generator = torch.Generator().manual_seed(seed)
     inputs = {
@@ -282,7 +282,7 @@ def usual_shape(profile: Profile) -> Shape:
     usual = {name: size for name, (_, size, _) in profile.dims.items()}
     rows, frames = usual.get("rows", usual.get("batch", 1)), usual.get("frames", 1)
     height, width = usual.get("height", 8) // 8, usual.get("width", 8) // 8
-    return rows, frames, usual.get("cells_high", height), usual.get("cells_wide", width)
+    return rows, frames, usual.get("latent_height", height), usual.get("latent_width", width)
 
 
 def stack(cases: list[Case], rows: int) -> Case:
@@ -314,7 +314,7 @@ class Deviation:
 
 def compare_engine(
     network: str, engine: Engine, cases: Sequence[Case], bound: float, judge: str = "onnxruntime"
-) -> Agreement:
+) -> Accuracy:
     """Run an engine of the backend `judge` on every case, and close it.
 
     Raises `ExportError` if the worst relative error exceeds `bound`, or if every expected answer is zero.
@@ -340,7 +340,7 @@ def compare_engine(
             f"(largest difference {max_abs:.2e}).",
             remedy="Check the checkpoint for values that overflow; please report it if they do not.",
         )
-    return Agreement(max_abs=max_abs, rel_l2=rel_l2, bound=bound, cases=len(cases), judge=judge)
+    return Accuracy(max_abs=max_abs, rel_l2=rel_l2, bound=bound, cases=len(cases), judge=judge)
 
 
 def compare_answers(
@@ -409,7 +409,7 @@ def make_outputs(spec: EngineSpec, inputs: Mapping[str, Array]) -> dict[str, Arr
         for tensor in spec.inputs
         for dim, size in zip(tensor.shape, inputs[tensor.name].shape, strict=True)
     }
-    for latent, pixels in (("cells_high", "height"), ("cells_wide", "width")):
+    for latent, pixels in (("latent_height", "height"), ("latent_width", "width")):
         if latent in sizes:
             sizes[pixels] = sizes[latent] * 8
         elif pixels in sizes:

@@ -66,9 +66,9 @@ def opened(bundle: Path) -> Bundle:
 @pytest.fixture(scope="module")
 def pose_net(opened: Bundle) -> Engine:
     """Its smallest network."""
-    from mimicmotion_trt.engines import open_engine
+    from mimicmotion_trt.engines import Placement, open_engine
 
-    return open_engine(opened, "pose_net", threads=1)
+    return open_engine(opened, "pose_net", Placement(threads=1))
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from mimicmotion_trt import Animator, CheckpointError, ExportError, OutputError, SettingsError
-from mimicmotion_trt.engines import NETWORKS, Bundle, Manifest, open_engine
+from mimicmotion_trt.engines import NETWORKS, Bundle, Manifest, Placement, open_engine
 from mimicmotion_trt.errors import BundleError, MimicMotionError
 from mimicmotion_trt.export import build, network_build, verify
 from mimicmotion_trt.export.build import build_bundle
@@ -84,7 +84,7 @@ def test_sizes_rows_and_frames_are_free(other_bundle, other_model, network):
     """Sizes 64 to 192, 1 to 3 rows and 1 to 5 frames, most of which the exporter did not see."""
     bundle = Bundle.load(other_bundle)
     spec = bundle.manifest.networks[network].spec
-    engine = open_engine(bundle, network, threads=1)
+    engine = open_engine(bundle, network, Placement(threads=1))
     for seed, shape in enumerate([(1, 1, 8, 24), (2, 5, 16, 8), (3, 2, 24, 16), (1, 3, 8, 8)]):
         inputs = verify.example_inputs(network, spec, shape, seed)
         with torch.inference_mode():

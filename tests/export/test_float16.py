@@ -52,7 +52,7 @@ def export(module: torch.nn.Module, name: str, spec: EngineSpec, path: Path) -> 
     return file
 
 
-def test_the_unet_keeps_the_bound_on_a_real_trajectory(model, specs, tmp_path):
+def test_the_unet_cachings_the_bound_on_a_real_trajectory(model, specs, tmp_path):
     image = image_statistics(model.feature_extractor, model.image_encoder.config.image_size)
     defaults = model_defaults(model, Options(segment=16))
     cases = record_trajectory(model, image, defaults, (64, 128), 8)

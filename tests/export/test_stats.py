@@ -15,7 +15,7 @@ from torch import nn
 
 from mimicmotion_trt import ExportError
 from mimicmotion_trt.doctor.prediction import MIMICMOTION
-from mimicmotion_trt.engines import Audit, EngineSpec, TensorSpec, Work, network_specs
+from mimicmotion_trt.engines import EngineSpec, FlopModel, GraphStats, TensorSpec, network_specs
 from mimicmotion_trt.export import networks
 from mimicmotion_trt.export.stats import count_flops, fit_flops, graph_stats
 from mimicmotion_trt.training.checkpoints import empty_pose_net, empty_unet, read_config
@@ -91,7 +91,7 @@ def test_a_picture_costs_the_same_at_any_size_of_video():
 
     tensor = TensorSpec("pixels", "float32", ("batch", 4, 4))
     work = fit_flops("image_encoder", Picture(), EngineSpec((tensor,), (tensor,)))
-    assert work == Work(0, 2 * 4**3, 0, 0, 0)
+    assert work == FlopModel(0, 2 * 4**3, 0, 0, 0)
 
 
 def graph(dtype: type, kind: int) -> onnx.ModelProto:
@@ -117,7 +117,7 @@ def graph(dtype: type, kind: int) -> onnx.ModelProto:
 
 @pytest.mark.parametrize(("dtype", "kind", "wide"), [(np.float16, 10, 0), (np.float32, 1, 1)])
 def test_every_kind_is_counted(dtype, kind, wide):
-    assert graph_stats(graph(dtype, kind)) == Audit(
+    assert graph_stats(graph(dtype, kind)) == GraphStats(
         operators=9, products=1, wide=wide, attention=1, softmax=1, norms=1, transposes=1, casts=1, shapes=2
     )
 
@@ -133,4 +133,4 @@ def test_weights_behind_a_cast_multiply_in_what_they_are_cast_to():
 
 def test_no_count_is_negative():
     with pytest.raises(ValueError, match="casts"):
-        Audit(1, 1, 0, 0, 0, 0, 0, -1, 0)
+        GraphStats(1, 1, 0, 0, 0, 0, 0, -1, 0)

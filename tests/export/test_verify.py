@@ -19,7 +19,15 @@ from polygraphy.comparator import Comparator, SimpleCompareFunc
 from polygraphy.exception import PolygraphyException
 
 from mimicmotion_trt import EngineError, ExportError
-from mimicmotion_trt.engines import DEEP_CACHE, NETWORKS, Engine, Profile, network_specs, open_engine
+from mimicmotion_trt.engines import (
+    FEATURE_CACHE_NETWORKS,
+    NETWORKS,
+    Engine,
+    Placement,
+    Profile,
+    network_specs,
+    open_engine,
+)
 from mimicmotion_trt.export import verify
 from mimicmotion_trt.export.build import model_defaults
 from mimicmotion_trt.export.options import Options
@@ -56,7 +64,7 @@ def make_call(network: str, engine: Engine, shape=SHAPES[1], seed: int = 0):
 @pytest.mark.parametrize("network", NETWORKS)
 def test_an_engine_is_one_of_polygraphys_runners(opened, network):
     """Beside polygraphy's own runner of the same file, in polygraphy's own comparison: nothing between them."""
-    engine = open_engine(opened, network, threads=1)
+    engine = open_engine(opened, network, Placement(threads=1))
     calls = [make_call(network, engine, shape, seed) for seed, shape in enumerate(SHAPES)]
     session = onnxruntime.InferenceSession(opened.engine_path(network), providers=["CPUExecutionProvider"])
     runners = [OnnxrtRunner(session, name="its own"), EngineRunner(engine, "ours")]
@@ -157,14 +165,14 @@ def test_what_is_near_enough(rel_l2, near):
 
 @given(st.integers(1, 3), st.integers(1, 9), st.integers(1, 20), st.integers(1, 20))
 def test_sizes_of_answers_follow_from_the_call(rows, frames, high, wide):
-    specs = network_specs(pose_channels=16, token_width=8, image_size=32, deep_channels=24)
+    specs = network_specs(pose_channels=16, token_width=8, image_size=32, cached_channels=24)
     found = {}
-    for name in NETWORKS + DEEP_CACHE:
+    for name in NETWORKS + FEATURE_CACHE_NETWORKS:
         call = example_inputs(name, specs[name], (rows, frames, high, wide), seed=0)
         inputs = {key: value.numpy() for key, value in call.items()}
         found[name] = make_outputs(specs[name], inputs)
         specs[name].check(inputs, found[name])  # an EngineError if they do not belong together
-    assert found["unet_keep"]["deep"].shape == (rows, frames, 24, high, wide)
+    assert found["unet_caching"]["cached_features"].shape == (rows, frames, 24, high, wide)
     assert found["pose_net"]["features"].shape == (frames, 16, high, wide)
     assert found["vae_decoder"]["frames_out"].shape == (frames, 3, high * 8, wide * 8)
 
@@ -176,13 +184,13 @@ def answer(engine: Engine, call: dict[str, np.ndarray]) -> dict[str, np.ndarray]
     return outputs
 
 
-SPECS = network_specs(pose_channels=32, token_width=8, image_size=16, dtype="float16", deep_channels=64)
+SPECS = network_specs(pose_channels=32, token_width=8, image_size=16, dtype="float16", cached_channels=64)
 PLANS = Options(backend="tensorrt-rtx", sizes=((64, 128),), segment=4, rows=(1, 2), deep_cache=True)
 
 
 def denoise(size: tuple[int, int], frames: int, steps: int) -> list[Case]:
     """Two rows for each step, as with guidance; what they hold tells which is which."""
-    dims = {"rows": 1, "frames": frames, "cells_high": size[1] // 8, "cells_wide": size[0] // 8}
+    dims = {"rows": 1, "frames": frames, "latent_height": size[1] // 8, "latent_width": size[0] // 8}
 
     def tensor(shape: tuple[int | str, ...], value: int) -> torch.Tensor:
         return torch.full([dims[d] if isinstance(d, str) else d for d in shape], float(value))
