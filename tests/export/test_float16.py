@@ -52,13 +52,15 @@ def export(module: torch.nn.Module, name: str, spec: EngineSpec, path: Path) -> 
     return file
 
 
-def test_the_unet_cachings_the_bound_on_a_real_trajectory(model, specs, tmp_path):
+def test_the_unet_keeps_the_bound_on_a_real_trajectory(model, specs, tmp_path):
     image = image_statistics(model.feature_extractor, model.image_encoder.config.image_size)
     defaults = model_defaults(model, Options(segment=16))
     cases = record_trajectory(model, image, defaults, (64, 128), 8)
     assert len(cases) == 10  # both branches of five steps
     file = export(networks.UNetEngine(model.unet), "unet", specs["unet"], tmp_path)
-    agreement = verify.compare("unet", file, specs["unet"], cases, BOUNDS["fp16"])
+    agreement = verify.compare_engine(
+        "unet", OnnxRuntimeEngine(file, specs["unet"], 1), cases, BOUNDS["fp16"]
+    )
     assert 1e-5 < agreement.rel_l2 < 5e-3
     audit = graph_stats(onnx.load(str(file)))
     assert audit.attention == 20  # all of them, spatial and temporal, one operator each
@@ -187,7 +189,10 @@ def test_the_vae_survives_a_stream_beyond_float16(model, specs, name, tmp_path):
     assert min(largest) > 65504
     form = networks.EncoderEngine(vae) if name == "vae_encoder" else networks.DecoderEngine(vae)
     file = export(form, name, specs[name], tmp_path)
-    assert verify.compare(name, file, specs[name], case, BOUNDS["fp16"]).rel_l2 < 5e-3
+    assert (
+        verify.compare_engine(name, OnnxRuntimeEngine(file, specs[name], 1), case, BOUNDS["fp16"]).rel_l2
+        < 5e-3
+    )
     rounded = TensorCoreEngine(form, specs[name])  # ONNX Runtime would not see what float16 cannot hold
     assert verify.compare_engine(name, rounded, case, BOUNDS["fp16"], "float16").rel_l2 < 5e-3
 
