@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimicmotion_trt.errors import MotionError, SettingsError
+from mimicmotion_trt.media import read_picture
 from mimicmotion_trt.pose import PoseSequence, draw_poses
 from mimicmotion_trt.training.synthetic import (
     TEST_SEEDS,
@@ -21,7 +22,8 @@ from mimicmotion_trt.training.synthetic import (
     make_clip,
 )
 
-MOTION = Path(__file__).parents[2] / "demo" / "balance.npz"
+DEMO = Path(__file__).parents[2] / "demo"
+MOTION = DEMO / "balance.npz"
 BONES = ((2, 3), (3, 4), (5, 6), (6, 7), (8, 9), (9, 10), (11, 12), (12, 13))
 SIZE = 192
 
@@ -225,3 +227,15 @@ def test_wrong_arguments_are_named(name: str, value: float) -> None:
     arguments = {"seed": 1, "frames": 2, "height": 64, "width": 64, name: value}
     with pytest.raises(SettingsError, match=name):
         make_clip(**arguments)  # type: ignore[arg-type]
+
+
+def test_the_demos_picture_is_of_a_character_that_training_never_sees() -> None:
+    """As its README says."""
+    clip_seed, character_seed = 1_050_050, 1_000_082
+    assert clip_seed in TEST_SEEDS
+    assert character_seed in TEST_SEEDS
+    command = f"make_clip({clip_seed:_}, 1, 384, 256, character_seed={character_seed:_}"
+    assert command in (DEMO / "README.md").read_text()
+    clip = make_clip(clip_seed, 1, 384, 256, character_seed=character_seed, blur=0.0, occlusion=False)
+    difference = np.abs(read_picture(DEMO / "dancer.png").astype(int) - clip.reference)
+    assert difference.mean() < 0.1  # other processors may round some pixels otherwise
