@@ -21,6 +21,7 @@ from mimicmotion_trt.training.synthetic import (
     iter_clips,
     make_clip,
 )
+from mimicmotion_trt.training.synthetic.__main__ import main
 
 DEMO = Path(__file__).parents[2] / "demo"
 MOTION = DEMO / "balance.npz"
@@ -227,6 +228,13 @@ def test_wrong_arguments_are_named(name: str, value: float) -> None:
     arguments = {"seed": 1, "frames": 2, "height": 64, "width": 64, name: value}
     with pytest.raises(SettingsError, match=name):
         make_clip(**arguments)  # type: ignore[arg-type]
+
+
+def test_a_gallery_shows_people_a_clip_and_keypoints(tmp_path: Path) -> None:
+    main(output=tmp_path / "sheet.png", count=9, size="64x64", tile=64, motion=MOTION)
+    sheet = read_picture(tmp_path / "sheet.png")
+    assert sheet.shape[0] > 5 * 64  # nine people in two rows, a clip, true and observed keypoints
+    assert sheet.std() > 10
 
 
 def test_the_demos_picture_is_of_a_character_that_training_never_sees() -> None:
