@@ -28,7 +28,7 @@ def add_adapters(unet: nn.Module, config: LoraConfig) -> None:
 
 
 def split_adapters(
-    unet: Any, state: Mapping[str, Tensor], prefix: str
+    state: Mapping[str, Tensor], prefix: str
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """(weights in the network's own keys, adapters) of a state whose U-Net keys start with `prefix`."""
     plain, adapters = {}, {}
@@ -54,24 +54,9 @@ def fold_adapters(
     return folded
 
 
-def drop_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The entries of `state` under `prefix`, without it."""
-    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-
-
 def save_adapters(path: Any, adapters: Mapping[str, Tensor]) -> None:
     """Write adapters as `.safetensors`, in diffusers' and peft's key layout (`unet.….lora_A.weight`)."""
     from safetensors.torch import save_file
 
     tensors = {key.replace(f".{NAME}.", "."): value.contiguous() for key, value in adapters.items()}
     save_file(tensors, path)
-
-
-def parameters(network: nn.Module) -> list[nn.Parameter]:
-    """What trains."""
-    return [parameter for parameter in network.parameters() if parameter.requires_grad]
-
-
-def count(network: nn.Module) -> int:
-    """Trainable numbers."""
-    return sum(parameter.numel() for parameter in parameters(network))

@@ -25,6 +25,11 @@ from .networks import PoseNet, UNet
 PARTS = ("unet", "vae", "image_encoder", "scheduler", "feature_extractor")
 LEGACY_KEYS = frozenset({"vision_model.embeddings.position_ids"})
 """Buffers that older releases of transformers wrote and that hold no weights."""
+COMFYUI_FILES = {
+    "unet.": "MimicMotionMergedUnet_1-1-fp16.safetensors",
+    "pose_net.": "mimic_motion_pose_net.safetensors",
+}
+"""Files for ComfyUI by the prefix of their keys, which they lack."""
 
 
 @dataclass(frozen=True)
@@ -257,3 +262,29 @@ def check_keys(expected: Mapping[str, torch.Size], found: Mapping[str, torch.Siz
             remedy="Use the base folder and the checkpoint that belong together.",
             field="checkpoint",
         )
+
+
+def drop_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The entries of `state` under `prefix`, without it."""
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+
+
+def save_weights(folder: Path, weights: Mapping[str, Tensor], *, half: bool, comfyui: bool = False) -> None:
+    """Write `mimicmotion.safetensors` and `.pth` of `unet.*` and `pose_net.*`; float16 if `half`, else float32.
+
+    `comfyui` also writes the two files, float16, that ComfyUI's MimicMotion nodes read (kijai/ComfyUI-MimicMotionWrapper,
+    `nodes.py`). They have SVD's own config, so that only a model of SVD's size fits; VAE and CLIP are SVD-XT 1.1's.
+    """
+    from safetensors.torch import save_file
+
+    tensors = _stored(weights, torch.float16 if half else torch.float32)
+    save_file(tensors, folder / "mimicmotion.safetensors")
+    torch.save(tensors, folder / "mimicmotion.pth")
+    if comfyui:
+        (folder / "comfyui").mkdir()
+        for prefix, name in COMFYUI_FILES.items():
+            save_file(_stored(drop_prefix(tensors, prefix), torch.float16), folder / "comfyui" / name)
+
+
+def _stored(weights: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    return {key: value.detach().to("cpu", dtype).contiguous() for key, value in weights.items()}
