@@ -164,8 +164,8 @@ def judge(plan: Plan, arm: str, weights: Path) -> Scores:
 
 def score_clips(plan: Plan, animator: Any, *, aware: bool, canvas: int) -> Iterator[Scores]:
     """The measures of each clip, with keypoints as they are found and with worse ones."""
+    from mimicmotion_trt.training.data.samples import VALIDATION_SEED, drawn_poses
     from mimicmotion_trt.training.metrics import hand_psnr, psnr, ssim
-    from mimicmotion_trt.training.samples import VALIDATION_SEED, drawn_poses
     from mimicmotion_trt.training.synthetic import make_clip
 
     width, height = plan.size

@@ -27,9 +27,7 @@ def add_adapters(unet: nn.Module, config: LoraConfig) -> None:
         ) from None
 
 
-def split_adapters(
-    state: Mapping[str, Tensor], prefix: str
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def split_adapters(state: Mapping[str, Tensor], prefix: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """(weights in the network's own keys, adapters) of a state whose U-Net keys start with `prefix`."""
     plain, adapters = {}, {}
     for key, value in state.items():

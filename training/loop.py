@@ -86,7 +86,9 @@ class Trainer:
 
     def _run(self, stop: int, journal: Journal | None) -> None:
         config = self.config
-        self._say(f"{config.stage}: {count(self.stage.network):,} numbers train, steps {self.begin} to {stop}")
+        self._say(
+            f"{config.stage}: {count(self.stage.network):,} numbers train, steps {self.begin} to {stop}"
+        )
         self._say(self.stage.start if not self.begin else f"resumed at step {self.begin}")
         prepared = self._prepare(stop)
         self._tell_skipped(journal)
@@ -210,7 +212,9 @@ class Trainer:
         self._say(f"step {step}: {told} ({time.monotonic() - began:.0f} s)")
 
     def _finish(self, step: int) -> None:
-        with averaged(self.average, self.parameters):  # the state is the network's own tensors: saved before they are put back
+        with averaged(
+            self.average, self.parameters
+        ):  # the state is the network's own tensors: saved before they are put back
             state = self.accelerator.get_state_dict(self.network)
             if self.accelerator.is_main_process:
                 write_folder(self.output / "final", lambda folder: self.stage.save(folder, state))

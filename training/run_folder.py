@@ -171,7 +171,9 @@ class Journal:
 
     def skipped(self, reasons: Mapping[str, int]) -> None:
         """`skipped.json`: reason -> how many clips were left out."""
-        replace_text(self._output / "skipped.json", f"{json.dumps(dict(sorted(reasons.items())), indent=1)}\n")
+        replace_text(
+            self._output / "skipped.json", f"{json.dumps(dict(sorted(reasons.items())), indent=1)}\n"
+        )
 
     def close(self) -> None:
         """Close the files."""

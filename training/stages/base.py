@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from ..base import describe_base, open_base, replace_part
 from ..config import Config
-from ..samples import HeldOut, Sample, clips_key, open_dataset
-from ..store import Arrays, Store, clip_at
+from ..data.samples import HeldOut, Sample, clips_key, open_dataset
+from ..data.store import Arrays, Store, clip_at
 
 Batch = dict[str, Tensor]
 Losses = tuple[Tensor, dict[str, Tensor]]
@@ -85,7 +85,9 @@ class Stage(ABC):
 
     def save_base(self, folder: Path, part: str, network: Any) -> None:
         """Write `base/`: this stage's base folder with another network as its `part`."""
-        replace_part(self.base, folder / "base", part, network.half() if self.config.half_weights else network)
+        replace_part(
+            self.base, folder / "base", part, network.half() if self.config.half_weights else network
+        )
 
     def skipped(self) -> Counter[str]:
         """Reason -> how many clips it made unusable, as far as it is known; stores read the same clips."""

@@ -21,9 +21,9 @@ from ...pose import PoseSequence
 from ...pose.draw import BODY_THRESHOLD
 from ..checkpoints import drop_prefix, load_image_encoder
 from ..config import Config
+from ..data.samples import Sample
+from ..data.store import Arrays
 from ..encoders import read_statistics
-from ..samples import Sample
-from ..store import Arrays
 from .base import Batch, Losses, Measures, Stage
 
 BODY_POINTS = (

@@ -16,14 +16,22 @@ from ...conditioning import to_signed
 from ...media.sheet import contact_sheet
 from .. import objective
 from ..adapters import add_adapters, fold_adapters, save_adapters, split_adapters
-from ..checkpoints import assign, empty_pose_net, empty_unet, find_weights, read_config, read_state, save_weights
+from ..checkpoints import (
+    assign,
+    empty_pose_net,
+    empty_unet,
+    find_weights,
+    read_config,
+    read_state,
+    save_weights,
+)
 from ..config import Config
+from ..data.regions import region_weights
+from ..data.samples import Sample, drawn_poses, with_reference
+from ..data.store import Arrays
 from ..encoders import Encoders
 from ..metrics import compare, means
 from ..networks import PoseNet, UNet, flatten_time_convs, zero_branches, zero_time_taps
-from ..regions import region_weights
-from ..samples import Sample, drawn_poses, slots
-from ..store import Arrays
 from ..torch_animator import torch_animator
 from .base import Batch, Losses, Measures, Stage, generator_at
 
@@ -70,7 +78,7 @@ class MotionStage(Stage):
         and the keypoints that tell where hands and limbs are.
         """
         data = self.config.data
-        pictures, poses = slots(sample)
+        pictures, poses = with_reference(sample)
         return {
             "latents": self.encoders.latents(pictures).astype(np.float16),
             "embedding": self.encoders.embed(sample["reference"]),
@@ -195,7 +203,7 @@ def validate_motion(
     rows = []
     for seed, sample in enumerate(samples):
         settings = animator.settings(seed=seed)
-        pictures, poses = slots(sample)
+        pictures, poses = with_reference(sample)
         assert settings.canvas is not None
         height, width = pictures.shape[1:3]
         drawn = drawn_poses(poses, height, width, settings.canvas, confidence_aware=confidence_aware)

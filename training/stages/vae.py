@@ -16,10 +16,10 @@ from ...kernels import to_pictures
 from ...media.sheet import contact_sheet
 from ..checkpoints import drop_prefix, load_vae
 from ..config import Config
+from ..data.samples import Sample, with_reference
+from ..data.store import Arrays
 from ..metrics import psnr, ssim
 from ..networks import flatten_time_convs, zero_time_taps
-from ..samples import Sample, slots
-from ..store import Arrays
 from .base import Batch, Losses, Measures, Stage, generator_at
 
 MEASURED_CLIPS = 32
@@ -138,7 +138,7 @@ def trained_vae(base: Path, state: Mapping[str, Tensor]) -> Any:
 
 def store_frames(sample: Sample) -> Arrays:
     """All pictures of a clip, uint8 [1+F,H,W,3], the reference first."""
-    return {"frames": slots(sample)[0]}
+    return {"frames": with_reference(sample)[0]}
 
 
 def let_pictures_pass(vae: nn.Module) -> None:
