@@ -1,8 +1,7 @@
-"""Reading the base folder (SVD's diffusers layout) and MimicMotion checkpoints, strictly.
+"""The base folder (SVD's diffusers layout) and MimicMotion checkpoints, read strictly and written.
 
-A checkpoint is one flat file of `unet.*` and `pose_net.*` tensors, `.pth` or `.safetensors`. Every key
-and shape has to be the network's; anything else is a `CheckpointError` that names it. Nothing is
-unpickled but tensors.
+A checkpoint is one flat file of `unet.*` and `pose_net.*` tensors, `.pth` or `.safetensors`. Every key and shape
+has to be the network's; anything else is a `CheckpointError` that names it. Only tensors are unpickled.
 """
 
 from __future__ import annotations
@@ -272,8 +271,8 @@ def drop_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def save_weights(folder: Path, weights: Mapping[str, Tensor], *, half: bool, comfyui: bool = False) -> None:
     """Write `mimicmotion.safetensors` and `.pth` of `unet.*` and `pose_net.*`; float16 if `half`, else float32.
 
-    `comfyui` also writes the two files, float16, that ComfyUI's MimicMotion nodes read (kijai/ComfyUI-MimicMotionWrapper,
-    `nodes.py`). They have SVD's own config, so that only a model of SVD's size fits; VAE and CLIP are SVD-XT 1.1's.
+    `comfyui` also writes the two files, float16, that ComfyUI's MimicMotion nodes read: `nodes.py` of
+    kijai/ComfyUI-MimicMotionWrapper. VAE and CLIP are SVD-XT 1.1's there, and only a model of SVD's size fits.
     """
     from safetensors.torch import save_file
 

@@ -214,7 +214,7 @@ class Trainer:
     def _finish(self, step: int) -> None:
         with averaged(
             self.average, self.parameters
-        ):  # the state is the network's own tensors: saved before they are put back
+        ):  # `state` holds the network's own tensors: save it in here
             state = self.accelerator.get_state_dict(self.network)
             if self.accelerator.is_main_process:
                 write_folder(self.output / "final", lambda folder: self.stage.save(folder, state))

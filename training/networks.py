@@ -1,4 +1,4 @@
-"""The networks of MimicMotion: SVD's U-Net with pose after `conv_in`, PoseNet, and how convolutions along time compute."""
+"""The networks of MimicMotion: SVD's U-Net with pose after `conv_in`, PoseNet, and convolutions along time."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def zero_time_taps(network: nn.Module) -> None:
 
 
 def zero_branches(network: nn.Module) -> None:
-    """Zero the last layer of each residual branch of a U-Net, so that it starts as the identity (Dhariwal & Nichol 2021)."""
+    """Zero the last layer of each residual branch of a U-Net: it starts as the identity (Dhariwal & Nichol 2021)."""
     for name, layer in network.named_modules():
         if name.endswith(("conv2", "proj_out")) and isinstance(layer, nn.Conv2d | nn.Conv3d | nn.Linear):
             nn.init.zeros_(layer.weight)

@@ -1,4 +1,4 @@
-"""What a prediction is measured by: EDM's preconditioning and weights, conditions dropped, losses of latents and pictures.
+"""What the networks are asked and what their answers cost: EDM's preconditioning and weights, and the losses.
 
 Karras et al. 2022 ("EDM", table 1) with sigma_data = 1 and SVD's v-prediction (Blattmann et al. 2023,
 appendix D.4):

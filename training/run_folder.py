@@ -45,9 +45,9 @@ def list_snapshots(output: Path) -> list[Path]:
 
 
 def save_snapshot(accelerator: Any, output: Path, config: Config, step: int) -> None:
-    """Write weights, optimizer, moving average, states of random numbers and position in the data.
+    """Write weights, optimizer, moving average, states of random numbers and position in the data, then rename.
 
-    Written beside and renamed; the last `config.keep` are kept. Raises `OutputError`, and leaves those before as they are.
+    The last `config.keep` snapshots are kept. Raises `OutputError`, and leaves those before as they are.
     """
     folder = output / "checkpoints"
     partial = folder / f".step-{step:07d}.partial"
@@ -123,7 +123,7 @@ def check_same(before: dict[str, Any], config: Config) -> None:
     Keys that `before` lacks, because the run began when they did not exist, had their defaults.
     """
     told = {**before, "validation": asdict(config.validation)}  # the one before may have been unsound
-    now, then = asdict(config), asdict(build(told))
+    now, then = asdict(config), asdict(build(Config, told, ""))
     then["data"].update({name: now["data"][name] for name in ("cache", "workers")})
     changed = [key for key in now if key not in MAY_CHANGE and then[key] != now[key]]
     if changed:

@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from mimicmotion_trt.errors import CheckpointError, SettingsError
-from mimicmotion_trt.training.base import make_base, open_base, told_base
+from mimicmotion_trt.training.base import describe_base, make_base, open_base
 from mimicmotion_trt.training.checkpoints import load_image_encoder, load_vae, read_config, read_state
 from mimicmotion_trt.training.config import Config, VaeConfig, build
-from mimicmotion_trt.training.motion_task import start_networks
-from mimicmotion_trt.training.temporal import TimeConv, flatten_time_convs, still_time_convs
+from mimicmotion_trt.training.networks import TimeConv, flatten_time_convs, zero_time_taps
+from mimicmotion_trt.training.stages.motion import start_networks
 
 ROOT = Path(__file__).parents[2]
 
@@ -146,7 +146,7 @@ def test_unet_and_decoder_learn_together_from_pictures(train, tmp_path):
 
 
 def test_autocast_leaves_the_loss_of_pictures_alone():
-    from mimicmotion_trt.training.decoder_task import picture_loss
+    from mimicmotion_trt.training.objective import picture_loss
 
     torch.manual_seed(0)
     truth = torch.rand(1, 2, 3, 32, 32) * 2 - 1
@@ -190,9 +190,9 @@ def test_a_base_that_is_not_there_is_told(recipe, tmp_path):
     config = Config(output="unused", base="runs/nowhere", recipe=str(recipe))
     folder, found = open_base(config, tmp_path)
     assert folder == tmp_path / "base-random"
-    assert told_base(config, found) == f"base runs/nowhere is not there: random networks of {recipe}"
+    assert describe_base(config, found) == f"base runs/nowhere is not there: random networks of {recipe}"
     here = replace(config, base=str(folder))
-    assert told_base(here, open_base(here, tmp_path / "other")[1]) == f"base {folder}"
+    assert describe_base(here, open_base(here, tmp_path / "other")[1]) == f"base {folder}"
 
 
 def test_what_a_run_without_a_step_left_is_made_anew(train, recipe, tmp_path):
@@ -254,7 +254,7 @@ def test_a_recipe_that_builds_nothing(recipe, tmp_path):
 
 def test_colours_are_those_at_the_points():
     from mimicmotion_trt import PoseSequence
-    from mimicmotion_trt.training.colour_task import BODY_POINTS, colours_of
+    from mimicmotion_trt.training.stages.image_encoder import BODY_POINTS, colours_of
 
     body = np.full((1, 18, 2), 0.25, np.float32)
     body[0, 10] = (1.5, 0.5)  # a foot beside the picture
@@ -290,6 +290,6 @@ def test_flat_time_convolutions_are_the_same_sums():
     assert isinstance(conv[0], TimeConv)
     assert list(conv.state_dict()) == keys
     torch.testing.assert_close(conv(x), expected)
-    still_time_convs(conv)
+    zero_time_taps(conv)
     alone = conv(x[:, :, 1:2])
     torch.testing.assert_close(conv(x)[:, :, 1:2], alone)

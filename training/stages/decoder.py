@@ -1,7 +1,7 @@
 """A late stage of a model from nothing: the VAE's decoder learns from what the U-Net samples.
 
 A small U-Net's latents are never quite those of the truth. Encoder, U-Net and PoseNet are frozen here. The decoder
-sees what the U-Net samples in two steps, or for some clips the truth's own latents, and learns to draw the true frames.
+sees what the U-Net samples in two steps, for some clips the truth's own latents, and learns to draw the true frames.
 """
 
 from __future__ import annotations

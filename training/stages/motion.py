@@ -125,7 +125,7 @@ class MotionStage(Stage):
 
     @property
     def sampling(self) -> dict[str, Any]:
-        """The settings that clips are sampled with: the scheduler's sigmas, and the config's `validation.settings`."""
+        """The settings that clips are sampled with: the scheduler's sigmas and `validation.settings`."""
         scheduler = read_config(self.base / "scheduler" / "scheduler_config.json")
         sigmas = {name: float(scheduler[name]) for name in ("sigma_min", "sigma_max")}
         return {**sigmas, **self.config.validation.settings}
@@ -181,7 +181,7 @@ class MotionStage(Stage):
             self.motion.train()
 
     def save(self, folder: Path, state: Mapping[str, Tensor]) -> None:
-        """Write the checkpoint. Adapters are kept in `lora.safetensors`, and folded into the weights on `lora.merge`."""
+        """Write the checkpoint; adapters go to `lora.safetensors`, and with `lora.merge` into the weights as well."""
         config, unet = self.config, self.motion.unet
         weights, adapters = split_adapters(state, "unet.")
         if adapters:
