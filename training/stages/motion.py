@@ -208,7 +208,8 @@ def validate_motion(
         height, width = pictures.shape[1:3]
         drawn = drawn_poses(poses, height, width, settings.canvas, confidence_aware=confidence_aware)
         reference, truth = sample["reference"], sample["frames"]
-        video = animator.decode(animator.sample(reference, drawn, settings))[1:]
+        latents = animator.sample(reference, drawn, settings)
+        video = animator.decode(latents, settings.decode_chunk)[1:]
         scores.append(compare(video, truth, reference, sample["observed"], settings))
         rows += [
             (f"clip {seed}: reference, then poses", [reference, *drawn[1:]]),
