@@ -81,7 +81,7 @@ def test_resumed_weights_are_those_of_an_unbroken_run(runs, two_steps, six_steps
 def test_what_a_resumed_run_may_change(runs):
     before = asdict(runs.config())
     elsewhere = {"cache": "elsewhere", "workers": 3}
-    check_same(before, runs.config(data=elsewhere, steps=99, keep=1, validation={"every": 5}))
+    check_same(before, runs.config(data=elsewhere, steps=99, keep=1, validation={"clips": 5}))
     del before["data"]["confidence_aware"]  # a key that did not exist when the run began
     check_same(before, runs.config())
     for changes, told in (({"frames": 4}, "data"), ({"confidence_aware": False}, "data")):
