@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import yaml
 from pydantic import Field, StrictBool
 
 from ..errors import SettingsError
@@ -247,6 +248,14 @@ TABLES = {
 """The keys of a config that hold keys of their own."""
 
 
+class Loader(yaml.SafeLoader):
+    """Takes 1e-5 for a number, as YAML 1.2 does; in YAML 1.1 it is a text."""
+
+
+SCIENTIFIC = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
+Loader.add_implicit_resolver("tag:yaml.org,2002:float", SCIENTIFIC, list("+-.0123456789"))
+
+
 def require(fits: bool, name: str, wanted: str) -> None:
     """Raise `SettingsError` about a key unless its value fits."""
     if not fits:
@@ -271,14 +280,10 @@ def load_config(path: str | Path) -> Config:
 
 def read_values(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The values of a YAML file, over those of the file that it extends; `above` are those that extend it."""
-    import yaml
-
     if path.resolve() in above:
         raise SettingsError(f"{path} extends itself.", remedy="Leave `extends` out.", field="extends")
-    loader = type("Loader", (yaml.SafeLoader,), {})
-    loader.add_implicit_resolver("tag:yaml.org,2002:float", SCIENTIFIC, list("+-.0123456789"))
     try:
-        values = yaml.load(path.read_text(), loader)  # a SafeLoader
+        values = yaml.load(path.read_text(), Loader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise SettingsError(f"{path} cannot be read: {error}", field="config") from None
     if not isinstance(values, dict):
@@ -289,10 +294,6 @@ def read_values(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         below = path.parent / str(values.pop("extends"))
         return merge(read_values(below, (*above, path.resolve())), values)
     return values
-
-
-SCIENTIFIC = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
-"""Numbers such as 1e-5, which are texts in YAML 1.1."""
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,12 @@ import torch
 from diffusers import UNetSpatioTemporalConditionModel
 from torch import Tensor, nn
 
+from ..errors import SettingsError
+from .config import LoraConfig
+
+ADAPTER = "default"
+"""The name of our low-rank adapters (LoRA) in peft."""
+
 
 class PoseNet(nn.Module):
     """Pose pictures to features that are added to the output of the U-Net's `conv_in`.
@@ -124,3 +130,17 @@ def zero_branches(network: nn.Module) -> None:
             nn.init.zeros_(layer.weight)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+
+
+def add_adapters(unet: nn.Module, config: LoraConfig) -> None:
+    """Freeze the U-Net and put trainable adapters on its layers, in place; the first output is unchanged."""
+    import peft
+
+    unet.requires_grad_(False)
+    lora = peft.LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=config.targets)
+    try:
+        peft.inject_adapter_in_model(lora, unet, ADAPTER)
+    except ValueError as error:
+        raise SettingsError(
+            f"lora.targets fit no layer of the U-Net: {error}", field="lora.targets"
+        ) from None

@@ -37,14 +37,18 @@ def test_the_loss_falls_on_clips_seen_again_and_again(runs, tmp_path):
     assert np.mean(losses[-4:]) < 0.7 * np.mean(losses[:4])
 
 
+def test_final_weights_are_a_checkpoint(two_steps, golden):
+    for name in ("mimicmotion.pth", "mimicmotion.safetensors"):
+        model = load_model(golden / "tiny" / "svd", two_steps.folder / "final" / name)
+        assert model.pose_net.final_proj.weight.abs().max() > 0  # it has learned something
+
+
+@pytest.mark.slow
 def test_final_weights_become_a_bundle(two_steps, golden, tmp_path):
     from mimicmotion_trt import Animator
     from mimicmotion_trt.export.build import Options, build_bundle
 
     base, final = golden / "tiny" / "svd", two_steps.folder / "final"
-    for name in ("mimicmotion.pth", "mimicmotion.safetensors"):
-        model = load_model(base, final / name)
-        assert model.pose_net.final_proj.weight.abs().max() > 0  # it has learned something
     defaults = {"canvas": 64, "steps": 1, "overlap": 1}
     options = Options(backend="torch", sizes=((64, 64),), segment=3, defaults=defaults)
     build_bundle(base, final / "mimicmotion.safetensors", tmp_path / "bundle", options)

@@ -19,11 +19,10 @@ from torch import Tensor, nn
 from ...conditioning import clip_pixels, to_signed
 from ...pose import PoseSequence
 from ...pose.draw import BODY_THRESHOLD
-from ..checkpoints import drop_prefix, load_image_encoder
+from ..checkpoints import drop_prefix, load_image_encoder, read_statistics
 from ..config import Config
 from ..data.samples import Sample
 from ..data.store import Arrays
-from ..encoders import read_statistics
 from .base import Batch, Losses, Measures, Stage
 
 BODY_POINTS = (

@@ -15,24 +15,25 @@ from ...animator import Animator
 from ...conditioning import to_signed
 from ...media.sheet import contact_sheet
 from .. import objective
-from ..adapters import add_adapters, fold_adapters, save_adapters, split_adapters
 from ..checkpoints import (
     assign,
     empty_pose_net,
     empty_unet,
     find_weights,
+    fold_adapters,
     read_config,
     read_state,
+    save_adapters,
     save_weights,
+    split_adapters,
 )
 from ..config import Config
 from ..data.regions import region_weights
 from ..data.samples import Sample, drawn_poses, with_reference
 from ..data.store import Arrays
-from ..encoders import Encoders
 from ..metrics import compare, means
-from ..networks import PoseNet, UNet, flatten_time_convs, zero_branches, zero_time_taps
-from ..torch_animator import torch_animator
+from ..networks import PoseNet, UNet, add_adapters, flatten_time_convs, zero_branches, zero_time_taps
+from ..torch_animator import Encoders, torch_animator
 from .base import Batch, Losses, Measures, Stage, generator_at
 
 
