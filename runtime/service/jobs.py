@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from ..errors import Cancelled, MimicMotionError
-from ..events import Done, Progress
+from ..events import Done, Event, Progress, Video
 from ..settings import Settings
+from .config import Keep
 from .eventlog import EventLog
-from .faults import KeyReused, NotFound
+from .status import KeyReused, NotFound
 from .wire import PARTS, JobInfo, MotionKind, State
 
 
@@ -51,6 +54,10 @@ class StoredJob:
         self.error: MimicMotionError | None = None
         self.cancel_asked = False
         self.readers = 0
+        """Of its events; they keep its files."""
+        self.unread = asyncio.Event()
+        """Set while there is no reader."""
+        self.unread.set()
         self.log = EventLog()
 
     @property
@@ -82,6 +89,29 @@ class StoredJob:
             error=self.error,
         )
 
+    async def events(self, after: int = 0) -> AsyncGenerator[Event, None]:
+        """Events numbered above `after`, the video's with their bytes, until the job ends; raises its error."""
+        self.readers += 1
+        self.unread.clear()
+        try:
+            with ExitStack() as files:
+                descriptor = -1
+                async for event in self.log.follow(after):
+                    if isinstance(event, Video):
+                        if self.error is not None:
+                            break  # nobody needs the rest of a video that will never be whole
+                        if descriptor < 0:
+                            descriptor = files.enter_context(self.video.open("rb")).fileno()
+                        data = await asyncio.to_thread(os.pread, descriptor, event.size, event.offset)
+                        event = replace(event, data=data)
+                    yield event
+        finally:
+            self.readers -= 1
+            if not self.readers:
+                self.unread.set()
+        if self.error is not None:
+            raise self.error.with_traceback(None)
+
     def end(self, outcome: Done | MimicMotionError, now: float) -> None:
         """Set the final state, end all readers, and drop the inputs (and the video of a job that failed)."""
         self.ended = now
@@ -98,15 +128,6 @@ class StoredJob:
             self.video.unlink(missing_ok=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Keep:
-    """How much of finished jobs is kept; the oldest go first."""
-
-    jobs: int = 200
-    bytes: int = 8 * 2**30
-    seconds: float = 3600.0
-
-
 class JobStore:
     """All jobs by id and by idempotency key, within the bounds of `keep`.
 
@@ -114,7 +135,7 @@ class JobStore:
     """
 
     def __init__(self, folder: Path, keep: Keep, clock: Callable[[], float] = time.time) -> None:
-        self._folder = folder
+        self.folder = folder
         self._keep = keep
         self._clock = clock
         self._jobs: dict[str, StoredJob] = {}  # oldest first
@@ -123,7 +144,7 @@ class JobStore:
         self, request_id: str, fingerprint: bytes, motion_kind: MotionKind, settings: Settings
     ) -> StoredJob:
         self.sweep()
-        folder = self._folder / secrets.token_hex(16)
+        folder = self.folder / secrets.token_hex(16)
         folder.mkdir()
         job = StoredJob(
             folder=folder,
@@ -168,11 +189,6 @@ class JobStore:
         """Newest first."""
         self.sweep()
         return list(reversed(self._jobs.values()))
-
-    @property
-    def read(self) -> bool:
-        """Whether anybody is reading a job's events."""
-        return any(job.readers for job in self._jobs.values())
 
     def discard(self, job: StoredJob) -> None:
         self._jobs.pop(job.id, None)

@@ -4,11 +4,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
-import os
-from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
@@ -16,15 +13,13 @@ import grpc
 import grpc.aio
 
 from ..errors import Cancelled, EngineError, MimicMotionError, SettingsError
-from ..events import Video
 from ..limits import Limits
 from ..settings import Settings
 from . import uploads, wire
 from .generated.mimicmotion.v1 import animation_pb2 as pb
 from .generated.mimicmotion.v1 import animation_pb2_grpc as pb_grpc
 from .jobs import JobStore, StoredJob
-from .rates import count_segments
-from .scheduler import Scheduler
+from .scheduler import Scheduler, count_segments
 from .status import abort
 
 Context = Any  # grpc.aio.ServicerContext; the generated stubs mix it with the synchronous one
@@ -73,7 +68,9 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
         header, next_part = await self._begin_upload(context)
         job, existed = await self._accept(header, next_part)
         try:
-            await self._send(job, 0, lambda event: context.write(pb.AnimateResponse(event=event)))
+            async with aclosing(job.events()) as events:
+                async for event in events:
+                    await context.write(pb.AnimateResponse(event=wire.event_to_wire(event)))
         finally:  # the caller is served, or gone
             if not (existed or header.detach):
                 self._scheduler.cancel(job)
@@ -87,9 +84,9 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
     @_answered
     async def WatchAnimation(self, request: pb.WatchAnimationRequest, context: Context) -> None:
         job = self._store.get(request.job)
-        await self._send(
-            job, request.after_sequence, lambda event: context.write(pb.WatchAnimationResponse(event=event))
-        )
+        async with aclosing(job.events(request.after_sequence)) as events:
+            async for event in events:
+                await context.write(pb.WatchAnimationResponse(event=wire.event_to_wire(event)))
 
     @_answered
     async def GetAnimation(
@@ -145,47 +142,26 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
         if known is not None:
             return known, True
         settings = self._settings(header)
-        with self._scheduler.place():
-            kind = wire.MOTION_KINDS[header.motion_kind]
-            job = self._store.create(header.request_id, fingerprint, kind, settings)
-            job.has_reference_pose = header.reference_pose_bytes > 0
-            try:
-                await uploads.receive_files(next_part, header, job, lambda: _check_wanted(job))
-                _check_wanted(job)
-                self._scheduler.submit(job)
-            except BaseException as error:
-                named = error if isinstance(error, MimicMotionError) else Cancelled("Its upload broke off.")
-                self._scheduler.abandon(job, named)
-                self._store.discard(job)
-                raise
+        self._scheduler.check_room()
+        kind = wire.MOTION_KINDS[header.motion_kind]
+        job = self._store.create(header.request_id, fingerprint, kind, settings)
+        job.has_reference_pose = header.reference_pose_bytes > 0
+        self._scheduler.expect(job)
+        try:
+            await uploads.receive_files(next_part, header, job, lambda: _check_wanted(job))
+            _check_wanted(job)
+            self._scheduler.submit(job)
+        except BaseException as error:
+            named = error if isinstance(error, MimicMotionError) else Cancelled("Its upload broke off.")
+            self._scheduler.abandon(job, named)
+            self._store.discard(job)
+            raise
         return job, False
 
     def _settings(self, header: pb.AnimationHeader) -> Settings:
         settings = wire.resolve(self._scheduler.defaults, wire.overrides_from_wire(header.settings))
         uploads.check_output(settings.size, self._limits)
         return replace(settings, preview=(settings.preview or 1) if header.want_previews else 0)
-
-    async def _send(
-        self, job: StoredJob, after: int, write: Callable[[pb.AnimationEvent], Awaitable[None]]
-    ) -> None:
-        """Write the job's events until it ends; raises its error if it did not succeed."""
-        job.readers += 1  # keeps its files
-        try:
-            with ExitStack() as files:
-                descriptor = -1
-                async for event in job.log.follow(after):
-                    if isinstance(event, Video):
-                        if job.error is not None:
-                            break  # nobody needs the rest of a video that will never be whole
-                        if descriptor < 0:
-                            descriptor = files.enter_context(job.video.open("rb")).fileno()
-                        data = await asyncio.to_thread(os.pread, descriptor, event.size, event.offset)
-                        event = replace(event, data=data)
-                    await write(wire.event_to_wire(event))
-        finally:
-            job.readers -= 1
-        if job.error is not None:
-            raise job.error.with_traceback(None)
 
 
 def _check_wanted(job: StoredJob) -> None:

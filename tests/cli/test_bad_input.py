@@ -14,8 +14,7 @@ import pytest
 
 import mimicmotion_trt as mm
 from mimicmotion_trt.media.writer import VideoWriter
-from mimicmotion_trt.service import Client
-from mimicmotion_trt.service.local import local_server
+from mimicmotion_trt.service import Client, local_server
 
 from .conftest import Command
 
