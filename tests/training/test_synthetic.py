@@ -69,12 +69,12 @@ def test_clips_of_other_seeds_differ_in_person_room_and_dance() -> None:
 
 
 def test_characters_are_many_and_plainly_different() -> None:
-    people = [Character.from_seed(seed) for seed in range(2000)]
+    people = [Character.from_seed(seed) for seed in range(300)]
     coarse = set()
     for one in people:
         colours = np.array([one.skin, one.top.colour, one.bottom.colour]) // 64
         coarse.add((one.hair.style, one.top.pattern, one.bottom.skirt, one.backdrop.kind, colours.tobytes()))
-    assert len(coarse) > 1950  # even so coarsely described, hardly two are alike
+    assert len(coarse) > 294  # even so coarsely described, hardly two are alike
     apart = [np.linalg.norm(np.subtract(p.top.colour, p.backdrop.colours[0])) for p in people]
     assert np.mean(np.array(apart) > 80) > 0.97
 
@@ -131,20 +131,20 @@ def test_the_reference_shows_another_moment_of_the_same_motion(clips: list[Synth
         assert np.abs(room - clip.reference[corner, corner].mean(axis=(0, 1))).max() < 60
 
 
-def test_errors_grow_as_the_confidence_falls() -> None:
+def test_errors_grow_as_the_confidence_falls(clips: list[SyntheticClip]) -> None:
     errors, scores = [], []
-    for clip in iter_clips(40, 30, 8, 96, 96, occlusion=True):
+    for clip in clips:
         errors.append(np.linalg.norm(clip.observed.body - clip.truth.body, axis=-1).ravel())
         scores.append(clip.observed.body_score.ravel())
     error, score = np.concatenate(errors), np.concatenate(scores)
-    steps = [error[(score >= low) & (score < low + 0.25)].mean() for low in (0.0, 0.25, 0.5, 0.75)]
+    steps = [error[(score >= low) & (score < low + 0.4)].mean() for low in (0.0, 0.4, 0.8)]
     assert steps == sorted(steps, reverse=True)
     assert steps[0] > 4 * steps[-1]
 
 
-def test_hands_drop_out_as_a_whole_and_hidden_points_are_unsure() -> None:
+def test_hands_drop_out_as_a_whole_and_hidden_points_are_unsure(clips: list[SyntheticClip]) -> None:
     dropped, hidden = 0, []
-    for clip in iter_clips(70, 20, 12, 96, 64):
+    for clip in clips:
         lost = (clip.observed.hands_score.max(axis=-1) < 0.3) & (clip.truth.hands_score.min(axis=-1) == 1)
         dropped += int(lost.sum())
         hidden += clip.observed.body_score[clip.truth.body_score < 0.3].tolist()
@@ -168,7 +168,7 @@ def test_blur_softens_what_moves_and_leaves_the_truth() -> None:
 
 
 def test_a_real_motion_keeps_the_directions_of_its_bones() -> None:
-    motion = PoseSequence.load(MOTION)
+    motion = PoseSequence.load(MOTION).strided(2)
     clip = make_clip(77, len(motion), 192, 128, motion=motion, fps=motion.fps)
     given, made = (sequence.body * sequence.size for sequence in (motion, clip.truth))
     for start, end in BONES:

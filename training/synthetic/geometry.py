@@ -53,8 +53,7 @@ def across(vector: Array, direction: Array) -> Array:
 
 def about(vector: Array, axis: Array, angle: Array) -> Array:
     """`vector` [F,3], at a right angle to the unit `axis` [F,3], turned about it by `angle` [F]."""
-    turned: Array = np.cos(angle)[:, None] * vector + np.sin(angle)[:, None] * np.cross(axis, vector)
-    return turned
+    return np.cos(angle)[:, None] * vector + np.sin(angle)[:, None] * np.cross(axis, vector)
 
 
 def between(start: Array, end: Array, share: float) -> Array:
@@ -76,8 +75,7 @@ def half_circle(start: Array, end: Array) -> Array:
     length = np.hypot(along[:, 0], along[:, 1])[:, None]
     along = np.where(length < 1e-6, (0.0, 1.0), along / np.maximum(length, 1e-6))
     normal = np.stack([-along[:, 1], along[:, 0]], axis=-1)
-    cap: Array = np.cos(_ARC)[:, None] * along[:, None] + np.sin(_ARC)[:, None] * normal[:, None]
-    return cap
+    return np.cos(_ARC)[:, None] * along[:, None] + np.sin(_ARC)[:, None] * normal[:, None]
 
 
 def ellipse(middle: Array, axes: Array) -> Array:
