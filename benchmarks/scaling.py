@@ -29,11 +29,8 @@ from rich.table import Table
 
 from mimicmotion_trt.animator import Animator
 from mimicmotion_trt.bundles import load_bundle
-from mimicmotion_trt.doctor import EFFICIENCY
-from mimicmotion_trt.engines import open_engine
-from mimicmotion_trt.gpus import PEAK_TFLOPS
-from mimicmotion_trt.pose import draw_poses
-from mimicmotion_trt.prediction import (
+from mimicmotion_trt.doctor.gpus import EFFICIENCY, PEAK_TFLOPS
+from mimicmotion_trt.doctor.prediction import (
     MIMICMOTION,
     ON_CPU,
     Model,
@@ -42,6 +39,8 @@ from mimicmotion_trt.prediction import (
     memory_of,
     unet_values,
 )
+from mimicmotion_trt.engines import open_engine
+from mimicmotion_trt.pose import draw_poses
 from mimicmotion_trt.settings import Settings
 
 DOCS = ROOT / "docs" / "scaling.md"

@@ -157,15 +157,15 @@ def judge(plan: Plan, arm: str, weights: Path) -> Scores:
     tiny = load_config(ROOT / "training" / "configs" / "tiny.yaml")
     defaults = {**tiny.validation.settings, "steps": plan.sampling_steps, "canvas": tiny.data.canvas}
     defaults |= {"segment": plan.frames, "overlap": min(2, plan.frames - 1)}
-    encoders = Encoders(Path(plan.base), torch.device("cpu"))
+    encoders = Encoders.load(Path(plan.base), torch.device("cpu"))
     animator = torch_animator(model.unet, model.pose_net, encoders, plan.size, defaults)
     return means(list(score_clips(plan, animator, aware=arm != "no confidence", canvas=tiny.data.canvas)))
 
 
 def score_clips(plan: Plan, animator: Any, *, aware: bool, canvas: int) -> Iterator[Scores]:
     """The measures of each clip, with keypoints as they are found and with worse ones."""
+    from mimicmotion_trt.training.data.samples import VALIDATION_SEED, drawn_poses
     from mimicmotion_trt.training.metrics import hand_psnr, psnr, ssim
-    from mimicmotion_trt.training.samples import VALIDATION_SEED, drawn_poses
     from mimicmotion_trt.training.synthetic import make_clip
 
     width, height = plan.size

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import product
 
+from ..cuda.buckets import too_wide
 from ..engines import EngineSpec, Manifest, Profile
 from ..errors import SettingsError
-from ..prediction import too_wide
 from ..settings import Settings
 from ..stages import POSE_CHUNK
 from .options import Options

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import product
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from torch import Tensor
 from ..engines import ImageStatistics
 from ..pose import draw_poses
 from ..settings import SIZE_MULTIPLE
+from ..training.encoders import Encoders
 from ..training.synthetic import make_clip
 from ..training.torch_animator import torch_animator
 from .proof import Case
@@ -51,13 +51,7 @@ def record_trajectory(
     `frames` frames. Person, dance and noise are drawn from `seed`.
     """
     width, height = size
-    encoders: Any = SimpleNamespace(
-        vae=model.vae,
-        image_encoder=model.image_encoder,
-        scaling_factor=float(model.vae.config["scaling_factor"]),
-        statistics=image,
-        mode=lambda images: model.vae.encode(images).latent_dist.mode(),
-    )
+    encoders = Encoders(model.vae, model.image_encoder, image)
     animator = torch_animator(model.unet, model.pose_net, encoders, (width, height), defaults)
     settings = replace(
         animator.settings(), steps=steps, seed=seed, segment=frames, reuse_interval=1, size=None,

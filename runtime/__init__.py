@@ -21,15 +21,15 @@ from .errors import (
     ServiceError,
     SettingsError,
 )
-from .events import Event
-from .limits import Limits
-from .settings import Settings
 
 if TYPE_CHECKING:
     from .animator import Animator
+    from .events import Event
     from .job import Job, Result
+    from .limits import Limits
     from .pose import PoseSequence, draw_poses, estimate_poses, rescale_to_reference
     from .service import AsyncClient, Client
+    from .settings import Settings
 
 __version__ = "0.1.0"
 
@@ -37,14 +37,17 @@ _LAZY = {
     "Animator": "animator",
     "AsyncClient": "service",
     "Client": "service",
+    "Event": "events",
     "Job": "job",
+    "Limits": "limits",
     "PoseSequence": "pose",
     "Result": "job",
+    "Settings": "settings",
     "draw_poses": "pose",
     "estimate_poses": "pose",
     "rescale_to_reference": "pose",
 }
-"""Names whose modules load OpenCV, PyAV, ONNX Runtime or gRPC: imported when they are first used."""
+"""Names whose modules load numpy, pydantic, OpenCV, PyAV, ONNX Runtime or gRPC: imported when first used."""
 
 __all__ = [
     "Animator",

@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from .noise import picture_noise
 from .reuse import Answers
 from .schedule import Step, sigmas_of, steps_of
 from .segments import Plan
-from .settings import Settings
+from .settings import Settings, make_settings, resolve_settings
 from .shapes import Cells, Shapes
 from .stages import Stages
 
@@ -130,7 +129,7 @@ class Animator:
 
     def settings(self, **overrides: Any) -> Settings:
         """The bundle's own settings with some replaced; raises `SettingsError`."""
-        return self.resolve(Settings.from_dict({**self.manifest.defaults, **overrides}))
+        return make_settings(self.manifest.defaults, overrides)
 
     def resolve(self, settings: Settings | None) -> Settings:
         """Settings in which segment, sigmas and canvas are filled in from the bundle; size may stay None."""
@@ -142,13 +141,7 @@ class Animator:
                 remedy="Give Settings, for instance animator.settings(steps=25).",
                 field="settings",
             )
-        defaults = self.manifest.defaults
-        missing = {
-            name: defaults[name]
-            for name in ("segment", "sigma_min", "sigma_max", "canvas")
-            if getattr(settings, name) is None and name in defaults
-        }
-        return replace(settings, **{"canvas": settings.canvas or 2160, **missing})
+        return resolve_settings(settings, self.manifest.defaults)
 
     def animate(
         self,

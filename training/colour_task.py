@@ -23,9 +23,9 @@ from ..pose.draw import BODY_THRESHOLD
 from .base import open_base, replace_part, told_base
 from .checkpoints import load_image_encoder
 from .config import Config
+from .data.samples import HeldOut, Sample, clips_key, open_dataset
+from .data.store import Arrays, Store, clip_at
 from .encoders import read_statistics
-from .samples import HeldOut, Sample, clips_key, open_dataset
-from .store import Arrays, Store, clip_at
 from .task import Batch, Measures, Report, cache_folder, fingerprint
 
 BODY_POINTS = (

@@ -21,9 +21,9 @@ from . import objective
 from .base import open_base, replace_part
 from .checkpoints import load_vae
 from .config import Config, VaeConfig
+from .data.store import clip_at
 from .metrics import similarity
 from .motion_task import MotionTask
-from .store import clip_at
 from .task import Batch, Measures, Report, generator_at
 from .temporal import flatten_time_convs
 from .vae_task import open_frames, trained_vae, validate_vae

@@ -1,4 +1,4 @@
-"""The frozen networks around the denoiser, as training uses them."""
+"""The networks around the denoiser, which stay as they are while it learns."""
 
 from __future__ import annotations
 
@@ -22,13 +22,21 @@ Float = NDArray[np.float32]
 class Encoders:
     """The frozen networks that turn pictures into latents and tokens, and latents into pictures."""
 
-    def __init__(self, base: Path, device: torch.device) -> None:
-        vae: Any = load_vae(base).to(device)
-        image_encoder: Any = load_image_encoder(base).to(device)
-        self.vae, self.image_encoder = vae, image_encoder
+    def __init__(self, vae: Any, image_encoder: Any, statistics: ImageStatistics) -> None:
+        self.vae, self.image_encoder, self.statistics = vae, image_encoder, statistics
         self.scaling_factor = float(vae.config["scaling_factor"])
-        self.statistics = read_statistics(base, int(image_encoder.config.image_size))
-        self._device = device
+
+    @classmethod
+    def load(cls, base: Path, device: torch.device) -> Encoders:
+        """Those of a base folder, on a device; raises `CheckpointError`."""
+        image_encoder: Any = load_image_encoder(base).to(device)
+        statistics = read_statistics(base, int(image_encoder.config.image_size))
+        return cls(load_vae(base).to(device), image_encoder, statistics)
+
+    @property
+    def device(self) -> torch.device:
+        """Where both networks are."""
+        return next(self.vae.parameters()).device  # type: ignore[no-any-return]
 
     def latent_weights(self) -> list[Tensor]:
         """The weights that latents depend on."""
@@ -39,7 +47,7 @@ class Encoders:
     def latents(self, pictures: Picture, chunk: int = 8) -> Float:
         """The posterior's mode [F,4,h,w], not scaled, of pictures uint8 [F,H,W,3]."""
         parts = [
-            self.mode(torch.from_numpy(to_signed(pictures[i : i + chunk])).to(self._device))
+            self.mode(torch.from_numpy(to_signed(pictures[i : i + chunk])).to(self.device))
             for i in range(0, len(pictures), chunk)
         ]
         return torch.cat(parts).cpu().numpy()
@@ -53,7 +61,7 @@ class Encoders:
     @torch.inference_mode()
     def embed(self, picture: Picture) -> Float:
         """The token [1,D] of a picture uint8 [H,W,3]."""
-        pixels = torch.from_numpy(clip_pixels(to_signed(picture), self.statistics)).to(self._device)
+        pixels = torch.from_numpy(clip_pixels(to_signed(picture), self.statistics)).to(self.device)
         return self.image_encoder(pixels).image_embeds.cpu().numpy()  # type: ignore[no-any-return]
 
 

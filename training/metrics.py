@@ -12,7 +12,7 @@ from ..pose import PoseSequence
 from ..schedule import steps_of
 from ..segments import Plan, plan_segments
 from ..settings import Settings
-from .regions import box_cells
+from .data.regions import box_on_grid
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,7 +59,7 @@ def hand_psnr(video: Pictures, truth: Pictures, poses: PoseSequence) -> float | 
     size = (truth.shape[1], truth.shape[2])
     for frame, hand in np.argwhere((poses.hands_score > 0).any(axis=-1)):
         seen = poses.hands_score[frame, hand] > 0
-        top, bottom, left, right = box_cells(poses.hands[frame, hand][seen], size)
+        top, bottom, left, right = box_on_grid(poses.hands[frame, hand][seen], size)
         a, b = (x[frame, top:bottom, left:right].astype(np.float64) for x in (video, truth))
         errors.append(((a - b) ** 2).ravel())
     if not errors or not sum(map(len, errors)):

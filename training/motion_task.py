@@ -26,11 +26,11 @@ from .checkpoints import (
 )
 from .comfyui import save_comfyui
 from .config import Config
+from .data.regions import region_weights
+from .data.samples import HeldOut, Sample, clips_key, drawn_poses, open_dataset, with_reference
+from .data.store import Arrays, Store, clip_at
 from .encoders import Encoders
 from .networks import PoseNet, UNet
-from .regions import region_weights
-from .samples import HeldOut, Sample, clips_key, drawn_poses, open_dataset, slots
-from .store import Arrays, Store, clip_at
 from .task import Batch, Measures, Report, cache_folder, fingerprint, generator_at
 from .temporal import flatten_time_convs, quiet_branches, still_time_convs
 from .torch_animator import torch_animator
@@ -66,7 +66,7 @@ class MotionTask:
         self._base, found = open_base(config, output)
         unet = config.checkpoint or ("U-Net of the base" if has_unet(self._base) else "random U-Net")
         self.beginning = f"{told_base(config, found)}; {unet}"
-        self.encoders = Encoders(self._base, device)
+        self.encoders = Encoders.load(self._base, device)
         self.network = MotionNetworks(*start_networks(config, self._base)).to(device)
         dataset = open_dataset(config.data)
         self.held_out = HeldOut(config)
@@ -79,7 +79,7 @@ class MotionTask:
     def examine(self, sample: Sample) -> Arrays:
         """What is stored of a clip."""
         data = self._config.data
-        pictures, poses = slots(sample)
+        pictures, poses = with_reference(sample)
         return {
             "latents": self.encoders.latents(pictures).astype(np.float16),
             "embedding": self.encoders.embed(sample["reference"]),

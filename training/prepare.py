@@ -44,12 +44,12 @@ def prepare(
     """Find one-person clips in recordings and pack them, with their poses, into webdataset shards."""
     from mimicmotion_trt.flags import parse_size
     from mimicmotion_trt.pose import open_estimator
+    from mimicmotion_trt.training.data.shards import read_entries
     from mimicmotion_trt.training.files import alone
     from mimicmotion_trt.training.footage.cutting import Rules
     from mimicmotion_trt.training.footage.preparation import Options, Preparation
     from mimicmotion_trt.training.footage.progress import Bars, Lines
     from mimicmotion_trt.training.footage.report import summary, write_report
-    from mimicmotion_trt.training.footage.shards import read_entries
 
     try:
         rules = Rules(min_frames, max_frames, max_jitter)

@@ -18,9 +18,9 @@ from ..media.sheet import contact_sheet
 from .base import open_base, replace_part, told_base
 from .checkpoints import load_vae
 from .config import Config
+from .data.samples import HeldOut, Sample, clips_key, open_dataset, with_reference
+from .data.store import Arrays, Store, clip_at
 from .metrics import psnr, ssim
-from .samples import HeldOut, Sample, clips_key, open_dataset, slots
-from .store import Arrays, Store, clip_at
 from .task import Batch, Measures, Report, cache_folder, fingerprint, generator_at
 from .temporal import flatten_time_convs, still_time_convs
 
@@ -157,7 +157,7 @@ def open_frames(config: Config, output: Path) -> tuple[Store, int]:
 
 def store_frames(sample: Sample) -> Arrays:
     """All pictures of a clip, uint8 [1+F,H,W,3]."""
-    return {"frames": slots(sample)[0]}
+    return {"frames": with_reference(sample)[0]}
 
 
 def clear_path(vae: nn.Module) -> None:

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from ..animator import Animator
 from ..media.sheet import contact_sheet
+from .data.samples import Sample, drawn_poses, with_reference
 from .metrics import border_jump, borders, hand_psnr, means, psnr, ssim
-from .samples import Sample, drawn_poses, slots
 
 Picture = NDArray[np.uint8]
 
@@ -27,7 +27,7 @@ def validate_motion(
     rows = []
     for seed, sample in enumerate(samples):
         settings = animator.settings(seed=seed)
-        pictures, poses = slots(sample)
+        pictures, poses = with_reference(sample)
         assert settings.canvas is not None
         height, width = pictures.shape[1:3]
         drawn = drawn_poses(poses, height, width, settings.canvas, confidence_aware=confidence_aware)

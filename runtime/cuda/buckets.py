@@ -20,7 +20,7 @@ import numpy as np
 
 from ..engines import Engine
 from ..errors import OutOfMemory, SettingsError
-from .compiler import cache_folder, keep_file
+from ..files import cache_folder, keep_in_cache
 from .device import Device, Replay
 
 PAYS = 0.10
@@ -75,7 +75,7 @@ class Buckets:
                     seconds = self._times(small, slots, cells)
                     found = worthwhile(seconds)
                     if len(seconds) == len(small):  # less room now says nothing of the next start
-                        keep_file(path, json.dumps(found).encode())
+                        keep_in_cache(path, json.dumps(found).encode())
                 self._known[shape] = found
             return self._known[shape]
 

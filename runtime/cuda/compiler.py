@@ -5,14 +5,12 @@ Needs no GPU and no driver.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from ..errors import KernelError
+from ..files import cache_folder, keep_in_cache
 
 SOURCE = Path(__file__).with_name("kernels.cu")
 REALS = {"float16": "__half", "float32": "float"}
@@ -40,25 +38,8 @@ def compile_kernels(arch: str, dtype: str, cache: Path | None = None) -> bytes:
     cubin = _read(path)
     if cubin is None:
         cubin = _compile(source, options)
-        keep_file(path, hashlib.sha256(cubin).digest() + cubin)
+        keep_in_cache(path, hashlib.sha256(cubin).digest() + cubin)
     return cubin
-
-
-def cache_folder() -> Path:
-    """Where what can be made again is kept: $MIMICMOTION_CACHE, $XDG_CACHE_HOME/mimicmotion or ~/.cache/mimicmotion.
-
-    Raises `KernelError` where there is no home folder either.
-    """
-    if own := os.environ.get("MIMICMOTION_CACHE"):
-        return Path(own)
-    if shared := os.environ.get("XDG_CACHE_HOME"):
-        return Path(shared) / "mimicmotion"
-    try:
-        return Path.home() / ".cache" / "mimicmotion"
-    except RuntimeError as error:
-        raise KernelError(
-            f"there is no folder for the cache: {error}", remedy="Set MIMICMOTION_CACHE."
-        ) from error
 
 
 def _compile(source: str, options: dict[str, Any]) -> bytes:
@@ -110,13 +91,3 @@ def _read(path: Path) -> bytes | None:
         return None
     digest, cubin = stored[:32], stored[32:]
     return cubin if hashlib.sha256(cubin).digest() == digest else None
-
-
-def keep_file(path: Path, data: bytes) -> None:
-    """Keep data in the cache, written beside and renamed. A cache that cannot be written costs time: no error."""
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            beside = Path(folder) / path.name
-            beside.write_bytes(data)
-            os.replace(beside, path)

@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-PACKAGE = "mimicmotion_trt"
-
-
-@pytest.fixture(scope="module")
-def linter() -> ModuleType:
-    """What `make lint` runs."""
-    spec = importlib.util.spec_from_file_location("lint_imports", Path(__file__).with_name("lint_imports.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from . import lint_imports
+from .lint_imports import PACKAGE
 
 
 @pytest.fixture
-def farm(linter: ModuleType, tmp_path: Path) -> Path:
+def farm(tmp_path: Path) -> Path:
     """The package as it is installed; modules may be added."""
-    linter.link_package(tmp_path)
+    lint_imports.link_package(tmp_path)
     return tmp_path
 
 
-def test_all_contracts_are_kept(linter, farm):
-    done = linter.lint(farm, capture_output=True)
+def test_all_contracts_are_kept(farm):
+    done = lint_imports.lint(farm, capture_output=True)
     assert done.returncode == 0, done.stdout
     assert "3 kept, 0 broken" in done.stdout
 
@@ -59,9 +47,9 @@ def test_every_room_is_looked_at(farm):
         ("engines/sneaky", "import torch", "What serves loads no training framework"),
     ],
 )
-def test_a_forbidden_import_is_found(linter, farm, module, code, broken):
+def test_a_forbidden_import_is_found(farm, module, code, broken):
     (farm / PACKAGE / f"{module}.py").write_text(code)
-    done = linter.lint(farm, capture_output=True)
+    done = lint_imports.lint(farm, capture_output=True)
     verdicts = [line for line in done.stdout.splitlines() if broken in line]
     assert done.returncode == 1
     assert any("BROKEN" in line for line in verdicts), done.stdout

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -71,16 +70,6 @@ def test_a_damaged_entry_is_compiled_again(stand_in, tmp_path, damage):
 def test_a_cache_that_cannot_be_written_is_done_without(stand_in, tmp_path):
     (tmp_path / "kernels").write_text("a file where the folder should be")
     assert compile_kernels("sm_90", "float16", tmp_path) == b"sm_90"
-
-
-def test_where_the_cache_is(monkeypatch, tmp_path):
-    monkeypatch.delenv("MIMICMOTION_CACHE", raising=False)
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert compiler.cache_folder() == Path.home() / ".cache" / "mimicmotion"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "shared"))
-    assert compiler.cache_folder() == tmp_path / "shared" / "mimicmotion"
-    monkeypatch.setenv("MIMICMOTION_CACHE", str(tmp_path / "own"))
-    assert compiler.cache_folder() == tmp_path / "own"
 
 
 def test_a_kernel_that_does_not_compile(monkeypatch, tmp_path):

@@ -14,6 +14,9 @@ import pytest
 from typer.testing import CliRunner
 
 from mimicmotion_trt.bundles import load_bundle
+from mimicmotion_trt.doctor.fitness import cpu_problem, rebuild_for
+from mimicmotion_trt.doctor.gpus import GpuInfo
+from mimicmotion_trt.doctor.host import Host
 from mimicmotion_trt.engines import Bundle, Plan, Profile, cuda_gpu, tensorrt_backend
 from mimicmotion_trt.engines.bundle import COMMAND
 from mimicmotion_trt.engines.tensorrt_checks import check_gpu, check_validity, for_backend, for_gpu, without
@@ -21,9 +24,6 @@ from mimicmotion_trt.engines.tensorrt_library import Library, open_library
 from mimicmotion_trt.errors import BundleError
 from mimicmotion_trt.export import build_engines, target
 from mimicmotion_trt.export.options import Options, PlanOptions
-from mimicmotion_trt.fitness import cpu_problem, rebuild_for
-from mimicmotion_trt.gpus import Gpu
-from mimicmotion_trt.host import Host
 
 from .stand_in_tensorrt import SPEC
 
@@ -139,7 +139,7 @@ def proposed(says: str) -> str:
 @pytest.mark.parametrize("capability", NAMES)
 @pytest.mark.parametrize("options", BUILT, ids=lambda options: options.arguments[10:40])
 def test_the_builder_takes_what_the_doctor_proposes_for_a_gpu(bundle, builder, options, capability):
-    gpu = Gpu(NAMES[capability], divmod(capability, 10), 0, 0, None, "")
+    gpu = GpuInfo(NAMES[capability], divmod(capability, 10), 0, 0, None, "")
     command = proposed(rebuild_for(built_as(options, bundle), gpu, HOST))
     taken = builder(command, f"{gpu.name} SM{capability}")
     assert (taken.sizes, taken.segment, taken.rows) == (options.sizes, options.segment, options.rows)
@@ -197,7 +197,7 @@ def test_a_bundle_of_the_usual_capabilities_is_rebuilt_for_one_more(bundle, buil
     plan = dataclasses.replace(unet.plan, library="tensorrt-rtx 1.7.1.116", target="SM80 SM86 SM89 SM120")
     networks = {**built.manifest.networks, "unet": dataclasses.replace(unet, plan=plan)}
     usual = dataclasses.replace(built, manifest=dataclasses.replace(built.manifest, networks=networks))
-    turing = Gpu("NVIDIA GeForce RTX 2080 Ti", (7, 5), 0, 0, None, "")
+    turing = GpuInfo("NVIDIA GeForce RTX 2080 Ti", (7, 5), 0, 0, None, "")
     taken = builder(proposed(rebuild_for(usual, turing, HOST)))
     assert taken.plan.capabilities == ("SM80", "SM86", "SM89", "SM120", "SM75")
 

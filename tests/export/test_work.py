@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from mimicmotion_trt import ExportError
+from mimicmotion_trt.doctor.prediction import MIMICMOTION
 from mimicmotion_trt.engines import EngineSpec, TensorSpec, Work, network_specs
 from mimicmotion_trt.export import networks
 from mimicmotion_trt.export.work import count_flops, measure_work
-from mimicmotion_trt.prediction import MIMICMOTION
 from mimicmotion_trt.training.checkpoints import empty_pose_net, empty_unet, read_config
 
 CELLS = 72 * 128

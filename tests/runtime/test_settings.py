@@ -178,7 +178,7 @@ def test_wrong_sizes(value):
 @pytest.mark.parametrize(("side", "nearest"), [(65, 64), (100, 128), (1000, 1024), (570, 576), (8191, 8192)])
 def test_a_side_that_is_no_multiple_of_64_is_told_its_neighbour(side, nearest):
     error = refused(size=(64, side))
-    assert f"64x{side}" in error.message
+    assert str(side) in error.message
     assert str(nearest) in error.remedy
 
 

@@ -14,8 +14,8 @@ import pytest
 from mimicmotion_trt import PoseSequence
 from mimicmotion_trt.segments import plan_segments
 from mimicmotion_trt.training import metrics
+from mimicmotion_trt.training.data.samples import VALIDATION_SEED
 from mimicmotion_trt.training.evaluate import MOST_SEED, STRIDE, unseen
-from mimicmotion_trt.training.samples import VALIDATION_SEED
 from mimicmotion_trt.training.synthetic import TRAIN_SEEDS, VALIDATION_SEEDS
 
 ROOT = Path(__file__).parents[2]

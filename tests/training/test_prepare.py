@@ -22,12 +22,12 @@ from mimicmotion_trt.limits import Limits
 from mimicmotion_trt.media import read_picture, write_picture
 from mimicmotion_trt.media.writer import VideoWriter
 from mimicmotion_trt.pose import PoseSequence
+from mimicmotion_trt.training.data.shards import read_entries
+from mimicmotion_trt.training.data.transforms import around_person, share_inside
 from mimicmotion_trt.training.files import alone
 from mimicmotion_trt.training.footage import videos
-from mimicmotion_trt.training.footage.crop import around_person, share_inside
 from mimicmotion_trt.training.footage.cutting import NOBODY, SEVERAL, SHAKY, SHORT, Rules, cut, jitter
 from mimicmotion_trt.training.footage.preparation import Options
-from mimicmotion_trt.training.footage.shards import read_entries
 from mimicmotion_trt.training.footage.survey import NOT_COUNTED, ChangeMeter, Survey
 from mimicmotion_trt.training.footage.videos import find_videos, opened
 from mimicmotion_trt.training.prepare import app
@@ -204,7 +204,7 @@ def test_a_folder_from_before_a_flag_was_known_is_continued(
 KILLED = """
 import os, signal, sys
 from mimicmotion_trt.training.footage import progress
-from mimicmotion_trt.training.footage.shards import ShardWriter
+from mimicmotion_trt.training.data.shards import ShardWriter
 from mimicmotion_trt.training.prepare import app
 add = ShardWriter.add
 def dying(self, key, meta, poses, pictures):

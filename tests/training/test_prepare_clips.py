@@ -22,10 +22,16 @@ from mimicmotion_trt.media.picture import encode_picture
 from mimicmotion_trt.pose import draw_poses
 from mimicmotion_trt.pose.sequence import SHAPES
 from mimicmotion_trt.training.config import Config, DataConfig, ValidationConfig
+from mimicmotion_trt.training.data.samples import (
+    HeldOut,
+    clips_key,
+    open_dataset,
+    sound_sample,
+    with_reference,
+)
+from mimicmotion_trt.training.data.shards import ShardWriter, read_entries
+from mimicmotion_trt.training.data.transforms import Augment, Variation, mirror
 from mimicmotion_trt.training.footage import ShardClips, open_clips, pose_pictures
-from mimicmotion_trt.training.footage.augment import Augment, Variation, mirror
-from mimicmotion_trt.training.footage.shards import ShardWriter, read_entries
-from mimicmotion_trt.training.samples import HeldOut, clips_key, open_dataset, slots, sound_sample
 from mimicmotion_trt.training.synthetic import SyntheticClip, make_clip
 
 FRAMES, HEIGHT, WIDTH = 24, 96, 64
@@ -107,7 +113,7 @@ def test_pictures_and_keypoints_move_together(tmp_path: Path, size: tuple[int, i
     mirrored, checked = Counter[bool](), 0
     for index in range(30):
         sample = dataset[index]
-        pictures, poses = slots(sample)
+        pictures, poses = with_reference(sample)
         wrists = poses.body[:, [4, 7]] * size
         spots = [spot(picture) for picture in pictures]
         pairs = [pair for pair in zip(spots, wrists, strict=True) if pair[0] is not None]

@@ -368,7 +368,7 @@ def test_one_run_at_a_time_writes_to_a_folder(train, tmp_path):
 
 
 def test_a_damaged_clip_that_is_held_out_does_not_end_the_run(values, train, tmp_path, monkeypatch):
-    from mimicmotion_trt.training import samples
+    from mimicmotion_trt.training.data import samples
 
     real = samples.SyntheticClips.__getitem__
 

@@ -13,17 +13,17 @@ import pytest
 from mimicmotion_trt.errors import MotionError, OutputError, SettingsError
 from mimicmotion_trt.pose import draw_poses
 from mimicmotion_trt.training.config import Config, DataConfig, ValidationConfig
-from mimicmotion_trt.training.samples import (
+from mimicmotion_trt.training.data.samples import (
     HeldOut,
     SyntheticClips,
     certain,
     clips_key,
     drawn_poses,
     open_dataset,
-    slots,
     sound_sample,
+    with_reference,
 )
-from mimicmotion_trt.training.store import Store, clip_at
+from mimicmotion_trt.training.data.store import Store, clip_at
 
 CONFIG = DataConfig(clips=12, characters=3, frames=3, height=64, width=64)
 
@@ -202,14 +202,14 @@ def test_every_clip_comes_once_in_an_epoch_in_another_order():
 def test_people_that_are_held_out_are_others():
     train, held_out = open_dataset(CONFIG), open_dataset(CONFIG, held_out=True)
     assert not np.array_equal(train[0]["reference"], held_out[0]["reference"])
-    pictures, poses = slots(train[0])
+    pictures, poses = with_reference(train[0])
     assert len(pictures) == len(poses) == CONFIG.frames
     np.testing.assert_array_equal(pictures[0], train[0]["reference"])
     np.testing.assert_array_equal(poses.body[0], train[0]["reference_pose"].body[0])
 
 
 def test_drawings_without_doubt_are_of_full_brightness_or_none():
-    _, poses = slots(open_dataset(CONFIG)[1])
+    _, poses = with_reference(open_dataset(CONFIG)[1])
     scores = poses.body_score.copy()
     scores[:, 4], scores[:, 7] = 0.5, 0.3  # a joint of no more than 0.3 is not drawn
     poses = replace(poses, body_score=scores)

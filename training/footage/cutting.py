@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...pose import PoseSequence
-from .crop import somebody
+from ..data.transforms import somebody
 from .survey import NOT_COUNTED, Survey
 
 NOBODY, SEVERAL = "nobody", "several people"

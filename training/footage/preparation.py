@@ -12,10 +12,10 @@ from typing import Any, Protocol
 from ...errors import InputError, LimitError, MotionError, SettingsError
 from ...media.picture import encode_picture
 from ...pose import PoseEstimator, PoseSequence
+from ..data.shards import ShardWriter
+from ..data.transforms import Crop, Picture, around_person, share_inside
 from ..files import replace_text
-from .crop import Crop, Picture, around_person, share_inside
 from .cutting import DAMAGED, LARGE, OUTSIDE, SMALL, TWICE, Rules, Span, cut, jitter
-from .shards import ShardWriter
 from .survey import Survey, Surveyor
 from .videos import Video, find_videos, opened
 

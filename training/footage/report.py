@@ -16,9 +16,9 @@ from ...errors import InputError
 from ...media.picture import read_picture, write_picture
 from ...media.sheet import Row, contact_sheet
 from ...pose import PoseSequence, draw_poses
-from .crop import Picture
+from ..data.shards import Entry
+from ..data.transforms import Picture
 from .preparation import Options, Verdict
-from .shards import Entry
 from .videos import Video, opened
 
 KEPT, LEFT_OUT = "kept.jpg", "left-out.jpg"

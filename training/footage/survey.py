@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from ...errors import InputError, LimitError, MotionError
 from ...pose import PoseEstimator, PoseSequence
 from ...pose.sequence import SHAPES, Floats
+from ..data.store import DAMAGE
 from ..files import replace_text, writing
-from ..store import DAMAGE
 from .people import PeopleCounter
 from .videos import Picture, Video, opened
 

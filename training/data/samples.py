@@ -12,10 +12,10 @@ from typing import Any, Protocol, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import MimicMotionError, MotionError, SettingsError
-from ..pose import PoseSequence, draw_poses
-from ..pose.draw import BODY_THRESHOLD
-from .config import Config, DataConfig
+from ...errors import MimicMotionError, MotionError, SettingsError
+from ...pose import PoseSequence, draw_poses
+from ...pose.draw import BODY_THRESHOLD
+from ..config import Config, DataConfig
 
 Picture = NDArray[np.uint8]
 
@@ -61,7 +61,7 @@ class SyntheticClips:
         return self.config.clips
 
     def __getitem__(self, index: int) -> Sample:
-        from .synthetic import make_clip
+        from ..synthetic import make_clip
 
         config = self.config
         clip = make_clip(
@@ -205,7 +205,7 @@ def checked(sample: Sample) -> Sample:
     return sample
 
 
-def slots(sample: Sample) -> tuple[Picture, PoseSequence]:
+def with_reference(sample: Sample) -> tuple[Picture, PoseSequence]:
     """What a segment holds: pictures uint8 [1+F,H,W,3] and their poses, the reference's own first."""
     pictures = np.concatenate([sample["reference"][None], sample["frames"]])
     height, width = pictures.shape[1:3]

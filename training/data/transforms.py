@@ -1,4 +1,4 @@
-"""A rectangle of a picture, brought to a size, with the keypoints that lie in it."""
+"""What is done to a clip's pictures and keypoints together: cropped, resized, mirrored, recoloured."""
 
 from __future__ import annotations
 
@@ -12,8 +12,15 @@ from numpy.typing import NDArray
 from ...pose import PoseSequence
 
 Picture = NDArray[np.uint8]
+
 _SEEN = 0.3
 _LEAST_POINTS = 4
+_BODY = (0, 1, 5, 6, 7, 2, 3, 4, 11, 12, 13, 8, 9, 10, 15, 14, 17, 16)
+_FACE = (
+    *range(16, -1, -1), *range(26, 16, -1), 27, 28, 29, 30, 35, 34, 33, 32, 31,  # jaw, brows, nose
+    45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40,  # eyes
+    54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55, 64, 63, 62, 61, 60, 67, 66, 65,  # lips
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,3 +81,70 @@ def share_inside(poses: PoseSequence) -> float:
     seen = poses.body_score > _SEEN
     inside = np.all((poses.body >= 0) & (poses.body <= 1), axis=-1)
     return float((inside & seen).sum() / max(int(seen.sum()), 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Augment:
+    """How far clips may be varied."""
+
+    flip: float = 0.5
+    """Probability of mirroring."""
+    scale: tuple[float, float] = (0.85, 1.0)
+    """Sides of the crop as shares of the largest that fits."""
+    shift: float = 0.05
+    """How far the crop moves, in its own sides."""
+    colour: float = 0.1
+    """How far contrast, saturation (factors from 1) and brightness (shares of white) go."""
+
+
+NONE = Augment(0.0, (1.0, 1.0), 0.0, 0.0)
+"""Clips as they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Variation:
+    """What chance made of an `Augment` for one clip."""
+
+    flipped: bool
+    scale: float
+    shift: tuple[float, float]
+    contrast: float
+    saturation: float
+    brightness: float
+
+    @staticmethod
+    def draw(augment: Augment, rng: np.random.Generator) -> Variation:
+        """Always takes the same number of random values."""
+        chance, scale, right, down, *colours = rng.random(7)
+        low, high = augment.scale
+        steps = [augment.colour * (2 * value - 1) for value in colours]
+        return Variation(
+            bool(chance < augment.flip),
+            float(low + (high - low) * scale),
+            (augment.shift * (2 * right - 1), augment.shift * (2 * down - 1)),
+            1 + steps[0],
+            1 + steps[1],
+            steps[2],
+        )
+
+    def recolour(self, picture: Picture) -> Picture:
+        """uint8 [H,W,3] with other contrast (about middle grey), saturation and brightness."""
+        if (self.contrast, self.saturation, self.brightness) == (1, 1, 0):
+            return picture
+        grey = np.array([0.299, 0.587, 0.114])
+        mix = self.contrast * (self.saturation * np.eye(3) + (1 - self.saturation) * grey)
+        offset = 127.5 * (1 - self.contrast) + 255 * self.brightness
+        matrix = np.concatenate([mix, np.full((3, 1), offset)], axis=1)
+        return np.asarray(cv2.transform(picture, matrix), np.uint8)
+
+
+def mirror(poses: PoseSequence) -> PoseSequence:
+    """The poses of the mirrored pictures: x is 1 - x, and left is right."""
+    order = {"body": list(_BODY), "hands": [1, 0], "face": list(_FACE)}
+    swapped: dict[str, Any] = {}
+    for name, points in order.items():
+        moved = getattr(poses, name)[:, points].copy()
+        moved[..., 0] = 1 - moved[..., 0]
+        swapped[name] = moved
+        swapped[f"{name}_score"] = getattr(poses, f"{name}_score")[:, points]
+    return replace(poses, **swapped)

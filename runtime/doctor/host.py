@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .engines import Bundle, open_engine
+from ..engines import Bundle, open_engine
+from ..settings import Settings
 from .prediction import Model, cells_of, cost_of
-from .settings import Settings
 
 PACKAGES = ("onnxruntime", "torch", "tensorrt-cu13", "tensorrt-rtx-cu13", "cuda-core", "nvidia-ml-py")
 SMALL_CALL = 5e9

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .files import writing
+from ..files import writing
 from .samples import ClipDataset, Sample, sound_sample
 
 Arrays = dict[str, NDArray[Any]]

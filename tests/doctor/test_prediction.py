@@ -8,8 +8,8 @@ import pytest
 
 from mimicmotion_trt import Settings, SettingsError
 from mimicmotion_trt.bundles import load_bundle
+from mimicmotion_trt.doctor.prediction import MIMICMOTION, ON_CPU, Model, best, choices, cost_of, memory_of
 from mimicmotion_trt.engines import Plan, Profile
-from mimicmotion_trt.prediction import MIMICMOTION, ON_CPU, Model, best, choices, cost_of, memory_of
 from mimicmotion_trt.schedule import steps_of
 from mimicmotion_trt.shapes import Shapes
 

@@ -12,15 +12,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from .cuda.buckets import MOST_ELEMENTS
-from .cuda.buckets import too_wide as too_wide  # builds ask here which rows fit
-from .cuda.decoder import WIDEST
-from .engines import NETWORKS, Manifest, Work
-from .errors import SettingsError
-from .schedule import steps_of
-from .segments import plan_segments
-from .settings import Settings
-from .shapes import Shapes
+from ..cuda.buckets import MOST_ELEMENTS
+from ..cuda.buckets import too_wide as too_wide  # builds ask here which rows fit
+from ..cuda.decoder import WIDEST
+from ..engines import NETWORKS, Manifest, Work
+from ..errors import SettingsError
+from ..schedule import steps_of
+from ..segments import plan_segments
+from ..settings import Settings
+from ..shapes import Shapes
 
 UNET_TENSORS = 16
 """Tensors as wide as the U-Net's first level that are alive at its worst moment: the feed-forward of the last

@@ -14,10 +14,9 @@ from ...errors import MotionError, PictureError, SettingsError
 from ...media.picture import read_picture
 from ...pose import PoseSequence, draw_poses
 from ..config import DataConfig
-from ..samples import Sample, checked, slots
-from .augment import NONE, Augment, Variation, mirror
-from .crop import Crop, Picture, around_person, somebody
+from .samples import Sample, checked, with_reference
 from .shards import Entry, read_entries
+from .transforms import NONE, Augment, Crop, Picture, Variation, around_person, mirror, somebody
 
 HELD_OUT_SHARE = 0.05
 """About this share of the videos, by their content, is never trained on."""
@@ -155,7 +154,7 @@ def open_clips(config: DataConfig, *, held_out: bool = False) -> ShardClips:
 
 def pose_pictures(sample: Sample, canvas: int) -> NDArray[np.uint8]:
     """What PoseNet reads of a sample, drawn by the runtime's code: uint8 [1+F,H,W,3], the reference's first."""
-    pictures, poses = slots(sample)
+    pictures, poses = with_reference(sample)
     return draw_poses(poses, pictures.shape[1], pictures.shape[2], canvas)
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from mimicmotion_trt.doctor import Question, examine
+from mimicmotion_trt.doctor.gpus import Nvml
 from mimicmotion_trt.engines import Bundle, Plan
-from mimicmotion_trt.gpus import Nvml
 
 from .stand_in_nvml import BOTH, H100, RTX, Library, look, plans, profiles, told
 

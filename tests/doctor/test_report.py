@@ -12,9 +12,9 @@ import pytest
 from mimicmotion_trt import BundleError, SettingsError
 from mimicmotion_trt.bundles import SEARCH_VARIABLE
 from mimicmotion_trt.doctor import Question, examine
+from mimicmotion_trt.doctor.gpus import Nvml, peak_flops
+from mimicmotion_trt.doctor.host import Host, time_product
 from mimicmotion_trt.engines import Bundle
-from mimicmotion_trt.gpus import Nvml, peak_flops
-from mimicmotion_trt.host import Host, time_product
 
 from .stand_in_nvml import BOTH, GIB, H100, HOST, RTX, Library, look, told
 
@@ -22,8 +22,10 @@ from .stand_in_nvml import BOTH, GIB, H100, HOST, RTX, Library, look, told
 @pytest.fixture(autouse=True)
 def nothing_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The processor is measured in one test only."""
-    monkeypatch.setattr("mimicmotion_trt.doctor.time_engine", lambda *_: None)
-    monkeypatch.setattr("mimicmotion_trt.doctor.time_product", lambda: time_product(seconds=0, side=16))
+    monkeypatch.setattr("mimicmotion_trt.doctor.report.time_engine", lambda *_: None)
+    monkeypatch.setattr(
+        "mimicmotion_trt.doctor.report.time_product", lambda: time_product(seconds=0, side=16)
+    )
     monkeypatch.delenv(SEARCH_VARIABLE, raising=False)
 
 
@@ -258,7 +260,7 @@ def test_an_engine_that_does_not_load_is_said(bundle, tmp_path, monkeypatch):
     def fails(*_: object) -> None:
         raise BundleError("unet.onnx cannot be loaded.")
 
-    monkeypatch.setattr("mimicmotion_trt.doctor.time_engine", fails)
+    monkeypatch.setattr("mimicmotion_trt.doctor.report.time_engine", fails)
     monkeypatch.setenv(SEARCH_VARIABLE, str(tmp_path))
     (tmp_path / "one").symlink_to(bundle)
     assert f"{tmp_path / 'one'}: unet.onnx cannot be loaded." in look(Library(driver="")).damaged
@@ -313,8 +315,9 @@ def test_questions_about_what_is_no_animation(asked, field):
 
 
 def test_the_processor_is_measured_on_the_job_itself(bundle):
-    from mimicmotion_trt import Settings, host
+    from mimicmotion_trt import Settings
     from mimicmotion_trt.bundles import load_bundle
+    from mimicmotion_trt.doctor import host
 
     speed = host.time_engine(load_bundle(bundle), Settings(segment=4, overlap=1, size=(64, 64)), 3, seconds=0)
     assert speed is not None

@@ -11,21 +11,18 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from .bundles import list_bundles, load_bundle, own_settings
-from .engines import Bundle
-from .engines.tensorrt_checks import for_gpu
-from .engines.tensorrt_library import DISTRIBUTIONS, EXTRAS
-from .errors import BundleError, EngineError, SettingsError
+from ..bundles import list_bundles, load_bundle, own_settings
+from ..engines import Bundle
+from ..engines.tensorrt_checks import for_gpu
+from ..engines.tensorrt_library import DISTRIBUTIONS, EXTRAS
+from ..errors import BundleError, EngineError, SettingsError
+from ..flags import parse_size
+from ..settings import Settings
 from .fitness import ON_CPU, command_for, cpu_problem, gpu_problem, obstacle, shape_problem, shapes_of
-from .flags import parse_size
-from .gpus import MINIMUM_DRIVER, Gpu, Gpus, Nvml
+from .gpus import EFFICIENCY, MINIMUM_DRIVER, GpuInfo, Gpus, Nvml
 from .host import Host, Throughput, time_engine, time_product
 from .prediction import MIMICMOTION, Choice, Model, best, choices
-from .settings import Settings
 
-EFFICIENCY = 0.28
-"""Share of a GPU's peak that engines are taken to reach: NVIDIA's own TensorRT SVD-XT on an H100 PCIe does 209 of
-756 TFLOP/s in its U-Net (25 frames, 25 steps: 19.1 s)."""
 CONTEXT = 700 * 2**20
 """Bytes of GPU memory for the CUDA context and TensorRT's own kernels, an assumption."""
 FPS = 15
@@ -214,7 +211,7 @@ def _needed(settings: Settings, usual: Choice, chosen: Choice) -> str:
     return f"it fits with {' '.join(flags)}" if flags else ""
 
 
-def _speed(gpu: Gpu) -> Throughput | None:
+def _speed(gpu: GpuInfo) -> Throughput | None:
     if gpu.peak is None:
         return None
     source = f"{EFFICIENCY:.0%} of {gpu.peak / 1e12:.0f} TFLOP/s fp16 ({gpu.peak_source})"

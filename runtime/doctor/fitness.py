@@ -5,17 +5,17 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from .arrays import check_overlap
-from .engines import Bundle, Manifest, Plan
-from .engines.bundle import COMMAND
-from .engines.tensorrt_checks import PRECISION, for_backend, for_cpu, for_gpu, without
-from .engines.tensorrt_library import DISTRIBUTIONS, EXTRAS
-from .errors import InputError
-from .gpus import Gpu, Gpus
+from ..arrays import check_overlap
+from ..engines import Bundle, Manifest, Plan
+from ..engines.bundle import COMMAND
+from ..engines.tensorrt_checks import PRECISION, for_backend, for_cpu, for_gpu, without
+from ..engines.tensorrt_library import DISTRIBUTIONS, EXTRAS
+from ..errors import InputError
+from ..segments import plan_segments
+from ..settings import Settings
+from ..shapes import Shapes, check_reuse
+from .gpus import GpuInfo, Gpus
 from .host import Host
-from .segments import plan_segments
-from .settings import Settings
-from .shapes import Shapes, check_reuse
 
 ON_CPU = ("onnxruntime", "torch")
 """Backends that run on a CPU, too."""
@@ -36,14 +36,14 @@ def cpu_problem(bundle: Bundle, host: Host) -> str:
     return f"{made}, and no GPU is found here; rebuild it for this CPU: {command}"
 
 
-def gpu_problem(bundle: Bundle, gpu: Gpu, gpus: Gpus, host: Host) -> str:
+def gpu_problem(bundle: Bundle, gpu: GpuInfo, gpus: Gpus, host: Host) -> str:
     """Why a bundle does not run on a GPU, and what to do."""
     backend = backend_on(bundle.manifest, gpu)
     problem = obstacle(gpu, backend, gpus, host)
     return problem or ("" if backend == "torch" else rebuild_for(bundle, gpu, host))
 
 
-def backend_on(manifest: Manifest, gpu: Gpu) -> str:
+def backend_on(manifest: Manifest, gpu: GpuInfo) -> str:
     """What runs a bundle on a GPU as it is or, where that is not possible, rebuilt."""
     plan, backend = manifest.networks["unet"].plan, manifest.backend
     portable = backend == "tensorrt-rtx" and plan is not None and _is_for(plan, gpu)
@@ -52,7 +52,7 @@ def backend_on(manifest: Manifest, gpu: Gpu) -> str:
     return gpu.flavour
 
 
-def obstacle(gpu: Gpu, backend: str, gpus: Gpus, host: Host) -> str:
+def obstacle(gpu: GpuInfo, backend: str, gpus: Gpus, host: Host) -> str:
     """What keeps any bundle of TensorRT, of either flavour, or of PyTorch from running on a GPU."""
     if gpu.too_old:
         return f"compute capability {gpu.capability[0]}.{gpu.capability[1]} is too old for CUDA 13"
@@ -68,7 +68,7 @@ def obstacle(gpu: Gpu, backend: str, gpus: Gpus, host: Host) -> str:
     return ""
 
 
-def rebuild_for(bundle: Bundle, gpu: Gpu, host: Host) -> str:
+def rebuild_for(bundle: Bundle, gpu: GpuInfo, host: Host) -> str:
     """Why a bundle's engines do not run on a GPU with TensorRT, and the command that makes those that do."""
     manifest, flavour = bundle.manifest, backend_on(bundle.manifest, gpu)
     plan = manifest.networks["unet"].plan
@@ -88,7 +88,7 @@ def rebuild_for(bundle: Bundle, gpu: Gpu, host: Host) -> str:
     return ""
 
 
-def _is_for(plan: Plan, gpu: Gpu) -> bool:
+def _is_for(plan: Plan, gpu: GpuInfo) -> bool:
     """Whether a plan was compiled for a GPU: TensorRT's for one model, TensorRT-RTX's for capabilities."""
     if plan.library.startswith("tensorrt-rtx "):
         return gpu.sm in plan.target.split()

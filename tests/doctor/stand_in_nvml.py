@@ -13,9 +13,9 @@ from typing import Any
 from rich.console import Console
 
 from mimicmotion_trt.doctor import Question, Report, examine, show
+from mimicmotion_trt.doctor.gpus import Nvml
+from mimicmotion_trt.doctor.host import Host
 from mimicmotion_trt.engines import Bundle, Plan, Profile
-from mimicmotion_trt.gpus import Nvml
-from mimicmotion_trt.host import Host
 
 GIB = 2**30
 H100 = {"name": "NVIDIA H100 80GB HBM3", "capability": (9, 0), "gib": 80, "cores": 16896, "clock": 1980}

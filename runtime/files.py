@@ -1,0 +1,78 @@
+"""Files that appear whole or not at all, and the folder for what can be made again."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from .errors import OutputError
+
+
+def write_atomic(
+    path: str | Path,
+    content: bytes | str | Callable[[BinaryIO], object],
+    *,
+    mode: int = 0o644,
+    durable: bool = False,
+) -> None:
+    """Write a file beside `path` and rename it, so that a reader finds the old file or the whole new one.
+
+    `content`: bytes, text (UTF-8), or a function that writes into the open file. On any error nothing is left
+    behind. `durable`: the file and its name survive a power cut once this returns. Raises OSError.
+    """
+    path = Path(path)
+    descriptor, name = tempfile.mkstemp(prefix=".mimicmotion-", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w+b") as file:
+            if callable(content):
+                content(file)
+            else:
+                file.write(content.encode() if isinstance(content, str) else content)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        os.chmod(name, mode)
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+    if durable:
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have a folder's names on disk, so that files made or renamed in it survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def cache_folder() -> Path:
+    """Where what can be made again is kept: $MIMICMOTION_CACHE, $XDG_CACHE_HOME/mimicmotion or ~/.cache/mimicmotion.
+
+    Raises `OutputError` where there is no home folder either.
+    """
+    if own := os.environ.get("MIMICMOTION_CACHE"):
+        return Path(own)
+    if shared := os.environ.get("XDG_CACHE_HOME"):
+        return Path(shared) / "mimicmotion"
+    try:
+        return Path.home() / ".cache" / "mimicmotion"
+    except RuntimeError as error:
+        raise OutputError(
+            f"there is no folder for the cache: {error}", remedy="Set MIMICMOTION_CACHE."
+        ) from error
+
+
+def keep_in_cache(path: Path, content: bytes) -> None:
+    """Write a file of the cache; a cache that cannot be written costs time and is no error."""
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, content)

@@ -1,0 +1,180 @@
+"""Checked configuration: pydantic does the checking, and this module turns what it finds into our errors.
+
+    @checked(SettingsError, prefix="settings.")
+    @dataclass(frozen=True)
+    class Settings:
+        steps: Annotated[int, Whole(1, 1000)] = 25
+
+Such a class stays a dataclass: `replace`, `fields` and `asdict` work on it, and so does
+`pydantic.TypeAdapter(Settings).json_schema()`.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
+
+from pydantic import ConfigDict, GetCoreSchemaHandler, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, core_schema
+
+from .errors import MimicMotionError
+
+T = TypeVar("T")
+
+
+def checked(kind: type[MimicMotionError], *, prefix: str = "") -> Callable[[type[T]], type[T]]:
+    """Check a frozen dataclass when it is built: a wrong value or an unknown key raises `kind`.
+
+    The error's `field` is `prefix` and the field's name. Checks of several fields together belong into
+    `__post_init__`, which may raise our errors itself.
+    """
+
+    def wrap(cls: type[T]) -> type[T]:
+        config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+        made: Any = pydantic_dataclass(cls, frozen=True, config=config)
+        init = made.__init__
+
+        def build(self: Any, *args: Any, **values: Any) -> None:
+            try:
+                init(self, *args, **values)
+            except ValidationError as error:
+                known = [field.name for field in fields(made)]
+                raise explain(error, kind, prefix=prefix, known=known) from None
+
+        made.__init__ = build
+        made.__doc__ = cls.__doc__
+        return made  # type: ignore[no-any-return]
+
+    return wrap
+
+
+def read(cls: type[T], values: Any, kind: type[MimicMotionError], *, prefix: str = "", what: str = "") -> T:
+    """An object of any type that pydantic knows, from plain values such as JSON's; raises `kind`."""
+    try:
+        return TypeAdapter(cls).validate_python(values)
+    except ValidationError as error:
+        raise explain(error, kind, prefix=prefix, what=what) from None
+
+
+def explain(
+    error: ValidationError,
+    kind: type[MimicMotionError],
+    *,
+    prefix: str = "",
+    what: str = "",
+    known: Collection[str] = (),
+) -> MimicMotionError:
+    """The first fault that pydantic found, as one of our errors; `what` names the thing that has the fault."""
+    first = error.errors(include_url=False)[0]
+    path = ".".join(part for part in first["loc"] if isinstance(part, str))
+    message, remedy = _texts(first, path, known)
+    return kind(f"{what}: {message}" if what else message, remedy=remedy, field=f"{prefix}{path}")
+
+
+def _texts(fault: ErrorDetails, path: str, known: Collection[str]) -> tuple[str, str]:
+    """(what is wrong, what to do)."""
+    value, context = f"{fault['input']!r:.200}", fault.get("ctx", {})
+    match fault["type"]:
+        case "unexpected_keyword_argument" | "extra_forbidden":
+            return f"unknown key {path!r}.", f"Known keys: {', '.join(known)}." if known else ""
+        case "missing" | "missing_argument" | "missing_keyword_only_argument":
+            return f"{path} is missing.", ""
+        case "literal_error":
+            return f"{path} is {value}.", f"Choose one of {_choices(context['expected'])}."
+        case "bool_type" | "bool_parsing":
+            return f"{path} is {value}.", "Choose true or false."
+    return f"{path} is {value}.", context.get("remedy") or f"{fault['msg']}."
+
+
+def _choices(expected: str) -> str:
+    """`a, b, c` from pydantic's `'a', 'b' or 'c'`."""
+    return expected.replace("'", "").replace(" or ", ", ")
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A whole number from `low` to `high`; numpy's numbers and 4.0 are taken, bools and texts are not."""
+
+    low: int
+    high: int
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        inner = core_schema.int_schema(ge=self.low, le=self.high)
+        return core_schema.no_info_before_validator_function(self.check, inner)
+
+    def check(self, value: Any) -> int:
+        return int(_number(value, int, self.low, self.high))
+
+
+@dataclass(frozen=True)
+class Real:
+    """A finite number from `low` to `high`; numpy's numbers and whole ones are taken, bools and texts are not."""
+
+    low: float
+    high: float
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        inner = core_schema.float_schema(ge=self.low, le=self.high)
+        return core_schema.no_info_before_validator_function(self.check, inner)
+
+    def check(self, value: Any) -> float:
+        return _number(value, float, self.low, self.high)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two values, from any iterable of two; with `repeat`, one number stands for both."""
+
+    of: str
+    """What a value is, for the error: `whole numbers`."""
+    repeat: bool = False
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(self.check, handler(source))
+
+    def check(self, value: Any) -> Any:
+        if value is None:
+            return None
+        if self.repeat and isinstance(value, numbers.Real):
+            return value, value
+        try:
+            first, second = value
+        except (TypeError, ValueError):
+            raise remedied(f"Give a pair of {self.of}.") from None
+        return first, second
+
+
+def remedied(remedy: str) -> PydanticCustomError:
+    """What a validator raises: the value is wrong, and `remedy` says what to do."""
+    return PydanticCustomError("remedied", "{remedy}", {"remedy": remedy})
+
+
+def _number(value: Any, kind: Callable[[Any], float], low: float, high: float) -> float:
+    name = "whole" if kind is int else "finite"
+    try:
+        if not isinstance(value, numbers.Real) or isinstance(value, bool) or kind(value) != value:
+            raise TypeError
+        plain = kind(value)
+    except (TypeError, ValueError, OverflowError):
+        raise remedied(f"Give a {name} number.") from None
+    if not (math.isfinite(plain) and low <= plain <= high):
+        raise remedied(f"Choose {low} to {high}.")
+    return plain
+
+
+def known_keys(
+    values: Mapping[str, Any], cls: Any, kind: type[MimicMotionError], *, prefix: str, noun: str
+) -> None:
+    """Raise `kind` for the first key that is no field of a dataclass; `noun` is what a key is called."""
+    known = [field.name for field in fields(cls)]
+    for key in values:
+        if key not in known:
+            raise kind(
+                f"unknown {noun} {key!r}.",
+                remedy=f"Known {noun}s: {', '.join(known)}.",
+                field=f"{prefix}{key}",
+            )
