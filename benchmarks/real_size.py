@@ -26,7 +26,7 @@ from rich.table import Table
 
 from mimicmotion_trt.export.build import build_bundle
 from mimicmotion_trt.export.options import Options, PlanOptions
-from mimicmotion_trt.flags import parse_size
+from mimicmotion_trt.settings import parse_size
 
 
 def main(
