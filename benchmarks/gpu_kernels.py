@@ -118,7 +118,7 @@ def time_case(device: Device, case: Case, repeats: int) -> Figures:
     kernel = seconds(device, lambda stream: device.launch(case.launch, *case.arrays, stream=stream), repeats)
     source, target = (device.empty((case.moved // 2,), np.uint8) for _ in range(2))
     copy = seconds(device, lambda _: device.copy(source, target), repeats)
-    device.drop(case.arrays.clear)
+    device.release_after(case.arrays.clear)
     return {"gb_s": case.moved / kernel / 1e9, "copy_gb_s": case.moved / copy / 1e9, "of_copy": copy / kernel}
 
 

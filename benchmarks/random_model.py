@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from mimicmotion_trt.engines import (
-    DEEP_CACHE,
+    FEATURE_CACHE_NETWORKS,
     NETWORKS,
-    Agreement,
-    Audit,
+    Accuracy,
+    GraphStats,
     Manifest,
     Network,
     network_specs,
@@ -111,7 +111,9 @@ def write_bundle(
     folder.mkdir(parents=True, exist_ok=True)
     manifest = folder / MANIFEST
     networks = dict(Manifest.from_json(manifest.read_text()).networks) if manifest.exists() else {}
-    missing = [name for name in (*NETWORKS, *(DEEP_CACHE if deep_cache else ())) if name not in networks]
+    missing = [
+        name for name in (*NETWORKS, *(FEATURE_CACHE_NETWORKS if deep_cache else ())) if name not in networks
+    ]
     if not missing:
         return folder
     model = random_model(configs, device)
@@ -121,10 +123,10 @@ def write_bundle(
         token_width=model.unet.config["cross_attention_dim"],
         image_size=image.size,
         dtype="float16" if half else "float32",
-        deep_channels=model.unet.config["block_out_channels"][1],
+        cached_channels=model.unet.config["block_out_channels"][1],
     )
     for name in missing:
-        if name in DEEP_CACHE:  # a form of the U-Net rewrites its module in place
+        if name in FEATURE_CACHE_NETWORKS:  # a form of the U-Net rewrites its module in place
             model = replace(model, unet=random_model(configs, device).unet)
         module, spec = engine_forms(model)[name](), specs[name]
         flops = measure_work(name, module, spec)
@@ -132,7 +134,7 @@ def write_bundle(
         inputs = cast_inputs(example_inputs(name, spec, (2, 2, 8, 16), seed=0), spec)
         path = folder / f"{name}.ts"
         script(module, {key: value.to(device) for key, value in inputs.items()}, spec, path)
-        unproven, uncounted = Agreement(0.0, 0.0, 0.0, 0), Audit(0, 0, 0, 0, 0, 0, 0, 0, 0)
+        unproven, uncounted = Accuracy(0.0, 0.0, 0.0, 0), GraphStats(0, 0, 0, 0, 0, 0, 0, 0, 0)
         networks[name] = Network(spec, (describe_file(path),), unproven, flops, uncounted)
     sigmas: Mapping[str, Any] = {key: float(model.scheduler[key]) for key in ("sigma_min", "sigma_max")}
     made = Manifest(

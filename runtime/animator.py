@@ -19,7 +19,8 @@ from .clip import Clip, Picture, Source
 from .cuda.denoiser import CudaDenoiser, open_programs
 from .denoise import Conditions, Denoiser, closed
 from .denoisers import Denoisers
-from .engines import NETWORKS, Bundle, Engine, Manifest, open_engine
+from .engines import NETWORKS, Bundle, Engine, Manifest, Placement, open_engine
+from .engines.cuda_gpu import Gpu
 from .errors import EngineError, SettingsError
 from .job import Job
 from .limits import Limits, check_limit
@@ -61,7 +62,7 @@ class Animator:
         self.denoisers = Denoisers(self._engines, self._open, bundle.manifest, limits, executor, programs)
         if programs is not None:
             for gpu in self._gpus():
-                gpu.spare.add(programs)  # idle ones are closed where any engine runs out of memory
+                gpu.reclaimable.add(programs)  # idle ones are closed where any engine runs out of memory
             self.denoisers.prepare(self.settings().segment)
         self.stages = Stages(self._engines, bundle.manifest, Answers(limits.reuse_bytes))
 
@@ -98,19 +99,13 @@ class Animator:
     def _open(self, network: str) -> Engine:
         """One job alone has nothing to run beside its denoising: then all share one stream and scratch memory."""
         unet = network.startswith("unet")
-        return open_engine(
-            self._bundle,
-            network,
-            device=self._device,
-            threads=self._engine_threads(network),
-            alert=unet,
-            stream="denoise" if unet or self.limits.jobs == 1 else "around",
-        )
+        stream = "denoise" if unet or self.limits.jobs == 1 else "around"
+        placement = Placement(self._device, self._engine_threads(network), spin_threads=unet, stream=stream)
+        return open_engine(self._bundle, network, placement)
 
-    def _gpus(self) -> Iterable[Any]:
+    def _gpus(self) -> Iterable[Gpu]:
         """Those that engines run on; one that several share comes several times."""
-        gpus = (getattr(engine, "gpu", None) for engine in self._engines.values())
-        return (gpu for gpu in gpus if gpu is not None)
+        return (engine.gpu for engine in self._engines.values() if engine.gpu is not None)
 
     @property
     def bundle_name(self) -> str:
@@ -298,10 +293,10 @@ class Animator:
         """The Euler steps of resolved settings, and what each runs."""
         return steps_of(settings)
 
-    def examine(self, error: EngineError) -> None:
+    def raise_if_lost(self, error: EngineError) -> None:
         """Raise `DeviceLost` if a GPU of the engines is lost, which an engine's error does not always say."""
         for gpu in self._gpus():
-            gpu.examine(error)
+            gpu.raise_if_lost(error)
 
     def close(self) -> None:
         """Give all memory back, on a GPU graphs and programs as well; the animator is of no use afterwards."""

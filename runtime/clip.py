@@ -127,7 +127,7 @@ class Clip:
             latents = yield from self._denoise(conditions)
             yield from self._decode(latents)
         except EngineError as error:
-            self._animator.examine(error)
+            self._animator.raise_if_lost(error)
             raise
         finally:
             self._source.motion.close()

@@ -123,12 +123,12 @@ class Lane:
         size = next(size for size in self._sizes if size >= len(rows))
         if self._outer is None:
             return Batch(rows, self, self._calls[size], None)
-        spec = next(tensor for tensor in self._unet.spec.outputs if tensor.name == "deep")
+        spec = next(tensor for tensor in self._unet.spec.outputs if tensor.name == "cached_features")
         deep = np.zeros(
             (size, self.prediction.shape[1], spec.shape[2], *self.prediction.shape[3:]), spec.dtype
         )
-        whole = self._bind(self._unet, size, outputs={"deep": deep})
-        return Batch(rows, self, whole, self._bind(self._outer, size, inputs={"deep": deep}))
+        whole = self._bind(self._unet, size, outputs={"cached_features": deep})
+        return Batch(rows, self, whole, self._bind(self._outer, size, inputs={"cached_features": deep}))
 
     def _bind(
         self,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from .arrays import check_noise, check_overlap
 from .cuda.denoiser import CudaDenoiser, ProgramCache, make_batches, make_layout
 from .denoise import Conditions, Denoiser, guidance_ramp, make_rows
-from .engines import DEEP_CACHE, Engine, Manifest
+from .engines import FEATURE_CACHE_NETWORKS, Engine, Manifest
 from .errors import OutOfMemory, SettingsError
 from .limits import Limits
 from .noise import latent_noise, spread
@@ -111,10 +111,10 @@ class Denoisers:
         if settings.reuse_interval == 1:
             return self._engines["unet"], None
         with self._loading:
-            for name in DEEP_CACHE:
+            for name in FEATURE_CACHE_NETWORKS:
                 if name not in self._engines:
                     self._engines[name] = self._load(name)
-        keep, outer = (self._engines[name] for name in DEEP_CACHE)
+        keep, outer = (self._engines[name] for name in FEATURE_CACHE_NETWORKS)
         return keep, outer
 
     def _buckets(self, slots: int, cells: Cells) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .engines import Manifest, Plan
+from .engines import EnginePlan, Manifest
 from .errors import MotionError, SettingsError
 from .settings import Settings
 
@@ -17,7 +17,7 @@ Cells = tuple[int, int]
 class Shapes:
     """The plans of a bundle by network; none for a bundle of graphs."""
 
-    plans: Mapping[str, Plan]
+    plans: Mapping[str, EnginePlan]
 
     @classmethod
     def of(cls, manifest: Manifest) -> Shapes:
@@ -97,13 +97,13 @@ class Shapes:
 
     def _sizes(self, network: str, name: str, cells: Cells, **given: int) -> tuple[int, ...]:
         """What a free dimension may be at this size of picture, ascending."""
-        wanted = {"cells_high": cells[0], "cells_wide": cells[1], **given}
+        wanted = {"latent_height": cells[0], "latent_width": cells[1], **given}
         ranges = [profile.dims[name] for profile in self.plans[network].profiles if profile.fits(wanted)]
         return tuple(sorted({size for low, _, high in ranges for size in range(low, high + 1)}))
 
     def _pixels(self) -> str:
         sizes = {
-            f"{8 * profile.dims['cells_wide'][1]}x{8 * profile.dims['cells_high'][1]}": None
+            f"{8 * profile.dims['latent_width'][1]}x{8 * profile.dims['latent_height'][1]}": None
             for profile in self.plans["unet"].profiles
         }
         return " or ".join(sizes)

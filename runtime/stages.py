@@ -119,7 +119,7 @@ class Stages:
         sizes: dict[str, int] = {"batch": 1}
         if name == "vae_encoder":
             _, _, height, width = inputs["image"].shape
-            sizes |= {"cells_high": height // 8, "cells_wide": width // 8}
+            sizes |= {"latent_height": height // 8, "latent_width": width // 8}
         given = {key: array.astype(dtypes[key], copy=False) for key, array in inputs.items()}
         output = np.empty([sizes[d] if isinstance(d, str) else d for d in spec.shape], dtypes[spec.name])
         engine.bind(given, {spec.name: output})()

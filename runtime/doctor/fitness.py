@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..arrays import check_overlap
-from ..engines import Bundle, Manifest, Plan
+from ..engines import Bundle, EnginePlan, Manifest
 from ..engines.tensorrt_library import DISTRIBUTIONS, EXTRAS
 from ..errors import BundleError, InputError, MimicMotionError
 from ..segments import plan_segments
@@ -119,7 +119,7 @@ def _made(manifest: Manifest) -> str:
     return f"compiled for {plan.target}" if plan else f"built for {manifest.backend}"
 
 
-def _is_for(plan: Plan | None, gpu: GpuInfo) -> bool:
+def _is_for(plan: EnginePlan | None, gpu: GpuInfo) -> bool:
     """Whether a plan was compiled for a GPU: TensorRT's for one model, TensorRT-RTX's for capabilities."""
     if plan is None:
         return False

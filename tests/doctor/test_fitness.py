@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mimicmotion_trt.doctor import Question
-from mimicmotion_trt.engines import Bundle, Plan
+from mimicmotion_trt.engines import Bundle, EnginePlan
 
 from .stand_in_nvml import BOTH, H100, HOST, RTX, Card, Library, look, plans, printed, profiles, said
 
@@ -29,7 +29,7 @@ from .stand_in_nvml import BOTH, H100, HOST, RTX, Card, Library, look, plans, pr
     ],
 )
 def test_a_bundle_of_plans_runs_where_it_was_compiled_for(bundle, tmp_path, target, library, size, says):
-    folder = plans(bundle, tmp_path / "plans", Plan(library, target, profiles((2, 16))))
+    folder = plans(bundle, tmp_path / "plans", EnginePlan(library, target, profiles((2, 16))))
     (outlook,) = look(Library(RTX), folder, Question(size=size), BOTH).outlooks
     assert outlook.runs == (not says)
     assert says in said(outlook)
@@ -45,7 +45,7 @@ def test_a_bundle_of_plans_runs_where_it_was_compiled_for(bundle, tmp_path, targ
     ],
 )
 def test_a_plan_of_tensorrt_is_for_one_model_of_gpu(bundle, tmp_path, gpu: Card, target, runs):
-    folder = plans(bundle, tmp_path / "plans", Plan("tensorrt 11.4.0.106", target, profiles((2, 16))))
+    folder = plans(bundle, tmp_path / "plans", EnginePlan("tensorrt 11.4.0.106", target, profiles((2, 16))))
     (outlook,) = look(Library(gpu), folder, host=BOTH).outlooks
     assert outlook.runs == runs
     if not runs:
@@ -55,7 +55,7 @@ def test_a_plan_of_tensorrt_is_for_one_model_of_gpu(bundle, tmp_path, gpu: Card,
 
 @pytest.mark.parametrize(("frames", "runs"), [(15, True), (3, False)])
 def test_a_clip_too_short_for_the_plans(bundle, tmp_path, frames, runs):
-    plan = Plan("tensorrt-rtx 1.7.1.116", "SM89", profiles((1, 16), (2, 16)))
+    plan = EnginePlan("tensorrt-rtx 1.7.1.116", "SM89", profiles((1, 16), (2, 16)))
     folder = plans(bundle, tmp_path / "plans", plan)
     (outlook,) = look(Library(RTX), folder, Question(frames=frames), BOTH).outlooks
     assert outlook.runs == runs
@@ -66,7 +66,7 @@ def test_a_clip_too_short_for_the_plans(bundle, tmp_path, frames, runs):
 
 def test_a_clip_whose_segment_is_no_longer_than_the_overlap(bundle, tmp_path):
     """Of a clip of 7 frames the segment is the shorter one that was compiled; the overlap is 6."""
-    plan = Plan("tensorrt-rtx 1.7.1.116", "SM89", profiles((1, 16), (1, 6)))
+    plan = EnginePlan("tensorrt-rtx 1.7.1.116", "SM89", profiles((1, 16), (1, 6)))
     folder = plans(bundle, tmp_path / "plans", plan)
     (outlook,) = look(Library(RTX), folder, Question(frames=7), BOTH).outlooks
     assert not outlook.runs
@@ -74,7 +74,7 @@ def test_a_clip_whose_segment_is_no_longer_than_the_overlap(bundle, tmp_path):
 
 
 def test_plans_are_offered_what_they_were_compiled_for(bundle, tmp_path):
-    plan = Plan("tensorrt-rtx 1.7.1.116", "SM89", profiles((1, 16), (2, 8)))
+    plan = EnginePlan("tensorrt-rtx 1.7.1.116", "SM89", profiles((1, 16), (2, 8)))
     folder = plans(bundle, tmp_path / "plans", plan)
     (outlook,) = look(Library(RTX), folder, Question(frames=40), BOTH).outlooks
     assert outlook.runs
@@ -82,7 +82,7 @@ def test_plans_are_offered_what_they_were_compiled_for(bundle, tmp_path):
 
 
 def test_weights_of_a_float8_bundle_are_as_large_as_its_files(bundle, tmp_path):
-    plan = Plan("tensorrt-rtx 1.7.1.116", "SM89", profiles((2, 16)))
+    plan = EnginePlan("tensorrt-rtx 1.7.1.116", "SM89", profiles((2, 16)))
     folder = plans(bundle, tmp_path / "plans", plan, precision="fp8")
     (outlook,) = look(Library(RTX), folder, host=BOTH).outlooks
     assert outlook.choices[0].memory.weights == pytest.approx(bytes_of(folder), abs=2)
@@ -97,7 +97,9 @@ def test_a_bundle_for_the_cpu_has_to_be_built_for_a_gpu(bundle):
 @pytest.mark.parametrize("cards", [(), (H100,)])
 def test_a_bundle_of_plans_without_its_gpu_has_to_be_built_for_what_is_there(bundle, tmp_path, cards):
     """Where there is no GPU at all, for the CPU."""
-    folder = plans(bundle, tmp_path / "plans", Plan("tensorrt-rtx 1.7.1.116", "SM89", profiles((2, 16))))
+    folder = plans(
+        bundle, tmp_path / "plans", EnginePlan("tensorrt-rtx 1.7.1.116", "SM89", profiles((2, 16)))
+    )
     report = look(Library(*cards, driver="580.65" if cards else ""), folder)
     (outlook,) = report.outlooks
     assert not outlook.runs
@@ -118,7 +120,9 @@ def bytes_of(folder: Path) -> int:
 
 
 def test_cuda_core_is_needed_too(bundle, tmp_path):
-    folder = plans(bundle, tmp_path / "plans", Plan("tensorrt-rtx 1.7.1.116", "SM89", profiles((2, 16))))
+    folder = plans(
+        bundle, tmp_path / "plans", EnginePlan("tensorrt-rtx 1.7.1.116", "SM89", profiles((2, 16)))
+    )
     host = dataclasses.replace(HOST, packages={"tensorrt-rtx-cu13": "1.7.1.116"})
     (outlook,) = look(Library(RTX), folder, host=host).outlooks
     assert said(outlook) == "cuda-core is not installed. pip install 'mimicmotion-trt[rtx]'"
@@ -126,7 +130,7 @@ def test_cuda_core_is_needed_too(bundle, tmp_path):
 
 def test_weights_that_are_streamed_need_no_room(bundle, tmp_path):
     """Of a GPU whose free memory is the context's and a little more."""
-    plan = Plan("tensorrt-rtx 1.7.1.116", "SM89", profiles((2, 16)))
+    plan = EnginePlan("tensorrt-rtx 1.7.1.116", "SM89", profiles((2, 16)))
     kept = plans(bundle, tmp_path / "kept", plan)
     streamed = plans(bundle, tmp_path / "streamed", dataclasses.replace(plan, streamable=True))
     unet = Bundle.load(streamed).manifest.networks["unet"].files
