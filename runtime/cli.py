@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -298,4 +299,5 @@ def parse_limits(flags: list[str] | None) -> Limits:
 
 def main() -> None:
     """Entry point of `mimicmotion-trt`."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # what is wrong with a picture is said by our error
     app()
