@@ -16,8 +16,8 @@ from ..engines import ImageStatistics
 from ..engines.bundle import hash_file
 from ..engines.tensorrt_library import open_library
 from ..errors import CheckpointError, MimicMotionError
+from ..networks import POSE_CHUNK
 from ..settings import Settings
-from ..stages import POSE_CHUNK
 from .options import Options
 from .tensorrt_build import gpu_name
 

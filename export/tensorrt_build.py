@@ -14,15 +14,15 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from ..cuda.buckets import too_wide
+from ..cuda.batch_sizes import too_wide
 from ..engines import EnginePlan, EngineSpec, Manifest, Placement, Profile
 from ..engines.cuda_gpu import open_gpu
 from ..engines.tensorrt_backend import open_engine
 from ..engines.tensorrt_library import Library, open_library
 from ..errors import BundleError, ExportError, SettingsError
 from ..files import write_atomic
+from ..networks import POSE_CHUNK
 from ..settings import Settings
-from ..stages import POSE_CHUNK
 from .options import FLOAT8_SINCE, Options, PlanOptions
 
 CAPABILITIES = ("SM80", "SM86", "SM89", "SM120")

@@ -27,9 +27,8 @@ from ..engines import Accuracy, Array, Engine, EngineSpec, ImageStatistics, Prof
 from ..errors import ExportError
 from ..pose import draw_poses
 from ..settings import SIZE_MULTIPLE
-from ..training.encoders import Encoders
 from ..training.synthetic import make_clip
-from ..training.torch_animator import torch_animator
+from ..training.torch_animator import Encoders, torch_animator
 from .options import Options
 from .tensorrt_build import make_profiles, runs_here
 

@@ -197,7 +197,11 @@ def test_a_folder_from_before_a_flag_was_known_is_continued(
     told = json.loads(settings.read_text())
     assert told.pop("max_enlarge") == 2.0
     settings.write_text(json.dumps(told))
-    assert run(footage, prepared[0]) == prepared[1]
+    result = CliRunner().invoke(app, [str(footage), "--output", str(prepared[0]), *FLAGS])  # for a person
+    assert result.exit_code == 0, result.output
+    assert "3 clips, 17 frames" in result.stdout
+    assert "1 too shaky" in result.stdout
+    assert "3 kept, 1 nobody" in result.stderr  # beside the bar of recordings
 
 
 KILLED = """

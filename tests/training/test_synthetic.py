@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimicmotion_trt.errors import MotionError, SettingsError
+from mimicmotion_trt.media import read_picture
 from mimicmotion_trt.pose import PoseSequence, draw_poses
 from mimicmotion_trt.training.synthetic import (
     TEST_SEEDS,
@@ -20,8 +21,10 @@ from mimicmotion_trt.training.synthetic import (
     iter_clips,
     make_clip,
 )
+from mimicmotion_trt.training.synthetic.__main__ import main
 
-MOTION = Path(__file__).parents[2] / "demo" / "balance.npz"
+DEMO = Path(__file__).parents[2] / "demo"
+MOTION = DEMO / "balance.npz"
 BONES = ((2, 3), (3, 4), (5, 6), (6, 7), (8, 9), (9, 10), (11, 12), (12, 13))
 SIZE = 192
 
@@ -225,3 +228,22 @@ def test_wrong_arguments_are_named(name: str, value: float) -> None:
     arguments = {"seed": 1, "frames": 2, "height": 64, "width": 64, name: value}
     with pytest.raises(SettingsError, match=name):
         make_clip(**arguments)  # type: ignore[arg-type]
+
+
+def test_a_gallery_shows_people_a_clip_and_keypoints(tmp_path: Path) -> None:
+    main(output=tmp_path / "sheet.png", count=9, size="64x64", tile=64, motion=MOTION)
+    sheet = read_picture(tmp_path / "sheet.png")
+    assert sheet.shape[0] > 5 * 64  # nine people in two rows, a clip, true and observed keypoints
+    assert sheet.std() > 10
+
+
+def test_the_demos_picture_is_of_a_character_that_training_never_sees() -> None:
+    """As its README says."""
+    clip_seed, character_seed = 1_050_050, 1_000_082
+    assert clip_seed in TEST_SEEDS
+    assert character_seed in TEST_SEEDS
+    command = f"make_clip({clip_seed:_}, 1, 384, 256, character_seed={character_seed:_}"
+    assert command in (DEMO / "README.md").read_text()
+    clip = make_clip(clip_seed, 1, 384, 256, character_seed=character_seed, blur=0.0, occlusion=False)
+    difference = np.abs(read_picture(DEMO / "dancer.png").astype(int) - clip.reference)
+    assert difference.mean() < 0.1  # other processors may round some pixels otherwise

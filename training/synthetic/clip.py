@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from ...pose.sequence import PoseSequence
 from .camera import Camera, View, fitted, framed
 from .character import Character, vivid
 from .figure import figure_parts
-from .geometry import Array, Rng
+from .geometry import Array, Rng, take
 from .keypoints import observed_keypoints, true_keypoints
 from .motion import dance, retarget
 from .paint import Layer, light_up, paint
@@ -77,11 +77,12 @@ def make_clip(
     passing = [passing_thing(times, exposures, height, width, stream(5))] if crossing else []
     pictures, masks = film(skeleton, camera, passing, height, width, exposures)
     sharp = slice(exposures // 2, None, exposures)  # the middle of each frame's exposures
-    truth = true_keypoints(View.of(skeleton, camera), passing, (width, height), fps)[sharp]
+    view = View.of(take(skeleton, sharp), take(camera, sharp))
+    truth = true_keypoints(view, [take(thing, sharp) for thing in passing], (width, height), fps)
     return SyntheticClip(
         frames=pictures[1:],
         truth=truth[1:],
-        observed=observed_keypoints(truth[1:], camera.scale[sharp][1:], stream(3)),
+        observed=observed_keypoints(truth[1:], view.scale[1:], stream(3)),
         reference=pictures[0],
         reference_pose=truth[0],
         masks=masks[1:],
@@ -162,7 +163,7 @@ def film(
     floor = float(np.clip(camera.offset[:, 1].mean() / height - 0.1, 0.55, 0.95))
     room = paint_backdrop(skeleton.character.backdrop, height * times, width * times, floor)
     view = View.of(skeleton, large)
-    things = [layer.larger(times) for layer in passing]
+    things = [replace(layer, outline=layer.outline * times) for layer in passing]
     painted = paint(room, large, view, figure_parts(view), things, times)
     if exposures > 1:
         painted = painted.reshape(-1, exposures, height, width, 4).mean(axis=1)

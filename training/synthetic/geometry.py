@@ -7,14 +7,27 @@ are [F,2] and outlines [F,P,2] in pixels, radii [F].
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, TypeVar
+
 import numpy as np
 import numpy.typing as npt
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 Array = npt.NDArray[np.float64]
 Rng = np.random.Generator
+T = TypeVar("T", bound="DataclassInstance")
 
 _ARC = np.linspace(np.pi / 2, 3 * np.pi / 2, 6)
 _RING = np.linspace(0, 2 * np.pi, 20, endpoint=False)
+
+
+def take(thing: T, frames: slice) -> T:
+    """Some frames of a dataclass whose arrays all have frames first: a skeleton, a camera, a layer."""
+    values = {field.name: getattr(thing, field.name) for field in fields(thing)}
+    return replace(thing, **{name: v[frames] for name, v in values.items() if isinstance(v, np.ndarray)})
 
 
 def yaw(angle: Array) -> Array:
