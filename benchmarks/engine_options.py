@@ -43,7 +43,7 @@ def main(
 
     one, two = (session(loaded, threads=threads) for threads in (1, 2))
     fixed = session(
-        loaded, threads=2, sizes={"rows": 2, "frames": frames, "cells_high": high, "cells_wide": wide}
+        loaded, threads=2, sizes={"rows": 2, "frames": frames, "latent_height": high, "latent_width": wide}
     )
     plain = session(loaded, threads=2, level=LEVELS.ORT_ENABLE_EXTENDED)
     bare = session(loaded, threads=2, level=LEVELS.ORT_DISABLE_ALL)
@@ -111,7 +111,7 @@ def session(
 
 def make_inputs(bundle: Bundle, rows: int, frames: int, high: int, wide: int) -> dict[str, Array]:
     """Inputs of the U-Net."""
-    sizes = {"rows": rows, "frames": frames, "cells_high": high, "cells_wide": wide}
+    sizes = {"rows": rows, "frames": frames, "latent_height": high, "latent_width": wide}
     noise = np.random.default_rng(0)
     return {
         tensor.name: noise.standard_normal(

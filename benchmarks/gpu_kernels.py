@@ -172,7 +172,7 @@ def time_kernel(device: Device, dtype: str, name: str, amount: Amount) -> dict[s
     kernel = moved / launch_seconds(device, work, amount.launches) / 1e9
     source, target = (device.empty((moved // 2,), np.uint8) for _ in range(2))
     copied = moved / launch_seconds(device, lambda _: device.copy(source, target), amount.launches) / 1e9
-    device.drop(held.clear)
+    device.release_after(held.clear)
     return {f"{name}_gb_s": kernel, f"{name}_copy_gb_s": copied, f"{name}_share_of_copy": kernel / copied}
 
 

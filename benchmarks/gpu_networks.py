@@ -14,7 +14,7 @@ from torch import nn
 
 from mimicmotion_trt.denoise import Conditions
 from mimicmotion_trt.doctor.prediction import MIMICMOTION
-from mimicmotion_trt.engines import EngineSpec, Work, network_specs
+from mimicmotion_trt.engines import EngineSpec, FlopModel, network_specs
 from mimicmotion_trt.export.half import to_half
 from mimicmotion_trt.export.networks import DecoderEngine, UNetEngine
 from mimicmotion_trt.schedule import SIGMAS, initial_scale, karras_sigmas
@@ -37,7 +37,7 @@ class Scale:
     """Steps that are timed together; a whole run is STEPS of the same work."""
     compiles: bool
     """Whether `torch.compile` is tried, which takes minutes."""
-    work: Work | None
+    work: FlopModel | None
     """Operations of the U-Net as exported; None: not counted."""
 
     @property
@@ -58,7 +58,7 @@ class Scale:
             token_width=unet["cross_attention_dim"],
             image_size=224,
             dtype="float16" if self.half else "float32",
-            deep_channels=unet["block_out_channels"][1],
+            cached_channels=unet["block_out_channels"][1],
         )
 
 

@@ -60,7 +60,7 @@ class Place:
             gc.collect()
             torch.cuda.empty_cache()
         if self.gpu is not None:
-            self.gpu.relieve()  # the pools of its streams, which outlive engines
+            self.gpu.free_unused()  # the pools of its streams, which outlive engines
 
     def used_gib(self) -> float | None:
         """GPU memory that is not free now, whoever holds it; None on a CPU.

@@ -15,7 +15,7 @@ from gpu_real import RealLoops
 from gpu_tensorrt import Flavour, installed
 
 from mimicmotion_trt.cuda.device import CudaDevice
-from mimicmotion_trt.engines import Engine
+from mimicmotion_trt.engines import Engine, Placement
 from mimicmotion_trt.engines.cuda_gpu import Gpu
 from mimicmotion_trt.engines.plan import read_plan
 from mimicmotion_trt.engines.tensorrt_library import open_library
@@ -124,7 +124,7 @@ class RealPlan:
     def opened(self) -> Iterator[tuple[Engine, RealLoops]]:
         """The plan, and the loops on its stream."""
         engine = self.engine()
-        gpu = getattr(engine, "gpu", None)
+        gpu = engine.gpu
         place = self.place if gpu is None else replace(self.place, gpu=gpu, device=CudaDevice(gpu, "float16"))
         try:
             yield engine, RealLoops(place, self.scale, self.frames)
@@ -138,7 +138,7 @@ class RealPlan:
         plan = read_plan(json.loads(self.plan.with_suffix(".json").read_text()))
         device = f"cuda:{self.place.torch.index or 0}"
         spec = self.scale.specs()["unet"]
-        return open_plan(self.plan, spec, device=device, threads=None, alert=False, plan=plan)
+        return open_plan(self.plan, spec, Placement(device), plan=plan)
 
 
 def real_plan(place: Place, scale: Scale, frames: int, gpu: Gpu, work: Path) -> RealPlan:

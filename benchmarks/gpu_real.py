@@ -180,7 +180,7 @@ class RealLoops:
         """With options on, and the deep features of every other step used twice."""
         whole, outer = (
             self.engine(self._compiled(self._networks.folded(form)), name)
-            for name, form in (("unet_keep", KeepingUNetEngine), ("unet_outer", OuterUNetEngine))
+            for name, form in (("unet_caching", KeepingUNetEngine), ("unet_shallow", OuterUNetEngine))
         )
         film = self._film()
         with closing(self._loop(whole, replace(self.fast, reuse_interval=2), outer)) as loop:

@@ -152,7 +152,7 @@ def prediction_of(bundle: Bundle, budget: int | None) -> Any:
     try:
         engine.stream_weights(budget)
         chance = np.random.default_rng(0)
-        sizes = {"rows": 1, "frames": 8, "cells_high": 8, "cells_wide": 16}
+        sizes = {"rows": 1, "frames": 8, "latent_height": 8, "latent_width": 16}
         inputs, outputs = (
             {
                 tensor.name: chance.normal(

@@ -40,7 +40,7 @@ from mimicmotion_trt.doctor.prediction import (
     memory_of,
     unet_values,
 )
-from mimicmotion_trt.engines import open_engine
+from mimicmotion_trt.engines import Placement, open_engine
 from mimicmotion_trt.pose import draw_poses
 from mimicmotion_trt.settings import Settings
 
@@ -168,9 +168,14 @@ def clip_call(bundle: str, point: Point, steps: int, threads: int) -> tuple[Any,
 
 def row_call(bundle: str, point: Point, threads: int) -> tuple[Any, float]:
     """One U-Net call of `rows` rows, and the MiB before it."""
-    engine = open_engine(load_bundle(bundle), "unet", threads=threads, alert=True)
+    engine = open_engine(load_bundle(bundle), "unet", Placement(threads=threads, spin_threads=True))
     width, height = point.size
-    sizes = {"rows": point.rows, "frames": point.segment, "cells_high": height // 8, "cells_wide": width // 8}
+    sizes = {
+        "rows": point.rows,
+        "frames": point.segment,
+        "latent_height": height // 8,
+        "latent_width": width // 8,
+    }
     inputs, outputs = (
         {t.name: np.zeros([sizes[d] if isinstance(d, str) else d for d in t.shape], t.dtype) for t in tensors}
         for tensors in (engine.spec.inputs, engine.spec.outputs)

@@ -1,30 +1,30 @@
 """Engines: what a network is once it is built, and the backends that run it."""
 
-from .audit import Audit
-from .backend import Call, Engine, open_engine
-from .bundle import Agreement, Bundle, File, ImageStatistics, Manifest, Network
-from .plan import Plan, Profile
-from .spec import DEEP_CACHE, NETWORKS, Array, EngineSpec, TensorSpec, network_specs
-from .work import Work
+from .backend import Call, Engine, Placement, open_engine
+from .bundle import Accuracy, Bundle, File, ImageStatistics, Manifest, Network
+from .plan import EnginePlan, Profile
+from .spec import FEATURE_CACHE_NETWORKS, NETWORKS, Array, EngineSpec, TensorSpec, network_specs
+from .stats import FlopModel, GraphStats
 
 __all__ = [
-    "DEEP_CACHE",
+    "FEATURE_CACHE_NETWORKS",
     "NETWORKS",
-    "Agreement",
+    "Accuracy",
     "Array",
-    "Audit",
     "Bundle",
     "Call",
     "Engine",
+    "EnginePlan",
     "EngineSpec",
     "File",
+    "FlopModel",
+    "GraphStats",
     "ImageStatistics",
     "Manifest",
     "Network",
-    "Plan",
+    "Placement",
     "Profile",
     "TensorSpec",
-    "Work",
     "network_specs",
     "open_engine",
 ]

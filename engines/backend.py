@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from ..errors import BundleError
 from .bundle import Bundle
-from .plan import Plan
+from .cuda_gpu import Gpu
+from .plan import EnginePlan
 from .spec import Array, EngineSpec
 
 BACKENDS = {
@@ -24,12 +26,35 @@ Call = Callable[[], None]
 """Runs an engine once on the arrays it was bound to."""
 
 
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where an engine runs, and with what."""
+
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `cuda:1`; `auto` is a GPU where the backend has one."""
+    threads: int | None = None
+    """CPU threads of one call; None takes every core. Means nothing on a GPU."""
+    spin_threads: bool = False
+    """Keep CPU threads spinning between operators: faster where these are many and short, and a waste of a core
+    where they are long."""
+    stream: str = ""
+    """On a GPU, engines of one stream, by whatever name, take turns and share scratch memory; those of different
+    ones run side by side."""
+
+
+ANYWHERE = Placement()
+
+
 class Engine(Protocol):
     """One loaded network."""
 
     @property
     def spec(self) -> EngineSpec:
         """Its tensors."""
+
+    @property
+    def gpu(self) -> Gpu | None:
+        """Where it runs; None on a CPU."""
 
     def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Call:
         """Fix the arrays of a call: each call reads and writes this memory and allocates none of its own.
@@ -48,12 +73,9 @@ class Backend(Protocol):
         self,
         path: Path,
         spec: EngineSpec,
+        placement: Placement,
         *,
-        device: str,
-        threads: int | None,
-        alert: bool,
-        plan: Plan | None,
-        stream: str,
+        plan: EnginePlan | None,
         command: str,
     ) -> Engine:
         """Load one engine file; raises `BundleError` if it does not fit the spec or the machine.
@@ -62,21 +84,8 @@ class Backend(Protocol):
         """
 
 
-def open_engine(
-    bundle: Bundle,
-    network: str,
-    *,
-    device: str = "auto",
-    threads: int | None = None,
-    alert: bool = False,
-    stream: str = "",
-) -> Engine:
-    """Load one network of a bundle on its backend.
-
-    `alert` keeps CPU threads spinning between operators: faster where these are many and short, and a waste
-    of a core where they are long. On a GPU, engines of one `stream`, by whatever name, take turns and share
-    scratch memory; those of different ones run side by side.
-    """
+def open_engine(bundle: Bundle, network: str, placement: Placement = ANYWHERE) -> Engine:
+    """Load one network of a bundle on its backend; raises `BundleError`."""
     name = bundle.manifest.backend
     if name not in BACKENDS:
         raise BundleError(
@@ -88,10 +97,7 @@ def open_engine(
     return module.open_engine(
         bundle.engine_path(network),
         found.spec,
-        device=device,
-        threads=threads,
-        alert=alert,
+        placement,
         plan=found.plan,
-        stream=stream,
         command=bundle.manifest.command,
     )

@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import BundleError
-from .audit import Audit
-from .plan import Plan, check_profiles, read_plan
-from .spec import DEEP_CACHE, Dim, EngineSpec, TensorSpec, check_specs
-from .work import Work
+from .plan import EnginePlan, check_profiles, read_plan
+from .spec import FEATURE_CACHE_NETWORKS, Dim, EngineSpec, TensorSpec, check_specs
+from .stats import FlopModel, GraphStats
 
 FORMAT = 2
 MANIFEST = "manifest.json"
@@ -37,7 +36,7 @@ class File:
 
 
 @dataclass(frozen=True, slots=True)
-class Agreement:
+class Accuracy:
     """How far an engine is from its float32 PyTorch original, over all cases tried when it was built."""
 
     max_abs: float
@@ -57,10 +56,10 @@ class Network:
     spec: EngineSpec
     files: tuple[File, ...]
     """The engine first, then the external weights it reads."""
-    agreement: Agreement
-    work: Work
-    audit: Audit
-    plan: Plan | None = None
+    agreement: Accuracy
+    work: FlopModel
+    audit: GraphStats
+    plan: EnginePlan | None = None
     """What a compiled engine was compiled for; None for graphs that run anywhere."""
 
 
@@ -130,7 +129,7 @@ class Manifest:
     @property
     def reuses(self) -> bool:
         """Whether it has the networks that reuse deep features."""
-        return set(DEEP_CACHE) <= set(self.networks)
+        return set(FEATURE_CACHE_NETWORKS) <= set(self.networks)
 
     @property
     def command(self) -> str:
@@ -216,14 +215,14 @@ def read_network(raw: Mapping[str, Any]) -> Network:
         raise ValueError("a network has no file")
     spec = EngineSpec(tensors(raw["spec"]["inputs"]), tensors(raw["spec"]["outputs"]))
     a = raw["agreement"]
-    agreement = Agreement(
+    agreement = Accuracy(
         float(a["max_abs"]), float(a["rel_l2"]), float(a["bound"]), int(a["cases"]), str(a["judge"])
     )
-    work = Work(**{f.name: float(raw["work"][f.name]) for f in fields(Work)})
+    work = FlopModel(**{f.name: float(raw["work"][f.name]) for f in fields(FlopModel)})
     plan = read_plan(raw["plan"])
     if plan is not None:
         check_profiles(spec, plan.profiles)
-    audit = Audit(**{f.name: int(raw["audit"][f.name]) for f in fields(Audit)})
+    audit = GraphStats(**{f.name: int(raw["audit"][f.name]) for f in fields(GraphStats)})
     return Network(spec, files, agreement, work, audit, plan)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..errors import BundleError, DeviceLost, EngineError, MimicMotionError, OutOfMemory
 from .cuda_errors import ANEW, explained
-from .cuda_memory import Arena, Memory, Spare
+from .cuda_memory import Arena, Memory, Reclaimable
 
 MINIMUM_CUDA = 13_000
 """CUDA 13.0 as drivers count; driver release 580 is the first that runs it."""
@@ -43,11 +43,11 @@ class Gpu:
         self.capability = f"SM{device.compute_capability.major}{device.compute_capability.minor}"
         """`SM90`."""
         self.stream = device.create_stream()
-        self.turn = threading.RLock()
+        self.lock = threading.RLock()
         """Held while work is put on the stream, since engines share scratch memory."""
         self.capturing = False
         """Whether the stream is being captured, by whoever has the turn: then nothing may be given back on it."""
-        self.spare: weakref.WeakSet[Spare] = weakref.WeakSet()
+        self.reclaimable: weakref.WeakSet[Reclaimable] = weakref.WeakSet()
         """Who holds memory that nobody uses now; they are asked for it where it runs out."""
         self.scratch = Arena(self.allocate)
         self.driver = load_driver()
@@ -58,7 +58,7 @@ class Gpu:
 
     def activate(self) -> None:
         """Make this the calling thread's GPU."""
-        with self.told("the GPU cannot be used"):
+        with self.error_context("the GPU cannot be used"):
             self._device.set_current()
 
     def free_memory(self) -> int:
@@ -77,12 +77,12 @@ class Gpu:
         def take() -> Any:
             return self._device.allocate(size, stream=self.stream)
 
-        with self.turn:
-            self.drain()
+        with self.lock:
+            self.collect()
             try:
                 memory = self._take(size, "GPU", take)
             except OutOfMemory:
-                if not self.relieve():
+                if not self.free_unused():
                     raise
                 memory = self._take(size, "GPU", take)
             weakref.finalize(memory, self._returned.append, memory.owner).atexit = False
@@ -93,54 +93,54 @@ class Gpu:
         return self._take(size, "host", lambda: self._pinned.allocate(size))
 
     def _take(self, size: int, where: str, allocate: Callable[[], Any]) -> Memory:
-        with self.told(f"{size / 1e6:,.0f} MB of the {where}'s memory cannot be had"):
+        with self.error_context(f"{size / 1e6:,.0f} MB of the {where}'s memory cannot be had"):
             buffer = allocate()
             return Memory(int(buffer.handle), size, buffer)
 
-    def drain(self) -> None:
+    def collect(self) -> None:
         """Give back the memory that nobody refers to any more."""
-        with self.turn:
+        with self.lock:
             if not self.capturing:
                 self._returned.clear()
 
-    def drop(self, let_go: Callable[[], None]) -> None:
+    def release_after(self, release: Callable[[], None]) -> None:
         """Let go of what was used on the stream, once that is done, and give its memory back."""
         with suppress(EngineError):  # of work that failed, and has been told to whoever waited for it
             self.activate()
             self.wait()
-        with self.turn:
-            let_go()
-            self.drain()
+        with self.lock:
+            release()
+            self.collect()
 
-    def relieve(self) -> bool:
+    def free_unused(self) -> bool:
         """Have all memory given back that nobody uses, on other streams too; False where that is not allowed now."""
-        with self.turn:
+        with self.lock:
             if self.capturing:
                 return False
             for other in [gpu for gpu in _open if gpu.index == self.index and gpu is not self]:
-                if other.turn.acquire(timeout=PATIENCE):
+                if other.lock.acquire(timeout=PATIENCE):
                     try:
                         with suppress(EngineError):  # of that stream's work, told to whoever waits for it
-                            other._give_back()
+                            other._free_own()
                     finally:
-                        other.turn.release()
-            self._give_back()
+                        other.lock.release()
+            self._free_own()
             error, pool = self.driver.cuDeviceGetMemPool(self.index)
             if not error:  # else it has none, and keeps nothing
                 self.driver.cuMemPoolTrimTo(pool, 0)  # for PyTorch, whose memory comes from elsewhere
             return True
 
-    def _give_back(self) -> None:
+    def _free_own(self) -> None:
         """What nobody uses of this stream's memory, in its turn."""
         if not self.capturing:
-            for holder in list(self.spare):
-                holder.give_back()
-            self.drain()
+            for holder in list(self.reclaimable):
+                holder.free_unused()
+            self.collect()
             self.wait()
 
     def copy(self, source: Memory, target: Memory) -> None:
         """Put a copy of equally many bytes on the stream."""
-        with self.told("the GPU cannot copy"):
+        with self.error_context("the GPU cannot copy"):
             target.owner.copy_from(source.owner, stream=self.stream)
 
     def wait(self) -> None:
@@ -152,11 +152,11 @@ class Gpu:
 
     def mark(self) -> Mark:
         """The place in the stream behind all that is on it now."""
-        with self.turn, self.told("the GPU failed"):
+        with self.lock, self.error_context("the GPU failed"):
             return Mark(self.stream.record())
 
     @contextmanager
-    def told(self, what: str) -> Iterator[None]:
+    def error_context(self, what: str) -> Iterator[None]:
         """Raise what CUDA's own calls inside raise as an error of this package that says `what`."""
         try:
             yield
@@ -166,21 +166,21 @@ class Gpu:
             raise explained(error, what, ANEW) from error
 
     @contextmanager
-    def in_turn(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """The turn to put work on the stream. An error that leaves the GPU unusable is a `DeviceLost`."""
-        with self.turn:
+        with self.lock:
             self.activate()
             try:
                 yield
             except DeviceLost:
                 raise
             except EngineError as error:
-                self.examine(error)
+                self.raise_if_lost(error)
                 raise
 
-    def examine(self, error: EngineError) -> None:
+    def raise_if_lost(self, error: EngineError) -> None:
         """Raise `DeviceLost` if the GPU is, as an error that may have said less suggests."""
-        with self.turn:
+        with self.lock:
             if self.capturing:  # nobody may ask then
                 return
             self.activate()

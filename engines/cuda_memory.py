@@ -77,7 +77,7 @@ class Arena:
     """Scratch memory in which all engines of a stream take turns: as large as the largest need, not the sum.
 
     Its rule: whoever asks for more than there is makes it move. So an address holds for one call, made in one's
-    turn (`Gpu.turn`), and whoever needs it for longer, as a captured graph does, keeps the `Memory`: what has
+    turn (`Gpu.lock`), and whoever needs it for longer, as a captured graph does, keeps the `Memory`: what has
     moved away lives on as long as that is kept.
     """
 
@@ -104,8 +104,8 @@ class Arena:
         return self._memory
 
 
-class Spare(Protocol):
+class Reclaimable(Protocol):
     """A holder of memory that may be had back."""
 
-    def give_back(self) -> object:
+    def free_unused(self) -> object:
         """Let go of what nobody uses now."""

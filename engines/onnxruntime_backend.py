@@ -9,8 +9,8 @@ from typing import Any
 import onnxruntime as ort
 
 from ..errors import BundleError, EngineError
-from .backend import Call
-from .plan import Plan
+from .backend import Call, Placement
+from .plan import EnginePlan
 from .spec import Array, EngineSpec, TensorSpec
 
 _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16"}
@@ -19,12 +19,14 @@ _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16"}
 class OnnxRuntimeEngine:
     """One ONNX file in one session; free sizes may differ from call to call."""
 
-    def __init__(self, path: Path, spec: EngineSpec, threads: int | None, *, alert: bool = False) -> None:
+    def __init__(
+        self, path: Path, spec: EngineSpec, threads: int | None, *, spin_threads: bool = False
+    ) -> None:
         options = ort.SessionOptions()
         options.log_severity_level = 4  # what goes wrong is raised, not printed
         options.intra_op_num_threads = threads or 0
         options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(alert)))
+        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin_threads)))
         try:
             self._session: Any = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the library raises kinds of its own, without a common base
@@ -40,6 +42,11 @@ class OnnxRuntimeEngine:
     def spec(self) -> EngineSpec:
         """Its tensors."""
         return self._spec
+
+    @property
+    def gpu(self) -> None:
+        """It runs on the CPU."""
+        return None
 
     def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Call:
         """See `Engine.bind`; the arrays live as long as the call does."""
@@ -73,21 +80,18 @@ class OnnxRuntimeEngine:
 def open_engine(
     path: Path,
     spec: EngineSpec,
+    placement: Placement,
     *,
-    device: str,
-    threads: int | None,
-    alert: bool,
-    plan: Plan | None = None,
-    stream: str = "",
+    plan: EnginePlan | None = None,
     command: str = "",
 ) -> OnnxRuntimeEngine:
-    """Load one ONNX file. `device` must be "auto" or "cpu"; `threads` None takes every core; no plan, no streams."""
-    if device not in ("auto", "cpu"):
+    """Load one ONNX file. The device must be "auto" or "cpu"; there is no plan."""
+    if placement.device not in ("auto", "cpu"):
         raise BundleError(
-            f"an onnxruntime bundle runs on the CPU, not on {device!r}.",
+            f"an onnxruntime bundle runs on the CPU, not on {placement.device!r}.",
             remedy='Use device="cpu", or a bundle built for that device.',
         )
-    return OnnxRuntimeEngine(path, spec, threads, alert=alert)
+    return OnnxRuntimeEngine(path, spec, placement.threads, spin_threads=placement.spin_threads)
 
 
 def _compare(name: str, specs: tuple[TensorSpec, ...], found: list[Any]) -> None:

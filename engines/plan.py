@@ -37,7 +37,7 @@ class Profile:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class EnginePlan:
     """How an engine file was compiled."""
 
     library: str
@@ -62,7 +62,7 @@ class Plan:
         )
 
 
-def read_plan(raw: Any) -> Plan | None:
+def read_plan(raw: Any) -> EnginePlan | None:
     """A plan from a manifest's JSON; raises TypeError, ValueError or KeyError if it is none."""
     if raw is None:
         return None
@@ -72,7 +72,7 @@ def read_plan(raw: Any) -> Plan | None:
     for name in ("refittable", "streamable"):
         if not isinstance(raw[name], bool):
             raise ValueError(f"{name} is {raw[name]!r}")
-    return Plan(
+    return EnginePlan(
         str(raw["library"]), str(raw["target"]), profiles, bool(raw["refittable"]), bool(raw["streamable"])
     )
 

@@ -16,7 +16,7 @@ Dim = int | str
 """A fixed size, or the name of a free one: equal names within one call mean equal sizes."""
 
 NETWORKS = ("unet", "pose_net", "vae_encoder", "vae_decoder", "image_encoder")
-DEEP_CACHE = ("unet_keep", "unet_outer")
+FEATURE_CACHE_NETWORKS = ("unet_caching", "unet_shallow")
 """Networks of a bundle built with --deep-cache besides: the U-Net that also answers its deep feature, and its
 first level alone, which takes that feature from an earlier step."""
 
@@ -84,11 +84,11 @@ def network_specs(
     token_width: int,
     image_size: int,
     dtype: str = "float32",
-    deep_channels: int | None = None,
+    cached_channels: int | None = None,
 ) -> dict[str, EngineSpec]:
-    """The five networks of a bundle: pictures of `height` x `width`, latents of `cells_high` x `cells_wide`.
+    """The five networks of a bundle: pictures of `height` x `width`, latents of `latent_height` x `latent_width`.
 
-    With `deep_channels`, the channels of the U-Net's deep feature, the two of `DEEP_CACHE` follow.
+    With `cached_channels`, the channels of the U-Net's deep feature, the two of `FEATURE_CACHE_NETWORKS` follow.
     """
 
     def spec(inputs: dict[str, tuple[Dim, ...]], output: str, shape: tuple[Dim, ...]) -> EngineSpec:
@@ -100,7 +100,7 @@ def network_specs(
         )
 
     clip: tuple[Dim, ...] = ("rows", "frames")
-    cells: tuple[Dim, ...] = ("cells_high", "cells_wide")
+    cells: tuple[Dim, ...] = ("latent_height", "latent_width")
     five = {
         "unet": spec(
             {
@@ -124,13 +124,13 @@ def network_specs(
             {"pixels": ("batch", 3, image_size, image_size)}, "embedding", ("batch", 1, token_width)
         ),
     }
-    if deep_channels is None:
+    if cached_channels is None:
         return five
-    unet, deep = five["unet"], TensorSpec("deep", dtype, (*clip, deep_channels, *cells))
+    unet, deep = five["unet"], TensorSpec("cached_features", dtype, (*clip, cached_channels, *cells))
     return {
         **five,
-        "unet_keep": EngineSpec(unet.inputs, (*unet.outputs, deep)),
-        "unet_outer": EngineSpec((*unet.inputs, deep), unet.outputs),
+        "unet_caching": EngineSpec(unet.inputs, (*unet.outputs, deep)),
+        "unet_shallow": EngineSpec((*unet.inputs, deep), unet.outputs),
     }
 
 
@@ -139,8 +139,8 @@ def check_specs(specs: Mapping[str, EngineSpec]) -> None:
 
     Sizes that the model chooses (channels, widths) may be any.
     """
-    wanted = network_specs(pose_channels=1, token_width=1, image_size=1, deep_channels=1)
-    if set(specs) not in ({*NETWORKS}, {*NETWORKS, *DEEP_CACHE}):
+    wanted = network_specs(pose_channels=1, token_width=1, image_size=1, cached_channels=1)
+    if set(specs) not in ({*NETWORKS}, {*NETWORKS, *FEATURE_CACHE_NETWORKS}):
         raise ValueError(f"networks are {sorted(specs)}, not {', '.join(NETWORKS)}")
     for name, spec in specs.items():
         for side in ("inputs", "outputs"):

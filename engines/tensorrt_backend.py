@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from ..errors import BundleError, EngineError
+from .backend import Placement
 from .bundle import COMMAND
 from .cuda_gpu import Gpu, gpu_index, open_gpu
 from .cuda_memory import DeviceArray
-from .plan import Plan
+from .plan import EnginePlan
 from .spec import EngineSpec
 from .tensorrt_binding import Binding, Session
 from .tensorrt_checks import (
@@ -55,16 +56,14 @@ def open_session(flavour: str, device: str, stream: str, command: str = COMMAND)
 def open_engine(
     path: Path,
     spec: EngineSpec,
+    placement: Placement,
     *,
-    device: str,
-    threads: int | None,
-    alert: bool,
-    plan: Plan | None,
-    stream: str = "",
+    plan: EnginePlan | None,
     command: str = COMMAND,
 ) -> TensorRtEngine:
-    """Load one plan. `device`: "auto", "cuda" or "cuda:1"; `threads` and `alert` mean nothing to a GPU."""
-    session = open_session(flavour_of(plan, path.name, command), device, stream, command)
+    """Load one plan on the device "auto", "cuda" or "cuda:1"."""
+    flavour = flavour_of(plan, path.name, command)
+    session = open_session(flavour, placement.device, placement.stream, command)
     assert plan is not None
     return TensorRtEngine(session, path, spec, plan, command)
 
@@ -73,14 +72,14 @@ class TensorRtEngine:
     """One plan on one GPU. Calls may come from several threads; they take turns."""
 
     def __init__(
-        self, session: Session, path: Path, spec: EngineSpec, plan: Plan, command: str = COMMAND
+        self, session: Session, path: Path, spec: EngineSpec, plan: EnginePlan, command: str = COMMAND
     ) -> None:
         self._session, self._spec, self._plan, self._name = session, spec, plan, path.name
         self._command = command
         self._bindings: weakref.WeakSet[Binding] = weakref.WeakSet()
         library, gpu = session.library, session.gpu
         check_library(library, plan, path.name, command)
-        with gpu.turn:
+        with gpu.lock:
             gpu.activate()
             check_gpu(gpu, plan, path.stat().st_size, path.name, command, session.portable)
             self._engine: Any = _load(session, path, plan, command)
@@ -108,7 +107,7 @@ class TensorRtEngine:
         given = {name: _array(array) for name, array in inputs.items()}
         made = {name: _array(array) for name, array in outputs.items()}
         profile = self._plan.choose(self._spec.check(given, made))
-        with self.gpu.turn:
+        with self.gpu.lock:
             self.gpu.activate()
             binding = Binding(self._session, self._opened(), profile, given, made)
             self._bindings.add(binding)
@@ -128,7 +127,7 @@ class TensorRtEngine:
             )
         if self._bindings:
             raise EngineError(f"{self._name} is bound already.", remedy="Stream weights before it is bound.")
-        with self.gpu.turn:
+        with self.gpu.lock:
             self.gpu.activate()
             engine = self._opened()
             if budget is None:
@@ -154,7 +153,7 @@ class TensorRtEngine:
                 f"{self._session.library.version} cannot refit from ONNX.",
                 remedy="Install the full library: pip install 'mimicmotion-trt[gpu]'",
             )
-        with self.gpu.turn:
+        with self.gpu.lock:
             self.gpu.activate()
             self.gpu.wait()  # nobody may compute with weights that are half new
             refitter = api.Refitter(self._opened(), logger)
@@ -175,7 +174,7 @@ class TensorRtEngine:
 
         Raises `EngineError`.
         """
-        with self.gpu.turn:
+        with self.gpu.lock:
             self.gpu.activate()
             library, engine = self._session.library, self._opened()
             settings = engine.create_serialization_config()
@@ -190,7 +189,7 @@ class TensorRtEngine:
 
     def layers(self) -> Layers:
         """The layers that the plan has after all fusions; raises `EngineError`."""
-        with self.gpu.turn:
+        with self.gpu.lock:
             self.gpu.activate()
             api = self._session.library.api
             if not hasattr(api, "EngineInspector"):
@@ -205,7 +204,7 @@ class TensorRtEngine:
         """Give up what is bound, then the plan; the last engine of a stream gives up its scratch memory."""
         if self._engine is None:
             return
-        with self.gpu.turn:
+        with self.gpu.lock:
             self.gpu.activate()
             self.gpu.wait()
             for binding in list(self._bindings):
@@ -223,7 +222,7 @@ def _array(array: Any) -> Any:
     return array if isinstance(array, np.ndarray) else DeviceArray.of(array)
 
 
-def _load(session: Session, path: Path, plan: Plan, command: str) -> Any:
+def _load(session: Session, path: Path, plan: EnginePlan, command: str) -> Any:
     """Read a plan through a memory map, so that its pages are never copied into this process's own memory."""
     library = session.library
     library.messages.clear()

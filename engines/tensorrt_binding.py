@@ -104,7 +104,7 @@ class Binding:
         gpu.activate()
         for staged in self._sent.values():
             np.copyto(staged.view, staged.host)
-        with gpu.turn:
+        with gpu.lock:
             for staged in self._sent.values():
                 gpu.copy(staged.pinned, staged.device)
             self._execute(gpu.stream)
@@ -123,7 +123,7 @@ class Binding:
         if self._sent or self._fetched:
             names = ", ".join((*self._sent, *self._fetched))
             raise EngineError(f"{names} lie on the host.", remedy="Bind arrays on the GPU.")
-        with self._gpu.turn:
+        with self._gpu.lock:
             if self._gpu.capturing:
                 self._check_capture()
             self._execute(stream)

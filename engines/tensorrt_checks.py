@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import BundleError
 from .cuda_gpu import Gpu
-from .plan import FLAVOURS, Plan
+from .plan import FLAVOURS, EnginePlan
 from .spec import EngineSpec
 from .tensorrt_library import DISTRIBUTIONS, Library
 
@@ -96,7 +96,7 @@ def _join(parts: Iterable[tuple[str, ...]]) -> str:
     return " ".join(word if word == "…" else shlex.quote(word) for word in words)  # … of options not known
 
 
-def flavour_of(plan: Plan | None, name: str, command: str) -> str:
+def flavour_of(plan: EnginePlan | None, name: str, command: str) -> str:
     """The flavour that compiled a plan; raises `BundleError` if that is unknown."""
     flavour = plan.library.partition(" ")[0] if plan else ""
     if flavour not in FLAVOURS:
@@ -107,7 +107,7 @@ def flavour_of(plan: Plan | None, name: str, command: str) -> str:
     return flavour
 
 
-def check_library(library: Library, plan: Plan, name: str, command: str) -> None:
+def check_library(library: Library, plan: EnginePlan, name: str, command: str) -> None:
     """Plans run on the very version that compiled them; raises `BundleError` otherwise."""
     if library.version == plan.library:
         return
@@ -118,7 +118,7 @@ def check_library(library: Library, plan: Plan, name: str, command: str) -> None
     )
 
 
-def check_gpu(gpu: Gpu, plan: Plan, size: int, name: str, command: str, portable: bool) -> None:
+def check_gpu(gpu: Gpu, plan: EnginePlan, size: int, name: str, command: str, portable: bool) -> None:
     """Whether a plan of `size` bytes is for this GPU and fits; raises `BundleError`.
 
     A `portable` plan runs on other GPUs than those it was compiled for, and the library tells on which.
@@ -168,7 +168,9 @@ def _another(library: Library, gpu: Gpu, command: str, target: str) -> str:
     return f"TensorRT-RTX does not compile for it, build with --backend tensorrt instead: {rebuild(command)}"
 
 
-def check_tensors(api: Any, engine: Any, spec: EngineSpec, plan: Plan, path: Path, command: str) -> None:
+def check_tensors(
+    api: Any, engine: Any, spec: EngineSpec, plan: EnginePlan, path: Path, command: str
+) -> None:
     """Raise `BundleError` unless a loaded plan has the tensors and profiles of the manifest."""
     found = {}
     for index in range(engine.num_io_tensors):

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import BundleError, EngineError, OutOfMemory
-from .backend import Call
+from .backend import Call, Placement
 from .cuda_errors import SMALLER, explained
 from .cuda_gpu import Gpu, gpu_index, open_gpu
-from .plan import Plan
+from .plan import EnginePlan
 from .spec import Array, EngineSpec
 
 try:
@@ -120,32 +120,29 @@ class TorchEngine:
             with contextlib.suppress(EngineError):  # a lost GPU takes nothing back
                 self.gpu.activate()
                 self.gpu.wait()
-                memory_of(self.gpu).give_back()
+                memory_of(self.gpu).free_unused()
 
 
 def open_engine(
     path: Path,
     spec: EngineSpec,
+    placement: Placement,
     *,
-    device: str,
-    threads: int | None,
-    alert: bool,
-    plan: Plan | None = None,
-    stream: str = "",
+    plan: EnginePlan | None = None,
     command: str = "",
 ) -> TorchEngine:
     """Load one engine file on "cpu", "cuda" or "cuda:N"; "auto" takes a GPU if PyTorch finds one.
 
-    `threads` bounds the CPU threads while a call runs (`limit_threads`); `alert` is not PyTorch's to choose.
+    `threads` bounds the CPU threads while a call runs (`limit_threads`); PyTorch does not let spinning be chosen.
     Raises `BundleError` for a device that is not there, for a GPU without the extra `cuda`, and for an unknown
     `MIMICMOTION_TORCH`.
     """
     mode = os.environ.get(MODE_VARIABLE) or "eager"
     if mode not in ("eager", "compile"):
         raise BundleError(f"{MODE_VARIABLE} is {mode!r}.", remedy="Set it to eager or compile.")
-    chosen = choose_device(device)
-    gpu = None if chosen == "cpu" else _open_gpu(gpu_index(chosen), stream)
-    return TorchEngine(path, spec, chosen, threads, mode, gpu)
+    chosen = choose_device(placement.device)
+    gpu = None if chosen == "cpu" else _open_gpu(gpu_index(chosen), placement.stream)
+    return TorchEngine(path, spec, chosen, placement.threads, mode, gpu)
 
 
 @functools.cache
@@ -216,7 +213,7 @@ def run_twice(put: Callable[[], None], gpu: Gpu | None) -> None:
     Raises `EngineError`.
     """
     failed = _failure(put)
-    if isinstance(failed, OutOfMemory) and gpu is not None and gpu.relieve():
+    if isinstance(failed, OutOfMemory) and gpu is not None and gpu.free_unused():
         failed = _failure(put)
     if failed is not None:
         raise failed

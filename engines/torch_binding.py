@@ -26,16 +26,16 @@ class TorchMemory:
     """
 
     def __init__(self, gpu: Gpu | None) -> None:
-        self.turn = threading.RLock() if gpu is None else gpu.turn
+        self.lock = threading.RLock() if gpu is None else gpu.lock
         """Held by each call: a pool serves one at a time."""
         self.gpu = gpu
         self._kept: torch.cuda.MemPool | None = None
         self._last: weakref.ref[torch.cuda.MemPool] | None = None
         if gpu is not None:
-            gpu.spare.add(self)
+            gpu.reclaimable.add(self)
 
     def pool(self) -> torch.cuda.MemPool:
-        """The pool, a new one if there is none any more; it is kept until `give_back`."""
+        """The pool, a new one if there is none any more; it is kept until `free_unused`."""
         found = self._last() if self._last else None
         if found is None:
             found = torch.cuda.MemPool()
@@ -43,9 +43,9 @@ class TorchMemory:
         self._kept = found
         return found
 
-    def give_back(self) -> None:
+    def free_unused(self) -> None:
         """What PyTorch keeps: outside of pools, and the pool itself, now or with the last binding that ran in it."""
-        with self.turn:
+        with self.lock:
             self._kept = None
             torch.cuda.empty_cache()
 
@@ -83,7 +83,7 @@ class TorchBinding:
 
     def __call__(self) -> None:
         """Put the network on PyTorch's current stream; raises `EngineError` if PyTorch refuses."""
-        with self._memory.turn:
+        with self._memory.lock:
             run_twice(self._put, self._memory.gpu)
 
     def _put(self) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..engines import DEEP_CACHE, Bundle, ImageStatistics, Manifest, Network, network_specs
+from ..engines import FEATURE_CACHE_NETWORKS, Bundle, ImageStatistics, Manifest, Network, network_specs
 from ..engines.bundle import MANIFEST
 from ..errors import (
     BundleError,
@@ -151,7 +151,7 @@ def _build(
         token_width=model.unet.config["cross_attention_dim"],
         image_size=image.size,
         dtype="float16" if options.half else "float32",
-        deep_channels=model.unet.config["block_out_channels"][1] if options.deep_cache else None,
+        cached_channels=model.unet.config["block_out_channels"][1] if options.deep_cache else None,
     )
     if options.compiles:  # shapes that cannot be compiled are told before anything is exported
         make_profiles("unet", specs["unet"], options)
@@ -163,7 +163,9 @@ def _build(
     for index, name in enumerate(options.networks):
         if name not in evidence:
             continue
-        if name in DEEP_CACHE:  # the U-Net was rewritten and its weights given up: once more from the files
+        if (
+            name in FEATURE_CACHE_NETWORKS
+        ):  # the U-Net was rewritten and its weights given up: once more from the files
             forms = engine_forms(load_model(folder, checkpoint))
         report(f"exporting {name}", index + 1, total)
         place = parts.folder if parts else partial

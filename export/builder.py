@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..engines import Agreement, Bundle, EngineSpec, Network, Plan, Work
+from ..engines import Accuracy, Bundle, EnginePlan, EngineSpec, FlopModel, Network, Placement
 from ..engines.bundle import describe_file
 from ..engines.tensorrt_backend import open_engine
 from ..engines.tensorrt_library import open_library
@@ -84,14 +84,14 @@ class Builder:
             compiled, plan = self._compile(name, files[0], spec)
             if evidence.own:
                 self._report(f"comparing the plan of {name} with PyTorch")
-                engine = open_engine(compiled, spec, device="cuda", threads=None, alert=False, plan=plan)
+                engine = open_engine(compiled, spec, Placement("cuda"), plan=plan)
                 agreement = proof.compare_engine(name, engine, evidence.own, bound, options.backend)
             for path in files:
                 path.unlink()
             files = [compiled.replace(self._folder / plan_name(name, self._key, plan))]
         return Network(spec, tuple(describe_file(path) for path in files), agreement, work, audit, plan)
 
-    def _compare_half(self, name: str, module: Any, spec: EngineSpec, cases: list[Any]) -> Agreement:
+    def _compare_half(self, name: str, module: Any, spec: EngineSpec, cases: list[Any]) -> Accuracy:
         """What is lost where each product is rounded to float16, which ONNX Runtime on a CPU does not do."""
         from . import proof
         from .tensor_cores import TensorCoreEngine
@@ -102,7 +102,7 @@ class Builder:
         )
 
     def _script(
-        self, name: str, module: Any, inputs: Any, spec: EngineSpec, cases: list[Any], work: Work
+        self, name: str, module: Any, inputs: Any, spec: EngineSpec, cases: list[Any], work: FlopModel
     ) -> Network:
         """A TorchScript file, proven by the engine that will run it."""
         from ..engines.torch_backend import TorchEngine
@@ -116,7 +116,7 @@ class Builder:
         agreement = proof.compare_engine(name, engine, cases, BOUNDS[str(self._options.precision)], "torch")
         return Network(spec, (describe_file(path),), agreement, work, audit)
 
-    def _compile(self, name: str, graph: Path, spec: EngineSpec) -> tuple[Path, Plan]:
+    def _compile(self, name: str, graph: Path, spec: EngineSpec) -> tuple[Path, EnginePlan]:
         library = open_library(self._options.backend)
         profiles = make_profiles(name, spec, self._options)
         unnamed = self._folder / f"{name}.plan"

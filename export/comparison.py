@@ -99,7 +99,7 @@ def make_outputs(spec: EngineSpec, inputs: Mapping[str, Array]) -> dict[str, Arr
         for tensor in spec.inputs
         for dim, size in zip(tensor.shape, inputs[tensor.name].shape, strict=True)
     }
-    for cells, pixels in (("cells_high", "height"), ("cells_wide", "width")):
+    for cells, pixels in (("latent_height", "height"), ("latent_width", "width")):
         if cells in sizes:
             sizes[pixels] = sizes[cells] * 8
         elif pixels in sizes:

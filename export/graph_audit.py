@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from ..engines import Audit
+from ..engines import GraphStats
 
 ATTENTION = ("Attention", "MultiHeadAttention")
 NORMS = ("GroupNormalization", "LayerNormalization", "InstanceNormalization")
@@ -13,7 +13,7 @@ PRODUCTS = ("Conv", "Gemm", "MatMul")
 SHAPES = ("Shape", "Gather", "Unsqueeze", "Concat", "Div", "Range", "Slice", "Squeeze")
 
 
-def audit_graph(model: Any) -> Audit:
+def audit_graph(model: Any) -> GraphStats:
     """The audit of an `onnx.ModelProto`, whose weights need not be loaded."""
     import onnx
 
@@ -28,7 +28,7 @@ def audit_graph(model: Any) -> Audit:
     casts_of_weights = sum(node.op_type == "Cast" and node.input[0].endswith(".float16") for node in nodes)
     kinds = Counter(node.op_type for node in nodes)
     products = [node for node in nodes if node.op_type in PRODUCTS and node.input[1] in types]
-    return Audit(
+    return GraphStats(
         operators=len(nodes),
         products=len(products),
         wide=sum(types[node.input[1]] == onnx.TensorProto.FLOAT for node in products),

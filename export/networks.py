@@ -98,13 +98,13 @@ class OuterUNetEngine(UNetEngine):
         embedding: Tensor,
         time_ids: Tensor,
         pose: Tensor,
-        deep: Tensor,
+        cached_features: Tensor,
     ) -> Tensor:
-        """Inputs as of `UNetEngine`, and deep [R,F,C',h,w]. Returns the prediction [R,F,4,h,w]."""
+        """Inputs as of `UNetEngine`, and cached_features [R,F,C',h,w]. Returns the prediction [R,F,4,h,w]."""
         unet: Any = self.unet
         x, temb, (level,) = self.enter(latents, timestep, embedding, time_ids, pose)
         _, more = _run(unet.down_blocks[0], x, temb, level)
-        return self.leave(deep.flatten(0, 1), (x, *more), temb, level)
+        return self.leave(cached_features.flatten(0, 1), (x, *more), temb, level)
 
 
 def _run(block: Any, x: Tensor, temb: Tensor, level: Clip, **more: Any) -> Any:

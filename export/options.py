@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..engines import DEEP_CACHE, NETWORKS
+from ..engines import FEATURE_CACHE_NETWORKS, NETWORKS
 from ..errors import SettingsError
 from ..settings import Settings
 
@@ -164,7 +164,7 @@ class Options:
     @property
     def networks(self) -> tuple[str, ...]:
         """The networks of the bundle."""
-        return NETWORKS + DEEP_CACHE if self.deep_cache else NETWORKS
+        return NETWORKS + FEATURE_CACHE_NETWORKS if self.deep_cache else NETWORKS
 
     def _check_defaults(self, settings: Settings) -> None:
         """Raise `SettingsError` unless the bundle's own settings run on its own engines."""

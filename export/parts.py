@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from ..engines import DEEP_CACHE, NETWORKS, Network
+from ..engines import FEATURE_CACHE_NETWORKS, NETWORKS, Network
 from ..engines.bundle import check_file, read_network
 from ..errors import BundleError, OutputError
 
@@ -71,7 +71,7 @@ class Parts:
     @property
     def finished(self) -> dict[str, Network]:
         """Networks that are noted as finished; their files are not looked at."""
-        found = ((name, self._read(name)) for name in (*NETWORKS, *DEEP_CACHE))
+        found = ((name, self._read(name)) for name in (*NETWORKS, *FEATURE_CACHE_NETWORKS))
         return {name: network for name, network in found if network is not None}
 
     def put(self, name: str, network: Network) -> None:

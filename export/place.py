@@ -8,11 +8,13 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from ..engines import DEEP_CACHE, NETWORKS
+from ..engines import FEATURE_CACHE_NETWORKS, NETWORKS
 from ..engines.bundle import MANIFEST
 from ..errors import OutputError
 
-ENGINE_FILE = re.compile(rf"({'|'.join(NETWORKS + DEEP_CACHE)})(-[0-9a-f]+)?\.(onnx|weights|plan|ts)")
+ENGINE_FILE = re.compile(
+    rf"({'|'.join(NETWORKS + FEATURE_CACHE_NETWORKS)})(-[0-9a-f]+)?\.(onnx|weights|plan|ts)"
+)
 """The name of an engine file, or of its external weights, of any version and backend."""
 BEGINNING = re.compile(rb'\s*\{\s*"backend":\s*"(onnxruntime|tensorrt|tensorrt-rtx|torch)"')
 """How the manifest of a bundle begins, whatever its format and however its end was damaged."""

@@ -50,7 +50,7 @@ def usual_shape(profile: Profile) -> tuple[int, int, int, int]:
     usual = {name: size for name, (_, size, _) in profile.dims.items()}
     rows, frames = usual.get("rows", usual.get("batch", 1)), usual.get("frames", 1)
     high, wide = usual.get("height", 8) // 8, usual.get("width", 8) // 8
-    return rows, frames, usual.get("cells_high", high), usual.get("cells_wide", wide)
+    return rows, frames, usual.get("latent_height", high), usual.get("latent_width", wide)
 
 
 def stack(cases: list[Case], rows: int) -> Case:

@@ -85,7 +85,7 @@ def _just(size: int) -> tuple[int, int, int]:
 
 
 def _cells(size: tuple[int, int]) -> dict[str, tuple[int, int, int]]:
-    return {"cells_high": _just(size[1] // 8), "cells_wide": _just(size[0] // 8)}
+    return {"latent_height": _just(size[1] // 8), "latent_width": _just(size[0] // 8)}
 
 
 def _pixels(size: tuple[int, int]) -> dict[str, tuple[int, int, int]]:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..engines import Agreement, Array, Engine, EngineSpec
+from ..engines import Accuracy, Array, Engine, EngineSpec
 from ..engines.onnxruntime_backend import OnnxRuntimeEngine
 from ..errors import ExportError
 from .comparison import compare_answers
@@ -36,7 +36,7 @@ class Case:
 def example_inputs(network: str, spec: EngineSpec, shape: tuple[int, int, int, int], seed: int) -> Inputs:
     """Inputs of one network at one shape, float32, seeded."""
     rows, frames, high, wide = shape
-    sizes = {"rows": rows, "frames": frames, "batch": rows, "cells_high": high, "cells_wide": wide}
+    sizes = {"rows": rows, "frames": frames, "batch": rows, "latent_height": high, "latent_width": wide}
     sizes |= {"height": high * 8, "width": wide * 8}
     generator = torch.Generator().manual_seed(seed)
     inputs = {
@@ -69,14 +69,14 @@ def record_case(original: Callable[..., Any], inputs: Inputs) -> Case:
     return Case(inputs, answer if isinstance(answer, tuple) else (answer,))
 
 
-def compare(network: str, path: Path, spec: EngineSpec, cases: Sequence[Case], bound: float) -> Agreement:
+def compare(network: str, path: Path, spec: EngineSpec, cases: Sequence[Case], bound: float) -> Accuracy:
     """Run the ONNX file on every case; raises `ExportError` if the worst relative error exceeds `bound`."""
     return compare_engine(network, OnnxRuntimeEngine(path, spec, threads=None), cases, bound)
 
 
 def compare_engine(
     network: str, engine: Engine, cases: Sequence[Case], bound: float, judge: str = "onnxruntime"
-) -> Agreement:
+) -> Accuracy:
     """The same with an engine of the backend `judge`, which is closed afterwards."""
     outputs = [tensor.name for tensor in engine.spec.outputs]
     expected = [
@@ -98,7 +98,7 @@ def compare_engine(
             f"(largest difference {max_abs:.2e}).",
             remedy="Check the checkpoint for values that overflow; please report it if they do not.",
         )
-    return Agreement(max_abs=max_abs, rel_l2=rel_l2, bound=bound, cases=len(cases), judge=judge)
+    return Accuracy(max_abs=max_abs, rel_l2=rel_l2, bound=bound, cases=len(cases), judge=judge)
 
 
 def call_arrays(case: Case, spec: EngineSpec) -> dict[str, Array]:
@@ -131,8 +131,8 @@ def originals(model: Any) -> dict[str, Callable[..., Any]]:
             hook.remove()
         return prediction, kept[0].reshape(*prediction.shape[:2], *kept[0].shape[1:])
 
-    def run_outer(deep: Tensor, **inputs: Tensor) -> Tensor:
-        hook = unet.up_blocks[-2].register_forward_hook(lambda *_: deep.flatten(0, 1))
+    def run_outer(cached_features: Tensor, **inputs: Tensor) -> Tensor:
+        hook = unet.up_blocks[-2].register_forward_hook(lambda *_: cached_features.flatten(0, 1))
         try:
             return run_unet(**inputs)
         finally:
@@ -156,8 +156,8 @@ def originals(model: Any) -> dict[str, Callable[..., Any]]:
         "vae_encoder": run_encoder,
         "vae_decoder": run_decoder,
         "image_encoder": run_image_encoder,
-        "unet_keep": run_keep,
-        "unet_outer": run_outer,
+        "unet_caching": run_keep,
+        "unet_shallow": run_outer,
     }
 
 
@@ -171,6 +171,6 @@ def engine_forms(model: Any) -> dict[str, Callable[[], nn.Module]]:
         "vae_encoder": lambda: networks.EncoderEngine(model.vae),
         "vae_decoder": lambda: networks.DecoderEngine(model.vae),
         "image_encoder": lambda: networks.ImageEncoderEngine(model.image_encoder),
-        "unet_keep": lambda: networks.KeepingUNetEngine(model.unet),
-        "unet_outer": lambda: networks.OuterUNetEngine(model.unet),
+        "unet_caching": lambda: networks.KeepingUNetEngine(model.unet),
+        "unet_shallow": lambda: networks.OuterUNetEngine(model.unet),
     }

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..engines import Audit, EngineSpec
+from ..engines import EngineSpec, GraphStats
 from .proof import Inputs
 
 PRODUCTS = ("aten.linear", "aten._convolution")
@@ -32,12 +32,12 @@ def script(module: nn.Module, inputs: Inputs, spec: EngineSpec, path: Path) -> P
     return path
 
 
-def audit_program(program: torch.fx.GraphModule) -> Audit:
+def audit_program(program: torch.fx.GraphModule) -> GraphStats:
     """The audit of a loaded engine's graph."""
     nodes = [node for node in program.graph.nodes if node.op.startswith("call")]
     kinds = Counter(_kind(node) for node in nodes)
     products = [node for node in nodes if _kind(node) in PRODUCTS]
-    return Audit(
+    return GraphStats(
         operators=len(nodes),
         products=len(products),
         wide=sum(_weight(program, node).dtype == torch.float32 for node in products),

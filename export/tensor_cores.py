@@ -37,6 +37,11 @@ class TensorCoreEngine:
     def __init__(self, module: nn.Module, spec: EngineSpec) -> None:
         self.module, self.spec = module, spec
 
+    @property
+    def gpu(self) -> None:
+        """It runs on the CPU."""
+        return None
+
     def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Call:
         """Raises `EngineError` if an array is not what the spec says."""
         self.spec.check(inputs, outputs)

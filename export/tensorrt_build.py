@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from ..engines import EngineSpec, Plan, Profile
+from ..engines import EnginePlan, EngineSpec, Placement, Profile
 from ..engines.tensorrt_backend import open_engine
 from ..engines.tensorrt_library import Library
 from ..errors import ExportError
@@ -34,7 +34,7 @@ def compile_plan(
     options: PlanOptions,
     output: Path,
     progress: Progress = lambda share: None,
-) -> Plan:
+) -> EnginePlan:
     """Compile `graph` (a float16 ONNX file in the standard's operators) into the file `output`.
 
     The build runs on a thread of its own, so that an interrupt reaches this one: it is then called off, and
@@ -59,7 +59,7 @@ def _compile(
     output: Path,
     stop: threading.Event,
     progress: Progress,
-) -> Plan:
+) -> EnginePlan:
     api = library.api
     library.messages.clear()  # what was said of an earlier network is not this one's error
     builder = library.start(api.Builder)
@@ -80,7 +80,7 @@ def _compile(
         said, remedy = library.explain("Try another --level, or report it with the text above.")
         raise ExportError(f"{library.version} could not compile {graph.name}: {said}", remedy=remedy)
     write(output, memory)
-    return Plan(library.version, target, profiles, options.refit, options.weight_streaming)
+    return EnginePlan(library.version, target, profiles, options.refit, options.weight_streaming)
 
 
 def refit_plan(
@@ -89,9 +89,9 @@ def refit_plan(
     spec: EngineSpec,
     profiles: tuple[Profile, ...],
     options: PlanOptions,
-    former: tuple[Path, Plan | None],
+    former: tuple[Path, EnginePlan | None],
     output: Path,
-) -> Plan:
+) -> EnginePlan:
     """Write a plan of another bundle with the weights of `graph` into the file `output`: seconds, not minutes.
 
     Raises `ExportError` if that plan is not what would be compiled here but for its weights, `EngineError` if it
@@ -100,14 +100,14 @@ def refit_plan(
     path, plan = former
     portable = hasattr(library.api, "ComputeCapability")
     target = " ".join(options.capabilities) if portable else gpu_name()
-    wanted = Plan(library.version, target, profiles, options.refit, options.weight_streaming)
+    wanted = EnginePlan(library.version, target, profiles, options.refit, options.weight_streaming)
     if plan != wanted:
         raise ExportError(
             f"{path.name} is not the plan that is asked for: {plan} instead of {wanted}.",
             remedy="Give the former bundle's options, or leave out --refit-from to compile.",
             field="refit_from",
         )
-    engine = open_engine(path, spec, device="cuda", threads=None, alert=False, plan=plan)
+    engine = open_engine(path, spec, Placement("cuda"), plan=plan)
     try:
         engine.refit(graph)
         write(output, engine.serialize())
@@ -220,7 +220,7 @@ def make_monitor(api: Any, stop: threading.Event, progress: Progress) -> Any:
     return Monitor()
 
 
-def plan_name(network: str, build: str, plan: Plan) -> str:
+def plan_name(network: str, build: str, plan: EnginePlan) -> str:
     """`unet-0123456789abcdef.plan`: named by the build (weights, precision, options), profiles, target, library."""
     profiles = [sorted(profile.dims.items()) for profile in plan.profiles]
     named = repr((build, profiles, plan.target, plan.library))

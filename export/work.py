@@ -1,4 +1,4 @@
-"""Counts the floating point operations of a network: exact coefficients of `Work` from six small calls."""
+"""Counts the floating point operations of a network: exact coefficients of `FlopModel` from six small calls."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..engines import EngineSpec, Work
+from ..engines import EngineSpec, FlopModel
 from ..errors import ExportError
 
 Shape = tuple[int, int, int, int]
@@ -23,12 +23,12 @@ _DYADIC = 2.0**12
 """Coefficients are whole multiples of 1 over this: a pair of cells at the U-Net's deepest level is 1/64**2."""
 
 
-def measure_work(network: str, module: nn.Module, spec: EngineSpec) -> Work:
+def measure_work(network: str, module: nn.Module, spec: EngineSpec) -> FlopModel:
     """The coefficients of one network in the form that is exported (single-token cross-attention folded).
 
     Nothing is computed: the calls run on PyTorch's meta device, on shapes alone, so that it costs the same for
     any width of network. Exact for one row; positions in time, which the rows of a batch share, count once a
-    row (3e-5 of the whole at 576x1024). Raises `ExportError` if the operations do not grow as `Work` says.
+    row (3e-5 of the whole at 576x1024). Raises `ExportError` if the operations do not grow as `FlopModel` says.
     """
     meta = {
         name: torch.empty_like(tensor, device="meta")
@@ -38,7 +38,7 @@ def measure_work(network: str, module: nn.Module, spec: EngineSpec) -> Work:
     columns = [[1, f, f * h * w, f * (h * w) ** 2, f * f * h * w] for _, f, h, w in SHAPES]
     solved = np.linalg.solve(np.array(columns, np.float64), np.array(counted, np.float64))
     # A coefficient below zero is no network of this form either: without it the check fails.
-    work = Work(*(max(float(value), 0.0) for value in np.round(solved * _DYADIC) / _DYADIC))
+    work = FlopModel(*(max(float(value), 0.0) for value in np.round(solved * _DYADIC) / _DYADIC))
     rows, frames, high, wide = CHECK
     expected = count_flops(module, meta, spec, CHECK)
     found = work.flops(rows=rows, frames=frames, cells=high * wide)
@@ -53,7 +53,7 @@ def measure_work(network: str, module: nn.Module, spec: EngineSpec) -> Work:
 def count_flops(module: nn.Module, weights: dict[str, Any], spec: EngineSpec, shape: Shape) -> int:
     """Operations of one call, as PyTorch's `FlopCounterMode` counts them, with `weights` on the meta device."""
     rows, frames, high, wide = shape
-    sizes = {"rows": rows, "frames": frames, "batch": frames, "cells_high": high, "cells_wide": wide}
+    sizes = {"rows": rows, "frames": frames, "batch": frames, "latent_height": high, "latent_width": wide}
     sizes |= {"height": high * 8, "width": wide * 8}
     inputs = tuple(
         torch.empty([sizes[d] if isinstance(d, str) else d for d in tensor.shape], device="meta")

@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from .engines import Audit, Bundle, Manifest, open_engine
+from .engines import Bundle, GraphStats, Manifest, open_engine
 from .errors import MimicMotionError
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def audit_table(manifest: Manifest) -> Table:
     from rich.table import Table
 
     table = Table("audit", *manifest.networks)
-    for kind in fields(Audit):
+    for kind in fields(GraphStats):
         counts = (getattr(network.audit, kind.name) for network in manifest.networks.values())
         table.add_row(kind.name, *map(str, counts))
     return table

@@ -10,7 +10,7 @@ import pytest
 
 if TYPE_CHECKING:
     from mimicmotion_trt import Animator
-    from mimicmotion_trt.engines import Bundle, Engine, EngineSpec, Work
+    from mimicmotion_trt.engines import Bundle, Engine, EngineSpec, FlopModel
     from mimicmotion_trt.export.options import Options
 
 ROOT = Path(__file__).parents[1]
@@ -29,7 +29,7 @@ def counted_once() -> Iterator[None]:
 
     measure, known = work.measure_work, {}
 
-    def look_up(network: str, module: Any, spec: EngineSpec) -> Work:
+    def look_up(network: str, module: Any, spec: EngineSpec) -> FlopModel:
         key = network, *((name, *value.shape) for name, value in module.named_parameters())
         if key not in known:
             known[key] = measure(network, module, spec)
@@ -84,9 +84,9 @@ def opened(bundle: Path) -> Bundle:
 @pytest.fixture(scope="module")
 def pose_net(opened: Bundle) -> Engine:
     """Its smallest network."""
-    from mimicmotion_trt.engines import open_engine
+    from mimicmotion_trt.engines import Placement, open_engine
 
-    return open_engine(opened, "pose_net", threads=1)
+    return open_engine(opened, "pose_net", Placement(threads=1))
 
 
 @pytest.fixture(scope="session")

@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from ..animator import Animator
 from ..engines import (
     NETWORKS,
-    Agreement,
+    Accuracy,
     Array,
-    Audit,
     Bundle,
     Call,
     Engine,
     EngineSpec,
+    FlopModel,
+    GraphStats,
     Manifest,
     Network,
-    Work,
     network_specs,
 )
 from ..limits import Limits
@@ -39,6 +39,11 @@ class TorchEngine:
     def spec(self) -> EngineSpec:
         """Its tensors."""
         return self._spec
+
+    @property
+    def gpu(self) -> None:
+        """It runs on the CPU."""
+        return None
 
     def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Call:
         """See `Engine.bind`."""
@@ -84,9 +89,11 @@ def torch_animator(
     )
     functions = torch_functions(unet, pose_net, encoders)
     engines = {name: TorchEngine(functions[name], specs[name], device) for name in NETWORKS}
-    exact = Agreement(max_abs=0.0, rel_l2=0.0, bound=0.0, cases=0)
-    uncounted = Work(fixed=0.0, frame=0.0, linear=0.0, spatial=0.0, temporal=0.0)  # nothing here asks for it
-    unaudited = Audit(0, 0, 0, 0, 0, 0, 0, 0, 0)
+    exact = Accuracy(max_abs=0.0, rel_l2=0.0, bound=0.0, cases=0)
+    uncounted = FlopModel(
+        fixed=0.0, frame=0.0, linear=0.0, spatial=0.0, temporal=0.0
+    )  # nothing here asks for it
+    unaudited = GraphStats(0, 0, 0, 0, 0, 0, 0, 0, 0)
     manifest = Manifest(
         backend="torch",
         precision="fp32",

@@ -116,7 +116,7 @@ class Buckets:
 
     def _seconds(self, rows: int, slots: int, cells: tuple[int, int]) -> float:
         """Of one call, the fastest of a few."""
-        dims = {"rows": rows, "frames": slots, "cells_high": cells[0], "cells_wide": cells[1]}
+        dims = {"rows": rows, "frames": slots, "latent_height": cells[0], "latent_width": cells[1]}
         device, held = self.device, dict[str, Any]()
 
         def take(tensors: Any) -> dict[str, Any]:
@@ -131,7 +131,7 @@ class Buckets:
             run = device.record(partial(device.call, call), graphs=False)
             return self._fastest(run, held[self._unet.spec.outputs[0].name])
         finally:
-            device.drop(held.clear)
+            device.release_after(held.clear)
 
     def _fastest(self, run: Replay, answer: Any) -> float:
         best = math.inf

@@ -72,7 +72,7 @@ class CudaDecoder:
             if coming is not None:
                 yield coming()
         finally:
-            device.drop(works.clear)  # a job that was cancelled leaves while its chunk is computed
+            device.release_after(works.clear)  # a job that was cancelled leaves while its chunk is computed
 
     def close(self) -> None:
         """Give back what the device holds; no call may follow."""
@@ -98,7 +98,7 @@ def open_decoder(engine: Engine, scaling_factor: float) -> CudaDecoder | None:
 
     Raises `KernelError` if the kernels do not compile or load there.
     """
-    gpu = getattr(engine, "gpu", None)
+    gpu = engine.gpu
     if gpu is None:
         return None
     return CudaDecoder(CudaDevice(gpu, engine.spec.dtypes["latents"]), engine, scaling_factor)

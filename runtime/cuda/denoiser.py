@@ -74,7 +74,7 @@ class ProgramCache:
         for one in over:
             one.program.close()
 
-    def give_back(self) -> bool:
+    def free_unused(self) -> bool:
         """Close all idle programs; whether there were any."""
         with self._lock:
             idle = [one for one in self._crews if one.idle]
@@ -85,7 +85,7 @@ class ProgramCache:
 
     def close(self) -> None:
         """Give back all that is held; no job may be under way, and none may follow."""
-        self.give_back()
+        self.free_unused()
         if self.buckets is not None:
             self.buckets.device.close()
 
@@ -97,7 +97,7 @@ class ProgramCache:
         try:
             return self._make(layout, unet, outer)
         except OutOfMemory:
-            if not self.give_back():
+            if not self.free_unused():
                 raise
         return self._make(layout, unet, outer)  # out of the handler, which keeps half of the first one alive
 
@@ -115,7 +115,7 @@ def open_programs(unet: Engine, build: str, *, graphs: bool) -> ProgramCache | N
     `build` is the bundle's, under which it is kept which batches pay.
     Raises `KernelError` if the kernels do not compile or load there.
     """
-    gpu = getattr(unet, "gpu", None)
+    gpu = unet.gpu
     if gpu is None:
         return None
     device = CudaDevice(gpu, unet.spec.dtypes["latents"])
@@ -124,7 +124,7 @@ def open_programs(unet: Engine, build: str, *, graphs: bool) -> ProgramCache | N
         return StepProgram(device, whole, layout, graphs=graphs, outer=outer)
 
     programs = ProgramCache(make, buckets=Buckets(device, unet, f"{build} {gpu.name} {gpu.capability}"))
-    gpu.spare.add(programs)
+    gpu.reclaimable.add(programs)
     return programs
 
 

@@ -70,8 +70,8 @@ class Device(Protocol):
     def record(self, work: Work, *, graphs: bool) -> Replay:
         """`work(stream)` as something that can be repeated; as one captured graph if `graphs`."""
 
-    def drop(self, let_go: Callable[[], None]) -> None:
-        """Let go of arrays, bindings and replays by `let_go`, once all work that was asked for is done."""
+    def release_after(self, release: Callable[[], None]) -> None:
+        """Let go of arrays, bindings and replays by `release`, once all work that was asked for is done."""
 
     def close(self) -> None:
         """Give back what the device holds of its own; no call may follow."""
@@ -83,7 +83,7 @@ class CudaDevice:
     def __init__(self, gpu: Gpu, dtype: Any) -> None:
         self._core: Any = importlib.import_module("cuda.core")
         self.gpu, self._staging = gpu, Staging(gpu.pin)
-        with gpu.turn:
+        with gpu.lock:
             gpu.activate()
             self._copies = self._core.Device(gpu.index).create_stream()
             self._coming: Mark | None = None
@@ -100,7 +100,7 @@ class CudaDevice:
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
         kind = np.dtype(dtype)
-        with self.gpu.in_turn():
+        with self.gpu.locked():
             memory = self.gpu.allocate(max(int(np.prod(shape)) * kind.itemsize, 16))
         return DeviceArray(memory.address, shape, kind, True, memory)
 
@@ -116,7 +116,7 @@ class CudaDevice:
             part = raw[start : start + PIECE]
             pinned = self._staging.take(part.size)
             pinned.as_array(part.shape, part.dtype)[...] = part
-            with self.gpu.in_turn():
+            with self.gpu.locked():
                 owner = (pinned, array.owner)
                 self._copy(pinned.address, array.address + start, part.size, owner, self.gpu.stream)
                 self._staging.give(pinned, self.gpu.mark())
@@ -125,7 +125,7 @@ class CudaDevice:
         return self._bring(array, self.gpu.stream)()
 
     def fetch(self, array: DeviceArray) -> Callable[[], NDArray[Any]]:
-        with self.gpu.in_turn(), self.gpu.told("the GPU cannot copy"):
+        with self.gpu.locked(), self.gpu.error_context("the GPU cannot copy"):
             self._copies.wait(self.gpu.stream)
             return self._bring(array, self._copies)
 
@@ -135,9 +135,9 @@ class CudaDevice:
         size = int(np.prod(shape)) * dtype.itemsize
         self.gpu.activate()
         pinned = self._staging.take(size)
-        with self.gpu.in_turn():
+        with self.gpu.locked():
             self._copy(array.address, pinned.address, size, (pinned, array.owner), stream)
-            with self.gpu.told("the GPU failed"):
+            with self.gpu.error_context("the GPU failed"):
                 self._coming = mark = Mark(stream.record())
 
         def values() -> NDArray[Any]:
@@ -150,7 +150,7 @@ class CudaDevice:
         return values
 
     def mark(self) -> Callable[[], None]:
-        with self.gpu.in_turn():
+        with self.gpu.locked():
             mark = self.gpu.mark()
 
         def wait() -> None:
@@ -160,24 +160,24 @@ class CudaDevice:
         return wait
 
     def do(self, work: Work) -> None:
-        with self.gpu.in_turn():
+        with self.gpu.locked():
             work(self.gpu.stream)
 
     def copy(self, source: DeviceArray, target: DeviceArray) -> None:
         size = int(np.prod(source.shape)) * source.dtype.itemsize
-        with self.gpu.in_turn():
+        with self.gpu.locked():
             owner = (source.owner, target.owner)
             self._copy(source.address, target.address, size, owner, self.gpu.stream)
 
     def _copy(self, source: int, target: int, size: int, owner: Any, stream: Any) -> None:
         buffer = self._core.Buffer
-        with self.gpu.told("the GPU cannot copy"):
+        with self.gpu.error_context("the GPU cannot copy"):
             into = buffer.from_handle(target, size, owner=owner)
             into.copy_from(buffer.from_handle(source, size, owner=owner), stream=stream)
 
     def launch(self, what: Launch, *arrays: DeviceArray, stream: Any) -> None:
         pointers = (array.address for array in arrays)
-        with self.gpu.told(f"the kernel {what.kernel} could not be launched"):
+        with self.gpu.error_context(f"the kernel {what.kernel} could not be launched"):
             config = self._core.LaunchConfig(grid=what.blocks, block=what.threads)
             self._core.launch(stream, config, self._kernels[what.kernel], *pointers, *what.scalars)
 
@@ -189,15 +189,15 @@ class CudaDevice:
         self.gpu.wait()
         return Graph(self.gpu, work) if graphs else Plain(self.do, work)
 
-    def drop(self, let_go: Callable[[], None]) -> None:
+    def release_after(self, release: Callable[[], None]) -> None:
         if self._coming is not None:
             with suppress(EngineError):  # told to whoever waits for the values
                 self.gpu.activate()
                 self._coming.wait()
-        self.gpu.drop(let_go)
+        self.gpu.release_after(release)
 
     def close(self) -> None:
-        self.drop(self._staging.close)
+        self.release_after(self._staging.close)
         self._kernels = {}
 
 

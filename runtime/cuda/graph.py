@@ -32,7 +32,7 @@ class Graph:
         """
         self._gpu, self._executable = gpu, None
         self._work: Work | None = work
-        with gpu.in_turn():
+        with gpu.locked():
             try:
                 with _undisturbed(gpu):
                     graph = self._captured(work)
@@ -42,7 +42,7 @@ class Graph:
 
     def __call__(self) -> None:
         """Put it on the GPU's stream."""
-        with self._gpu.in_turn():
+        with self._gpu.locked():
             launched = self._gpu.driver.cuGraphLaunch(self._executable, self._gpu.stream.handle)
             answer(launched, "a CUDA graph could not be launched")
 
@@ -86,7 +86,7 @@ def _undisturbed(gpu: Gpu) -> Iterator[None]:
     """
     with _one:  # of two at once, the first to end would wake the collector
         gc.collect()
-        gpu.drain()
+        gpu.collect()
         collects = gc.isenabled()
         gc.disable()
         gpu.capturing = True

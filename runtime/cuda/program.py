@@ -202,12 +202,12 @@ class StepProgram:
     def close(self) -> None:
         """Give graphs, bindings and memory back once the steps asked for are done; no call may follow."""
 
-        def let_go() -> None:
+        def release() -> None:
             for form in self._form_of.values():
                 form.close()
             self._form_of, self._arrays = {}, None
 
-        self._device.drop(let_go)
+        self._device.release_after(release)
 
 
 def padded(tables: launches.Tables, rows: int) -> launches.Tables:

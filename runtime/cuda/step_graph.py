@@ -39,7 +39,7 @@ class Arrays:
     inputs: Mapping[str, Any]
     """The U-Net's, for its largest batch."""
     answers: Mapping[str, Any]
-    """Of all rows: `prediction`, and `deep` where the layout is."""
+    """Of all rows: `prediction`, and `cached_features` where the layout is deep."""
 
     @classmethod
     def take(cls, device: Device, unet: Engine, layout: Layout) -> Arrays:
@@ -55,9 +55,9 @@ class Arrays:
         rows, slots = max(map(sum, plans)), len(layout.kinds[0].plan[0])
         answers = {"prediction": empty((rows, slots, 4, *cells), dtypes["prediction"])}
         if layout.deep:
-            width = specs["deep"].shape[2]
+            width = specs["cached_features"].shape[2]
             assert isinstance(width, int)
-            answers["deep"] = empty((rows, slots, width, *cells), dtypes["deep"])
+            answers["cached_features"] = empty((rows, slots, width, *cells), dtypes["cached_features"])
         made = cls(
             latents=empty((frames, 4, *cells), np.float32),
             previous=empty((frames, 4, *cells), np.float32),
@@ -140,7 +140,10 @@ class Form:
 def _first(outer: Engine, work: StepWork) -> list[Any]:
     """The U-Net's first level bound around the features that the whole one left."""
     arrays = work.arrays
-    kept, answers = {"deep": arrays.answers["deep"]}, {"prediction": arrays.answers["prediction"]}
+    kept, answers = (
+        {"cached_features": arrays.answers["cached_features"]},
+        {"prediction": arrays.answers["prediction"]},
+    )
     return _bind(work.device, outer, work.batches, arrays.inputs, kept, answers)
 
 

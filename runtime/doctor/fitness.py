@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 from ..arrays import check_overlap
-from ..engines import Bundle, Manifest, Plan
+from ..engines import Bundle, EnginePlan, Manifest
 from ..engines.bundle import COMMAND
 from ..engines.tensorrt_checks import PRECISION, for_backend, for_cpu, for_gpu, without
 from ..engines.tensorrt_library import DISTRIBUTIONS, EXTRAS
@@ -88,7 +88,7 @@ def rebuild_for(bundle: Bundle, gpu: GpuInfo, host: Host) -> str:
     return ""
 
 
-def _is_for(plan: Plan, gpu: GpuInfo) -> bool:
+def _is_for(plan: EnginePlan, gpu: GpuInfo) -> bool:
     """Whether a plan was compiled for a GPU: TensorRT's for one model, TensorRT-RTX's for capabilities."""
     if plan.library.startswith("tensorrt-rtx "):
         return gpu.sm in plan.target.split()

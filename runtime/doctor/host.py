@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..engines import Bundle, open_engine
+from ..engines import Bundle, Placement, open_engine
 from ..settings import Settings
 from .prediction import Model, cells_of, cost_of
 
@@ -99,8 +99,8 @@ def time_engine(
         return None
     assert settings.size is not None
     wide, high = settings.size[0] // 8, settings.size[1] // 8
-    sizes = {"rows": 1, "frames": slots, "cells_high": high, "cells_wide": wide}
-    engine = open_engine(bundle, "unet", device="cpu", alert=True)
+    sizes = {"rows": 1, "frames": slots, "latent_height": high, "latent_width": wide}
+    engine = open_engine(bundle, "unet", Placement("cpu", spin_threads=True))
     inputs, outputs = (
         {t.name: np.zeros([sizes[d] if isinstance(d, str) else d for d in t.shape], t.dtype) for t in tensors}
         for tensors in (engine.spec.inputs, engine.spec.outputs)

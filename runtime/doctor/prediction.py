@@ -1,4 +1,4 @@
-"""What an animation will cost, before it runs: operations, memory and seconds, from a bundle's own `Work`.
+"""What an animation will cost, before it runs: operations, memory and seconds, from a bundle's own `FlopModel`.
 
 Operations are exact (see `engines/work.py`). Memory is an estimate, and seconds are operations over a
 throughput that the caller states. The service's estimate (`service/rates.py`) learns from finished jobs instead.
@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from ..cuda.buckets import MOST_ELEMENTS
 from ..cuda.buckets import too_wide as too_wide  # builds ask here which rows fit
 from ..cuda.decoder import WIDEST
-from ..engines import NETWORKS, Manifest, Work
+from ..engines import NETWORKS, FlopModel, Manifest
 from ..errors import SettingsError
 from ..schedule import steps_of
 from ..segments import plan_segments
@@ -41,7 +41,7 @@ OTHER_CHUNKS = (8, 4, 2, 1)
 class Model:
     """What predictions need to know of five networks."""
 
-    works: Mapping[str, Work]
+    works: Mapping[str, FlopModel]
     weights: int
     """Values in all weights."""
     width: int
@@ -78,11 +78,11 @@ class Model:
 
 MIMICMOTION = Model(
     works={
-        "unet": Work(161628160.0, 249856000.0, 266411520.0, 7301.25, 11280.0),
-        "pose_net": Work(0.0, 0.0, 674816.0, 0.0, 0.0),
-        "vae_encoder": Work(0.0, 0.0, 264233088.0, 2048.0, 0.0),
-        "vae_decoder": Work(0.0, 0.0, 734485888.0, 2048.0, 0.0),
-        "image_encoder": Work(0.0, 334590279680.0, 0.0, 0.0, 0.0),
+        "unet": FlopModel(161628160.0, 249856000.0, 266411520.0, 7301.25, 11280.0),
+        "pose_net": FlopModel(0.0, 0.0, 674816.0, 0.0, 0.0),
+        "vae_encoder": FlopModel(0.0, 0.0, 264233088.0, 2048.0, 0.0),
+        "vae_decoder": FlopModel(0.0, 0.0, 734485888.0, 2048.0, 0.0),
+        "image_encoder": FlopModel(0.0, 334590279680.0, 0.0, 0.0, 0.0),
     },
     weights=2_204_000_000,
     width=320,
@@ -169,7 +169,7 @@ def cost_of(model: Model, settings: Settings, frames: int) -> Cost:
             field="settings.segment" if settings.segment is None else "settings.frames",
         )
     cells, every, works = cells_of(settings), frames + 1, model.works
-    if settings.reuse_interval > 1 and "unet_outer" not in works:
+    if settings.reuse_interval > 1 and "unet_shallow" not in works:
         raise SettingsError(
             "a prediction of reused features needs the networks for it.",
             remedy="Choose reuse_interval 1, or a bundle built with --deep-cache.",
@@ -179,7 +179,7 @@ def cost_of(model: Model, settings: Settings, frames: int) -> Cost:
     steps: Counter[tuple[int, int, str]] = Counter()  # (rows, slots, network) of each
     for ((shift, guided), whole), count in Counter((s.kind, s.whole) for s in steps_of(settings)).items():
         plan = plan_segments(every, settings.segment, settings.overlap, settings.layout, shift)
-        network = "unet" if whole else "unet_outer"
+        network = "unet" if whole else "unet_shallow"
         steps[len(plan) * (1 + (both and guided)), plan.shape[1], network] += count
     rows, slots, _ = max(steps)
     encode = works["image_encoder"].flops() + works["vae_encoder"].flops(cells=cells)

@@ -126,7 +126,10 @@ def test_features_are_reused_alike_on_both_devices(host, stand_in, real, place):
         loops = small(real, place, 3, **devices)
         whole, outer = (
             loops.engine(loops._networks.folded(form), name)
-            for name, form in (("unet_keep", real.KeepingUNetEngine), ("unet_outer", real.OuterUNetEngine))
+            for name, form in (
+                ("unet_caching", real.KeepingUNetEngine),
+                ("unet_shallow", real.OuterUNetEngine),
+            )
         )
         loop = loops._loop(whole, replace(loops.fast, guidance_interval=None, reuse_interval=2), outer)
         loop.start(loops._features())

@@ -92,7 +92,7 @@ def test_the_usual_clips_tell_the_layouts_apart():
 def test_the_shipped_model_is_built_with_what_reuse_interval_needs(options, tmp_path):
     built = load_bundle(str(options.build_deep("tiny", MODEL, tmp_path / "bundle"))).manifest
     shipped = load_bundle("tiny").manifest
-    assert set(options.DEEP_CACHE) <= set(built.networks)
+    assert set(options.FEATURE_CACHE_NETWORKS) <= set(built.networks)
     assert (built.sizes, built.rows, built.defaults) == (shipped.sizes, shipped.rows, shipped.defaults)
 
 

@@ -99,7 +99,7 @@ def test_a_row_for_each_network(real_size):
         "exporting unet": {"seconds": 77.4},
         "comparing unet in float16 with PyTorch": {"seconds": 20.0},
         "comparing unet with PyTorch": {"seconds": 5.0},
-        "comparing unet_keep with PyTorch": {"seconds": 100.0},
+        "comparing unet_caching with PyTorch": {"seconds": 100.0},
         "compiling unet": {"seconds": 55.0},
         "exporting pose_net": {"seconds": 2.0},
     }

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from mimicmotion_trt import BundleError, console
 from mimicmotion_trt.cli import app
 from mimicmotion_trt.console import show_bundle
-from mimicmotion_trt.engines import Bundle, Plan, Profile
+from mimicmotion_trt.engines import Bundle, EnginePlan, Profile
 from mimicmotion_trt.engines.tensorrt_backend import TensorRtEngine
 from mimicmotion_trt.engines.tensorrt_layers import Layers
 
@@ -27,8 +27,10 @@ from ..engines.stand_in_tensorrt import SPEC, open_stand_in, plan_of
 def plans(bundle: Path) -> Bundle:
     """As the manifest of a TensorRT bundle has it."""
     opened = Bundle.load(bundle)
-    just = {"rows": (2, 2, 2), "frames": (4, 4, 4), "cells_high": (16, 16, 16), "cells_wide": (8, 8, 8)}
-    plan = Plan("tensorrt 11.4.0.106", "NVIDIA L4 SM89", (Profile(just),), refittable=True, streamable=True)
+    just = {"rows": (2, 2, 2), "frames": (4, 4, 4), "latent_height": (16, 16, 16), "latent_width": (8, 8, 8)}
+    plan = EnginePlan(
+        "tensorrt 11.4.0.106", "NVIDIA L4 SM89", (Profile(just),), refittable=True, streamable=True
+    )
     unet = replace(
         opened.manifest.networks["unet"],
         plan=plan,
@@ -50,13 +52,15 @@ def test_errors_plans_layers_and_the_command(plans, tmp_path, monkeypatch):
     engine = TensorRtEngine(open_stand_in(), tmp_path / "unet.plan", SPEC, plan_of())
     monkeypatch.setattr(console, "open_engine", lambda *_: engine)
     said = told(plans)
-    assert "latents float16[rows, frames, 8, cells_high, cells_wide]" in said.replace("float32", "float16")
+    assert "latents float16[rows, frames, 8, latent_height, latent_width]" in said.replace(
+        "float32", "float16"
+    )
     assert "1.2e-02" in said
     assert (
         "unet: tensorrt 11.4.0.106 for NVIDIA L4 SM89; takes other weights, which may stay in the host"
         in said
     )
-    assert "rows 2, frames 4, cells_high 16, cells_wide 8" in said
+    assert "rows 2, frames 4, latent_height 16, latent_width 8" in said
     assert "unet: 1 layers after compilation (1 PointWise); 1 of them answer in float32: double" in said
     assert "--output DIR --backend tensorrt --size 64x128" in said
 

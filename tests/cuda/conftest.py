@@ -157,8 +157,8 @@ class HostDevice:
         self.do(work)
         return Plain(self.do, work)
 
-    def drop(self, let_go: Callable[[], None]) -> None:
-        let_go()
+    def release_after(self, release: Callable[[], None]) -> None:
+        release()
 
     def close(self) -> None:
         self.told.append("closed")

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from mimicmotion_trt import EngineError, SettingsError
 from mimicmotion_trt.cuda.buckets import PAYS, Buckets, worthwhile
-from mimicmotion_trt.engines import Bundle, Engine, open_engine
+from mimicmotion_trt.engines import Bundle, Engine, Placement, open_engine
 from mimicmotion_trt.errors import DeviceLost, OutOfMemory
 
 
 @pytest.fixture(scope="module")
 def unet(bundle) -> Iterator[Engine]:
-    engine = open_engine(Bundle.load(bundle), "unet", threads=1)
+    engine = open_engine(Bundle.load(bundle), "unet", Placement(threads=1))
     yield engine
     engine.close()
 

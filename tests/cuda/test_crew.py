@@ -16,7 +16,7 @@ from mimicmotion_trt.cuda.crew import Crew
 from mimicmotion_trt.cuda.denoiser import ProgramCache, make_batches, make_layout
 from mimicmotion_trt.cuda.program import Layout, StepProgram
 from mimicmotion_trt.denoise import Conditions, Denoiser, guidance_ramp, make_rows
-from mimicmotion_trt.engines import Bundle, Engine, open_engine
+from mimicmotion_trt.engines import Bundle, Engine, Placement, open_engine
 from mimicmotion_trt.limits import Limits
 from mimicmotion_trt.schedule import PLAIN, Step, euler_steps, karras_sigmas
 from mimicmotion_trt.segments import fusion_weights, plan_segments
@@ -28,7 +28,7 @@ WEIGHTS = fusion_weights(PLAN, "triangular")
 
 @pytest.fixture(scope="module")
 def unet(bundle) -> Engine:
-    return open_engine(Bundle.load(bundle), "unet", threads=1)
+    return open_engine(Bundle.load(bundle), "unet", Placement(threads=1))
 
 
 @dataclass

@@ -48,9 +48,9 @@ def test_a_job_that_leaves_early_waits_for_the_chunk_that_is_computed(stand_in, 
         def launch(self, what: Any, *arrays: Any, stream: Any) -> None:
             pass
 
-        def drop(self, let_go: Any) -> None:
+        def release_after(self, release: Any) -> None:
             self.told.append("waited")
-            let_go()
+            release()
 
     with Animator.load(bundle, threads=1) as animator:
         device = Watched(None)

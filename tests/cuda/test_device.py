@@ -22,7 +22,7 @@ from mimicmotion_trt.cuda.denoiser import ProgramCache
 from mimicmotion_trt.cuda.device import CudaDevice
 from mimicmotion_trt.cuda.program import Layout, Rows, StepProgram
 from mimicmotion_trt.denoisers import Denoisers
-from mimicmotion_trt.engines import Bundle, Engine, open_engine
+from mimicmotion_trt.engines import Bundle, Engine, Placement, open_engine
 from mimicmotion_trt.engines.cuda_errors import LOST, kind_of
 from mimicmotion_trt.engines.cuda_gpu import Gpu
 from mimicmotion_trt.engines.cuda_memory import DeviceArray
@@ -36,7 +36,7 @@ ALONE = Rows(((0, 1, 2),), ((1.0, 1.0, 1.0),), (True,), (1,))
 
 @pytest.fixture(scope="module")
 def unet(bundle) -> Iterator[Engine]:
-    engine = open_engine(Bundle.load(bundle), "unet", threads=1)
+    engine = open_engine(Bundle.load(bundle), "unet", Placement(threads=1))
     yield engine
     engine.close()
 
@@ -97,7 +97,7 @@ def test_with_and_without_graphs_it_is_the_animator_on_the_cpu(host, cuda, deep_
         animator.denoisers.programs.close()
         device.close()
     gc.collect()
-    device.gpu.drain()
+    device.gpu.collect()
     assert (cuda.memory, cuda.graphs) == ({}, {})
 
 
@@ -126,7 +126,7 @@ def test_a_whole_animator_on_a_gpu(host, cuda, bundle, monkeypatch, tmp_path, gr
         np.testing.assert_allclose(found, expected, atol=4e-6 * np.abs(expected).max())
         assert np.abs(animator.decode(found, 4).astype(int) - frames).max() <= 1
         assert (cuda.told.count("graph"), len(cuda.graphs)) == ((2, 1) if graphs else (0, 0))
-    gpu.drain()
+    gpu.collect()
     assert (cuda.memory, cuda.graphs, cuda.ails.name) == ({}, {}, "CUDA_SUCCESS")
 
 
@@ -191,9 +191,9 @@ def test_what_comes_down_beside_later_work_is_waited_for_before_memory_goes(cuda
     np.testing.assert_array_equal(values(), np.ones(4))
 
     values = device.fetch(array)
-    device.drop(lambda: None)
+    device.release_after(lambda: None)
     del array
-    device.gpu.drain()
+    device.gpu.collect()
     device._copies.sync()
     assert cuda.ails.name == "CUDA_SUCCESS"
 
@@ -223,7 +223,7 @@ def test_nothing_is_given_back_on_a_stream_that_is_captured(cuda, device):
     def work(stream: Any) -> None:
         held.clear()
         assert gc.isenabled() == (cuda.captured is None)
-        device.gpu.drain()
+        device.gpu.collect()
 
     replay = device.record(work, graphs=True)
     assert gc.isenabled()
@@ -236,7 +236,7 @@ def test_idle_programs_make_room_for_others(cuda, device, unet, monkeypatch):
     monkeypatch.setattr(device, "launch", nothing)
     engine: Any = OnStream(cuda, unet)
     cache = ProgramCache(lambda layout, whole, outer: StepProgram(device, whole, layout))
-    device.gpu.spare.add(cache)
+    device.gpu.reclaimable.add(cache)
     crew, slot = cache.join(layout(3), engine)
     one = cuda.used
     busy, _ = cache.join(layout(3), engine)
@@ -372,7 +372,7 @@ def test_memory_that_was_given_back_is_not_there_any_more(cuda, device):
     array = device.empty((4,), np.float32)
     address = DeviceArray(array.address, array.shape, array.dtype)
     del array
-    device.gpu.drain()
+    device.gpu.collect()
     with pytest.raises(DeviceLost, match="ILLEGAL_ADDRESS"):
         device.download(address)
 

@@ -11,7 +11,7 @@ from mimicmotion_trt import Animator
 from mimicmotion_trt.cuda.denoiser import ProgramCache, make_batches
 from mimicmotion_trt.cuda.program import Layout, StepProgram, padded
 from mimicmotion_trt.denoise import Conditions, Denoiser, guidance_ramp, make_rows
-from mimicmotion_trt.engines import Bundle, Engine, open_engine
+from mimicmotion_trt.engines import Bundle, Engine, Placement, open_engine
 from mimicmotion_trt.schedule import euler_steps, initial_scale, karras_sigmas
 from mimicmotion_trt.segments import fusion_weights, plan_segments
 
@@ -20,7 +20,7 @@ CELLS = (8, 16)
 
 @pytest.fixture(scope="module")
 def unet(bundle) -> Engine:
-    return open_engine(Bundle.load(bundle), "unet", threads=1)
+    return open_engine(Bundle.load(bundle), "unet", Placement(threads=1))
 
 
 def make_conditions(unet: Engine, frames: int, seed: int) -> Conditions:

@@ -52,14 +52,14 @@ class StandIn:
     """A `Gpu` by what is asked of it here."""
 
     def __init__(self) -> None:
-        self.turn, self.spare = threading.RLock(), set[Any]()
+        self.lock, self.reclaimable = threading.RLock(), set[Any]()
         self.relieved, self.capturing = 0, False
 
-    def relieve(self) -> bool:
+    def free_unused(self) -> bool:
         if not self.capturing:
             self.relieved += 1
-            for holder in self.spare:
-                holder.give_back()
+            for holder in self.reclaimable:
+                holder.free_unused()
         return not self.capturing
 
 
@@ -93,7 +93,7 @@ def test_all_networks_of_a_stream_share_a_pool_that_is_kept_until_it_is_wanted_b
         del bound, call
         gc.collect()
         assert Pool.alive == 1
-    memory.give_back()
+    memory.free_unused()
     assert Pool.alive == 0
 
 
@@ -102,7 +102,7 @@ def test_a_pool_that_is_wanted_back_goes_with_the_last_that_ran_in_it(gpu):
     memory = TorchMemory(gpu)
     first, second = (bind(lambda x: x, memory)[0] for _ in range(2))
     first()
-    memory.give_back()
+    memory.free_unused()
     assert Pool.alive == 1
     second()
     assert Pool.made == 1
@@ -110,7 +110,7 @@ def test_a_pool_that_is_wanted_back_goes_with_the_last_that_ran_in_it(gpu):
     assert Pool.alive == 1
     third, _ = bind(lambda x: x, memory)
     third()
-    memory.give_back()
+    memory.free_unused()
     del third
     assert (Pool.alive, Pool.made) == (0, 1)
 
@@ -119,7 +119,7 @@ def test_a_pool_of_another_size_makes_room_for_a_network_that_has_not_run(gpu, m
     """PyTorch takes nothing out of a pool, so a job of another size finds its memory in pieces that are too small."""
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     memory = TorchMemory(gpu)
-    gpu.spare.add(memory)
+    gpu.reclaimable.add(memory)
     bind(lambda x: x, memory)[0]()
 
     def run(x: Any) -> Any:
@@ -172,7 +172,7 @@ def test_without_memory_it_is_tried_once_more_with_what_others_gave_back(gpu, mo
         return x
 
     call, y = bind(run, TorchMemory(gpu))
-    gpu.spare.add(call._memory)
+    gpu.reclaimable.add(call._memory)
     call()
     assert (gpu.relieved, emptied, y[3]) == (1, [True], 3)
     with pytest.raises(OutOfMemory, match=r"PyTorch failed: CUDA out of memory"):

@@ -15,7 +15,7 @@ from rich.console import Console
 from mimicmotion_trt.doctor import Question, Report, examine, show
 from mimicmotion_trt.doctor.gpus import Nvml
 from mimicmotion_trt.doctor.host import Host
-from mimicmotion_trt.engines import Bundle, Plan, Profile
+from mimicmotion_trt.engines import Bundle, EnginePlan, Profile
 
 GIB = 2**30
 H100 = {"name": "NVIDIA H100 80GB HBM3", "capability": (9, 0), "gib": 80, "cores": 16896, "clock": 1980}
@@ -94,7 +94,7 @@ def told(report: Report) -> str:
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
 
-def plans(bundle: Path, folder: Path, plan: Plan, **changes: Any) -> Path:
+def plans(bundle: Path, folder: Path, plan: EnginePlan, **changes: Any) -> Path:
     """A bundle whose U-Net is a plan, as far as its manifest says; the files are another's."""
     shutil.copytree(bundle, folder)
     manifest = Bundle.load(folder).manifest
@@ -109,7 +109,7 @@ def plans(bundle: Path, folder: Path, plan: Plan, **changes: Any) -> Path:
 
 def profiles(*rows_and_frames: tuple[int, int]) -> tuple[Profile, ...]:
     """Of 64x128."""
-    just = ({"rows": r, "frames": f, "cells_high": 16, "cells_wide": 8} for r, f in rows_and_frames)
+    just = ({"rows": r, "frames": f, "latent_height": 16, "latent_width": 8} for r, f in rows_and_frames)
     return tuple(Profile({name: (n, n, n) for name, n in dims.items()}) for dims in just)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from mimicmotion_trt.doctor import Question, examine
 from mimicmotion_trt.doctor.gpus import Nvml
-from mimicmotion_trt.engines import Bundle, Plan
+from mimicmotion_trt.engines import Bundle, EnginePlan
 
 from .stand_in_nvml import BOTH, H100, RTX, Library, look, plans, profiles, told
 
@@ -30,7 +30,7 @@ from .stand_in_nvml import BOTH, H100, RTX, Library, look, plans, profiles, told
     ],
 )
 def test_a_bundle_of_plans_runs_where_it_was_compiled_for(bundle, tmp_path, target, library, size, says):
-    folder = plans(bundle, tmp_path / "plans", Plan(library, target, profiles((2, 16))))
+    folder = plans(bundle, tmp_path / "plans", EnginePlan(library, target, profiles((2, 16))))
     report = examine(str(folder), Question(size=size), nvml=Nvml(Library(RTX)), host=BOTH)
     (outlook,) = report.outlooks
     assert outlook.runs == (not says)
@@ -49,7 +49,7 @@ def test_a_bundle_of_plans_runs_where_it_was_compiled_for(bundle, tmp_path, targ
     ],
 )
 def test_a_plan_of_tensorrt_is_for_one_model_of_gpu(bundle, tmp_path, gpu, target, runs):
-    plan = Plan("tensorrt 11.4.0.106", target, profiles((2, 16)))
+    plan = EnginePlan("tensorrt 11.4.0.106", target, profiles((2, 16)))
     folder = plans(bundle, tmp_path / "plans", plan)
     (outlook,) = examine(str(folder), nvml=Nvml(Library(gpu)), host=BOTH).outlooks
     assert outlook.runs == runs
@@ -60,7 +60,7 @@ def test_a_plan_of_tensorrt_is_for_one_model_of_gpu(bundle, tmp_path, gpu, targe
 
 
 def test_a_clip_too_short_for_the_plans(bundle, tmp_path):
-    plan = Plan("tensorrt-rtx 1.7.1.116", "SM89", profiles((1, 16), (2, 16)))
+    plan = EnginePlan("tensorrt-rtx 1.7.1.116", "SM89", profiles((1, 16), (2, 16)))
     folder = plans(bundle, tmp_path / "plans", plan)
 
     def ask(frames: int) -> Any:
@@ -78,7 +78,7 @@ def test_a_clip_too_short_for_the_plans(bundle, tmp_path):
 
 def test_a_clip_whose_segment_is_no_longer_than_the_overlap(bundle, tmp_path):
     """Of a clip of 7 frames the segment is the shorter one that was compiled; the overlap is 6."""
-    plan = Plan("tensorrt-rtx 1.7.1.116", "SM89", profiles((1, 16), (1, 6)))
+    plan = EnginePlan("tensorrt-rtx 1.7.1.116", "SM89", profiles((1, 16), (1, 6)))
     folder = plans(bundle, tmp_path / "plans", plan)
     (outlook,) = examine(str(folder), Question(frames=7), nvml=Nvml(Library(RTX)), host=BOTH).outlooks
     assert not outlook.runs
@@ -86,7 +86,7 @@ def test_a_clip_whose_segment_is_no_longer_than_the_overlap(bundle, tmp_path):
 
 
 def test_plans_are_offered_what_they_were_compiled_for(bundle, tmp_path):
-    plan = Plan("tensorrt-rtx 1.7.1.116", "SM89", profiles((1, 16), (2, 8)))
+    plan = EnginePlan("tensorrt-rtx 1.7.1.116", "SM89", profiles((1, 16), (2, 8)))
     folder = plans(bundle, tmp_path / "plans", plan)
     (outlook,) = examine(str(folder), Question(frames=40), nvml=Nvml(Library(RTX)), host=BOTH).outlooks
     assert outlook.runs
@@ -94,7 +94,7 @@ def test_plans_are_offered_what_they_were_compiled_for(bundle, tmp_path):
 
 
 def test_weights_of_a_float8_bundle_are_as_large_as_its_files(bundle, tmp_path):
-    plan = Plan("tensorrt-rtx 1.7.1.116", "SM89", profiles((2, 16)))
+    plan = EnginePlan("tensorrt-rtx 1.7.1.116", "SM89", profiles((2, 16)))
     folder = plans(bundle, tmp_path / "plans", plan, precision="fp8")
     size = sum(file.bytes for n in Bundle.load(folder).manifest.networks.values() for file in n.files)
     (outlook,) = examine(str(folder), nvml=Nvml(Library(RTX)), host=BOTH).outlooks
@@ -111,7 +111,9 @@ def test_a_bundle_for_the_cpu_is_rebuilt_with_its_own_options(bundle):
 @pytest.mark.parametrize("gpus", [(), (H100,)])
 def test_a_bundle_of_plans_without_its_gpu_is_told_how_to_run(bundle, tmp_path, gpus):
     """Where there is no GPU at all, on the CPU."""
-    folder = plans(bundle, tmp_path / "plans", Plan("tensorrt-rtx 1.7.1.116", "SM89", profiles((2, 16))))
+    folder = plans(
+        bundle, tmp_path / "plans", EnginePlan("tensorrt-rtx 1.7.1.116", "SM89", profiles((2, 16)))
+    )
     report = look(Library(*gpus, driver="580.65" if gpus else ""), folder)
     (outlook,) = report.outlooks
     assert not outlook.runs
@@ -133,7 +135,9 @@ def weights_of(folder: Any) -> int:
 
 
 def test_cuda_core_is_needed_too(bundle, tmp_path):
-    folder = plans(bundle, tmp_path / "plans", Plan("tensorrt-rtx 1.7.1.116", "SM89", profiles((2, 16))))
+    folder = plans(
+        bundle, tmp_path / "plans", EnginePlan("tensorrt-rtx 1.7.1.116", "SM89", profiles((2, 16)))
+    )
     host = dataclasses.replace(BOTH, packages={"tensorrt-rtx-cu13": "1.7.1.116"})
     (outlook,) = examine(str(folder), nvml=Nvml(Library(RTX)), host=host).outlooks
     assert outlook.says == "pip install 'mimicmotion-trt[rtx]'"
@@ -141,7 +145,7 @@ def test_cuda_core_is_needed_too(bundle, tmp_path):
 
 def test_weights_that_are_streamed_need_no_room(bundle, tmp_path):
     """Of a GPU whose free memory is the context's and a little more."""
-    plan = Plan("tensorrt-rtx 1.7.1.116", "SM89", profiles((2, 16)))
+    plan = EnginePlan("tensorrt-rtx 1.7.1.116", "SM89", profiles((2, 16)))
     streamable = dataclasses.replace(plan, streamable=True)
     kept = plans(bundle, tmp_path / "kept", plan)
     streamed = plans(bundle, tmp_path / "streamed", streamable)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from mimicmotion_trt.engines import EngineSpec, Plan, Profile, TensorSpec
+from mimicmotion_trt.engines import EnginePlan, EngineSpec, Profile, TensorSpec
 from mimicmotion_trt.engines.cuda_memory import Arena, Memory
 from mimicmotion_trt.engines.tensorrt_binding import Session
 from mimicmotion_trt.engines.tensorrt_library import Library
@@ -26,9 +26,9 @@ SCRATCH = (1000, 5000)
 """Bytes of each profile."""
 
 
-def plan_of(**changes: Any) -> Plan:
+def plan_of(**changes: Any) -> EnginePlan:
     values = {"library": "tensorrt 11.4.0.106", "target": "NVIDIA L4 SM89", "profiles": PROFILES} | changes
-    return Plan(**values)
+    return EnginePlan(**values)
 
 
 class HostGpu:
@@ -39,7 +39,7 @@ class HostGpu:
         self.did: list[str] = []
         self.allocated: list[int] = []
         self.stream = SimpleNamespace(handle=7)
-        self.turn = threading.RLock()
+        self.lock = threading.RLock()
         self.capturing = False
         self.scratch = Arena(self.allocate)
 

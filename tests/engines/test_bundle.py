@@ -103,7 +103,7 @@ def test_a_manifest_of_another_format(broken, number):
     ],
 )
 def test_an_unknown_key_is_named_with_its_place(broken, place, find):
-    sizes = {name: [1, 2, 3] for name in ("rows", "frames", "cells_high", "cells_wide")}
+    sizes = {name: [1, 2, 3] for name in ("rows", "frames", "latent_height", "latent_width")}
     plan = {"library": "tensorrt 11", "target": "SM89", "profiles": [{"dims": sizes}]}
 
     def change(raw):
@@ -134,7 +134,7 @@ IMPOSSIBLE = {
     ),
     "inputs of unet are": lambda raw: raw["networks"]["unet"]["spec"]["inputs"].pop(),
     "outputs of pose_net are": lambda raw: raw["networks"]["pose_net"]["spec"]["outputs"][0].update(
-        shape=["frames", "channels", "cells_high", "cells_wide"]
+        shape=["frames", "channels", "latent_height", "latent_width"]
     ),
     "networks.unet.files[0].bytes is of a wrong kind: '3'": lambda raw: raw["networks"]["unet"]["files"][
         0

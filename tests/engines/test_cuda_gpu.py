@@ -23,9 +23,9 @@ class Holder:
 
     def __init__(self, gpu: Gpu, size: int) -> None:
         self.memory = [gpu.allocate(size)]
-        gpu.spare.add(self)
+        gpu.reclaimable.add(self)
 
-    def give_back(self) -> None:
+    def free_unused(self) -> None:
         self.memory.clear()
 
 
@@ -35,7 +35,7 @@ def held_elsewhere(gpu: Gpu) -> Iterator[None]:
     begun, over = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with gpu.turn:
+        with gpu.lock:
             begun.set()
             over.wait(30)
 
@@ -77,6 +77,6 @@ def test_nothing_is_given_back_on_a_stream_that_is_captured(cuda):
     denoise, around = Gpu(0), Gpu(0)
     holders = [Holder(denoise, 300), Holder(around, 300)]
     around.capturing = True
-    assert denoise.relieve()
+    assert denoise.free_unused()
     assert [len(holder.memory) for holder in holders] == [0, 1]
-    assert not around.relieve()
+    assert not around.free_unused()

@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 
 from mimicmotion_trt import BundleError
 from mimicmotion_trt.engines import (
-    Agreement,
-    Audit,
+    Accuracy,
+    EnginePlan,
     EngineSpec,
     File,
+    FlopModel,
+    GraphStats,
     ImageStatistics,
     Manifest,
     Network,
-    Plan,
     Profile,
-    Work,
 )
 from mimicmotion_trt.engines import network_specs as specs_of
 
@@ -32,13 +32,13 @@ POSITIVE = st.floats(1e-6, 1e6)
 FILES = st.builds(File, NAMES, st.integers(0, 2**40), st.text("0123456789abcdef", min_size=64, max_size=64))
 
 
-def plans(spec: EngineSpec) -> st.SearchStrategy[Plan | None]:
+def plans(spec: EngineSpec) -> st.SearchStrategy[EnginePlan | None]:
     """No plan, or one whose profiles give a range for each free dimension."""
     free = {dim for tensor in spec.inputs for dim in tensor.shape if isinstance(dim, str)}
     ranges = st.lists(st.integers(1, 999), min_size=3, max_size=3).map(lambda sizes: tuple(sorted(sizes)))
     profiles = st.builds(Profile, st.fixed_dictionaries(dict.fromkeys(sorted(free), ranges)))
     listed = st.lists(profiles, min_size=1, max_size=3).map(tuple)
-    return st.none() | st.builds(Plan, NAMES, NAMES, listed, st.booleans(), st.booleans())
+    return st.none() | st.builds(EnginePlan, NAMES, NAMES, listed, st.booleans(), st.booleans())
 
 
 @st.composite
@@ -46,9 +46,9 @@ def manifests(draw: st.DrawFn) -> Manifest:
     specs = specs_of(
         pose_channels=draw(st.integers(1, 999)), token_width=draw(st.integers(1, 999)), image_size=8
     )
-    agreements = st.builds(Agreement, NUMBERS, NUMBERS, NUMBERS, st.integers(0, 9), NAMES)
-    works = st.builds(Work, NUMBERS, NUMBERS, NUMBERS, NUMBERS, NUMBERS)
-    audits = st.builds(Audit, *[st.integers(0, 9999)] * 9)
+    agreements = st.builds(Accuracy, NUMBERS, NUMBERS, NUMBERS, st.integers(0, 9), NAMES)
+    works = st.builds(FlopModel, NUMBERS, NUMBERS, NUMBERS, NUMBERS, NUMBERS)
+    audits = st.builds(GraphStats, *[st.integers(0, 9999)] * 9)
     files = st.lists(FILES, min_size=1, max_size=2)
     return Manifest(
         backend=draw(NAMES),

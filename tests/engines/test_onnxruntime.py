@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mimicmotion_trt import BundleError, EngineError
-from mimicmotion_trt.engines import EngineSpec, TensorSpec, open_engine
+from mimicmotion_trt.engines import EngineSpec, Placement, TensorSpec, open_engine
 from mimicmotion_trt.engines.onnxruntime_backend import OnnxRuntimeEngine
 
 
@@ -105,7 +105,7 @@ def test_an_output_of_a_size_that_the_network_does_not_compute(pose_net, cells):
 
 
 def test_a_closed_engine_cannot_be_called(opened):
-    engine = open_engine(opened, "pose_net", threads=1)
+    engine = open_engine(opened, "pose_net", Placement(threads=1))
     call = engine.bind(*call_arrays())
     engine.close()
     with pytest.raises(EngineError):
@@ -117,7 +117,7 @@ def test_a_closed_engine_cannot_be_called(opened):
 @pytest.mark.parametrize("device", ["cuda", "cuda:0", "gpu", ""])
 def test_a_device_that_it_does_not_run_on(opened, device):
     with pytest.raises(BundleError) as caught:
-        open_engine(opened, "pose_net", device=device)
+        open_engine(opened, "pose_net", Placement(device))
     assert repr(device) in caught.value.message
     assert "cpu" in caught.value.remedy
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicmotion_trt import EngineError
-from mimicmotion_trt.engines import DEEP_CACHE, NETWORKS, EngineSpec, TensorSpec, network_specs
+from mimicmotion_trt.engines import FEATURE_CACHE_NETWORKS, NETWORKS, EngineSpec, TensorSpec, network_specs
 
 ADD = EngineSpec(
     inputs=(TensorSpec("a", "float32", ("rows", 3)), TensorSpec("b", "float32", ("rows", 3))),
@@ -75,7 +75,7 @@ def test_an_output_that_may_not_be_written_is_refused():
 def test_the_five_networks():
     specs = network_specs(pose_channels=320, token_width=1024, image_size=224)
     assert tuple(specs) == NETWORKS
-    assert str(specs["unet"].inputs[0]) == "latents float32[rows, frames, 8, cells_high, cells_wide]"
+    assert str(specs["unet"].inputs[0]) == "latents float32[rows, frames, 8, latent_height, latent_width]"
     assert [tensor.name for tensor in specs["unet"].inputs] == [
         "latents", "timestep", "embedding", "time_ids", "pose",
     ]  # fmt: skip
@@ -87,10 +87,10 @@ def test_the_five_networks():
 
 
 def test_the_two_networks_that_reuse_deep_features():
-    specs = network_specs(pose_channels=320, token_width=1024, image_size=224, deep_channels=640)
-    assert tuple(specs) == NETWORKS + DEEP_CACHE
-    keep, outer = (specs[name] for name in DEEP_CACHE)
+    specs = network_specs(pose_channels=320, token_width=1024, image_size=224, cached_channels=640)
+    assert tuple(specs) == NETWORKS + FEATURE_CACHE_NETWORKS
+    keep, outer = (specs[name] for name in FEATURE_CACHE_NETWORKS)
     assert keep.inputs == specs["unet"].inputs
     assert outer.outputs == specs["unet"].outputs
     assert keep.outputs[1] == outer.inputs[-1]
-    assert str(keep.outputs[1]) == "deep float32[rows, frames, 640, cells_high, cells_wide]"
+    assert str(keep.outputs[1]) == "cached_features float32[rows, frames, 640, latent_height, latent_width]"

@@ -14,8 +14,9 @@ from mimicmotion_trt import BundleError, EngineError
 from mimicmotion_trt.console import layer_lines
 from mimicmotion_trt.engines import (
     Bundle,
+    EnginePlan,
     EngineSpec,
-    Plan,
+    Placement,
     Profile,
     TensorSpec,
     open_engine,
@@ -343,7 +344,7 @@ def test_a_plan_whose_tensors_are_not_the_manifests(session, file):
 
 def test_a_bundle_that_does_not_say_what_compiled_it(file):
     with pytest.raises(BundleError, match="does not say"):
-        tensorrt_backend.open_engine(file, SPEC, device="auto", threads=None, alert=False, plan=None)
+        tensorrt_backend.open_engine(file, SPEC, Placement(), plan=None)
 
 
 @pytest.mark.parametrize(("device", "index"), [("auto", 0), ("cuda", 0), ("cuda:3", 3)])
@@ -421,7 +422,7 @@ def test_a_library_that_cannot_start(file, monkeypatch):
     with pytest.raises(
         BundleError, match="cannot start: CUDA initialization failure with error: 35"
     ) as caught:
-        tensorrt_backend.open_engine(file, SPEC, device="cuda:7", threads=None, alert=False, plan=plan_of())
+        tensorrt_backend.open_engine(file, SPEC, Placement("cuda:7"), plan=plan_of())
     assert "doctor" in caught.value.remedy
 
 
@@ -434,7 +435,7 @@ def has_gpu() -> bool:
         return False
 
 
-def compile_double(flavour: str, folder: Path) -> tuple[Path, EngineSpec, Plan]:
+def compile_double(flavour: str, folder: Path) -> tuple[Path, EngineSpec, EnginePlan]:
     """A plan that the real library compiled: y = x + x."""
     from onnx import TensorProto, helper, save
 
@@ -451,14 +452,14 @@ def compile_double(flavour: str, folder: Path) -> tuple[Path, EngineSpec, Plan]:
 
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, EngineSpec, Plan]:
+def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, EngineSpec, EnginePlan]:
     """TensorRT-RTX's, which needs no GPU to compile."""
     return compile_double("tensorrt-rtx", tmp_path_factory.mktemp("plan"))
 
 
-def open_real(real: tuple[Path, EngineSpec, Plan], device: str = "auto") -> TensorRtEngine:
+def open_real(real: tuple[Path, EngineSpec, EnginePlan], device: str = "auto") -> TensorRtEngine:
     path, spec, plan = real
-    return tensorrt_backend.open_engine(path, spec, device=device, threads=None, alert=False, plan=plan)
+    return tensorrt_backend.open_engine(path, spec, Placement(device), plan=plan)
 
 
 @pytest.mark.skipif(has_gpu(), reason="there is a GPU")

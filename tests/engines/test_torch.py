@@ -15,7 +15,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from mimicmotion_trt import Animator, BundleError, EngineError  # noqa: E402
-from mimicmotion_trt.engines import EngineSpec, TensorSpec  # noqa: E402
+from mimicmotion_trt.engines import EngineSpec, Placement, TensorSpec  # noqa: E402
 from mimicmotion_trt.engines.torch_backend import (  # noqa: E402
     MODE_VARIABLE,
     TorchEngine,
@@ -72,7 +72,7 @@ def expected(inputs) -> np.ndarray:
 @pytest.mark.parametrize(("rows", "width"), [(1, 2), (2, 6), (5, 40), (1, 6)])
 def test_free_sizes_may_differ_from_call_to_call(file, rows, width):
     inputs, outputs = arrays(rows, width)
-    open_engine(file, SPEC, device="cpu", threads=1, alert=False).bind(inputs, outputs)()
+    open_engine(file, SPEC, Placement("cpu", threads=1)).bind(inputs, outputs)()
     np.testing.assert_allclose(outputs["z"], expected(inputs), rtol=1e-5, atol=1e-6)
 
 
@@ -116,7 +116,7 @@ class SpareGpu:
     """A `Gpu` by what `TorchEngine.close` asks of it."""
 
     def __init__(self, wait: Callable[[], None]) -> None:
-        self.turn, self.spare, self.wait = threading.RLock(), set[Any](), wait
+        self.lock, self.reclaimable, self.wait = threading.RLock(), set[Any](), wait
 
     def activate(self) -> None:
         pass
@@ -195,14 +195,14 @@ def test_a_closed_engine_cannot_be_called(file):
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "", "meta"])
 def test_a_device_that_is_not_there(file, device):
     with pytest.raises(BundleError, match=repr(device)) as caught:
-        open_engine(file, SPEC, device=device, threads=1, alert=False)
+        open_engine(file, SPEC, Placement(device, threads=1))
     assert "auto" in caught.value.remedy
 
 
 def test_an_unknown_mode(file, monkeypatch):
     monkeypatch.setenv(MODE_VARIABLE, "fast")
     with pytest.raises(BundleError, match="MIMICMOTION_TORCH is 'fast'"):
-        open_engine(file, SPEC, device="cpu", threads=1, alert=False)
+        open_engine(file, SPEC, Placement("cpu", threads=1))
 
 
 def test_files_that_are_no_engines(file, tmp_path):

@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from mimicmotion_trt.engines import Work
+from mimicmotion_trt.engines import FlopModel
 
-WORK = Work(fixed=2, frame=3, linear=5, spatial=7, temporal=11)
+WORK = FlopModel(fixed=2, frame=3, linear=5, spatial=7, temporal=11)
 
 
 def test_every_part_counts_what_it_is_for():
@@ -22,4 +22,4 @@ def test_every_part_counts_what_it_is_for():
 @pytest.mark.parametrize("value", [-1, math.nan, math.inf])
 def test_no_number_of_operations(value):
     with pytest.raises(ValueError, match="linear"):
-        Work(0, 0, value, 0, 0)
+        FlopModel(0, 0, value, 0, 0)

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from mimicmotion_trt.engines import Audit
+from mimicmotion_trt.engines import GraphStats
 from mimicmotion_trt.export.graph_audit import audit_graph
 
 
@@ -34,7 +34,7 @@ def graph(dtype: type, kind: int) -> onnx.ModelProto:
 
 @pytest.mark.parametrize(("dtype", "kind", "wide"), [(np.float16, 10, 0), (np.float32, 1, 1)])
 def test_every_kind_is_counted(dtype, kind, wide):
-    assert audit_graph(graph(dtype, kind)) == Audit(
+    assert audit_graph(graph(dtype, kind)) == GraphStats(
         operators=9, products=1, wide=wide, attention=1, softmax=1, norms=1, transposes=1, casts=1, shapes=2
     )
 
@@ -50,4 +50,4 @@ def test_weights_behind_a_cast_multiply_in_what_they_are_cast_to():
 
 def test_no_count_is_negative():
     with pytest.raises(ValueError, match="casts"):
-        Audit(1, 1, 0, 0, 0, 0, 0, -1, 0)
+        GraphStats(1, 1, 0, 0, 0, 0, 0, -1, 0)

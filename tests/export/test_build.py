@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from mimicmotion_trt import Animator, CheckpointError, ExportError, OutputError, Settings, SettingsError
-from mimicmotion_trt.engines import NETWORKS, Bundle, open_engine
+from mimicmotion_trt.engines import NETWORKS, Bundle, Placement, open_engine
 from mimicmotion_trt.export import build, builder, key, proof
 from mimicmotion_trt.export.build import build_bundle
 from mimicmotion_trt.export.key import build_key
@@ -72,7 +72,7 @@ def test_sizes_rows_and_frames_are_free(other_bundle, other_model, network):
     """Sizes 64 to 192, 1 to 3 rows and 1 to 5 frames, most of which the exporter did not see."""
     bundle = Bundle.load(other_bundle)
     spec = bundle.manifest.networks[network].spec
-    engine = open_engine(bundle, network, threads=1)
+    engine = open_engine(bundle, network, Placement(threads=1))
     for seed, shape in enumerate([(1, 1, 8, 24), (2, 5, 16, 8), (3, 2, 24, 16), (1, 3, 8, 8)]):
         inputs = proof.example_inputs(network, spec, shape, seed)
         with torch.inference_mode():
@@ -419,7 +419,7 @@ def test_wrong_configs_are_told_before_anything_is_built(micro, tmp_path, file, 
 
 def test_an_original_that_answers_zeros_proves_nothing(bundle):
     opened = Bundle.load(bundle)
-    engine = open_engine(opened, "pose_net", threads=1)
+    engine = open_engine(opened, "pose_net", Placement(threads=1))
     inputs = proof.example_inputs("pose_net", engine.spec, (1, 1, 8, 8), seed=0)
     zeros = proof.Case(inputs, (torch.zeros(1, engine.spec.outputs[0].shape[1], 8, 8),))
     with pytest.raises(ExportError, match="nothing but zeros"):
@@ -446,6 +446,6 @@ def test_the_worst_case_counts(bundle):
 def _run(bundle: Bundle, network: str, inputs: dict[str, torch.Tensor]) -> np.ndarray:
     frames, _, height, width = inputs["pose"].shape
     answer = np.empty((frames, 32, height // 8, width // 8), np.float32)
-    engine = open_engine(bundle, network, threads=1)
+    engine = open_engine(bundle, network, Placement(threads=1))
     engine.bind({"pose": inputs["pose"].numpy()}, {"features": answer})()
     return answer

@@ -15,7 +15,14 @@ from polygraphy.comparator import Comparator, SimpleCompareFunc
 from polygraphy.exception import PolygraphyException
 
 from mimicmotion_trt import EngineError, ExportError
-from mimicmotion_trt.engines import DEEP_CACHE, NETWORKS, Engine, network_specs, open_engine
+from mimicmotion_trt.engines import (
+    FEATURE_CACHE_NETWORKS,
+    NETWORKS,
+    Engine,
+    Placement,
+    network_specs,
+    open_engine,
+)
 from mimicmotion_trt.export.comparison import Deviation, EngineRunner, compare_answers, make_outputs, measure
 from mimicmotion_trt.export.proof import SHAPES, Case, call_arrays, example_inputs
 
@@ -29,7 +36,7 @@ def make_call(network: str, engine: Engine, shape=SHAPES[1], seed: int = 0):
 @pytest.mark.parametrize("network", NETWORKS)
 def test_an_engine_is_one_of_polygraphys_runners(opened, network):
     """Beside polygraphy's own runner of the same file, in polygraphy's own comparison: nothing between them."""
-    engine = open_engine(opened, network, threads=1)
+    engine = open_engine(opened, network, Placement(threads=1))
     calls = [make_call(network, engine, shape, seed) for seed, shape in enumerate(SHAPES)]
     session = onnxruntime.InferenceSession(opened.engine_path(network), providers=["CPUExecutionProvider"])
     runners = [OnnxrtRunner(session, name="its own"), EngineRunner(engine, "ours")]
@@ -130,14 +137,14 @@ def test_what_is_near_enough(rel_l2, near):
 
 @given(st.integers(1, 3), st.integers(1, 9), st.integers(1, 20), st.integers(1, 20))
 def test_sizes_of_answers_follow_from_the_call(rows, frames, high, wide):
-    specs = network_specs(pose_channels=16, token_width=8, image_size=32, deep_channels=24)
+    specs = network_specs(pose_channels=16, token_width=8, image_size=32, cached_channels=24)
     found = {}
-    for name in NETWORKS + DEEP_CACHE:
+    for name in NETWORKS + FEATURE_CACHE_NETWORKS:
         call = example_inputs(name, specs[name], (rows, frames, high, wide), seed=0)
         inputs = {key: value.numpy() for key, value in call.items()}
         found[name] = make_outputs(specs[name], inputs)
         specs[name].check(inputs, found[name])  # an EngineError if they do not belong together
-    assert found["unet_keep"]["deep"].shape == (rows, frames, 24, high, wide)
+    assert found["unet_caching"]["cached_features"].shape == (rows, frames, 24, high, wide)
     assert found["pose_net"]["features"].shape == (frames, 16, high, wide)
     assert found["vae_decoder"]["frames_out"].shape == (frames, 3, high * 8, wide * 8)
 

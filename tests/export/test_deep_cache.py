@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from mimicmotion_trt import Animator
-from mimicmotion_trt.engines import DEEP_CACHE, NETWORKS, Array, Bundle, Engine, open_engine
+from mimicmotion_trt.engines import (
+    FEATURE_CACHE_NETWORKS,
+    NETWORKS,
+    Array,
+    Bundle,
+    Engine,
+    Placement,
+    open_engine,
+)
 from mimicmotion_trt.export import proof
 
 
@@ -21,7 +29,7 @@ def deep(deep_bundle: Path) -> Bundle:
 def arrays(engine: Engine, seed: int = 0) -> tuple[dict[str, Array], dict[str, Array]]:
     """Inputs of two rows of three frames, and room for the answers."""
     inputs = proof.example_inputs("unet", engine.spec, (2, 3, 8, 16), seed)
-    sizes = {"rows": 2, "frames": 3, "cells_high": 8, "cells_wide": 16}
+    sizes = {"rows": 2, "frames": 3, "latent_height": 8, "latent_width": 16}
     outputs = {
         tensor.name: np.zeros([sizes[d] if isinstance(d, str) else d for d in tensor.shape], np.float32)
         for tensor in engine.spec.outputs
@@ -31,34 +39,44 @@ def arrays(engine: Engine, seed: int = 0) -> tuple[dict[str, Array], dict[str, A
 
 def test_two_networks_more_each_proven(deep: Bundle) -> None:
     networks = deep.manifest.networks
-    assert tuple(networks) == NETWORKS + DEEP_CACHE
-    assert networks["unet_keep"].spec.outputs[1].shape == ("rows", "frames", 32, "cells_high", "cells_wide")
-    assert all(networks[name].agreement.rel_l2 < 1e-5 for name in DEEP_CACHE)
-    whole, outer = (networks[name].work.flops(rows=1, frames=4, cells=128) for name in DEEP_CACHE)
+    assert tuple(networks) == NETWORKS + FEATURE_CACHE_NETWORKS
+    assert networks["unet_caching"].spec.outputs[1].shape == (
+        "rows",
+        "frames",
+        32,
+        "latent_height",
+        "latent_width",
+    )
+    assert all(networks[name].agreement.rel_l2 < 1e-5 for name in FEATURE_CACHE_NETWORKS)
+    whole, outer = (networks[name].work.flops(rows=1, frames=4, cells=128) for name in FEATURE_CACHE_NETWORKS)
     assert whole == networks["unet"].work.flops(rows=1, frames=4, cells=128)
     assert outer < whole
-    sizes = {name: sum(file.bytes for file in networks[name].files) for name in ("unet", *DEEP_CACHE)}
-    assert sizes["unet_outer"] < sizes["unet"]
+    sizes = {
+        name: sum(file.bytes for file in networks[name].files) for name in ("unet", *FEATURE_CACHE_NETWORKS)
+    }
+    assert sizes["unet_shallow"] < sizes["unet"]
 
 
 def test_the_outer_part_of_a_fresh_feature_is_the_whole(deep: Bundle) -> None:
-    unet, keep, outer = (open_engine(deep, name, threads=1) for name in ("unet", *DEEP_CACHE))
+    unet, keep, outer = (
+        open_engine(deep, name, Placement(threads=1)) for name in ("unet", *FEATURE_CACHE_NETWORKS)
+    )
     inputs, answers = arrays(unet)
     _, kept = arrays(keep)
     unet.bind(inputs, answers)()
     keep.bind(inputs, kept)()
     again = {"prediction": np.zeros_like(answers["prediction"])}
-    outer.bind({**inputs, "deep": kept["deep"]}, again)()
+    outer.bind({**inputs, "cached_features": kept["cached_features"]}, again)()
     np.testing.assert_allclose(kept["prediction"], answers["prediction"], rtol=0, atol=1e-5)
     np.testing.assert_allclose(again["prediction"], answers["prediction"], rtol=0, atol=1e-5)
 
 
 def test_the_first_level_of_a_stale_feature_still_sees_the_latents(deep: Bundle) -> None:
-    keep, outer = (open_engine(deep, name, threads=1) for name in DEEP_CACHE)
+    keep, outer = (open_engine(deep, name, Placement(threads=1)) for name in FEATURE_CACHE_NETWORKS)
     (inputs, kept), (others, _) = arrays(keep), arrays(keep, seed=1)
     keep.bind(inputs, kept)()
     answer = {"prediction": np.zeros_like(kept["prediction"])}
-    outer.bind({**others, "deep": kept["deep"]}, answer)()
+    outer.bind({**others, "cached_features": kept["cached_features"]}, answer)()
     assert not np.allclose(answer["prediction"], kept["prediction"], atol=1e-2)
 
 
@@ -69,7 +87,7 @@ def test_a_bundle_without_one_of_the_two_is_damaged(deep: Bundle, tmp_path: Path
     text = deep.manifest.to_json()
     assert Manifest.from_json(text) == deep.manifest
     with pytest.raises(BundleError, match="networks are"):
-        Manifest.from_json(text.replace('"unet_outer"', '"unet_other"'))
+        Manifest.from_json(text.replace('"unet_shallow"', '"unet_other"'))
 
 
 def test_pytorch_reuses_them_as_onnx_runtime_does(torch_bundle: Path, deep_bundle: Path) -> None:

@@ -48,7 +48,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "of an older format": older,
     "of plans": lambda folder: (folder / "unet.onnx").rename(folder / "unet-0123456789abcdef.plan"),
     "of PyTorch": lambda folder: (folder / "unet.onnx").rename(folder / "unet.ts"),
-    "with large weights": lambda folder: (folder / "unet_keep.weights").touch(),
+    "with large weights": lambda folder: (folder / "unet_caching.weights").touch(),
 }
 
 
@@ -60,7 +60,7 @@ def test_a_bundle_is_replaced_whole_or_damaged(place, damage):
 
 FOREIGN: dict[str, Callable[[Path], object]] = {
     "a folder named like a network": lambda folder: (folder / "unet").mkdir(),
-    "a folder named like an engine": lambda folder: (folder / "unet_outer.onnx").mkdir(),
+    "a folder named like an engine": lambda folder: (folder / "unet_shallow.onnx").mkdir(),
     "notes": lambda folder: (folder / "unet-notes.txt").touch(),
     "an engine of another name": lambda folder: (folder / "unet-mine.onnx").touch(),
     "a manifest of something else": lambda folder: (folder / "manifest.json").write_text(

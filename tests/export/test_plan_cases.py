@@ -14,13 +14,13 @@ from mimicmotion_trt.export.plan_cases import record_plan_cases, stack, usual_sh
 from mimicmotion_trt.export.profiles import make_profiles
 from mimicmotion_trt.export.proof import Case
 
-SPECS = network_specs(pose_channels=32, token_width=8, image_size=16, dtype="float16", deep_channels=64)
+SPECS = network_specs(pose_channels=32, token_width=8, image_size=16, dtype="float16", cached_channels=64)
 OPTIONS = Options(backend="tensorrt-rtx", sizes=((64, 128),), segment=4, rows=(1, 2), deep_cache=True)
 
 
 def denoise(size: tuple[int, int], frames: int, steps: int) -> list[Case]:
     """Two rows for each step, as with guidance; what they hold tells which is which."""
-    dims = {"rows": 1, "frames": frames, "cells_high": size[1] // 8, "cells_wide": size[0] // 8}
+    dims = {"rows": 1, "frames": frames, "latent_height": size[1] // 8, "latent_width": size[0] // 8}
 
     def tensor(shape: tuple[int | str, ...], value: int) -> torch.Tensor:
         return torch.full([dims[d] if isinstance(d, str) else d for d in shape], float(value))

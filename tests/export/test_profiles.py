@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mimicmotion_trt.cuda import buckets
 from mimicmotion_trt.cuda.buckets import Buckets
-from mimicmotion_trt.engines import Bundle, EngineSpec, Plan, network_specs
+from mimicmotion_trt.engines import Bundle, EnginePlan, EngineSpec, network_specs
 from mimicmotion_trt.errors import SettingsError
 from mimicmotion_trt.export.options import Options, PlanOptions
 from mimicmotion_trt.export.profiles import left_out, make_profiles, usable_rows
@@ -27,7 +27,7 @@ class Unet:
 
 def shapes(options: Options) -> list[tuple[int, ...]]:
     """(rows, frames, cells high, cells wide) of each profile of the U-Net."""
-    names = ("rows", "frames", "cells_high", "cells_wide")
+    names = ("rows", "frames", "latent_height", "latent_width")
     profiles = make_profiles("unet", REAL, options)
     assert all(profile.dims[name][0] == profile.dims[name][2] for profile in profiles for name in names)
     return [tuple(profile.dims[name][1] for name in names) for profile in profiles]
@@ -76,7 +76,9 @@ def test_the_rule_is_the_runtimes_own(rows, frames, wide, high):
 def test_what_was_left_out_is_told(bundle):
     manifest = Bundle.load(bundle).manifest
     assert left_out(manifest) == []  # graphs take anything
-    plan = Plan("tensorrt 11.4", "NVIDIA L4 SM89", make_profiles("unet", REAL, Options(backend="tensorrt")))
+    plan = EnginePlan(
+        "tensorrt 11.4", "NVIDIA L4 SM89", make_profiles("unet", REAL, Options(backend="tensorrt"))
+    )
     networks = {**manifest.networks, "unet": replace(manifest.networks["unet"], plan=plan)}
     assert left_out(replace(manifest, networks=networks, rows=(1, 2, 4))) == [
         "not compiled for 2 or 4 rows of 72 frames of 1024x576: a tensor would have over 2^31 elements",

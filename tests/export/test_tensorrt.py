@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mimicmotion_trt.engines import NETWORKS, Bundle, EngineSpec, Plan, Profile, TensorSpec
+from mimicmotion_trt.engines import NETWORKS, Bundle, EnginePlan, EngineSpec, Placement, Profile, TensorSpec
 from mimicmotion_trt.engines.cuda_gpu import open_gpu
 from mimicmotion_trt.engines.onnxruntime_backend import OnnxRuntimeEngine
 from mimicmotion_trt.engines.tensorrt_library import DISTRIBUTIONS, EXTRAS, Library, open_library
@@ -53,10 +53,15 @@ OPTIONS = Options(
     defaults={"canvas": 512},
 )
 SHAPES = {
-    "unet": {"rows": (2, 2, 2), "frames": (4, 4, 4), "cells_high": (16, 16, 16), "cells_wide": (8, 8, 8)},
+    "unet": {
+        "rows": (2, 2, 2),
+        "frames": (4, 4, 4),
+        "latent_height": (16, 16, 16),
+        "latent_width": (8, 8, 8),
+    },
     "pose_net": {"frames": (1, 8, 8), "height": (128, 128, 128), "width": (64, 64, 64)},
     "vae_encoder": {"batch": (1, 1, 1), "height": (128, 128, 128), "width": (64, 64, 64)},
-    "vae_decoder": {"frames": (1, 8, 8), "cells_high": (16, 16, 16), "cells_wide": (8, 8, 8)},
+    "vae_decoder": {"frames": (1, 8, 8), "latent_height": (16, 16, 16), "latent_width": (8, 8, 8)},
     "image_encoder": {"batch": (1, 1, 1)},
 }
 """What `OPTIONS` ask for: poses and latents in chunks of up to 8."""
@@ -235,7 +240,7 @@ def test_a_plan_says_how_it_was_compiled(library, graph, tmp_path):
     options = PlanOptions(capabilities=("SM120",), weight_streaming=True, level=0)
     plan = compile_plan(library, graph, SPEC, PROFILES, options, tmp_path / "conv.plan", shares.append)
     assert (tmp_path / "conv.plan").stat().st_size > 1000
-    assert plan == Plan(library.version, "SM120", PROFILES, refittable=False, streamable=True)
+    assert plan == EnginePlan(library.version, "SM120", PROFILES, refittable=False, streamable=True)
     assert shares
     assert all(0 <= share <= 1 for share in shares)
 
@@ -262,7 +267,7 @@ def test_the_version_to_install_is_the_one_of_the_extras():
 
 
 def test_plans_are_named_by_all_that_makes_them():
-    plan = Plan("tensorrt 11.4", "NVIDIA L4 SM89", PROFILES)
+    plan = EnginePlan("tensorrt 11.4", "NVIDIA L4 SM89", PROFILES)
     changed = [
         replace(plan, library="tensorrt 11.5"),
         replace(plan, target="NVIDIA L4 SM90"),
@@ -326,7 +331,7 @@ def test_a_plan_takes_other_weights(library, graph, tmp_path, monkeypatch):
     """What only a GPU can do, loading and refitting, is a stand-in's."""
     options, engine = PlanOptions(refit=True, capabilities=("SM89",)), Refitted()
     monkeypatch.setattr(tensorrt_build, "open_engine", lambda *_, **__: engine)
-    plan = Plan(library.version, "SM89", PROFILES, refittable=True)
+    plan = EnginePlan(library.version, "SM89", PROFILES, refittable=True)
     former, output = (tmp_path / "former.plan", plan), tmp_path / "conv.plan"
     assert refit_plan(library, graph, SPEC, PROFILES, options, former, output) == plan
     assert (output.read_bytes(), engine.did) == (b"plan", ["refit conv.onnx", "close"])
@@ -340,7 +345,7 @@ def test_a_plan_takes_other_weights(library, graph, tmp_path, monkeypatch):
     "change", [{"target": "SM86"}, {"library": "tensorrt-rtx 1.0"}, {"profiles": ()}, {"refittable": False}]
 )
 def test_a_plan_of_another_kind_takes_no_weights(library, graph, tmp_path, change):
-    plan = replace(Plan(library.version, "SM89", PROFILES, refittable=True), **change)
+    plan = replace(EnginePlan(library.version, "SM89", PROFILES, refittable=True), **change)
     options = PlanOptions(refit=True, capabilities=("SM89",))
     with pytest.raises(ExportError, match="not the plan that is asked for") as caught:
         refit_plan(
@@ -434,9 +439,9 @@ def full(monkeypatch: pytest.MonkeyPatch) -> Library:
 
 def test_a_bundle_for_the_gpu_of_this_machine(full, micro, tmp_path, monkeypatch):
     """The plans are for that very GPU, and what judges them is the engine that loads them."""
-    opened: list[tuple[str, Plan]] = []
+    opened: list[tuple[str, EnginePlan]] = []
 
-    def open_engine(path: Path, spec: EngineSpec, *, plan: Plan, **_: object) -> OnnxRuntimeEngine:
+    def open_engine(path: Path, spec: EngineSpec, _: Placement, *, plan: EnginePlan) -> OnnxRuntimeEngine:
         opened.append((path.stem, plan))
         return OnnxRuntimeEngine(path.with_suffix(".onnx"), spec, threads=1)  # no GPU here runs the plan
 
@@ -461,7 +466,7 @@ def test_a_bundle_for_the_gpu_of_this_machine(full, micro, tmp_path, monkeypatch
 def test_a_plan_of_this_machines_gpu_takes_other_weights(full, graph, tmp_path, monkeypatch):
     engine = Refitted()
     monkeypatch.setattr(tensorrt_build, "open_engine", lambda *_, **__: engine)
-    plan = Plan(full.version, "NVIDIA L4 SM89", PROFILES, refittable=True)
+    plan = EnginePlan(full.version, "NVIDIA L4 SM89", PROFILES, refittable=True)
     options, former = PlanOptions(refit=True), (tmp_path / "former.plan", plan)
     assert refit_plan(full, graph, SPEC, PROFILES, options, former, tmp_path / "new.plan") == plan
     other = (tmp_path / "former.plan", replace(plan, target="NVIDIA L40S SM89"))

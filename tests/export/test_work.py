@@ -12,7 +12,7 @@ from torch import nn
 
 from mimicmotion_trt import ExportError
 from mimicmotion_trt.doctor.prediction import MIMICMOTION
-from mimicmotion_trt.engines import EngineSpec, TensorSpec, Work, network_specs
+from mimicmotion_trt.engines import EngineSpec, FlopModel, TensorSpec, network_specs
 from mimicmotion_trt.export import networks
 from mimicmotion_trt.export.work import count_flops, measure_work
 from mimicmotion_trt.training.checkpoints import empty_pose_net, empty_unet, read_config
@@ -88,4 +88,4 @@ def test_a_picture_costs_the_same_at_any_size_of_video():
 
     tensor = TensorSpec("pixels", "float32", ("batch", 4, 4))
     work = measure_work("image_encoder", Picture(), EngineSpec((tensor,), (tensor,)))
-    assert work == Work(0, 2 * 4**3, 0, 0, 0)
+    assert work == FlopModel(0, 2 * 4**3, 0, 0, 0)

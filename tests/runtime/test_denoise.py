@@ -40,6 +40,10 @@ class LinearEngine:
         self.conditional = 0
 
     @property
+    def gpu(self) -> None:
+        return None
+
+    @property
     def spec(self) -> EngineSpec:
         return network_specs(pose_channels=POSE, token_width=TOKEN, image_size=8)["unet"]
 

@@ -12,12 +12,12 @@ import pytest
 
 from mimicmotion_trt import Animator, SettingsError
 from mimicmotion_trt.denoise import Conditions, Denoiser, make_rows
-from mimicmotion_trt.engines import DEEP_CACHE, EngineSpec, network_specs
+from mimicmotion_trt.engines import FEATURE_CACHE_NETWORKS, EngineSpec, network_specs
 from mimicmotion_trt.schedule import PLAIN, Step, euler_steps, karras_sigmas, steps_of
 from mimicmotion_trt.segments import fusion_weights, plan_segments
 
 Array = np.ndarray[Any, Any]
-SPECS = network_specs(pose_channels=5, token_width=6, image_size=8, deep_channels=3)
+SPECS = network_specs(pose_channels=5, token_width=6, image_size=8, cached_channels=3)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_reuse_goes_together_with_a_limited_guidance(deep_animator, golden_run):
 
 
 def test_a_bundle_without_the_engines_is_told_how_to_get_them(animator, golden_run):
-    assert set(DEEP_CACHE).isdisjoint(animator.manifest.networks)
+    assert set(FEATURE_CACHE_NETWORKS).isdisjoint(animator.manifest.networks)
     with pytest.raises(SettingsError) as caught:
         sampled(animator, golden_run("single"), reuse_interval=2)
     assert caught.value.field == "settings.reuse_interval"
@@ -113,9 +113,13 @@ class Told:
 
         def call() -> None:
             outputs["prediction"][:] = 0
-            if self.name == "unet_keep":
-                outputs["deep"][:] = inputs["timestep"][:, None, None, None, None]
-            kept = {float(value) for value in np.unique(inputs["deep"])} if "deep" in inputs else None
+            if self.name == "unet_caching":
+                outputs["cached_features"][:] = inputs["timestep"][:, None, None, None, None]
+            kept = (
+                {float(value) for value in np.unique(inputs["cached_features"])}
+                if "cached_features" in inputs
+                else None
+            )
             self.told.append((self.name, len(inputs["latents"]), kept))
 
         return call
@@ -138,8 +142,8 @@ def program(steps: list[Step], outer: bool) -> list[tuple[Any, ...]]:
         for guided in (True, False)
     }
     told: list[tuple[Any, ...]] = []
-    unet = Told("unet_keep" if outer else "unet", told)
-    more = {"outer": Told("unet_outer", told)} if outer else {}
+    unet = Told("unet_caching" if outer else "unet", told)
+    more = {"outer": Told("unet_shallow", told)} if outer else {}
     denoiser = Denoiser(unet, conditions, rows[True], 64, others={(0.0, False): rows[False]}, **more)
     for step in steps:
         denoiser.step(step)
@@ -161,7 +165,8 @@ def test_features_are_those_of_the_last_whole_step_of_the_same_kind():
     assert [step.whole for step in steps] == [True, False] * 3
     told = program(steps, outer=True)
     assert [(name, rows) for name, rows, _ in told] == [
-        ("unet_keep", 4), ("unet_outer", 4), ("unet_keep", 8), ("unet_outer", 8), ("unet_keep", 4), ("unet_outer", 4),
+        ("unet_caching", 4), ("unet_shallow", 4), ("unet_caching", 8), ("unet_shallow", 8),
+        ("unet_caching", 4), ("unet_shallow", 4),
     ]  # fmt: skip
     kept = [value for _, _, value in told if value is not None]
     assert kept == [{float(np.float32(steps[index].timestep))} for index in (0, 2, 4)]

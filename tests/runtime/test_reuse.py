@@ -82,7 +82,7 @@ def test_what_is_larger_than_the_limit_is_not_kept():
 
 def test_the_usual_limit_holds_a_clip_of_the_real_model():
     """The picture's own frame and 72 of 1024x576 in float16; the zeros are never touched, so they take no memory."""
-    sizes = {"batch": 1, "frames": POSE_CHUNK, "cells_high": 72, "cells_wide": 128}
+    sizes = {"batch": 1, "frames": POSE_CHUNK, "latent_height": 72, "latent_width": 128}
     specs = network_specs(pose_channels=320, token_width=1024, image_size=224, dtype="float16")
     answers = Answers(Limits().reuse_bytes)
     networks = ["image_encoder", "vae_encoder", *["pose_net"] * -(-73 // POSE_CHUNK)]

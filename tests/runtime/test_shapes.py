@@ -10,7 +10,7 @@ import pytest
 
 from mimicmotion_trt import Animator, MotionError, Settings, SettingsError
 from mimicmotion_trt.denoisers import Denoisers
-from mimicmotion_trt.engines import Plan, Profile
+from mimicmotion_trt.engines import EnginePlan, Profile
 from mimicmotion_trt.export.options import Options, PlanOptions
 from mimicmotion_trt.export.profiles import make_profiles
 from mimicmotion_trt.shapes import Shapes
@@ -19,14 +19,14 @@ TALL, WIDE = (16, 8), (8, 16)
 
 
 @pytest.fixture(scope="module")
-def plans(animator) -> dict[str, Plan]:
+def plans(animator) -> dict[str, EnginePlan]:
     """What a TensorRT bundle for 64x128 would be compiled for: segments of 8 and 4, batches of 1, 2 and 4 rows."""
     options = Options(
         backend="tensorrt", sizes=((64, 128),), segment=8, rows=(1, 2, 4), plan=PlanOptions(frames=(4,))
     )
     networks = animator.manifest.networks
     return {
-        name: Plan("tensorrt 11.4.0.106", "SM89", make_profiles(name, network.spec, options))
+        name: EnginePlan("tensorrt 11.4.0.106", "SM89", make_profiles(name, network.spec, options))
         for name, network in networks.items()
     }
 
@@ -66,7 +66,7 @@ def test_what_was_not_compiled_is_refused_with_its_remedy(shapes):
 
 def test_rows_are_the_compiled_ones(shapes):
     assert shapes.rows(8, TALL) == (1, 2, 4)
-    wide = Plan("tensorrt 1", "SM89", (Profile({"rows": (2, 3, 4), "frames": (8, 8, 8)}),))
+    wide = EnginePlan("tensorrt 1", "SM89", (Profile({"rows": (2, 3, 4), "frames": (8, 8, 8)}),))
     assert Shapes({"unet": wide}).rows(8, TALL) == (2, 3, 4)
 
 
@@ -95,7 +95,7 @@ def compiled(bundle, plans, monkeypatch) -> Animator:
         bind, plan = engine.bind, plans[name]
 
         def checked(
-            inputs: Any, outputs: Any, bind: Any = bind, plan: Plan = plan, spec: Any = engine.spec
+            inputs: Any, outputs: Any, bind: Any = bind, plan: EnginePlan = plan, spec: Any = engine.spec
         ) -> Any:
             plan.choose(spec.check(inputs, outputs))
             return bind(inputs, outputs)

@@ -1,4 +1,4 @@
-"""What one call of a network costs in floating point operations, as a function of the call's shape."""
+"""Figures of a network: what a call costs, and what its graph is made of."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class FlopModel:
     """Floating point operations of the matrix products and convolutions of one network; a multiply-add is two.
 
     A call has `rows` rows of `frames` frames of `cells` latent cells each (height/8 * width/8 pixels). Networks
@@ -36,3 +36,29 @@ class Work:
         """rows (fixed + frames (frame + cells (linear + cells spatial + frames temporal)))."""
         of_a_cell = self.linear + cells * self.spatial + frames * self.temporal
         return rows * (self.fixed + frames * (self.frame + cells * of_a_cell))
+
+
+@dataclass(frozen=True, slots=True)
+class GraphStats:
+    """Counts of a graph's operators; raises `ValueError` when built with a negative one."""
+
+    operators: int
+    """All of them, constants excepted."""
+    products: int
+    """Matrix products and convolutions with weights."""
+    wide: int
+    """Those of them that multiply in float32."""
+    attention: int
+    """Attentions recognised: one operator each, one fused kernel."""
+    softmax: int
+    """Attentions left in pieces."""
+    norms: int
+    transposes: int
+    casts: int
+    shapes: int
+    """Operators that compute sizes only."""
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            if getattr(self, f.name) < 0:
+                raise ValueError(f"audit {f.name} is negative")
