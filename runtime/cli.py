@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from . import __version__
-from .console import Reporter, as_plain, explained
+from .console import Reporter, explained
 from .errors import LimitError, MotionError, SettingsError
 from .flags import Chosen, with_settings
 from .limits import Limits
@@ -139,7 +139,7 @@ def _on_server(
         done = animation.result().done
         if received != output:
             convert(received, output)
-        return {name: value for name, value in as_plain(done).items() if name not in ("event", "sequence")}
+        return {name: value for name, value in done.to_dict().items() if name not in ("event", "sequence")}
 
 
 def convert(video: Path, output: Path) -> None:

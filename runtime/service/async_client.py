@@ -14,21 +14,21 @@ import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from ..errors import MimicMotionError, ServiceError
+from ..events import Event
 from ..pose import PoseSequence
 from . import channel
 from .client import SettingsLike
 from .generated.mimicmotion.v1 import animation_pb2 as pb
 from .generated.mimicmotion.v1 import animation_pb2_grpc as pb_grpc
-from .intake import Intake, Result
-from .replies import Estimate, JobInfo, Reply, estimate_from_wire, info_from_wire
+from .intake import Intake, ReceivedVideo
 from .sending import Image, Motion, Upload
 from .status import from_rpc_error
-from .wire import settings_to_wire
+from .wire import Estimate, JobInfo, estimate_from_wire, info_from_wire, settings_to_wire
 
 Answer = TypeVar("Answer")
 
 
-class AsyncAnimation(AsyncIterator[Reply]):
+class AsyncAnimation(AsyncIterator[Event]):
     """A job's events as they come, like `client.Animation`; files are written outside the event loop."""
 
     def __init__(self, call: Any, intake: Intake) -> None:
@@ -40,12 +40,12 @@ class AsyncAnimation(AsyncIterator[Reply]):
     def job(self) -> str:
         return self._intake.job
 
-    async def __anext__(self) -> Reply:
+    async def __anext__(self) -> Event:
         try:
             async for response in self._responses:
-                reply = await asyncio.to_thread(self._intake.take, response.event)
-                if reply is not None:
-                    return reply
+                event = await asyncio.to_thread(self._intake.take, response.event)
+                if event is not None:
+                    return event
         except grpc.RpcError as error:
             self.cancel()
             raise from_rpc_error(error) from None
@@ -54,7 +54,7 @@ class AsyncAnimation(AsyncIterator[Reply]):
             raise
         raise StopAsyncIteration
 
-    async def result(self) -> Result:
+    async def result(self) -> ReceivedVideo:
         async for _ in self:
             pass
         try:

@@ -12,23 +12,23 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from ..errors import MimicMotionError, ServiceError
+from ..events import Event
 from ..pose import PoseSequence
 from ..settings import Settings
 from . import channel
 from .generated.mimicmotion.v1 import animation_pb2 as pb
 from .generated.mimicmotion.v1 import animation_pb2_grpc as pb_grpc
-from .intake import Intake, Result
-from .replies import Estimate, JobInfo, Reply, estimate_from_wire, info_from_wire
+from .intake import Intake, ReceivedVideo
 from .sending import Image, Motion, Upload
 from .status import from_rpc_error
-from .wire import settings_to_wire
+from .wire import Estimate, JobInfo, estimate_from_wire, info_from_wire, settings_to_wire
 
 SettingsLike = Settings | Mapping[str, Any] | None
 """A mapping overrides only what it names; all else is the bundle's default."""
 Answer = TypeVar("Answer")
 
 
-class Animation(Iterator[Reply]):
+class Animation(Iterator[Event]):
     """A job's events as they come. `result()` takes what is left of them; leaving early cancels the call.
 
     Raises what the animation raised on the server, as the same class with `field` and `remedy`;
@@ -44,12 +44,12 @@ class Animation(Iterator[Reply]):
         """The job's name on the server, empty until it was accepted."""
         return self._intake.job
 
-    def __next__(self) -> Reply:
+    def __next__(self) -> Event:
         try:
             for response in self._call:
-                reply = self._intake.take(response.event)
-                if reply is not None:
-                    return reply
+                event = self._intake.take(response.event)
+                if event is not None:
+                    return event
         except grpc.RpcError as error:
             self.cancel()
             raise from_rpc_error(error) from None
@@ -58,7 +58,7 @@ class Animation(Iterator[Reply]):
             raise
         raise StopIteration
 
-    def result(self) -> Result:
+    def result(self) -> ReceivedVideo:
         """Wait for the end; the finished video."""
         for _ in self:
             pass

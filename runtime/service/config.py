@@ -22,6 +22,18 @@ class Tls:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """How an engine process gets its animator: `factory` ("module:callable") called with the other fields."""
+
+    factory: str
+    bundle: str | Path
+    device: str
+    threads: int | None
+    limits: Limits
+    graphs: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceConfig:
     """What `AnimationServer` and `serve` need to know. Raises `ServiceError` for values that cannot work."""
 

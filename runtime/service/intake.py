@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import IO
 
 from ..errors import OutputError, ServiceError
+from ..events import Accepted, Done, Event, Video
 from .generated.mimicmotion.v1 import animation_pb2 as pb
-from .replies import Accepted, Done, Reply, reply_from_wire
+from .wire import event_from_wire
 
 _IN_MEMORY = 32 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class ReceivedVideo:
     """A finished video."""
 
     done: Done
@@ -59,7 +60,7 @@ class Intake:
 
     def __init__(self, output: str | Path | None = None, *, first: int = 0) -> None:
         self.job = ""
-        self.result: Result | None = None
+        self.result: ReceivedVideo | None = None
         self._output = Path(output) if output is not None else None
         self._sequence = self._first = first
         self._offset: int | None = 0 if first == 0 else None
@@ -75,21 +76,22 @@ class Intake:
                 raise _unwritable(self._output, error) from error
             weakref.finalize(self, self._beside.unlink, missing_ok=True)
 
-    def take(self, event: pb.AnimationEvent) -> Reply | None:
-        """Check one event; raises `ServiceError` if it is damaged or out of order."""
-        if event.sequence <= self._sequence:
-            raise ServiceError(f"Event {event.sequence} came after event {self._sequence}.")
-        self._sequence = event.sequence
-        reply = reply_from_wire(event)
-        if event.WhichOneof("kind") == "video":
-            self._take_video(event.video)
-        elif isinstance(reply, Accepted):
-            self.job = reply.job
-        elif isinstance(reply, Done):
-            self._finish(reply)
-        return reply
+    def take(self, message: pb.AnimationEvent) -> Event | None:
+        """Check one event; raises `ServiceError` if it is damaged or out of order. None for an unknown kind."""
+        if message.sequence <= self._sequence:
+            raise ServiceError(f"Event {message.sequence} came after event {self._sequence}.")
+        self._sequence = message.sequence
+        event = event_from_wire(message)
+        match event:
+            case Accepted():
+                self.job = event.job
+            case Video():
+                self._take_video(event)
+            case Done():
+                self._finish(event)
+        return event
 
-    def end(self) -> Result:
+    def end(self) -> ReceivedVideo:
         """The result, once the events have ended; raises `ServiceError` if the last one is missing."""
         if self.result is None:
             raise ServiceError("The events ended before the video was whole.", remedy="Watch the job again.")
@@ -102,14 +104,14 @@ class Intake:
             if self._beside is not None:
                 self._beside.unlink(missing_ok=True)
 
-    def _take_video(self, event: pb.VideoEvent) -> None:
+    def _take_video(self, event: Video) -> None:
         if self._offset is None:
             self._offset = event.offset
         if event.offset != self._offset:
             raise ServiceError(f"The video goes on at byte {event.offset} instead of {self._offset}.")
         if zlib.crc32(event.data) != event.crc32:
             raise ServiceError(f"The video is damaged at byte {event.offset}.", remedy="Watch the job again.")
-        self._offset += len(event.data)
+        self._offset += event.size
         self._digest.update(event.data)
         try:
             self._file.write(event.data)
@@ -127,7 +129,7 @@ class Intake:
                 os.replace(self._beside, self._output)
             except OSError as error:
                 raise _unwritable(self._output, error) from error
-        self.result = Result(done, self._file, self._output)
+        self.result = ReceivedVideo(done, self._file, self._output)
 
 
 def _beside(path: Path) -> Path:

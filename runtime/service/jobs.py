@@ -9,18 +9,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from ..errors import Cancelled, MimicMotionError
+from ..events import Done, Progress
 from ..settings import Settings
 from .eventlog import EventLog
 from .faults import KeyReused, NotFound
-from .messages import INPUTS, VIDEO, Done, MotionKind, Progress
-
-State = Literal["receiving", "queued", "running", "succeeded", "failed", "cancelled"]
+from .wire import PARTS, JobInfo, MotionKind, State
 
 
-class Job:
+class StoredJob:
     """One animation from its upload to the end of its video's life; its files lie in `folder`."""
 
     def __init__(
@@ -61,7 +59,28 @@ class Job:
 
     @property
     def video(self) -> Path:
-        return self.folder / VIDEO
+        """The finished MP4, and while the job runs what is decoded of it."""
+        return self.folder / "video.mp4"
+
+    def file(self, part: str) -> Path:
+        """An uploaded file: `picture`, `motion` or `reference_pose`."""
+        return self.folder / part
+
+    def info(self) -> JobInfo:
+        """The job as others see it now."""
+        return JobInfo(
+            job=self.id,
+            request_id=self.request_id,
+            state=self.state,
+            settings=self.settings,
+            last_sequence=self.log.last_sequence,
+            created=self.created,
+            started=self.started,
+            ended=self.ended,
+            progress=self.progress if self.state == "running" else None,
+            done=self.done,
+            error=self.error,
+        )
 
     def end(self, outcome: Done | MimicMotionError, now: float) -> None:
         """Set the final state, end all readers, and drop the inputs (and the video of a job that failed)."""
@@ -73,8 +92,10 @@ class Job:
             self.state = "cancelled" if isinstance(outcome, Cancelled) else "failed"
             self.error = outcome
         self.log.close()
-        for name in (*INPUTS, *(() if self.done else (VIDEO,))):
-            (self.folder / name).unlink(missing_ok=True)
+        for part in PARTS:
+            self.file(part).unlink(missing_ok=True)
+        if self.done is None:
+            self.video.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +117,15 @@ class JobStore:
         self._folder = folder
         self._keep = keep
         self._clock = clock
-        self._jobs: dict[str, Job] = {}  # oldest first
+        self._jobs: dict[str, StoredJob] = {}  # oldest first
 
-    def create(self, request_id: str, fingerprint: bytes, motion_kind: MotionKind, settings: Settings) -> Job:
+    def create(
+        self, request_id: str, fingerprint: bytes, motion_kind: MotionKind, settings: Settings
+    ) -> StoredJob:
         self.sweep()
         folder = self._folder / secrets.token_hex(16)
         folder.mkdir()
-        job = Job(
+        job = StoredJob(
             folder=folder,
             request_id=request_id,
             fingerprint=fingerprint,
@@ -113,7 +136,7 @@ class JobStore:
         self._jobs[job.id] = job
         return job
 
-    def get(self, job_id: str) -> Job:
+    def get(self, job_id: str) -> StoredJob:
         """Raises `NotFound`."""
         self.sweep()
         if job_id not in self._jobs:
@@ -124,7 +147,7 @@ class JobStore:
             )
         return self._jobs[job_id]
 
-    def same(self, request_id: str, fingerprint: bytes) -> Job | None:
+    def same(self, request_id: str, fingerprint: bytes) -> StoredJob | None:
         """The job that this key already stands for; `KeyReused` if it was another request.
 
         A job that failed or was cancelled gives its key back, so that a caller may try again.
@@ -141,7 +164,7 @@ class JobStore:
                 return job
         return None
 
-    def all(self) -> list[Job]:
+    def all(self) -> list[StoredJob]:
         """Newest first."""
         self.sweep()
         return list(reversed(self._jobs.values()))
@@ -151,7 +174,7 @@ class JobStore:
         """Whether anybody is reading a job's events."""
         return any(job.readers for job in self._jobs.values())
 
-    def discard(self, job: Job) -> None:
+    def discard(self, job: StoredJob) -> None:
         self._jobs.pop(job.id, None)
         # In a thread: unlinking gigabytes takes a while on some file systems.
         asyncio.get_running_loop().run_in_executor(None, shutil.rmtree, job.folder, True)

@@ -8,7 +8,7 @@ from typing import Any
 import structlog
 
 from . import status
-from .jobs import Job
+from .jobs import StoredJob
 
 
 def make_logger(as_json: bool) -> Any:
@@ -25,7 +25,7 @@ def make_logger(as_json: bool) -> Any:
     return structlog.wrap_logger(structlog.PrintLogger(sys.stderr), processors=processors)
 
 
-def log_job(logger: Any, job: Job) -> None:
+def log_job(logger: Any, job: StoredJob) -> None:
     """Say how a job ended."""
     facts: dict[str, Any] = {"job": job.id, "state": job.state}
     if job.request_id:

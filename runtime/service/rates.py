@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
+from ..events import Done
 from ..schedule import steps_of
 from ..settings import Settings
-from .messages import Done
 
 _NEWEST = 0.3  # weight of the newest job in a moving average
 

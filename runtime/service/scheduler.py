@@ -9,12 +9,14 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 from ..errors import Cancelled, MimicMotionError
+from ..events import Accepted, Done, Event, Failed, Progress, Queued, Started
 from ..settings import Settings
-from .engine import Engine
+from .config import EngineConfig
+from .engine_process import EngineProcess
 from .faults import Busy, Draining, NotReady
-from .jobs import Job
-from .messages import Accepted, Done, EngineSpec, Failed, Progress, Queued, Report, Run, Started
+from .jobs import StoredJob
 from .rates import Rates
+from .worker import Run
 
 _COLD_RETRY = 5.0  # seconds; how long loading a bundle may take is not known before it has been done once
 
@@ -27,10 +29,10 @@ class Scheduler:
 
     def __init__(
         self,
-        specs: Sequence[EngineSpec],
+        configs: Sequence[EngineConfig],
         *,
         max_queue: int,
-        on_end: Callable[[Job], None],
+        on_end: Callable[[StoredJob], None],
         on_change: Callable[[], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -41,9 +43,11 @@ class Scheduler:
         self._on_change = on_change
         self._clock = clock
         self._uploads = 0
-        self._queue: deque[Job] = deque()
-        self._running: dict[str, Job] = {}
-        self.engines = [Engine(s, on_report=self._report, on_change=self._engine_changed) for s in specs]
+        self._queue: deque[StoredJob] = deque()
+        self._running: dict[str, StoredJob] = {}
+        self.engines = [
+            EngineProcess(config, on_event=self._event, on_change=self._engine_changed) for config in configs
+        ]
 
     # ---- state ----
 
@@ -74,7 +78,7 @@ class Scheduler:
         if not self.rates.jobs:
             return None
         now = self._clock()
-        free = [0.0] * (sum(engine.spec.limits.jobs for engine in self.engines) - len(self._running))
+        free = [0.0] * (sum(engine.config.limits.jobs for engine in self.engines) - len(self._running))
         for job in self._running.values():
             free.append(max(0.0, self._predict(job) - (now - (job.started or now))))
         heapq.heapify(free)
@@ -103,7 +107,7 @@ class Scheduler:
         finally:
             self._uploads -= 1
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: StoredJob) -> None:
         """Queue a job whose upload is complete; raises `Draining` or `NotReady`."""
         self._check_open()
         job.state = "queued"
@@ -112,7 +116,7 @@ class Scheduler:
         self._tell_positions()
         self._fill_engines()
 
-    def cancel(self, job: Job) -> None:
+    def cancel(self, job: StoredJob) -> None:
         """Stop a job: at once while it waits, within a step while it runs; an ended one stays as it is."""
         if job.state == "queued":
             self._queue.remove(job)
@@ -123,7 +127,7 @@ class Scheduler:
             for engine in self.engines:
                 engine.cancel(job.id)
 
-    def abandon(self, job: Job, error: MimicMotionError) -> None:
+    def abandon(self, job: StoredJob, error: MimicMotionError) -> None:
         """End a job whose upload failed."""
         self._end(job, error)
 
@@ -155,27 +159,36 @@ class Scheduler:
             self._begin(self._queue.popleft(), min(free, key=lambda engine: len(engine.jobs)))
             self._tell_positions()
 
-    def _begin(self, job: Job, engine: Engine) -> None:
+    def _begin(self, job: StoredJob, engine: EngineProcess) -> None:
         job.state, job.started = "running", self._clock()
         self._running[job.id] = job
-        engine.run(Run(job.id, job.folder, job.motion_kind, job.has_reference_pose, job.settings))
+        run = Run(
+            job.id,
+            job.file("picture"),
+            job.file("motion"),
+            job.motion_kind,
+            job.file("reference_pose") if job.has_reference_pose else None,
+            job.video,
+            job.settings,
+        )
+        engine.run(run)
 
-    def _report(self, job_id: str, report: Report) -> None:
+    def _event(self, job_id: str, event: Event) -> None:
         job = self._running[job_id]
-        match report:
+        match event:
             case Done():
-                self.rates.learn(job.settings, report)
-                self._end(job, report)
-            case Failed(error):
-                self._end(job, error)
+                self.rates.learn(job.settings, event)
+                self._end(job, event)
+            case Failed():
+                self._end(job, event.error)
             case _:
-                if isinstance(report, Started):
-                    job.frames = report.frames
-                elif isinstance(report, Progress):
-                    job.progress = report
-                job.log.append(report)
+                if isinstance(event, Started):
+                    job.frames = event.frames
+                elif isinstance(event, Progress):
+                    job.progress = event
+                job.log.append(event)
 
-    def _end(self, job: Job, outcome: Done | MimicMotionError) -> None:
+    def _end(self, job: StoredJob, outcome: Done | MimicMotionError) -> None:
         self._running.pop(job.id, None)
         job.end(outcome, self._clock())
         self._on_end(job)
@@ -190,5 +203,5 @@ class Scheduler:
                 job.position = position
                 job.log.append(Queued(position, self.wait_for(position)))
 
-    def _predict(self, job: Job) -> float:
+    def _predict(self, job: StoredJob) -> float:
         return self.rates.predict(job.settings, job.frames) or 0.0

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import MotionError, PictureError
+from ..events import CHUNK_BYTES
 from ..pose import PoseSequence
 from ..settings import Settings
 from .generated.mimicmotion.v1 import animation_pb2 as pb
-from .messages import CHUNK_BYTES, INPUTS
-from .wire import settings_to_wire
+from .wire import PARTS, settings_to_wire
 
 Image = str | Path | bytes | NDArray[np.uint8]
 Motion = str | Path | bytes | PoseSequence | NDArray[np.uint8]
@@ -62,7 +62,7 @@ class Upload:
     def __iter__(self) -> Iterator[pb.AnimationUpload]:
         with self._kept:
             yield pb.AnimationUpload(header=self._header)
-            for name in INPUTS:
+            for name in PARTS:
                 while name in self._files and (data := self._files[name].read(CHUNK_BYTES)):
                     part: Any = {name: data}
                     yield pb.AnimationUpload(**part)

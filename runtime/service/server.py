@@ -18,12 +18,12 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from ..errors import ServiceError
-from .config import ServiceConfig, Tls
+from ..events import CHUNK_BYTES
+from .config import EngineConfig, ServiceConfig, Tls
 from .generated.mimicmotion.v1 import animation_pb2 as pb
 from .generated.mimicmotion.v1 import animation_pb2_grpc as pb_grpc
-from .jobs import Job, JobStore
+from .jobs import JobStore, StoredJob
 from .logs import log_job, make_logger
-from .messages import CHUNK_BYTES, EngineSpec
 from .scheduler import Scheduler
 from .servicer import AnimationServicer
 
@@ -76,12 +76,12 @@ class AnimationServer:
         config = self.config
         self._folder = Path(tempfile.mkdtemp(prefix="mimicmotion-", dir=config.folder))
         self._store = JobStore(self._folder, config.keep)
-        specs = [
-            EngineSpec(config.animator, config.bundle, device, config.threads, config.limits, config.graphs)
+        engines = [
+            EngineConfig(config.animator, config.bundle, device, config.threads, config.limits, config.graphs)
             for device in config.devices
         ]
         self.scheduler = Scheduler(
-            specs, max_queue=config.max_queue, on_end=self._job_ended, on_change=self._changed
+            engines, max_queue=config.max_queue, on_end=self._job_ended, on_change=self._changed
         )
         for engine in self.scheduler.engines:  # before gRPC has threads and sockets of its own
             await engine.start()
@@ -183,7 +183,7 @@ class AnimationServer:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _job_ended(self, job: Job) -> None:
+    def _job_ended(self, job: StoredJob) -> None:
         log_job(self.logger, job)
         self._store.sweep()
         self._jobs_ended.set()

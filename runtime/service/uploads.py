@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from ..events import CHUNK_BYTES
 from ..limits import Limits, check_limit
 from .faults import Busy, Late, UploadError
 from .generated.mimicmotion.v1 import animation_pb2 as pb
-from .messages import CHUNK_BYTES, INPUTS
-from .wire import MOTION_KINDS
+from .jobs import StoredJob
+from .wire import MOTION_KINDS, PARTS
 
 LONGEST_KEY = 128
 REFERENCE_POSE_BYTES = 2**20
@@ -73,18 +73,18 @@ def check_output(size: tuple[int, int] | None, limits: Limits) -> None:
 
 
 async def receive_files(
-    next_part: Next, header: pb.AnimationHeader, folder: Path, stopped: Callable[[], None]
+    next_part: Next, header: pb.AnimationHeader, job: StoredJob, stopped: Callable[[], None]
 ) -> None:
-    """Write the uploaded files into `folder`; raises `UploadError` where they break the rules.
+    """Write the uploaded files beside `job`; raises `UploadError` where they break the rules.
 
     `stopped()` is called before every message and may raise.
     """
     part = await next_part()
-    for name in INPUTS:
+    for name in PARTS:
         declared: int = getattr(header, f"{name}_bytes")
         if declared == 0:
             continue
-        with (folder / name).open("wb") as file:
+        with job.file(name).open("wb") as file:
             part = await _receive_file(next_part, part, name, declared, file, stopped)
     if part is not None:
         raise UploadError(

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from mimicmotion_trt import errors
-from mimicmotion_trt.events import STAGES, Event
+from mimicmotion_trt.events import STAGES, Progress
 from mimicmotion_trt.limits import Limits
 from mimicmotion_trt.pose import PoseSequence
 from mimicmotion_trt.settings import Settings
@@ -72,7 +72,7 @@ class Clip:
         self._cancelled = cancelled
         self._random = np.random.default_rng(settings.seed)
 
-    def __iter__(self) -> Iterator[Event]:
+    def __iter__(self) -> Iterator[Progress]:
         for stage in STAGES:
             _misbehave(self._does, stage)
             steps = {"denoise": self._settings.steps, "decode": self.frames, "pose": self.frames}.get(
@@ -88,7 +88,7 @@ class Clip:
     def close(self) -> None:
         pass
 
-    def _event(self, stage: Any, step: int, steps: int, count: int) -> Event:
+    def _event(self, stage: Any, step: int, steps: int, count: int) -> Progress:
         width, height = self.size
         frames = preview = None
         if stage == "decode":
@@ -98,7 +98,7 @@ class Clip:
         every = self._settings.preview
         if stage == "denoise" and every and step % every == 0:
             preview = np.full((height, width, 3), step, np.uint8)
-        return Event(stage, step, steps, frames=frames, preview=preview)
+        return Progress(stage, step, steps, frames=frames, preview=preview)
 
 
 def _misbehave(does: dict[str, Any], stage: str) -> None:

@@ -13,7 +13,8 @@ import pytest
 from conftest import hosted, script, until
 
 from mimicmotion_trt import errors
-from mimicmotion_trt.service import Client, engine, replies
+from mimicmotion_trt.events import Accepted
+from mimicmotion_trt.service import Client, engine_process
 from mimicmotion_trt.service.faults import EngineLost, Late
 from mimicmotion_trt.service.generated.mimicmotion.v1 import animation_pb2 as pb
 
@@ -115,7 +116,7 @@ def test_nothing_is_left_of_a_failed_video(client, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 def test_a_killed_engine_fails_its_job_only(host, client, number):
     running = client.animate(ENDLESS, VIDEO, THOUSAND)
-    assert isinstance(next(running), replies.Accepted)
+    assert isinstance(next(running), Accepted)
     waiting = client.create(script(frames=3), VIDEO).job
     until(lambda: client.get(running.job).state == "running")
     os.kill(host.engine_pid, number)
@@ -225,7 +226,7 @@ def test_the_loop_is_never_blocked(host, client):
 
 
 def test_a_gpu_that_is_lost_at_every_start_is_given_up_with_its_reason(monkeypatch):
-    monkeypatch.setattr(engine, "FAILED_LOADS", 2)
+    monkeypatch.setattr(engine_process, "FAILED_LOADS", 2)
     with hosted(warm=False, bundle='{"fail": "DeviceLost"}') as host:
         with pytest.raises(errors.DeviceLost, match="It went wrong"):
             host.call(host.server.ready)

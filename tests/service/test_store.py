@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimicmotion_trt.errors import Cancelled, EngineError
+from mimicmotion_trt.events import Done
 from mimicmotion_trt.segments import plan_segments
 from mimicmotion_trt.service.faults import KeyReused, NotFound
 from mimicmotion_trt.service.jobs import JobStore, Keep
-from mimicmotion_trt.service.messages import Done
 from mimicmotion_trt.service.rates import Rates, count_segments
 from mimicmotion_trt.settings import Settings
 

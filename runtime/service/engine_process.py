@@ -13,44 +13,33 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from ..errors import DeviceLost, EngineError, MimicMotionError
+from ..events import Done, Event, Failed
 from . import worker
+from .config import EngineConfig
 from .faults import EngineLost
-from .messages import (
-    About,
-    Cancel,
-    Done,
-    EngineSpec,
-    Failed,
-    FromEngine,
-    LoadFailed,
-    Ready,
-    Report,
-    Run,
-    Stop,
-    ToEngine,
-)
+from .worker import Cancel, FromEngine, JobEvent, LoadFailed, Ready, Run, Stop, ToEngine
 
 FAILED_LOADS = 5
 """After so many deaths in a row before being warm an engine is given up."""
 _LONGEST_PAUSE = 30.0
 
 
-class Engine:
+class EngineProcess:
     """One engine process. All methods are called on the event loop; nothing here blocks it.
 
-    `on_report(job, report)` gets what the process says about a job, a lost process included, as
+    `on_event(job, event)` gets what the process says about a job, a lost process included, as
     `Failed(EngineLost)`. `on_change()` is called whenever `warm`, `free` or `failure` changed.
     """
 
     def __init__(
         self,
-        spec: EngineSpec,
+        config: EngineConfig,
         *,
-        on_report: Callable[[str, Report], None],
+        on_event: Callable[[str, Event], None],
         on_change: Callable[[], None],
         pause: float = 0.2,
     ) -> None:
-        self.spec = spec
+        self.config = config
         self.ready: Ready | None = None
         """What the process said when it was warm last; kept while it restarts."""
         self.warm = False
@@ -59,7 +48,7 @@ class Engine:
         self.failure: MimicMotionError | None = None
         """Why this engine was given up."""
         self.load_seconds = 0.0
-        self._on_report = on_report
+        self._on_event = on_event
         self._on_change = on_change
         self._pause = pause
         self._deaths = 0  # since something last went well
@@ -71,7 +60,7 @@ class Engine:
     @property
     def free(self) -> bool:
         """Whether it takes another job."""
-        return self.warm and len(self.jobs) < self.spec.limits.jobs
+        return self.warm and len(self.jobs) < self.config.limits.jobs
 
     @property
     def pid(self) -> int | None:
@@ -79,7 +68,7 @@ class Engine:
 
     async def start(self) -> None:
         """Spawn the process; it loads on while this returns."""
-        self._link = await asyncio.to_thread(_Link, self.spec, asyncio.get_running_loop())
+        self._link = await asyncio.to_thread(_Link, self.config, asyncio.get_running_loop())
         self._supervisor = asyncio.create_task(self._supervise(self._link))
 
     def run(self, run: Run) -> None:
@@ -122,7 +111,7 @@ class Engine:
             await self._rest()
             if self._stopping:
                 return
-            link = self._link = await asyncio.to_thread(_Link, self.spec, asyncio.get_running_loop())
+            link = self._link = await asyncio.to_thread(_Link, self.config, asyncio.get_running_loop())
 
     async def _rest(self) -> None:
         until = time.monotonic() + self.pause
@@ -144,14 +133,14 @@ class Engine:
                 self._refusal = error
                 if self.ready is None and not isinstance(error, DeviceLost):
                     self.failure = error  # a bundle that never worked will not start to
-            case About(job, report):
-                over = isinstance(report, Done | Failed)
+            case JobEvent(job, event):
+                over = isinstance(event, Done | Failed)
                 if over:
                     self.jobs.discard(job)
                     self._deaths = 0
-                if isinstance(report, Failed) and isinstance(report.error, DeviceLost):
+                if isinstance(event, Failed) and isinstance(event.error, DeviceLost):
                     self.warm = False  # the process is about to end, and takes nothing any more
-                self._on_report(job, report)
+                self._on_event(job, event)
                 if over:
                     self._on_change()
 
@@ -170,18 +159,18 @@ class Engine:
                 remedy="Send the job again; the engine restarts by itself.",
                 retry_after=self.pause + self.load_seconds,
             )
-            self._on_report(job, Failed(lost))
+            self._on_event(job, Failed(lost))
         self._on_change()
 
 
 class _Link:
     """One life of an engine process and the thread that reads its messages."""
 
-    def __init__(self, spec: EngineSpec, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, config: EngineConfig, loop: asyncio.AbstractEventLoop) -> None:
         context = multiprocessing.get_context("spawn")
         self.born = time.monotonic()
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=worker.main, args=(theirs, spec), name="mimicmotion-engine")
+        self.process = context.Process(target=worker.main, args=(theirs, config), name="mimicmotion-engine")
         self.process.start()
         theirs.close()  # or the end of the process would not be the end of the pipe
         atexit.register(self.process.kill)  # it ignores SIGTERM, and an orphan would hold the device
