@@ -18,7 +18,7 @@ from gpu_place import Figures, Part
 
 from mimicmotion_trt import Animator, Limits
 from mimicmotion_trt.cuda.program import StepProgram
-from mimicmotion_trt.schedule import Step
+from mimicmotion_trt.denoise.schedule import Step
 
 BOUND = 1e-4
 """Largest relative L2 error of a float32 job in company against the same alone."""

@@ -13,8 +13,8 @@ import numpy as np
 from mimicmotion_trt.cuda import launches
 from mimicmotion_trt.cuda.device import Device
 from mimicmotion_trt.cuda.launches import Launch, Tables
-from mimicmotion_trt.kernels import to_pictures
-from mimicmotion_trt.segments import fusion_weights, plan_segments
+from mimicmotion_trt.denoise.kernels import to_pictures
+from mimicmotion_trt.denoise.segments import cut_segments, fusion_weights
 
 Array = np.ndarray[Any, Any]
 CLOSE = 1e-6
@@ -53,7 +53,7 @@ class Checks:
 
     def __init__(self, device: Device, kind: np.dtype[Any]) -> None:
         self._device, self._kind, self._chance = device, kind, np.random.default_rng(0)
-        plan = plan_segments(self.FRAMES, self.SLOTS, 2)
+        plan = cut_segments(self.FRAMES, self.SLOTS, 2)
         self._weights = fusion_weights(plan)
         one = launches.make_tables(plan, self._weights)
         self._tables: Tables = launches.join_tables(one, range(self.JOBS), self.JOBS)
@@ -184,7 +184,7 @@ Timed = tuple[Work, int, list[Any]]
 def blending(device: Device, kind: np.dtype[Any], amount: Amount) -> Timed:
     """Blend-guide-step of a long clip in segments of 16, guided."""
     (high, wide), frames = amount.cells, amount.frames
-    plan = plan_segments(frames, 16, 6)
+    plan = cut_segments(frames, 16, 6)
     tables = launches.make_tables(plan, fusion_weights(plan))
     launch = launches.blend_step(frames, high * wide)
     held = [

@@ -19,11 +19,11 @@ from mimicmotion_trt.cuda.denoiser import make_batches, make_layout
 from mimicmotion_trt.cuda.device import Replay
 from mimicmotion_trt.cuda.program import StepProgram
 from mimicmotion_trt.denoise import Denoiser, guidance_ramp, make_rows
+from mimicmotion_trt.denoise.kernels import to_pictures
+from mimicmotion_trt.denoise.schedule import PLAIN, Step, steps_of
+from mimicmotion_trt.denoise.segments import cut_segments, fusion_weights
 from mimicmotion_trt.engines import Engine
 from mimicmotion_trt.engines.torch_backend import exact_floats
-from mimicmotion_trt.kernels import to_pictures
-from mimicmotion_trt.schedule import PLAIN, Step, steps_of
-from mimicmotion_trt.segments import fusion_weights, plan_segments
 from mimicmotion_trt.settings import Settings
 
 Given = ParamSpec("Given")
@@ -123,7 +123,7 @@ class Ours:
         self._kinds = list(dict.fromkeys((PLAIN, *(step.kind for step in self.steps))))
         self._ramp = guidance_ramp(settings.guidance, clip.frames)
         assert settings.segment is not None
-        plan = plan_segments(clip.frames, settings.segment, settings.overlap, settings.layout)
+        plan = cut_segments(clip.frames, settings.segment, settings.overlap, settings.layout)
         weights = fusion_weights(plan, settings.fusion)
         ramps = {kind: self._ramp if kind[1] else np.ones_like(self._ramp) for kind in self._kinds}
         self._program: StepProgram | None = None

@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from mimicmotion_trt.denoise import Conditions
+from mimicmotion_trt.denoise.schedule import SIGMAS, initial_scale, karras_sigmas
 from mimicmotion_trt.doctor.prediction import MIMICMOTION
 from mimicmotion_trt.engines import EngineSpec, FlopModel, network_specs
 from mimicmotion_trt.export.half import to_half
 from mimicmotion_trt.export.networks import DecoderEngine, UNetEngine
-from mimicmotion_trt.schedule import SIGMAS, initial_scale, karras_sigmas
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "data" / "golden"
 STEPS = 25

@@ -25,10 +25,10 @@ from gpu_loops import Decoding, Latents, Ours, Plain, animate, features_of
 from gpu_networks import STEPS, Clip, Networks, Scale, random_clip
 from gpu_place import Figures, ModuleEngine, Part, Place, Run, idle_share, matmul_tflops, seconds_of, tidied
 
-from mimicmotion_trt.cuda.buckets import MOST_ELEMENTS, WIDEST
+from mimicmotion_trt.cuda.batch_sizes import MOST_ELEMENTS, WIDEST
+from mimicmotion_trt.denoise.schedule import Step, steps_of
 from mimicmotion_trt.engines import Engine
 from mimicmotion_trt.export.networks import KeepingUNetEngine, OuterUNetEngine
-from mimicmotion_trt.schedule import Step, steps_of
 from mimicmotion_trt.settings import Settings
 
 ALTERNATIONS = 5

@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mimicmotion_trt.conditioning import clip_pixels, to_signed
+from mimicmotion_trt.denoise.kernels import clip_pixels, to_signed
+from mimicmotion_trt.denoise.schedule import karras_sigmas
+from mimicmotion_trt.denoise.segments import cut_segments
 from mimicmotion_trt.engines import ImageStatistics
-from mimicmotion_trt.schedule import karras_sigmas
-from mimicmotion_trt.segments import plan_segments
 from mimicmotion_trt.settings import Settings
 from mimicmotion_trt.training.checkpoints import load_model
 
@@ -58,7 +58,7 @@ class TorchLoop:
         assert settings.sigma_min
         assert settings.sigma_max
         frames = len(poses)
-        plan = torch.from_numpy(plan_segments(frames, settings.segment, settings.overlap))
+        plan = torch.from_numpy(cut_segments(frames, settings.segment, settings.overlap))
         slots = plan.shape[1]
         u = 2 * (torch.arange(slots) + 0.5) / slots
         weight = torch.minimum(u, 2 - u)[:, None, None, None]

@@ -9,13 +9,13 @@ from rich.console import Console
 from rich.table import Table
 
 from mimicmotion_trt.bundles import load_bundle
-from mimicmotion_trt.clip import Source
 from mimicmotion_trt.console import Reporter, explained
 from mimicmotion_trt.engines import Manifest
 from mimicmotion_trt.limits import Limits
 from mimicmotion_trt.media.picture import fit_picture, write_picture
 from mimicmotion_trt.media.reader import VideoReader
 from mimicmotion_trt.media.sheet import contact_sheet
+from mimicmotion_trt.pipeline import Source
 from mimicmotion_trt.pose import draw_poses, rescale_to_reference
 from mimicmotion_trt.service.local import local_server
 from mimicmotion_trt.settings import Settings

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .events import Event, Progress
+from .events import Progress
 from .media.writer import VideoWriter
 from .pipeline import Animation
 
@@ -39,12 +39,12 @@ class Job:
         """Stop before the next batch of rows, frame or chunk; iterating then raises `Cancelled`."""
         self._cancel.set()
 
-    def __iter__(self) -> Iterator[Event]:
+    def __iter__(self) -> Iterator[Progress]:
         if self._error is not None:
             raise self._error
         try:
             for event in self.animation:
-                if isinstance(event, Progress) and event.frames is not None:
+                if event.frames is not None:
                     self._result.append(event.frames)
                 yield event
         except GeneratorExit:
@@ -53,7 +53,7 @@ class Job:
             self._error = error  # whatever it was: an unfinished result must not pass for a finished one
             raise
 
-    def result(self, progress: Callable[[Event], None] | None = None) -> Result:
+    def result(self, progress: Callable[[Progress], None] | None = None) -> Result:
         """The finished animation; raises what went wrong."""
         for event in self:
             if progress is not None:

@@ -24,11 +24,11 @@ from .engines import (
     Bundle,
     Call,
     Engine,
-    Gpu,
     Manifest,
     Placement,
     open_engine,
 )
+from .engines.cuda_gpu import Gpu
 from .errors import EngineError
 from .limits import Limits
 from .settings import Settings
@@ -149,7 +149,9 @@ class Networks:
         features = np.empty((len(chunk), *out.shape[1:]), out.dtype)
         calls: dict[int, Call] = {}
         waiting = iter(pictures)
-        keep = out.nbytes <= self.cache.most_bytes  # of a longer clip the first chunks would be gone by the end
+        keep = (
+            out.nbytes <= self.cache.most_bytes
+        )  # of a longer clip the first chunks would be gone by the end
         for part in slices(frames, len(chunk)):
             drawn = list(itertools.islice(waiting, part.stop - part.start))
 

@@ -1,4 +1,4 @@
-"""One animation, top to bottom: pose, encode, denoise, decode. Each stage yields its events and returns its result."""
+"""One animation, top to bottom: pose, encode, denoise, decode; each stage yields events and returns its result."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from .denoise.plan import Conditions, Denoiser, closing
 from .denoise.schedule import Step
 from .errors import Cancelled, EngineError, MotionError
-from .events import Event, Progress, Stage
+from .events import Progress, Stage
 from .inputs import AnimationInputs, sized_pictures
 from .media.picture import fit_picture
 from .networks import Networks
@@ -24,7 +24,7 @@ from .settings import Settings
 Float = NDArray[np.float32]
 Picture = NDArray[np.uint8]
 T = TypeVar("T")
-Work = Generator[Event, None, T]
+Work = Generator[Progress, None, T]
 """A stage: yields its events, returns what it made."""
 
 
@@ -53,7 +53,7 @@ class Animation:
         self._cancelled, self._clock, self._began = cancelled, clock, clock()
         self._events = self._run()
 
-    def __iter__(self) -> Iterator[Event]:
+    def __iter__(self) -> Iterator[Progress]:
         return self._events
 
     def close(self) -> None:
@@ -156,7 +156,7 @@ class Animation:
 
     # ---- decode ----
 
-    def _decode(self, latents: Float) -> Iterator[Event]:
+    def _decode(self, latents: Float) -> Iterator[Progress]:
         """Chunk by chunk; the first frame is the reference picture's own and is dropped."""
         done = -1
         for pictures in self._networks.decode(latents, self.settings.decode_chunk):
@@ -165,7 +165,7 @@ class Animation:
             done += len(pictures)
             yield self._event("decode", done, self.frames, frames=fresh)
 
-    def _event(self, stage: Stage, step: int, steps: int, **more: Any) -> Event:
+    def _event(self, stage: Stage, step: int, steps: int, **more: Any) -> Progress:
         return Progress(stage=stage, step=step, steps=steps, seconds=self._clock() - self._began, **more)
 
     def _check(self) -> None:

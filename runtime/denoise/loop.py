@@ -131,7 +131,9 @@ class Worker:
             return Batch(rows, self, self._calls[size], None)
         spec = next(tensor for tensor in self._unet.spec.outputs if tensor.name == "cached_features")
         shape = (size, self.prediction.shape[1], spec.shape[2], *self.prediction.shape[3:])
-        features = {"cached_features": np.zeros(shape, spec.dtype)}  # of this batch alone: later steps read them
+        features = {
+            "cached_features": np.zeros(shape, spec.dtype)
+        }  # of this batch alone: later steps read them
         full = self._bind(self._unet, size, outputs=features)
         return Batch(rows, self, full, self._bind(self._shallow, size, inputs=features))
 

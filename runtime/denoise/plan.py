@@ -69,6 +69,8 @@ class DenoisePlan:
     frames: int
     """F, the reference picture's own included."""
     latent_size: LatentSize
+    guidance: Float
+    """[F]: g of each frame in guided steps."""
     steps: tuple[Step, ...]
     variants: Mapping[VariantKey, StepVariant]
     """All have segments of equally many frames."""
@@ -84,7 +86,7 @@ class DenoisePlan:
     @property
     def segment_frames(self) -> int:
         """N."""
-        return self.first.segments.shape[1]
+        return int(self.first.segments.shape[1])
 
     @property
     def segments(self) -> int:
@@ -196,7 +198,9 @@ def make_plan(
         )
         for (shift, guided), segments in cut.items()
     }
-    return DenoisePlan(frames, latent_size, tuple(steps), variants, batching, settings.reuse_interval > 1)
+    return DenoisePlan(
+        frames, latent_size, guidance, tuple(steps), variants, batching, settings.reuse_interval > 1
+    )
 
 
 def segments_of(

@@ -5,15 +5,14 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from ..arrays import check_overlap
+from ..denoise.plan import segments_of
+from ..denoise.shapes import EngineShapes, check_reuse
 from ..engines import Bundle, EnginePlan, Manifest
 from ..engines.bundle import COMMAND
 from ..engines.tensorrt_checks import PRECISION, for_backend, for_cpu, for_gpu, without
 from ..engines.tensorrt_library import DISTRIBUTIONS, EXTRAS
 from ..errors import InputError
-from ..segments import plan_segments
 from ..settings import Settings
-from ..shapes import Shapes, check_reuse
 from .gpus import GpuInfo, Gpus
 from .host import Host
 
@@ -98,9 +97,9 @@ def _is_for(plan: EnginePlan, gpu: GpuInfo) -> bool:
     return plan.target == f"{name} {gpu.sm}"
 
 
-def shapes_of(manifest: Manifest) -> Shapes | None:
+def shapes_of(manifest: Manifest) -> EngineShapes | None:
     """What the plans of a bundle take; None for one of graphs, which take anything."""
-    shapes = Shapes.of(manifest)
+    shapes = EngineShapes.of(manifest)
     return shapes if shapes.compiled else None
 
 
@@ -109,14 +108,11 @@ def shape_problem(manifest: Manifest, settings: Settings, frames: int) -> str:
 
     Plans take what they were compiled for; features are reused by networks of their own.
     """
-    shapes, (width, height) = Shapes.of(manifest), settings.size or (0, 0)
+    shapes, (width, height) = EngineShapes.of(manifest), settings.size or (0, 0)
     cells, every = (height // 8, width // 8), frames + 1
     try:
         check_reuse(manifest, settings)
-        segment = shapes.segment(settings, every, cells)
-        check_overlap(settings, segment)
-        slots = plan_segments(every, segment, settings.overlap, settings.layout).shape[1]
-        shapes.rows(slots, cells)
+        segments_of(settings, every, cells, shapes)
         shapes.check_chunk(settings.decode_chunk, every, cells)
     except InputError as error:
         return f"{error.message} {error.remedy}"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
+from ..denoise.schedule import steps_of
 from ..events import Done
-from ..schedule import steps_of
 from ..settings import Settings
 
 _NEWEST = 0.3  # weight of the newest job in a moving average
@@ -49,7 +49,7 @@ class Rates:
 def count_segments(settings: Settings, frames: int, shift: float = 0.0) -> int | None:
     """Segments of a video of `frames` frames, the reference's own not counted; None if N is not known.
 
-    `reference` and `compact` come to the same number; `plan_segments` would build the whole plan for it.
+    `reference` and `compact` come to the same number; `cut_segments` would build the whole plan for it.
     """
     if settings.segment is None:
         return None

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicmotion_trt import EngineError, SettingsError
-from mimicmotion_trt.cuda.buckets import PAYS, Buckets, worthwhile
+from mimicmotion_trt.cuda.batch_sizes import PAYS, Buckets, worthwhile
 from mimicmotion_trt.engines import Bundle, Engine, Placement, open_engine
 from mimicmotion_trt.errors import DeviceLost, OutOfMemory
 

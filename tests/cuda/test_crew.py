@@ -18,11 +18,11 @@ from mimicmotion_trt.cuda.program import Layout, StepProgram
 from mimicmotion_trt.denoise import Conditions, Denoiser, guidance_ramp, make_rows
 from mimicmotion_trt.engines import Bundle, Engine, Placement, open_engine
 from mimicmotion_trt.limits import Limits
-from mimicmotion_trt.schedule import PLAIN, Step, euler_steps, karras_sigmas
-from mimicmotion_trt.segments import fusion_weights, plan_segments
+from mimicmotion_trt.denoise.schedule import PLAIN, Step, euler_steps, karras_sigmas
+from mimicmotion_trt.denoise.segments import fusion_weights, cut_segments
 
 CELLS, FRAMES = (8, 16), 6
-PLAN = plan_segments(FRAMES, 4, 2, "reference")
+PLAN = cut_segments(FRAMES, 4, 2, "reference")
 WEIGHTS = fusion_weights(PLAN, "triangular")
 
 

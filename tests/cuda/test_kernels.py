@@ -15,8 +15,8 @@ from mimicmotion_trt import kernels
 from mimicmotion_trt.cuda import branches_of, launches, make_tables, step_numbers
 from mimicmotion_trt.denoise import Conditions, Denoiser, Row, guidance_ramp, make_rows
 from mimicmotion_trt.engines import network_specs
-from mimicmotion_trt.schedule import Step, euler_steps, karras_sigmas
-from mimicmotion_trt.segments import fusion_weights, plan_segments
+from mimicmotion_trt.denoise.schedule import Step, euler_steps, karras_sigmas
+from mimicmotion_trt.denoise.segments import fusion_weights, cut_segments
 
 Array = np.ndarray[Any, Any]
 STEPS = euler_steps(karras_sigmas(4, 0.002, 700.0))
@@ -53,7 +53,7 @@ def clips(draw: st.DrawFn) -> Clip:
     """One segment or many, both layouts and fusions, guidance that needs one branch or two, odd sizes."""
     frames, segment = draw(st.integers(1, 24)), draw(st.integers(2, 9))
     layout = draw(st.sampled_from(["reference", "compact"]))
-    plan = plan_segments(frames, segment, draw(st.integers(1, segment - 1)), layout)
+    plan = cut_segments(frames, segment, draw(st.integers(1, segment - 1)), layout)
     weights = fusion_weights(plan, draw(st.sampled_from(["triangular", "linear"])))
     guide = st.sampled_from([0.0, 0.5, 1.0, 2.0, 7.5])
     guidance = guidance_ramp(draw(st.tuples(guide, guide)), frames)

@@ -7,14 +7,14 @@ import pytest
 
 from mimicmotion_trt.cuda import branches_of, launches, make_tables, step_numbers
 from mimicmotion_trt.denoise import guidance_ramp, make_rows
-from mimicmotion_trt.schedule import euler_steps, karras_sigmas
-from mimicmotion_trt.segments import fusion_weights, plan_segments
+from mimicmotion_trt.denoise.schedule import euler_steps, karras_sigmas
+from mimicmotion_trt.denoise.segments import fusion_weights, cut_segments
 
 
 @pytest.mark.parametrize("guidance", [(2.0, 2.0), (1.0, 1.0), (0.0, 0.0), (1.0, 3.0)])
 @pytest.mark.parametrize("frames", [1, 5, 29])
 def test_tables_hold_the_denoisers_rows(guidance, frames):
-    plan, guide = plan_segments(frames, 8, 3), guidance_ramp(guidance, frames)
+    plan, guide = cut_segments(frames, 8, 3), guidance_ramp(guidance, frames)
     weights = fusion_weights(plan)
     rows, tables = make_rows(plan, weights, guide), make_tables(plan, weights, branches_of(guide))
     assert [row.conditional for row in rows] == tables.conditional.tolist()
@@ -36,7 +36,7 @@ def test_covers_list_each_frames_rows_in_order():
 
 @pytest.mark.parametrize("fusion", ["triangular", "linear"])
 def test_the_weights_of_a_frame_sum_to_one_a_branch(fusion):
-    plan = plan_segments(200, 72, 6)
+    plan = cut_segments(200, 72, 6)
     tables = make_tables(plan, fusion_weights(plan, fusion))
     for branch in (0, 1):
         weights = np.where(tables.covers["conditional"] == branch, tables.covers["weight"], 0)

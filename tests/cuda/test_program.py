@@ -12,8 +12,8 @@ from mimicmotion_trt.cuda.denoiser import ProgramCache, make_batches
 from mimicmotion_trt.cuda.program import Layout, StepProgram, padded
 from mimicmotion_trt.denoise import Conditions, Denoiser, guidance_ramp, make_rows
 from mimicmotion_trt.engines import Bundle, Engine, Placement, open_engine
-from mimicmotion_trt.schedule import euler_steps, initial_scale, karras_sigmas
-from mimicmotion_trt.segments import fusion_weights, plan_segments
+from mimicmotion_trt.denoise.schedule import euler_steps, initial_scale, karras_sigmas
+from mimicmotion_trt.denoise.segments import fusion_weights, cut_segments
 
 CELLS = (8, 16)
 
@@ -52,7 +52,7 @@ def make_conditions(unet: Engine, frames: int, seed: int) -> Conditions:
 def test_it_is_the_cpus_step_program(
     host, stand_in, unet, frames, segment, overlap, fusion, guidance, buckets
 ):
-    plan = plan_segments(frames, segment, overlap, "reference")
+    plan = cut_segments(frames, segment, overlap, "reference")
     weights, ramp = fusion_weights(plan, fusion), guidance_ramp(guidance, frames)
     rows = make_rows(plan, weights, ramp)
     branches = (True,) if np.all(ramp == 1) else (True, False)
@@ -83,7 +83,7 @@ def test_it_is_the_cpus_step_program(
 
 
 def test_rows_that_fill_no_batch_are_padded():
-    plan = plan_segments(9, 4, 2, "reference")
+    plan = cut_segments(9, 4, 2, "reference")
     rows = make_batches(plan, fusion_weights(plan, "triangular"), np.ones(9, np.float32), (2,))
     assert sum(rows.batches) == len(plan) + len(plan) % 2
     assert set(rows.batches) == {2}
@@ -124,7 +124,7 @@ def test_the_animator_on_it_is_the_animator_on_the_cpu(host, stand_in, deep_bund
 
 @pytest.mark.parametrize("host", ["float32"], indirect=True)
 def test_the_same_start_gives_the_same_bytes(host, stand_in, unet):
-    plan = plan_segments(5, 4, 1, "reference")
+    plan = cut_segments(5, 4, 1, "reference")
     weights = fusion_weights(plan, "triangular")
     batched = make_batches(plan, weights, np.ones(5, np.float32), (1,))
     layout = Layout((batched,), 5, CELLS)
