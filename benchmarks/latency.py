@@ -27,10 +27,9 @@ from rich.table import Table
 from mimicmotion_trt.animator import Animator
 from mimicmotion_trt.denoise.noise import latent_noise
 from mimicmotion_trt.errors import MimicMotionError, SettingsError
-from mimicmotion_trt.flags import parse_size
 from mimicmotion_trt.media.writer import VideoWriter
 from mimicmotion_trt.pose import draw_poses
-from mimicmotion_trt.settings import Settings
+from mimicmotion_trt.settings import Settings, parse_size
 
 MODEL = Path(__file__).resolve().parent.parent / "training" / "models" / "tiny"
 SETTLE_SECONDS = 0.3

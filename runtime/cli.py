@@ -14,7 +14,7 @@ from .console import Reporter, explained
 from .errors import LimitError, MotionError, SettingsError
 from .flags import Chosen, with_settings
 from .limits import Limits
-from .settings import Settings
+from .settings import Settings, parse_size
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
@@ -274,7 +274,8 @@ def doctor(
     from .doctor import Question, examine, show
 
     with explained(as_json):
-        report = examine(bundle, Question.parse(size, frames, seconds, jobs))
+        question = Question.of(parse_size(size) if size else None, frames, seconds, jobs)
+        report = examine(bundle, question)
         if as_json:
             print(json.dumps(report.to_dict()))
         else:

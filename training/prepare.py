@@ -42,8 +42,8 @@ def prepare(
     as_json: Annotated[bool, typer.Option("--json", help="Lines of JSON; the last is the summary.")] = False,
 ) -> None:
     """Find one-person clips in recordings and pack them, with their poses, into webdataset shards."""
-    from mimicmotion_trt.flags import parse_size
     from mimicmotion_trt.pose import open_estimator
+    from mimicmotion_trt.settings import parse_size
     from mimicmotion_trt.training.data.shards import read_entries
     from mimicmotion_trt.training.files import alone
     from mimicmotion_trt.training.footage.cutting import Rules

@@ -16,10 +16,10 @@ from mimicmotion_trt.cuda.crew import Crew
 from mimicmotion_trt.cuda.denoiser import ProgramCache, make_batches, make_layout
 from mimicmotion_trt.cuda.program import Layout, StepProgram
 from mimicmotion_trt.denoise import Conditions, Denoiser, guidance_ramp, make_rows
+from mimicmotion_trt.denoise.schedule import PLAIN, Step, euler_steps, karras_sigmas
+from mimicmotion_trt.denoise.segments import cut_segments, fusion_weights
 from mimicmotion_trt.engines import Bundle, Engine, Placement, open_engine
 from mimicmotion_trt.limits import Limits
-from mimicmotion_trt.denoise.schedule import PLAIN, Step, euler_steps, karras_sigmas
-from mimicmotion_trt.denoise.segments import fusion_weights, cut_segments
 
 CELLS, FRAMES = (8, 16), 6
 PLAN = cut_segments(FRAMES, 4, 2, "reference")

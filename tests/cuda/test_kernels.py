@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from mimicmotion_trt import kernels
 from mimicmotion_trt.cuda import branches_of, launches, make_tables, step_numbers
 from mimicmotion_trt.denoise import Conditions, Denoiser, Row, guidance_ramp, make_rows
-from mimicmotion_trt.engines import network_specs
 from mimicmotion_trt.denoise.schedule import Step, euler_steps, karras_sigmas
-from mimicmotion_trt.denoise.segments import fusion_weights, cut_segments
+from mimicmotion_trt.denoise.segments import cut_segments, fusion_weights
+from mimicmotion_trt.engines import network_specs
 
 Array = np.ndarray[Any, Any]
 STEPS = euler_steps(karras_sigmas(4, 0.002, 700.0))

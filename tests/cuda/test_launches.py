@@ -8,7 +8,7 @@ import pytest
 from mimicmotion_trt.cuda import branches_of, launches, make_tables, step_numbers
 from mimicmotion_trt.denoise import guidance_ramp, make_rows
 from mimicmotion_trt.denoise.schedule import euler_steps, karras_sigmas
-from mimicmotion_trt.denoise.segments import fusion_weights, cut_segments
+from mimicmotion_trt.denoise.segments import cut_segments, fusion_weights
 
 
 @pytest.mark.parametrize("guidance", [(2.0, 2.0), (1.0, 1.0), (0.0, 0.0), (1.0, 3.0)])

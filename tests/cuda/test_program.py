@@ -11,9 +11,9 @@ from mimicmotion_trt import Animator
 from mimicmotion_trt.cuda.denoiser import ProgramCache, make_batches
 from mimicmotion_trt.cuda.program import Layout, StepProgram, padded
 from mimicmotion_trt.denoise import Conditions, Denoiser, guidance_ramp, make_rows
-from mimicmotion_trt.engines import Bundle, Engine, Placement, open_engine
 from mimicmotion_trt.denoise.schedule import euler_steps, initial_scale, karras_sigmas
-from mimicmotion_trt.denoise.segments import fusion_weights, cut_segments
+from mimicmotion_trt.denoise.segments import cut_segments, fusion_weights
+from mimicmotion_trt.engines import Bundle, Engine, Placement, open_engine
 
 CELLS = (8, 16)
 

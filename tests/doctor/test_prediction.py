@@ -8,10 +8,10 @@ import pytest
 
 from mimicmotion_trt import Settings, SettingsError
 from mimicmotion_trt.bundles import load_bundle
-from mimicmotion_trt.doctor.prediction import MIMICMOTION, ON_CPU, Model, best, choices, cost_of, memory_of
-from mimicmotion_trt.engines import EnginePlan, Profile
 from mimicmotion_trt.denoise.schedule import steps_of
 from mimicmotion_trt.denoise.shapes import EngineShapes
+from mimicmotion_trt.doctor.prediction import MIMICMOTION, ON_CPU, Model, best, choices, cost_of, memory_of
+from mimicmotion_trt.engines import EnginePlan, Profile
 
 FULL = Settings(segment=72, size=(576, 1024))
 GB = 10**9

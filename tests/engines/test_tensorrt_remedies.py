@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import shlex
 from collections import deque
@@ -13,11 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from mimicmotion_trt.bundles import load_bundle
-from mimicmotion_trt.doctor.fitness import cpu_problem, rebuild_for
-from mimicmotion_trt.doctor.gpus import GpuInfo
-from mimicmotion_trt.doctor.host import Host
-from mimicmotion_trt.engines import Bundle, EnginePlan, Placement, Profile, cuda_gpu, tensorrt_backend
+from mimicmotion_trt.engines import Plan, Profile, cuda_gpu, tensorrt_backend
 from mimicmotion_trt.engines.bundle import COMMAND
 from mimicmotion_trt.engines.tensorrt_checks import check_gpu, check_validity, for_backend, for_gpu, without
 from mimicmotion_trt.engines.tensorrt_library import Library, open_library
@@ -27,7 +22,6 @@ from mimicmotion_trt.export.options import Options, PlanOptions
 
 from .stand_in_tensorrt import SPEC
 
-HOST = Host("A processor", 8, None, None, {"tensorrt-cu13": "11.4.0.106", "tensorrt-rtx-cu13": "1.7.1.116"})
 NAMES = {
     86: "NVIDIA RTX A6000",
     89: "NVIDIA GeForce RTX 4090",
@@ -120,56 +114,6 @@ def builder(monkeypatch):
     return read
 
 
-def built_as(options: Options, bundle: Path) -> Bundle:
-    """A bundle whose manifest says that it was built like that, for whatever does not run it here."""
-    loaded = load_bundle(bundle)
-    plan = EnginePlan(f"{options.backend} 1.0", "another GPU", (Profile({}),)) if options.compiles else None
-    networks = {name: dataclasses.replace(n, plan=plan) for name, n in loaded.manifest.networks.items()}
-    manifest = dataclasses.replace(
-        loaded.manifest, backend=options.backend, networks=networks, options=options.arguments
-    )
-    return Bundle(Path("/a folder/of mine"), manifest)
-
-
-def proposed(says: str) -> str:
-    """The command at the end of what is said."""
-    return says[says.index("python ") :]
-
-
-@pytest.mark.parametrize("capability", NAMES)
-@pytest.mark.parametrize("options", BUILT, ids=lambda options: options.arguments[10:40])
-def test_the_builder_takes_what_the_doctor_proposes_for_a_gpu(bundle, builder, options, capability):
-    gpu = GpuInfo(NAMES[capability], divmod(capability, 10), 0, 0, None, "")
-    command = proposed(rebuild_for(built_as(options, bundle), gpu, HOST))
-    taken = builder(command, f"{gpu.name} SM{capability}")
-    assert (taken.sizes, taken.segment, taken.rows) == (options.sizes, options.segment, options.rows)
-    assert (taken.defaults, taken.note, taken.deep_cache) == (
-        options.defaults,
-        options.note,
-        options.deep_cache,
-    )
-    assert taken.backend == (
-        "tensorrt" if options.backend == "tensorrt" or capability == 90 else "tensorrt-rtx"
-    )
-    if taken.backend == "tensorrt-rtx":
-        assert f"SM{capability}" in taken.plan.capabilities
-    assert dataclasses.replace(taken.plan, capabilities=()) == dataclasses.replace(
-        options.plan, capabilities=()
-    )
-    kept = options.compiles and options.precision == "fp8" and capability >= 89
-    assert (taken.precision, taken.margin) == (("fp8", options.margin) if kept else ("fp16", 1.0))
-
-
-@pytest.mark.parametrize("options", BUILT[:5], ids=lambda options: options.arguments[10:40])
-def test_the_builder_takes_what_the_doctor_proposes_for_a_cpu(bundle, builder, options):
-    says = cpu_problem(built_as(options, bundle), HOST)
-    assert "compiled for another GPU, and no GPU is found here" in says
-    taken = builder(proposed(says))
-    assert (taken.backend, taken.precision, taken.plan) == ("onnxruntime", "fp32", PlanOptions())
-    assert (taken.sizes, taken.note, taken.deep_cache) == (options.sizes, options.note, options.deep_cache)
-    assert "'/a folder/of mine-onnxruntime'" in says
-
-
 @pytest.mark.parametrize("capability", NAMES)
 @pytest.mark.parametrize("options", BUILT[:4], ids=lambda options: options.arguments[10:40])
 def test_the_builder_takes_what_a_refused_portable_plan_proposes(builder, options, capability):
@@ -190,27 +134,15 @@ def test_the_builder_takes_what_a_refused_portable_plan_proposes(builder, option
     assert taken.backend == "tensorrt" or set(taken.plan.capabilities) == {*kept, gpu.capability}
 
 
-def test_a_bundle_of_the_usual_capabilities_is_rebuilt_for_one_more(bundle, builder):
-    """Its options name none."""
-    built = built_as(BUILT[0], bundle)
-    unet = built.manifest.networks["unet"]
-    plan = dataclasses.replace(unet.plan, library="tensorrt-rtx 1.7.1.116", target="SM80 SM86 SM89 SM120")
-    networks = {**built.manifest.networks, "unet": dataclasses.replace(unet, plan=plan)}
-    usual = dataclasses.replace(built, manifest=dataclasses.replace(built.manifest, networks=networks))
-    turing = GpuInfo("NVIDIA GeForce RTX 2080 Ti", (7, 5), 0, 0, None, "")
-    taken = builder(proposed(rebuild_for(usual, turing, HOST)))
-    assert taken.plan.capabilities == ("SM80", "SM86", "SM89", "SM120", "SM75")
-
-
 @pytest.mark.parametrize("device", ["auto", "cpu", "cuda:7"])
 @pytest.mark.parametrize("options", BUILT[:5], ids=lambda options: options.arguments[10:40])
 def test_a_plan_that_is_refused_without_a_gpu_proposes_the_cpu(builder, monkeypatch, options, device):
     """What the builder takes: the doctor proposes the same."""
     monkeypatch.setattr(cuda_gpu, "load_driver", lambda: SimpleNamespace(cuDriverGetVersion=no_driver))
-    plan = EnginePlan(f"{options.backend} 1.0", "SM89", (Profile({}),))
+    plan = Plan(f"{options.backend} 1.0", "SM89", (Profile({}),))
     with pytest.raises(BundleError) as caught:
         tensorrt_backend.open_engine(
-            Path("unet.plan"), SPEC, Placement(device), plan=plan,
+            Path("unet.plan"), SPEC, device=device, threads=None, alert=False, plan=plan,
             command=f"{COMMAND} {options.arguments}",
         )  # fmt: skip
     (command,) = re.findall("`(.*)`", caught.value.remedy)
@@ -226,7 +158,7 @@ def no_driver() -> None:
 @pytest.mark.parametrize("capability", NAMES)
 def test_the_builder_takes_what_a_refused_plan_of_tensorrt_proposes(builder, capability):
     gpu: Any = SimpleNamespace(name=NAMES[capability], capability=f"SM{capability}")
-    plan = EnginePlan("tensorrt 11.4.0.106", "NVIDIA L40S SM89", (Profile({}),))
+    plan = Plan("tensorrt 11.4.0.106", "NVIDIA L40S SM89", (Profile({}),))
     with pytest.raises(BundleError) as caught:
         check_gpu(gpu, plan, 1, "unet.plan", f"{COMMAND} {BUILT[4].arguments}", portable=False)
     (command,) = re.findall("`(.*)`", caught.value.remedy)

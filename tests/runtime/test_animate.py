@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from mimicmotion_trt import Animator, Cancelled, Event, Job, Limits, PoseSequence, Settings
-from mimicmotion_trt.pipeline import nearest_size
 from mimicmotion_trt.events import STAGES
-from mimicmotion_trt.media.picture import read_picture, write_picture
 from mimicmotion_trt.inputs import reference_stride
+from mimicmotion_trt.media.picture import read_picture, write_picture
+from mimicmotion_trt.pipeline import nearest_size
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimicmotion_trt.denoise import Conditions, Denoiser, batch_size, guidance_ramp, make_rows, split_rows
+from mimicmotion_trt.denoise.schedule import Step, euler_steps, karras_sigmas
+from mimicmotion_trt.denoise.segments import cut_segments, fusion_weights
 from mimicmotion_trt.engines import EngineSpec, network_specs
 from mimicmotion_trt.errors import EngineError
-from mimicmotion_trt.denoise.schedule import Step, euler_steps, karras_sigmas
-from mimicmotion_trt.denoise.segments import fusion_weights, cut_segments
 
 Array = np.ndarray[Any, Any]
 HIGH, WIDE, POSE, TOKEN = 2, 3, 5, 6

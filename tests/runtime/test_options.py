@@ -12,9 +12,9 @@ import pytest
 
 from mimicmotion_trt import Animator, SettingsError
 from mimicmotion_trt.denoise import Conditions, Denoiser, make_rows
-from mimicmotion_trt.engines import FEATURE_CACHE_NETWORKS, EngineSpec, network_specs
 from mimicmotion_trt.denoise.schedule import PLAIN, Step, euler_steps, karras_sigmas, steps_of
-from mimicmotion_trt.denoise.segments import fusion_weights, cut_segments
+from mimicmotion_trt.denoise.segments import cut_segments, fusion_weights
+from mimicmotion_trt.engines import FEATURE_CACHE_NETWORKS, EngineSpec, network_specs
 
 Array = np.ndarray[Any, Any]
 SPECS = network_specs(pose_channels=5, token_width=6, image_size=8, cached_channels=3)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimicmotion_trt.denoise.segments import fusion_weights, cut_segments
+from mimicmotion_trt.denoise.segments import cut_segments, fusion_weights
 
 
 @st.composite

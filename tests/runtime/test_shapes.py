@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from mimicmotion_trt import Animator, MotionError, Settings, SettingsError
+from mimicmotion_trt.denoise.shapes import EngineShapes
 from mimicmotion_trt.denoisers import Denoisers
 from mimicmotion_trt.engines import EnginePlan, Profile
 from mimicmotion_trt.export.options import Options, PlanOptions
 from mimicmotion_trt.export.profiles import make_profiles
-from mimicmotion_trt.denoise.shapes import EngineShapes
 
 TALL, WIDE = (16, 8), (8, 16)
 

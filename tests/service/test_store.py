@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mimicmotion_trt.denoise.segments import cut_segments
 from mimicmotion_trt.errors import Cancelled, EngineError
 from mimicmotion_trt.events import Done
-from mimicmotion_trt.denoise.segments import cut_segments
 from mimicmotion_trt.service.faults import KeyReused, NotFound
 from mimicmotion_trt.service.jobs import JobStore, Keep
 from mimicmotion_trt.service.rates import Rates, count_segments

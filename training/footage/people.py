@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...pose.body import PRESENT, Body, BodyDetector, BodyTracker
-from ...pose.crops import Picture
-from ...pose.frames import shrink
+from ...pose.landmarks import PRESENT, Body, BodyDetector, BodyTracker
+from ...pose.network import Picture, shrink
 
 _LONGEST = 1280  # pixels
 _MOST = 4  # nobody counts on

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from ...errors import InputError, MotionError, PictureError
 from ...limits import Limits
-from ...media.folder import list_pictures
-from ...media.picture import PICTURE_SUFFIXES, read_picture
+from ...media.picture import PICTURE_SUFFIXES, list_pictures, read_picture
 from ...media.reader import VideoReader
 
 Picture = NDArray[np.uint8]
