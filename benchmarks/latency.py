@@ -20,7 +20,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from inputs import PERSON, driving_video, keypoints, picture
+from common import PERSON, ROOT, driving_video, keypoints, picture
 from rich.console import Console
 from rich.table import Table
 
@@ -31,7 +31,7 @@ from mimicmotion_trt.media.writer import VideoWriter
 from mimicmotion_trt.pose import draw_poses
 from mimicmotion_trt.settings import Settings, parse_size
 
-MODEL = Path(__file__).resolve().parent.parent / "training" / "models" / "tiny"
+MODEL = ROOT / "training" / "models" / "tiny"
 SETTLE_SECONDS = 0.3
 """PyTorch's worker threads spin for 0.2 s after their last task; they must not take the other side's cores."""
 Times = dict[str, list[float]]
@@ -181,12 +181,16 @@ def compare_torch(
     console: Console,
 ) -> dict[str, Any]:
     """Both loops from the same picture, pose pictures and noise to frames, in turn, in this process."""
+    import torch
     from torch_loop import TorchLoop
+
+    from mimicmotion_trt.training.checkpoints import load_model
 
     assert settings.size is not None
     assert settings.segment is not None
     width, height = settings.size
-    loop = TorchLoop(base, checkpoint, animator.manifest.image, threads)
+    torch.set_num_threads(threads)
+    loop = TorchLoop(load_model(base, checkpoint), animator.manifest.image)
     reference = picture(settings.size)
     poses = draw_poses(keypoints(frames + 1), height, width, settings.canvas or 2160)
     noise = latent_noise(settings.seed, frames + 1, settings.segment, (height // 8, width // 8))

@@ -25,8 +25,8 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from common import RESULTS, ROOT, markdown, with_table, write
 from numpy.typing import NDArray
-from pages import markdown, with_table, write
 from rich.console import Console
 from rich.progress import track
 from rich.table import Column, Table
@@ -41,8 +41,7 @@ from mimicmotion_trt.training.evaluate import STRIDE, parse_setting, unseen
 from mimicmotion_trt.training.metrics import psnr, ssim
 from mimicmotion_trt.training.synthetic import make_clip
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS, DOCS = ROOT / "benchmarks" / "results", ROOT / "docs" / "options.md"
+DOCS = ROOT / "docs" / "options.md"
 EXACT = "exact"
 
 Video = NDArray[np.uint8]

@@ -23,8 +23,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from inputs import keypoints, picture
-from pages import markdown, with_table, write
+from common import RESULTS, ROOT, keypoints, markdown, picture, with_table, write
 from rich.console import Console
 from rich.table import Table
 
@@ -44,8 +43,7 @@ from mimicmotion_trt.engines import Placement, open_engine
 from mimicmotion_trt.pose import draw_poses
 from mimicmotion_trt.settings import Settings
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS, DOCS = ROOT / "benchmarks" / "results", ROOT / "docs" / "scaling.md"
+DOCS = ROOT / "docs" / "scaling.md"
 GPUS = ("H100", "A100", "RTX 4090", "L4")
 GPU_FRAMES = (16, 71, 142, 284, 568)
 

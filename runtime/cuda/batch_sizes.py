@@ -93,9 +93,8 @@ class BatchSizes:
         )
         if not small:
             raise SettingsError(
-                f"{rows[0]} rows of {segment_frames} frames of {8 * latent_size[1]}x{8 * latent_size[0]} have tensors "
-                "of 2**31 elements, "
-                "more than a GPU's kernels count.",
+                f"{rows[0]} rows of {segment_frames} frames of {8 * latent_size[1]}x{8 * latent_size[0]} have "
+                "tensors of 2**31 elements, more than a GPU's kernels count.",
                 remedy="Choose a shorter segment or fewer pixels"
                 + (", or rebuild the bundle with --batch 1." if rows[0] > 1 else "."),
                 field="settings.segment",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mimicmotion_trt import Animator, SettingsError
-from mimicmotion_trt.cuda.decoder import CudaDecoder, open_decoder
+from mimicmotion_trt.cuda.decoder import CudaDecoder
 
 
 @pytest.mark.parametrize("host", ["float32"], indirect=True)
@@ -79,4 +79,4 @@ def test_a_chunk_of_more_elements_than_32_bits_count_is_refused(stand_in, bundle
 
 def test_an_engine_on_the_cpu_needs_no_such_decoder(bundle):
     with Animator.load(bundle, threads=1) as animator:
-        assert open_decoder(animator._engines["vae_decoder"], 1.0) is None
+        assert CudaDecoder.open(animator._engines["vae_decoder"], 1.0) is None
