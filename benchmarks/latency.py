@@ -149,7 +149,7 @@ def time_grpc(
     console: Console,
 ) -> dict[str, Any]:
     """The same job in process and through a server of this machine, in turn."""
-    from mimicmotion_trt.service.local import local_server
+    from mimicmotion_trt.service import local_server
 
     times: Times = defaultdict(list)
     with local_server(bundle, threads=threads) as client, tempfile.TemporaryDirectory() as folder:

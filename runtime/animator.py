@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from .bundles import load_bundle
 from .denoise.noise import check_array
 from .denoise.plan import closing
-from .engines import Bundle, Manifest
 from .errors import SettingsError
 from .inputs import Request, check_pose_pictures, open_inputs
 from .job import Job
@@ -36,14 +35,20 @@ class Animator:
     """
 
     def __init__(
-        self, bundle: Bundle, *, device: str, threads: int | None, limits: Limits, graphs: bool = True
+        self,
+        networks: Networks,
+        *,
+        name: str,
+        limits: Limits,
+        threads: int | None = None,
+        graphs: bool = True,
     ) -> None:
-        self.manifest: Manifest = bundle.manifest
+        self.networks = networks
+        self.manifest = networks.model
         """What the bundle says of itself."""
-        self.bundle_name = bundle.folder.resolve().name
+        self.bundle_name = name
         """The name of the bundle's folder."""
         self.limits, self.threads = limits, threads
-        self.networks = Networks(bundle, device=device, threads=threads, limits=limits)
         self.sampler = Sampler(self.networks, limits, graphs=graphs)
         self.sampler.prepare(self.settings().segment)
 
@@ -64,9 +69,10 @@ class Animator:
         """
         if threads is not None and (type(threads) is not int or threads < 1):
             raise SettingsError(f"threads is {threads!r}.", remedy="Choose 1 or more.", field="threads")
-        return cls(
-            load_bundle(bundle), device=device, threads=threads, limits=limits or Limits(), graphs=graphs
-        )
+        loaded, limits = load_bundle(bundle), limits or Limits()
+        networks = Networks.open(loaded, device=device, threads=threads, limits=limits)
+        name = loaded.folder.resolve().name
+        return cls(networks, name=name, limits=limits, threads=threads, graphs=graphs)
 
     @property
     def note(self) -> str:

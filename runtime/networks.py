@@ -6,8 +6,8 @@ import hashlib
 import itertools
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Protocol
 
 import numpy as np
 from cachetools import LRUCache
@@ -24,7 +24,7 @@ from .engines import (
     Bundle,
     Call,
     Engine,
-    Manifest,
+    ImageStatistics,
     Placement,
     open_engine,
 )
@@ -39,23 +39,86 @@ Picture = NDArray[np.uint8]
 
 POSE_CHUNK = 8
 """Pose pictures that PoseNet takes at once."""
+ANY_SHAPE = EngineShapes({})
+"""Of engines that are not compiled."""
+
+
+class ModelInfo(Protocol):
+    """What the pipeline needs to know of a model besides its engines; a bundle's manifest has it."""
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """(width, height) of the videos that it makes."""
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """How many rows a call of the U-Net may have, ascending."""
+
+    @property
+    def scaling_factor(self) -> float:
+        """What latents are divided by before they are decoded."""
+
+    @property
+    def image(self) -> ImageStatistics:
+        """CLIP's input size and normalisation."""
+
+    @property
+    def defaults(self) -> Mapping[str, Any]:
+        """The settings that the model wants."""
+
+    @property
+    def reuses(self) -> bool:
+        """Whether it has the networks that reuse cached features."""
+
+    @property
+    def build(self) -> str:
+        """A hash of all that the engines were made from."""
+
+    @property
+    def note(self) -> str:
+        """A remark for its users."""
 
 
 class Networks:
-    """The engines of a bundle, opened on a device. Calls may come from several threads."""
+    """The engines of a model on one device. Calls may come from several threads."""
 
-    def __init__(self, bundle: Bundle, *, device: str, threads: int | None, limits: Limits) -> None:
-        self.manifest: Manifest = bundle.manifest
-        self.shapes = EngineShapes.of(bundle.manifest)
-        self.workers = 2 if not self.shapes.compiled and (threads or os.cpu_count() or 1) > 1 else 1
+    def __init__(
+        self,
+        model: ModelInfo,
+        open_network: Callable[[str], Engine],
+        *,
+        shapes: EngineShapes = ANY_SHAPE,
+        workers: int = 1,
+        cache_bytes: int = 1,
+    ) -> None:
+        """`open_network(name)` opens an engine; `shapes` are those that compiled ones take."""
+        self.model, self.shapes = model, shapes
+        self.workers = workers
         """Calls of the U-Net that run at the same time on a CPU."""
-        self._bundle, self._device, self._threads, self._jobs = bundle, device, threads, limits.jobs
-        self._engines = {name: self._open(name) for name in NETWORKS}
-        self._opening = threading.Lock()
-        self.cache = EncodingCache(limits.reuse_bytes)
+        self._open, self._opening = open_network, threading.Lock()
+        self._engines = {name: open_network(name) for name in NETWORKS}
+        self.cache = EncodingCache(cache_bytes)
         """What was encoded, in case it comes again."""
-        self.decoder = CudaDecoder.open(self._engines["vae_decoder"], self.manifest.scaling_factor)
+        self.decoder = CudaDecoder.open(self._engines["vae_decoder"], model.scaling_factor)
         """Decodes on a GPU; None on a CPU."""
+
+    @classmethod
+    def open(cls, bundle: Bundle, *, device: str, threads: int | None, limits: Limits) -> Networks:
+        """Those of a bundle. Engines run beside each other on a GPU only where several jobs do."""
+        shapes, cores = EngineShapes.of(bundle.manifest), threads or os.cpu_count() or 1
+        workers = 2 if not shapes.compiled and cores > 1 else 1
+
+        def open_network(network: str) -> Engine:
+            unet = network.startswith("unet")
+            own = cores - 1 if unet and workers > 1 else threads  # the thread that calls works, too
+            stream = "denoise" if unet or limits.jobs == 1 else "around"
+            return open_engine(
+                bundle, network, Placement(device=device, threads=own, spin_threads=unet, stream=stream)
+            )
+
+        return cls(
+            bundle.manifest, open_network, shapes=shapes, workers=workers, cache_bytes=limits.reuse_bytes
+        )
 
     def __getitem__(self, network: str) -> Engine:
         """An engine by its network's name; those of the feature cache are opened when first asked for."""
@@ -70,16 +133,6 @@ class Networks:
             return self["unet"], None
         caching, shallow = (self[name] for name in FEATURE_CACHE_NETWORKS)
         return caching, shallow
-
-    def _open(self, network: str) -> Engine:
-        """Engines run beside each other only where several jobs do; else all share one stream and scratch memory."""
-        unet = network.startswith("unet")
-        threads = self._threads
-        if unet and self.workers > 1:  # the thread that calls works, too
-            threads = (threads or os.cpu_count() or 1) - 1
-        stream = "denoise" if unet or self._jobs == 1 else "around"
-        placement = Placement(device=self._device, threads=threads, spin_threads=unet, stream=stream)
-        return open_engine(self._bundle, network, placement)
 
     @property
     def gpus(self) -> list[Gpu]:
@@ -105,7 +158,7 @@ class Networks:
         if settings.noise_aug > 0:
             noise = picture_noise(settings.seed, height, width) if image_noise is None else image_noise
             noise = check_array(noise, (3, height, width), "image_noise")
-        (features,) = self.manifest.networks["pose_net"].spec.outputs
+        (features,) = self._engines["pose_net"].spec.outputs
         channels = features.shape[1]
         assert isinstance(channels, int)
         return Conditions(
@@ -119,7 +172,7 @@ class Networks:
         """CLIP's token [1,D] of a picture uint8 [H,W,3]."""
 
         def embed() -> Float:
-            pixels = clip_pixels(to_signed(picture), self.manifest.image)
+            pixels = clip_pixels(to_signed(picture), self.model.image)
             token: Float = self._run("image_encoder", {"pixels": pixels})[0]
             return token
 
@@ -189,7 +242,7 @@ class Networks:
             count = part.stop - part.start
             if count not in calls:
                 calls[count] = engine.bind({"latents": scaled[:count]}, {"frames_out": planes[:count]})
-            np.divide(latents[part], np.float32(self.manifest.scaling_factor), out=scaled[:count])
+            np.divide(latents[part], np.float32(self.model.scaling_factor), out=scaled[:count])
             calls[count]()
             pictures = np.empty((count, height * 8, width * 8, 3), np.uint8)
             to_pictures(planes[:count], pictures)

@@ -28,8 +28,8 @@ class Sampler:
 
     def __init__(self, networks: Networks, limits: Limits, *, graphs: bool) -> None:
         self._networks = networks
-        manifest, unet = networks.manifest, networks["unet"]
-        self.programs = None if unet.gpu is None else ProgramCache.open(unet, manifest.build, graphs=graphs)
+        unet, build = networks["unet"], networks.model.build
+        self.programs = None if unet.gpu is None else ProgramCache.open(unet, build, graphs=graphs)
         """The step programs of a GPU; None: the loop runs on the CPU."""
         self._slots = min(limits.jobs, limits.together)
         two = self.programs is None and networks.workers > 1
@@ -39,13 +39,13 @@ class Sampler:
         """On a GPU, find out now which batches pay, so that no job has to wait for that."""
         if segment is None or self.programs is None:
             return
-        for width, height in self._networks.manifest.sizes:
+        for width, height in self._networks.model.sizes:
             with suppress(SettingsError, OutOfMemory):  # a job that asks for this size will be told
                 self._batching(segment, (height // 8, width // 8))
 
     def check(self, frames: int, settings: Settings, latent_size: LatentSize) -> None:
         """Raise `InputError` where the bundle's engines do not take a clip, before any of them runs."""
-        check_reuse(self._networks.manifest, settings)
+        check_reuse(self._networks.model.reuses, settings)
         segments_of(settings, frames, latent_size, self._networks.shapes)
         self._networks.check_chunk(settings.decode_chunk, frames, latent_size)
 
@@ -88,7 +88,7 @@ class Sampler:
 
     def _batching(self, segment_frames: int, latent_size: LatentSize) -> Batching:
         """How the rows of segments of so many frames are put into calls here."""
-        most = self._networks.manifest.rows
+        most = self._networks.model.rows
         compiled = self._networks.shapes.rows(segment_frames, latent_size)
         if self.programs is not None:
             return Batching(self.programs.batch_sizes.choose(compiled or most, segment_frames, latent_size))

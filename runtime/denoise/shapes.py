@@ -105,9 +105,9 @@ class EngineShapes:
         return " or ".join(sizes)
 
 
-def check_reuse(manifest: Manifest, settings: Settings) -> None:
+def check_reuse(reuses: bool, settings: Settings) -> None:
     """Raise `SettingsError` if settings reuse cached features and the bundle has no networks for that."""
-    if settings.reuse_interval > 1 and not manifest.reuses:
+    if settings.reuse_interval > 1 and not reuses:
         raise SettingsError(
             "this bundle has no engines that reuse cached features.",
             remedy="Choose reuse_interval 1, or rebuild it with --deep-cache.",

@@ -90,7 +90,7 @@ def check_clip(manifest: Manifest, settings: Settings, frames: int) -> None:
     """
     shapes, (width, height) = EngineShapes.of(manifest), settings.size or (0, 0)
     cells, every = (height // 8, width // 8), frames + 1
-    check_reuse(manifest, settings)
+    check_reuse(manifest.reuses, settings)
     segments_of(settings, every, cells, shapes)
     shapes.check_chunk(settings.decode_chunk, every, cells)
 

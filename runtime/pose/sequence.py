@@ -168,6 +168,10 @@ class PoseSequence:
                 field="output",
             ) from error
 
+    def to_bytes(self) -> bytes:
+        """An `.npz` file, which `load` takes."""
+        return _pack_npz(self)
+
     @staticmethod
     def load(source: str | os.PathLike[str] | bytes) -> PoseSequence:
         """Read what `save` wrote, from a path or from the file's bytes, recognised by content.

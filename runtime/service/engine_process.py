@@ -16,12 +16,11 @@ from ..errors import DeviceLost, EngineError, MimicMotionError
 from ..events import Done, Event, Failed
 from . import worker
 from .config import EngineConfig
-from .faults import EngineLost
+from .status import EngineLost
 from .worker import Cancel, FromEngine, JobEvent, LoadFailed, Ready, Run, Stop, ToEngine
 
-FAILED_LOADS = 5
-"""After so many deaths in a row before being warm an engine is given up."""
-_LONGEST_PAUSE = 30.0
+LONGEST_PAUSE = 30.0
+"""Seconds between a death and the next start, at most."""
 
 
 class EngineProcess:
@@ -29,6 +28,9 @@ class EngineProcess:
 
     `on_event(job, event)` gets what the process says about a job, a lost process included, as
     `Failed(EngineLost)`. `on_change()` is called whenever `warm`, `free` or `failure` changed.
+
+    A process that dies is started again after `pause` seconds, twice as many after each further death in a row.
+    After `tries` deaths in a row before it was warm the engine is given up.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class EngineProcess:
         on_event: Callable[[str, Event], None],
         on_change: Callable[[], None],
         pause: float = 0.2,
+        tries: int = 5,
     ) -> None:
         self.config = config
         self.ready: Ready | None = None
@@ -47,14 +50,16 @@ class EngineProcess:
         """Those that it runs."""
         self.failure: MimicMotionError | None = None
         """Why this engine was given up."""
+        self.deaths = 0
+        """Since something last went well."""
         self.load_seconds = 0.0
         self._on_event = on_event
         self._on_change = on_change
         self._pause = pause
-        self._deaths = 0  # since something last went well
+        self._tries = tries
         self._refusal: MimicMotionError | None = None  # why it did not load when it last tried
         self._link: _Link | None = None
-        self._stopping = False
+        self._stopping = asyncio.Event()
         self._supervisor: asyncio.Task[None] | None = None
 
     @property
@@ -83,7 +88,7 @@ class EngineProcess:
 
     async def stop(self, patience: float = 5.0) -> None:
         """End the process, by force if it is still loading or does not leave within `patience` seconds."""
-        self._stopping = True
+        self._stopping.set()
         if self._supervisor is None:
             return
         for job in self.jobs:
@@ -106,22 +111,21 @@ class EngineProcess:
                 self._receive(message, link)
             exit_code = await link.close()
             self._lost(exit_code)
-            if self._stopping or self.failure is not None:
-                return
-            await self._rest()
-            if self._stopping:
+            if self.failure is not None or await self._stopped_within(self.pause):
                 return
             link = self._link = await asyncio.to_thread(_Link, self.config, asyncio.get_running_loop())
 
-    async def _rest(self) -> None:
-        until = time.monotonic() + self.pause
-        while not self._stopping and time.monotonic() < until:
-            await asyncio.sleep(0.05)
+    async def _stopped_within(self, seconds: float) -> bool:
+        """Wait; True as soon as the engine is to be stopped."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+        return self._stopping.is_set()
 
     @property
     def pause(self) -> float:
         """Seconds from the process's last death to its restart, doubling with every death in a row."""
-        return min(_LONGEST_PAUSE, self._pause * 2.0 ** max(0, self._deaths - 1))
+        return min(LONGEST_PAUSE, self._pause * 2.0 ** max(0, self.deaths - 1))
 
     def _receive(self, message: FromEngine, link: _Link) -> None:
         match message:
@@ -137,7 +141,7 @@ class EngineProcess:
                 over = isinstance(event, Done | Failed)
                 if over:
                     self.jobs.discard(job)
-                    self._deaths = 0
+                    self.deaths = 0
                 if isinstance(event, Failed) and isinstance(event.error, DeviceLost):
                     self.warm = False  # the process is about to end, and takes nothing any more
                 self._on_event(job, event)
@@ -146,10 +150,10 @@ class EngineProcess:
 
     def _lost(self, exit_code: int | None) -> None:
         loaded, self.warm = self.warm, False
-        self._deaths += 1
-        if not loaded and self._deaths >= FAILED_LOADS and self.failure is None:
+        self.deaths += 1
+        if not loaded and self.deaths >= self._tries and self.failure is None:
             self.failure = self._refusal or EngineError(
-                f"The engine process died {self._deaths} times while loading (exit code {exit_code}).",
+                f"The engine process died {self.deaths} times while loading (exit code {exit_code}).",
                 remedy="Look at its messages on standard error.",
             )
         jobs, self.jobs = self.jobs, set()

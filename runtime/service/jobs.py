@@ -3,55 +3,60 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..errors import Cancelled, MimicMotionError
-from ..events import Done, Progress
+from ..events import Done, Event, Progress, Video
 from ..settings import Settings
+from .config import Keep
 from .eventlog import EventLog
-from .faults import KeyReused, NotFound
+from .status import KeyReused, NotFound
 from .wire import PARTS, JobInfo, MotionKind, State
 
 
+@dataclass(eq=False)
 class StoredJob:
     """One animation from its upload to the end of its video's life; its files lie in `folder`."""
 
-    def __init__(
-        self,
-        *,
-        folder: Path,
-        request_id: str,
-        fingerprint: bytes,
-        motion_kind: MotionKind,
-        settings: Settings,
-        created: float,
-    ) -> None:
-        self.id = folder.name
-        self.folder = folder
-        self.request_id = request_id
-        self.fingerprint = fingerprint
-        """What must be equal for a second request under the same `request_id`."""
-        self.motion_kind = motion_kind
-        self.settings = settings
-        self.has_reference_pose = False
-        self.state: State = "receiving"
-        self.created = created
-        self.started: float | None = None
-        self.ended: float | None = None
-        self.position: int | None = None
-        """In the queue, as last told to readers."""
-        self.frames = 0
-        self.progress: Progress | None = None
-        self.done: Done | None = None
-        self.error: MimicMotionError | None = None
-        self.cancel_asked = False
-        self.readers = 0
-        self.log = EventLog()
+    folder: Path
+    request_id: str
+    fingerprint: bytes
+    """What must be equal for a second request under the same `request_id`."""
+    motion_kind: MotionKind
+    has_reference_pose: bool
+    settings: Settings
+    created: float
+    """Times are seconds since 1970."""
+    started: float | None = None
+    ended: float | None = None
+    state: State = "receiving"
+    position: int | None = None
+    """In the queue, as last told to readers."""
+    frames: int = 0
+    """Of the finished video; 0 until that is known."""
+    progress: Progress | None = None
+    done: Done | None = None
+    error: MimicMotionError | None = None
+    cancel_asked: bool = False
+    readers: int = 0
+    """Of its events; they keep its files."""
+    unread: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set while there is no reader."""
+    log: EventLog = field(default_factory=EventLog)
+
+    def __post_init__(self) -> None:
+        self.unread.set()
+
+    @property
+    def id(self) -> str:
+        return self.folder.name
 
     @property
     def active(self) -> bool:
@@ -82,6 +87,29 @@ class StoredJob:
             error=self.error,
         )
 
+    async def events(self, after: int = 0) -> AsyncGenerator[Event, None]:
+        """Events numbered above `after`, the video's with their bytes, until the job ends; raises its error."""
+        self.readers += 1
+        self.unread.clear()
+        try:
+            with ExitStack() as files:
+                descriptor = -1
+                async for event in self.log.follow(after):
+                    if isinstance(event, Video):
+                        if self.error is not None:
+                            break  # nobody needs the rest of a video that will never be whole
+                        if descriptor < 0:
+                            descriptor = files.enter_context(self.video.open("rb")).fileno()
+                        data = await asyncio.to_thread(os.pread, descriptor, event.size, event.offset)
+                        event = replace(event, data=data)
+                    yield event
+        finally:
+            self.readers -= 1
+            if not self.readers:
+                self.unread.set()
+        if self.error is not None:
+            raise self.error.with_traceback(None)
+
     def end(self, outcome: Done | MimicMotionError, now: float) -> None:
         """Set the final state, end all readers, and drop the inputs (and the video of a job that failed)."""
         self.ended = now
@@ -98,15 +126,6 @@ class StoredJob:
             self.video.unlink(missing_ok=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Keep:
-    """How much of finished jobs is kept; the oldest go first."""
-
-    jobs: int = 200
-    bytes: int = 8 * 2**30
-    seconds: float = 3600.0
-
-
 class JobStore:
     """All jobs by id and by idempotency key, within the bounds of `keep`.
 
@@ -114,24 +133,26 @@ class JobStore:
     """
 
     def __init__(self, folder: Path, keep: Keep, clock: Callable[[], float] = time.time) -> None:
-        self._folder = folder
+        self.folder = folder
         self._keep = keep
         self._clock = clock
         self._jobs: dict[str, StoredJob] = {}  # oldest first
 
     def create(
-        self, request_id: str, fingerprint: bytes, motion_kind: MotionKind, settings: Settings
+        self,
+        request_id: str,
+        fingerprint: bytes,
+        motion_kind: MotionKind,
+        settings: Settings,
+        *,
+        has_reference_pose: bool = False,
     ) -> StoredJob:
+        """A job with a folder for its files, whose upload begins."""
         self.sweep()
-        folder = self._folder / secrets.token_hex(16)
+        folder = self.folder / secrets.token_hex(16)
         folder.mkdir()
         job = StoredJob(
-            folder=folder,
-            request_id=request_id,
-            fingerprint=fingerprint,
-            motion_kind=motion_kind,
-            settings=settings,
-            created=self._clock(),
+            folder, request_id, fingerprint, motion_kind, has_reference_pose, settings, self._clock()
         )
         self._jobs[job.id] = job
         return job
@@ -168,11 +189,6 @@ class JobStore:
         """Newest first."""
         self.sweep()
         return list(reversed(self._jobs.values()))
-
-    @property
-    def read(self) -> bool:
-        """Whether anybody is reading a job's events."""
-        return any(job.readers for job in self._jobs.values())
 
     def discard(self, job: StoredJob) -> None:
         self._jobs.pop(job.id, None)

@@ -1,24 +1,27 @@
-"""Which job runs where and when: a bounded queue in front of the engines."""
+"""Which job runs where and when: a bounded queue in front of the engines, and what jobs are predicted to take."""
 
 from __future__ import annotations
 
-import contextlib
 import heapq
+import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
+from ..denoise.schedule import steps_of
 from ..errors import Cancelled, MimicMotionError
 from ..events import Accepted, Done, Event, Failed, Progress, Queued, Started
 from ..settings import Settings
 from .config import EngineConfig
 from .engine_process import EngineProcess
-from .faults import Busy, Draining, NotReady
 from .jobs import StoredJob
-from .rates import Rates
+from .status import Busy, Draining, NotReady
 from .worker import Run
 
-_COLD_RETRY = 5.0  # seconds; how long loading a bundle may take is not known before it has been done once
+COLD_RETRY = 5.0
+"""Seconds after which to try again where nothing was measured: a bundle that loads for the first time, say."""
+NEWEST = 0.3
+"""Weight of the newest job in a moving average."""
 
 
 class Scheduler:
@@ -42,7 +45,7 @@ class Scheduler:
         self._on_end = on_end
         self._on_change = on_change
         self._clock = clock
-        self._uploads = 0
+        self._uploads: set[str] = set()
         self._queue: deque[StoredJob] = deque()
         self._running: dict[str, StoredJob] = {}
         self.engines = [
@@ -71,7 +74,7 @@ class Scheduler:
         for engine in self.engines:
             if engine.ready is not None:
                 return engine.ready.defaults
-        raise self.failure or NotReady("The bundle is still loading.", retry_after=_COLD_RETRY)
+        raise self.failure or NotReady("The bundle is still loading.", retry_after=COLD_RETRY)
 
     def wait_for(self, position: int) -> float | None:
         """Predicted seconds until the job at `position` of the queue starts; None if nothing was measured."""
@@ -90,26 +93,30 @@ class Scheduler:
     def queue_length(self) -> int:
         return len(self._queue)
 
+    @property
+    def uploads(self) -> int:
+        """How many jobs are being uploaded."""
+        return len(self._uploads)
+
     # ---- jobs ----
 
-    @contextlib.contextmanager
-    def place(self) -> Iterator[None]:
-        """Hold a place in the queue while an upload is under way; raises `Busy`, `Draining` or `NotReady`."""
+    def check_room(self) -> None:
+        """Raise `Busy`, `Draining` or `NotReady` where no upload may begin."""
         self._check_open()
-        if len(self._queue) + self._uploads >= self._max_queue:
+        if len(self._queue) + len(self._uploads) >= self._max_queue:
             raise Busy(
                 f"{self._max_queue} jobs are waiting already.",
-                retry_after=max(1.0, self.wait_for(1) or _COLD_RETRY),
+                retry_after=max(1.0, self.wait_for(1) or COLD_RETRY),
             )
-        self._uploads += 1
-        try:
-            yield
-        finally:
-            self._uploads -= 1
+
+    def expect(self, job: StoredJob) -> None:
+        """Hold a place in the queue for a job that is being uploaded."""
+        self._uploads.add(job.id)
 
     def submit(self, job: StoredJob) -> None:
         """Queue a job whose upload is complete; raises `Draining` or `NotReady`."""
         self._check_open()
+        self._uploads.discard(job.id)
         job.state = "queued"
         job.log.append(Accepted(job.id, job.settings))
         self._queue.append(job)
@@ -129,12 +136,13 @@ class Scheduler:
 
     def abandon(self, job: StoredJob, error: MimicMotionError) -> None:
         """End a job whose upload failed."""
+        self._uploads.discard(job.id)
         self._end(job, error)
 
     def drain(self) -> None:
         """Take no more jobs and give back the waiting ones; those that run go on."""
         self.draining = True
-        self._give_back(Draining("The server is shutting down.", retry_after=_COLD_RETRY))
+        self._give_back(Draining("The server is shutting down.", retry_after=COLD_RETRY))
 
     def cancel_all(self) -> None:
         for job in list(self._running.values()):
@@ -144,9 +152,9 @@ class Scheduler:
 
     def _check_open(self) -> None:
         if self.draining:
-            raise Draining("The server is shutting down.", retry_after=_COLD_RETRY)
+            raise Draining("The server is shutting down.", retry_after=COLD_RETRY)
         if self.failure is not None:
-            raise NotReady("No engine is left.", remedy=str(self.failure), retry_after=_COLD_RETRY)
+            raise NotReady("No engine is left.", remedy=str(self.failure), retry_after=COLD_RETRY)
 
     def _engine_changed(self) -> None:
         if self.failure is not None:
@@ -205,3 +213,71 @@ class Scheduler:
 
     def _predict(self, job: StoredJob) -> float:
         return self.rates.predict(job.settings, job.frames) or 0.0
+
+
+class Rates:
+    """Seconds per unit of work of each stage, as moving averages; predicts what a job will take."""
+
+    def __init__(self) -> None:
+        self.jobs = 0
+        """Finished jobs behind the predictions."""
+        self._size = (0, 0)
+        self._frames = 0.0
+        self._rates: dict[str, float] = {}
+
+    def learn(self, settings: Settings, done: Done) -> None:
+        """Take a finished job into account."""
+        work = _work(settings, done.frames, done.size)
+        for stage, seconds in done.seconds.items():
+            self._rates[stage] = self._mean(self._rates.get(stage), seconds / work[stage])
+        self._frames = self._mean(self._frames or None, done.frames)
+        self._size = done.size
+        self.jobs += 1
+
+    def predict(self, settings: Settings, frames: int = 0) -> float | None:
+        """Seconds from start to end; None until a job has been measured.
+
+        `frames` 0: as many as jobs had so far, or `settings.frames` where that is fewer. A size that is not
+        set is taken to be the last job's.
+        """
+        if not self.jobs:
+            return None
+        frames = frames or min(round(self._frames) or 1, settings.frames or 2**31)
+        work = _work(settings, frames, settings.size or self._size)
+        return sum(rate * work[stage] for stage, rate in self._rates.items())
+
+    def _mean(self, old: float | None, new: float) -> float:
+        return new if old is None else old + NEWEST * (new - old)
+
+
+def count_segments(settings: Settings, frames: int, shift: float = 0.0) -> int | None:
+    """Segments of a video of `frames` frames, the reference's own not counted; None if N is not known.
+
+    `reference` and `compact` come to the same number; `cut_segments` would build the whole plan for it.
+    """
+    if settings.segment is None:
+        return None
+    over = max(0, frames + 1 - settings.segment)
+    if settings.layout == "shifted" and over:
+        window = settings.segment - 1
+        return math.ceil((frames + int(shift * settings.overlap)) / window)
+    return 1 + math.ceil(over / (settings.segment - settings.overlap))
+
+
+def _work(settings: Settings, frames: int, size: tuple[int, int]) -> dict[str, float]:
+    """Units of work by stage: what its seconds grow with; a step that reuses features counts as a full one."""
+    pixels = max(1, size[0] * size[1])
+    pictures = float(max(1, frames) * pixels)
+    segment = min(settings.segment or frames, frames + 1)
+    both = settings.guidance != (1.0, 1.0)
+    rows = sum(
+        (count_segments(settings, frames, step.shift) or 1) * (1 + (both and step.guided))
+        for step in steps_of(settings)
+    )
+    return {
+        "pose": float(max(1, frames) * (settings.stride or 1)),
+        "encode": pictures,
+        "denoise": float(rows * max(1, segment) * pixels),
+        "decode": pictures,
+        "write": pictures,
+    }

@@ -4,11 +4,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
-import os
-from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
@@ -16,15 +13,13 @@ import grpc
 import grpc.aio
 
 from ..errors import Cancelled, EngineError, MimicMotionError, SettingsError
-from ..events import Video
 from ..limits import Limits
 from ..settings import Settings
 from . import uploads, wire
 from .generated.mimicmotion.v1 import animation_pb2 as pb
 from .generated.mimicmotion.v1 import animation_pb2_grpc as pb_grpc
 from .jobs import JobStore, StoredJob
-from .rates import count_segments
-from .scheduler import Scheduler
+from .scheduler import Scheduler, count_segments
 from .status import abort
 
 Context = Any  # grpc.aio.ServicerContext; the generated stubs mix it with the synchronous one
@@ -70,26 +65,26 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
 
     @_answered
     async def Animate(self, request: object, context: Context) -> None:
-        header, next_part = await self._begin_upload(context)
-        job, existed = await self._accept(header, next_part)
+        job, existed, header = await self._receive(context)
         try:
-            await self._send(job, 0, lambda event: context.write(pb.AnimateResponse(event=event)))
+            async with aclosing(job.events()) as events:
+                async for event in events:
+                    await context.write(pb.AnimateResponse(event=wire.event_to_wire(event)))
         finally:  # the caller is served, or gone
             if not (existed or header.detach):
                 self._scheduler.cancel(job)
 
     @_answered
     async def CreateAnimation(self, request: object, context: Context) -> pb.CreateAnimationResponse:
-        header, next_part = await self._begin_upload(context)
-        job, existed = await self._accept(header, next_part)
+        job, existed, _ = await self._receive(context)
         return pb.CreateAnimationResponse(animation=wire.info_to_wire(job.info()), existed=existed)
 
     @_answered
     async def WatchAnimation(self, request: pb.WatchAnimationRequest, context: Context) -> None:
         job = self._store.get(request.job)
-        await self._send(
-            job, request.after_sequence, lambda event: context.write(pb.WatchAnimationResponse(event=event))
-        )
+        async with aclosing(job.events(request.after_sequence)) as events:
+            async for event in events:
+                await context.write(pb.WatchAnimationResponse(event=wire.event_to_wire(event)))
 
     @_answered
     async def GetAnimation(
@@ -134,63 +129,38 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
 
     # ---- inside ----
 
-    async def _begin_upload(self, context: Context) -> tuple[pb.AnimationHeader, uploads.Next]:
-        next_part = uploads.reader(context.read, grpc.aio.EOF, self._patience)
-        return await uploads.receive_header(next_part, self._limits), next_part
-
-    async def _accept(self, header: pb.AnimationHeader, next_part: uploads.Next) -> tuple[StoredJob, bool]:
-        """The queued job of this upload; True with it if the key gave one that existed already."""
+    async def _receive(self, context: Context) -> tuple[StoredJob, bool, pb.AnimationHeader]:
+        """(the queued job of this call's upload, whether its key gave one that existed already, the header)."""
+        receiver = uploads.Receiver(context.read, grpc.aio.EOF, self._patience)
+        header = await receiver.header(self._limits)
         fingerprint = _fingerprint(header)
         known = self._store.same(header.request_id, fingerprint)
         if known is not None:
-            return known, True
+            return known, True, header
         settings = self._settings(header)
-        with self._scheduler.place():
-            kind = wire.MOTION_KINDS[header.motion_kind]
-            job = self._store.create(header.request_id, fingerprint, kind, settings)
-            job.has_reference_pose = header.reference_pose_bytes > 0
-            try:
-                await uploads.receive_files(next_part, header, job, lambda: _check_wanted(job))
-                _check_wanted(job)
-                self._scheduler.submit(job)
-            except BaseException as error:
-                named = error if isinstance(error, MimicMotionError) else Cancelled("Its upload broke off.")
-                self._scheduler.abandon(job, named)
-                self._store.discard(job)
-                raise
-        return job, False
+        self._scheduler.check_room()
+        job = self._store.create(
+            header.request_id,
+            fingerprint,
+            wire.MOTION_KINDS[header.motion_kind],
+            settings,
+            has_reference_pose=header.reference_pose_bytes > 0,
+        )
+        self._scheduler.expect(job)
+        try:
+            await receiver.files(header, job)
+            self._scheduler.submit(job)
+        except BaseException as error:
+            named = error if isinstance(error, MimicMotionError) else Cancelled("Its upload broke off.")
+            self._scheduler.abandon(job, named)
+            self._store.discard(job)
+            raise
+        return job, False, header
 
     def _settings(self, header: pb.AnimationHeader) -> Settings:
         settings = wire.resolve(self._scheduler.defaults, wire.overrides_from_wire(header.settings))
         uploads.check_output(settings.size, self._limits)
         return replace(settings, preview=(settings.preview or 1) if header.want_previews else 0)
-
-    async def _send(
-        self, job: StoredJob, after: int, write: Callable[[pb.AnimationEvent], Awaitable[None]]
-    ) -> None:
-        """Write the job's events until it ends; raises its error if it did not succeed."""
-        job.readers += 1  # keeps its files
-        try:
-            with ExitStack() as files:
-                descriptor = -1
-                async for event in job.log.follow(after):
-                    if isinstance(event, Video):
-                        if job.error is not None:
-                            break  # nobody needs the rest of a video that will never be whole
-                        if descriptor < 0:
-                            descriptor = files.enter_context(job.video.open("rb")).fileno()
-                        data = await asyncio.to_thread(os.pread, descriptor, event.size, event.offset)
-                        event = replace(event, data=data)
-                    await write(wire.event_to_wire(event))
-        finally:
-            job.readers -= 1
-        if job.error is not None:
-            raise job.error.with_traceback(None)
-
-
-def _check_wanted(job: StoredJob) -> None:
-    if job.cancel_asked:
-        raise Cancelled("The job was cancelled during its upload.")
 
 
 def _fingerprint(header: pb.AnimationHeader) -> bytes:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from ..errors import MimicMotionError, ServiceError, SettingsError
+from ..errors import MimicMotionError, SettingsError
 from ..events import Accepted, Done, Event, Preview, Progress, Queued, Started, Video
 from ..settings import Settings
 from . import status
@@ -24,6 +25,8 @@ MOTION_KINDS: dict[int, MotionKind] = {
 PAIRS = {"guidance": ("first", "last"), "size": ("width", "height"), "guidance_interval": ("low", "high")}
 """Settings that are pairs, and what their messages call the two."""
 
+SettingsLike = Settings | Mapping[str, Any] | None
+"""A mapping sets only what it names; all else is the bundle's default."""
 State = Literal["receiving", "queued", "running", "succeeded", "failed", "cancelled"]
 
 
@@ -67,9 +70,13 @@ class Estimate:
 # ---- settings ----
 
 
-def settings_to_wire(values: Settings | dict[str, Any]) -> pb.AnimationSettings:
-    """Settings, or only some of them, as a message; None stays unset."""
-    plain = values.to_dict() if isinstance(values, Settings) else values
+def settings_to_wire(settings: SettingsLike) -> pb.AnimationSettings:
+    """Settings as a message; None stays unset. Raises `SettingsError` for a mapping that makes no settings."""
+    given = {} if settings is None else settings
+    checked = given if isinstance(given, Settings) else Settings.from_dict(given)
+    plain = checked.to_dict()
+    if not isinstance(given, Settings):
+        plain = {name: plain[name] for name in given}
     message = pb.AnimationSettings()
     for name, value in plain.items():
         if value is None:
@@ -256,23 +263,17 @@ def info_from_wire(message: pb.Animation) -> JobInfo:
 
 
 def _error_to_wire(error: MimicMotionError) -> pb.AnimationError:
-    code, reason = status.code(error), status.reason(error)
+    code, reason = status.code(error), status.reason(type(error))
     return pb.AnimationError(code=code, reason=reason, **status.texts_of(error))
 
 
 def _error_from_wire(message: pb.AnimationError) -> MimicMotionError:
-    kind = status.class_of(message.reason) or ServiceError
+    kind = status.class_of(message.reason)
     return kind(message.message, remedy=message.remedy, field=message.field)
 
 
 def estimate_to_wire(estimate: Estimate) -> pb.EstimateAnimationResponse:
-    return pb.EstimateAnimationResponse(
-        frames=estimate.frames,
-        segments=estimate.segments,
-        seconds=estimate.seconds,
-        queue_seconds=estimate.queue_seconds,
-        measured_jobs=estimate.measured_jobs,
-    )
+    return pb.EstimateAnimationResponse(**asdict(estimate))
 
 
 def estimate_from_wire(message: pb.EstimateAnimationResponse) -> Estimate:

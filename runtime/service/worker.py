@@ -19,21 +19,24 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
-from importlib import import_module
 from multiprocessing.connection import Connection
-from operator import attrgetter
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .. import errors
 from ..errors import Cancelled, DeviceLost, EngineError, MimicMotionError, MotionError, OutputError
-from ..events import CHUNK_BYTES, Done, Event, Failed, Preview, Progress, Started, Video
+from ..events import CHUNK_BYTES, STAGES, Done, Event, Failed, Preview, Started, Video
 from ..settings import Settings
 from .config import EngineConfig
 
-_QUALITY_STEPS = (90, 70, 40)
+if TYPE_CHECKING:
+    from ..media import FragmentedMp4
+
+JPEG_QUALITIES = (90, 70, 40)
+"""Of a preview, each tried where the one before makes a file of more than `CHUNK_BYTES`."""
 
 
 # ---- what crosses the pipe besides events: small frozen values, never pixels or video ----
@@ -99,14 +102,14 @@ def main(connection: Connection[Any, Any], config: EngineConfig) -> None:
     """Entry of the spawned process; returns when told to stop."""
     for number in (signal.SIGINT, signal.SIGTERM):  # these reach the whole group; the server decides
         signal.signal(number, signal.SIG_IGN)
-    inbox, turn = _Inbox(connection), threading.Lock()
+    inbox, lock = _Inbox(connection), threading.Lock()
 
     def send(message: FromEngine) -> None:
-        with turn:
+        with lock:
             connection.send(message)
 
     try:
-        animator = _load(config)
+        animator = config.load(config)
         defaults = animator.settings()
     except Exception as error:
         send(LoadFailed(_plain(error)))
@@ -118,18 +121,6 @@ def main(connection: Connection[Any, Any], config: EngineConfig) -> None:
                 threads.submit(_run, animator, run, inbox, send).add_done_callback(_end_if_failed)
     finally:
         animator.close()
-
-
-def _load(config: EngineConfig) -> Any:
-    module, _, name = config.factory.partition(":")
-    factory = attrgetter(name)(import_module(module))
-    return factory(
-        config.bundle,
-        device=config.device,
-        threads=config.threads,
-        limits=config.limits,
-        graphs=config.graphs,
-    )
 
 
 class _Inbox:
@@ -167,16 +158,16 @@ class _Inbox:
                     return
 
 
-def _run(animator: Any, run: Run, inbox: _Inbox, tell: Callable[[FromEngine], None]) -> None:
-    def send(event: Event) -> None:
-        tell(JobEvent(run.job, event))
+def _run(animator: Any, run: Run, inbox: _Inbox, send: Callable[[FromEngine], None]) -> None:
+    def report(event: Event) -> None:
+        send(JobEvent(run.job, event))
 
     try:
-        send(_animate(animator, run, lambda: inbox.cancelled(run.job), send))
+        report(_animate(animator, run, lambda: inbox.cancelled(run.job), report))
     except BrokenPipeError:
         raise
     except Exception as error:
-        send(Failed(_plain(error)))
+        report(Failed(_plain(error)))
         if isinstance(error, DeviceLost):  # no job of this process would succeed any more
             raise
     inbox.forget(run.job)
@@ -189,9 +180,9 @@ def _end_if_failed(job: Future[None]) -> None:
         os._exit(1)
 
 
-def _animate(animator: Any, run: Run, cancelled: Callable[[], bool], send: Callable[[Event], None]) -> Done:
+def _animate(animator: Any, run: Run, cancelled: Callable[[], bool], report: Callable[[Event], None]) -> Done:
     began = last = time.monotonic()
-    seconds = dict.fromkeys(("pose", "encode", "denoise", "decode", "write"), 0.0)
+    seconds = dict.fromkeys((*STAGES, "write"), 0.0)
     if cancelled():
         raise Cancelled("The job was cancelled.")
     clip = animator.stream(
@@ -201,13 +192,15 @@ def _animate(animator: Any, run: Run, cancelled: Callable[[], bool], send: Calla
         reference_pose=_pose_sequence(run.reference_pose) if run.reference_pose is not None else None,
         cancelled=cancelled,
     )
-    with closing(clip), _VideoFile(run.video, clip, send) as video:
-        send(Started(clip.frames, float(clip.fps), tuple(clip.size)))
+    with closing(clip), _VideoFile(run.video, clip, report) as video:
+        report(Started(clip.frames, float(clip.fps), tuple(clip.size)))
         for event in clip:
             now = time.monotonic()
             seconds[event.stage] += now - last
             last = now
-            _report(event, now - began, send)
+            report(replace(event, seconds=now - began, preview=None, frames=None))
+            if event.preview is not None:
+                report(Preview(_jpeg(event.preview), event.step, event.steps))
             if event.frames is not None:
                 video.write(event.frames)
                 last = time.monotonic()
@@ -236,18 +229,12 @@ def _pose_sequence(path: Path) -> Any:
     return PoseSequence.load(path.read_bytes())
 
 
-def _report(event: Progress, elapsed: float, send: Callable[[Event], None]) -> None:
-    send(replace(event, seconds=elapsed, preview=None, frames=None))
-    if event.preview is not None:
-        send(Preview(_jpeg(event.preview), event.step, event.steps))
-
-
 def _jpeg(picture: Any) -> bytes:
     """A JPEG file of at most one chunk."""
     import cv2
 
     data = b""
-    for quality in _QUALITY_STEPS:
+    for quality in JPEG_QUALITIES:
         _, coded = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
         data = coded.tobytes()
         if len(data) <= CHUNK_BYTES:
@@ -258,13 +245,11 @@ def _jpeg(picture: Any) -> bytes:
 class _VideoFile:
     """The job's MP4 on its way to disk: every piece is written, summed, flushed and then reported."""
 
-    def __init__(self, path: Path, clip: Any, send: Callable[[Event], None]) -> None:
-        self._path = path
+    def __init__(self, path: Path, clip: Any, report: Callable[[Event], None]) -> None:
         self._clip = clip
-        self._send = send
+        self._report = report
         self._file = path.open("wb")
-        self._mp4: Any = None
-        self._size = (0, 0)
+        self._mp4: FragmentedMp4 | None = None
         self._digest = hashlib.sha256()
         self._offset = 0
         self._frames = 0
@@ -275,17 +260,17 @@ class _VideoFile:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def write(self, frames: Any) -> None:
+    def write(self, frames: NDArray[np.uint8]) -> None:
         """uint8 [n,H,W,3] RGB."""
-        if self._mp4 is None:
-            from ..media import FragmentedMp4
+        from ..media import FragmentedMp4
 
-            self._size = (frames.shape[2], frames.shape[1])
-            self._mp4 = FragmentedMp4(self._clip.fps, self._size, audio=self._clip.audio)
+        if self._mp4 is None:
+            self._mp4 = FragmentedMp4(self._clip.fps, self._clip.size, audio=self._clip.audio)
         self._frames += len(frames)
         self._put(self._mp4.write(frames))
 
     def finish(self, seconds: dict[str, float]) -> Done:
+        """Write what is left; `seconds` by stage, to which this is added."""
         if self._mp4 is None:
             raise EngineError("The engine ended without a frame.")
         began = time.monotonic()
@@ -294,7 +279,7 @@ class _VideoFile:
         return Done(
             frames=self._frames,
             fps=float(self._clip.fps),
-            size=self._size,
+            size=tuple(self._clip.size),
             bytes=self._offset,
             sha256=self._digest.hexdigest(),
             seconds=seconds,
@@ -311,7 +296,7 @@ class _VideoFile:
                     f"The video cannot be spooled: {error}.", remedy="Free space on the server's disk."
                 ) from error
             self._digest.update(piece)
-            self._send(Video(self._offset, len(piece), zlib.crc32(piece)))
+            self._report(Video(self._offset, len(piece), zlib.crc32(piece)))
             self._offset += len(piece)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from mimicmotion_trt.engines import Plan, Profile, cuda_gpu, tensorrt_backend
+from mimicmotion_trt.engines import EnginePlan, Placement, Profile, cuda_gpu, tensorrt_backend
 from mimicmotion_trt.engines.bundle import COMMAND
 from mimicmotion_trt.engines.tensorrt_checks import check_gpu, check_validity, for_backend, for_gpu, without
 from mimicmotion_trt.engines.tensorrt_library import Library, open_library
@@ -139,10 +139,10 @@ def test_the_builder_takes_what_a_refused_portable_plan_proposes(builder, option
 def test_a_plan_that_is_refused_without_a_gpu_proposes_the_cpu(builder, monkeypatch, options, device):
     """What the builder takes: the doctor proposes the same."""
     monkeypatch.setattr(cuda_gpu, "load_driver", lambda: SimpleNamespace(cuDriverGetVersion=no_driver))
-    plan = Plan(f"{options.backend} 1.0", "SM89", (Profile({}),))
+    plan = EnginePlan(f"{options.backend} 1.0", "SM89", (Profile({}),))
     with pytest.raises(BundleError) as caught:
         tensorrt_backend.open_engine(
-            Path("unet.plan"), SPEC, device=device, threads=None, alert=False, plan=plan,
+            Path("unet.plan"), SPEC, Placement(device), plan=plan,
             command=f"{COMMAND} {options.arguments}",
         )  # fmt: skip
     (command,) = re.findall("`(.*)`", caught.value.remedy)
@@ -158,7 +158,7 @@ def no_driver() -> None:
 @pytest.mark.parametrize("capability", NAMES)
 def test_the_builder_takes_what_a_refused_plan_of_tensorrt_proposes(builder, capability):
     gpu: Any = SimpleNamespace(name=NAMES[capability], capability=f"SM{capability}")
-    plan = Plan("tensorrt 11.4.0.106", "NVIDIA L40S SM89", (Profile({}),))
+    plan = EnginePlan("tensorrt 11.4.0.106", "NVIDIA L40S SM89", (Profile({}),))
     with pytest.raises(BundleError) as caught:
         check_gpu(gpu, plan, 1, "unet.plan", f"{COMMAND} {BUILT[4].arguments}", portable=False)
     (command,) = re.findall("`(.*)`", caught.value.remedy)

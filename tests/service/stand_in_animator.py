@@ -18,24 +18,23 @@ import numpy as np
 
 from mimicmotion_trt import errors
 from mimicmotion_trt.events import STAGES, Progress
-from mimicmotion_trt.limits import Limits
 from mimicmotion_trt.pose import PoseSequence
+from mimicmotion_trt.service.config import EngineConfig
 from mimicmotion_trt.settings import Settings
 
 
-def load(bundle: str, *, device: str, threads: int | None, limits: Limits, graphs: bool) -> StandIn:
-    does = json.loads(bundle)
+def load(config: EngineConfig) -> StandIn:
+    does = json.loads(str(config.bundle))
     time.sleep(does.get("pause", 0))
     _misbehave(does, "load")
-    return StandIn(limits, graphs)
+    return StandIn(config)
 
 
 class StandIn:
     bundle_name = "stand-in"
 
-    def __init__(self, limits: Limits, graphs: bool) -> None:
-        self._limits = limits
-        self.note = f"no weights at all, graphs {'on' if graphs else 'off'}"
+    def __init__(self, config: EngineConfig) -> None:
+        self.note = f"no weights at all, graphs {'on' if config.graphs else 'off'}"
 
     def settings(self, **overrides: Any) -> Settings:
         return Settings(**{"segment": 8, "overlap": 3, "steps": 4, "canvas": 256, **overrides})

@@ -7,12 +7,13 @@ import hashlib
 
 import numpy as np
 import pytest
-from conftest import script
 
 from mimicmotion_trt import Settings, errors
 from mimicmotion_trt.events import Preview, Progress, Video
 from mimicmotion_trt.pose import PoseSequence
 from mimicmotion_trt.service import AsyncClient
+
+from .hosting import script
 
 SHORT = script(frames=10)
 
@@ -51,7 +52,7 @@ def test_the_video_is_the_servers_file_byte_for_byte(host, client, tmp_path):
     animation = client.animate(script(frames=40, noise=True, size=[128, 128]), b"a video", output=output)
     pieces = [event.data for event in animation if isinstance(event, Video)]
     result = animation.result()
-    made = (host.server._store.get(animation.job)).video.read_bytes()
+    made = (host.server.store.get(animation.job)).video.read_bytes()
     assert b"".join(pieces) == made == output.read_bytes() == result.read()
     assert hashlib.sha256(made).hexdigest() == result.done.sha256
     assert max(map(len, pieces)) <= 2**20

@@ -31,10 +31,10 @@ def test_a_late_reader_gets_the_newest_progress_and_all_the_rest():
 
 def test_endless_reports_take_no_room():
     log = EventLog()
-    for step in range(200_000):
+    for step in range(20_000):
         log.append(progress(step, "pose" if step % 2 else "denoise"))
     assert len(log) == 2
-    assert log.last_sequence == 200_000
+    assert log.last_sequence == 20_000
 
 
 def test_a_reader_that_keeps_up_sees_everything_and_a_slow_one_the_newest():

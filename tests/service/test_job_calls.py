@@ -6,12 +6,13 @@ import threading
 import time
 
 import pytest
-from conftest import hosted, script, until
 
 from mimicmotion_trt import errors
 from mimicmotion_trt.events import Done, Progress, Queued
 from mimicmotion_trt.service import Client, Keep
-from mimicmotion_trt.service.faults import Busy, KeyReused, NotFound
+from mimicmotion_trt.service.status import Busy, KeyReused, NotFound
+
+from .hosting import hosted, script, until
 
 VIDEO = b"a video"
 LONG = script(pause=0.05, frames=4)
@@ -189,5 +190,5 @@ def test_the_store_forgets_old_jobs_and_their_files():
             jobs.append(client.create(script(frames=1), VIDEO, {"steps": 1}).job)
             client.watch(jobs[-1]).result()
         until(lambda: [info.job for info in client.list()] == jobs[:1:-1])
-        until(lambda: sorted(p.name for p in host.server._folder.iterdir()) == sorted(jobs[2:]))
-        assert [p.name for p in (host.server._folder / jobs[3]).iterdir()] == ["video.mp4"]
+        until(lambda: sorted(p.name for p in host.server.store.folder.iterdir()) == sorted(jobs[2:]))
+        assert [p.name for p in (host.server.store.folder / jobs[3]).iterdir()] == ["video.mp4"]

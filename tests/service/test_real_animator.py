@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import hosted
 
 from mimicmotion_trt import errors
 from mimicmotion_trt.events import Preview, Progress
@@ -14,7 +13,9 @@ from mimicmotion_trt.limits import Limits
 from mimicmotion_trt.media import FragmentedMp4
 from mimicmotion_trt.pose import PoseSequence
 from mimicmotion_trt.service import Client
-from mimicmotion_trt.service.config import ANIMATOR
+from mimicmotion_trt.service.config import load_animator
+
+from .hosting import hosted
 
 DEMO = Path(__file__).parents[2] / "demo"
 PERSON, MOTION = DEMO / "person.jpg", DEMO / "balance.npz"
@@ -23,7 +24,7 @@ SHORT = {"steps": 2, "frames": 5, "decode_chunk": 3, "seed": 7}
 
 @pytest.fixture(scope="module")
 def host():
-    with hosted(animator=ANIMATOR, bundle="tiny", threads=2, limits=Limits(jobs=2)) as running:
+    with hosted(load=load_animator, bundle="tiny", threads=2, limits=Limits(jobs=2)) as running:
         yield running
 
 

@@ -15,10 +15,12 @@ from typing import IO
 
 from ..errors import OutputError, ServiceError
 from ..events import Accepted, Done, Event, Video
+from ..files import write_atomic
 from .generated.mimicmotion.v1 import animation_pb2 as pb
 from .wire import event_from_wire
 
-_IN_MEMORY = 32 * 2**20
+IN_MEMORY = 32 * 2**20
+"""Bytes of a video above which it is kept in a temporary file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,23 +40,20 @@ class ReceivedVideo:
 
     def save(self, path: str | Path) -> Path:
         """Write the MP4; the file appears whole or not at all. Raises `OutputError`."""
-        path, beside = Path(path), _beside(Path(path))
+        path = Path(path)
         self.video.seek(0)
         try:
-            with beside.open("wb") as file:
-                shutil.copyfileobj(self.video, file)
-            os.replace(beside, path)
+            write_atomic(path, lambda file: shutil.copyfileobj(self.video, file))
         except OSError as error:
-            beside.unlink(missing_ok=True)
             raise _unwritable(path, error) from error
         return path
 
 
-class Intake:
+class Delivery:
     """Takes a job's events in order; `result` is set once the last one proved the video to be whole.
 
     With `output` the video is written beside that path and moved there at the end; without it, it is kept in
-    memory up to 32 MiB and in a temporary file beyond. `first` says from which sequence number on the events
+    memory up to `IN_MEMORY` and in a temporary file beyond. `first` says from which sequence number on the events
     are: above 0, the video's beginning is missing and there is no result.
     """
 
@@ -67,9 +66,9 @@ class Intake:
         self._digest = hashlib.sha256()
         self._beside: Path | None = None
         if self._output is None:
-            self._file: IO[bytes] = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115
+            self._file: IO[bytes] = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115
         else:
-            self._beside = _beside(self._output)
+            self._beside = self._output.with_name(f".{self._output.name}.{secrets.token_hex(4)}.part")
             try:
                 self._file = self._beside.open("w+b")
             except OSError as error:
@@ -130,10 +129,6 @@ class Intake:
             except OSError as error:
                 raise _unwritable(self._output, error) from error
         self.result = ReceivedVideo(done, self._file, self._output)
-
-
-def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
 
 
 def _unwritable(path: Path, error: OSError) -> OutputError:
