@@ -20,6 +20,8 @@ from typing import Annotated
 import typer
 
 from mimicmotion_trt import Animator
+from mimicmotion_trt.bundles import load_bundle
+from mimicmotion_trt.engines import Manifest
 from mimicmotion_trt.errors import MimicMotionError, OutputError
 from mimicmotion_trt.training.curves import draw_curves
 from mimicmotion_trt.training.evaluate import MOST_SEED, Scored, means, score_clips, write_sheet
