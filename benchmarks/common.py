@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from mimicmotion_trt.files import write_atomic
 from mimicmotion_trt.media.picture import fit_picture, read_picture
 from mimicmotion_trt.pose import PoseSequence
 
@@ -72,14 +73,6 @@ def with_table(text: str, name: str, table: str) -> str:
     return f"{before}{begin}\n{table}\n{end}{after}"
 
 
-def write(path: Path, text: str) -> None:
-    """Write beside, then rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}")
-    beside.write_text(text)
-    beside.replace(path)
-
-
 # ---- figures that are written as they come ----
 
 Figures = Mapping[str, Any]
@@ -113,7 +106,8 @@ class Report:
 
     def save(self) -> None:
         """Write all that was found."""
-        write(self.path, self.line + "\n")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(self.path, self.line + "\n")
 
     @property
     def line(self) -> str:

@@ -146,7 +146,7 @@ def write_bundle(
         rows=(1, 2),
         scaling_factor=float(read_config(configs / "vae" / "config.json").get("scaling_factor", 0.18215)),
         image=image,
-        defaults={**sigmas, "segment": segment},
+        defaults={**sigmas, "segment": segment, "overlap": min(6, segment - 1)},
     )
     manifest.write_text(made.to_json())
     return folder

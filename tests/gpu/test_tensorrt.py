@@ -103,7 +103,7 @@ def test_weights_in_the_hosts_memory_give_the_same_answer(build, relative):
 
 def prediction_of(bundle: Bundle, budget: int | None) -> Any:
     """The U-Net's answer to random inputs with at most `budget` bytes of weights on the GPU; None: as fits best."""
-    sizes, chance = {"rows": 1, "frames": 8, "cells_high": 8, "cells_wide": 16}, np.random.default_rng(0)
+    sizes, chance = {"rows": 1, "frames": 8, "latent_height": 8, "latent_width": 16}, np.random.default_rng(0)
     with closing(open_engine(bundle, "unet")) as engine:
         engine.stream_weights(budget)
         inputs, outputs = (
