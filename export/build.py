@@ -99,7 +99,7 @@ def build_networks(
     model: Any = load_model(folder, checkpoint)
     check_scheduler(model.scheduler)
     check_scaling_factor(model.vae.config["scaling_factor"])
-    image = image_statistics(model.feature_extractor, int(model.image_encoder.config.image_size))
+    image = image_statistics(model.feature_extractor, model.image_encoder)
     widths = model.unet.config["block_out_channels"]
     specs = network_specs(
         pose_channels=widths[0],

@@ -118,8 +118,8 @@ def check_scaling_factor(value: Any) -> None:
         )
 
 
-def image_statistics(config: Mapping[str, Any], size: int) -> ImageStatistics:
-    """CLIP's normalisation from `preprocessor_config.json`, for pictures of `size`; raises `CheckpointError`."""
+def image_statistics(config: Mapping[str, Any], encoder: Any) -> ImageStatistics:
+    """CLIP's input size, and its normalisation from `preprocessor_config.json`; raises `CheckpointError`."""
     try:
         mean, std = (tuple(float(v) for v in config[key]) for key in ("image_mean", "image_std"))
         red, green, blue = mean
@@ -129,7 +129,7 @@ def image_statistics(config: Mapping[str, Any], size: int) -> ImageStatistics:
             "preprocessor_config.json lacks image_mean or image_std.", remedy=THREE, field="base"
         ) from None
     try:
-        return ImageStatistics(size, (red, green, blue), (r, g, b))
+        return ImageStatistics(int(encoder.config.image_size), (red, green, blue), (r, g, b))
     except ValueError:
         raise CheckpointError(
             f"preprocessor_config.json: image_mean is {list(mean)}, image_std {list(std)}.",

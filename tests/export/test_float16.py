@@ -53,7 +53,7 @@ def export(module: torch.nn.Module, name: str, spec: EngineSpec, path: Path) -> 
 
 
 def test_the_unet_keeps_the_bound_on_a_real_trajectory(model, specs, tmp_path):
-    image = image_statistics(model.feature_extractor, model.image_encoder.config.image_size)
+    image = image_statistics(model.feature_extractor, model.image_encoder)
     defaults = model_defaults(model, Options(segment=16))
     cases = record_trajectory(model, image, defaults, (64, 128), 8)
     assert len(cases) == 10  # both branches of five steps

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from mimicmotion_trt import CheckpointError
+from mimicmotion_trt.engines import ImageStatistics
 from mimicmotion_trt.export import sources
 from mimicmotion_trt.export.options import Options, PlanOptions
 from mimicmotion_trt.export.sources import (
@@ -21,6 +22,7 @@ from mimicmotion_trt.export.sources import (
     hash_code,
     image_statistics,
 )
+from mimicmotion_trt.training.checkpoints import load_image_encoder
 
 
 def test_everything_that_goes_in_is_in_the_key(micro, tmp_path):
@@ -129,6 +131,11 @@ def test_another_scheduler_is_refused(change):
     assert caught.value.field == "base"
 
 
+@pytest.fixture(scope="module")
+def encoder(tiny):
+    return load_image_encoder(tiny.base)
+
+
 GOOD = {"image_mean": [0.5, 0, -1], "image_std": [1, 0.5, 2]}
 
 
@@ -143,10 +150,10 @@ GOOD = {"image_mean": [0.5, 0, -1], "image_std": [1, 0.5, 2]}
         *(GOOD | {"image_mean": [wrong, 0, 0]} for wrong in (math.nan, -math.inf)),
     ],
 )
-def test_clips_statistics_must_be_there_and_make_sense(config):
-    assert image_statistics(GOOD, 112).std == (1, 0.5, 2)
+def test_clips_statistics_must_be_there_and_make_sense(encoder, config):
+    assert image_statistics(GOOD, encoder) == ImageStatistics(224, (0.5, 0, -1), (1, 0.5, 2))
     with pytest.raises(CheckpointError, match=r"preprocessor_config.json.* image_mean") as caught:
-        image_statistics(config, 112)
+        image_statistics(config, encoder)
     assert (caught.value.field, bool(caught.value.remedy)) == ("base", True)
 
 

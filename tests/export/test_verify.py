@@ -262,7 +262,7 @@ def model(micro) -> Model:
 
 
 def record(model: Model, options: Options, **how: int) -> list[Case]:
-    image = image_statistics(model.feature_extractor, model.image_encoder.config.image_size)
+    image = image_statistics(model.feature_extractor, model.image_encoder)
     frames = options.model_defaults["segment"]
     return record_trajectory(model, image, model_defaults(model, options), options.sizes[0], frames, **how)
 
