@@ -34,8 +34,8 @@ from pages import write
 from rich.console import Console
 from rich.table import Table
 
-from mimicmotion_trt.engines.cuda_errors import kind_of
-from mimicmotion_trt.engines.cuda_gpu import Gpu
+from mimicmotion_trt.engines.cuda import Gpu
+from mimicmotion_trt.engines.cuda_memory import error_class
 from mimicmotion_trt.errors import DeviceLost, MimicMotionError
 
 RESULTS = Path(__file__).parent / "results"
@@ -208,7 +208,7 @@ class Run:
 def is_lost(error: Exception) -> bool:
     """Whether every further call of this process will fail, too."""
     said = error.message if isinstance(error, MimicMotionError) else str(error)
-    return isinstance(error, DeviceLost) or kind_of(said) is DeviceLost
+    return isinstance(error, DeviceLost) or error_class(said) is DeviceLost
 
 
 def reason(error: Exception) -> str:

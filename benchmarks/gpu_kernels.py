@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from mimicmotion_trt.cuda import launches
-from mimicmotion_trt.cuda.device import Device
-from mimicmotion_trt.cuda.launches import Launch, Tables
+from mimicmotion_trt.cuda.launches import Device, Launch, Tables
 from mimicmotion_trt.kernels import to_pictures
 from mimicmotion_trt.segments import fusion_weights, plan_segments
 
@@ -143,7 +142,7 @@ class Checks:
         """What the kernel writes into a new array, or over a copy of `into`."""
         held = [put(self._device, array) for array in arrays]
         out = put(self._device, np.zeros(shape, dtype) if into is None else into)
-        self._device.do(lambda stream: self._device.launch(launch, *held, out, stream=stream))
+        self._device.enqueue(lambda stream: self._device.launch(launch, *held, out, stream=stream))
         return self._device.download(out)
 
 

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from mimicmotion_trt.cuda.decoder import CudaDecoder
 from mimicmotion_trt.cuda.denoiser import make_batches, make_layout
-from mimicmotion_trt.cuda.device import Replay
 from mimicmotion_trt.cuda.program import StepProgram
 from mimicmotion_trt.denoise import Denoiser, guidance_ramp, make_rows
 from mimicmotion_trt.engines import Engine
+from mimicmotion_trt.engines.cuda_device import Replay
 from mimicmotion_trt.engines.torch_backend import exact_floats
 from mimicmotion_trt.kernels import to_pictures
 from mimicmotion_trt.schedule import PLAIN, Step, steps_of

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from mimicmotion_trt.cuda.device import CudaDevice, Device
+from mimicmotion_trt.cuda.launches import Device, open_device
 from mimicmotion_trt.engines import EngineSpec
-from mimicmotion_trt.engines.cuda_gpu import Gpu, load_driver, open_gpu
+from mimicmotion_trt.engines.cuda import Gpu, load_driver, open_gpu
 from mimicmotion_trt.engines.cuda_memory import DeviceArray
 
 Run = Callable[..., torch.Tensor]
@@ -43,7 +43,7 @@ class Place:
             return cls(torch.device("cpu"))
         other = open_gpu(gpu.index)
         return cls(
-            torch.device("cuda", gpu.index), CudaDevice(gpu, dtype), CudaDevice(other, dtype), gpu, other
+            torch.device("cuda", gpu.index), open_device(gpu, dtype), open_device(other, dtype), gpu, other
         )
 
     def wait(self) -> None:

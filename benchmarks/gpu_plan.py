@@ -14,9 +14,9 @@ from gpu_place import Figures, Part, Place, tidied
 from gpu_real import RealLoops
 from gpu_tensorrt import Flavour, installed
 
-from mimicmotion_trt.cuda.device import CudaDevice
+from mimicmotion_trt.cuda.launches import open_device
 from mimicmotion_trt.engines import Engine, Placement
-from mimicmotion_trt.engines.cuda_gpu import Gpu
+from mimicmotion_trt.engines.cuda import Gpu
 from mimicmotion_trt.engines.plan import read_plan
 from mimicmotion_trt.engines.tensorrt_library import open_library
 from mimicmotion_trt.errors import BundleError
@@ -125,7 +125,9 @@ class RealPlan:
         """The plan, and the loops on its stream."""
         engine = self.engine()
         gpu = engine.gpu
-        place = self.place if gpu is None else replace(self.place, gpu=gpu, device=CudaDevice(gpu, "float16"))
+        place = (
+            self.place if gpu is None else replace(self.place, gpu=gpu, device=open_device(gpu, "float16"))
+        )
         try:
             yield engine, RealLoops(place, self.scale, self.frames)
         finally:

@@ -22,8 +22,8 @@ from gpu_tensorrt import tensorrt_parts
 
 from mimicmotion_trt import Animator
 from mimicmotion_trt.cuda.compiler import compile_kernels
-from mimicmotion_trt.cuda.device import CudaDevice, Device
-from mimicmotion_trt.engines.cuda_gpu import Gpu, open_gpu
+from mimicmotion_trt.cuda.launches import Device, open_device
+from mimicmotion_trt.engines.cuda import Gpu, open_gpu
 from mimicmotion_trt.errors import BundleError
 
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
@@ -124,7 +124,7 @@ def kernels(machine: Machine) -> Mapping[str, Part]:
     """Every kernel against numpy, then the bandwidth of the large ones against a copy's; each is a part."""
 
     def run(dtype: str, work: Callable[[Device], Figures]) -> Iterator[Figures]:
-        with closing(CudaDevice(machine.on, dtype)) as device:
+        with closing(open_device(machine.on, dtype)) as device:
             yield work(device)
 
     parts: dict[str, Part] = {}

@@ -20,7 +20,7 @@ from gpu_place import Figures, Part, named
 
 from mimicmotion_trt import Animator
 from mimicmotion_trt.engines import Bundle, open_engine
-from mimicmotion_trt.engines.cuda_gpu import Gpu
+from mimicmotion_trt.engines.cuda import Gpu
 from mimicmotion_trt.engines.plan import FLAVOURS
 from mimicmotion_trt.engines.tensorrt_library import EXTRAS, open_library
 from mimicmotion_trt.errors import BundleError, MimicMotionError

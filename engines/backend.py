@@ -10,7 +10,7 @@ from typing import Protocol
 
 from ..errors import BundleError
 from .bundle import Bundle
-from .cuda_gpu import Gpu
+from .cuda import Gpu
 from .plan import EnginePlan
 from .spec import Array, EngineSpec
 

@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import BundleError, EngineError
 from .backend import Placement
 from .bundle import COMMAND
-from .cuda_gpu import Gpu, gpu_index, open_gpu
+from .cuda import Gpu, gpu_index, open_gpu
 from .cuda_memory import DeviceArray
 from .plan import EnginePlan
 from .spec import EngineSpec

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import EngineError
-from .cuda_errors import kind_of
-from .cuda_gpu import Gpu
-from .cuda_memory import DeviceArray, Memory
+from .cuda import Gpu
+from .cuda_memory import DeviceArray, Memory, error_class
 from .spec import Array
 from .tensorrt_library import Library
 
@@ -196,4 +195,4 @@ class Binding:
 
     def _failed(self, what: str) -> EngineError:
         said, remedy = self._library.explain(_SMALLER)
-        return kind_of(said)(f"{what}: {self._library.version} says: {said}.", remedy=remedy)
+        return error_class(said)(f"{what}: {self._library.version} says: {said}.", remedy=remedy)

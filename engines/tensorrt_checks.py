@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import BundleError
-from .cuda_gpu import Gpu
+from .cuda import Gpu
 from .plan import FLAVOURS, EnginePlan
 from .spec import EngineSpec
 from .tensorrt_library import DISTRIBUTIONS, Library

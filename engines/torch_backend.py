@@ -18,8 +18,8 @@ import numpy as np
 
 from ..errors import BundleError, EngineError, OutOfMemory
 from .backend import Call, Placement
-from .cuda_errors import SMALLER, explained
-from .cuda_gpu import Gpu, gpu_index, open_gpu
+from .cuda import Gpu, gpu_index, open_gpu
+from .cuda_memory import SMALLER, translate
 from .plan import EnginePlan
 from .spec import Array, EngineSpec
 
@@ -224,7 +224,7 @@ def _failure(put: Callable[[], None]) -> EngineError | None:
     try:
         put()
     except RuntimeError as error:  # of sizes that do not fit, of memory, of the GPU
-        return explained(error, "PyTorch failed", SMALLER)
+        return translate(error, "PyTorch failed", SMALLER)
     return None
 
 

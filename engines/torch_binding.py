@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .cuda_gpu import Gpu
+from .cuda import Gpu
 from .cuda_memory import DeviceArray
 from .spec import EngineSpec
 from .torch_backend import exact_floats, fill, run_twice

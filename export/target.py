@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from ..engines.cuda_gpu import open_gpu
+from ..engines.cuda import open_gpu
 from ..engines.tensorrt_library import open_library
 from ..errors import BundleError, ExportError
 from .options import Options

@@ -20,7 +20,7 @@ from .cuda.denoiser import CudaDenoiser, open_programs
 from .denoise import Conditions, Denoiser, closed
 from .denoisers import Denoisers
 from .engines import NETWORKS, Bundle, Engine, Manifest, Placement, open_engine
-from .engines.cuda_gpu import Gpu
+from .engines.cuda import Gpu
 from .errors import EngineError, SettingsError
 from .job import Job
 from .limits import Limits, check_limit

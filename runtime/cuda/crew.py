@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-from ..engines.cuda_errors import explained
+from ..engines.cuda_memory import translate
 from ..errors import EngineError
 from ..schedule import Step
 from .program import Layout, StepProgram
@@ -82,7 +82,7 @@ class Crew:
                 self._broken = True
                 self._asked.pop(slot, None)
                 for other in self._taken.keys() - {slot}:
-                    self._failed[other] = explained(failure, "a step shared with another job failed", remedy)
+                    self._failed[other] = translate(failure, "a step shared with another job failed", remedy)
             raise
         finally:
             with self._changed:

@@ -14,7 +14,7 @@ from ..engines import Engine
 from ..errors import SettingsError
 from . import launches
 from .buckets import MOST_ELEMENTS
-from .device import CudaDevice, Device
+from .launches import Device, open_device
 
 Float = NDArray[np.float32]
 Picture = NDArray[np.uint8]
@@ -64,7 +64,7 @@ class CudaDecoder:
                     works[count] = self._work(own, count, high * wide)
                 device.upload(np.ascontiguousarray(latents[part], np.float32), own["latents"])
                 drawn = device.part(pictures[number % 2], 0, count)
-                device.do(partial(works[count], drawn))
+                device.enqueue(partial(works[count], drawn))
                 following = device.fetch(drawn)
                 if coming is not None:
                     yield coming()
@@ -101,4 +101,4 @@ def open_decoder(engine: Engine, scaling_factor: float) -> CudaDecoder | None:
     gpu = engine.gpu
     if gpu is None:
         return None
-    return CudaDecoder(CudaDevice(gpu, engine.spec.dtypes["latents"]), engine, scaling_factor)
+    return CudaDecoder(open_device(gpu, engine.spec.dtypes["latents"]), engine, scaling_factor)

@@ -15,8 +15,7 @@ from ..schedule import Kind, Step
 from ..segments import Plan
 from .buckets import Buckets
 from .crew import Crew
-from .device import CudaDevice
-from .launches import branches_of
+from .launches import branches_of, open_device
 from .program import Layout, Rows, StepProgram
 
 Float = NDArray[np.float32]
@@ -118,7 +117,7 @@ def open_programs(unet: Engine, build: str, *, graphs: bool) -> ProgramCache | N
     gpu = unet.gpu
     if gpu is None:
         return None
-    device = CudaDevice(gpu, unet.spec.dtypes["latents"])
+    device = open_device(gpu, unet.spec.dtypes["latents"])
 
     def make(layout: Layout, whole: Engine, outer: Engine | None) -> StepProgram:
         return StepProgram(device, whole, layout, graphs=graphs, outer=outer)

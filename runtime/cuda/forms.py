@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..engines import Engine
+from ..engines.cuda_device import Replay
 from . import launches
-from .device import Device, Replay
+from .launches import Device
 
 if TYPE_CHECKING:
     from .program import Layout

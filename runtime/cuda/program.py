@@ -21,9 +21,8 @@ from ..denoise import Conditions
 from ..engines import Engine
 from ..schedule import Step
 from . import launches
-from .device import Device
 from .forms import Arrays, Form, Running
-from .launches import STILL
+from .launches import STILL, Device
 
 Float = NDArray[np.float32]
 

@@ -32,7 +32,7 @@ def plan_of(**changes: Any) -> EnginePlan:
 
 
 class HostGpu:
-    """`cuda_gpu.Gpu` on numpy arrays; everything happens at once, `did` tells in which order."""
+    """`cuda.Gpu` on numpy arrays; everything happens at once, `did` tells in which order."""
 
     def __init__(self, free: int = 10**9, capability: str = "SM89") -> None:
         self.index, self.name, self.capability, self.free = 0, "NVIDIA L4", capability, free

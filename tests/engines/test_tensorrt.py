@@ -22,7 +22,7 @@ from mimicmotion_trt.engines import (
     open_engine,
     tensorrt_backend,
 )
-from mimicmotion_trt.engines.cuda_gpu import count_gpus, gpu_index, open_gpu
+from mimicmotion_trt.engines.cuda import count_gpus, gpu_index, open_gpu
 from mimicmotion_trt.engines.cuda_memory import DeviceArray
 from mimicmotion_trt.engines.tensorrt_backend import TensorRtEngine
 from mimicmotion_trt.engines.tensorrt_binding import Session
@@ -427,7 +427,7 @@ def test_a_library_that_cannot_start(file, monkeypatch):
 
 
 def has_gpu() -> bool:
-    from mimicmotion_trt.engines.cuda_gpu import load_driver
+    from mimicmotion_trt.engines.cuda import load_driver
 
     try:
         return count_gpus(load_driver()) > 0

@@ -154,7 +154,7 @@ def test_every_reason_that_tensorrt_rtx_gives_is_explained():
 
 
 def test_the_names_of_cuda_core():
-    files = ("engines/cuda_gpu.py", "runtime/cuda/device.py", "runtime/cuda/graph.py")
+    files = ("engines/cuda.py", "engines/cuda_device.py")
     sources = [(ROOT / file).read_text() for file in files]
     used = set().union(*(names_used(source, CUDA, ("core", "self._core")) for source in sources))
     assert {

@@ -17,7 +17,7 @@ from mimicmotion_trt.bundles import load_bundle
 from mimicmotion_trt.doctor.fitness import cpu_problem, rebuild_for
 from mimicmotion_trt.doctor.gpus import GpuInfo
 from mimicmotion_trt.doctor.host import Host
-from mimicmotion_trt.engines import Bundle, EnginePlan, Placement, Profile, cuda_gpu, tensorrt_backend
+from mimicmotion_trt.engines import Bundle, EnginePlan, Placement, Profile, cuda, tensorrt_backend
 from mimicmotion_trt.engines.bundle import COMMAND
 from mimicmotion_trt.engines.tensorrt_checks import check_gpu, check_validity, for_backend, for_gpu, without
 from mimicmotion_trt.engines.tensorrt_library import Library, open_library
@@ -206,7 +206,7 @@ def test_a_bundle_of_the_usual_capabilities_is_rebuilt_for_one_more(bundle, buil
 @pytest.mark.parametrize("options", BUILT[:5], ids=lambda options: options.arguments[10:40])
 def test_a_plan_that_is_refused_without_a_gpu_proposes_the_cpu(builder, monkeypatch, options, device):
     """What the builder takes: the doctor proposes the same."""
-    monkeypatch.setattr(cuda_gpu, "load_driver", lambda: SimpleNamespace(cuDriverGetVersion=no_driver))
+    monkeypatch.setattr(cuda, "load_driver", lambda: SimpleNamespace(cuDriverGetVersion=no_driver))
     plan = EnginePlan(f"{options.backend} 1.0", "SM89", (Profile({}),))
     with pytest.raises(BundleError) as caught:
         tensorrt_backend.open_engine(
