@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from mimicmotion_trt.cuda import launches
-from mimicmotion_trt.cuda.launches import Device, Launch, Tables
+from mimicmotion_trt.cuda.launches import Device, Tables
+from mimicmotion_trt.engines.cuda_device import Launch
 from mimicmotion_trt.kernels import to_pictures
 from mimicmotion_trt.segments import fusion_weights, plan_segments
 

@@ -103,13 +103,13 @@ class ModuleEngine:
         """On arrays of the GPU a `TorchBinding`, else a call on numpy's."""
         first, *others = self.spec.outputs
         if self.gpu is not None:
-            from mimicmotion_trt.engines.torch_binding import TorchBinding, memory_of
+            from mimicmotion_trt.engines.torch_backend import TorchBinding, shared_memory
 
             into = [
                 torch.as_tensor(DeviceArray.of(outputs[t.name]), device=self._place.torch) for t in others
             ]
             spec, answer = EngineSpec(self.spec.inputs, (first,)), {first.name: outputs[first.name]}
-            run, memory = first_of(self._run, into), memory_of(self.gpu)
+            run, memory = first_of(self._run, into), shared_memory(self.gpu)
             return TorchBinding(run, spec, inputs, answer, self._place.torch, memory)
         given = [torch.from_numpy(inputs[tensor.name]) for tensor in self.spec.inputs]
         kept = [torch.from_numpy(outputs[tensor.name]) for tensor in (first, *others)]

@@ -26,11 +26,10 @@ from rich.table import Table
 
 from mimicmotion_trt.animator import Animator
 from mimicmotion_trt.errors import MimicMotionError, SettingsError
-from mimicmotion_trt.flags import parse_size
 from mimicmotion_trt.media.writer import VideoWriter
 from mimicmotion_trt.noise import latent_noise
 from mimicmotion_trt.pose import draw_poses
-from mimicmotion_trt.settings import Settings
+from mimicmotion_trt.settings import Settings, parse_size
 
 MODEL = Path(__file__).resolve().parent.parent / "training" / "models" / "tiny"
 SETTLE_SECONDS = 0.3
@@ -150,7 +149,7 @@ def time_grpc(
     console: Console,
 ) -> dict[str, Any]:
     """The same job in process and through a server of this machine, in turn."""
-    from mimicmotion_trt.service.local import local_server
+    from mimicmotion_trt.service import local_server
 
     times: Times = defaultdict(list)
     with local_server(bundle, threads=threads) as client, tempfile.TemporaryDirectory() as folder:

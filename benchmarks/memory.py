@@ -22,8 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 from mimicmotion_trt.animator import Animator
-from mimicmotion_trt.flags import parse_size
 from mimicmotion_trt.media.writer import VideoWriter
+from mimicmotion_trt.settings import parse_size
 
 
 def main(

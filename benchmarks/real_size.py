@@ -27,7 +27,7 @@ from rich.table import Table
 
 from mimicmotion_trt.export.build import build_bundle
 from mimicmotion_trt.export.options import Options, PlanOptions
-from mimicmotion_trt.flags import parse_size
+from mimicmotion_trt.settings import parse_size
 
 CONFIGS = Path(__file__).parents[1] / "tests" / "data" / "golden" / "real-size"
 

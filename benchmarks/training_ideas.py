@@ -28,8 +28,8 @@ from rich.console import Console
 from rich.table import Table
 
 from mimicmotion_trt.errors import CheckpointError, MimicMotionError, OutputError
-from mimicmotion_trt.flags import parse_size
 from mimicmotion_trt.pose import PoseSequence
+from mimicmotion_trt.settings import parse_size
 
 ROOT = Path(__file__).resolve().parents[1]
 ARMS: dict[str, dict[str, Any]] = {

@@ -17,7 +17,7 @@ from mimicmotion_trt.media.picture import fit_picture, write_picture
 from mimicmotion_trt.media.reader import VideoReader
 from mimicmotion_trt.media.sheet import contact_sheet
 from mimicmotion_trt.pose import draw_poses, rescale_to_reference
-from mimicmotion_trt.service.local import local_server
+from mimicmotion_trt.service import local_server
 from mimicmotion_trt.settings import Settings
 
 DEMO = Path(__file__).resolve().parent

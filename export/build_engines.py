@@ -18,7 +18,7 @@ from mimicmotion_trt.errors import MimicMotionError, SettingsError
 from mimicmotion_trt.export.build import build_bundle
 from mimicmotion_trt.export.options import Options, PlanOptions
 from mimicmotion_trt.export.profiles import left_out
-from mimicmotion_trt.flags import parse_size
+from mimicmotion_trt.settings import parse_size
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from .engines import Bundle
 from .engines.bundle import MANIFEST
 from .errors import BundleError, SettingsError
-from .settings import Settings
+from .settings import Settings, make_settings
 
 SEARCH_VARIABLE = "MIMICMOTION_BUNDLES"
 """Folders of bundles, separated as in PATH; looked through before the package's own."""
@@ -63,7 +63,7 @@ def own_settings(bundle: Bundle) -> Settings:
         for size in manifest.sizes:
             Settings(size=size)
         size = manifest.defaults.get("size") or manifest.sizes[0]
-        settings = Settings.from_dict({**manifest.defaults, "size": size})
+        settings = make_settings(manifest.defaults, {"size": size})
         if settings.segment is None:
             raise SettingsError("there is no segment.")
     except SettingsError as error:

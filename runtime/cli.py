@@ -10,11 +10,11 @@ from typing import Annotated, Any, Literal
 import typer
 
 from . import __version__
-from .console import Reporter, as_plain, explained
+from .console import Reporter, explained
 from .errors import LimitError, MotionError, SettingsError
 from .flags import Chosen, with_settings
 from .limits import Limits
-from .settings import Settings
+from .settings import Settings, parse_size
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
@@ -139,7 +139,7 @@ def _on_server(
         done = animation.result().done
         if received != output:
             convert(received, output)
-        return {name: value for name, value in as_plain(done).items() if name not in ("event", "sequence")}
+        return {name: value for name, value in done.to_dict().items() if name not in ("event", "sequence")}
 
 
 def convert(video: Path, output: Path) -> None:
@@ -274,7 +274,8 @@ def doctor(
     from .doctor import Question, examine, show
 
     with explained(as_json):
-        report = examine(bundle, Question.parse(size, frames, seconds, jobs))
+        question = Question.of(parse_size(size) if size else None, frames, seconds, jobs)
+        report = examine(bundle, question)
         if as_json:
             print(json.dumps(report.to_dict()))
         else:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from .denoise import Conditions, Denoiser, closed
 from .errors import Cancelled, EngineError, MotionError, PictureError
-from .events import Event, Stage
+from .events import Progress, Stage
 from .limits import Limits
 from .media.picture import fit_picture, read_picture
 from .motion import Motion, estimate, open_motion, sized_pictures
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Picture = NDArray[np.uint8]
 T = TypeVar("T")
-Work = Generator[Event, None, T]
+Work = Generator[Progress, None, T]
 """A stage: yields its events, returns what it made."""
 
 
@@ -112,7 +112,7 @@ class Clip:
         self._cancelled, self._clock, self._began = cancelled, clock, clock()
         self._events = self._run()
 
-    def __iter__(self) -> Iterator[Event]:
+    def __iter__(self) -> Iterator[Progress]:
         return self._events
 
     def close(self) -> None:
@@ -202,7 +202,7 @@ class Clip:
         picture: Picture = next(self._animator.stages.decode(latents[None], 1))[0]
         return picture
 
-    def _decode(self, latents: NDArray[np.float32]) -> Iterator[Event]:
+    def _decode(self, latents: NDArray[np.float32]) -> Iterator[Progress]:
         done = -1  # the first frame is the reference picture's own
         for pictures in self._animator.stages.decode(latents, self.settings.decode_chunk):
             self._check()
@@ -210,8 +210,8 @@ class Clip:
             done += len(pictures)
             yield self._event("decode", done, self.frames, frames=fresh)
 
-    def _event(self, stage: Stage, step: int, steps: int, **more: Any) -> Event:
-        return Event(stage, step, steps, seconds=self._clock() - self._began, **more)
+    def _event(self, stage: Stage, step: int, steps: int, **more: Any) -> Progress:
+        return Progress(stage, step, steps, seconds=self._clock() - self._began, **more)
 
     def _check(self) -> None:
         if self._cancelled():

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .engines import Bundle, GraphStats, Manifest, open_engine
 from .errors import MimicMotionError
+from .events import Done, Event, Preview, Progress, Video
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,13 +31,16 @@ class Reporter:
 
     def __enter__(self) -> Reporter:
         if not self.as_json:
+            from rich import progress as bar
             from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-            from rich.progress import TimeRemainingColumn as Remaining
 
-            columns = (TextColumn("{task.description:8}"), BarColumn(), MofNCompleteColumn())
-            self._progress = Progress(
-                *columns, TimeElapsedColumn(), Remaining(), console=Console(stderr=True, markup=False)
+            self._progress = bar.Progress(
+                bar.TextColumn("{task.description:8}"),
+                bar.BarColumn(),
+                bar.MofNCompleteColumn(),
+                bar.TimeElapsedColumn(),
+                bar.TimeRemainingColumn(),
+                console=Console(stderr=True, markup=False),
             )
             self._progress.start()
         return self
@@ -45,38 +49,22 @@ class Reporter:
         if self._progress is not None:
             self._progress.stop()
 
-    def show(self, event: Any) -> None:
-        """One event: those with a stage move that stage's bar, others are said."""
+    def show(self, event: Event) -> None:
+        """One event: progress moves the bar of its stage, others are said."""
         if self.as_json:
-            self.line(as_plain(event))
-        elif not hasattr(event, "stage"):
-            if type(event).__name__ not in ("Video", "Preview", "Done"):
-                self._progress.console.print(str(event), highlight=False, style="dim")
-        else:
+            self.line(event.to_dict())
+        elif isinstance(event, Progress):
             if event.stage not in self._bars:
                 self._bars[event.stage] = self._progress.add_task(event.stage, total=None)
             total = event.steps or None
             self._progress.update(self._bars[event.stage], completed=event.step, total=total)
+        elif not isinstance(event, Preview | Video | Done):
+            self._progress.console.print(str(event), highlight=False, style="dim")
 
     def line(self, values: dict[str, Any]) -> None:
         """One line of JSON, if that was asked for."""
         if self.as_json:
             print(json.dumps(values), flush=True)
-
-
-def as_plain(event: Any) -> dict[str, Any]:
-    """An event without its pictures and bytes, ready for JSON."""
-    names = getattr(type(event), "__dataclass_fields__", {})
-    values = {"event": type(event).__name__.lower() if not hasattr(event, "stage") else "progress"}
-    for name in names:
-        value = getattr(event, name)
-        if hasattr(value, "to_dict"):
-            value = value.to_dict()
-        if isinstance(value, bytes) or hasattr(value, "shape"):
-            value = len(value)
-        if value is not None:
-            values[name] = value
-    return values
 
 
 @contextmanager

@@ -1,21 +1,103 @@
-"""What a running animation tells its owner."""
+"""What a running animation tells its owner: the same objects in process, between processes, and from a server.
+
+A job in this process yields `Progress` only. A job of a server goes through `Accepted`, `Queued`, `Started`,
+`Progress`, `Preview` and `Video` to `Done`, or to `Failed`, which clients raise as the error inside.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .errors import MimicMotionError
+from .settings import Settings
+
 Stage = Literal["pose", "encode", "denoise", "decode"]
 STAGES: tuple[Stage, ...] = ("pose", "encode", "denoise", "decode")
 
+CHUNK_BYTES = 2**20
+"""Largest `Preview.jpeg` and `Video.data`, and largest piece of an upload."""
 
-@dataclass(frozen=True, slots=True, eq=False)
+
+@dataclass(frozen=True, slots=True)
 class Event:
-    """One report. `step` of `steps` is done in `stage` (frames in pose and decode, sigmas in denoise)."""
+    """Base of all events."""
 
+    kind: ClassVar[str] = ""
+    """What the wire's schema and the lines of JSON call it."""
+    sequence: int = field(default=0, kw_only=True)
+    """1, 2, … within a job of a server, with gaps where newer reports replaced older ones; 0 in process."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON: of bytes and of pictures only how many, and nothing that is unset."""
+        values: dict[str, Any] = {"event": self.kind}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, bytes | np.ndarray):
+                value = len(value)
+            elif isinstance(value, Settings):
+                value = value.to_dict()
+            elif isinstance(value, MimicMotionError):
+                value = str(value)
+            if value is not None and (f.name != "sequence" or value):
+                values[f.name] = value
+        return values
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted(Event):
+    """The upload is complete and the job has a name."""
+
+    kind: ClassVar[str] = "accepted"
+    job: str
+    settings: Settings
+    """With the bundle's defaults filled in."""
+    frames: int = 0
+    """Of the finished video; 0 where that is not known yet."""
+
+    def __str__(self) -> str:
+        return f"accepted as {self.job}"
+
+
+@dataclass(frozen=True, slots=True)
+class Queued(Event):
+    """The job waits."""
+
+    kind: ClassVar[str] = "queued"
+    position: int
+    """Jobs that start before this one."""
+    eta: float | None
+    """Predicted seconds until it starts; None until the server has measured a job."""
+
+    def __str__(self) -> str:
+        return f"queued at {self.position}" + (f", starts in {self.eta:.0f} s" if self.eta else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Started(Event):
+    """An engine took the job and read its inputs."""
+
+    kind: ClassVar[str] = "started"
+    frames: int
+    """Of the finished video; 0 where that is not known yet."""
+    fps: float
+    """Frames per second of the finished video."""
+    size: tuple[int, int]
+    """(width, height) of the finished video."""
+
+    def __str__(self) -> str:
+        width, height = self.size
+        return f"started: {self.frames or '?'} frames of {width}x{height}, {self.fps:g} per second"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress(Event):
+    """`step` of `steps` is done in `stage` (frames in pose and decode, sigmas in denoise)."""
+
+    kind: ClassVar[str] = "progress"
     stage: Stage
     step: int
     steps: int
@@ -25,13 +107,76 @@ class Event:
     segments: int = 0
     seconds: float = 0.0
     """Since the job began."""
-    preview: NDArray[np.uint8] | None = None
-    """uint8 [H,W,3]: the middle frame as the running denoise step sees it finished."""
-    frames: NDArray[np.uint8] | None = None
-    """uint8 [n,H,W,3] RGB: finished frames, in order; only in decode."""
+    preview: NDArray[np.uint8] | None = field(default=None, compare=False)
+    """uint8 [H,W,3]: the middle frame as the running denoise step sees it finished; in process only."""
+    frames: NDArray[np.uint8] | None = field(default=None, compare=False)
+    """uint8 [n,H,W,3] RGB: finished frames, in order; in process only, and there only in decode."""
 
     def __str__(self) -> str:
-        total = str(self.steps) if self.steps else "?"
         inner = f", segment {self.segment}/{self.segments}" if self.segments else ""
         extra = f", {len(self.frames)} frames" if self.frames is not None else ""
-        return f"[{self.seconds:7.2f} s] {self.stage} {self.step}/{total}{inner}{extra}"
+        return f"[{self.seconds:7.2f} s] {self.stage} {self.step}/{self.steps or '?'}{inner}{extra}"
+
+
+@dataclass(frozen=True, slots=True)
+class Preview(Event):
+    """The video's middle frame as the running denoising step sees it finished."""
+
+    kind: ClassVar[str] = "preview"
+    jpeg: bytes = field(repr=False)
+    """A JPEG file."""
+    step: int
+    steps: int
+
+    def __str__(self) -> str:
+        return f"preview of step {self.step}/{self.steps}"
+
+
+@dataclass(frozen=True, slots=True)
+class Video(Event):
+    """The next bytes of the video file, for playing it while it arrives."""
+
+    kind: ClassVar[str] = "video"
+    offset: int
+    """Of the first byte in the file."""
+    size: int
+    """Bytes, at most `CHUNK_BYTES`."""
+    crc32: int
+    """Of the bytes, as in zlib."""
+    data: bytes = field(default=b"", repr=False)
+    """The bytes; empty on the server, where they are only in the job's video file."""
+
+    def __str__(self) -> str:
+        return f"video bytes {self.offset} to {self.offset + self.size}"
+
+
+@dataclass(frozen=True, slots=True)
+class Done(Event):
+    """The job succeeded; its last event."""
+
+    kind: ClassVar[str] = "done"
+    frames: int
+    fps: float
+    """Frames per second."""
+    size: tuple[int, int]
+    """(width, height)."""
+    bytes: int
+    """Of the video file."""
+    sha256: str
+    """Of the video file, 64 hexadecimal digits."""
+    seconds: dict[str, float]
+    """By stage: pose, encode, denoise, decode, and write for making the MP4."""
+
+    def __str__(self) -> str:
+        return f"done: {self.frames} frames, {self.bytes:,} bytes, {sum(self.seconds.values()):.2f} s"
+
+
+@dataclass(frozen=True, slots=True)
+class Failed(Event):
+    """The job failed or was cancelled; its last event."""
+
+    kind: ClassVar[str] = "failed"
+    error: MimicMotionError
+
+    def __str__(self) -> str:
+        return f"failed: {self.error}"

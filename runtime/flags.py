@@ -12,8 +12,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from .console import explained
-from .errors import SettingsError
-from .settings import Settings
+from .settings import Settings, parse_size
 
 PANEL = "Settings (the bundle's own unless given)"
 Chosen = dict[str, Any]
@@ -38,17 +37,6 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     run.__doc__, run.__name__ = command.__doc__, command.__name__
     return run
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """(width, height) of "WIDTHxHEIGHT"; raises `SettingsError`."""
-    try:
-        width, height = map(int, text.lower().split("x"))
-    except ValueError:
-        raise SettingsError(
-            f"size {text!r} is not WIDTHxHEIGHT.", remedy="For instance 576x1024.", field="settings.size"
-        ) from None
-    return width, height
 
 
 def field_docs(kind: type) -> dict[str, str]:

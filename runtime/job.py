@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .clip import Clip
-from .events import Event
+from .events import Progress
 
 Picture = NDArray[np.uint8]
 
@@ -46,7 +46,7 @@ class Job:
         """Stop before the next batch of rows, frame or chunk; iterating then raises `Cancelled`."""
         self._cancel.set()
 
-    def __iter__(self) -> Iterator[Event]:
+    def __iter__(self) -> Iterator[Progress]:
         assert self._result is not None
         if self._error is not None:
             raise self._error
@@ -61,7 +61,7 @@ class Job:
             self._error = error  # whatever it was: an unfinished result must not pass for a finished one
             raise
 
-    def result(self, progress: Callable[[Event], None] | None = None) -> Result:
+    def result(self, progress: Callable[[Progress], None] | None = None) -> Result:
         """The finished animation; raises what went wrong."""
         for event in self:
             if progress is not None:

@@ -114,7 +114,7 @@ def _from_array(pictures: NDArray[Any], settings: Settings, limits: Limits) -> M
 
 
 def _from_folder(folder: Path, settings: Settings, limits: Limits) -> Motion:
-    from .media.folder import list_pictures, read_pictures
+    from .media.picture import list_pictures, read_pictures
 
     stride = settings.stride or 1
     count = len(list_pictures(folder)[::stride][: settings.frames])

@@ -151,3 +151,14 @@ def resolve_settings(settings: Settings, defaults: Mapping[str, Any]) -> Setting
     known = {**REFERENCE, **{name: defaults[name] for name in ("segment", *REFERENCE) if name in defaults}}
     missing = {name: value for name, value in known.items() if getattr(settings, name) is None}
     return replace(settings, **missing)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """(width, height) of "WIDTHxHEIGHT"; raises `SettingsError`."""
+    try:
+        width, height = map(int, text.lower().split("x"))
+    except ValueError:
+        raise SettingsError(
+            f"size {text!r} is not WIDTHxHEIGHT.", remedy="For instance 576x1024.", field="settings.size"
+        ) from None
+    return width, height

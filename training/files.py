@@ -1,19 +1,20 @@
-"""Writing into the folders of runs and of training sets: one process at a time, errors that say where."""
+"""Writing into the folders of runs and of training sets: one process at a time, errors that name the file."""
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from ..errors import OutputError
+from ..files import write_atomic
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turns what the system says of `path` while it is written into an `OutputError`."""
+    """Turns an OSError that comes up while `path` is written into an `OutputError`."""
     try:
         yield
     except OSError as error:
@@ -25,25 +26,22 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a file beside and rename it; raises `OutputError`."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    """Write a whole file or none; raises `OutputError`."""
     with writing(path):
-        try:
-            beside.write_text(text)
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
+        write_atomic(path, text)
 
 
 @contextmanager
 def alone(output: Path) -> Iterator[None]:
-    """Makes the folder, and keeps other runs out of it; raises `OutputError` if one is at work there."""
+    """Makes the folder and locks it; raises `OutputError` if another run has the lock. It ends with the process."""
+    lock = FileLock(output / ".lock", timeout=0)
     with writing(output):
         output.mkdir(parents=True, exist_ok=True)
-        lock = (output / ".lock").open("w")
-    with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process
-        except BlockingIOError as error:
+            lock.acquire()
+        except Timeout as error:
             raise OutputError(f"another run is at work on {output}.", field="output") from error
+    try:
         yield
+    finally:
+        lock.release()

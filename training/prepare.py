@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -42,13 +43,12 @@ def prepare(
     as_json: Annotated[bool, typer.Option("--json", help="Lines of JSON; the last is the summary.")] = False,
 ) -> None:
     """Find one-person clips in recordings and pack them, with their poses, into webdataset shards."""
-    from mimicmotion_trt.flags import parse_size
     from mimicmotion_trt.pose import open_estimator
+    from mimicmotion_trt.settings import parse_size
     from mimicmotion_trt.training.data.shards import read_entries
     from mimicmotion_trt.training.files import alone
     from mimicmotion_trt.training.footage.cutting import Rules
     from mimicmotion_trt.training.footage.preparation import Options, Preparation
-    from mimicmotion_trt.training.footage.progress import Bars, Lines
     from mimicmotion_trt.training.footage.report import summary, write_report
 
     try:
@@ -61,7 +61,7 @@ def prepare(
                 verdicts = work.run(progress)
             numbers = summary(verdicts, work.writer.done, read_entries(output)[1])
             write_report(output, numbers, verdicts, work.writer.done, options)
-        print(json.dumps(numbers) if as_json else _told(numbers, output))
+        print(json.dumps(numbers) if as_json else _as_text(numbers, output))
     except MimicMotionError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
@@ -69,7 +69,68 @@ def prepare(
         raise SystemExit(130) from None
 
 
-def _told(numbers: dict[str, object], output: Path) -> str:
+class Bars:
+    """Bars on stderr: recordings done, and frames of the present one."""
+
+    def __enter__(self) -> Bars:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self._counts: Counter[str] = Counter()
+        self._bars = Progress(
+            TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
+            TimeElapsedColumn(), TextColumn("{task.fields[note]}", markup=False),
+            console=Console(stderr=True, markup=False),
+        )  # fmt: skip
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def begin(self, videos: int) -> None:
+        """So many recordings."""
+        self._all = self._bars.add_task("videos", total=videos, note="")
+        self._one = self._bars.add_task("frames", total=None, note="")
+
+    def frames(self, video: str, done: int) -> None:
+        """So many frames of one are posed."""
+        self._bars.update(self._one, completed=done, note=video[-40:])
+
+    def end(self, video: str, kept: int, left_out: Counter[str]) -> None:
+        """One recording is done."""
+        self._counts["kept"] += kept
+        self._counts.update(left_out)
+        note = ", ".join(f"{count} {name}" for name, count in self._counts.items())
+        self._bars.update(self._all, advance=1, note=note)
+
+
+class Lines:
+    """A line of JSON on stdout for every recording."""
+
+    def __enter__(self) -> Lines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def begin(self, videos: int) -> None:
+        """So many recordings."""
+        _line({"videos": videos})
+
+    def frames(self, video: str, done: int) -> None:
+        """Nothing is said of frames."""
+
+    def end(self, video: str, kept: int, left_out: Counter[str]) -> None:
+        """One recording is done."""
+        _line({"video": video, "kept": kept, "left_out": dict(left_out)})
+
+
+def _line(values: dict[str, Any]) -> None:
+    print(json.dumps(values), flush=True)
+
+
+def _as_text(numbers: dict[str, object], output: Path) -> str:
     left_out = numbers["left_out"]
     assert isinstance(left_out, dict)
     reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items()) or "nothing"

@@ -7,13 +7,15 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from .prediction import Throughput
+
 MINIMUM_DRIVER = 580
 """The first driver branch for CUDA 13 (CUDA toolkit release notes, "Minimum Required Driver Version")."""
 MINIMUM_CAPABILITY = (7, 5)
 """CUDA 13 begins with Turing, and so do TensorRT 11 and PyTorch built for it."""
 
 EFFICIENCY = 0.28
-"""Share of a GPU's peak that engines are taken to reach: NVIDIA's own TensorRT SVD-XT on an H100 PCIe does 209 of
+"""Share of a GPU's peak that engines are assumed to reach: NVIDIA's own TensorRT SVD-XT on an H100 PCIe does 209 of
 756 TFLOP/s in its U-Net (25 frames, 25 steps: 19.1 s)."""
 PEAK_TFLOPS = {
     "B200": 2250, "H200": 989, "H100": 989, "H100 PCIe": 756, "H100 NVL": 835, "GH200": 989, "H800": 989,
@@ -24,31 +26,31 @@ PEAK_TFLOPS = {
 }  # fmt: skip
 """Dense FP16 tensor TFLOP/s with FP32 accumulation, from NVIDIA's data sheets and architecture papers."""
 
-# Operations a clock of one multiprocessor and CUDA cores in one, by compute capability; where chips of one
-# capability differ, the slower one's.
-_PER_CLOCK = {75: 512, 80: 2048, 86: 512, 89: 512, 90: 4096, 100: 8192, 103: 8192, 120: 512}
-_CORES = {75: 64, 80: 64}
+# FP16 operations per clock of one multiprocessor, and CUDA cores in one (128 if not listed), by compute capability.
+# Where chips of one capability differ, the slower one's.
+_PER_CLOCK = {(7, 5): 512, (8, 0): 2048, (8, 6): 512, (8, 9): 512, (9, 0): 4096, (10, 0): 8192, (10, 3): 8192,
+              (12, 0): 512}  # fmt: skip
+_CORES = {(7, 5): 64, (8, 0): 64}
 
 
 @dataclass(frozen=True, slots=True)
 class GpuInfo:
-    """One GPU, or one MIG instance of it."""
+    """One GPU."""
 
     name: str
     capability: tuple[int, int]
     memory_total: int
     """Bytes."""
     memory_free: int
-    peak: float | None
-    """Dense FP16 operations a second; None if nothing is known of it."""
-    peak_source: str
-    mig: bool = False
+    peak: float | None = None
+    """Dense FP16 operations per second; None if nothing is known."""
+    peak_source: str = "unknown"
 
     @property
     def flavour(self) -> str:
-        """The backend for it: TensorRT for RTX is for GPUs of that name, GeForce or not, from RTX 2000 on.
+        """The backend for it: `tensorrt-rtx` for GPUs with RTX in their name, `tensorrt` for all others.
 
-        NVIDIA lists those alone (prerequisites of TensorRT-RTX), not the GeForce GTX of equal capability.
+        NVIDIA supports TensorRT for RTX on those alone (its prerequisites), not on the GeForce GTX 16.
         """
         return "tensorrt-rtx" if "RTX" in self.name else "tensorrt"
 
@@ -56,6 +58,14 @@ class GpuInfo:
     def sm(self) -> str:
         """Its compute capability as plans and the builder name it: `SM89`."""
         return "SM{}{}".format(*self.capability)
+
+    @property
+    def throughput(self) -> Throughput | None:
+        """What engines in half precision may reach on it; None if its peak is not known."""
+        if self.peak is None:
+            return None
+        source = f"{EFFICIENCY:.0%} of {self.peak / 1e12:.0f} TFLOP/s fp16 ({self.peak_source})"
+        return Throughput(self.peak * EFFICIENCY, source)
 
     @property
     def too_old(self) -> bool:
@@ -72,107 +82,58 @@ class Gpus:
     cuda: str = ""
     """The newest CUDA version that the driver runs."""
     problem: str = ""
-    """Why GPUs could not be looked at or used; empty if all is well."""
+    """Why GPUs could not be read or used; empty if all is well."""
 
 
-class Nvml:
-    """Asks NVML once; `library` is the module `pynvml`, or anything with its functions."""
+def read_gpus(nvml: Any = None) -> Gpus:
+    """Ask NVML; `nvml` is the module `pynvml`, or anything with its functions.
 
-    def __init__(self, library: Any = None) -> None:
-        self._library = library
-
-    def read(self) -> Gpus:
-        """Never raises: what is not there is said in `problem`."""
-        if self._library is None:
-            try:
-                self._library = importlib.import_module("pynvml")
-            except ImportError:
-                return Gpus(problem="nvidia-ml-py is not installed, so GPUs cannot be looked at")
-        nvml = self._library
+    Never raises: what is wrong is said in `problem`.
+    """
+    if nvml is None:
         try:
-            nvml.nvmlInit()
-        except nvml.NVMLError as error:
-            return Gpus(problem=f"no NVIDIA driver answers ({error})")
-        try:
-            return self._read(nvml)
-        except nvml.NVMLError as error:
-            return Gpus(problem=f"the NVIDIA driver does not answer as it should ({error})")
-        finally:
-            nvml.nvmlShutdown()
+            nvml = importlib.import_module("pynvml")
+        except ImportError:
+            return Gpus(problem="nvidia-ml-py is not installed, so GPUs cannot be found")
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError as error:
+        return Gpus(problem=f"no NVIDIA driver answers ({error})")
+    try:
+        driver, cuda = str(nvml.nvmlSystemGetDriverVersion()), int(nvml.nvmlSystemGetCudaDriverVersion_v2())
+        handles = map(nvml.nvmlDeviceGetHandleByIndex, range(nvml.nvmlDeviceGetCount()))
+        found = tuple(_read_gpu(nvml, handle) for handle in handles)
+    except nvml.NVMLError as error:
+        return Gpus(problem=f"the NVIDIA driver answers with an error ({error})")
+    finally:
+        nvml.nvmlShutdown()
+    old = int(driver.partition(".")[0]) < MINIMUM_DRIVER
+    problem = f"driver {driver} is older than r{MINIMUM_DRIVER}, which CUDA 13 needs" if old else ""
+    return Gpus(found, driver, f"{cuda // 1000}.{cuda % 1000 // 10}", problem)
 
-    def _read(self, nvml: Any) -> Gpus:
-        driver, cuda = _text(nvml.nvmlSystemGetDriverVersion()), int(nvml.nvmlSystemGetCudaDriverVersion_v2())
-        found: list[GpuInfo] = []
-        for index in range(nvml.nvmlDeviceGetCount()):
-            found += _gpus(nvml, nvml.nvmlDeviceGetHandleByIndex(index))
-        branch = re.match(r"\d+", driver)
-        old = branch is not None and int(branch[0]) < MINIMUM_DRIVER
-        problem = f"driver {driver} is older than r{MINIMUM_DRIVER}, which CUDA 13 needs" if old else ""
-        return Gpus(tuple(found), driver, f"{cuda // 1000}.{cuda % 1000 // 10}", problem)
 
-
-def _gpus(nvml: Any, handle: Any) -> list[GpuInfo]:
-    """A GPU, or the instances that it is divided into."""
-    name = _text(nvml.nvmlDeviceGetName(handle))
+def _read_gpu(nvml: Any, handle: Any) -> GpuInfo:
+    name = str(nvml.nvmlDeviceGetName(handle))
     major, minor = map(int, nvml.nvmlDeviceGetCudaComputeCapability(handle))
-    cores = _ask(nvml, "nvmlDeviceGetNumGpuCores", handle)
-    clock = _ask(nvml, "nvmlDeviceGetMaxClockInfo", handle, nvml.NVML_CLOCK_SM)
-    processors = cores // _CORES.get(10 * major + minor, 128) if cores else None
-    peak, source = peak_flops(name, (major, minor), processors, clock)
-    mode = _ask(nvml, "nvmlDeviceGetMigMode", handle)
-    if mode and mode[0]:
-        return _instances(nvml, handle, name, (major, minor), processors, peak)
+    try:
+        multiprocessors = nvml.nvmlDeviceGetNumGpuCores(handle) // _CORES.get((major, minor), 128)
+        clock = nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM)
+    except nvml.NVMLError:  # not every driver tells
+        multiprocessors = clock = 0
+    peak, source = peak_flops(name, (major, minor), multiprocessors, clock)
     memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-    return [GpuInfo(name, (major, minor), int(memory.total), int(memory.free), peak, source)]
-
-
-def _instances(
-    nvml: Any,
-    handle: Any,
-    name: str,
-    capability: tuple[int, int],
-    processors: int | None,
-    peak: float | None,
-) -> list[GpuInfo]:
-    """The MIG instances of a GPU, each as fast as its share of the multiprocessors."""
-    found = []
-    for index in range(nvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
-        instance = _ask(nvml, "nvmlDeviceGetMigDeviceHandleByIndex", handle, index)
-        if instance is None:  # fewer are set up than could be
-            continue
-        memory = nvml.nvmlDeviceGetMemoryInfo(instance)
-        attributes = _ask(nvml, "nvmlDeviceGetAttributes", instance)
-        share = attributes.multiprocessorCount / processors if attributes and processors else None
-        own = peak * share if peak and share else None
-        source = f"{share:.0%} of the GPU's multiprocessors" if own else "unknown"
-        size = (int(memory.total), int(memory.free))
-        found.append(GpuInfo(f"{name} MIG {index}", capability, *size, own, source, mig=True))
-    return found
+    return GpuInfo(name, (major, minor), int(memory.total), int(memory.free), peak, source)
 
 
 def peak_flops(
-    name: str, capability: tuple[int, int], processors: int | None, clock_mhz: int | None
+    name: str, capability: tuple[int, int], multiprocessors: int = 0, clock_mhz: int = 0
 ) -> tuple[float | None, str]:
-    """Peak dense FP16 operations a second, and where the figure comes from.
+    """Peak dense FP16 operations per second, and where the figure comes from.
 
-    The table where the name is in it, else multiprocessors x clock x operations a clock.
+    By name from `PEAK_TFLOPS`, else multiprocessors x clock x operations per clock; None if these are 0.
     """
     known = [key for key in PEAK_TFLOPS if re.search(rf"\b{re.escape(key)}\b", name)]
     if known and not re.search(r"laptop|max-q|mobile", name, re.IGNORECASE):
         return PEAK_TFLOPS[max(known, key=len)] * 1e12, "data sheet"
-    per_clock = _PER_CLOCK.get(10 * capability[0] + capability[1])
-    if processors and clock_mhz and per_clock:
-        return processors * clock_mhz * 1e6 * per_clock, "multiprocessors and clock"
-    return None, "unknown"
-
-
-def _ask(nvml: Any, name: str, *arguments: Any) -> Any:
-    """What a function of NVML answers; None where this GPU or driver does not support it."""
-    try:
-        return getattr(nvml, name)(*arguments)
-    except (nvml.NVMLError, AttributeError):
-        return None
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
+    peak = multiprocessors * clock_mhz * 1e6 * _PER_CLOCK.get(capability, 0)
+    return (peak, "multiprocessors and clock") if peak else (None, "unknown")

@@ -6,16 +6,18 @@ import importlib.metadata
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from ..engines import Bundle, Placement, open_engine
 from ..settings import Settings
-from .prediction import Model, cells_of, cost_of
+from .prediction import Model, Throughput, cells_of, cost_of
 
 PACKAGES = ("onnxruntime", "torch", "tensorrt-cu13", "tensorrt-rtx-cu13", "cuda-core", "nvidia-ml-py")
 SMALL_CALL = 5e9
@@ -23,34 +25,34 @@ SMALL_CALL = 5e9
 SMALL_FILE = 200 * 2**20
 """Bytes of an engine that loads as quickly."""
 OF_A_PRODUCT = 0.5
-"""Engines reach about this much of a plain matrix product's throughput on a CPU (convolutions, norms, memory)."""
+"""Engines reach about this share of a plain matrix product's throughput on a CPU (convolutions, norms, memory)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """Processor and memory."""
+    """Processor, memory and packages."""
 
     cpu: str
     cores: int
     """Those that this process may use."""
-    memory_total: int | None
-    """Bytes; None where the system does not say."""
-    memory_free: int | None
+    memory_total: int
+    """Bytes."""
+    memory_free: int
+    """Bytes that programs can get without swapping."""
     packages: Mapping[str, str]
     """Version of each of `PACKAGES` that is installed."""
 
     @classmethod
     def read(cls) -> Host:
         """Ask the system; imports no library of those that it lists."""
-        affinity = getattr(os, "sched_getaffinity", None)
-        cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-        return cls(
-            _cpu_name(), cores, *_memory(), {name: v for name in PACKAGES if (v := installed_version(name))}
-        )
+        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else psutil.cpu_count() or 1
+        memory = psutil.virtual_memory()
+        packages = {name: version for name in PACKAGES if (version := _version(name))}
+        return cls(_cpu_name(), cores, memory.total, memory.available, packages)
 
 
-def installed_version(name: str) -> str | None:
-    """The version of a distribution, found by its metadata."""
+def _version(name: str) -> str | None:
+    """The version of a distribution, from its metadata; None if it is not installed."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -58,30 +60,10 @@ def installed_version(name: str) -> str | None:
 
 
 def _cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass  # not Linux
-    return platform.processor() or platform.machine()
-
-
-def _memory() -> tuple[int | None, int | None]:
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        kilobytes = {line.split(":")[0]: int(line.split()[1]) for line in lines if line}
-        return kilobytes["MemTotal"] * 1024, kilobytes["MemAvailable"] * 1024
-    except (OSError, KeyError, ValueError, IndexError):
-        return None, None
-
-
-@dataclass(frozen=True, slots=True)
-class Throughput:
-    """Floating point operations a second, and how that is known."""
-
-    flops: float
-    source: str
+    cpuinfo = Path("/proc/cpuinfo")  # neither platform nor psutil has the model's name on Linux
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def time_engine(
@@ -91,11 +73,11 @@ def time_engine(
 
     None where such a call or its engine is too large to try.
     """
-    manifest = bundle.manifest
-    slots, cells = cost_of(Model.of(manifest), settings, frames).slots, cells_of(settings)
-    work = manifest.networks["unet"].work.flops(frames=slots, cells=cells)
-    weights = sum(file.bytes for file in manifest.networks["unet"].files)
-    if manifest.backend != "onnxruntime" or work > SMALL_CALL or weights > SMALL_FILE:
+    unet = bundle.manifest.networks["unet"]
+    slots, cells = cost_of(Model.of(bundle.manifest), settings, frames).slots, cells_of(settings)
+    work = unet.work.flops(frames=slots, cells=cells)
+    weights = sum(file.bytes for file in unet.files)
+    if bundle.manifest.backend != "onnxruntime" or work > SMALL_CALL or weights > SMALL_FILE:
         return None
     assert settings.size is not None
     wide, high = settings.size[0] // 8, settings.size[1] // 8

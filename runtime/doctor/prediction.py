@@ -1,7 +1,7 @@
-"""What an animation will cost, before it runs: operations, memory and seconds, from a bundle's own `FlopModel`.
+"""What an animation will cost, before it runs: operations, memory and seconds, from what its networks cost.
 
-Operations are exact (see `engines/work.py`). Memory is an estimate, and seconds are operations over a
-throughput that the caller states. The service's estimate (`service/rates.py`) learns from finished jobs instead.
+Operations are exact. Memory is an estimate, and seconds are operations over a throughput that the caller gives.
+The service's estimate (`service/rates.py`) learns from finished jobs instead.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from ..cuda.buckets import MOST_ELEMENTS
-from ..cuda.buckets import too_wide as too_wide  # builds ask here which rows fit
+from ..cuda.buckets import MOST_ELEMENTS, too_wide
 from ..cuda.decoder import WIDEST
 from ..engines import NETWORKS, FlopModel, Manifest
 from ..errors import SettingsError
@@ -23,23 +22,35 @@ from ..settings import Settings
 from ..shapes import Shapes
 
 UNET_TENSORS = 16
-"""Tensors as wide as the U-Net's first level that are alive at its worst moment: the feed-forward of the last
+"""Tensors as wide as the U-Net's first level that are alive at its peak: the feed-forward of the last
 block (4 each for value, gate and their product), its input, norm and residual, and one skip connection."""
 DECODER_TENSORS = 6
-"""The same for the decoder's last block, in full pixels: twice as wide before its upsampler's convolution and
-behind it, then the block's own two."""
+"""The same for the decoder's last block, at full size: twice as wide before and after its upsampler's convolution,
+then the block's own two."""
 ON_CPU = 3
-"""What activations take on a CPU, times what is alive of them: ONNX Runtime's arena grows by doubling, and
-convolutions want scratch memory. Measured on the small bundle (docs/scaling.md), where it was 1.7 to 4.7."""
+"""Memory of activations on a CPU, as a multiple of those alive: ONNX Runtime's arena grows by doubling, and
+convolutions need scratch memory. Measured on the small bundle (docs/scaling.md), where it was 1.7 to 4.7."""
 OTHER_SEGMENTS = (72, 36, 16)
-"""Lengths of segments that are looked at besides a bundle's own, if shorter."""
+"""Shorter segments that are tried besides a bundle's own."""
 OTHER_CHUNKS = (8, 4, 2, 1)
-"""Frames decoded at a time that are looked at besides the settings' own, if fewer and if that does not fit."""
+"""Frames decoded at a time that are tried where the settings' own number does not fit into memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Throughput:
+    """Floating point operations per second, and how that is known."""
+
+    flops: float
+    source: str
+
+    def __str__(self) -> str:
+        unit, size = ("T", 1e12) if self.flops >= 1e12 else ("G", 1e9)
+        return f"{self.flops / size:.3g} {unit}FLOP/s: {self.source}"
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What predictions need to know of five networks."""
+    """What predictions need to know of a bundle's networks."""
 
     works: Mapping[str, FlopModel]
     weights: int
@@ -47,14 +58,14 @@ class Model:
     width: int
     """Channels of the U-Net's first level."""
     value_bytes: int
-    """Bytes of one weight or activation: 4, or 2 for fp16 where it is computed in."""
+    """Bytes of one weight or activation: 2 where the networks compute in fp16, else 4."""
     streamable: int = 0
-    """Values of `weights` that need not lie on the GPU: of plans built with --weight-streaming."""
+    """Values of `weights` that may stay in the host's memory: those of plans built with --weight-streaming."""
 
     @classmethod
     def of(cls, manifest: Manifest) -> Model:
-        """The networks of a bundle; what its files weigh is taken for weights."""
-        size = 4 if manifest.precision == "fp32" else 2  # of fp8, too, all but some weights takes 2
+        """The networks of a bundle; all bytes of its files count as weights."""
+        size = 4 if manifest.precision == "fp32" else 2  # of fp8 too: all but some weights take 2
         networks = {name: manifest.networks[name] for name in NETWORKS}
         files = {name: sum(file.bytes for file in network.files) for name, network in networks.items()}
         streamable = sum(files[name] for name, n in networks.items() if n.plan and n.plan.streamable)
@@ -67,12 +78,12 @@ class Model:
         return replace(self, value_bytes=2)
 
     def widened(self) -> Model:
-        """The same in float32, which ONNX Runtime's CPU provider makes of float16, weights and activations alike."""
+        """The same networks in float32: ONNX Runtime's CPU provider converts float16 to it."""
         return replace(self, value_bytes=4)
 
     @property
     def decoder_width(self) -> float:
-        """Channels of the decoder's last level: operations grow with its square; SVD's has 128."""
+        """Channels of the decoder's last level: operations grow with its square, and SVD's has 128."""
         return 128 * math.sqrt(self.works["vae_decoder"].linear / MIMICMOTION.works["vae_decoder"].linear)
 
 
@@ -106,7 +117,7 @@ class Cost:
 
     @property
     def total(self) -> float:
-        """Of all stages; finding poses, media and the arithmetic between networks are not counted."""
+        """All stages. Pose estimation, media and the arithmetic between networks are not counted."""
         return self.encode + self.denoise + self.decode
 
     def seconds(self, flops_per_second: float) -> float:
@@ -120,11 +131,11 @@ class Memory:
 
     weights: int
     activations: int
-    """The larger of the U-Net's and the decoder's; attention is taken to be fused (no matrix of all pairs)."""
+    """The larger of the U-Net's and the decoder's; attention is assumed to be fused (no matrix of all pairs)."""
     state: int
     """Latents, PoseNet's features of every frame, and the rows' inputs and outputs."""
     streamed: int = 0
-    """Further weights, in the host's memory unless the GPU has room for them; not of the total."""
+    """Further weights, in the host's memory unless the GPU has room for them; not in the total."""
 
     @property
     def total(self) -> int:
@@ -132,19 +143,19 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """One way to run an animation."""
+class Prediction:
+    """One way to run an animation, and what it needs."""
 
     segment: int
     rows: int
-    """Rows at once."""
+    """Rows in one call of the U-Net."""
     decode_chunk: int
     """Frames decoded at a time."""
     memory: Memory
     cost: Cost
     fits: bool
     why: str
-    """What is in the way; empty if it fits."""
+    """Why it does not fit; empty if it does."""
 
 
 def cells_of(settings: Settings) -> int:
@@ -208,9 +219,9 @@ def memory_of(
     """Peak memory with `rows` rows at once: weights, and what grows with frames and cells.
 
     activations = bytes max(rows slots cells 16 width, chunk 64 cells 6 decoder_width), on a CPU 3 times that;
-    state = latents (two float32 copies), features and rows. Of several jobs at once a GPU denoises some beside one
-    that it decodes, so that both lie there; a CPU computes them side by side. Weights that a plan streams need not
-    lie on the GPU. An estimate: engines differ in what they keep and reuse.
+    state = latents (two float32 copies), features and rows. With several jobs, a GPU denoises some while it decodes
+    another one, so both activations are added; a CPU computes the jobs side by side, each with its own. Weights that
+    a plan streams are not counted. An estimate: engines differ in what they keep and reuse.
     """
     cells, slots = cells_of(settings), cost_of(model, settings, frames).slots
     chunk = min(settings.decode_chunk, frames + 1)
@@ -238,12 +249,12 @@ def choices(
     *,
     gpu: bool = False,
     shapes: Shapes | None = None,
-) -> list[Choice]:
+) -> list[Prediction]:
     """Ways to run `jobs` of it at once, the best first: the settings' own segment and chunk, most rows.
 
-    Smaller chunks follow where they fit and the settings' own does not.
-    `free` is the bytes of memory, if known. With the `shapes` of plans these take all that is chosen; raises
-    `InputError` where they do not take the settings themselves.
+    Smaller chunks follow where they fit and the settings' own does not. `free` is the memory in bytes, None if
+    unknown. With the `shapes` of compiled plans only what these take is predicted; raises `InputError` if they do not
+    take the settings themselves.
     """
     own, size = settings.segment or OTHER_SEGMENTS[0], settings.size or (0, 0)
     others: Iterable[int] = OTHER_SEGMENTS
@@ -256,7 +267,7 @@ def choices(
         tried = replace(settings, segment=segment, overlap=min(settings.overlap, segment - 1))
         cost = cost_of(model, tried, frames)
         takes = {min(many, cost.rows) for many in rows}
-        if shapes is not None:  # what is left of a batch runs with rows that count nothing
+        if shapes is not None:  # the last batch is filled up with padding rows of weight 0
             compiled = shapes.rows(cost.slots, cells)
             takes = {count for count in compiled if count <= cost.rows} or {compiled[0]}
         for chunk in _chunks(settings, frames, cells, shapes):
@@ -267,7 +278,7 @@ def choices(
                 why = "" if free is None or memory.total <= free else "more memory than is free"
                 if _too_wide(model, way, frames, count, cost.slots, gpu):
                     why = "a tensor of over 2^31 elements"
-                made.append(Choice(segment, count, chunk, memory, cost, not why, why))
+                made.append(Prediction(segment, count, chunk, memory, cost, not why, why))
             found += [choice for choice in made if choice.fits or chunk == settings.decode_chunk]
             if best(made):
                 break
@@ -275,7 +286,7 @@ def choices(
 
 
 def _chunks(settings: Settings, frames: int, cells: tuple[int, int], shapes: Shapes | None) -> list[int]:
-    """Frames to decode at a time, the settings' own first, then fewer; of plans what they take."""
+    """Frames to decode at a time, the settings' own first, then fewer; only what compiled plans take."""
     own = settings.decode_chunk
 
     def taken(chunk: int) -> bool:
@@ -289,11 +300,11 @@ def _chunks(settings: Settings, frames: int, cells: tuple[int, int], shapes: Sha
 
 
 def _too_wide(model: Model, settings: Settings, frames: int, rows: int, slots: int, gpu: bool) -> bool:
-    """Whether U-Net or, on a GPU, decoder have a tensor with more elements than kernels count."""
+    """Whether the U-Net or, on a GPU, the decoder has a tensor of more elements than kernels can count."""
     cells, chunk = cells_of(settings), min(settings.decode_chunk, frames + 1)
     return too_wide(model.width, rows, slots, cells) or (gpu and chunk * 64 * cells * WIDEST > MOST_ELEMENTS)
 
 
-def best(found: Sequence[Choice]) -> Choice | None:
+def best(found: Sequence[Prediction]) -> Prediction | None:
     """The first that fits."""
     return next((choice for choice in found if choice.fits), None)

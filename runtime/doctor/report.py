@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -13,28 +13,37 @@ from rich.table import Table
 
 from ..bundles import list_bundles, load_bundle, own_settings
 from ..engines import Bundle
-from ..engines.tensorrt_checks import for_gpu
+from ..engines.bundle import COMMAND
 from ..engines.tensorrt_library import DISTRIBUTIONS, EXTRAS
-from ..errors import BundleError, EngineError, SettingsError
-from ..flags import parse_size
+from ..errors import BundleError, EngineError, MimicMotionError, SettingsError
 from ..settings import Settings
-from .fitness import ON_CPU, command_for, cpu_problem, gpu_problem, obstacle, shape_problem, shapes_of
-from .gpus import EFFICIENCY, MINIMUM_DRIVER, GpuInfo, Gpus, Nvml
-from .host import Host, Throughput, time_engine, time_product
-from .prediction import MIMICMOTION, Choice, Model, best, choices
+from .fitness import (
+    ON_CPU,
+    check_clip,
+    check_cpu,
+    check_gpu,
+    check_machine,
+    fault_of,
+    options_for,
+    plan_shapes,
+)
+from .gpus import MINIMUM_DRIVER, GpuInfo, Gpus, read_gpus
+from .host import Host, time_engine, time_product
+from .prediction import MIMICMOTION, Model, Prediction, Throughput, best, choices
 
 CONTEXT = 700 * 2**20
 """Bytes of GPU memory for the CUDA context and TensorRT's own kernels, an assumption."""
 FPS = 15
-"""Frames a second of a video made from a usual one of 30: the stride is 2 then."""
-
+"""Frames per second of a video made from a usual one of 30: the stride is 2 then."""
 MOST_JOBS = 1000
 """Jobs at once that may be asked about."""
+FULL_SIZE = Settings(segment=72, size=(576, 1024))
+"""MimicMotion's own segment and size."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked of every bundle; None takes the bundle's own size, and one segment of frames.
+    """What is asked about every bundle; None takes the bundle's own size, and one segment of frames.
 
     Raises `SettingsError` when built with numbers that no animation takes.
     """
@@ -45,20 +54,26 @@ class Question:
     """Jobs at once."""
 
     def __post_init__(self) -> None:
-        Settings(size=self.size, frames=self.frames)  # what an animation takes
+        Settings(size=self.size, frames=self.frames)  # checks both
         if type(self.jobs) is not int or not 1 <= self.jobs <= MOST_JOBS:
-            raise SettingsError(f"jobs is {self.jobs!r}.", remedy=f"Ask for 1 to {MOST_JOBS}.", field="jobs")
+            raise SettingsError(f"jobs is {self.jobs!r}.", remedy=f"Choose 1 to {MOST_JOBS}.", field="jobs")
 
     @classmethod
-    def parse(cls, size: str, frames: int | None, seconds: float | None, jobs: int = 1) -> Question:
-        """Of what a command line says; raises `SettingsError`."""
+    def of(
+        cls, size: tuple[int, int] | None, frames: int | None, seconds: float | None, jobs: int = 1
+    ) -> Question:
+        """With the length in frames or in seconds, at 15 frames per second; raises `SettingsError`."""
         if frames is not None and seconds is not None:
-            raise SettingsError("--frames and --seconds say the same.", remedy="Give one of them.")
+            raise SettingsError("--frames and --seconds are both given.", remedy="Give one of them.")
         if seconds is not None:
             if not 0 < seconds < math.inf:
                 raise SettingsError(f"seconds is {seconds}.", remedy="Give more than 0.", field="seconds")
             frames = max(1, round(seconds * FPS))
-        return cls(parse_size(size) if size else None, frames, jobs)
+        return cls(size, frames, jobs)
+
+    def apply(self, own: Settings) -> tuple[Settings, int]:
+        """A bundle's own settings in the size that is asked about, and the frames of the video."""
+        return replace(own, size=self.size or own.size), self.frames or (own.segment or 2) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +83,18 @@ class Outlook:
     bundle: str
     device: str
     runs: bool
-    """Whether it does as it is, with what the first choice that fits says."""
-    says: str
-    """Why it does not, what to do, and settings that it needs to fit."""
+    """Whether it runs as it is, with the first choice that fits."""
+    problem: str
+    """Why it does not run; empty if it does."""
+    remedy: str
+    """What to do about that."""
+    needs: str
+    """Flags that make it fit into memory; empty if none are needed."""
     size: tuple[int, int]
     frames: int
     steps: int
-    choices: tuple[Choice, ...]
-    """Ways to run it, the best first; where it has to be rebuilt, of what the command builds."""
+    choices: tuple[Prediction, ...]
+    """Ways to run it, the best first; where it has to be rebuilt, those of the rebuilt one."""
     seconds: float | None
     """Predicted for the first choice that fits; None if none does or the device's speed is not known."""
     assumption: str
@@ -103,15 +122,15 @@ class Report:
 
 
 def examine(
-    bundle: str = "", question: Question | None = None, *, nvml: Nvml | None = None, host: Host | None = None
+    bundle: str = "", question: Question | None = None, *, gpus: Gpus | None = None, host: Host | None = None
 ) -> Report:
     """Look at the machine and at one bundle, or at all that are found and the full-size model.
 
-    Raises `BundleError` if the one named cannot be used and `SettingsError` if it cannot make what is asked; a
-    machine without a GPU is no error.
+    `gpus` and `host` are this machine's unless given. Raises `BundleError` if the bundle named cannot be used and
+    `SettingsError` if it cannot make what is asked; a machine without a GPU is no error.
     """
     question = question or Question()
-    host, gpus = host or Host.read(), (nvml or Nvml()).read()
+    host, gpus = host or Host.read(), gpus or read_gpus()
     damaged: list[str] = []
     outlooks: list[Outlook] = []
     for folder in [bundle] if bundle else list_bundles():
@@ -120,8 +139,7 @@ def examine(
         except (BundleError, EngineError) as error:
             if bundle:
                 raise
-            said = str(error)
-            damaged.append(said if str(folder) in said else f"{folder}: {said}")
+            damaged.append(str(error) if str(folder) in str(error) else f"{folder}: {error}")
     if not bundle:
         outlooks += _model_outlooks(question, host, gpus)
     return Report(host, gpus, tuple(outlooks), tuple(damaged), tuple(_advice(host, gpus)))
@@ -129,93 +147,81 @@ def examine(
 
 def _bundle_outlooks(bundle: Bundle, question: Question, host: Host, gpus: Gpus) -> Iterator[Outlook]:
     manifest, name = bundle.manifest, bundle.folder.resolve().name
-    settings, frames = _job(own_settings(bundle), question)
-    unfit = shape_problem(manifest, settings, frames)
+    settings, frames = question.apply(own_settings(bundle))
+    fits_clip = partial(check_clip, manifest, settings, frames)
     if not manifest.reuses:
-        settings = replace(settings, reuse_interval=1)  # what can be counted
-    model, rows = Model.of(manifest), manifest.rows
+        settings = replace(settings, reuse_interval=1)  # so that its operations can be counted
+    model, rows, jobs = Model.of(manifest), manifest.rows, question.jobs
     if manifest.backend in ON_CPU or not gpus.found:
-        says = cpu_problem(bundle, host) or unfit
-        speed = time_engine(bundle, settings, frames) or time_product()
+        fault = fault_of(partial(check_cpu, bundle, host), fits_clip)
         built = model if manifest.backend == "torch" else model.widened()
-        found = choices(built, settings, frames, rows, host.memory_free, question.jobs)
-        yield _outlook(name, "CPU", not says, says, settings, frames, found, speed)
+        found = choices(built, settings, frames, rows, host.memory_free, jobs)
+        speed = time_engine(bundle, settings, frames) or time_product()
+        yield _outlook(name, "CPU", fault, settings, frames, found, speed)
     for gpu in gpus.found:
-        says = gpu_problem(bundle, gpu, gpus, host) or unfit
+        fault = fault_of(partial(check_gpu, bundle, gpu, gpus, host), fits_clip)
         built = model if manifest.backend == "torch" else model.halved()
-        shapes = None if says else shapes_of(manifest)  # one that is rebuilt takes what is asked
+        shapes = None if fault else plan_shapes(manifest)  # a rebuilt bundle takes what is asked
         free = gpu.memory_free - CONTEXT
-        found = choices(built, settings, frames, rows, free, question.jobs, gpu=True, shapes=shapes)
-        peak = _speed(gpu) if built.value_bytes == 2 else None  # what is known is that of half precision
-        yield _outlook(name, gpu.name, not says, says, settings, frames, found, peak)
+        found = choices(built, settings, frames, rows, free, jobs, gpu=True, shapes=shapes)
+        peak = gpu.throughput if built.value_bytes == 2 else None  # the peak is that of half precision
+        yield _outlook(name, gpu.name, fault, settings, frames, found, peak)
 
 
 def _model_outlooks(question: Question, host: Host, gpus: Gpus) -> Iterator[Outlook]:
     """The full-size model, whether or not it has been built here."""
-    settings, frames = _job(Settings(segment=72, size=(576, 1024)), question)
+    name, rows, jobs = "MimicMotion 1.1", (1, 2, 4), question.jobs
+    settings, frames = question.apply(FULL_SIZE)
     for gpu in gpus.found:
-        found = choices(
-            MIMICMOTION, settings, frames, (1, 2, 4), gpu.memory_free - CONTEXT, question.jobs, gpu=True
+        free = gpu.memory_free - CONTEXT
+        found = choices(MIMICMOTION, settings, frames, rows, free, jobs, gpu=True)
+        fault = fault_of(partial(check_machine, gpu, gpu.flavour, gpus, host)) or BundleError(
+            "not built yet.", remedy=f"Build it: {COMMAND} {options_for(gpu, gpu.flavour)}"
         )
-        options = for_gpu(f"--backend {gpu.flavour}", gpu.sm, gpu.flavour == "tensorrt-rtx")
-        command = command_for(options, Path(f"bundles/mm11-{gpu.flavour}"))
-        says = obstacle(gpu, gpu.flavour, gpus, host) or f"build it: {command}"
-        yield _outlook("MimicMotion 1.1", gpu.name, False, says, settings, frames, found, _speed(gpu))
+        yield _outlook(name, gpu.name, fault, settings, frames, found, gpu.throughput)
     if not gpus.found:
-        found = choices(MIMICMOTION.widened(), settings, frames, (1, 2, 4), host.memory_free, question.jobs)
-        says = "not built here; at full size a GPU is needed"
-        yield _outlook("MimicMotion 1.1", "CPU", False, says, settings, frames, found, time_product())
-
-
-def _job(own: Settings, question: Question) -> tuple[Settings, int]:
-    settings = replace(own, size=question.size or own.size)
-    return settings, question.frames or (settings.segment or 2) - 1
+        found = choices(MIMICMOTION.widened(), settings, frames, rows, host.memory_free, jobs)
+        fault = BundleError("not built yet.", remedy="Use a machine with a GPU: a CPU is too slow for it.")
+        yield _outlook(name, "CPU", fault, settings, frames, found, time_product())
 
 
 def _outlook(
     bundle: str,
     device: str,
-    runs: bool,
-    says: str,
+    fault: MimicMotionError | None,
     settings: Settings,
     frames: int,
-    found: list[Choice],
+    found: list[Prediction],
     speed: Throughput | None,
 ) -> Outlook:
     assert settings.size is not None
     chosen = best(found)
-    if chosen is None:
-        runs, short = False, f"no way to run it fits ({found[-1].why}): choose a smaller size or fewer frames"
-        says = f"{short}; {says}" if says else short
-    elif needed := _needed(settings, found[0], chosen):
-        says = f"{says}; {needed}" if says else needed
+    if chosen is None and fault is None:
+        fault = BundleError(
+            f"no way to run it fits: {found[-1].why}.", remedy="Choose a smaller size or fewer frames."
+        )
     return Outlook(
         bundle=bundle,
         device=device,
-        runs=runs,
-        says=says,
+        runs=fault is None,
+        problem=fault.message if fault else "",
+        remedy=fault.remedy if fault else "",
+        needs=_flags(settings, found[0], chosen) if chosen else "",
         size=settings.size,
         frames=frames,
         steps=settings.steps,
         choices=tuple(found),
         seconds=chosen.cost.seconds(speed.flops) if chosen and speed else None,
-        assumption=_rate(speed) if speed else "the device's speed is not known",
+        assumption=str(speed) if speed else "the device's speed is not known",
     )
 
 
-def _needed(settings: Settings, usual: Choice, chosen: Choice) -> str:
-    """The settings with which a choice fits where the usual one does not."""
+def _flags(settings: Settings, usual: Prediction, chosen: Prediction) -> str:
+    """The flags with which a choice fits where the usual one does not."""
     flags = [f"--segment {chosen.segment}"] if chosen.segment != usual.segment else []
     if chosen.decode_chunk != settings.decode_chunk:
         flags.append(f"--decode-chunk {chosen.decode_chunk}")
-    return f"it fits with {' '.join(flags)}" if flags else ""
-
-
-def _speed(gpu: GpuInfo) -> Throughput | None:
-    if gpu.peak is None:
-        return None
-    source = f"{EFFICIENCY:.0%} of {gpu.peak / 1e12:.0f} TFLOP/s fp16 ({gpu.peak_source})"
-    return Throughput(gpu.peak * EFFICIENCY, source)
+    return " ".join(flags)
 
 
 def _advice(host: Host, gpus: Gpus) -> Iterator[str]:
@@ -224,7 +230,7 @@ def _advice(host: Host, gpus: Gpus) -> Iterator[str]:
     if not gpus.found:
         yield "Bundles for onnxruntime run on the CPU; nothing is missing for them."
         yield (
-            "On a host with a GPU: pip install 'mimicmotion-trt[rtx]' where its name has RTX in it, "
+            "On a host with a GPU: pip install 'mimicmotion-trt[rtx]' for GPUs with RTX in their name, "
             f"'mimicmotion-trt[gpu]' for others; both need an NVIDIA driver of r{MINIMUM_DRIVER} or newer."
         )
     for flavour in sorted({gpu.flavour for gpu in gpus.found if not gpu.too_old}):
@@ -237,10 +243,10 @@ def _advice(host: Host, gpus: Gpus) -> Iterator[str]:
 def show(report: Report, console: Console, *, every_choice: bool = False) -> None:
     """Print a report for people; `every_choice` lists the ways to run that are not the best, too."""
     host, gpus = report.host, report.gpus
-    console.print(f"CPU: {host.cpu}, {host.cores} cores, {_free(host.memory_free, host.memory_total)}")
+    console.print(f"CPU: {host.cpu}, {host.cores} cores, {_memory(host)}")
     for gpu in gpus.found:
-        capability, memory = ".".join(map(str, gpu.capability)), _free(gpu.memory_free, gpu.memory_total)
-        console.print(f"GPU: {gpu.name}, compute capability {capability}, {memory}")
+        capability = ".".join(map(str, gpu.capability))
+        console.print(f"GPU: {gpu.name}, compute capability {capability}, {_memory(gpu)}")
     if gpus.driver:
         console.print(f"driver {gpus.driver}, for CUDA up to {gpus.cuda}")
     console.print("installed: " + ", ".join(f"{name} {v}" for name, v in host.packages.items()))
@@ -254,14 +260,15 @@ def show(report: Report, console: Console, *, every_choice: bool = False) -> Non
     for outlook in report.outlooks:
         job = f"{outlook.size[0]}x{outlook.size[1]}, {outlook.frames} frames, {outlook.steps} steps"
         console.print(f"{outlook.bundle} on {outlook.device}: {job}; {outlook.assumption}")
-        if outlook.says:
-            console.print(f"    {outlook.says}")
+        for line in (outlook.problem, outlook.remedy, outlook.needs and f"it fits with {outlook.needs}"):
+            if line:
+                console.print(f"    {line}")
     for line in (*report.damaged, *report.advice):
         console.print(line)
-    console.print("Memory and seconds are estimates; finding poses and video files come on top.")
+    console.print("Memory and seconds are estimates; pose estimation and video files come on top.")
 
 
-def _row(outlook: Outlook, choice: Choice, chosen: Choice | None) -> tuple[str, ...]:
+def _row(outlook: Outlook, choice: Prediction, chosen: Prediction | None) -> tuple[str, ...]:
     runs = ("yes" if outlook.runs else "no") if choice.fits else choice.why
     seconds = ""
     if outlook.seconds is not None and choice.fits and chosen:
@@ -272,15 +279,8 @@ def _row(outlook: Outlook, choice: Choice, chosen: Choice | None) -> tuple[str, 
     return outlook.bundle, outlook.device, runs, shape, str(choice.decode_chunk), memory, seconds
 
 
-def _free(free: int | None, total: int | None) -> str:
-    if free is None or total is None:
-        return "memory unknown"
-    return f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free"
-
-
-def _rate(speed: Throughput) -> str:
-    large = speed.flops >= 1e12
-    return f"{speed.flops / (1e12 if large else 1e9):.3g} {'T' if large else 'G'}FLOP/s: {speed.source}"
+def _memory(device: Host | GpuInfo) -> str:
+    return f"{device.memory_free / 1e9:.1f} of {device.memory_total / 1e9:.1f} GB free"
 
 
 def _duration(seconds: float) -> str:

@@ -11,7 +11,7 @@ _HOME = {
     "write_picture": "picture",
     "encode_picture": "picture",
     "VideoReader": "reader",
-    "read_pictures": "folder",
+    "read_pictures": "picture",
     "VideoWriter": "writer",
     "FragmentedMp4": "fragments",
     "contact_sheet": "sheet",

@@ -1,38 +1,53 @@
-"""Pictures in and out: any common file to uint8 RGB, and back."""
+"""Pictures in and out: any common file to uint8 RGB, a folder of them, and back."""
 
 from __future__ import annotations
 
+import io
 import math
-import os
-import secrets
-import threading
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import (  # each plugin, once imported, registers its format
+    AvifImagePlugin,  # noqa: F401
+    BmpImagePlugin,  # noqa: F401
+    ExifTags,
+    GifImagePlugin,  # noqa: F401
+    Image,
+    ImageCms,
+    Jpeg2KImagePlugin,  # noqa: F401
+    JpegImagePlugin,  # noqa: F401
+    PngImagePlugin,  # noqa: F401
+    PpmImagePlugin,  # noqa: F401
+    TiffImagePlugin,  # noqa: F401
+    WebPImagePlugin,  # noqa: F401
+)
 
-from ..errors import LimitError, OutputError, PictureError
+from ..errors import LimitError, MimicMotionError, MotionError, OutputError, PictureError
+from ..files import write_atomic
 from ..limits import Limits, check_limit
-from .header import Header, read_header
 
 Picture = NDArray[np.uint8]
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 """What `write_picture` writes and what counts as a pose picture in a folder."""
 
-_log_level = threading.Lock()
-_REMEDY = "Give a JPEG, PNG, WebP, BMP or TIFF picture."
+_FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
+_REMEDY = "Give a JPEG, PNG, WebP, AVIF, BMP or TIFF picture."
+_WHITE = (255, 255, 255)
+_PROFILE_MODES = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK"}
 
 
 def read_picture(source: str | Path | bytes | Picture, limits: Limits | None = None) -> Picture:
     """A picture as uint8 [H,W,3] RGB.
 
-    `source` is a file, the bytes of one, or uint8 [H,W,3] RGB already. EXIF orientation is applied,
-    transparent parts are laid over white, grey and 16-bit pictures are brought to 8-bit RGB, and of an
-    animation the first frame is taken. Bytes and pixels are checked before anything is decoded.
+    `source` is a file, the bytes of one, or uint8 [H,W,3] RGB already. The picture is turned upright (EXIF,
+    and AVIF's own rotation), its colour profile is converted to sRGB, transparent parts are laid over white,
+    grey, CMYK and 16-bit pictures become 8-bit RGB, and of an animation the first frame is taken. Bytes and
+    pixels are checked before anything is decoded.
 
     Raises `PictureError` if this is no whole picture and `LimitError` if it is larger than `limits` allow.
     """
@@ -46,13 +61,55 @@ def read_picture(source: str | Path | bytes | Picture, limits: Limits | None = N
         name, data = _load(source, limits)
     if not data:
         raise _fault(f"{name} is empty.")
-    header = read_header(data)
-    if header is None or header.width < 1 or header.height < 1:
+    kind = picture_format(data)
+    if not kind:
         raise _fault(f"{name} is not a picture that can be read.")
-    check_limit("pixels of the picture", header.width * header.height, limits.picture_pixels, field="image")
-    if not header.whole:
-        raise _fault(f"{name} is cut off: its {header.kind} data ends too early.", "Copy the file again.")
-    return _decode(name, data, header)
+    try:
+        return _decode(data, kind, limits)
+    except MimicMotionError:
+        raise
+    except Image.DecompressionBombError as error:  # a few plugins look before we can
+        why = f"pixels of the picture: {name} has more than Pillow decodes."
+        raise LimitError(why, remedy="Shrink it.", field="image") from error
+    except MemoryError as error:
+        raise LimitError(f"{name} does not fit into memory.", remedy="Shrink it.", field="image") from error
+    except Exception as error:  # Pillow's errors share no base class
+        why = str(error).strip().rstrip(".") or type(error).__name__
+        raise _fault(f"{name} is a {kind} picture that is cut off or damaged: {why}.") from error
+
+
+def picture_format(data: bytes) -> str:
+    """Pillow's name of the format by the first bytes of a file (PNG, JPEG, GIF, ...); empty if it is none."""
+    for kind in _FORMATS:
+        accept = Image.OPEN[kind][1]
+        if accept is not None and accept(data[:16]) is True:
+            return kind
+    return ""
+
+
+def list_pictures(folder: str | Path) -> list[Path]:
+    """The pictures of a folder in natural order: frame_2 before frame_10; hidden files are left out.
+
+    Raises `MotionError` if it is no folder or holds no picture.
+    """
+    folder = Path(folder)
+    try:
+        names = [path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES]
+    except (OSError, ValueError) as error:
+        raise _motion_fault(f"{folder} is not a folder that can be read.", "Check the path.") from error
+    pictures = [path for path in names if path.is_file() and not path.name.startswith(".")]
+    if not pictures:
+        raise _motion_fault(f"{folder} holds no pictures.", f"Put {', '.join(PICTURE_SUFFIXES)} files there.")
+    return sorted(pictures, key=_natural)
+
+
+def read_pictures(folder: str | Path, limits: Limits | None = None) -> Iterator[Picture]:
+    """Yields the folder's pictures as uint8 [H,W,3] RGB in natural order, one in memory at a time.
+
+    Raises `MotionError` at once if there are none, and on the way if one cannot be read or differs in size
+    from the first; `LimitError` if one has more pixels than a frame may have.
+    """
+    return _read_all(list_pictures(folder), limits or Limits())
 
 
 def fit_picture(picture: Picture, width: int, height: int) -> Picture:
@@ -85,12 +142,9 @@ def write_picture(path: str | Path, picture: Picture) -> None:
             remedy=f"Choose one of {', '.join(PICTURE_SUFFIXES)}.",
             field="output",
         )
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        beside.write_bytes(encode_picture(picture, path.suffix.lower()))
-        os.replace(beside, path)
+        write_atomic(path, encode_picture(picture, path.suffix.lower()))
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise OutputError(
             f"{path} cannot be written: {error.strerror or error}.",
             remedy="Choose a path in a folder that exists and that you may write to.",
@@ -133,50 +187,89 @@ def _load(source: str | Path, limits: Limits) -> tuple[str, bytes]:
         raise _fault(f"{source!s:.200} cannot be read: {error}.", "Check the path.") from error
 
 
-def _decode(name: str, data: bytes, header: Header) -> Picture:
+def _decode(data: bytes, kind: str, limits: Limits) -> Picture:
+    # The plugin is called directly: Image.open would judge the size by a limit that belongs to the process.
+    with Image.OPEN[kind][0](io.BytesIO(data), "") as header:
+        check_limit("pixels of the picture", math.prod(header.size), limits.picture_pixels, field="image")
+        header.verify()  # Pillow decodes a PNG whose last bytes are missing
+    with Image.OPEN[kind][0](io.BytesIO(data), "") as image:
+        rawmode = image.tile[0].args if image.tile else None
+        image.load()
+        return _upright(_to_rgb(image, rawmode), _orientation(image))
+
+
+def _to_rgb(image: Image.Image, rawmode: object) -> Picture:
+    """uint8 [H,W,3] in sRGB, transparent parts over white."""
+    profile = image.info.get("icc_profile")
+    image = _to_8_bit(image, rawmode)
+    alpha: NDArray[np.uint8] | None = None
+    grey = image.mode in ("1", "L", "LA", "La")
+    if image.has_transparency_data:
+        image = image.convert("LA" if grey else "RGBA")
+        alpha = np.asarray(image.getchannel("A"))
+    if image.mode != "CMYK":
+        image = image.convert("L" if grey else "RGB")
+    colours = np.asarray(_to_srgb(image, profile))
+    return colours if alpha is None else _lay_over(colours, alpha, _WHITE)
+
+
+def _to_8_bit(image: Image.Image, rawmode: object) -> Image.Image:
+    """Deeper grey pictures as mode L (or LA); a transparent colour in the scale of the 8-bit pixels."""
+    key = image.info.get("transparency")
+    if image.mode.startswith("I;16"):
+        deep = np.asarray(image)
+        grey = Image.fromarray(_scaled(deep, 65535))
+        if isinstance(key, int):
+            grey.putalpha(Image.fromarray(np.where(deep == key, 0, 255).astype(np.uint8)))
+        return grey
+    if image.mode in ("I", "F"):  # whole numbers to 65535 (PPM), or 0 to 1
+        return Image.fromarray(_scaled(np.asarray(image), 65535 if image.mode == "I" else 1))
+    if isinstance(key, int) and rawmode in (
+        "L;2",
+        "L;4",
+    ):  # Pillow stretches the pixels to 0..255, not the key
+        image.info["transparency"] = key * (85 if rawmode == "L;2" else 17)
+    elif isinstance(key, tuple) and rawmode == "RGB;16B":
+        image.info["transparency"] = tuple(value >> 8 for value in key)
+    return image
+
+
+def _scaled(values: NDArray[np.generic], top: float) -> Picture:
+    """0..top to 0..255, rounded; beyond it clipped."""
+    shares = np.nan_to_num(values.astype(np.float32) / np.float32(top), nan=0.0, posinf=1.0, neginf=0.0)
+    scaled: Picture = (np.clip(shares, 0, 1) * np.float32(255) + np.float32(0.5)).astype(np.uint8)
+    return scaled
+
+
+def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """An L, RGB or CMYK image as RGB in sRGB; without a usable profile its values are taken as sRGB."""
+    if not profile:
+        return image.convert("RGB")
     try:
-        with _quiet():
-            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error as error:
-        raise _fault(f"{name} cannot be decoded: {error.err or error}.") from error
-    except MemoryError as error:
-        raise LimitError(f"{name} does not fit into memory.", remedy="Shrink it.", field="image") from error
-    if pixels is None:
-        raise _fault(f"{name} cannot be decoded: its {header.kind} data is damaged.")
-    return _upright(_to_rgb(_to_8_bit(pixels)), header.orientation)
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if image.mode == "L" and source.profile.xcolor_space.strip() == "RGB":
+            image = image.convert("RGB")
+        sought = ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(image, source, sought, outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError):  # damaged, or of another kind of picture
+        return image.convert("RGB")
+    assert converted is not None
+    return converted
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """OpenCV prints what is wrong with a picture; our error says it. Its log level belongs to the process."""
-    with _log_level:
-        level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-        try:
-            yield
-        finally:
-            cv2.utils.logging.setLogLevel(level)
+def _lay_over(colours: Picture, alpha: Picture, background: tuple[int, int, int]) -> Picture:
+    opaque = alpha.astype(np.uint16)[..., None]
+    mixed: NDArray[np.uint16] = colours * opaque + np.array(background, np.uint16) * (255 - opaque)
+    return ((mixed + 127) // 255).astype(np.uint8)
 
 
-def _to_8_bit(pixels: NDArray[np.generic]) -> Picture:
-    if pixels.dtype == np.uint8:
-        return pixels.view(np.uint8)
-    if np.issubdtype(pixels.dtype, np.floating):
-        bright = np.nan_to_num(pixels.astype(np.float32), nan=0.0, posinf=1.0, neginf=0.0)
-        return (np.clip(bright, 0, 1) * 255 + 0.5).astype(np.uint8)
-    top = np.iinfo(pixels.dtype).max  # type: ignore[type-var]
-    scaled: NDArray[np.float32] = np.clip(pixels, 0, top).astype(np.float32) * np.float32(255 / top)
-    return (scaled + 0.5).astype(np.uint8)
-
-
-def _to_rgb(pixels: Picture) -> Picture:
-    if pixels.ndim == 2:
-        pixels = pixels[..., None]
-    channels = pixels.shape[2]
-    colour = pixels[..., :1].repeat(3, axis=2) if channels < 3 else pixels[..., 2::-1]  # BGR to RGB
-    if channels in (2, 4):
-        alpha = pixels[..., -1:].astype(np.uint16)
-        colour = ((colour * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
-    return np.ascontiguousarray(colour)
+def _orientation(image: Image.Image) -> int:
+    """How the stored pixels lie, EXIF's 1 to 8; Pillow puts AVIF's own rotation there, and turns TIFF itself."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # damaged EXIF takes nothing from the pixels
+        return 1
+    return orientation if orientation in range(1, 9) else 1
 
 
 def _upright(picture: Picture, orientation: int) -> Picture:
@@ -202,5 +295,35 @@ def _centre(picture: Picture, width: int, height: int) -> Picture:
     return picture[top : top + height, left : left + width]
 
 
+def _read_all(paths: list[Path], limits: Limits) -> Iterator[Picture]:
+    first: tuple[int, ...] = ()
+    for path in paths:
+        try:
+            picture = read_picture(path, limits)
+        except PictureError as error:
+            raise _motion_fault(error.message, error.remedy) from error
+        except LimitError as error:
+            raise LimitError(error.message, remedy=error.remedy, field="motion") from error
+        rows, columns = picture.shape[:2]
+        check_limit("pixels of a pose picture", rows * columns, limits.frame_pixels, field="motion")
+        first = first or picture.shape
+        if picture.shape != first:
+            raise _motion_fault(
+                f"{path.name} is {columns}x{rows}, but {paths[0].name} is {first[1]}x{first[0]}.",
+                "Make all pose pictures the same size.",
+            )
+        yield picture
+
+
+def _natural(path: Path) -> tuple[object, ...]:
+    # Text and numbers alternate, so that numbers are only ever compared with numbers.
+    parts = re.split(r"([0-9]+)", path.name)
+    return (*(int(p) if i % 2 else p.lower() for i, p in enumerate(parts)), path.name)
+
+
 def _fault(message: str, remedy: str = _REMEDY) -> PictureError:
     return PictureError(message, remedy=remedy, field="image")
+
+
+def _motion_fault(message: str, remedy: str) -> MotionError:
+    return MotionError(message, remedy=remedy, field="motion")

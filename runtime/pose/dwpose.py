@@ -1,6 +1,7 @@
 """The reference's estimator, DWPose (arXiv 2307.15880): YOLOX finds people, a SimCC network 133 points.
 
-Both are ONNX files that the user provides (usually named `yolox_l.onnx` and `dw-ll_ucoco_384.onnx`).
+Both are ONNX files that the user provides (usually named `yolox_l.onnx` and `dw-ll_ucoco_384.onnx`). The 133
+points of COCO-WholeBody become the 18 + 2x21 + 68 of pose pictures as DWPose does it.
 """
 
 from __future__ import annotations
@@ -12,12 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
-from .crops import Picture, Points
-from .frames import check_frame, single
-from .models import Network
-from .people import distinct_boxes, rank
-from .sequence import PoseSequence
-from .wholebody import POINTS, from_wholebody
+from .network import Network, Picture, Points, check_frame, distinct_boxes, rank
+from .sequence import PoseSequence, single_frame
 
 DETECTOR_VARIABLE = "MIMICMOTION_DWPOSE_DETECTOR"
 POSE_VARIABLE = "MIMICMOTION_DWPOSE_POSE"
@@ -28,6 +25,11 @@ _PERSON = 5  # column of a YOLOX row: box, objectness, then the classes of COCO,
 _POSE_WIDTH, _POSE_HEIGHT, _MARGIN, _SPLIT = 288, 384, 1.25, 2
 _MEAN = np.array([123.675, 116.28, 103.53], np.float32)
 _SPREAD = np.array([58.395, 57.12, 57.375], np.float32)
+_POINTS = 133
+_LEFT_SHOULDER, _RIGHT_SHOULDER = 5, 6
+_BODY = (0, 17, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3)  # of COCO's 17 and the neck after them
+_FACE, _LEFT_HAND, _RIGHT_HAND = slice(23, 91), slice(91, 112), slice(112, 133)  # 17 to 22 are the feet
+_SHOULDER_SEEN = 0.3
 
 PathLike = str | os.PathLike[str]
 
@@ -62,7 +64,7 @@ class DwposeEstimator:
         size = (frame.shape[1], frame.shape[0])
         boxes = self._people(frame)
         if not len(boxes):
-            return single(size)
+            return single_frame(size)
         centres, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
         chosen = rank(centres, np.hypot(*sides.T) / 2, size, self._last)[0]
         self._last = centres[chosen]
@@ -73,12 +75,10 @@ class DwposeEstimator:
         """Boxes [N,4] of people (left, top, right, bottom) in pixels."""
         values, scale = letterbox(frame)
         rows = decode_yolox(self._detector(values)[0][0].astype(np.float64))
-        scores = rows[:, 4] * rows[:, _PERSON]
-        order = np.argsort(-scores, kind="stable")
-        order = order[scores[order] > _LEAST_SCORE]
-        half = rows[order, 2:4] / 2
-        boxes = np.concatenate([rows[order, :2] - half, rows[order, :2] + half], axis=1) / scale
-        return np.asarray(boxes[distinct_boxes(boxes, _SAME_PERSON)])
+        half = rows[:, 2:4] / 2
+        boxes = np.concatenate([rows[:, :2] - half, rows[:, :2] + half], axis=1) / scale
+        people = distinct_boxes(boxes, rows[:, 4] * rows[:, _PERSON], _LEAST_SCORE, _SAME_PERSON)
+        return np.asarray(boxes[people])
 
     def _keypoints(self, frame: Picture, centre: Points, sides: Points) -> tuple[Points, Points]:
         """Points [133,2] in pixels and scores [133] of the person in a box."""
@@ -133,10 +133,31 @@ def decode_simcc(horizontal: Points, vertical: Points) -> tuple[Points, Points]:
 
     Two classes stand for a pixel; the score is the smaller of the two peaks.
     """
-    shapes = (POINTS, _POSE_WIDTH * _SPLIT), (POINTS, _POSE_HEIGHT * _SPLIT)
+    shapes = (_POINTS, _POSE_WIDTH * _SPLIT), (_POINTS, _POSE_HEIGHT * _SPLIT)
     _expect((horizontal.shape, vertical.shape) == shapes, (horizontal.shape, vertical.shape), "DWPose")
     points = np.stack([horizontal.argmax(axis=1), vertical.argmax(axis=1)], axis=1) / _SPLIT
     return points, np.minimum(horizontal.max(axis=1), vertical.max(axis=1)).astype(np.float64)
+
+
+def from_wholebody(points: Points, scores: Points, size: tuple[int, int]) -> PoseSequence:
+    """One frame from points [133,2] in pixels of a picture of `size` (width, height) and scores [133].
+
+    The neck is the middle of the shoulders, with score 1 if both are above 0.3 and 0 otherwise. Scores are
+    brought to [0,1].
+    """
+    points, scores = points / np.array(size), np.clip(scores, 0, 1)
+    shoulders = [_LEFT_SHOULDER, _RIGHT_SHOULDER]
+    body = np.concatenate([points[:17], points[shoulders].mean(axis=0, keepdims=True)])
+    body_score = np.append(scores[:17], float((scores[shoulders] > _SHOULDER_SEEN).all()))
+    return single_frame(
+        size,
+        body=body[list(_BODY)],
+        body_score=body_score[list(_BODY)],
+        hands=np.stack([points[_LEFT_HAND], points[_RIGHT_HAND]]),
+        hands_score=np.stack([scores[_LEFT_HAND], scores[_RIGHT_HAND]]),
+        face=points[_FACE],
+        face_score=scores[_FACE],
+    )
 
 
 def _expect(fits: bool, shape: object, network: str) -> None:

@@ -12,12 +12,11 @@ import numpy.typing as npt
 
 from ..errors import InputError, MotionError
 from ..limits import Limits
-from .crops import Picture
-from .frames import check_frame
+from .network import Picture, check_frame
 from .sequence import PoseSequence
 
 _FRAMES_RATE = 30.0  # frames per second of frames whose rate is not given
-_HEADER_BYTES = 64 * 2**10
+_HEADER_BYTES = 64
 
 
 class PoseEstimator(Protocol):
@@ -107,7 +106,7 @@ def _picture(source: str | os.PathLike[str] | bytes, limits: Limits | None) -> P
 
 def _is_picture(source: str | os.PathLike[str] | bytes) -> bool:
     """Whether a file is a still picture; a GIF counts as a video."""
-    from ..media.header import read_header
+    from ..media.picture import picture_format
 
     if isinstance(source, bytes):
         head = source[:_HEADER_BYTES]
@@ -121,8 +120,7 @@ def _is_picture(source: str | os.PathLike[str] | bytes) -> bool:
                 remedy="Check the path.",
                 field="motion",
             ) from error
-    header = read_header(head)
-    return header is not None and header.kind.lower() != "gif"
+    return picture_format(head) not in ("", "GIF")
 
 
 def _frames(source: Any) -> Iterable[Picture]:

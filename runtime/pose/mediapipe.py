@@ -1,20 +1,47 @@
-"""The default estimator: MediaPipe's networks, which come with the package."""
+"""The default estimator: MediaPipe's networks, which come with the package.
+
+Their 33 body points and 468 face points become OpenPose's 18 and dlib's 68.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 
-from .body import PRESENT, Body, BodyDetector, BodyTracker, Candidate
-from .crops import Crop, Picture
-from .frames import check_frame, shrink, single
-from .layout import FACE, FACE_IN_BODY, face_in_body, to_openpose
-from .parts import HAND_ROOTS, NOSE, FaceFinder, HandFinder, PartTracker
-from .people import rank
-from .sequence import PoseSequence
+from .landmarks import (
+    HAND_ROOTS,
+    NOSE,
+    PRESENT,
+    Body,
+    BodyDetector,
+    BodyTracker,
+    Candidate,
+    Crop,
+    FaceFinder,
+    HandFinder,
+    PartTracker,
+)
+from .network import Picture, Points, check_frame, rank, shrink
+from .sequence import PoseSequence, single_frame
 
 _LONGEST = 1280  # pixels; a person filling such a picture is still larger than every network's input
 _TRIES = 3  # how many of the people seen are looked at more closely
+_LEFT_SHOULDER, _RIGHT_SHOULDER = 11, 12
+# Of MediaPipe's 33 points, in OpenPose's order; the neck, which is the second, is put in afterwards.
+_BODY = (0, 12, 12, 14, 16, 11, 13, 15, 24, 26, 28, 23, 25, 27, 5, 2, 8, 7)
+_NECK = 1
+FACE = (
+    127, 234, 93, 132, 58, 172, 150, 176, 152, 400, 379, 397, 288, 361, 323, 454, 356,  # jaw, right to left
+    70, 63, 105, 66, 107, 336, 296, 334, 293, 300,  # brows
+    168, 197, 5, 4, 98, 97, 2, 326, 327,  # nose
+    33, 160, 158, 133, 153, 144, 362, 385, 387, 263, 373, 380,  # eyes
+    61, 39, 37, 0, 267, 269, 291, 405, 314, 17, 84, 181,  # lips outside
+    78, 81, 13, 311, 308, 402, 14, 178,  # lips inside
+)  # fmt: skip
+"""Which of the mesh's 468 points stands for each of dlib's 68."""
+FACE_IN_BODY = (0, 14, 15)
+"""Nose, right eye and left eye among OpenPose's points."""
+_NOSE_TIP, _RIGHT_EYE, _LEFT_EYE = 4, (33, 133), (362, 263)  # an eye is the middle of its corners
 
 
 class MediapipeEstimator:
@@ -36,9 +63,8 @@ class MediapipeEstimator:
 
     def reset(self) -> None:
         """Forget the person: the next picture begins another clip."""
-        self._crop = self._last = None
-        for part in (*self._hands, self._face):
-            part.forget()
+        self._last = None
+        self._lose()
 
     def estimate(self, frame: Picture) -> PoseSequence:
         """The pose in one RGB picture uint8 [H,W,3], as a sequence of one frame (of 1 fps).
@@ -50,12 +76,15 @@ class MediapipeEstimator:
         picture = shrink(frame, _LONGEST)
         body = self._find_body(picture)
         if body is None:
-            self._crop = None
-            for part in (*self._hands, self._face):
-                part.forget()
-            return single((width, height))
+            self._lose()
+            return single_frame((width, height))
         self._crop = self._last = body.next_crop
         return self._whole(picture, body, (width, height))
+
+    def _lose(self) -> None:
+        self._crop = None
+        for part in (*self._hands, self._face):
+            part.forget()
 
     def _find_body(self, picture: Picture) -> Body | None:
         if self._crop is not None:
@@ -69,10 +98,8 @@ class MediapipeEstimator:
         return None
 
     def _ranked(self, picture: Picture, people: list[Candidate]) -> list[Candidate]:
-        """Those seen, whoever comes into question first."""
-        if not people:
-            return []
-        centres = np.stack([person.centre for person in people])
+        """The people seen, in the order in which to try them."""
+        centres = np.array([person.centre for person in people]).reshape(-1, 2)
         radii = np.array([person.radius for person in people])
         last = None if self._last is None else np.array(self._last.centre)
         return [people[i] for i in rank(centres, radii, (picture.shape[1], picture.shape[0]), last)]
@@ -89,17 +116,35 @@ class MediapipeEstimator:
         face_score = np.full(68, _score(face.presence, body.visibility[NOSE]))
         if face.presence >= PRESENT:  # the face's crop shows them much larger than the body's
             points[list(FACE_IN_BODY)] = face_in_body(face.points)
-        return single(
+        return single_frame(
             size,
-            points / scale,
-            score,
-            hands / scale,
-            hands_score,
-            face.points[list(FACE)] / scale,
-            face_score,
+            body=points / scale,
+            body_score=score,
+            hands=hands / scale,
+            hands_score=hands_score,
+            face=face.points[list(FACE)] / scale,
+            face_score=face_score,
         )
 
 
 def _score(presence: float, visibility: np.float64 | npt.NDArray[np.float64]) -> float:
     """One score for all points of a part: it is there, and the body's point for it is not hidden."""
     return float(np.clip(presence * visibility, 0, 1))
+
+
+def to_openpose(points: Points, visibility: Points) -> tuple[Points, Points]:
+    """18 points [18,2] and scores [18] from MediaPipe's 33.
+
+    The neck is the middle of the shoulders, as sure as the less sure of them.
+    """
+    body, score = points[list(_BODY)], visibility[list(_BODY)]
+    shoulders = [_LEFT_SHOULDER, _RIGHT_SHOULDER]
+    body[_NECK] = points[shoulders].mean(axis=0)
+    score[_NECK] = np.min(visibility[shoulders])
+    return body, score
+
+
+def face_in_body(mesh: Points) -> Points:
+    """Nose, right eye and left eye [3,2] from the face's 468 points."""
+    eyes = [mesh[list(corners)].mean(axis=0) for corners in (_RIGHT_EYE, _LEFT_EYE)]
+    return np.stack([mesh[_NOSE_TIP], *eyes])

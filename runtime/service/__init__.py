@@ -9,9 +9,11 @@ _HOME = {
     "AnimationServer": "server",
     "AsyncClient": "async_client",
     "Client": "client",
-    "Keep": "jobs",
+    "ClientTls": "client",
+    "Keep": "config",
     "ServiceConfig": "config",
     "Tls": "config",
+    "local_server": "client",
     "serve": "server",
 }
 

@@ -1,9 +1,14 @@
-"""The synchronous client."""
+"""The synchronous client, and a server of this machine to try it on."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -12,44 +17,69 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from ..errors import MimicMotionError, ServiceError
+from ..events import Event
 from ..pose import PoseSequence
-from ..settings import Settings
-from . import channel
 from .generated.mimicmotion.v1 import animation_pb2 as pb
 from .generated.mimicmotion.v1 import animation_pb2_grpc as pb_grpc
-from .intake import Intake, Result
-from .replies import Estimate, JobInfo, Reply, estimate_from_wire, info_from_wire
-from .sending import Image, Motion, Upload
+from .received import Delivery, ReceivedVideo
 from .status import from_rpc_error
-from .wire import settings_to_wire
+from .uploads import Image, Motion, Upload
+from .wire import Estimate, JobInfo, SettingsLike, estimate_from_wire, info_from_wire, settings_to_wire
 
-SettingsLike = Settings | Mapping[str, Any] | None
-"""A mapping overrides only what it names; all else is the bundle's default."""
 Answer = TypeVar("Answer")
+CHANNEL_OPTIONS = [
+    ("grpc.max_receive_message_length", 4 * 2**20),
+    # A queued job's stream may be silent for long: find out when the server is gone.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.max_pings_without_data", 0),
+]
+RETRY_SECONDS = 0.05
+"""Between two questions whether a server is ready."""
 
 
-class Animation(Iterator[Reply]):
+@dataclass(frozen=True, slots=True)
+class ClientTls:
+    """PEM files: the authority behind the server's certificate (None: the system's), and our own pair."""
+
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Raises `ServiceError` if a file cannot be read."""
+        try:
+            ca, key, certificate = (
+                path.read_bytes() if path is not None else None
+                for path in (self.ca, self.key, self.certificate)
+            )
+        except OSError as error:
+            raise ServiceError(f"{error.filename} cannot be read: {error.strerror}.", field="tls") from error
+        return grpc.ssl_channel_credentials(ca, key, certificate)
+
+
+class Animation(Iterator[Event]):
     """A job's events as they come. `result()` takes what is left of them; leaving early cancels the call.
 
     Raises what the animation raised on the server, as the same class with `field` and `remedy`;
     `ServiceError` if the server cannot be reached or the stream is damaged.
     """
 
-    def __init__(self, call: Any, intake: Intake) -> None:
+    def __init__(self, call: Any, delivery: Delivery) -> None:
         self._call = call
-        self._intake = intake
+        self._delivery = delivery
 
     @property
     def job(self) -> str:
         """The job's name on the server, empty until it was accepted."""
-        return self._intake.job
+        return self._delivery.job
 
-    def __next__(self) -> Reply:
+    def __next__(self) -> Event:
         try:
             for response in self._call:
-                reply = self._intake.take(response.event)
-                if reply is not None:
-                    return reply
+                event = self._delivery.take(response.event)
+                if event is not None:
+                    return event
         except grpc.RpcError as error:
             self.cancel()
             raise from_rpc_error(error) from None
@@ -58,12 +88,12 @@ class Animation(Iterator[Reply]):
             raise
         raise StopIteration
 
-    def result(self) -> Result:
+    def result(self) -> ReceivedVideo:
         """Wait for the end; the finished video."""
         for _ in self:
             pass
         try:
-            return self._intake.end()
+            return self._delivery.end()
         except MimicMotionError:
             self.cancel()
             raise
@@ -75,7 +105,7 @@ class Animation(Iterator[Reply]):
     def cancel(self) -> None:
         """Stop listening; the server cancels a job that was not detached."""
         self._call.cancel()
-        self._intake.abort()
+        self._delivery.abort()
 
     def __enter__(self) -> Self:
         return self
@@ -89,11 +119,11 @@ class Animation(Iterator[Reply]):
 class Client:
     """Talks to a server at `address` ("host:port"); `timeout` is for all calls but streams, in seconds."""
 
-    def __init__(self, address: str, *, tls: channel.ClientTls | None = None, timeout: float = 10.0) -> None:
+    def __init__(self, address: str, *, tls: ClientTls | None = None, timeout: float = 10.0) -> None:
         if tls is None:
-            self._channel = grpc.insecure_channel(address, options=channel.OPTIONS)
+            self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
         else:
-            self._channel = grpc.secure_channel(address, tls.credentials(), options=channel.OPTIONS)
+            self._channel = grpc.secure_channel(address, tls.credentials(), options=CHANNEL_OPTIONS)
         self._stub = pb_grpc.AnimationServiceStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)
         self._timeout = timeout
@@ -119,9 +149,9 @@ class Client:
         upload = Upload(
             image, motion, settings, reference_pose=reference_pose, request_id=request_id, detach=detach
         )
-        intake = Intake(output)
+        delivery = Delivery(output)
         requests = (pb.AnimateRequest(upload=part) for part in upload)
-        return Animation(self._stub.Animate(requests, timeout=timeout), intake)
+        return Animation(self._stub.Animate(requests, timeout=timeout), delivery)
 
     def create(
         self,
@@ -136,45 +166,39 @@ class Client:
         """Like `animate`, but returns once the job is queued; it goes on without its caller."""
         upload = Upload(image, motion, settings, reference_pose=reference_pose, request_id=request_id)
         requests = (pb.CreateAnimationRequest(upload=part) for part in upload)
-        answer = _asked(lambda: self._stub.CreateAnimation(requests, timeout=timeout))
-        return info_from_wire(answer.animation)
+        return info_from_wire(_answer(self._stub.CreateAnimation, requests, timeout).animation)
 
     def watch(
         self, job: str, *, after: int = 0, output: str | Path | None = None, timeout: float | None = None
     ) -> Animation:
         """The job's events after sequence number `after`; from 0 on, its video as well."""
+        delivery = Delivery(output, first=after)
         request = pb.WatchAnimationRequest(job=job, after_sequence=after)
-        return Animation(self._stub.WatchAnimation(request, timeout=timeout), Intake(output, first=after))
+        return Animation(self._stub.WatchAnimation(request, timeout=timeout), delivery)
 
     def get(self, job: str) -> JobInfo:
         """Raises `ServiceError` if the server does not know the job (any more)."""
         request = pb.GetAnimationRequest(job=job)
-        answer = _asked(lambda: self._stub.GetAnimation(request, timeout=self._timeout))
-        return info_from_wire(answer.animation)
+        return info_from_wire(_answer(self._stub.GetAnimation, request, self._timeout).animation)
 
     def list(self) -> list[JobInfo]:
         """All jobs that the server keeps, newest first."""
-        answer = _asked(lambda: self._stub.ListAnimations(pb.ListAnimationsRequest(), timeout=self._timeout))
+        answer = _answer(self._stub.ListAnimations, pb.ListAnimationsRequest(), self._timeout)
         return [info_from_wire(animation) for animation in answer.animations]
 
     def cancel(self, job: str) -> JobInfo:
         """Ask the job to stop; a running one does within a denoising step."""
         request = pb.CancelAnimationRequest(job=job)
-        answer = _asked(lambda: self._stub.CancelAnimation(request, timeout=self._timeout))
-        return info_from_wire(answer.animation)
+        return info_from_wire(_answer(self._stub.CancelAnimation, request, self._timeout).animation)
 
     def estimate(self, frames: int, settings: SettingsLike = None) -> Estimate:
         """What a video of `frames` frames would cost, from what the server measured so far."""
-        plain: Any = {} if settings is None else settings
-        request = pb.EstimateAnimationRequest(settings=settings_to_wire(plain), frames=frames)
-        return estimate_from_wire(
-            _asked(lambda: self._stub.EstimateAnimation(request, timeout=self._timeout))
-        )
+        request = pb.EstimateAnimationRequest(settings=settings_to_wire(settings), frames=frames)
+        return estimate_from_wire(_answer(self._stub.EstimateAnimation, request, self._timeout))
 
     def health(self) -> str:
         """SERVING or NOT_SERVING (loading, or about to stop)."""
-        request = health_pb2.HealthCheckRequest()
-        answer = _asked(lambda: self._health.Check(request, timeout=self._timeout))
+        answer = _answer(self._health.Check, health_pb2.HealthCheckRequest(), self._timeout)
         return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
 
     def wait_until_ready(self, timeout: float = 60.0) -> None:
@@ -189,7 +213,7 @@ class Client:
                 return
             if time.monotonic() > until:
                 raise ServiceError(f"The server is not ready after {timeout:g} s: {state}")
-            time.sleep(0.05)
+            time.sleep(RETRY_SECONDS)
 
     def close(self) -> None:
         self._channel.close()
@@ -203,8 +227,39 @@ class Client:
         self.close()
 
 
-def _asked(ask: Callable[[], Answer]) -> Answer:
+def _answer(call: Callable[..., Answer], request: Any, timeout: float | None) -> Answer:
     try:
-        return ask()
+        return call(request, timeout=timeout)
     except grpc.RpcError as error:
         raise from_rpc_error(error) from None
+
+
+@contextmanager
+def local_server(
+    bundle: str | Path, *, threads: int | None = None, patience: float = 60.0
+) -> Iterator[Client]:
+    """Run `mimicmotion-trt serve` on a free port of this machine; a client of it, once it is warm.
+
+    Raises `ServiceError` with what the server printed if it is not warm within `patience` seconds.
+    """
+    with tempfile.TemporaryDirectory(prefix="mimicmotion-") as folder:
+        ready, log = Path(folder) / "ready", Path(folder) / "log"
+        command = [sys.executable, "-m", "mimicmotion_trt", "serve", "--bundle", str(bundle), "--port", "0"]
+        command += ["--ready-file", str(ready)] + (["--threads", str(threads)] if threads else [])
+        with log.open("w") as output:
+            process = subprocess.Popen(command, stdout=output, stderr=output)
+            try:
+                with Client(_address(process, ready, log, patience)) as client:
+                    yield client
+            finally:
+                process.terminate()
+                process.wait()
+
+
+def _address(process: subprocess.Popen[bytes], ready: Path, log: Path, patience: float) -> str:
+    until = time.monotonic() + patience
+    while time.monotonic() < until and process.poll() is None:
+        if ready.exists() and (address := ready.read_text().strip()):
+            return address
+        time.sleep(0.02)
+    raise ServiceError(f"the server did not start: {log.read_text()[-2000:].strip()}")

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Any
 
 from ..errors import ServiceError
 from ..limits import Limits
-from .jobs import Keep
+from ..validation import Real, Whole, checked
 
-ANIMATOR = "mimicmotion_trt.animator:Animator.load"
+MOST = 10**6
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Tls:
     """PEM files. With `client_ca`, only clients with a certificate signed by it are let in."""
 
@@ -21,14 +23,51 @@ class Tls:
     client_ca: Path | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
+class Keep:
+    """How much of finished jobs is kept; the oldest go first."""
+
+    jobs: int = 200
+    bytes: int = 8 * 2**30
+    """Of their videos."""
+    seconds: float = 3600.0
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """What an engine process is told when it is spawned."""
+
+    bundle: str | Path
+    device: str
+    threads: int | None
+    limits: Limits
+    graphs: bool
+    load: Callable[[EngineConfig], Any]
+    """Makes the animator in the engine process: a function of a module, as it is pickled by its name."""
+
+
+def load_animator(config: EngineConfig) -> Any:
+    """The `Animator` of an engine process."""
+    from ..animator import Animator
+
+    return Animator.load(
+        config.bundle,
+        device=config.device,
+        threads=config.threads,
+        limits=config.limits,
+        graphs=config.graphs,
+    )
+
+
+@checked(ServiceError)
+@dataclass(frozen=True)
 class ServiceConfig:
     """What `AnimationServer` and `serve` need to know. Raises `ServiceError` for values that cannot work."""
 
     bundle: str | Path = "tiny"
     """Name or folder of the bundle that every engine loads."""
     host: str = "127.0.0.1"
-    port: int = 50051
+    port: Annotated[int, Whole(0, 65535)] = 50051
     """0 takes a free one."""
     devices: tuple[str, ...] = ("auto",)
     """One engine process for each."""
@@ -38,35 +77,30 @@ class ServiceConfig:
     graphs: bool = True
     """On a GPU each step is one captured CUDA graph."""
     tls: Tls | None = None
-    max_queue: int = 32
+    max_queue: Annotated[int, Whole(1, MOST)] = 32
     """Jobs that may wait (being uploaded included) before callers are sent away."""
-    max_calls: int = 512
+    max_calls: Annotated[int, Whole(1, MOST)] = 512
     """Calls served at once; a caller that stops reading holds up to 5 MiB of memory."""
     keep: Keep = field(default_factory=Keep)
     folder: Path | None = None
     """Where uploads and videos lie; None makes a temporary folder that goes with the server."""
     upload_patience: float = 60.0
     """Seconds of silence after which an unfinished upload is dropped."""
-    grace: float = 30.0
+    grace: Annotated[float, Real(0.0, MOST)] = 30.0
     """Seconds that running jobs get to finish when the server is told to stop."""
     ready_file: Path | None = None
     """Written with "host:port" when the first engine is warm, removed at the end."""
     json_logs: bool = False
-    animator: str = ANIMATOR
-    """"module:callable" that makes the animator in the engine process."""
+    load: Callable[[EngineConfig], Any] = load_animator
+    """Makes the animator in each engine process; tests put another in its place."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.port <= 65535:
-            raise ServiceError(f"port is {self.port}.", remedy="Choose 0 to 65535.", field="port")
         if not self.devices:
-            raise ServiceError("No device is given.", remedy="Name at least one.", field="devices")
-        if self.max_queue < 1:
-            raise ServiceError(
-                f"max_queue is {self.max_queue}.", remedy="Choose 1 or more.", field="max_queue"
-            )
-        if self.max_calls < 1:
-            raise ServiceError(
-                f"max_calls is {self.max_calls}.", remedy="Choose 1 or more.", field="max_calls"
-            )
-        if self.grace < 0:
-            raise ServiceError(f"grace is {self.grace}.", remedy="Choose 0 or more.", field="grace")
+            raise ServiceError("no device is given.", remedy="Name at least one.", field="devices")
+
+    def engines(self) -> list[EngineConfig]:
+        """One for each device."""
+        return [
+            EngineConfig(self.bundle, device, self.threads, self.limits, self.graphs, self.load)
+            for device in self.devices
+        ]

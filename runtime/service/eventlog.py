@@ -5,27 +5,22 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 from collections.abc import AsyncIterator
-from typing import NamedTuple
+from dataclasses import replace
 
-from .messages import Entry, Preview, Progress
-
-
-class Numbered(NamedTuple):
-    sequence: int
-    entry: Entry
+from ..events import Event, Preview, Progress
 
 
 class EventLog:
-    """Entries numbered from 1. A newer progress report of a stage, or a newer preview, replaces the older.
+    """Events numbered from 1. A newer progress report of a stage, or a newer preview, replaces the older.
 
     That is the whole flow control: the log stays small whatever an engine reports, a reader that keeps up
-    sees every report, and a slow one sees the newest. Entries of other kinds are never dropped; video entries
+    sees every report, and a slow one sees the newest. Events of other kinds are never dropped; video events
     only point into the job's file.
     """
 
     def __init__(self) -> None:
-        self._kept: list[Numbered] = []
-        self._replaceable: dict[str, Numbered] = {}
+        self._kept: list[Event] = []
+        self._replaceable: dict[str, Event] = {}
         self._changed = asyncio.Event()
         self.last_sequence = 0
         self.closed = False
@@ -33,46 +28,47 @@ class EventLog:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def append(self, entry: Entry) -> None:
+    def append(self, event: Event) -> None:
+        """Keep the event under the next number."""
         self.last_sequence += 1
-        numbered = Numbered(self.last_sequence, entry)
-        key = _replaced_by(entry)
+        event = replace(event, sequence=self.last_sequence)
+        key = _replaced_by(event)
         if key is not None:
             older = self._replaceable.get(key)
             if older is not None:
                 del self._kept[self._after(older.sequence) - 1]
-            self._replaceable[key] = numbered
-        self._kept.append(numbered)
+            self._replaceable[key] = event
+        self._kept.append(event)
         self._wake()
 
     def close(self) -> None:
-        """No more entries will come; readers end after the last one."""
+        """No more events will come; readers end after the last one."""
         self.closed = True
         self._wake()
 
-    async def follow(self, after: int = 0) -> AsyncIterator[Numbered]:
-        """Entries numbered above `after`: kept ones first, then new ones until the log closes."""
+    async def follow(self, after: int = 0) -> AsyncIterator[Event]:
+        """Events numbered above `after`: kept ones first, then new ones until the log closes."""
         while True:
             changed = self._changed
             index = self._after(after)
             if index < len(self._kept):
-                numbered = self._kept[index]
-                after = numbered.sequence
-                yield numbered
+                event = self._kept[index]
+                after = event.sequence
+                yield event
             elif self.closed:
                 return
             else:
                 await changed.wait()
 
     def _after(self, sequence: int) -> int:
-        return bisect_right(self._kept, sequence, key=lambda numbered: numbered.sequence)
+        return bisect_right(self._kept, sequence, key=lambda event: event.sequence)
 
     def _wake(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
 
 
-def _replaced_by(entry: Entry) -> str | None:
-    if isinstance(entry, Progress):
-        return entry.stage
-    return "preview" if isinstance(entry, Preview) else None
+def _replaced_by(event: Event) -> str | None:
+    if isinstance(event, Progress):
+        return event.stage
+    return "preview" if isinstance(event, Preview) else None

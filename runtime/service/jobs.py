@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from ..errors import Cancelled, MimicMotionError
+from ..events import Done, Event, Progress, Video
 from ..settings import Settings
+from .config import Keep
 from .eventlog import EventLog
-from .faults import KeyReused, NotFound
-from .messages import INPUTS, VIDEO, Done, MotionKind, Progress
-
-State = Literal["receiving", "queued", "running", "succeeded", "failed", "cancelled"]
+from .status import KeyReused, NotFound
+from .wire import PARTS, JobInfo, MotionKind, State
 
 
-class Job:
+class StoredJob:
     """One animation from its upload to the end of its video's life; its files lie in `folder`."""
 
     def __init__(
@@ -53,6 +54,10 @@ class Job:
         self.error: MimicMotionError | None = None
         self.cancel_asked = False
         self.readers = 0
+        """Of its events; they keep its files."""
+        self.unread = asyncio.Event()
+        """Set while there is no reader."""
+        self.unread.set()
         self.log = EventLog()
 
     @property
@@ -61,7 +66,51 @@ class Job:
 
     @property
     def video(self) -> Path:
-        return self.folder / VIDEO
+        """The finished MP4, and while the job runs what is decoded of it."""
+        return self.folder / "video.mp4"
+
+    def file(self, part: str) -> Path:
+        """An uploaded file: `picture`, `motion` or `reference_pose`."""
+        return self.folder / part
+
+    def info(self) -> JobInfo:
+        """The job as others see it now."""
+        return JobInfo(
+            job=self.id,
+            request_id=self.request_id,
+            state=self.state,
+            settings=self.settings,
+            last_sequence=self.log.last_sequence,
+            created=self.created,
+            started=self.started,
+            ended=self.ended,
+            progress=self.progress if self.state == "running" else None,
+            done=self.done,
+            error=self.error,
+        )
+
+    async def events(self, after: int = 0) -> AsyncGenerator[Event, None]:
+        """Events numbered above `after`, the video's with their bytes, until the job ends; raises its error."""
+        self.readers += 1
+        self.unread.clear()
+        try:
+            with ExitStack() as files:
+                descriptor = -1
+                async for event in self.log.follow(after):
+                    if isinstance(event, Video):
+                        if self.error is not None:
+                            break  # nobody needs the rest of a video that will never be whole
+                        if descriptor < 0:
+                            descriptor = files.enter_context(self.video.open("rb")).fileno()
+                        data = await asyncio.to_thread(os.pread, descriptor, event.size, event.offset)
+                        event = replace(event, data=data)
+                    yield event
+        finally:
+            self.readers -= 1
+            if not self.readers:
+                self.unread.set()
+        if self.error is not None:
+            raise self.error.with_traceback(None)
 
     def end(self, outcome: Done | MimicMotionError, now: float) -> None:
         """Set the final state, end all readers, and drop the inputs (and the video of a job that failed)."""
@@ -73,17 +122,10 @@ class Job:
             self.state = "cancelled" if isinstance(outcome, Cancelled) else "failed"
             self.error = outcome
         self.log.close()
-        for name in (*INPUTS, *(() if self.done else (VIDEO,))):
-            (self.folder / name).unlink(missing_ok=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Keep:
-    """How much of finished jobs is kept; the oldest go first."""
-
-    jobs: int = 200
-    bytes: int = 8 * 2**30
-    seconds: float = 3600.0
+        for part in PARTS:
+            self.file(part).unlink(missing_ok=True)
+        if self.done is None:
+            self.video.unlink(missing_ok=True)
 
 
 class JobStore:
@@ -93,16 +135,18 @@ class JobStore:
     """
 
     def __init__(self, folder: Path, keep: Keep, clock: Callable[[], float] = time.time) -> None:
-        self._folder = folder
+        self.folder = folder
         self._keep = keep
         self._clock = clock
-        self._jobs: dict[str, Job] = {}  # oldest first
+        self._jobs: dict[str, StoredJob] = {}  # oldest first
 
-    def create(self, request_id: str, fingerprint: bytes, motion_kind: MotionKind, settings: Settings) -> Job:
+    def create(
+        self, request_id: str, fingerprint: bytes, motion_kind: MotionKind, settings: Settings
+    ) -> StoredJob:
         self.sweep()
-        folder = self._folder / secrets.token_hex(16)
+        folder = self.folder / secrets.token_hex(16)
         folder.mkdir()
-        job = Job(
+        job = StoredJob(
             folder=folder,
             request_id=request_id,
             fingerprint=fingerprint,
@@ -113,7 +157,7 @@ class JobStore:
         self._jobs[job.id] = job
         return job
 
-    def get(self, job_id: str) -> Job:
+    def get(self, job_id: str) -> StoredJob:
         """Raises `NotFound`."""
         self.sweep()
         if job_id not in self._jobs:
@@ -124,7 +168,7 @@ class JobStore:
             )
         return self._jobs[job_id]
 
-    def same(self, request_id: str, fingerprint: bytes) -> Job | None:
+    def same(self, request_id: str, fingerprint: bytes) -> StoredJob | None:
         """The job that this key already stands for; `KeyReused` if it was another request.
 
         A job that failed or was cancelled gives its key back, so that a caller may try again.
@@ -141,17 +185,12 @@ class JobStore:
                 return job
         return None
 
-    def all(self) -> list[Job]:
+    def all(self) -> list[StoredJob]:
         """Newest first."""
         self.sweep()
         return list(reversed(self._jobs.values()))
 
-    @property
-    def read(self) -> bool:
-        """Whether anybody is reading a job's events."""
-        return any(job.readers for job in self._jobs.values())
-
-    def discard(self, job: Job) -> None:
+    def discard(self, job: StoredJob) -> None:
         self._jobs.pop(job.id, None)
         # In a thread: unlinking gigabytes takes a while on some file systems.
         asyncio.get_running_loop().run_in_executor(None, shutil.rmtree, job.folder, True)

@@ -1,22 +1,27 @@
-"""Which job runs where and when: a bounded queue in front of the engines."""
+"""Which job runs where and when: a bounded queue in front of the engines, and what jobs are predicted to take."""
 
 from __future__ import annotations
 
-import contextlib
 import heapq
+import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from ..errors import Cancelled, MimicMotionError
+from ..events import Accepted, Done, Event, Failed, Progress, Queued, Started
+from ..schedule import steps_of
 from ..settings import Settings
-from .engine import Engine
-from .faults import Busy, Draining, NotReady
-from .jobs import Job
-from .messages import Accepted, Done, EngineSpec, Failed, Progress, Queued, Report, Run, Started
-from .rates import Rates
+from .config import EngineConfig
+from .engine_process import EngineProcess
+from .jobs import StoredJob
+from .status import Busy, Draining, NotReady
+from .worker import Run
 
-_COLD_RETRY = 5.0  # seconds; how long loading a bundle may take is not known before it has been done once
+COLD_RETRY = 5.0
+"""Seconds after which to try again where nothing was measured: a bundle that loads for the first time, say."""
+NEWEST = 0.3
+"""Weight of the newest job in a moving average."""
 
 
 class Scheduler:
@@ -27,10 +32,10 @@ class Scheduler:
 
     def __init__(
         self,
-        specs: Sequence[EngineSpec],
+        configs: Sequence[EngineConfig],
         *,
         max_queue: int,
-        on_end: Callable[[Job], None],
+        on_end: Callable[[StoredJob], None],
         on_change: Callable[[], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -40,10 +45,12 @@ class Scheduler:
         self._on_end = on_end
         self._on_change = on_change
         self._clock = clock
-        self._uploads = 0
-        self._queue: deque[Job] = deque()
-        self._running: dict[str, Job] = {}
-        self.engines = [Engine(s, on_report=self._report, on_change=self._engine_changed) for s in specs]
+        self._uploads: set[str] = set()
+        self._queue: deque[StoredJob] = deque()
+        self._running: dict[str, StoredJob] = {}
+        self.engines = [
+            EngineProcess(config, on_event=self._event, on_change=self._engine_changed) for config in configs
+        ]
 
     # ---- state ----
 
@@ -67,14 +74,14 @@ class Scheduler:
         for engine in self.engines:
             if engine.ready is not None:
                 return engine.ready.defaults
-        raise self.failure or NotReady("The bundle is still loading.", retry_after=_COLD_RETRY)
+        raise self.failure or NotReady("The bundle is still loading.", retry_after=COLD_RETRY)
 
     def wait_for(self, position: int) -> float | None:
         """Predicted seconds until the job at `position` of the queue starts; None if nothing was measured."""
         if not self.rates.jobs:
             return None
         now = self._clock()
-        free = [0.0] * (sum(engine.spec.limits.jobs for engine in self.engines) - len(self._running))
+        free = [0.0] * (sum(engine.config.limits.jobs for engine in self.engines) - len(self._running))
         for job in self._running.values():
             free.append(max(0.0, self._predict(job) - (now - (job.started or now))))
         heapq.heapify(free)
@@ -86,33 +93,37 @@ class Scheduler:
     def queue_length(self) -> int:
         return len(self._queue)
 
+    @property
+    def uploads(self) -> int:
+        """How many jobs are being uploaded."""
+        return len(self._uploads)
+
     # ---- jobs ----
 
-    @contextlib.contextmanager
-    def place(self) -> Iterator[None]:
-        """Hold a place in the queue while an upload is under way; raises `Busy`, `Draining` or `NotReady`."""
+    def check_room(self) -> None:
+        """Raise `Busy`, `Draining` or `NotReady` where no upload may begin."""
         self._check_open()
-        if len(self._queue) + self._uploads >= self._max_queue:
+        if len(self._queue) + len(self._uploads) >= self._max_queue:
             raise Busy(
                 f"{self._max_queue} jobs are waiting already.",
-                retry_after=max(1.0, self.wait_for(1) or _COLD_RETRY),
+                retry_after=max(1.0, self.wait_for(1) or COLD_RETRY),
             )
-        self._uploads += 1
-        try:
-            yield
-        finally:
-            self._uploads -= 1
 
-    def submit(self, job: Job) -> None:
+    def expect(self, job: StoredJob) -> None:
+        """Hold a place in the queue for a job that is being uploaded."""
+        self._uploads.add(job.id)
+
+    def submit(self, job: StoredJob) -> None:
         """Queue a job whose upload is complete; raises `Draining` or `NotReady`."""
         self._check_open()
+        self._uploads.discard(job.id)
         job.state = "queued"
         job.log.append(Accepted(job.id, job.settings))
         self._queue.append(job)
         self._tell_positions()
         self._fill_engines()
 
-    def cancel(self, job: Job) -> None:
+    def cancel(self, job: StoredJob) -> None:
         """Stop a job: at once while it waits, within a step while it runs; an ended one stays as it is."""
         if job.state == "queued":
             self._queue.remove(job)
@@ -123,14 +134,15 @@ class Scheduler:
             for engine in self.engines:
                 engine.cancel(job.id)
 
-    def abandon(self, job: Job, error: MimicMotionError) -> None:
+    def abandon(self, job: StoredJob, error: MimicMotionError) -> None:
         """End a job whose upload failed."""
+        self._uploads.discard(job.id)
         self._end(job, error)
 
     def drain(self) -> None:
         """Take no more jobs and give back the waiting ones; those that run go on."""
         self.draining = True
-        self._give_back(Draining("The server is shutting down.", retry_after=_COLD_RETRY))
+        self._give_back(Draining("The server is shutting down.", retry_after=COLD_RETRY))
 
     def cancel_all(self) -> None:
         for job in list(self._running.values()):
@@ -140,9 +152,9 @@ class Scheduler:
 
     def _check_open(self) -> None:
         if self.draining:
-            raise Draining("The server is shutting down.", retry_after=_COLD_RETRY)
+            raise Draining("The server is shutting down.", retry_after=COLD_RETRY)
         if self.failure is not None:
-            raise NotReady("No engine is left.", remedy=str(self.failure), retry_after=_COLD_RETRY)
+            raise NotReady("No engine is left.", remedy=str(self.failure), retry_after=COLD_RETRY)
 
     def _engine_changed(self) -> None:
         if self.failure is not None:
@@ -155,27 +167,36 @@ class Scheduler:
             self._begin(self._queue.popleft(), min(free, key=lambda engine: len(engine.jobs)))
             self._tell_positions()
 
-    def _begin(self, job: Job, engine: Engine) -> None:
+    def _begin(self, job: StoredJob, engine: EngineProcess) -> None:
         job.state, job.started = "running", self._clock()
         self._running[job.id] = job
-        engine.run(Run(job.id, job.folder, job.motion_kind, job.has_reference_pose, job.settings))
+        run = Run(
+            job.id,
+            job.file("picture"),
+            job.file("motion"),
+            job.motion_kind,
+            job.file("reference_pose") if job.has_reference_pose else None,
+            job.video,
+            job.settings,
+        )
+        engine.run(run)
 
-    def _report(self, job_id: str, report: Report) -> None:
+    def _event(self, job_id: str, event: Event) -> None:
         job = self._running[job_id]
-        match report:
+        match event:
             case Done():
-                self.rates.learn(job.settings, report)
-                self._end(job, report)
-            case Failed(error):
-                self._end(job, error)
+                self.rates.learn(job.settings, event)
+                self._end(job, event)
+            case Failed():
+                self._end(job, event.error)
             case _:
-                if isinstance(report, Started):
-                    job.frames = report.frames
-                elif isinstance(report, Progress):
-                    job.progress = report
-                job.log.append(report)
+                if isinstance(event, Started):
+                    job.frames = event.frames
+                elif isinstance(event, Progress):
+                    job.progress = event
+                job.log.append(event)
 
-    def _end(self, job: Job, outcome: Done | MimicMotionError) -> None:
+    def _end(self, job: StoredJob, outcome: Done | MimicMotionError) -> None:
         self._running.pop(job.id, None)
         job.end(outcome, self._clock())
         self._on_end(job)
@@ -190,5 +211,73 @@ class Scheduler:
                 job.position = position
                 job.log.append(Queued(position, self.wait_for(position)))
 
-    def _predict(self, job: Job) -> float:
+    def _predict(self, job: StoredJob) -> float:
         return self.rates.predict(job.settings, job.frames) or 0.0
+
+
+class Rates:
+    """Seconds per unit of work of each stage, as moving averages; predicts what a job will take."""
+
+    def __init__(self) -> None:
+        self.jobs = 0
+        """Finished jobs behind the predictions."""
+        self._size = (0, 0)
+        self._frames = 0.0
+        self._rates: dict[str, float] = {}
+
+    def learn(self, settings: Settings, done: Done) -> None:
+        """Take a finished job into account."""
+        work = _work(settings, done.frames, done.size)
+        for stage, seconds in done.seconds.items():
+            self._rates[stage] = self._mean(self._rates.get(stage), seconds / work[stage])
+        self._frames = self._mean(self._frames or None, done.frames)
+        self._size = done.size
+        self.jobs += 1
+
+    def predict(self, settings: Settings, frames: int = 0) -> float | None:
+        """Seconds from start to end; None until a job has been measured.
+
+        `frames` 0: as many as jobs had so far, or `settings.frames` where that is fewer. A size that is not
+        set is taken to be the last job's.
+        """
+        if not self.jobs:
+            return None
+        frames = frames or min(round(self._frames) or 1, settings.frames or 2**31)
+        work = _work(settings, frames, settings.size or self._size)
+        return sum(rate * work[stage] for stage, rate in self._rates.items())
+
+    def _mean(self, old: float | None, new: float) -> float:
+        return new if old is None else old + NEWEST * (new - old)
+
+
+def count_segments(settings: Settings, frames: int, shift: float = 0.0) -> int | None:
+    """Segments of a video of `frames` frames, the reference's own not counted; None if N is not known.
+
+    `reference` and `compact` come to the same number; `plan_segments` would build the whole plan for it.
+    """
+    if settings.segment is None:
+        return None
+    over = max(0, frames + 1 - settings.segment)
+    if settings.layout == "shifted" and over:
+        window = settings.segment - 1
+        return math.ceil((frames + int(shift * settings.overlap)) / window)
+    return 1 + math.ceil(over / (settings.segment - settings.overlap))
+
+
+def _work(settings: Settings, frames: int, size: tuple[int, int]) -> dict[str, float]:
+    """Units of work by stage: what its seconds grow with; a step that reuses features counts as a full one."""
+    pixels = max(1, size[0] * size[1])
+    pictures = float(max(1, frames) * pixels)
+    segment = min(settings.segment or frames, frames + 1)
+    both = settings.guidance != (1.0, 1.0)
+    rows = sum(
+        (count_segments(settings, frames, step.shift) or 1) * (1 + (both and step.guided))
+        for step in steps_of(settings)
+    )
+    return {
+        "pose": float(max(1, frames) * (settings.stride or 1)),
+        "encode": pictures,
+        "denoise": float(rows * max(1, segment) * pixels),
+        "decode": pictures,
+        "write": pictures,
+    }

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,18 +15,19 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from ..errors import ServiceError
+from ..events import CHUNK_BYTES
 from .config import ServiceConfig, Tls
 from .generated.mimicmotion.v1 import animation_pb2 as pb
 from .generated.mimicmotion.v1 import animation_pb2_grpc as pb_grpc
-from .jobs import Job, JobStore
-from .logs import log_job, make_logger
-from .messages import CHUNK_BYTES, EngineSpec
+from .jobs import JobStore, StoredJob
 from .scheduler import Scheduler
 from .servicer import AnimationServicer
+from .status import reason
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["AnimationService"].full_name
 _SWEEP_SECONDS = 30.0
@@ -74,14 +76,13 @@ class AnimationServer:
         Raises `ServiceError` if the port cannot be bound.
         """
         config = self.config
-        self._folder = Path(tempfile.mkdtemp(prefix="mimicmotion-", dir=config.folder))
-        self._store = JobStore(self._folder, config.keep)
-        specs = [
-            EngineSpec(config.animator, config.bundle, device, config.threads, config.limits, config.graphs)
-            for device in config.devices
-        ]
+        folder = Path(tempfile.mkdtemp(prefix="mimicmotion-", dir=config.folder))
+        self.store = JobStore(folder, config.keep)
         self.scheduler = Scheduler(
-            specs, max_queue=config.max_queue, on_end=self._job_ended, on_change=self._changed
+            config.engines(),
+            max_queue=config.max_queue,
+            on_end=self._job_ended,
+            on_change=self._changed,
         )
         for engine in self.scheduler.engines:  # before gRPC has threads and sockets of its own
             await engine.start()
@@ -109,8 +110,10 @@ class AnimationServer:
         await self._wait_for_jobs(until - loop.time())
         self.scheduler.cancel_all()
         await self._wait_for_jobs(_CANCEL_SECONDS)
-        while self._store.read and loop.time() < until:
-            await asyncio.sleep(0.02)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(until):
+                for job in self.store.all():
+                    await job.unread.wait()
         await self._server.stop(0.5)  # not `until`: watchers of the health never leave by themselves
         for task in self._tasks:
             task.cancel()
@@ -139,7 +142,7 @@ class AnimationServer:
         self._server = grpc.aio.server(options=_CHANNEL_OPTIONS, maximum_concurrent_rpcs=config.max_calls)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         servicer = AnimationServicer(
-            self._store,
+            self.store,
             self.scheduler,
             config.limits,
             upload_patience=config.upload_patience,
@@ -183,9 +186,9 @@ class AnimationServer:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _job_ended(self, job: Job) -> None:
+    def _job_ended(self, job: StoredJob) -> None:
         log_job(self.logger, job)
-        self._store.sweep()
+        self.store.sweep()
         self._jobs_ended.set()
 
     async def _wait_for_jobs(self, seconds: float) -> None:
@@ -198,11 +201,11 @@ class AnimationServer:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(_SWEEP_SECONDS)
-            self._store.sweep()
+            self.store.sweep()
 
     async def _close_engines(self) -> None:
         await asyncio.gather(*(engine.stop() for engine in self.scheduler.engines))
-        await asyncio.to_thread(shutil.rmtree, self._folder, True)
+        await asyncio.to_thread(shutil.rmtree, self.store.folder, True)
 
 
 def serve(config: ServiceConfig | None = None, *, on_ready: Callable[[int], None] | None = None) -> None:
@@ -262,3 +265,33 @@ def _credentials(tls: Tls) -> grpc.ServerCredentials:
     except OSError as error:
         raise ServiceError(f"{error.filename} cannot be read: {error.strerror}.", field="tls") from error
     return grpc.ssl_server_credentials([pair], client_ca, require_client_auth=client_ca is not None)
+
+
+def make_logger(as_json: bool) -> Any:
+    """A structlog logger that needs no global configuration, so that an embedding program keeps its own."""
+    style: Any = (
+        structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=False)
+    )
+    processors = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+        style,
+    ]
+    return structlog.wrap_logger(structlog.PrintLogger(sys.stderr), processors=processors)
+
+
+def log_job(logger: Any, job: StoredJob) -> None:
+    """Say how a job ended."""
+    facts: dict[str, Any] = {"job": job.id, "state": job.state}
+    if job.request_id:
+        facts["request_id"] = job.request_id
+    if job.started is not None and job.ended is not None:
+        facts["waited"] = round(job.started - job.created, 3)
+        facts["ran"] = round(job.ended - job.started, 3)
+    if job.done is not None:
+        facts |= {"frames": job.done.frames, "size": "{}x{}".format(*job.done.size), "bytes": job.done.bytes}
+        facts["seconds"] = {stage: round(seconds, 3) for stage, seconds in job.done.seconds.items()}
+    if job.error is not None:
+        facts |= {"reason": reason(type(job.error)), "error": str(job.error)}
+    logger.info("job", **facts)

@@ -4,11 +4,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
-import os
-from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
@@ -21,10 +18,8 @@ from ..settings import Settings
 from . import uploads, wire
 from .generated.mimicmotion.v1 import animation_pb2 as pb
 from .generated.mimicmotion.v1 import animation_pb2_grpc as pb_grpc
-from .jobs import Job, JobStore
-from .messages import Video
-from .rates import count_segments
-from .scheduler import Scheduler
+from .jobs import JobStore, StoredJob
+from .scheduler import Scheduler, count_segments
 from .status import abort
 
 Context = Any  # grpc.aio.ServicerContext; the generated stubs mix it with the synchronous one
@@ -73,7 +68,9 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
         header, next_part = await self._begin_upload(context)
         job, existed = await self._accept(header, next_part)
         try:
-            await self._send(job, 0, lambda event: context.write(pb.AnimateResponse(event=event)))
+            async with aclosing(job.events()) as events:
+                async for event in events:
+                    await context.write(pb.AnimateResponse(event=wire.event_to_wire(event)))
         finally:  # the caller is served, or gone
             if not (existed or header.detach):
                 self._scheduler.cancel(job)
@@ -82,26 +79,28 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
     async def CreateAnimation(self, request: object, context: Context) -> pb.CreateAnimationResponse:
         header, next_part = await self._begin_upload(context)
         job, existed = await self._accept(header, next_part)
-        return pb.CreateAnimationResponse(animation=wire.job_to_wire(job), existed=existed)
+        return pb.CreateAnimationResponse(animation=wire.info_to_wire(job.info()), existed=existed)
 
     @_answered
     async def WatchAnimation(self, request: pb.WatchAnimationRequest, context: Context) -> None:
         job = self._store.get(request.job)
-        await self._send(
-            job, request.after_sequence, lambda event: context.write(pb.WatchAnimationResponse(event=event))
-        )
+        async with aclosing(job.events(request.after_sequence)) as events:
+            async for event in events:
+                await context.write(pb.WatchAnimationResponse(event=wire.event_to_wire(event)))
 
     @_answered
     async def GetAnimation(
         self, request: pb.GetAnimationRequest, context: Context
     ) -> pb.GetAnimationResponse:
-        return pb.GetAnimationResponse(animation=wire.job_to_wire(self._store.get(request.job)))
+        return pb.GetAnimationResponse(animation=wire.info_to_wire(self._store.get(request.job).info()))
 
     @_answered
     async def ListAnimations(
         self, request: pb.ListAnimationsRequest, context: Context
     ) -> pb.ListAnimationsResponse:
-        return pb.ListAnimationsResponse(animations=[wire.job_to_wire(job) for job in self._store.all()])
+        return pb.ListAnimationsResponse(
+            animations=[wire.info_to_wire(job.info()) for job in self._store.all()]
+        )
 
     @_answered
     async def CancelAnimation(
@@ -109,7 +108,7 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
     ) -> pb.CancelAnimationResponse:
         job = self._store.get(request.job)
         self._scheduler.cancel(job)
-        return pb.CancelAnimationResponse(animation=wire.job_to_wire(job))
+        return pb.CancelAnimationResponse(animation=wire.info_to_wire(job.info()))
 
     @_answered
     async def EstimateAnimation(
@@ -121,13 +120,14 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
             raise SettingsError(f"frames is {request.frames}.", remedy="Choose 1 to 1000000.", field="frames")
         frames = min(request.frames, settings.frames or request.frames)
         rates = self._scheduler.rates
-        return pb.EstimateAnimationResponse(
+        estimate = wire.Estimate(
             frames=frames,
             segments=count_segments(settings, frames),
             seconds=rates.predict(settings, frames),
             queue_seconds=self._scheduler.wait_for(self._scheduler.queue_length),
             measured_jobs=rates.jobs,
         )
+        return wire.estimate_to_wire(estimate)
 
     # ---- inside ----
 
@@ -135,26 +135,27 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
         next_part = uploads.reader(context.read, grpc.aio.EOF, self._patience)
         return await uploads.receive_header(next_part, self._limits), next_part
 
-    async def _accept(self, header: pb.AnimationHeader, next_part: uploads.Next) -> tuple[Job, bool]:
+    async def _accept(self, header: pb.AnimationHeader, next_part: uploads.Next) -> tuple[StoredJob, bool]:
         """The queued job of this upload; True with it if the key gave one that existed already."""
         fingerprint = _fingerprint(header)
         known = self._store.same(header.request_id, fingerprint)
         if known is not None:
             return known, True
         settings = self._settings(header)
-        with self._scheduler.place():
-            kind = wire.MOTION_KINDS[header.motion_kind]
-            job = self._store.create(header.request_id, fingerprint, kind, settings)
-            job.has_reference_pose = header.reference_pose_bytes > 0
-            try:
-                await uploads.receive_files(next_part, header, job.folder, lambda: _check_wanted(job))
-                _check_wanted(job)
-                self._scheduler.submit(job)
-            except BaseException as error:
-                named = error if isinstance(error, MimicMotionError) else Cancelled("Its upload broke off.")
-                self._scheduler.abandon(job, named)
-                self._store.discard(job)
-                raise
+        self._scheduler.check_room()
+        kind = wire.MOTION_KINDS[header.motion_kind]
+        job = self._store.create(header.request_id, fingerprint, kind, settings)
+        job.has_reference_pose = header.reference_pose_bytes > 0
+        self._scheduler.expect(job)
+        try:
+            await uploads.receive_files(next_part, header, job, lambda: _check_wanted(job))
+            _check_wanted(job)
+            self._scheduler.submit(job)
+        except BaseException as error:
+            named = error if isinstance(error, MimicMotionError) else Cancelled("Its upload broke off.")
+            self._scheduler.abandon(job, named)
+            self._store.discard(job)
+            raise
         return job, False
 
     def _settings(self, header: pb.AnimationHeader) -> Settings:
@@ -162,30 +163,8 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
         uploads.check_output(settings.size, self._limits)
         return replace(settings, preview=(settings.preview or 1) if header.want_previews else 0)
 
-    async def _send(
-        self, job: Job, after: int, write: Callable[[pb.AnimationEvent], Awaitable[None]]
-    ) -> None:
-        """Write the job's events until it ends; raises its error if it did not succeed."""
-        job.readers += 1  # keeps its files
-        try:
-            with ExitStack() as files:
-                descriptor = -1
-                async for sequence, entry in job.log.follow(after):
-                    data = b""
-                    if isinstance(entry, Video):
-                        if job.error is not None:
-                            break  # nobody needs the rest of a video that will never be whole
-                        if descriptor < 0:
-                            descriptor = files.enter_context(job.video.open("rb")).fileno()
-                        data = await asyncio.to_thread(os.pread, descriptor, entry.size, entry.offset)
-                    await write(wire.event_to_wire(sequence, entry, data))
-        finally:
-            job.readers -= 1
-        if job.error is not None:
-            raise job.error.with_traceback(None)
 
-
-def _check_wanted(job: Job) -> None:
+def _check_wanted(job: StoredJob) -> None:
     if job.cancel_asked:
         raise Cancelled("The job was cancelled during its upload.")
 

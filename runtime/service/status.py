@@ -1,124 +1,158 @@
-"""Errors as google.rpc.Status and back: the same classes on both sides of the wire."""
+"""Errors on the wire: google.rpc.Status and back, the same classes on both sides; and those of a service only."""
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
 
 from .. import errors
-from . import faults
+from ..errors import BundleError, Cancelled, CheckpointError, InputError, MimicMotionError, ServiceError
 
 DOMAIN = "mimicmotion.v1"
-DETAILS_KEY = "grpc-status-details-bin"
 _MOST = {"message": 600, "remedy": 400, "field": 120}  # characters: all metadata has to fit into 8 KiB
 
-_CODES: dict[type[errors.MimicMotionError], int] = {
-    errors.InputError: code_pb2.INVALID_ARGUMENT,
-    errors.BundleError: code_pb2.FAILED_PRECONDITION,
-    errors.CheckpointError: code_pb2.FAILED_PRECONDITION,
-    errors.Cancelled: code_pb2.CANCELLED,
-    faults.NotFound: code_pb2.NOT_FOUND,
-    faults.KeyReused: code_pb2.ALREADY_EXISTS,
-    faults.Late: code_pb2.DEADLINE_EXCEEDED,
-    faults.Busy: code_pb2.RESOURCE_EXHAUSTED,
-    errors.ServiceError: code_pb2.UNAVAILABLE,
-    errors.MimicMotionError: code_pb2.INTERNAL,
+
+class UploadError(InputError):
+    """The upload breaks its rules: order, sizes, or chunks."""
+
+
+class NotFound(ServiceError):  # noqa: N818 - read as the status it becomes
+    """The job is not known, or not any more."""
+
+
+class KeyReused(ServiceError):  # noqa: N818
+    """The request_id belongs to another request."""
+
+
+class Late(ServiceError):  # noqa: N818
+    """The other side did not send or answer in time."""
+
+
+class Refused(ServiceError):  # noqa: N818
+    """The server cannot take or finish the job now; `retry_after` seconds later it may."""
+
+    def __init__(
+        self, message: str, *, remedy: str = "Try again later.", field: str = "", retry_after: float = 1.0
+    ) -> None:
+        super().__init__(message, remedy=remedy, field=field)
+        self.retry_after = retry_after
+
+
+class Busy(Refused):
+    """The queue is full."""
+
+
+class NotReady(Refused):
+    """No engine is warm yet, or none is left."""
+
+
+class Draining(Refused):
+    """The server is about to stop."""
+
+
+class EngineLost(Refused):
+    """The engine process died under the job."""
+
+
+CODES: dict[type[MimicMotionError], int] = {
+    InputError: code_pb2.INVALID_ARGUMENT,
+    BundleError: code_pb2.FAILED_PRECONDITION,
+    CheckpointError: code_pb2.FAILED_PRECONDITION,
+    Cancelled: code_pb2.CANCELLED,
+    NotFound: code_pb2.NOT_FOUND,
+    KeyReused: code_pb2.ALREADY_EXISTS,
+    Late: code_pb2.DEADLINE_EXCEEDED,
+    Busy: code_pb2.RESOURCE_EXHAUSTED,
+    ServiceError: code_pb2.UNAVAILABLE,
+    MimicMotionError: code_pb2.INTERNAL,
 }
-_CLASSES: dict[str, type[errors.MimicMotionError]] = {}
+"""The google.rpc.Code of each class and of those below it that have no code of their own."""
 
 
-def reason(error: errors.MimicMotionError) -> str:
-    """The class name in upper snake case: `SettingsError` is `SETTINGS_ERROR`."""
-    return _reason(type(error))
-
-
-def code(error: errors.MimicMotionError) -> int:
+def code(error: MimicMotionError) -> int:
     """The google.rpc.Code of the nearest class that has one."""
-    return next(_CODES[kind] for kind in type(error).__mro__ if kind in _CODES)
+    return next(CODES[kind] for kind in type(error).__mro__ if kind in CODES)
 
 
-def to_status(error: errors.MimicMotionError) -> status_pb2.Status:
+def reason(kind: type[MimicMotionError]) -> str:
+    """The class name in upper snake case: `SettingsError` is `SETTINGS_ERROR`."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).upper()
+
+
+def class_of(name: str) -> type[MimicMotionError]:
+    """The class whose `reason` is `name`; `ServiceError` for one of a newer schema."""
+    return KINDS.get(name, ServiceError)
+
+
+KINDS = {
+    reason(kind): kind
+    for kind in (*vars(errors).values(), *globals().values())
+    if isinstance(kind, type) and issubclass(kind, MimicMotionError)
+}
+"""Every class by its reason."""
+
+
+def to_status(error: MimicMotionError) -> status_pb2.Status:
     """`error` with ErrorInfo, BadRequest where one input is at fault, RetryInfo where waiting helps."""
     texts = texts_of(error)
     status = status_pb2.Status(code=code(error), message=f"{texts['message']} {texts['remedy']}".strip())
-    status.details.add().Pack(
-        error_details_pb2.ErrorInfo(reason=reason(error), domain=DOMAIN, metadata=texts)
-    )
-    if error.field and isinstance(error, errors.InputError):
+    info = error_details_pb2.ErrorInfo(reason=reason(type(error)), domain=DOMAIN, metadata=texts)
+    status.details.add().Pack(info)
+    if error.field and isinstance(error, InputError):
         request = error_details_pb2.BadRequest()
         request.field_violations.add(field=texts["field"], description=status.message)
         status.details.add().Pack(request)
-    if isinstance(error, faults.Refused):
+    if isinstance(error, Refused):
         delay = Duration()
         delay.FromMilliseconds(round(error.retry_after * 1000))
         status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
     return status
 
 
-def texts_of(error: errors.MimicMotionError) -> dict[str, str]:
-    """Message, remedy and field, cut to what a call can carry."""
-    return {name: getattr(error, name)[:most] for name, most in _MOST.items()}
-
-
-async def abort(context: grpc.aio.ServicerContext[object, object], error: errors.MimicMotionError) -> None:
-    """End a call with `error`; never returns."""
-    status = to_status(error)
-    code_of = {member.value[0]: member for member in grpc.StatusCode}
-    await context.abort(code_of[status.code], status.message, ((DETAILS_KEY, status.SerializeToString()),))
-
-
-def from_rpc_error(error: grpc.RpcError) -> errors.MimicMotionError:
-    """The error that the server meant; a `ServiceError` where the call itself failed."""
-    metadata: Any = error.trailing_metadata() or ()
-    for key, value in metadata:
-        if key == DETAILS_KEY:
-            status = status_pb2.Status()
-            status.ParseFromString(value)
-            return from_status(status)
-    kind, text = error.code(), error.details() or "no details"
-    if kind is grpc.StatusCode.CANCELLED:
-        return errors.Cancelled("The call was cancelled.")
-    if kind is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return faults.Late("The call took longer than its timeout.", remedy="Allow more time.")
-    if kind is grpc.StatusCode.UNAVAILABLE:
-        return errors.ServiceError(
-            f"The server cannot be reached or went away: {text}.",
-            remedy="Check its address and whether it runs.",
-        )
-    return errors.ServiceError(f"The server answered {kind.name}: {text}.")
-
-
-def from_status(status: status_pb2.Status) -> errors.MimicMotionError:
+def from_status(status: status_pb2.Status) -> MimicMotionError:
     """Rebuild what `to_status` packed."""
     info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
     for detail in status.details:
         detail.Unpack(info)
         detail.Unpack(retry)
-    kind = class_of(info.reason) or errors.ServiceError
     texts = info.metadata
-    rebuilt = kind(texts["message"] or status.message, remedy=texts["remedy"], field=texts["field"])
-    if isinstance(rebuilt, faults.Refused):
+    rebuilt = class_of(info.reason)(
+        texts["message"] or status.message, remedy=texts["remedy"], field=texts["field"]
+    )
+    if isinstance(rebuilt, Refused):
         rebuilt.retry_after = retry.retry_delay.ToMilliseconds() / 1000
     return rebuilt
 
 
-def _reason(kind: type[errors.MimicMotionError]) -> str:
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).upper()
+def texts_of(error: MimicMotionError) -> dict[str, str]:
+    """Message, remedy and field, cut to what a call can carry."""
+    return {name: getattr(error, name)[:most] for name, most in _MOST.items()}
 
 
-def class_of(name: str) -> type[errors.MimicMotionError] | None:
-    """The class whose `reason` is `name`."""
-    return _classes().get(name)
+async def abort(context: Any, error: MimicMotionError) -> NoReturn:
+    """End a call with `error`."""
+    status = rpc_status.to_status(to_status(error))
+    await context.abort(status.code, status.details, status.trailing_metadata)
+    raise AssertionError("a call that is aborted does not go on")
 
 
-def _classes() -> dict[str, type[errors.MimicMotionError]]:
-    if not _CLASSES:
-        for module in (errors, faults):
-            for kind in vars(module).values():
-                if isinstance(kind, type) and issubclass(kind, errors.MimicMotionError):
-                    _CLASSES[_reason(kind)] = kind
-    return _CLASSES
+def from_rpc_error(error: Any) -> MimicMotionError:
+    """The error that the server meant by a `grpc.RpcError`; a `ServiceError` where the call itself failed."""
+    if (status := rpc_status.from_call(error)) is not None:
+        return from_status(status)
+    kind, text = error.code(), error.details() or "no details"
+    if kind is grpc.StatusCode.CANCELLED:
+        return Cancelled("The call was cancelled.")
+    if kind is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return Late("The call took longer than its timeout.", remedy="Allow more time.")
+    if kind is grpc.StatusCode.UNAVAILABLE:
+        return ServiceError(
+            f"The server cannot be reached or went away: {text}.",
+            remedy="Check its address and whether it runs.",
+        )
+    return ServiceError(f"The server answered {kind.name}: {text}.")

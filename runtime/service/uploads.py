@@ -1,20 +1,133 @@
-"""Receiving an upload: header first, then files in order, straight to disk and never more than declared."""
+"""An upload: header first, then files in order and in chunks. The client's half cuts, the server's receives."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import io
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import MotionError, PictureError
+from ..events import CHUNK_BYTES
 from ..limits import Limits, check_limit
-from .faults import Busy, Late, UploadError
+from ..pose import PoseSequence
 from .generated.mimicmotion.v1 import animation_pb2 as pb
-from .messages import CHUNK_BYTES, INPUTS
-from .wire import MOTION_KINDS
+from .jobs import StoredJob
+from .status import Busy, Late, UploadError
+from .wire import MOTION_KINDS, PARTS, SettingsLike, settings_to_wire
 
 LONGEST_KEY = 128
+"""Characters of a request_id."""
 REFERENCE_POSE_BYTES = 2**20
+
+Image = str | Path | bytes | NDArray[np.uint8]
+Motion = str | Path | bytes | PoseSequence | NDArray[np.uint8]
+
+
+# ---- the client's half ----
+
+
+class Upload:
+    """The messages of one upload; iterate it once. Raises `InputError` at once for what cannot be read."""
+
+    def __init__(
+        self,
+        image: Image,
+        motion: Motion,
+        settings: SettingsLike,
+        *,
+        reference_pose: PoseSequence | None = None,
+        request_id: str = "",
+        detach: bool = False,
+    ) -> None:
+        given = settings_to_wire(settings)
+        with ExitStack() as files:
+            opened = {"picture": _picture(image), "motion": _motion(motion)}
+            if reference_pose is not None:
+                opened["reference_pose"] = io.BytesIO(reference_pose.to_bytes())
+            for file in opened.values():
+                files.enter_context(file)
+            self._kept = files.pop_all()
+        self._files = opened
+        self._header = pb.AnimationHeader(
+            settings=given,
+            motion_kind=_kind(opened["motion"]),
+            request_id=request_id,
+            container=pb.CONTAINER_MP4,
+            want_previews=given.preview > 0,
+            picture_bytes=_size(opened["picture"]),
+            motion_bytes=_size(opened["motion"]),
+            reference_pose_bytes=_size(opened["reference_pose"]) if reference_pose is not None else 0,
+            detach=detach,
+        )
+
+    def __iter__(self) -> Iterator[pb.AnimationUpload]:
+        with self._kept:
+            yield pb.AnimationUpload(header=self._header)
+            for name in PARTS:
+                while name in self._files and (data := self._files[name].read(CHUNK_BYTES)):
+                    part: Any = {name: data}
+                    yield pb.AnimationUpload(**part)
+
+
+def _picture(image: Image) -> BinaryIO:
+    if isinstance(image, bytes):
+        return io.BytesIO(image)
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+            raise PictureError(
+                f"The picture is an array of {image.dtype} {list(image.shape)}.",
+                remedy="Give uint8 [H,W,3] in RGB order.",
+                field="image",
+            )
+        from ..media import encode_picture
+
+        return io.BytesIO(encode_picture(image))
+    try:
+        return Path(image).open("rb")
+    except (OSError, TypeError, ValueError) as error:
+        raise PictureError(f"{image} cannot be read: {error}.", remedy="Check it.", field="image") from error
+
+
+def _motion(motion: Motion) -> BinaryIO:
+    if isinstance(motion, bytes):
+        return io.BytesIO(motion)
+    if isinstance(motion, PoseSequence):
+        return io.BytesIO(motion.to_bytes())
+    if isinstance(motion, np.ndarray):
+        file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by the upload
+        np.save(file, motion, allow_pickle=False)
+        file.seek(0)
+        return file
+    try:
+        return Path(motion).open("rb")
+    except (OSError, TypeError, ValueError) as error:
+        raise MotionError(f"{motion} cannot be read: {error}.", remedy="Check it.", field="motion") from error
+
+
+def _kind(file: BinaryIO) -> pb.MotionKind.ValueType:
+    """By content: zip and JSON hold keypoints, .npy holds pose pictures, all else should be a video."""
+    start = file.read(64)
+    file.seek(0)
+    if start.startswith(b"\x93NUMPY"):
+        return pb.MOTION_KIND_POSE_PICTURES
+    keypoints = start.startswith(b"PK") or start.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"{"
+    return pb.MOTION_KIND_KEYPOINTS if keypoints else pb.MOTION_KIND_VIDEO
+
+
+def _size(file: BinaryIO) -> int:
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    return size
+
+
+# ---- the server's half ----
 
 Next = Callable[[], Awaitable[pb.AnimationUpload | None]]
 """Gives the next message of an upload, None at its end."""
@@ -73,18 +186,18 @@ def check_output(size: tuple[int, int] | None, limits: Limits) -> None:
 
 
 async def receive_files(
-    next_part: Next, header: pb.AnimationHeader, folder: Path, stopped: Callable[[], None]
+    next_part: Next, header: pb.AnimationHeader, job: StoredJob, stopped: Callable[[], None]
 ) -> None:
-    """Write the uploaded files into `folder`; raises `UploadError` where they break the rules.
+    """Write the uploaded files beside `job`; raises `UploadError` where they break the rules.
 
     `stopped()` is called before every message and may raise.
     """
     part = await next_part()
-    for name in INPUTS:
+    for name in PARTS:
         declared: int = getattr(header, f"{name}_bytes")
         if declared == 0:
             continue
-        with (folder / name).open("wb") as file:
+        with job.file(name).open("wb") as file:
             part = await _receive_file(next_part, part, name, declared, file, stopped)
     if part is not None:
         raise UploadError(

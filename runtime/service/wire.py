@@ -1,22 +1,23 @@
-"""Plain values to the schema's messages and back."""
+"""Events, jobs and settings as the schema's messages, and back; the only module that knows both forms."""
 
 from __future__ import annotations
 
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
-from ..errors import SettingsError
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from ..errors import MimicMotionError, SettingsError
+from ..events import Accepted, Done, Event, Preview, Progress, Queued, Started, Video
 from ..settings import Settings
-from . import messages as m
 from . import status
 from .generated.mimicmotion.v1 import animation_pb2 as pb
 
-if TYPE_CHECKING:
-    from google.protobuf.timestamp_pb2 import Timestamp
-
-    from .jobs import Job
-
-MOTION_KINDS: dict[int, m.MotionKind] = {
+PARTS = ("picture", "motion", "reference_pose")
+"""The files of an upload, in their order."""
+MotionKind = Literal["video", "keypoints", "pose_pictures"]
+MOTION_KINDS: dict[int, MotionKind] = {
     pb.MOTION_KIND_VIDEO: "video",
     pb.MOTION_KIND_KEYPOINTS: "keypoints",
     pb.MOTION_KIND_POSE_PICTURES: "pose_pictures",
@@ -24,13 +25,58 @@ MOTION_KINDS: dict[int, m.MotionKind] = {
 PAIRS = {"guidance": ("first", "last"), "size": ("width", "height"), "guidance_interval": ("low", "high")}
 """Settings that are pairs, and what their messages call the two."""
 
+SettingsLike = Settings | Mapping[str, Any] | None
+"""A mapping sets only what it names; all else is the bundle's default."""
+State = Literal["receiving", "queued", "running", "succeeded", "failed", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class JobInfo:
+    """A job as the server tells of it; times are seconds since 1970, None where it has not come to that."""
+
+    job: str
+    request_id: str
+    state: State
+    settings: Settings
+    last_sequence: int
+    """Of the newest event; 0 before the first."""
+    created: float
+    started: float | None
+    ended: float | None
+    progress: Progress | None
+    """The newest report, while it runs."""
+    done: Done | None
+    """Set when it succeeded."""
+    error: MimicMotionError | None
+    """Set when it failed or was cancelled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a job would cost; None where the server cannot tell yet."""
+
+    frames: int
+    """Of the finished video."""
+    segments: int | None
+    """Computed in each step."""
+    seconds: float | None
+    """From start to end."""
+    queue_seconds: float | None
+    """Until it would start."""
+    measured_jobs: int
+    """Finished jobs behind the prediction."""
+
 
 # ---- settings ----
 
 
-def settings_to_wire(values: Settings | dict[str, Any]) -> pb.AnimationSettings:
-    """Settings, or only some of them, as a message; None stays unset."""
-    plain = values.to_dict() if isinstance(values, Settings) else values
+def settings_to_wire(settings: SettingsLike) -> pb.AnimationSettings:
+    """Settings as a message; None stays unset. Raises `SettingsError` for a mapping that makes no settings."""
+    given = {} if settings is None else settings
+    checked = given if isinstance(given, Settings) else Settings.from_dict(given)
+    plain = checked.to_dict()
+    if not isinstance(given, Settings):
+        plain = {name: plain[name] for name in given}
     message = pb.AnimationSettings()
     for name, value in plain.items():
         if value is None:
@@ -85,80 +131,191 @@ def _enum_name(field: Any, value: int) -> str:
 # ---- events ----
 
 
-def event_to_wire(sequence: int, entry: m.Entry, data: bytes = b"") -> pb.AnimationEvent:
-    """One log entry as an event; `data` are the bytes that a `Video` entry stands for."""
-    event = pb.AnimationEvent(sequence=sequence)
-    match entry:
-        case m.Accepted(job, settings):
-            event.accepted.job = job
-            event.accepted.settings.CopyFrom(settings_to_wire(settings))
-        case m.Queued(position, eta):
-            event.queued.position = position
-            if eta is not None:
-                event.queued.eta_seconds = eta
-        case m.Started(frames, fps, size):
-            event.started.CopyFrom(pb.StartedEvent(fps=fps, size=_size(size)))
-            if frames:
-                event.started.frames = frames
-        case m.Progress():
-            event.progress.CopyFrom(_progress(entry))
-        case m.Preview(jpeg, step, steps):
-            event.preview.CopyFrom(pb.PreviewEvent(jpeg=jpeg, step=step, steps=steps))
-        case m.Video(offset, _, crc32):
-            event.video.CopyFrom(pb.VideoEvent(offset=offset, data=data, crc32=crc32))
-        case m.Done():
-            event.done.CopyFrom(_done(entry))
-    return event
+def event_to_wire(event: Event) -> pb.AnimationEvent:
+    """An event of a job's log; a `Video` must have its `data`. `Failed` has no message: it ends the call."""
+    message: Any = None
+    match event:
+        case Accepted():
+            settings = settings_to_wire(event.settings)
+            message = pb.AcceptedEvent(job=event.job, settings=settings, frames=event.frames or None)
+        case Queued():
+            message = pb.QueuedEvent(position=event.position, eta_seconds=event.eta)
+        case Started():
+            frames = event.frames or None
+            message = pb.StartedEvent(frames=frames, fps=event.fps, size=_size_to_wire(event.size))
+        case Progress():
+            message = _progress_to_wire(event)
+        case Preview():
+            message = pb.PreviewEvent(jpeg=event.jpeg, step=event.step, steps=event.steps)
+        case Video():
+            message = pb.VideoEvent(offset=event.offset, data=event.data, crc32=event.crc32)
+        case Done():
+            message = _done_to_wire(event)
+    return pb.AnimationEvent(sequence=event.sequence, **{event.kind: message})
 
 
-def job_to_wire(job: Job) -> pb.Animation:
-    animation = pb.Animation(
-        job=job.id,
-        request_id=job.request_id,
-        state=pb.AnimationState.Value(f"ANIMATION_STATE_{job.state.upper()}"),
-        settings=settings_to_wire(job.settings),
-        last_sequence=job.log.last_sequence,
-    )
-    _set_time(animation.create_time, job.created)
-    if job.started is not None:
-        _set_time(animation.start_time, job.started)
-    if job.ended is not None:
-        _set_time(animation.end_time, job.ended)
-    if job.state == "running" and job.progress is not None:
-        animation.progress.CopyFrom(_progress(job.progress))
-    if job.done is not None:
-        animation.done.CopyFrom(_done(job.done))
-    if job.error is not None:
-        code, reason = status.code(job.error), status.reason(job.error)
-        animation.error.CopyFrom(pb.AnimationError(code=code, reason=reason, **status.texts_of(job.error)))
-    return animation
+def event_from_wire(message: pb.AnimationEvent) -> Event | None:
+    """None for an event of a newer schema."""
+    number = message.sequence
+    match message.WhichOneof("kind"):
+        case "accepted":
+            settings = settings_from_wire(message.accepted.settings)
+            return Accepted(message.accepted.job, settings, message.accepted.frames, sequence=number)
+        case "queued":
+            return Queued(message.queued.position, _optional(message.queued, "eta_seconds"), sequence=number)
+        case "started":
+            started = message.started
+            return Started(started.frames, started.fps, _size_from_wire(started.size), sequence=number)
+        case "progress":
+            return _progress_from_wire(message.progress, number)
+        case "preview":
+            return Preview(message.preview.jpeg, message.preview.step, message.preview.steps, sequence=number)
+        case "video":
+            video = message.video
+            return Video(video.offset, len(video.data), video.crc32, video.data, sequence=number)
+        case "done":
+            return _done_from_wire(message.done, number)
+    return None
 
 
-def _progress(report: m.Progress) -> pb.ProgressEvent:
+def _progress_to_wire(event: Progress) -> pb.ProgressEvent:
     return pb.ProgressEvent(
-        stage=pb.Stage.Value(f"STAGE_{report.stage.upper()}"),
-        step=report.step,
-        steps=report.steps,
-        segment=report.segment,
-        segments=report.segments,
-        elapsed_seconds=report.seconds,
+        stage=pb.Stage.Value(f"STAGE_{event.stage.upper()}"),
+        step=event.step,
+        steps=event.steps,
+        segment=event.segment,
+        segments=event.segments,
+        elapsed_seconds=event.seconds,
     )
 
 
-def _done(report: m.Done) -> pb.DoneEvent:
+def _progress_from_wire(message: pb.ProgressEvent, number: int) -> Progress:
+    stage: Any = pb.Stage.Name(message.stage).removeprefix("STAGE_").lower()
+    return Progress(
+        stage,
+        message.step,
+        message.steps,
+        message.segment,
+        message.segments,
+        message.elapsed_seconds,
+        sequence=number,
+    )
+
+
+def _done_to_wire(event: Done) -> pb.DoneEvent:
     return pb.DoneEvent(
-        frames=report.frames,
-        fps=report.fps,
-        size=_size(report.size),
-        bytes=report.bytes,
-        sha256=report.sha256,
-        seconds=report.seconds,
+        frames=event.frames,
+        fps=event.fps,
+        size=_size_to_wire(event.size),
+        bytes=event.bytes,
+        sha256=event.sha256,
+        seconds=event.seconds,
     )
 
 
-def _size(size: tuple[int, int]) -> pb.Size:
+def _done_from_wire(message: pb.DoneEvent, number: int) -> Done:
+    return Done(
+        message.frames,
+        message.fps,
+        _size_from_wire(message.size),
+        message.bytes,
+        message.sha256,
+        dict(message.seconds),
+        sequence=number,
+    )
+
+
+# ---- jobs ----
+
+
+def info_to_wire(info: JobInfo) -> pb.Animation:
+    return pb.Animation(
+        job=info.job,
+        request_id=info.request_id,
+        state=pb.AnimationState.Value(f"ANIMATION_STATE_{info.state.upper()}"),
+        settings=settings_to_wire(info.settings),
+        last_sequence=info.last_sequence,
+        create_time=_time_to_wire(info.created),
+        start_time=_time_to_wire(info.started),
+        end_time=_time_to_wire(info.ended),
+        progress=None if info.progress is None else _progress_to_wire(info.progress),
+        done=None if info.done is None else _done_to_wire(info.done),
+        error=None if info.error is None else _error_to_wire(info.error),
+    )
+
+
+def info_from_wire(message: pb.Animation) -> JobInfo:
+    number = message.last_sequence
+    state: Any = pb.AnimationState.Name(message.state).removeprefix("ANIMATION_STATE_").lower()
+    return JobInfo(
+        job=message.job,
+        request_id=message.request_id,
+        state=state,
+        settings=settings_from_wire(message.settings),
+        last_sequence=number,
+        created=message.create_time.ToMilliseconds() / 1000,
+        started=_time_from_wire(message, "start_time"),
+        ended=_time_from_wire(message, "end_time"),
+        progress=_progress_from_wire(message.progress, number) if message.HasField("progress") else None,
+        done=_done_from_wire(message.done, number) if message.HasField("done") else None,
+        error=_error_from_wire(message.error) if message.HasField("error") else None,
+    )
+
+
+def _error_to_wire(error: MimicMotionError) -> pb.AnimationError:
+    code, reason = status.code(error), status.reason(type(error))
+    return pb.AnimationError(code=code, reason=reason, **status.texts_of(error))
+
+
+def _error_from_wire(message: pb.AnimationError) -> MimicMotionError:
+    kind = status.class_of(message.reason)
+    return kind(message.message, remedy=message.remedy, field=message.field)
+
+
+def estimate_to_wire(estimate: Estimate) -> pb.EstimateAnimationResponse:
+    return pb.EstimateAnimationResponse(
+        frames=estimate.frames,
+        segments=estimate.segments,
+        seconds=estimate.seconds,
+        queue_seconds=estimate.queue_seconds,
+        measured_jobs=estimate.measured_jobs,
+    )
+
+
+def estimate_from_wire(message: pb.EstimateAnimationResponse) -> Estimate:
+    return Estimate(
+        frames=message.frames,
+        segments=_optional(message, "segments"),
+        seconds=_optional(message, "seconds"),
+        queue_seconds=_optional(message, "queue_seconds"),
+        measured_jobs=message.measured_jobs,
+    )
+
+
+# ---- small parts ----
+
+
+def _size_to_wire(size: tuple[int, int]) -> pb.Size:
     return pb.Size(width=size[0], height=size[1])
 
 
-def _set_time(target: Timestamp, seconds: float) -> None:
-    target.FromMilliseconds(round(seconds * 1000))
+def _size_from_wire(size: pb.Size) -> tuple[int, int]:
+    return size.width, size.height
+
+
+def _time_to_wire(seconds: float | None) -> Timestamp | None:
+    if seconds is None:
+        return None
+    time = Timestamp()
+    time.FromMilliseconds(round(seconds * 1000))
+    return time
+
+
+def _time_from_wire(message: Any, name: str) -> float | None:
+    time = _optional(message, name)
+    return None if time is None else float(time.ToMilliseconds()) / 1000
+
+
+def _optional(message: Any, name: str) -> Any:
+    """A field that may be unset, as None then."""
+    return getattr(message, name) if message.HasField(name) else None

@@ -18,53 +18,109 @@ import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from importlib import import_module
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
-from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .. import errors
 from ..errors import Cancelled, DeviceLost, EngineError, MimicMotionError, MotionError, OutputError
-from ..events import Event
-from . import messages as m
+from ..events import CHUNK_BYTES, STAGES, Done, Event, Failed, Preview, Started, Video
+from ..settings import Settings
+from .config import EngineConfig
 
-_QUALITY_STEPS = (90, 70, 40)
+if TYPE_CHECKING:
+    from ..media import FragmentedMp4
+
+JPEG_QUALITIES = (90, 70, 40)
+"""Of a preview, each tried where the one before makes a file of more than `CHUNK_BYTES`."""
 
 
-def main(connection: Connection[Any, Any], spec: m.EngineSpec) -> None:
+# ---- what crosses the pipe besides events: small frozen values, never pixels or video ----
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Animate these files and write the video as it is decoded."""
+
+    job: str
+    picture: Path
+    motion: Path
+    motion_kind: Literal["video", "keypoints", "pose_pictures"]
+    reference_pose: Path | None
+    video: Path
+    settings: Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Stop a job within a step."""
+
+    job: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Leave after the running jobs, if any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The animator is loaded and warm."""
+
+    bundle_name: str
+    note: str
+    defaults: Settings
+
+
+@dataclass(frozen=True, slots=True)
+class LoadFailed:
+    """There is no animator, and the process ends."""
+
+    error: MimicMotionError
+
+
+@dataclass(frozen=True, slots=True)
+class JobEvent:
+    """What happened to one job."""
+
+    job: str
+    event: Event
+
+
+ToEngine = Run | Cancel | Stop
+FromEngine = Ready | LoadFailed | JobEvent
+
+
+# ---- the process ----
+
+
+def main(connection: Connection[Any, Any], config: EngineConfig) -> None:
     """Entry of the spawned process; returns when told to stop."""
     for number in (signal.SIGINT, signal.SIGTERM):  # these reach the whole group; the server decides
         signal.signal(number, signal.SIG_IGN)
-    inbox, turn = _Inbox(connection), threading.Lock()
+    inbox, lock = _Inbox(connection), threading.Lock()
 
-    def send(message: m.FromEngine) -> None:
-        with turn:
+    def send(message: FromEngine) -> None:
+        with lock:
             connection.send(message)
 
     try:
-        animator = _load(spec)
+        animator = config.load(config)
         defaults = animator.settings()
     except Exception as error:
-        send(m.LoadFailed(_plain(error)))
+        send(LoadFailed(_plain(error)))
         return
-    send(m.Ready(animator.bundle_name, animator.note, defaults))
+    send(Ready(animator.bundle_name, animator.note, defaults))
     try:
-        with ThreadPoolExecutor(spec.limits.jobs, "job") as threads:
+        with ThreadPoolExecutor(config.limits.jobs, "job") as threads:
             for run in inbox.runs():
                 threads.submit(_run, animator, run, inbox, send).add_done_callback(_end_if_failed)
     finally:
         animator.close()
-
-
-def _load(spec: m.EngineSpec) -> Any:
-    module, _, name = spec.factory.partition(":")
-    factory = attrgetter(name)(import_module(module))
-    return factory(
-        spec.bundle, device=spec.device, threads=spec.threads, limits=spec.limits, graphs=spec.graphs
-    )
 
 
 class _Inbox:
@@ -72,11 +128,11 @@ class _Inbox:
 
     def __init__(self, connection: Connection[Any, Any]) -> None:
         self._connection = connection
-        self._runs: queue.SimpleQueue[m.Run | None] = queue.SimpleQueue()
+        self._runs: queue.SimpleQueue[Run | None] = queue.SimpleQueue()
         self._cancelled: set[str] = set()
         threading.Thread(target=self._read, daemon=True).start()
 
-    def runs(self) -> Iterator[m.Run]:
+    def runs(self) -> Iterator[Run]:
         while (run := self._runs.get()) is not None:
             yield run
 
@@ -89,29 +145,29 @@ class _Inbox:
     def _read(self) -> None:
         while True:
             try:
-                message: m.ToEngine = self._connection.recv()
+                message: ToEngine = self._connection.recv()
             except (EOFError, OSError):
                 os._exit(0)  # the server is gone: nobody wants the result, and the device must be freed
             match message:
-                case m.Run():
+                case Run():
                     self._runs.put(message)
-                case m.Cancel(job):
+                case Cancel(job):
                     self._cancelled.add(job)
-                case m.Stop():
+                case Stop():
                     self._runs.put(None)
                     return
 
 
-def _run(animator: Any, run: m.Run, inbox: _Inbox, tell: Callable[[m.FromEngine], None]) -> None:
-    def send(report: m.Report) -> None:
-        tell(m.About(run.job, report))
+def _run(animator: Any, run: Run, inbox: _Inbox, send: Callable[[FromEngine], None]) -> None:
+    def report(event: Event) -> None:
+        send(JobEvent(run.job, event))
 
     try:
-        send(_animate(animator, run, lambda: inbox.cancelled(run.job), send))
+        report(_animate(animator, run, lambda: inbox.cancelled(run.job), report))
     except BrokenPipeError:
         raise
     except Exception as error:
-        send(m.Failed(_plain(error)))
+        report(Failed(_plain(error)))
         if isinstance(error, DeviceLost):  # no job of this process would succeed any more
             raise
     inbox.forget(run.job)
@@ -124,27 +180,27 @@ def _end_if_failed(job: Future[None]) -> None:
         os._exit(1)
 
 
-def _animate(
-    animator: Any, run: m.Run, cancelled: Callable[[], bool], send: Callable[[m.Report], None]
-) -> m.Done:
+def _animate(animator: Any, run: Run, cancelled: Callable[[], bool], report: Callable[[Event], None]) -> Done:
     began = last = time.monotonic()
-    seconds = dict.fromkeys(("pose", "encode", "denoise", "decode", "write"), 0.0)
+    seconds = dict.fromkeys((*STAGES, "write"), 0.0)
     if cancelled():
         raise Cancelled("The job was cancelled.")
     clip = animator.stream(
-        run.folder / m.PICTURE,
+        run.picture,
         _motion(run),
         run.settings,
-        reference_pose=_reference_pose(run),
+        reference_pose=_pose_sequence(run.reference_pose) if run.reference_pose is not None else None,
         cancelled=cancelled,
     )
-    with closing(clip), _VideoFile(run.folder / m.VIDEO, clip, send) as video:
-        send(m.Started(clip.frames, float(clip.fps), tuple(clip.size)))
+    with closing(clip), _VideoFile(run.video, clip, report) as video:
+        report(Started(clip.frames, float(clip.fps), tuple(clip.size)))
         for event in clip:
             now = time.monotonic()
             seconds[event.stage] += now - last
             last = now
-            _report(event, now - began, send)
+            report(replace(event, seconds=now - began, preview=None, frames=None))
+            if event.preview is not None:
+                report(Preview(_jpeg(event.preview), event.step, event.steps))
             if event.frames is not None:
                 video.write(event.frames)
                 last = time.monotonic()
@@ -152,14 +208,13 @@ def _animate(
         return video.finish(seconds)
 
 
-def _motion(run: m.Run) -> Any:
-    path = run.folder / m.MOTION
+def _motion(run: Run) -> Any:
     if run.motion_kind == "video":
-        return path
+        return run.motion
     if run.motion_kind == "keypoints":
-        return _pose_sequence(path)
+        return _pose_sequence(run.motion)
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        return np.load(run.motion, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise MotionError(
             f"The pose pictures are not a .npy file: {error}.",
@@ -168,20 +223,10 @@ def _motion(run: m.Run) -> Any:
         ) from None
 
 
-def _reference_pose(run: m.Run) -> Any:
-    return _pose_sequence(run.folder / m.REFERENCE_POSE) if run.has_reference_pose else None
-
-
 def _pose_sequence(path: Path) -> Any:
     from ..pose import PoseSequence
 
     return PoseSequence.load(path.read_bytes())
-
-
-def _report(event: Event, elapsed: float, send: Callable[[m.Report], None]) -> None:
-    send(m.Progress(event.stage, event.step, event.steps, event.segment, event.segments, elapsed))
-    if event.preview is not None:
-        send(m.Preview(_jpeg(event.preview), event.step, event.steps))
 
 
 def _jpeg(picture: Any) -> bytes:
@@ -189,10 +234,10 @@ def _jpeg(picture: Any) -> bytes:
     import cv2
 
     data = b""
-    for quality in _QUALITY_STEPS:
+    for quality in JPEG_QUALITIES:
         _, coded = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
         data = coded.tobytes()
-        if len(data) <= m.CHUNK_BYTES:
+        if len(data) <= CHUNK_BYTES:
             return data
     return _jpeg(np.ascontiguousarray(picture[::2, ::2]))
 
@@ -200,13 +245,11 @@ def _jpeg(picture: Any) -> bytes:
 class _VideoFile:
     """The job's MP4 on its way to disk: every piece is written, summed, flushed and then reported."""
 
-    def __init__(self, path: Path, clip: Any, send: Callable[[m.Report], None]) -> None:
-        self._path = path
+    def __init__(self, path: Path, clip: Any, report: Callable[[Event], None]) -> None:
         self._clip = clip
-        self._send = send
+        self._report = report
         self._file = path.open("wb")
-        self._mp4: Any = None
-        self._size = (0, 0)
+        self._mp4: FragmentedMp4 | None = None
         self._digest = hashlib.sha256()
         self._offset = 0
         self._frames = 0
@@ -217,34 +260,34 @@ class _VideoFile:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def write(self, frames: Any) -> None:
+    def write(self, frames: NDArray[np.uint8]) -> None:
         """uint8 [n,H,W,3] RGB."""
-        if self._mp4 is None:
-            from ..media import FragmentedMp4
+        from ..media import FragmentedMp4
 
-            self._size = (frames.shape[2], frames.shape[1])
-            self._mp4 = FragmentedMp4(self._clip.fps, self._size, audio=self._clip.audio)
+        if self._mp4 is None:
+            self._mp4 = FragmentedMp4(self._clip.fps, self._clip.size, audio=self._clip.audio)
         self._frames += len(frames)
         self._put(self._mp4.write(frames))
 
-    def finish(self, seconds: dict[str, float]) -> m.Done:
+    def finish(self, seconds: dict[str, float]) -> Done:
+        """Write what is left; `seconds` by stage, to which this is added."""
         if self._mp4 is None:
             raise EngineError("The engine ended without a frame.")
         began = time.monotonic()
         self._put(self._mp4.close())
         seconds["write"] += time.monotonic() - began
-        return m.Done(
+        return Done(
             frames=self._frames,
             fps=float(self._clip.fps),
-            size=self._size,
+            size=tuple(self._clip.size),
             bytes=self._offset,
             sha256=self._digest.hexdigest(),
             seconds=seconds,
         )
 
     def _put(self, data: bytes) -> None:
-        for at in range(0, len(data), m.CHUNK_BYTES):
-            piece = data[at : at + m.CHUNK_BYTES]
+        for at in range(0, len(data), CHUNK_BYTES):
+            piece = data[at : at + CHUNK_BYTES]
             try:
                 self._file.write(piece)
                 self._file.flush()
@@ -253,7 +296,7 @@ class _VideoFile:
                     f"The video cannot be spooled: {error}.", remedy="Free space on the server's disk."
                 ) from error
             self._digest.update(piece)
-            self._send(m.Video(self._offset, len(piece), zlib.crc32(piece)))
+            self._report(Video(self._offset, len(piece), zlib.crc32(piece)))
             self._offset += len(piece)
 
 

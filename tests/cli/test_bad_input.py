@@ -16,8 +16,7 @@ import pytest
 
 import mimicmotion_trt as mm
 from mimicmotion_trt.media.writer import VideoWriter
-from mimicmotion_trt.service import Client
-from mimicmotion_trt.service.local import local_server
+from mimicmotion_trt.service import Client, local_server
 
 DEMO = Path(__file__).parents[2] / "demo"
 PERSON, MOTION = DEMO / "person.jpg", DEMO / "balance.npz"

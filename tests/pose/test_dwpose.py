@@ -9,7 +9,13 @@ import pytest
 
 from mimicmotion_trt.errors import InputError, MotionError
 from mimicmotion_trt.pose import open_estimator
-from mimicmotion_trt.pose.dwpose import DwposeEstimator, decode_simcc, decode_yolox, letterbox
+from mimicmotion_trt.pose.dwpose import (
+    DwposeEstimator,
+    decode_simcc,
+    decode_yolox,
+    from_wholebody,
+    letterbox,
+)
 
 onnx = pytest.importorskip("onnx")
 
@@ -30,11 +36,24 @@ def _save(path: Path, nodes: list, constants: dict, shape: list[int], outputs: l
     return path
 
 
-def save_detector(path: Path, rows: np.ndarray) -> Path:
-    """A person detector that sees the same rows [8400,85] in every picture."""
+def save_detector(path: Path, rows: np.ndarray, lit: np.ndarray | None = None) -> Path:
+    """A person detector that sees the rows [8400,85] in every picture, and `lit` where its corner is white."""
     make = onnx.helper.make_node
-    nodes = [make("Identity", ["rows"], ["output"])]
-    return _save(path, nodes, {"rows": rows[None]}, [1, 3, 640, 640], ["output"])
+    nodes = [
+        make("Slice", ["input", "start", "end"], ["corner"]),
+        make("ReduceMax", ["corner"], ["brightest"], keepdims=0),
+        make("Div", ["brightest", "white"], ["share"]),
+        make("Mul", ["lit", "share"], ["more"]),
+        make("Add", ["rows", "more"], ["output"]),
+    ]
+    constants = {
+        "start": np.array([0, 0, 0, 0]),
+        "end": np.array([1, 3, 16, 16]),
+        "white": np.float32(255),
+        "lit": (np.zeros_like(rows) if lit is None else lit)[None],
+        "rows": rows[None],
+    }
+    return _save(path, nodes, {k: np.asarray(v) for k, v in constants.items()}, [1, 3, 640, 640], ["output"])
 
 
 def save_pose_network(path: Path) -> Path:
@@ -130,16 +149,20 @@ def test_nobody_seen(build):
         assert not pose.hands_score.any()
 
 
-def test_the_largest_is_taken_and_then_followed(build, tmp_path):
+def test_the_largest_is_taken(build):
     picture = picture_with_spots((130, 200), (250, 340))
-    estimator = build(PERSON, SMALL)
-    assert estimator.estimate(picture).body[0, 0, 0] * 320 == pytest.approx(130, abs=2.5)
-    alone = build(SMALL)
-    alone.estimate(picture)
-    alone._detector = estimator._detector  # now the large one comes
-    assert alone.estimate(picture).body[0, 0, 0] * 320 == pytest.approx(250, abs=2.5)
-    alone.reset()
-    assert alone.estimate(picture).body[0, 0, 0] * 320 == pytest.approx(130, abs=2.5)
+    assert build(PERSON, SMALL).estimate(picture).body[0, 0, 0] * 320 == pytest.approx(130, abs=2.5)
+
+
+def test_the_person_is_followed_though_a_larger_one_comes(tmp_path):
+    detector = save_detector(tmp_path / "detector.onnx", rows_of(SMALL), rows_of(PERSON))
+    estimator = DwposeEstimator(detector, save_pose_network(tmp_path / "pose.onnx"), threads=1)
+    alone = picture_with_spots((130, 200), (250, 340))
+    joined = picture_with_spots((130, 200), (250, 340), (3, 3))
+    for picture in (alone, joined):
+        assert estimator.estimate(picture).body[0, 0, 0] * 320 == pytest.approx(250, abs=2.5)
+    estimator.reset()
+    assert estimator.estimate(joined).body[0, 0, 0] * 320 == pytest.approx(130, abs=2.5)
 
 
 def test_yolox_rows_become_boxes():
@@ -203,3 +226,24 @@ def test_networks_of_another_kind_are_refused(tmp_path):
 def test_a_frame_of_another_kind_is_refused(build):
     with pytest.raises(MotionError, match="A frame"):
         build(PERSON).estimate(np.zeros((5, 5), np.uint8))
+
+
+def test_wholebody_in_openpose_order():
+    points = np.stack([np.arange(133.0), np.zeros(133)], axis=1)
+    scores = np.linspace(0.31, 1.5, 133)  # the raw scores may be above 1
+    pose = from_wholebody(points, scores, (100, 50))
+    # COCO: nose, left and right eye, ears, shoulders, elbows, wrists, hips, knees, ankles
+    right_and_left = [6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3]
+    np.testing.assert_allclose(pose.body[0, :, 0] * 100, [0, 5.5, *right_and_left], rtol=1e-6)
+    np.testing.assert_allclose(pose.face[0, :, 0] * 100, np.arange(23, 91), rtol=1e-6)
+    np.testing.assert_allclose(pose.hands[0, 0, :, 0] * 100, np.arange(91, 112), rtol=1e-6)
+    np.testing.assert_allclose(pose.hands[0, 1, :, 0] * 100, np.arange(112, 133), rtol=1e-6)
+    np.testing.assert_allclose(pose.body_score[0, 2], scores[6], rtol=1e-6)
+    assert pose.hands_score.max() == 1
+
+
+def test_the_neck_is_seen_if_both_shoulders_are():
+    points, scores = np.zeros((133, 2)), np.full(133, 0.5)
+    assert from_wholebody(points, scores, (10, 10)).body_score[0, 1] == 1
+    scores[6] = 0.3
+    assert from_wholebody(points, scores, (10, 10)).body_score[0, 1] == 0

@@ -7,7 +7,7 @@ import pytest
 
 from mimicmotion_trt.errors import InputError, MotionError
 from mimicmotion_trt.pose import PoseSequence, estimate_poses, open_estimator
-from mimicmotion_trt.pose.frames import shrink, single
+from mimicmotion_trt.pose.sequence import single_frame
 
 
 class Brightness:
@@ -19,7 +19,7 @@ class Brightness:
     def estimate(self, frame: np.ndarray) -> PoseSequence:
         mean = float(frame.mean()) / 255
         size = (frame.shape[1], frame.shape[0])
-        return single(size, np.full((18, 2), mean), np.full(18, float(mean > 0)))
+        return single_frame(size, body=np.full((18, 2), mean), body_score=np.full(18, float(mean > 0)))
 
     def reset(self) -> None:
         self.resets += 1
@@ -130,10 +130,3 @@ def test_what_cannot_be_read_is_a_motion_error(tmp_path):
         estimate_poses(tmp_path / "absent.mp4", Brightness())
     with pytest.raises(MotionError):
         estimate_poses(b"no video", Brightness())
-
-
-def test_shrinking_keeps_the_shape_and_small_pictures():
-    assert shrink(np.zeros((1000, 3000, 3), np.uint8), 1280).shape == (427, 1280, 3)
-    assert shrink(np.zeros((1, 5000, 3), np.uint8), 1280).shape == (1, 1280, 3)
-    small = np.zeros((10, 20, 3), np.uint8)
-    assert shrink(small, 1280) is small

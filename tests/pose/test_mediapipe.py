@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mimicmotion_trt.errors import InputError, MotionError
-from mimicmotion_trt.pose.models import Network
+from mimicmotion_trt.errors import MotionError
+from mimicmotion_trt.pose.mediapipe import FACE, face_in_body, to_openpose
 
 MIRRORED_BODY = [0, 1, 5, 6, 7, 2, 3, 4, 11, 12, 13, 8, 9, 10, 15, 14, 17, 16]
 MIRRORED_FACE = [*range(16, -1, -1), *range(26, 16, -1), 27, 28, 29, 30, 35, 34, 33, 32, 31,
@@ -162,13 +161,6 @@ def test_a_frame_of_another_kind_is_refused(estimator, frame):
         estimator.estimate(frame)
 
 
-def test_a_network_that_is_none_is_refused(tmp_path: Path):
-    path = tmp_path / "broken.onnx"
-    path.write_bytes(b"not a network")
-    with pytest.raises(InputError, match=r"broken\.onnx cannot be loaded"):
-        Network(path)
-
-
 def test_estimating_prints_nothing_and_importing_is_light(person_path):
     code = (
         "import sys, mimicmotion_trt.pose as pose\n"
@@ -181,3 +173,25 @@ def test_estimating_prints_nothing_and_importing_is_light(person_path):
     command = [sys.executable, "-c", code, str(person_path)]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_mediapipe_body_in_openpose_order():
+    points = np.stack([np.arange(33.0), np.arange(33.0) * 2], axis=1)
+    visibility = np.linspace(0.2, 0.9, 33)
+    body, score = to_openpose(points, visibility)
+    # nose, neck, then right before left: shoulder, elbow, wrist, hip, knee, ankle; eyes and ears
+    right_and_left = [12, 14, 16, 11, 13, 15, 24, 26, 28, 23, 25, 27, 5, 2, 8, 7]
+    assert body[:, 0].tolist() == [0, 11.5, *right_and_left]
+    assert score[1] == visibility[11]  # the less sure shoulder
+    assert score[2] == visibility[12]
+
+
+def test_every_face_point_is_taken_once():
+    assert len(FACE) == len(set(FACE)) == 68
+    assert max(FACE) < 468
+
+
+def test_nose_and_eyes_from_the_mesh():
+    mesh = np.zeros((468, 2))
+    mesh[4], mesh[33], mesh[133], mesh[362], mesh[263] = (5, 5), (1, 1), (3, 1), (7, 1), (9, 1)
+    assert face_in_body(mesh).tolist() == [[5, 5], [2, 1], [8, 1]]

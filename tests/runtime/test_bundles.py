@@ -85,11 +85,11 @@ def test_a_device_that_the_bundle_is_not_for(bundle):
     ("changed", "says"),
     [
         ({"sizes": [[0, 0]]}, "size is 0"),
-        ({"sizes": [[64, 64], [100, 64]]}, "not a multiple of 64"),
+        ({"sizes": [[64, 64], [100, 64]]}, "size is 100"),
         ({"defaults": {}}, "there is no segment"),
         ({"defaults": {"segment": 16, "sharpness": 2}}, "unknown setting 'sharpness'"),
         ({"defaults": {"segment": 16, "steps": "many"}}, "steps is 'many'"),
-        ({"defaults": {"segment": 16, "size": [64, 65]}}, "not a multiple of 64"),
+        ({"defaults": {"segment": 16, "size": [64, 65]}}, "size is 65"),
     ],
 )
 def test_settings_of_its_own_that_this_version_does_not_know(bundle, tmp_path, changed, says):

@@ -1,75 +1,14 @@
-"""Real servers with the real spawned engine process, around the stand-in animator."""
+"""A server around the stand-in animator for each module, and a client of it for each test."""
 
 from __future__ import annotations
 
-import asyncio
-import json
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
-from mimicmotion_trt.service import AnimationServer, Client, ServiceConfig
+from mimicmotion_trt.service import Client
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))  # the spawned engine process finds the stand-in here as well
-STAND_IN = "stand_in_animator:load"
-
-
-class Host:
-    """A server on its own thread and event loop, as a program that embeds it might have it."""
-
-    def __init__(self, **options: Any) -> None:
-        self.config = ServiceConfig(
-            **{"port": 0, "animator": STAND_IN, "bundle": "{}", "grace": 0.0} | options
-        )
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
-        self.server: AnimationServer = self.call(self._make)
-        self._stopped = False
-
-    async def _make(self) -> AnimationServer:
-        server = AnimationServer(self.config)
-        await server.start()
-        return server
-
-    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Run an async function on the server's loop."""
-        return asyncio.run_coroutine_threadsafe(function(*arguments), self._loop).result(30)
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self.server.port}"
-
-    @property
-    def engine_pid(self) -> int:
-        pid = self.server.scheduler.engines[0].pid
-        assert pid is not None
-        return pid
-
-    def stop(self, grace: float | None = None) -> None:
-        if not self._stopped:
-            self._stopped = True
-            self.call(self.server.stop, grace)
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join(10)
-
-
-@contextmanager
-def hosted(*, warm: bool = True, **options: Any) -> Iterator[Host]:
-    host = Host(**options)
-    try:
-        if warm:
-            host.call(host.server.ready)
-        yield host
-    finally:
-        host.stop()
+from .hosting import Host, hosted
 
 
 @pytest.fixture(scope="module")
@@ -82,16 +21,3 @@ def host() -> Iterator[Host]:
 def client(host: Host) -> Iterator[Client]:
     with Client(host.address) as connected:
         yield connected
-
-
-def script(**does: Any) -> bytes:
-    """A picture that tells the stand-in what to do; see `stand_in_animator.py`."""
-    return json.dumps(does).encode()
-
-
-def until(check: Callable[[], bool], seconds: float = 5.0) -> None:
-    """Wait for `check()`; fails after `seconds`."""
-    end = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < end, "it did not come to that"
-        time.sleep(0.01)

@@ -17,25 +17,24 @@ from typing import Any
 import numpy as np
 
 from mimicmotion_trt import errors
-from mimicmotion_trt.events import STAGES, Event
-from mimicmotion_trt.limits import Limits
+from mimicmotion_trt.events import STAGES, Progress
 from mimicmotion_trt.pose import PoseSequence
+from mimicmotion_trt.service.config import EngineConfig
 from mimicmotion_trt.settings import Settings
 
 
-def load(bundle: str, *, device: str, threads: int | None, limits: Limits, graphs: bool) -> StandIn:
-    does = json.loads(bundle)
+def load(config: EngineConfig) -> StandIn:
+    does = json.loads(str(config.bundle))
     time.sleep(does.get("pause", 0))
     _misbehave(does, "load")
-    return StandIn(limits, graphs)
+    return StandIn(config)
 
 
 class StandIn:
     bundle_name = "stand-in"
 
-    def __init__(self, limits: Limits, graphs: bool) -> None:
-        self._limits = limits
-        self.note = f"no weights at all, graphs {'on' if graphs else 'off'}"
+    def __init__(self, config: EngineConfig) -> None:
+        self.note = f"no weights at all, graphs {'on' if config.graphs else 'off'}"
 
     def settings(self, **overrides: Any) -> Settings:
         return Settings(**{"segment": 8, "overlap": 3, "steps": 4, "canvas": 256, **overrides})
@@ -72,7 +71,7 @@ class Clip:
         self._cancelled = cancelled
         self._random = np.random.default_rng(settings.seed)
 
-    def __iter__(self) -> Iterator[Event]:
+    def __iter__(self) -> Iterator[Progress]:
         for stage in STAGES:
             _misbehave(self._does, stage)
             steps = {"denoise": self._settings.steps, "decode": self.frames, "pose": self.frames}.get(
@@ -88,7 +87,7 @@ class Clip:
     def close(self) -> None:
         pass
 
-    def _event(self, stage: Any, step: int, steps: int, count: int) -> Event:
+    def _event(self, stage: Any, step: int, steps: int, count: int) -> Progress:
         width, height = self.size
         frames = preview = None
         if stage == "decode":
@@ -98,7 +97,7 @@ class Clip:
         every = self._settings.preview
         if stage == "denoise" and every and step % every == 0:
             preview = np.full((height, width, 3), step, np.uint8)
-        return Event(stage, step, steps, frames=frames, preview=preview)
+        return Progress(stage, step, steps, frames=frames, preview=preview)
 
 
 def _misbehave(does: dict[str, Any], stage: str) -> None:

@@ -7,11 +7,13 @@ import hashlib
 
 import numpy as np
 import pytest
-from conftest import script
 
 from mimicmotion_trt import Settings, errors
+from mimicmotion_trt.events import Preview, Progress, Video
 from mimicmotion_trt.pose import PoseSequence
-from mimicmotion_trt.service import AsyncClient, replies
+from mimicmotion_trt.service import AsyncClient
+
+from .hosting import script
 
 SHORT = script(frames=10)
 
@@ -24,15 +26,15 @@ def poses(frames: int = 3) -> PoseSequence:
 
 
 def kinds(events) -> list[str]:
-    return [type(event).__name__ for event in events]
+    return [event.kind for event in events]
 
 
 def test_events_tell_the_whole_story_in_order(client):
     animation = client.animate(SHORT, b"a video", {"steps": 5})
     events = list(animation)
-    assert kinds(events)[:3] == ["Accepted", "Queued", "Started"]
-    assert kinds(events)[-1] == "Done"
-    assert "Preview" not in kinds(events), "not asked for"
+    assert kinds(events)[:3] == ["accepted", "queued", "started"]
+    assert kinds(events)[-1] == "done"
+    assert "preview" not in kinds(events), "not asked for"
     numbers = [event.sequence for event in events]
     assert numbers == sorted(set(numbers))
     accepted, started, done = events[0], events[2], events[-1]
@@ -40,7 +42,7 @@ def test_events_tell_the_whole_story_in_order(client):
     assert (started.frames, started.fps, started.size) == (10, 12.5, (64, 128))
     assert (done.frames, done.fps, done.size) == (10, 12.5, (64, 128))
     assert set(done.seconds) == {"pose", "encode", "denoise", "decode", "write"}
-    stages = [event.stage for event in events if isinstance(event, replies.Progress)]
+    stages = [event.stage for event in events if isinstance(event, Progress)]
     assert sorted(set(stages), key=stages.index) == ["pose", "encode", "denoise", "decode"]
     assert all(str(event) for event in events)
 
@@ -48,9 +50,9 @@ def test_events_tell_the_whole_story_in_order(client):
 def test_the_video_is_the_servers_file_byte_for_byte(host, client, tmp_path):
     output = tmp_path / "out.mp4"
     animation = client.animate(script(frames=40, noise=True, size=[128, 128]), b"a video", output=output)
-    pieces = [event.data for event in animation if isinstance(event, replies.Video)]
+    pieces = [event.data for event in animation if isinstance(event, Video)]
     result = animation.result()
-    made = (host.server._store.get(animation.job)).video.read_bytes()
+    made = (host.server.store.get(animation.job)).video.read_bytes()
     assert b"".join(pieces) == made == output.read_bytes() == result.read()
     assert hashlib.sha256(made).hexdigest() == result.done.sha256
     assert max(map(len, pieces)) <= 2**20
@@ -61,7 +63,7 @@ def test_the_video_is_the_servers_file_byte_for_byte(host, client, tmp_path):
 def test_a_piece_larger_than_a_chunk_is_cut(client):
     settings = {"decode_chunk": 64}
     animation = client.animate(script(frames=64, noise=True, size=[256, 256]), b"a video", settings)
-    sizes = [len(event.data) for event in animation if isinstance(event, replies.Video)]
+    sizes = [len(event.data) for event in animation if isinstance(event, Video)]
     assert max(sizes) == 2**20
     assert len(animation.result().read()) == sum(sizes) > 2**21
 
@@ -77,7 +79,7 @@ def test_the_video_plays(client, tmp_path):
 
 def test_previews_come_where_they_are_asked_for(client):
     events = list(client.animate(script(pause=0.01), b"a video", {"preview": 2, "steps": 6}))
-    previews = [event for event in events if isinstance(event, replies.Preview)]
+    previews = [event for event in events if isinstance(event, Preview)]
     assert previews
     assert all(event.jpeg.startswith(b"\xff\xd8") and event.step % 2 == 0 for event in previews)
 
@@ -141,6 +143,6 @@ def test_the_async_client_does_the_same(host, tmp_path):
             return seen, result.read()
 
     seen, video = asyncio.run(story())
-    assert (seen[0], seen[-1]) == ("Accepted", "Done")
+    assert (seen[0], seen[-1]) == ("accepted", "done")
     assert video == (tmp_path / "out.mp4").read_bytes()
     assert (tmp_path / "second.mp4").stat().st_size > 0

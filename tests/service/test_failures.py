@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import threading
@@ -10,12 +11,19 @@ import time
 import grpc
 import psutil
 import pytest
-from conftest import hosted, script, until
 
 from mimicmotion_trt import errors
-from mimicmotion_trt.service import Client, engine, replies
-from mimicmotion_trt.service.faults import EngineLost, Late
+from mimicmotion_trt.events import Accepted
+from mimicmotion_trt.service import Client, ServiceConfig
+from mimicmotion_trt.service.client import Animation
+from mimicmotion_trt.service.engine_process import EngineProcess
 from mimicmotion_trt.service.generated.mimicmotion.v1 import animation_pb2 as pb
+from mimicmotion_trt.service.generated.mimicmotion.v1 import animation_pb2_grpc as pb_grpc
+from mimicmotion_trt.service.received import Delivery
+from mimicmotion_trt.service.status import EngineLost, Late
+from mimicmotion_trt.service.uploads import Upload
+
+from .hosting import STAND_IN, script, until
 
 VIDEO = b"a video"
 ENDLESS = script(pause=0.02)
@@ -36,15 +44,16 @@ def nothing_left(host):
     """After every way to fail: no job, reader or upload is left, and no file but finished videos."""
     yield
     server = host.server
-    until(lambda: not server.scheduler.busy and not server._store.read and not server.scheduler.queue_length)
-    assert server.scheduler._uploads == 0
-    kept = {job.video for job in server._store.all() if job.state == "succeeded"}
-    until(lambda: {path for path in server._folder.rglob("*") if path.is_file()} == kept)
+    until(lambda: not server.scheduler.busy and not server.scheduler.queue_length)
+    until(lambda: all(job.unread.is_set() for job in server.store.all()))
+    assert server.scheduler.uploads == 0
+    kept = {job.video for job in server.store.all() if job.state == "succeeded"}
+    until(lambda: {path for path in server.store.folder.rglob("*") if path.is_file()} == kept)
 
 
 def code_of(host, job: str) -> str:
-    with Client(host.address) as client, pytest.raises(grpc.RpcError) as caught:
-        list(client._stub.WatchAnimation(pb.WatchAnimationRequest(job=job)))
+    with grpc.insecure_channel(host.address) as channel, pytest.raises(grpc.RpcError) as caught:
+        list(pb_grpc.AnimationServiceStub(channel).WatchAnimation(pb.WatchAnimationRequest(job=job)))
     return str(caught.value.code().name)
 
 
@@ -115,7 +124,7 @@ def test_nothing_is_left_of_a_failed_video(client, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 def test_a_killed_engine_fails_its_job_only(host, client, number):
     running = client.animate(ENDLESS, VIDEO, THOUSAND)
-    assert isinstance(next(running), replies.Accepted)
+    assert isinstance(next(running), Accepted)
     waiting = client.create(script(frames=3), VIDEO).job
     until(lambda: client.get(running.job).state == "running")
     os.kill(host.engine_pid, number)
@@ -175,13 +184,15 @@ def test_a_watcher_that_leaves_does_not_cancel(client):
     assert client.watch(job).result().done.frames == 6
 
 
-def test_damage_on_the_way_is_noticed_and_leaves_no_file(client, tmp_path):
-    for change in ("data", "offset", "crc32", "drop", "sequence"):
-        animation = client.animate(script(frames=20, noise=True), VIDEO, output=tmp_path / "out.mp4")
-        animation._call = _Damaged(animation._call, change)
+@pytest.mark.parametrize("change", ["data", "offset", "crc32", "drop", "sequence"])
+def test_damage_on_the_way_is_noticed_and_leaves_no_file(host, tmp_path, change):
+    upload = Upload(script(frames=20, noise=True), VIDEO, None)
+    requests = (pb.AnimateRequest(upload=part) for part in upload)
+    with grpc.insecure_channel(host.address) as channel:
+        call = _Damaged(pb_grpc.AnimationServiceStub(channel).Animate(requests), change)
         with pytest.raises(errors.ServiceError):
-            animation.result()
-        assert list(tmp_path.iterdir()) == []
+            Animation(call, Delivery(tmp_path / "out.mp4")).result()
+    assert list(tmp_path.iterdir()) == []
 
 
 class _Damaged:
@@ -224,15 +235,28 @@ def test_the_loop_is_never_blocked(host, client):
     assert slowest < 0.5
 
 
-def test_a_gpu_that_is_lost_at_every_start_is_given_up_with_its_reason(monkeypatch):
-    monkeypatch.setattr(engine, "FAILED_LOADS", 2)
-    with hosted(warm=False, bundle='{"fail": "DeviceLost"}') as host:
-        with pytest.raises(errors.DeviceLost, match="It went wrong"):
-            host.call(host.server.ready)
-        assert host.server.scheduler.engines[0]._deaths == 2
+@pytest.mark.parametrize(
+    ("does", "kind", "told"),
+    [
+        ('{"fail": "DeviceLost"}', errors.DeviceLost, "It went wrong"),
+        ('{"crash": true}', errors.EngineError, "died 2 times while loading"),
+    ],
+)
+def test_an_engine_that_never_loads_is_given_up_with_its_reason(does, kind, told):
+    async def story() -> EngineProcess:
+        given_up = asyncio.Event()
+        (config,) = ServiceConfig(**STAND_IN | {"bundle": does}).engines()
+        engine = EngineProcess(
+            config, on_event=lambda job, event: None, on_change=given_up.set, pause=0.0, tries=2
+        )
+        await engine.start()
+        while engine.failure is None:
+            await given_up.wait()
+            given_up.clear()
+        await engine.stop()
+        return engine
 
-
-def test_an_engine_that_never_loads_is_given_up():
-    told = pytest.raises(errors.EngineError, match="died 5 times while loading")
-    with hosted(warm=False, bundle='{"crash": true}') as host, told:
-        host.call(host.server.ready)
+    engine = asyncio.run(story())
+    assert type(engine.failure) is kind
+    assert told in str(engine.failure)
+    assert engine.deaths == 2

@@ -6,11 +6,13 @@ import threading
 import time
 
 import pytest
-from conftest import hosted, script, until
 
 from mimicmotion_trt import errors
-from mimicmotion_trt.service import Client, Keep, replies
-from mimicmotion_trt.service.faults import Busy, KeyReused, NotFound
+from mimicmotion_trt.events import Done, Progress, Queued
+from mimicmotion_trt.service import Client, Keep
+from mimicmotion_trt.service.status import Busy, KeyReused, NotFound
+
+from .hosting import hosted, script, until
 
 VIDEO = b"a video"
 LONG = script(pause=0.05, frames=4)
@@ -24,13 +26,13 @@ def test_a_created_job_can_be_watched_again_from_any_point(client, tmp_path):
     job = client.create(script(frames=30, noise=True), VIDEO).job
     first = client.watch(job, output=tmp_path / "first.mp4")
     live = list(first)
-    assert isinstance(live[-1], replies.Done)
+    assert isinstance(live[-1], Done)
     assert client.watch(job).result().read() == (tmp_path / "first.mp4").read_bytes()
     kept = list(client.watch(job))
-    assert [e for e in kept if not isinstance(e, replies.Progress)] == [
-        e for e in live if not isinstance(e, replies.Progress)
+    assert [e for e in kept if not isinstance(e, Progress)] == [
+        e for e in live if not isinstance(e, Progress)
     ], "only progress is merged"
-    assert len([e for e in kept if isinstance(e, replies.Progress)]) == 4, "the newest of each stage"
+    assert len([e for e in kept if isinstance(e, Progress)]) == 4, "the newest of each stage"
     for after in (0, kept[3].sequence, kept[-2].sequence, kept[-1].sequence, 10**9):
         assert sequences(client.watch(job, after=after)) == [n for n in sequences(kept) if n > after]
 
@@ -97,7 +99,7 @@ def test_positions_count_down_and_come_with_a_time(client):
     waiting = [client.create(script(frames=i + 1), VIDEO).job for i in range(3)]
     client.cancel(client.create(script(), VIDEO).job)  # behind them all: their positions stay
     last = list(client.watch(waiting[-1]))
-    queued = [event for event in last if isinstance(event, replies.Queued)]
+    queued = [event for event in last if isinstance(event, Queued)]
     assert [event.position for event in queued] == [2, 1, 0]
     assert all(event.eta is not None for event in queued)
     assert queued[0].eta > 0
@@ -188,5 +190,5 @@ def test_the_store_forgets_old_jobs_and_their_files():
             jobs.append(client.create(script(frames=1), VIDEO, {"steps": 1}).job)
             client.watch(jobs[-1]).result()
         until(lambda: [info.job for info in client.list()] == jobs[:1:-1])
-        until(lambda: sorted(p.name for p in host.server._folder.iterdir()) == sorted(jobs[2:]))
-        assert [p.name for p in (host.server._folder / jobs[3]).iterdir()] == ["video.mp4"]
+        until(lambda: sorted(p.name for p in host.server.store.folder.iterdir()) == sorted(jobs[2:]))
+        assert [p.name for p in (host.server.store.folder / jobs[3]).iterdir()] == ["video.mp4"]

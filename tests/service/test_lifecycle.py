@@ -9,7 +9,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -17,16 +16,16 @@ from pathlib import Path
 import grpc
 import psutil
 import pytest
-from conftest import HERE, STAND_IN, Host, hosted, script, until
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from typer.testing import CliRunner
 
 from mimicmotion_trt import Animator, errors, service
 from mimicmotion_trt.cli import app
 from mimicmotion_trt.limits import Limits
-from mimicmotion_trt.service import AnimationServer, Client, ServiceConfig, Tls
-from mimicmotion_trt.service.channel import ClientTls
-from mimicmotion_trt.service.faults import Draining, EngineLost, NotReady
+from mimicmotion_trt.service import AnimationServer, Client, ClientTls, ServiceConfig, Tls
+from mimicmotion_trt.service.status import Draining, EngineLost, NotReady
+
+from .hosting import STAND_IN, Host, hosted, process, script, until
 
 VIDEO = b"a video"
 
@@ -48,23 +47,6 @@ def test_graphs_are_on_or_off_in_the_engine_process_and_in_the_commands_own(grap
     assert (config.graphs, in_process) == (graphs == "on", graphs == "on")
     with hosted(graphs=config.graphs) as host:
         assert host.server.scheduler.engines[0].ready.note.endswith(f"graphs {graphs}")
-
-
-@contextlib.contextmanager
-def process(**options):
-    """A server in a process of its own; gives (process, address)."""
-    running = subprocess.Popen(
-        [sys.executable, HERE / "serve_stand_in.py", json.dumps(options)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert running.stdout is not None
-    try:
-        yield running, running.stdout.readline().split()[-1]
-    finally:
-        running.kill()
-        running.communicate()
 
 
 def test_health_tells_loading_warm_lost_and_draining():
@@ -98,7 +80,7 @@ def test_what_does_not_finish_in_the_grace_is_cancelled():
     with hosted() as host, Client(host.address) as client:
         animation = client.animate(script(pause=0.02), VIDEO, {"steps": 1000})
         next(animation)
-        folder, pid = host.server._folder, host.engine_pid
+        folder, pid = host.server.store.folder, host.engine_pid
         began = time.monotonic()
         host.stop(0.3)
         assert time.monotonic() - began < 3
@@ -172,7 +154,7 @@ def test_an_embedded_server_is_warm_when_entered_and_calls_back():
     called: list[int] = []
 
     async def story() -> None:
-        config = ServiceConfig(port=0, animator=STAND_IN, bundle="{}", grace=0)
+        config = ServiceConfig(**STAND_IN)
         async with AnimationServer(config, on_ready=called.append) as server:
             assert server.scheduler.warm
             await asyncio.sleep(0.05)
@@ -185,7 +167,7 @@ def test_an_embedded_server_is_warm_when_entered_and_calls_back():
                                               ('{"fail": "ValueError"}', errors.EngineError)])  # fmt: skip
 def test_a_bundle_that_does_not_load_is_told_at_the_start(bundle, kind):
     async def story() -> None:
-        async with AnimationServer(ServiceConfig(port=0, animator=STAND_IN, bundle=bundle, grace=0)):
+        async with AnimationServer(ServiceConfig(**STAND_IN | {"bundle": bundle})):
             pass
 
     with pytest.raises(kind):

@@ -6,14 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import hosted
 
 from mimicmotion_trt import errors
+from mimicmotion_trt.events import Preview, Progress
 from mimicmotion_trt.limits import Limits
 from mimicmotion_trt.media import FragmentedMp4
 from mimicmotion_trt.pose import PoseSequence
-from mimicmotion_trt.service import Client, replies
-from mimicmotion_trt.service.config import ANIMATOR
+from mimicmotion_trt.service import Client
+from mimicmotion_trt.service.config import load_animator
+
+from .hosting import hosted
 
 DEMO = Path(__file__).parents[2] / "demo"
 PERSON, MOTION = DEMO / "person.jpg", DEMO / "balance.npz"
@@ -22,7 +24,7 @@ SHORT = {"steps": 2, "frames": 5, "decode_chunk": 3, "seed": 7}
 
 @pytest.fixture(scope="module")
 def host():
-    with hosted(animator=ANIMATOR, bundle="tiny", threads=2, limits=Limits(jobs=2)) as running:
+    with hosted(load=load_animator, bundle="tiny", threads=2, limits=Limits(jobs=2)) as running:
         yield running
 
 
@@ -44,7 +46,7 @@ def test_the_server_makes_what_the_library_makes(host, client):
         assert events[0].settings == animator.settings(**SHORT, preview=1)
     assert served.result().read() == video
     assert served.result().done.frames == client.watch(company).result().done.frames == 5
-    assert len([event for event in events if isinstance(event, replies.Preview)]) == 2
+    assert len([event for event in events if isinstance(event, Preview)]) == 2
     assert "torch" not in Path(f"/proc/{host.engine_pid}/maps").read_text()
 
 
@@ -80,7 +82,7 @@ def test_a_long_job_is_cancelled_within_a_step(host):
     with Client(host.address) as client:
         animation = client.animate(PERSON, MOTION, {"steps": 1000, "frames": 5})
         for event in animation:
-            if isinstance(event, replies.Progress) and event.stage == "denoise":
+            if isinstance(event, Progress) and event.stage == "denoise":
                 break
         client.cancel(animation.job)
         with pytest.raises(errors.Cancelled):

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicmotion_trt import errors, settings
-from mimicmotion_trt.service import faults, status, wire
+from mimicmotion_trt.service import status, wire
 from mimicmotion_trt.service.generated.mimicmotion.v1 import animation_pb2 as pb
 from mimicmotion_trt.settings import Settings
 
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 SCHEMA = pb.AnimationSettings.DESCRIPTOR
 CLASSES = [
     kind
-    for module in (errors, faults)
+    for module in (errors, status)
     for kind in vars(module).values()
     if isinstance(kind, type)
     and issubclass(kind, errors.MimicMotionError)

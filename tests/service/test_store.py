@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimicmotion_trt.errors import Cancelled, EngineError
+from mimicmotion_trt.events import Done, Queued
 from mimicmotion_trt.segments import plan_segments
-from mimicmotion_trt.service.faults import KeyReused, NotFound
 from mimicmotion_trt.service.jobs import JobStore, Keep
-from mimicmotion_trt.service.messages import Done
-from mimicmotion_trt.service.rates import Rates, count_segments
+from mimicmotion_trt.service.scheduler import Rates, count_segments
+from mimicmotion_trt.service.status import KeyReused, NotFound
 from mimicmotion_trt.settings import Settings
 
 
@@ -24,7 +24,7 @@ def done(size: int = 10, frames: int = 10, seconds: float = 1.0) -> Done:
 
 def in_loop(story):
     async def run():
-        story()
+        await story()
         await asyncio.sleep(0.05)  # folders are removed in a thread
 
     asyncio.run(run())
@@ -35,7 +35,7 @@ def in_loop(story):
     [(Keep(jobs=2), 2), (Keep(bytes=35), 3), (Keep(seconds=2.5), 2), (Keep(), 5)],
 )
 def test_the_oldest_finished_jobs_go_first(tmp_path, keep, left):
-    def story():
+    async def story():
         store = JobStore(tmp_path, keep, clock=lambda: 5.0)
         jobs = [store.create("", b"", "video", Settings()) for _ in range(5)]
         running = store.create("", b"", "video", Settings())
@@ -52,14 +52,16 @@ def test_the_oldest_finished_jobs_go_first(tmp_path, keep, left):
 
 
 def test_a_job_that_is_read_stays_and_a_dropped_one_takes_its_folder_along(tmp_path):
-    def story():
+    async def story():
         store = JobStore(tmp_path, Keep(jobs=1), clock=lambda: 5.0)
         first, second = (store.create("", b"", "video", Settings()) for _ in range(2))
-        first.readers = 1
+        reader = first.events()
+        first.log.append(Queued(0, None))
+        await anext(reader)
         first.end(done(), 1.0)
         second.end(done(), 2.0)
         assert store.all() == [second, first]
-        first.readers = 0
+        await reader.aclose()
         third = store.create("", b"", "video", Settings())
         third.end(done(), 3.0)
         assert store.all() == [third]
@@ -69,7 +71,7 @@ def test_a_job_that_is_read_stays_and_a_dropped_one_takes_its_folder_along(tmp_p
 
 
 def test_the_end_drops_inputs_and_keeps_only_a_whole_video(tmp_path):
-    def story():
+    async def story():
         store = JobStore(tmp_path, Keep())
         for outcome, left in ((done(), ["video.mp4"]), (EngineError("x"), []), (Cancelled("x"), [])):
             job = store.create("", b"", "video", Settings())
@@ -82,7 +84,7 @@ def test_the_end_drops_inputs_and_keeps_only_a_whole_video(tmp_path):
 
 
 def test_a_key_gives_the_same_job_until_it_failed(tmp_path):
-    def story():
+    async def story():
         store = JobStore(tmp_path, Keep())
         job = store.create("key", b"content", "video", Settings())
         store.create("", b"content", "video", Settings())

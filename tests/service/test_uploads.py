@@ -6,7 +6,6 @@ import time
 
 import grpc
 import pytest
-from conftest import hosted, script
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from hypothesis import HealthCheck, given, settings
@@ -17,6 +16,8 @@ from mimicmotion_trt.limits import Limits
 from mimicmotion_trt.service import Client
 from mimicmotion_trt.service.generated.mimicmotion.v1 import animation_pb2 as pb
 from mimicmotion_trt.service.generated.mimicmotion.v1 import animation_pb2_grpc as pb_grpc
+
+from .hosting import hosted, script
 
 PICTURE, MOTION = script(frames=1, steps=1), b"a video"
 LIMITS = Limits(picture_bytes=2**20 + 10, motion_bytes=3 * 2**20, output_pixels=512 * 512)
@@ -96,7 +97,7 @@ def test_broken_uploads_are_invalid_arguments(stub, name):
 def test_a_sound_upload_in_small_pieces_passes(stub, host):
     pieces = [picture(PICTURE[i : i + 1]) for i in range(len(PICTURE))]
     assert answer(stub, header(), *pieces, motion(MOTION[:3]), motion(MOTION[3:])) is grpc.StatusCode.OK
-    assert {job.state for job in host.server._store.all()} == {"succeeded"}, "broken ones leave nothing"
+    assert {job.state for job in host.server.store.all()} == {"succeeded"}, "broken ones leave nothing"
 
 
 def test_the_fault_is_named_in_the_details(stub):
@@ -130,7 +131,7 @@ def test_an_upload_that_stalls_is_dropped(stub, host):
     with pytest.raises(grpc.RpcError) as caught:
         stub.CreateAnimation(stalled())
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert all(job.state != "receiving" for job in host.server._store.all())
+    assert all(job.state != "receiving" for job in host.server.store.all())
 
 
 def test_a_caller_that_leaves_in_the_middle_leaves_nothing(stub, host):
@@ -138,12 +139,12 @@ def test_a_caller_that_leaves_in_the_middle_leaves_nothing(stub, host):
         yield pb.AnimateRequest(upload=header())
         time.sleep(0.2)
 
-    before = len(host.server._store.all())
+    before = len(host.server.store.all())
     call = stub.Animate(slow())
     time.sleep(0.1)
     call.cancel()
     time.sleep(0.2)
-    assert len(host.server._store.all()) == before
+    assert len(host.server.store.all()) == before
     assert answer(stub, header(), picture(), motion()) is grpc.StatusCode.OK
 
 

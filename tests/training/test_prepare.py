@@ -29,7 +29,7 @@ from mimicmotion_trt.training.footage import videos
 from mimicmotion_trt.training.footage.cutting import NOBODY, SEVERAL, SHAKY, SHORT, Rules, cut, jitter
 from mimicmotion_trt.training.footage.preparation import Options
 from mimicmotion_trt.training.footage.survey import NOT_COUNTED, ChangeMeter, Survey
-from mimicmotion_trt.training.footage.videos import find_videos, opened
+from mimicmotion_trt.training.footage.videos import find_videos, open_frames
 from mimicmotion_trt.training.prepare import app
 from mimicmotion_trt.training.synthetic import make_clip
 
@@ -181,11 +181,11 @@ def test_a_cover_beside_numbered_frames_is_none_of_them(footage: Path, tmp_path:
     write_picture(frames / "cover.jpg", np.zeros((32, 32, 3), np.uint8))
     (video,) = find_videos(tmp_path / "one", tmp_path / "out")
     assert video.digest() == digest
-    with opened(video, 30, 30) as (_, pictures):
+    with open_frames(video, 30, 30) as (_, pictures):
         assert len(list(pictures)) == 9
     write_picture(frames / "0010.png", np.zeros((32, 32, 3), np.uint8))
     with (
-        opened(video, 30, 30) as (_, pictures),
+        open_frames(video, 30, 30) as (_, pictures),
         pytest.raises(MotionError, match=r"0010\.png has another size"),
     ):
         list(pictures)
@@ -203,7 +203,6 @@ def test_a_folder_from_before_a_flag_was_known_is_continued(
 
 KILLED = """
 import os, signal, sys
-from mimicmotion_trt.training.footage import progress
 from mimicmotion_trt.training.data.shards import ShardWriter
 from mimicmotion_trt.training.prepare import app
 add = ShardWriter.add
@@ -287,7 +286,7 @@ def test_frames_are_thinned_out_evenly(
     for index in range(10):
         write_picture(tmp_path / f"{index}.png", np.full((8, 8, 3), 20 * index, np.uint8))
     (video,) = find_videos(tmp_path, tmp_path / "out")
-    with opened(video, wanted, rate) as (fps, frames):
+    with open_frames(video, wanted, rate) as (fps, frames):
         assert [int(frame[0, 0, 0]) // 20 for frame in frames] == taken
     assert fps == pytest.approx(given)
 

@@ -26,7 +26,7 @@ from mimicmotion_trt.training.data.samples import (
     HeldOut,
     clips_key,
     open_dataset,
-    sound_sample,
+    usable_sample,
     with_reference,
 )
 from mimicmotion_trt.training.data.shards import ShardWriter, read_entries
@@ -272,7 +272,7 @@ def test_damage_is_skipped_with_a_counted_reason(tmp_path: Path) -> None:
         "the keypoints of a clip cannot be used": 1,
         "the data of a clip is damaged": 1,
     }
-    found = [sound_sample(dataset, index) for index in range(len(dataset))]
+    found = [usable_sample(dataset, index) for index in range(len(dataset))]
     assert all(len(sample["frames"]) == 20 for sample, _ in found)
     reasons = Counter(reason for _, reason in found)
     assert reasons == {"": 2, "the keypoints of a clip cannot be used": 1, "the data of a clip is damaged": 1}

@@ -20,7 +20,7 @@ from mimicmotion_trt.training.data.samples import (
     clips_key,
     drawn_poses,
     open_dataset,
-    sound_sample,
+    usable_sample,
     with_reference,
 )
 from mimicmotion_trt.training.data.store import Store, clip_at
@@ -132,14 +132,14 @@ def test_a_long_damaged_stretch_is_passed_over():
             return 400
 
     dataset = Long(set(range(300)))
-    replacing = [sound_sample(dataset, index) for index in range(0, 300, 60)]
+    replacing = [usable_sample(dataset, index) for index in range(0, 300, 60)]
     assert {reason for _, reason in replacing} == {"nobody is there"}
     assert len({sample["frames"].tobytes() for sample, _ in replacing}) > 1  # not all by the same neighbour
-    again, _ = sound_sample(dataset, 60)
+    again, _ = usable_sample(dataset, 60)
     np.testing.assert_array_equal(again["frames"], replacing[1][0]["frames"])
-    assert sound_sample(dataset, 300)[1] == ""
+    assert usable_sample(dataset, 300)[1] == ""
     with pytest.raises(MotionError, match="none of 12 clips can be used: nobody is there"):
-        sound_sample(Faulty(set(range(12))), 3)
+        usable_sample(Faulty(set(range(12))), 3)
 
 
 def faulty_source(config: DataConfig, *, held_out: bool = False) -> Faulty:

@@ -1,4 +1,4 @@
-"""The data set of prepared clips that training reads."""
+"""Clips in shards as a data set to train on."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _SLOWEST = 2 / 3
 class ShardClips:
     """Clips from shards, as `samples.ClipDataset`.
 
-    Clip i is a window of stored clip `i % stored`, chosen with its reference picture, its crop, mirroring and
-    colours by (`seed`, i): always the same. The reference lies outside the window, as far as a second away
-    from it where the clip is long enough. What cannot be used is counted in `skipped`, by reason: here when
-    the shards are opened, and by `epoch` on the way.
+    Clip i is a window of stored clip `i % stored`. The window, its reference picture, crop, mirroring and colours
+    are drawn from (`seed`, i), so clip i is always the same. The reference lies outside the window, a second away
+    from it where the clip is long enough. Clips that cannot be used are counted in `skipped` by reason, when the
+    shards are opened and by `epoch`.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class ShardClips:
             )
         stored = [(entry.key, entry.checks) for entry in self._entries]
         self.content = hashlib.sha256(repr(stored).encode()).hexdigest()
-        """Changes with what is read, see `samples.clips_key`: checksums are those of the shards' indexes."""
+        """A hash of the clips' names and checksums, see `samples.clips_key`."""
         self._clips = clips or len(self._entries)
 
     def __len__(self) -> int:
@@ -94,7 +94,7 @@ class ShardClips:
                 self.skipped[error.message.rstrip(".")] += 1
 
     def _fast_enough(self, entry: Entry) -> bool:
-        """Whether its frames, shown at the wanted rate, would not be much faster than they were."""
+        """Whether its rate is near enough to the wanted one; slower clips would look faster than they were."""
         fast = float(entry.meta["fps"]) >= _SLOWEST * self._fps
         self.skipped.update([] if fast else ["slower than two thirds of the wanted rate"])
         return fast
@@ -153,13 +153,13 @@ def open_clips(config: DataConfig, *, held_out: bool = False) -> ShardClips:
 
 
 def pose_pictures(sample: Sample, canvas: int) -> NDArray[np.uint8]:
-    """What PoseNet reads of a sample, drawn by the runtime's code: uint8 [1+F,H,W,3], the reference's first."""
+    """The pose pictures of a sample as the runtime draws them: uint8 [1+F,H,W,3], the reference's first."""
     pictures, poses = with_reference(sample)
     return draw_poses(poses, pictures.shape[1], pictures.shape[2], canvas)
 
 
 def _split(entries: list[Entry], held_out: bool, folder: Path) -> list[Entry]:
-    """By videos, whatever their clips are good for, so that nobody is in both parts."""
+    """The entries of the videos that are held out, or of the others: nobody is in both parts."""
     videos = sorted({str(entry.meta["digest"]) for entry in entries})
     if len(videos) < 2:
         if entries and held_out:

@@ -1,4 +1,4 @@
-"""Clips to learn from: what a data set gives, and the synthetic people as one."""
+"""Samples: what a data set gives of a clip, the data set of synthetic people, and clips that are held out."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ class Sample(TypedDict):
 
 
 class ClipDataset(Protocol):
-    """Clips by number. It must be picklable; workers get copies.
+    """Clips by number. It must be picklable, because worker processes get copies.
 
-    One that reads files should have an attribute `content`, a text that changes with them: see `clips_key`. It
-    may have `skipped`, reason -> how many clips it left out when it was opened.
+    A data set that reads files should have an attribute `content`, a text that changes with them (see `clips_key`).
+    It may have `skipped`: reason -> how many clips were left out when it was opened.
     """
 
     def __len__(self) -> int:
@@ -83,8 +83,8 @@ class SyntheticClips:
 def open_dataset(config: DataConfig, *, held_out: bool = False) -> ClipDataset:
     """The data set that the config names; raises `SettingsError`.
 
-    Synthetic people that are `held_out` are others than those trained on; any other source is asked for the
-    same thing by `NAME(config, held_out=…)`.
+    With `held_out` the people are others than those trained on. Another source than `synthetic` is called as
+    `NAME(config, held_out=…)`.
     """
     if config.source == "synthetic":
         return SyntheticClips(config, VALIDATION_SEED if held_out else 0)
@@ -101,16 +101,16 @@ def open_dataset(config: DataConfig, *, held_out: bool = False) -> ClipDataset:
 
 
 def clips_key(config: DataConfig, dataset: ClipDataset) -> str:
-    """A text that changes with what the clips hold: it names what is stored of them, see `task.fingerprint`."""
+    """A text that changes with what the clips hold; what is prepared of them is stored under it."""
     named = replace(config, cache=None, workers=0, clips=1)  # these three change no clip
     return f"{named!r} {getattr(dataset, 'content', '')}"
 
 
-def sound_sample(dataset: ClipDataset, index: int) -> tuple[Sample, str]:
-    """Clip `index` and no reason; where it cannot be used another one, and why it cannot.
+def usable_sample(dataset: ClipDataset, index: int) -> tuple[Sample, str]:
+    """Clip `index` and an empty reason; if it cannot be used, another clip and the reason.
 
-    Others are tried in an order that chance decides by `index`, so that those of a lost shard are not all replaced
-    by the clip after it. Raises `MotionError` if no clip of the data set can be used.
+    The order in which others are tried is random and depends on `index`, so the clips of a lost shard are not all
+    replaced by the same one. Raises `MotionError` if no clip of the data set can be used.
     """
     reason = ""
     for candidate in _candidates(index, len(dataset)):
@@ -134,9 +134,9 @@ def _reason(error: MimicMotionError) -> str:
 
 
 class HeldOut:
-    """Clips of people never trained on, for validation; opened at once if the run validates.
+    """Clips of people never trained on, for validation. A run that validates opens them at its start.
 
-    Those of the stages that sample have `validation.frames` frames, those of the others as many as in training.
+    In stages that sample videos they have `validation.frames` frames, in the others as many as in training.
     """
 
     def __init__(self, config: Config) -> None:
@@ -163,10 +163,7 @@ class HeldOut:
             ) from error
 
     def samples(self) -> list[Sample]:
-        """The first that can be used, `validation.clips` of them if there are so many.
-
-        Raises `MotionError` if there is none.
-        """
+        """The first `validation.clips` that can be used, or fewer. Raises `MotionError` if there are none."""
         found: list[Sample] = []
         for index in range(len(self._dataset)):
             if len(found) == self._config.validation.clips:
@@ -187,7 +184,7 @@ class HeldOut:
 
 
 def checked(sample: Sample) -> Sample:
-    """The sample if its parts fit one another; raises `MotionError`."""
+    """The sample; raises `MotionError` if its parts do not fit together."""
     frames, reference = sample["frames"], sample["reference"]
     if (
         frames.dtype != np.uint8
@@ -206,7 +203,7 @@ def checked(sample: Sample) -> Sample:
 
 
 def with_reference(sample: Sample) -> tuple[Picture, PoseSequence]:
-    """What a segment holds: pictures uint8 [1+F,H,W,3] and their poses, the reference's own first."""
+    """The frames of a segment: pictures uint8 [1+F,H,W,3] and their poses, the reference first."""
     pictures = np.concatenate([sample["reference"][None], sample["frames"]])
     height, width = pictures.shape[1:3]
     same: dict[str, Any] = {"fps": sample["observed"].fps, "size": (width, height)}
@@ -222,7 +219,7 @@ def drawn_poses(
 
 
 def certain(poses: PoseSequence) -> PoseSequence:
-    """The poses as if there were no doubt: a confidence of 1 above the threshold of drawing, 0 elsewhere."""
+    """The poses with a confidence of 1 where it is above the threshold of drawing, and 0 elsewhere."""
     names = ("body_score", "hands_score", "face_score")
     sure = {name: (getattr(poses, name) > BODY_THRESHOLD).astype(np.float32) for name in names}
     return replace(poses, **sure)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ...errors import MotionError, OutputError
+from ...files import write_atomic
 from ...pose import PoseSequence
 
 _BLOCK = tarfile.BLOCKSIZE
@@ -88,10 +89,10 @@ class Entry:
 
 
 class ShardWriter:
-    """Adds clips to the shards of a folder; those that whole shards hold already are in `done`.
+    """Adds clips to the shards of a folder; `done` has the clips that complete shards hold.
 
-    A shard is written under another name and renamed once it has `clips` clips or the writer is closed.
-    One process at a time.
+    A shard is written under another name, and renamed once it has `clips` clips or the writer is closed.
+    Only one process may write to a folder.
     """
 
     def __init__(self, folder: Path, clips: int) -> None:
@@ -127,16 +128,14 @@ class ShardWriter:
             return
         self._tar.close()
         name = next(n for i in range(10**6) if not (self._folder / f"{(n := f'shard-{i:06d}')}.tar").exists())
-        index = self._folder / f".{name}.json"
-        index.write_text(json.dumps({"format": 1, "clips": self._index}))
-        os.replace(index, self._folder / f"{name}.json")
+        write_atomic(self._folder / f"{name}.json", json.dumps({"format": 1, "clips": self._index}))
         os.replace(self._folder / ".shard-part.tar", self._folder / f"{name}.tar")
         for row in self._index:
             self.done[row["key"]] = _entry(self._folder / f"{name}.tar", row)
         self._tar, self._index = None, []
 
-    def drop(self) -> None:
-        """Leave the shard that is being written unfinished, as a kill would."""
+    def discard(self) -> None:
+        """Delete the shard that is being written, if any."""
         if self._tar is not None:
             self._tar.close()
             (self._folder / ".shard-part.tar").unlink()
@@ -149,7 +148,7 @@ class ShardWriter:
 
 
 def read_entries(folder: Path) -> tuple[list[Entry], Counter[str]]:
-    """The clips of all shards in `folder`, by shard, and how many clips cannot be there and why."""
+    """The clips of all shards in `folder` in the shards' order, and why others cannot be read -> how many."""
     entries: list[Entry] = []
     skipped: Counter[str] = Counter()
     for index in sorted(folder.glob(_PATTERN)):

@@ -1,4 +1,4 @@
-"""Prepared clips on disk: what a stage needs of each clip, made once, read at every step."""
+"""What a training stage needs of each clip, prepared once, kept on disk and read at every step."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import multiprocessing
 import os
 import random
-import secrets
 import zipfile
 import zlib
 from collections import Counter, deque
@@ -20,8 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...files import write_atomic
 from ..files import writing
-from .samples import ClipDataset, Sample, sound_sample
+from .samples import ClipDataset, Sample, usable_sample
 
 Arrays = dict[str, NDArray[Any]]
 Found = tuple[Sample, str]
@@ -31,10 +31,10 @@ DAMAGE = (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.
 
 
 class Store:
-    """One compressed `.npz` for each clip of a data set, written beside and renamed.
+    """One compressed `.npz` for each clip of a data set.
 
-    `make` turns a sample into arrays; its results are only as good as `folder` is particular to it. Several
-    processes may share a folder. `left-out.jsonl` there tells of clips that others took the place of, and why.
+    `make` turns a sample into arrays; the name of `folder` must change when `make` does. Several processes may share
+    a folder. Its `left-out.jsonl` names the clips that were replaced by others, and why.
     """
 
     def __init__(self, folder: Path, dataset: ClipDataset, make: Callable[[Sample], Arrays]) -> None:
@@ -43,26 +43,27 @@ class Store:
 
     @property
     def skipped(self) -> Counter[str]:
-        """Why clips cannot be used, and how many: when the data set was opened, and when they were made."""
+        """Why clips cannot be used -> how many, as found when the data set was opened and when clips were made."""
         made = self._read_left_out().items()  # others write there, too
         counted = Counter(reason for index, reason in made if reason and index < len(self._dataset))
         return counted + Counter(getattr(self._dataset, "skipped", {}))
 
     def __getitem__(self, index: int) -> Arrays:
-        """The arrays of a clip, made now if they are not there or damaged."""
+        """The arrays of a clip; they are made if the file is missing or damaged."""
         path = self._path(index)
         with suppress(*DAMAGE), np.load(path) as file:
             return dict(file)
-        self._add(index, sound_sample(self._dataset, index))
+        self._add(index, usable_sample(self._dataset, index))
         with np.load(path) as file:
             return dict(file)
 
     def fill(
         self, indices: Iterable[int], workers: int, report: Callable[[int, int], None] = lambda *_: None
     ) -> None:
-        """Make what is missing of `indices`, samples in `workers` processes; `report(done, of)` after each.
+        """Make what is missing of `indices`; samples come from `workers` processes. `report(done, of)` after each.
 
-        What another process made meanwhile is left as it is; each takes an order of its own, so that they share.
+        What another process has made meanwhile is not made again; each process has its own order, so they share
+        the work.
         """
         missing = sorted({index for index in indices if not self._path(index).exists()})
         random.Random(os.getpid()).shuffle(missing)
@@ -75,15 +76,15 @@ class Store:
             report(len(missing), len(missing))
 
     def _samples(self, indices: list[int], workers: int) -> Iterator[tuple[int, Found]]:
-        """Those of `indices` that are still missing when their turn comes, and their samples."""
+        """Samples of those of `indices` that are still missing when their turn comes."""
         missing = (index for index in indices if not self._path(index).exists())
         if not workers or len(indices) < 8:  # a process takes longer to start
-            yield from ((index, sound_sample(self._dataset, index)) for index in missing)
+            yield from ((index, usable_sample(self._dataset, index)) for index in missing)
             return
         waiting: deque[tuple[int, Future[Found]]] = deque()
         with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
             for index in missing:
-                waiting.append((index, pool.submit(sound_sample, self._dataset, index)))
+                waiting.append((index, pool.submit(usable_sample, self._dataset, index)))
                 if len(waiting) > 4 * workers:
                     first, future = waiting.popleft()
                     yield first, future.result()
@@ -93,15 +94,10 @@ class Store:
         sample, reason = found
         arrays = self._make(sample)
         path = self._path(index)
-        beside = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.npz")
         with writing(path):
             self._folder.mkdir(parents=True, exist_ok=True)
             self._note(index, reason)
-            try:
-                np.savez_compressed(beside, allow_pickle=False, **arrays)
-                os.replace(beside, path)
-            finally:
-                beside.unlink(missing_ok=True)
+            write_atomic(path, lambda file: np.savez_compressed(file, allow_pickle=False, **arrays))
 
     def _note(self, index: int, reason: str) -> None:
         """Keep why a clip is left out; the last line about a clip holds."""

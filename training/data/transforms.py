@@ -1,4 +1,4 @@
-"""What is done to a clip's pictures and keypoints together: cropped, resized, mirrored, recoloured."""
+"""How pictures of a clip and their keypoints are changed together: cropped, resized, mirrored, recoloured."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _FACE = (
 
 @dataclass(frozen=True, slots=True)
 class Crop:
-    """Whole pixels of a picture."""
+    """A rectangle of whole pixels."""
 
     left: int
     top: int
@@ -71,13 +71,13 @@ def around_person(
 
 
 def somebody(poses: PoseSequence) -> NDArray[np.bool_]:
-    """[F]: whether a frame shows the person: four body points with a confidence above 0.3."""
+    """[F]: whether a frame shows the person, that is four body points with a confidence above 0.3."""
     shown: NDArray[np.bool_] = (poses.body_score > _SEEN).sum(axis=1) >= _LEAST_POINTS
     return shown
 
 
 def share_inside(poses: PoseSequence) -> float:
-    """Which share in [0,1] of the body points that are seen lies inside the picture."""
+    """The share in [0,1] of the visible body points that lies inside the picture."""
     seen = poses.body_score > _SEEN
     inside = np.all((poses.body >= 0) & (poses.body <= 1), axis=-1)
     return float((inside & seen).sum() / max(int(seen.sum()), 1))
@@ -103,7 +103,7 @@ NONE = Augment(0.0, (1.0, 1.0), 0.0, 0.0)
 
 @dataclass(frozen=True, slots=True)
 class Variation:
-    """What chance made of an `Augment` for one clip."""
+    """One draw from an `Augment`, for all pictures of a clip."""
 
     flipped: bool
     scale: float
@@ -114,7 +114,7 @@ class Variation:
 
     @staticmethod
     def draw(augment: Augment, rng: np.random.Generator) -> Variation:
-        """Always takes the same number of random values."""
+        """A draw; it always takes seven random values."""
         chance, scale, right, down, *colours = rng.random(7)
         low, high = augment.scale
         steps = [augment.colour * (2 * value - 1) for value in colours]

@@ -18,7 +18,7 @@ SHORT, SHAKY, OUTSIDE = "too short", "too shaky", "outside the crop"
 DAMAGED, TWICE = "damaged", "the same as another"
 LARGE, SMALL = "too large", "too small"
 _SURE = 0.5  # confidence of body points
-_BRIDGED = 2  # frames without the person that are let pass
+_BRIDGED = 2  # frames in a row without the person that do not end a clip
 _SHARE_OF_SEVERAL = 0.25
 _ORDER = 3
 _GAIN = (math.comb(2 * _ORDER, _ORDER) * math.pi / 2) ** 0.5  # of white noise, from sigma to a mean length
@@ -49,7 +49,7 @@ class Span:
 
 
 def cut(survey: Survey, rules: Rules) -> list[Span]:
-    """The recording as consecutive spans, each judged. A span lies in one shot, with or without somebody."""
+    """The recording as consecutive spans, each judged. A span lies in one shot, and shows somebody or nobody."""
     spans = []
     edges = [0, *(np.flatnonzero(survey.change[1:] >= 1) + 1).tolist(), len(survey.change)]
     shown = somebody(survey.poses)
@@ -63,10 +63,10 @@ def cut(survey: Survey, rules: Rules) -> list[Span]:
 
 
 def jitter(poses: PoseSequence) -> float:
-    """How much the body trembles: the noise, in heights of the body, that its well seen points would need to
-    have for third differences as large as theirs.
+    """How much the body trembles, in heights of the body.
 
-    Smooth motion has small ones: fast dances give 0.005 to 0.02 at 15 frames a second.
+    It is the standard deviation of white noise whose third differences are as large as those of the points that are
+    seen well. Smooth motion has small ones: fast dances give 0.005 to 0.02 at 15 frames a second.
     """
     points = poses.body * np.array(poses.size, np.float32)
     sure = poses.body_score > _SURE

@@ -1,4 +1,4 @@
-"""From a folder of recordings to a folder of shards, video by video; interrupted, it goes on where it was."""
+"""From a folder of recordings to a folder of shards, one recording after another; a stopped run can go on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..data.transforms import Crop, Picture, around_person, share_inside
 from ..files import replace_text
 from .cutting import DAMAGED, LARGE, OUTSIDE, SMALL, TWICE, Rules, Span, cut, jitter
 from .survey import Survey, Surveyor
-from .videos import Video, find_videos, opened
+from .videos import Video, find_videos, open_frames
 
 SETTINGS = "settings.json"
 _LEAST_INSIDE = 0.7
@@ -25,7 +25,7 @@ _LEAST_INSIDE = 0.7
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What decides about the clips; one folder of shards has one set of them."""
+    """What decides about the clips; all shards of a folder are made with the same options."""
 
     size: tuple[int, int] | None = None
     """(width, height) of the frames, cropped about the person; None keeps the recording's own."""
@@ -72,7 +72,7 @@ class Verdict:
 
 
 class Progress(Protocol):
-    """Who is told."""
+    """Where the state of a preparation is shown."""
 
     def begin(self, videos: int) -> None:
         """So many recordings."""
@@ -85,38 +85,38 @@ class Progress(Protocol):
 
 
 class Preparation:
-    """Makes or continues the folder `output`: shards, and in `cache` the surveys. See `alone`."""
+    """Makes or continues the folder `output`: shards, and in `cache` the surveys. It needs `lock_folder(output)`."""
 
     def __init__(
         self, folder: Path, output: Path, options: Options, estimator: PoseEstimator, shard_clips: int = 64,
         limit: int | None = None, count: Callable[[Picture], int] | None = None,
     ) -> None:  # fmt: skip
-        """`limit`: how many recordings at most. Raises `InputError` if nothing is there to do."""
+        """`limit`: how many recordings at most. Raises `InputError` if there are none."""
         self._options = options
         self.videos = find_videos(folder, output)[:limit]
-        _agree(output / SETTINGS, options)
+        _check_settings(output / SETTINGS, options)
         self._survey = Surveyor(
             output / "cache", estimator, options.estimator, options.fps, options.frames_fps, count
         )
         self.writer = ShardWriter(output, shard_clips)
 
     def run(self, progress: Progress) -> list[Verdict]:
-        """Do all recordings; whole shards stay whatever stops it."""
+        """Prepare all recordings. Shards that are complete stay if it is stopped."""
         verdicts: list[Verdict] = []
         seen: set[str] = set()
         progress.begin(len(self.videos))
         try:
             for video in self.videos:
-                told = self._do(video, seen, progress)
-                verdicts += told
-                reasons = Counter(verdict.reason for verdict in told if verdict.reason)
-                progress.end(video.name, sum(not verdict.reason for verdict in told), reasons)
+                judged = self._prepare(video, seen, progress)
+                verdicts += judged
+                reasons = Counter(verdict.reason for verdict in judged if verdict.reason)
+                progress.end(video.name, sum(not verdict.reason for verdict in judged), reasons)
             self.writer.close()
         finally:
-            self.writer.drop()
+            self.writer.discard()
         return verdicts
 
-    def _do(self, video: Video, seen: set[str], progress: Progress) -> list[Verdict]:
+    def _prepare(self, video: Video, seen: set[str], progress: Progress) -> list[Verdict]:
         try:
             digest = video.digest()
             if digest in seen:
@@ -145,7 +145,7 @@ class Preparation:
             if key not in self.writer.done:
                 wanted.append((key, span, clip))
         if wanted:
-            with opened(video, self._options.fps, self._options.frames_fps) as (_, frames):
+            with open_frames(video, self._options.fps, self._options.frames_fps) as (_, frames):
                 numbered = enumerate(frames)
                 for key, span, clip in wanted:
                     pictures = [clip.encode(frame) for frame in _between(numbered, span)]
@@ -157,14 +157,14 @@ class Preparation:
 
 @dataclass(frozen=True, slots=True)
 class _Clip:
-    """How one span's pictures and poses are brought to their size."""
+    """A span's crop, and its poses in it."""
 
     crop: Crop
     size: tuple[int, int]
     poses: PoseSequence
     inside: float
-    """Which share of the person that the recording shows is inside the crop."""
-    trembles: float
+    """Share of the person's visible body points that lies inside the crop."""
+    jitter: float
 
     @classmethod
     def of(cls, poses: PoseSequence, size: tuple[int, int] | None) -> _Clip:
@@ -191,12 +191,12 @@ class _Clip:
             "fps": self.poses.fps,
             "size": list(self.size),
             "crop": asdict(self.crop),
-            "jitter": round(self.trembles, 5),
+            "jitter": round(self.jitter, 5),
         }
 
 
 def _between(numbered: Iterator[tuple[int, Picture]], span: Span) -> Iterator[Picture]:
-    """The pictures of a span out of a running count, which is left at the span's end."""
+    """The pictures of a span. `numbered` is read up to the span's end, so the next span can go on from there."""
     for index, frame in numbered:
         if index >= span.start:
             yield frame
@@ -204,8 +204,11 @@ def _between(numbered: Iterator[tuple[int, Picture]], span: Span) -> Iterator[Pi
             return
 
 
-def _agree(path: Path, options: Options) -> None:
-    """Shards of one folder are all made alike; raises `SettingsError`. What it does not tell had its default."""
+def _check_settings(path: Path, options: Options) -> None:
+    """Keep the options of a new folder; raise `SettingsError` if the folder was begun with others.
+
+    Options that an older file does not name had their defaults.
+    """
     mine, defaults = (json.loads(json.dumps(asdict(one))) for one in (options, Options()))
     try:
         theirs = {**defaults, **json.loads(path.read_text())}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,8 +17,9 @@ from ...media.sheet import Row, contact_sheet
 from ...pose import PoseSequence, draw_poses
 from ..data.shards import Entry
 from ..data.transforms import Picture
+from ..files import replace_text
 from .preparation import Options, Verdict
-from .videos import Video, opened
+from .videos import Video, open_frames
 
 KEPT, LEFT_OUT = "kept.jpg", "left-out.jpg"
 _ROWS, _ROWS_A_REASON, _COLUMNS, _TILE = 16, 3, 6, 200
@@ -58,9 +58,7 @@ def write_report(
         }
         for verdict in verdicts
     ]
-    beside = folder / ".report.json"
-    beside.write_text(json.dumps({**numbers, "verdicts": rows}, indent=1) + "\n")
-    os.replace(beside, folder / "report.json")
+    replace_text(folder / "report.json", json.dumps({**numbers, "verdicts": rows}, indent=1) + "\n")
     kept = [done[verdict.key] for verdict in verdicts if verdict.key in done]
     write_picture(folder / KEPT, _sheet([_kept_row(entry) for entry in _evenly(kept, _ROWS)]))
     left = _left_out_rows([verdict for verdict in verdicts if verdict.reason], options)
@@ -68,7 +66,7 @@ def write_report(
 
 
 def _kept_row(entry: Entry) -> Row:
-    """A clip as it can be read back from its shard, its poses drawn over it."""
+    """A clip read back from its shard, with its poses drawn over it."""
     label = f"{entry.meta['video']} {entry.meta['start']}-{entry.meta['stop']}"
     try:
         picked = _evenly(range(entry.frames), _COLUMNS)
@@ -113,7 +111,7 @@ def _left_out_rows(verdicts: list[Verdict], options: Options) -> list[Row]:
 def _frames(video: Video, wanted: Sequence[int], options: Options) -> list[Picture]:
     found: list[Picture] = []
     try:
-        with opened(video, options.fps, options.frames_fps) as (_, frames):
+        with open_frames(video, options.fps, options.frames_fps) as (_, frames):
             for index, frame in enumerate(frames):
                 if index in wanted:
                     found.append(frame)

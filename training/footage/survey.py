@@ -1,10 +1,8 @@
-"""What is known of a recording before it is cut: poses, changes of picture, numbers of people; cached."""
+"""What is measured of a recording before it is cut: poses, changes of picture, numbers of people; kept on disk."""
 
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,17 +14,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InputError, LimitError, MotionError
+from ...files import write_atomic
 from ...pose import PoseEstimator, PoseSequence
+from ...pose.landmarks import PRESENT, Body, BodyDetector, BodyTracker
+from ...pose.network import shrink
 from ...pose.sequence import SHAPES, Floats
 from ..data.store import DAMAGE
 from ..files import replace_text, writing
-from .people import PeopleCounter
-from .videos import Picture, Video, opened
+from .videos import Picture, Video, open_frames
 
 NOT_COUNTED = 255
 _SMALL = (48, 48)
 _BINS = 8
 _MOVED, _RECOLOURED, _REPLACED = 0.08, 0.3, 0.3
+_LONGEST = 1280  # pixels
+_MOST = 4  # people; counting stops there
+_NOTABLE = 0.4  # people less tall than this share of the tallest are background
+_APART = 0.25  # hips nearer than this share of the tallest's height belong to one person
+_MARGIN = 0.08  # around a body's points, in its height
+_HIPS = (23, 24)
+_CLEAR = 0.5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,11 +45,11 @@ class Survey:
     change: Floats
     """[F]: how new a picture is after the one before it; 1 or more is a cut."""
     people: NDArray[np.uint8]
-    """[F]: people counted, 255 where nobody counted."""
+    """[F]: number of people, 255 in frames where they were not counted."""
 
 
 class Surveyor:
-    """Surveys recordings, and keeps the results in `folder` under names that stand for their content."""
+    """Surveys recordings, and keeps each survey in `folder` under a name made from the recording's content."""
 
     def __init__(
         self, folder: Path, estimator: PoseEstimator, kind: str, fps: float, frames_fps: float,
@@ -59,7 +66,7 @@ class Surveyor:
     def __call__(
         self, video: Video, digest: str, report: Callable[[int], None] = lambda done: None
     ) -> Survey:
-        """The survey, from the cache if it is there; `report(frames)` on the way.
+        """The survey, from the folder if it is there; `report(frames)` is called after each frame.
 
         Raises `MotionError` if the recording is damaged or empty, and `LimitError` if its frames are too large.
         """
@@ -71,14 +78,15 @@ class Surveyor:
         with suppress(*DAMAGE, InputError):
             return _load(path)
         with writing(self._folder):
-            survey = self._made(video, fault, report)
+            survey = self._make_or_note(video, fault, report)
             _save(path, survey)
         return survey
 
-    def _made(self, video: Video, fault: Path, report: Callable[[int], None]) -> Survey:
+    def _make_or_note(self, video: Video, fault: Path, report: Callable[[int], None]) -> Survey:
+        """The survey; a fault of the recording is kept in the file `fault`."""
         try:
             return self._make(video, report)
-        except LimitError:  # says nothing of the recording on a machine with other limits
+        except LimitError:  # on a machine with other limits it may be read
             raise
         except InputError as error:
             replace_text(fault, json.dumps({"fault": error.message}))
@@ -87,7 +95,7 @@ class Surveyor:
     def _make(self, video: Video, report: Callable[[int], None]) -> Survey:
         self._estimator.reset()
         meter, poses, change, people = ChangeMeter(), [], [], []
-        with opened(video, self._fps, self._frames_fps) as (rate, frames):
+        with open_frames(video, self._fps, self._frames_fps) as (rate, frames):
             for index, frame in enumerate(frames):
                 change.append(meter(frame))
                 if change[-1] >= 1:
@@ -122,6 +130,57 @@ class ChangeMeter:
         return max(min(moved / _MOVED, recoloured / _RECOLOURED), moved / _REPLACED)
 
 
+class PeopleCounter:
+    """Counts the people whom a detector finds and the body network confirms, without those in the background.
+
+    The detector finds one person at a time, so everyone found is painted over before it looks again. It works
+    beside every estimator. Not for use by two threads at once.
+    """
+
+    def __init__(self, threads: int | None = None) -> None:
+        self._detect, self._track = BodyDetector(threads), BodyTracker(threads)
+
+    def __call__(self, frame: Picture) -> int:
+        """The number of people in an RGB picture uint8 [H,W,3], at most 4."""
+        picture = shrink(frame, _LONGEST)
+        painted = picture.copy()
+        found: list[Body] = []
+        while len(found) < _MOST and (body := self._next(picture, painted, found)) is not None:
+            found.append(body)
+            left, top, right, bottom = _box(body)
+            painted[top:bottom, left:right] = picture.mean(axis=(0, 1)).astype(np.uint8)
+        tallest = max(map(_height, found), default=0.0)
+        return sum(_height(body) >= _NOTABLE * tallest for body in found)
+
+    def _next(self, picture: Picture, painted: Picture, found: list[Body]) -> Body | None:
+        """Somebody who is not in `found`, or None."""
+        for candidate in self._detect(painted):
+            body = self._track(picture, candidate.crop)
+            if body.presence >= PRESENT and all(_differ(body, other) for other in found):
+                return body
+        return None
+
+
+def _differ(one: Body, other: Body) -> bool:
+    hips, others = (body.points[list(_HIPS)].mean(axis=0) for body in (one, other))
+    return float(np.hypot(*(hips - others))) > _APART * max(_height(one), _height(other))
+
+
+def _height(body: Body) -> float:
+    """From the highest to the lowest of the points that are seen, in pixels."""
+    rows = body.points[body.visibility >= _CLEAR, 1]
+    return float(np.ptp(rows)) if len(rows) else 0.0
+
+
+def _box(body: Body) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom in pixels."""
+    points = body.points[body.visibility >= _CLEAR]
+    points = points if len(points) else body.points
+    margin = _MARGIN * float(np.ptp(points[:, 1]))
+    low, high = np.maximum(points.min(axis=0) - margin, 0), np.maximum(points.max(axis=0) + margin, 0)
+    return int(low[0]), int(low[1]), int(high[0]) + 1, int(high[1]) + 1
+
+
 def _load(path: Path) -> Survey:
     with np.load(path, allow_pickle=False) as file:
         arrays: dict[str, Any] = {name: file[name] for name in SHAPES}
@@ -135,12 +194,6 @@ def _load(path: Path) -> Survey:
 def _save(path: Path, survey: Survey) -> None:
     poses = survey.poses
     arrays: dict[str, Any] = {name: getattr(poses, name) for name in SHAPES}
-    beside = path.with_name(f".{secrets.token_hex(4)}.npz")
-    try:
-        np.savez_compressed(
-            beside, allow_pickle=False, **arrays, fps=np.float64(poses.fps), size=np.array(poses.size),
-            change=survey.change, people=survey.people,
-        )  # fmt: skip
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    arrays |= {"fps": np.float64(poses.fps), "size": np.array(poses.size)}
+    arrays |= {"change": survey.change, "people": survey.people}
+    write_atomic(path, lambda file: np.savez_compressed(file, allow_pickle=False, **arrays))

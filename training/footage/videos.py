@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from ...errors import InputError, MotionError, PictureError
 from ...limits import Limits
-from ...media.folder import list_pictures
-from ...media.picture import PICTURE_SUFFIXES, read_picture
+from ...media.picture import PICTURE_SUFFIXES, list_pictures, read_picture
 from ...media.reader import VideoReader
 
 Picture = NDArray[np.uint8]
@@ -28,7 +27,7 @@ VIDEO_SUFFIXES = (
 )
 # fmt: on
 ASIDE = ("mask", "masks", "densepose", "depth", "pose", "poses", "skeleton", "segmentation")
-"""Folders of pictures by these names lie beside the frames and are not frames."""
+"""Folders of pictures with these names lie beside the frames and hold no frames."""
 _LIMITS = Limits(motion_bytes=2**62)  # recordings are one's own and may be long
 _NEARLY_WHOLE = 0.02
 
@@ -60,7 +59,7 @@ class Video:
 
 
 def find_videos(folder: Path, besides: Path) -> list[Video]:
-    """All recordings below `folder` in the order of their names, leaving out hidden things and `besides`.
+    """All recordings below `folder` in the order of their names, without hidden ones and those in `besides`.
 
     A folder with two or more pictures whose names contain a number is one recording; a video file instead of a
     folder is the only one. Raises `InputError` if there are none.
@@ -95,10 +94,10 @@ def find_videos(folder: Path, besides: Path) -> list[Video]:
 
 
 @contextmanager
-def opened(video: Video, fps: float, frames_fps: float) -> Iterator[tuple[float, Iterator[Picture]]]:
-    """(frames per second, frames uint8 [H,W,3] RGB) of a recording at about `fps`, never faster than it is.
+def open_frames(video: Video, fps: float, frames_fps: float) -> Iterator[tuple[float, Iterator[Picture]]]:
+    """(frames per second, frames uint8 [H,W,3] RGB) of a recording at about `fps`, or at its own lower rate.
 
-    `frames_fps` is the rate of folders of frames. Raises `MotionError` or `LimitError`, also on the way.
+    `frames_fps` is the rate of folders of frames. Raises `MotionError` or `LimitError`, also while frames are read.
     """
     if video.is_folder:
         stride, rest = _strides(frames_fps / fps)

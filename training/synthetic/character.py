@@ -2,33 +2,54 @@
 
 from __future__ import annotations
 
+import colorsys
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
-from . import palette
-from .palette import Colour
+from .geometry import Array, Rng
 
 Pattern = Literal["solid", "stripes", "two-tone", "logo"]
 HairStyle = Literal["bald", "short", "fringe", "bob", "long", "bun", "ponytail", "afro", "cap"]
 BackdropKind = Literal["gradient", "room", "stripes", "shapes", "blobs"]
+Colour = tuple[float, float, float]
+"""RGB in [0,255]."""
+T = TypeVar("T")
+
+_SKIN = (
+    (255, 219, 190), (246, 203, 168), (233, 184, 146), (219, 164, 122), (200, 143, 100),
+    (172, 117, 78), (141, 91, 58), (110, 69, 44), (82, 51, 35), (236, 190, 170),
+)  # fmt: skip
+_HAIR = (
+    (24, 20, 20), (52, 34, 24), (88, 56, 32), (128, 82, 44), (176, 126, 66), (222, 184, 110),
+    (150, 62, 28), (196, 92, 44), (150, 148, 146), (226, 224, 218),
+)  # fmt: skip
+_NEUTRAL = ((28, 28, 32), (240, 240, 236), (130, 132, 138), (204, 186, 154), (70, 58, 52), (38, 50, 92))
+_PLAIN = 105.0  # distance of two colours that nobody mixes up
+# How often each is chosen.
+_PATTERNS: Mapping[Pattern, float] = {"solid": 0.3, "stripes": 0.25, "two-tone": 0.2, "logo": 0.25}
+_STYLES: Mapping[HairStyle, float] = {
+    "bald": 0.05, "short": 0.17, "fringe": 0.15, "bob": 0.13, "long": 0.15, "bun": 0.09, "ponytail": 0.09,
+    "afro": 0.09, "cap": 0.08,
+}  # fmt: skip
+_BACKDROPS: Mapping[BackdropKind, float] = {
+    "gradient": 0.2, "room": 0.35, "stripes": 0.12, "shapes": 0.15, "blobs": 0.18,
+}  # fmt: skip
+_TONES = ((1.0, 0.74), (0.78, 1.0), (0.36, 1.1))
+"""Size and brightness of the layers that make a thing look round."""
 
 
 @dataclass(frozen=True, slots=True)
 class Body:
     """Lengths and radii in units of the standing height (of about 1), as seen by the bones."""
 
-    head: float
-    """Chin to crown."""
-    neck: float
-    """Shoulder line to chin."""
-    torso: float
-    """Middle of the hips to neck."""
-    shoulder: float
-    """Half of the distance of the shoulder joints."""
-    hip: float
-    """Half of the distance of the hip joints."""
+    head: float  # chin to crown
+    neck: float  # shoulder line to chin
+    torso: float  # middle of the hips to neck
+    shoulder: float  # half of the distance of the shoulder joints
+    hip: float  # half of the distance of the hip joints
     upper_arm: float
     forearm: float
     hand: float
@@ -41,10 +62,8 @@ class Body:
     knee_radius: float
     ankle_radius: float
     neck_radius: float
-    waist: float
-    """Half width of the waist."""
-    depth: float
-    """Half of the chest from front to back."""
+    waist: float  # half of its width
+    depth: float  # half of the chest from front to back
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,17 +96,17 @@ class Hair:
 
 @dataclass(frozen=True, slots=True)
 class Garment:
-    """A piece of clothing: how far it covers the limb (0 none, 1 half of it, 2 all), pattern and colours."""
+    """A piece of clothing.
+
+    `cover` says how many of the limb's two bones it covers, 0 to 2: 0.6 is a short sleeve, 1.9 a long one.
+    """
 
     cover: float
-    """Share of the limb's two bones that is covered, 0 to 2: 0.6 is a short sleeve, 1.9 a long one."""
     pattern: Pattern
     colour: Colour
     second: Colour
-    bands: int
-    """Number of stripes on the torso."""
-    loose: float
-    """Radius as a factor of the limb's."""
+    bands: int  # stripes on the torso
+    loose: float  # radius as a factor of the limb's
     skirt: bool = False
 
 
@@ -102,14 +121,24 @@ class Backdrop:
 
 @dataclass(frozen=True, slots=True)
 class Light:
-    """Where light comes from and how much it falls off."""
+    """Where light comes from, how much it falls off, and so in which tones a colour is painted."""
 
-    side: float
-    """-1 from the left to 1 from the right."""
-    contrast: float
-    """Depth of the shading, 0.6 to 1.2."""
-    falloff: float
-    """Share of brightness that is lost on the picture's far side, 0 to 0.35."""
+    side: float  # -1 from the left to 1 from the right
+    contrast: float  # depth of the shading, 0.6 to 1.2
+    falloff: float  # share of brightness that is lost on the picture's far side, 0 to 0.35
+
+    def tones(self, colour: Colour) -> list[tuple[float, Colour]]:
+        """Size factor and colour of each layer, outermost first."""
+        return [(size, shaded(colour, 1 + (tone - 1) * self.contrast)) for size, tone in _TONES]
+
+    def rim(self, colour: Colour) -> Colour:
+        """The dark edge of small things."""
+        return shaded(colour, 1 - 0.34 * self.contrast)
+
+    def shift(self, radius: Array, size: float) -> Array:
+        """How far [F,2] a layer of that size factor moves to the light in a thing of `radius` [F]."""
+        moved: Array = (0.55 * (1 - size) * radius)[:, None] * np.asarray((0.8 * self.side, -0.6))
+        return moved
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +161,7 @@ class Character:
     def from_seed(seed: int) -> Character:
         """The character of that number, 0 or more; always the same."""
         rng = np.random.default_rng((0x5EED, seed))
-        skin = palette.skin(rng)
+        skin = _between(rng, _SKIN, spread=5)
         top = _top(rng, skin)
         bottom = _bottom(rng, skin, top)
         hair = _hair(rng, skin)
@@ -144,14 +173,14 @@ class Character:
             skin=skin,
             top=top,
             bottom=bottom,
-            shoes=palette.cloth(rng),
-            socks=palette.cloth(rng),
+            shoes=_cloth(rng),
+            socks=_cloth(rng),
             backdrop=_backdrop(rng, [skin, top.colour, bottom.colour, hair.colour]),
             light=Light(rng.uniform(-1, 1), rng.uniform(0.6, 1.2), rng.uniform(0, 0.35)),
         )
 
 
-def _body(rng: np.random.Generator) -> Body:
+def _body(rng: Rng) -> Body:
     build = rng.uniform(0.82, 1.28)  # slim to stout
     leg = rng.uniform(0.235, 0.262)
     head = rng.uniform(0.142, 0.172)
@@ -178,7 +207,7 @@ def _body(rng: np.random.Generator) -> Body:
     )
 
 
-def _face(rng: np.random.Generator, skin: Colour) -> Face:
+def _face(rng: Rng, skin: Colour) -> Face:
     return Face(
         eye_size=rng.uniform(0.85, 1.25),
         eye_distance=rng.uniform(0.9, 1.1),
@@ -188,57 +217,91 @@ def _face(rng: np.random.Generator, skin: Colour) -> Face:
         brow_thickness=rng.uniform(0.6, 1.5),
         nose=rng.uniform(0.8, 1.25),
         jaw=rng.uniform(0.86, 1.08),
-        iris=palette.shaded(palette.vivid(rng), 0.5),
-        lips=_mixed(palette.shaded(skin, 0.8), (190.0, 50.0, 60.0), rng.uniform(0.2, 0.8)),
+        iris=shaded(vivid(rng), 0.5),
+        lips=_mixed(shaded(skin, 0.8), (190.0, 50.0, 60.0), rng.uniform(0.2, 0.8)),
         beard=bool(rng.random() < 0.15),
         glasses=bool(rng.random() < 0.15),
     )
 
 
-def _hair(rng: np.random.Generator, skin: Colour) -> Hair:
-    styles: tuple[HairStyle, ...] = (
-        "bald", "short", "fringe", "bob", "long", "bun", "ponytail", "afro", "cap",
-    )  # fmt: skip
-    shares = (0.05, 0.17, 0.15, 0.13, 0.15, 0.09, 0.09, 0.09, 0.08)
-    style = styles[int(rng.choice(len(styles), p=shares))]
-    colours = [palette.hair(rng) for _ in range(4)]
-    colour = next((one for one in colours if palette.distance(one, skin) > 90), colours[0])
-    return Hair(style, colour, rng.uniform(0.75, 1.3), palette.vivid(rng))
+def _hair(rng: Rng, skin: Colour) -> Hair:
+    style = _one_of(rng, _STYLES)
+    colours = [vivid(rng) if rng.random() < 1 / 7 else _between(rng, _HAIR, spread=6) for _ in range(4)]
+    colour = next((one for one in colours if _distance(one, skin) > 90), colours[0])
+    return Hair(style, colour, rng.uniform(0.75, 1.3), vivid(rng))
 
 
-def _top(rng: np.random.Generator, skin: Colour) -> Garment:
+def _top(rng: Rng, skin: Colour) -> Garment:
     cover = float(rng.choice([0.0, rng.uniform(0.45, 0.75), rng.uniform(1.75, 1.95)], p=[0.15, 0.45, 0.4]))
-    colour = palette.apart(rng, [skin], 3)
-    return Garment(
-        cover, _pattern(rng), colour, palette.apart(rng, [colour], 4), int(rng.integers(2, 6)),
-        rng.uniform(1.08, 1.35),
-    )  # fmt: skip
+    colour = _apart(rng, [skin], 3)
+    pattern, second = _one_of(rng, _PATTERNS), _apart(rng, [colour], 4)
+    return Garment(cover, pattern, colour, second, int(rng.integers(2, 6)), rng.uniform(1.08, 1.35))
 
 
-def _bottom(rng: np.random.Generator, skin: Colour, top: Garment) -> Garment:
+def _bottom(rng: Rng, skin: Colour, top: Garment) -> Garment:
     skirt = bool(rng.random() < 0.22)
     cover = rng.uniform(0.6, 0.95) if skirt else (rng.uniform(0.55, 0.9), 1.9)[int(rng.random() < 0.65)]
     dress = skirt and rng.random() < 0.3
-    colour = top.colour if dress else palette.apart(rng, [skin, top.colour], 4)
+    colour = top.colour if dress else _apart(rng, [skin, top.colour], 4)
     pattern: Pattern = "stripes" if rng.random() < 0.2 else "solid"
-    second = palette.apart(rng, [colour], 4)
+    second = _apart(rng, [colour], 4)
     return Garment(float(cover), pattern, colour, second, 1, rng.uniform(1.05, 1.28), skirt)
 
 
-def _pattern(rng: np.random.Generator) -> Pattern:
-    patterns: tuple[Pattern, ...] = ("solid", "stripes", "two-tone", "logo")
-    return patterns[int(rng.choice(4, p=[0.3, 0.25, 0.2, 0.25]))]
-
-
-def _backdrop(rng: np.random.Generator, worn: list[Colour]) -> Backdrop:
-    kinds: tuple[BackdropKind, ...] = ("gradient", "room", "stripes", "shapes", "blobs")
-    first = palette.apart(rng, worn, 8)
-    near = _mixed(first, palette.apart(rng, worn, 4), rng.uniform(0.15, 0.6))
-    third = palette.apart(rng, [*worn, first], 5)
-    kind = kinds[int(rng.choice(5, p=[0.2, 0.35, 0.12, 0.15, 0.18]))]
+def _backdrop(rng: Rng, worn: list[Colour]) -> Backdrop:
+    first = _apart(rng, worn, 8)
+    near = _mixed(first, _apart(rng, worn, 4), rng.uniform(0.15, 0.6))
+    third = _apart(rng, [*worn, first], 5)
+    kind = _one_of(rng, _BACKDROPS)
     return Backdrop(kind, (first, near, third), int(rng.integers(2**31)))
+
+
+def _one_of(rng: Rng, shares: Mapping[T, float]) -> T:
+    return list(shares)[int(rng.choice(len(shares), p=list(shares.values())))]
+
+
+def vivid(rng: Rng) -> Colour:
+    """A saturated colour of any hue."""
+    red, green, blue = colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.55, 0.95), rng.uniform(0.5, 0.97))
+    return 255 * red, 255 * green, 255 * blue
+
+
+def _cloth(rng: Rng) -> Colour:
+    """A colour of clothes: one in five neutral."""
+    if rng.random() < 0.2:
+        return _between(rng, _NEUTRAL, spread=8, mixed=False)
+    return vivid(rng)
+
+
+def _apart(rng: Rng, others: list[Colour], tries: int) -> Colour:
+    """A colour of clothes: of `tries` the first that nobody mixes up with `others`, or the one farthest from them."""
+    candidates = [_cloth(rng) for _ in range(tries)]
+    gaps = [min(_distance(colour, other) for other in others) for colour in candidates]
+    plain = [colour for colour, gap in zip(candidates, gaps, strict=True) if gap > _PLAIN]
+    return plain[0] if plain else candidates[int(np.argmax(gaps))]
+
+
+def _distance(one: Colour, other: Colour) -> float:
+    return float(np.linalg.norm(np.subtract(one, other)))
+
+
+def shaded(colour: Colour, factor: float) -> Colour:
+    """The colour darker (a factor below 1) or lighter: as far towards black or white as the factor is from 1."""
+    target, share = (0.0, 1 - factor) if factor < 1 else (255.0, factor - 1)
+    return _mixed(colour, (target, target, target), share)
 
 
 def _mixed(one: Colour, other: Colour, share: float) -> Colour:
     red, green, blue = (a + (b - a) * share for a, b in zip(one, other, strict=True))
+    return red, green, blue
+
+
+def _between(rng: Rng, table: tuple[tuple[int, int, int], ...], spread: float, mixed: bool = True) -> Colour:
+    """A colour of the table, or between it and the next one (others would mix to no hue), with noise of `spread`."""
+    first, second = rng.integers(len(table), size=2)
+    if mixed:
+        second = min(first + 1, len(table) - 1)
+    share = rng.random() if mixed else 0.0
+    colour = np.asarray(table[first]) * (1 - share) + np.asarray(table[second]) * share
+    red, green, blue = np.clip(colour + rng.normal(0, spread, 3), 4, 252).tolist()
     return red, green, blue

@@ -11,22 +11,22 @@ import numpy.typing as npt
 
 from ...errors import SettingsError
 from ...pose.sequence import PoseSequence
-from .character import Character
-from .dance import dance
+from .camera import Camera, View, fitted, framed
+from .character import Character, vivid
+from .figure import figure_parts
+from .geometry import Array, Rng
 from .keypoints import observed_keypoints, true_keypoints
-from .retarget import retarget
-from .rotation import Array
-from .scenery import Picture
-from .stage import film, fitted, framed, passing_thing
-from .view import View
+from .motion import dance, retarget
+from .paint import Layer, light_up, paint
+from .scenery import Picture, paint_backdrop
+from .skeleton import Skeleton
 
 TRAIN_SEEDS = range(1_000_000)
 """Seeds of clips and characters to train on."""
 VALIDATION_SEEDS = range(1_090_000, 1_100_000)
 """Seeds to look at while training."""
 TEST_SEEDS = range(1_000_000, 2**62)
-"""Seeds to test on, those of validation among them: no character, room or dance of training is."""
-_SMALLEST, _LARGEST = 16, 4096
+"""Seeds to test on, those of validation among them: no character, room or dance of training is there."""
 _EXPOSURES = 5
 
 
@@ -37,7 +37,7 @@ class SyntheticClip:
     frames: Picture
     """uint8 [F,H,W,3] RGB."""
     truth: PoseSequence
-    """Exact keypoints of F frames; score 1, or low where a point is covered or outside the picture."""
+    """Exact keypoints of F frames; the score is 1, or low where a point is covered or outside the picture."""
     observed: PoseSequence
     """The same as an estimator would give them: errors that grow as the confidence falls."""
     reference: Picture
@@ -50,17 +50,9 @@ class SyntheticClip:
 
 
 def make_clip(
-    seed: int,
-    frames: int,
-    height: int,
-    width: int,
-    *,
-    fps: float = 15.0,
-    motion: PoseSequence | None = None,
-    character_seed: int | None = None,
-    blur: float | None = None,
-    occlusion: bool | None = None,
-) -> SyntheticClip:
+    seed: int, frames: int, height: int, width: int, *, fps: float = 15.0, motion: PoseSequence | None = None,
+    character_seed: int | None = None, blur: float | None = None, occlusion: bool | None = None,
+) -> SyntheticClip:  # fmt: skip
     """The clip of that seed: always the same bytes.
 
     `motion`: real keypoints to follow instead of a random dance. `character_seed`: the person, `seed` if not
@@ -70,29 +62,31 @@ def make_clip(
     """
     _check(seed, frames, height, width, fps, character_seed, blur)
     character = Character.from_seed(seed if character_seed is None else character_seed)
-    rng = np.random.default_rng((seed, 1))
+
+    def stream(purpose: int) -> Rng:
+        return np.random.default_rng((seed, purpose))
+
+    rng = stream(1)
     chance_blur, chance_passing, amount = rng.random(3)
     shutter = (0.4 + 0.5 * amount if chance_blur < 1 / 6 else 0.0) if blur is None else blur
     crossing = bool(chance_passing < 1 / 12) if occlusion is None else occlusion
     exposures = _EXPOSURES if shutter > 0 else 1
     times = _times(rng, frames, fps, motion, shutter, exposures)
     if motion is None:
-        skeleton = dance(character, times, np.random.default_rng((seed, 2)))
-        camera = framed(skeleton, times, height, width, np.random.default_rng((seed, 4)))
+        skeleton = dance(character, times, stream(2))
+        camera = framed(times, height, width, stream(4))
     else:
-        skeleton = retarget(character, motion, times, np.random.default_rng((seed, 2)))
-        camera = fitted(skeleton, times, height, width, np.random.default_rng((seed, 4)))
-    passing = []
-    if crossing:
-        passing.append(passing_thing(times, exposures, height, width, np.random.default_rng((seed, 5))))
-    pictures, masks = film(character, skeleton, camera, passing, height, width, exposures)
+        skeleton = retarget(character, motion, times, stream(2))
+        camera = fitted(skeleton, times, height, width, stream(4))
+    passing = [passing_thing(times, exposures, height, width, stream(5))] if crossing else []
+    pictures, masks = film(skeleton, camera, passing, height, width, exposures)
     sharp = slice(exposures // 2, None, exposures)
     view = View.of(skeleton.take(sharp), camera.take(sharp))
-    truth = true_keypoints(view, character, [thing.take(sharp) for thing in passing], (width, height), fps)
+    truth = true_keypoints(view, [thing.take(sharp) for thing in passing], (width, height), fps)
     return SyntheticClip(
         frames=pictures[1:],
         truth=truth[1:],
-        observed=observed_keypoints(truth[1:], view.scale[1:], np.random.default_rng((seed, 3))),
+        observed=observed_keypoints(truth[1:], view.scale[1:], stream(3)),
         reference=pictures[0],
         reference_pose=truth[0],
         masks=masks[1:],
@@ -109,12 +103,7 @@ def iter_clips(
 
 
 def _times(
-    rng: np.random.Generator,
-    frames: int,
-    fps: float,
-    motion: PoseSequence | None,
-    shutter: float,
-    exposures: int,
+    rng: Rng, frames: int, fps: float, motion: PoseSequence | None, shutter: float, exposures: int
 ) -> Array:
     """Seconds [(1+F)*exposures]: the reference, then the clip, each frame as its exposures."""
     long = (frames - 1) / fps
@@ -142,14 +131,9 @@ def _check(
     blur: float | None,
 ) -> None:
     ranges: tuple[tuple[str, float | None, float, float], ...] = (
-        ("seed", seed, 0, 2**63),
-        ("character_seed", character_seed, 0, 2**63),
-        ("frames", frames, 1, 100_000),
-        ("height", height, _SMALLEST, _LARGEST),
-        ("width", width, _SMALLEST, _LARGEST),
-        ("fps", fps, 1e-3, 1e6),
-        ("blur", blur, 0, 1),
-    )
+        ("seed", seed, 0, 2**63), ("character_seed", character_seed, 0, 2**63), ("frames", frames, 1, 100_000),
+        ("height", height, 16, 4096), ("width", width, 16, 4096), ("fps", fps, 1e-3, 1e6), ("blur", blur, 0, 1),
+    )  # fmt: skip
     for name, value, low, high in ranges:
         if value is not None and not low <= value <= high:
             raise SettingsError(
@@ -157,3 +141,34 @@ def _check(
                 remedy=f"Choose {low:g} to {high:g}.",
                 field=f"synthetic.{name}",
             )
+
+
+def passing_thing(times: Array, exposures: int, height: int, width: int, rng: Rng) -> Layer:
+    """Something that crosses the picture in front of the person, not in the first frame, in pixels."""
+    clip = times[exposures:]
+    begin, end = clip[0], clip[-1] + 1e-6
+    share = (times - rng.uniform(begin, (begin + end) / 2)) / max((end - begin) * rng.uniform(0.5, 1.0), 0.3)
+    middle = np.stack([share * width, np.full(len(times), rng.uniform(0.25, 0.8) * height)], axis=-1)
+    if rng.random() < 0.5:
+        middle[:, 0] = width - middle[:, 0]
+    turn = np.linspace(0, 2 * np.pi, 16 if rng.random() < 0.5 else 4, endpoint=False) + rng.uniform(0, np.pi)
+    wide, high = rng.uniform(0.08, 0.2, 2) * min(height, width)
+    ring = np.stack([wide * np.cos(turn), high * np.sin(turn)], axis=-1)
+    shown = np.arange(len(times)) >= exposures
+    return Layer(middle[:, None] + ring, vivid(rng), shown)
+
+
+def film(
+    skeleton: Skeleton, camera: Camera, passing: list[Layer], height: int, width: int, exposures: int
+) -> tuple[Picture, npt.NDArray[np.uint8]]:
+    """Pictures uint8 [F,height,width,3] and masks uint8 [F,height,width] of F * `exposures` poses."""
+    times = int(np.clip(np.ceil(192 / min(height, width)), 2, 4))
+    large = camera.larger(times)
+    floor = float(np.clip(camera.offset[:, 1].mean() / height - 0.1, 0.55, 0.95))
+    room = paint_backdrop(skeleton.character.backdrop, height * times, width * times, floor)
+    view = View.of(skeleton, large)
+    things = [layer.larger(times) for layer in passing]
+    painted = paint(room, large, view, figure_parts(view), things, times)
+    if exposures > 1:
+        painted = painted.reshape(-1, exposures, height, width, 4).mean(axis=1)
+    return light_up(painted, skeleton.character.light), np.rint(painted[..., 3]).astype(np.uint8)

@@ -4,71 +4,62 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ...pose.sequence import PoseSequence
-from .character import Character
-from .rotation import Array
-from .shapes import Flags, Layer
+from .camera import View
+from .geometry import Array, Rng
+from .paint import Flags, Layer
 from .skeleton import ARMS, LEFT, LEGS, NECK, RIGHT
-from .view import View
 
 HIDDEN, BURIED, OUTSIDE = 0.2, 0.5, 0.05
-"""True scores of a point that something covers: at the ends of limbs, hands and face; at the trunk, where
-its place is plain all the same; and of a point outside the picture."""
+"""True scores of a point that something covers, of a covered one of the trunk, whose place is plain all the same, and
+of one outside the picture."""
 _TRUNK = (1, 2, 5, 8, 11)
+Values = npt.NDArray[Any]
 _HEAD = (0, 14, 15, 16, 17, *range(60, 128))
 _ERROR = (0.002, 0.04)
 """Standard error of a coordinate at confidence 1 and 0, in standing heights."""
 
 
-def true_keypoints(
-    view: View, character: Character, passing: list[Layer], size: tuple[int, int], fps: float
-) -> PoseSequence:
+def true_keypoints(view: View, passing: list[Layer], size: tuple[int, int], fps: float) -> PoseSequence:
     """Exact keypoints of `view`, which is in pixels of a picture of `size` (width, height)."""
-    frames = len(view.scale)
-    pixels = np.concatenate([view.body, view.hands.reshape(frames, 42, 2), view.face], axis=1)
-    hidden = _covered(view, character, pixels) | _averted(view, character)
+    pixels = _joined(view.body, view.hands, view.face)
+    hidden = _covered(view, pixels) | _averted(view)
     for layer in passing:
         hidden |= _inside(pixels, layer)
-    score = np.where(hidden, HIDDEN, 1.0)
-    trunk = list(_TRUNK)
-    score[:, trunk] = np.where(hidden[:, trunk], BURIED, 1.0)
+    score = np.where(hidden, np.where(np.isin(np.arange(128), _TRUNK), BURIED, HIDDEN), 1.0)
     inside = ((pixels >= 0) & (pixels <= size)).all(axis=-1)
     return _sequence(pixels / size, np.where(inside, score, OUTSIDE), size, fps)
 
 
-def observed_keypoints(truth: PoseSequence, scale: Array, rng: np.random.Generator) -> PoseSequence:
+def observed_keypoints(truth: PoseSequence, scale: Array, rng: Rng) -> PoseSequence:
     """What an estimator would say: a confidence that wavers, and errors that grow as it falls.
 
     `scale` [F] is the standing height in pixels. Whole hands drop out at times.
     """
     frames = len(truth)
-    points = np.concatenate([truth.body, truth.hands.reshape(frames, 42, 2), truth.face], axis=1)
-    score = np.concatenate(
-        [truth.body_score, truth.hands_score.reshape(frames, 42), truth.face_score], axis=1
-    )
+    points = _joined(truth.body, truth.hands, truth.face)
+    score = _joined(truth.body_score, truth.hands_score, truth.face_score)
     quality = score * np.clip(1.02 - np.abs(_drift(rng, frames, 128, 0.08)), 0, 1)
     speed = np.abs(np.diff(points * truth.size, axis=0, append=points[-1:] * truth.size)).sum(axis=-1)
     quality *= np.clip(1.05 - 0.9 * speed / scale[:, None], 0.35, 1)
     for hand in range(2):
-        own = slice(18 + 21 * hand, 39 + 21 * hand)
-        lost = np.clip(2.0 + 1.6 * _drift(rng, frames, 1, 1.0), 0.03, 1)
-        quality[:, own] *= lost
+        seen = np.clip(2.0 + 1.6 * _drift(rng, frames, 1, 1.0), 0.03, 1)
+        quality[:, 18 + 21 * hand : 39 + 21 * hand] *= seen
     confidence = np.clip(quality + rng.normal(0, 0.02, quality.shape), 0, 1)
     least, most = _ERROR
     spread = (least + (most - least) * (1 - confidence) ** 2) * scale[:, None]
-    spread[:, 18:] *= np.where(
-        np.arange(110) < 42, 0.6, 0.4
-    )  # hands and faces are found in crops of their own
+    spread[:, 18:60] *= 0.6  # hands and faces are found in crops of their own
+    spread[:, 60:] *= 0.4
     error = np.stack([_drift(rng, frames, 128, 1.0) for _ in range(2)], axis=-1) * spread[..., None]
     return _sequence(points + error / truth.size, confidence, truth.size, truth.fps)
 
 
-def _drift(rng: np.random.Generator, frames: int, points: int, size: float) -> Array:
+def _drift(rng: Rng, frames: int, points: int, size: float) -> Array:
     """Noise [F,P] of that standard deviation, half of which stays from frame to frame."""
     noise = rng.normal(0, size, (frames, points))
     for frame in range(1, frames):
@@ -83,21 +74,17 @@ class _Rod(NamedTuple):
     end: Array
     near: Array
     far: Array
-    radius: float
-    """In standing heights."""
-    margin: float
-    """A point must lie this much behind it."""
-    own: tuple[int, ...] = ()
-    """Points that belong to it, which it does not hide."""
+    radius: float  # in standing heights
+    margin: float  # how far a point must lie behind it
+    own: tuple[int, ...] = ()  # points that belong to it, which it does not hide
 
 
-def _covered(view: View, character: Character, pixels: Array) -> Flags:
+def _covered(view: View, pixels: Array) -> Flags:
     """Which points [F,128] lie behind a limb, the trunk or the head."""
-    frames = len(pixels)
-    face = np.broadcast_to((view.skull_depth + 0.1)[:, None], (frames, 68))
-    levels = np.concatenate([view.body_depth, view.hands_depth.reshape(frames, 42), face], axis=1)
-    covered = np.zeros((frames, pixels.shape[1]), bool)
-    for rod in _rods(view, character):
+    face = np.broadcast_to((view.skull_depth + 0.1)[:, None], (len(pixels), 68))
+    levels = _joined(view.body_depth, view.hands_depth, face)
+    covered = np.zeros(levels.shape, bool)
+    for rod in _rods(view):
         along, away = (rod.end - rod.start)[:, None], pixels - rod.start[:, None]
         share = np.clip((away * along).sum(-1) / np.maximum((along**2).sum(-1), 1e-9), 0, 1)
         gap = ((away - share[..., None] * along) ** 2).sum(-1)
@@ -108,8 +95,8 @@ def _covered(view: View, character: Character, pixels: Array) -> Flags:
     return covered
 
 
-def _rods(view: View, character: Character) -> Iterator[_Rod]:
-    body, depth, size = view.body, view.body_depth, character.body
+def _rods(view: View) -> Iterator[_Rod]:
+    body, depth, size = view.body, view.body_depth, view.character.body
     for side in (LEFT, RIGHT):
         arm, leg, palm = ARMS[side], LEGS[side], [0, 9]
         for chain, radius, margin in ((arm, 0.8 * size.arm_radius, 0.05), (leg, size.knee_radius, 0.08)):
@@ -125,9 +112,9 @@ def _rods(view: View, character: Character) -> Iterator[_Rod]:
     yield _Rod(view.skull, view.skull, head, head, 0.38 * size.head, 0.03, _HEAD)
 
 
-def _averted(view: View, character: Character) -> Flags:
+def _averted(view: View) -> Flags:
     """Which points of the head [F,128] are on its far side."""
-    skeleton, head = view.skeleton, character.body.head
+    skeleton, head = view.skeleton, view.character.body.head
     flags = np.zeros((len(view.scale), 128), bool)
     flags[:, 60:] = skeleton.face[..., 2] < skeleton.skull[:, 2:] - 0.03 * head
     features = [0, 14, 15, 16, 17]
@@ -147,16 +134,14 @@ def _inside(pixels: Array, layer: Layer) -> Flags:
 
 
 def _sequence(points: Array, score: Array, size: tuple[int, int], fps: float) -> PoseSequence:
-    frames = len(points)
-    at: npt.NDArray[np.float32] = points.astype(np.float32)
-    sure: npt.NDArray[np.float32] = score.astype(np.float32)
+    """Of points [F,128,2] and scores [F,128]: 18 of the body, 2 x 21 of the hands, 68 of the face."""
+    frames, at, sure = len(points), points.astype(np.float32), score.astype(np.float32)
+    hands, hands_score = at[:, 18:60].reshape(frames, 2, 21, 2), sure[:, 18:60].reshape(frames, 2, 21)
     return PoseSequence(
-        body=at[:, :18],
-        body_score=sure[:, :18],
-        hands=at[:, 18:60].reshape(frames, 2, 21, 2),
-        hands_score=sure[:, 18:60].reshape(frames, 2, 21),
-        face=at[:, 60:],
-        face_score=sure[:, 60:],
-        fps=fps,
-        size=size,
+        at[:, :18], sure[:, :18], hands, hands_score, at[:, 60:], sure[:, 60:], fps=fps, size=size
     )
+
+
+def _joined(body: Values, hands: Values, face: Values) -> Values:
+    """[F,18,...], [F,2,21,...] and [F,68,...] as [F,128,...]."""
+    return np.concatenate([body, hands.reshape(len(body), 42, *body.shape[2:]), face], axis=1)

@@ -1,21 +1,66 @@
-"""Painting: parts over a room, frame by frame, at a multiple of the size and then brought down."""
+"""Painting: parts in flat layers over a room, frame by frame, at a multiple of the size and then brought down."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
+from typing import Literal
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from .character import Light
+from .camera import Camera, View
+from .character import Colour, Light
+from .geometry import Array, half_circle, tube
 from .scenery import Picture, cast_shadow, seen
-from .shapes import Layer, Part
 from .skeleton import LEGS
-from .view import Camera, View
+
+Kind = Literal["convex", "any", "hull"]
+Flags = npt.NDArray[np.bool_]
 
 _SHIFT = 4  # fractional bits of OpenCV's coordinates
 _FARTHEST = 1 << 13  # pixels; OpenCV's whole numbers hold no more with those bits and room to spare
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layer:
+    """One flat shape: outline [F,P,2] in pixels."""
+
+    outline: Array
+    colour: Colour
+    shown: Flags | None = None  # [F]; None: always
+    kind: Kind = "convex"  # `any` outlines may be hollow; of `hull` the convex hull is painted
+
+    def take(self, frames: slice) -> Layer:
+        """The shape in some of the frames."""
+        shown = None if self.shown is None else self.shown[frames]
+        return Layer(self.outline[frames], self.colour, shown, self.kind)
+
+    def larger(self, factor: float) -> Layer:
+        """The shape on a picture of `factor` times the size."""
+        return Layer(self.outline * factor, self.colour, self.shown, self.kind)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """Layers that are painted one over the other; parts are painted from the lowest depth [F] up."""
+
+    depth: Array
+    layers: list[Layer]
+
+
+def round_tube(
+    start: Array, end: Array, wide: Array, narrow: Array, colour: Colour, light: Light,
+    joints: tuple[float, float] = (1.0, 1.0),
+) -> list[Layer]:  # fmt: skip
+    """A rod that looks round. `joints` narrow the dark rim at its two ends, where the next rod goes on."""
+    cap, layers = half_circle(start, end), []
+    for index, (size, tone) in enumerate(light.tones(colour)):
+        first, last = joints if index == 0 else (1.0, 1.0)
+        head, tail = start + light.shift(wide, size), end + light.shift(narrow, size)
+        layers.append(Layer(tube(head, tail, wide * size * first, narrow * size * last, cap), tone))
+    return layers
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +107,9 @@ def paint(
         (x0, y0), (x1, y1) = feet[frame].tolist()
         reach = 0.1 * float(view.scale[frame]) + abs(x1 - x0) / 2
         cast_shadow(canvas, ((x0 + x1) / 2, max(y0, y1) + 0.03 * float(view.scale[frame])), reach)
-        for index in order[frame]:
-            for stroke in strokes[index]:
-                stroke.paint(canvas, frame)
-        for stroke in things:
+        for stroke in chain(*(strokes[index] for index in order[frame]), things):
             stroke.paint(canvas, frame)
-        small = cv2.resize(canvas, (width // times, height // times), interpolation=cv2.INTER_AREA)
-        pictures[frame] = small
+        pictures[frame] = cv2.resize(canvas, (width // times, height // times), interpolation=cv2.INTER_AREA)
     return pictures
 
 

@@ -6,26 +6,24 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from .character import Backdrop
-from .palette import shaded
-from .view import Camera
+from .camera import Camera
+from .character import Backdrop, Colour, shaded
+from .geometry import Rng
 
 Picture = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
 
 _SMALL = 96
 """Pixels of the shorter side that soft rooms are painted at."""
 
 
 def paint_backdrop(backdrop: Backdrop, height: int, width: int, floor: float) -> Picture:
-    """The room, uint8 [height,width,4] with a fourth channel of 0; `floor` is where the floor begins, in
-    heights of the picture."""
+    """The room, uint8 [height,width,4] with a fourth channel of 0; the floor begins at that share of the height."""
     rng = np.random.default_rng(backdrop.seed)
-    painter = {
-        "gradient": _gradient, "room": _room, "stripes": _stripes, "shapes": _shapes, "blobs": _blobs,
-    }[backdrop.kind]  # fmt: skip
+    painters = {"gradient": _gradient, "room": _room, "stripes": _stripes, "shapes": _shapes, "blobs": _blobs}
     scale = min(1.0, _SMALL / min(height, width)) if backdrop.kind in ("gradient", "blobs") else 1.0
     rows, columns = max(2, round(height * scale)), max(2, round(width * scale))
-    painted = painter(backdrop, rng, rows, columns, floor)
+    painted = painters[backdrop.kind](backdrop, rng, rows, columns, floor)
     if (rows, columns) != (height, width):
         larger = cv2.resize(painted, (width, height), interpolation=cv2.INTER_LINEAR)
         painted = np.asarray(larger, np.float32)
@@ -40,12 +38,9 @@ def seen(room: Picture, camera: Camera, frame: int) -> Picture:
     zoom, (dx, dy) = float(camera.zoom[frame]), camera.pan[frame]
     if zoom == 1 and dx == 0 and dy == 0:
         return room.copy()
-    matrix = np.array(
-        [[zoom, 0, (1 - zoom) * (width - 1) / 2 + dx], [0, zoom, (1 - zoom) * (height - 1) / 2 + dy]]
-    )
-    warped = cv2.warpAffine(
-        room, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
-    )
+    right, down = (1 - zoom) * (width - 1) / 2 + dx, (1 - zoom) * (height - 1) / 2 + dy
+    matrix = np.array([[zoom, 0, right], [0, zoom, down]])
+    warped = cv2.warpAffine(room, matrix, (width, height), borderMode=cv2.BORDER_REFLECT)  # linear
     return np.asarray(warped, np.uint8)
 
 
@@ -64,25 +59,20 @@ def cast_shadow(canvas: Picture, middle: tuple[float, float], reach: float) -> N
     region[...] = region * (1 - dark[..., None])
 
 
-def _ramp(
-    one: npt.ArrayLike, other: npt.ArrayLike, share: npt.NDArray[np.float32]
-) -> npt.NDArray[np.float32]:
+def _ramp(one: Colour, other: Colour, share: Floats) -> Floats:
+    """From one colour to the other by `share` [H,W]."""
     first, second = np.asarray(one, np.float32), np.asarray(other, np.float32)
     return first + (second - first) * share[..., None]
 
 
-def _gradient(
-    backdrop: Backdrop, rng: np.random.Generator, height: int, width: int, floor: float
-) -> npt.NDArray[np.float32]:
+def _gradient(backdrop: Backdrop, rng: Rng, height: int, width: int, floor: float) -> Floats:
     angle = rng.uniform(0, 2 * np.pi)
     x, y = np.linspace(-1, 1, width, dtype=np.float32), np.linspace(-1, 1, height, dtype=np.float32)
     share = 0.5 + 0.36 * (np.float32(np.cos(angle)) * x + np.float32(np.sin(angle)) * y[:, None])
     return _ramp(backdrop.colours[0], backdrop.colours[1], share.astype(np.float32))
 
 
-def _room(
-    backdrop: Backdrop, rng: np.random.Generator, height: int, width: int, floor: float
-) -> npt.NDArray[np.float32]:
+def _room(backdrop: Backdrop, rng: Rng, height: int, width: int, floor: float) -> Floats:
     wall, other, ground = backdrop.colours
     edge = round(floor * height)
     share = np.broadcast_to(np.linspace(0, 0.5, height, dtype=np.float32)[:, None], (height, width))
@@ -101,9 +91,7 @@ def _room(
     return painted
 
 
-def _stripes(
-    backdrop: Backdrop, rng: np.random.Generator, height: int, width: int, floor: float
-) -> npt.NDArray[np.float32]:
+def _stripes(backdrop: Backdrop, rng: Rng, height: int, width: int, floor: float) -> Floats:
     angle, count = rng.choice([0.0, np.pi / 2, rng.uniform(0, np.pi)]), rng.uniform(2, 5)
     x = np.arange(width, dtype=np.float32) / max(height, width)
     y = np.arange(height, dtype=np.float32) / max(height, width)
@@ -112,9 +100,7 @@ def _stripes(
     return _ramp(backdrop.colours[0], shaded(backdrop.colours[1], 0.8), share)
 
 
-def _shapes(
-    backdrop: Backdrop, rng: np.random.Generator, height: int, width: int, floor: float
-) -> npt.NDArray[np.float32]:
+def _shapes(backdrop: Backdrop, rng: Rng, height: int, width: int, floor: float) -> Floats:
     painted = _gradient(backdrop, rng, height, width, floor)
     for index in range(int(rng.integers(3, 8))):
         x, y = int(rng.uniform(0, width)), int(rng.uniform(0, height))
@@ -130,9 +116,7 @@ def _shapes(
     return painted
 
 
-def _blobs(
-    backdrop: Backdrop, rng: np.random.Generator, height: int, width: int, floor: float
-) -> npt.NDArray[np.float32]:
+def _blobs(backdrop: Backdrop, rng: Rng, height: int, width: int, floor: float) -> Floats:
     painted = _gradient(backdrop, rng, height, width, floor)
     longer = max(height, width)
     for index in range(int(rng.integers(6, 14))):

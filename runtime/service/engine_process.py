@@ -13,44 +13,36 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from ..errors import DeviceLost, EngineError, MimicMotionError
+from ..events import Done, Event, Failed
 from . import worker
-from .faults import EngineLost
-from .messages import (
-    About,
-    Cancel,
-    Done,
-    EngineSpec,
-    Failed,
-    FromEngine,
-    LoadFailed,
-    Ready,
-    Report,
-    Run,
-    Stop,
-    ToEngine,
-)
+from .config import EngineConfig
+from .status import EngineLost
+from .worker import Cancel, FromEngine, JobEvent, LoadFailed, Ready, Run, Stop, ToEngine
 
-FAILED_LOADS = 5
-"""After so many deaths in a row before being warm an engine is given up."""
-_LONGEST_PAUSE = 30.0
+LONGEST_PAUSE = 30.0
+"""Seconds between a death and the next start, at most."""
 
 
-class Engine:
+class EngineProcess:
     """One engine process. All methods are called on the event loop; nothing here blocks it.
 
-    `on_report(job, report)` gets what the process says about a job, a lost process included, as
+    `on_event(job, event)` gets what the process says about a job, a lost process included, as
     `Failed(EngineLost)`. `on_change()` is called whenever `warm`, `free` or `failure` changed.
+
+    A process that dies is started again after `pause` seconds, twice as many after each further death in a row.
+    After `tries` deaths in a row before it was warm the engine is given up.
     """
 
     def __init__(
         self,
-        spec: EngineSpec,
+        config: EngineConfig,
         *,
-        on_report: Callable[[str, Report], None],
+        on_event: Callable[[str, Event], None],
         on_change: Callable[[], None],
         pause: float = 0.2,
+        tries: int = 5,
     ) -> None:
-        self.spec = spec
+        self.config = config
         self.ready: Ready | None = None
         """What the process said when it was warm last; kept while it restarts."""
         self.warm = False
@@ -58,20 +50,22 @@ class Engine:
         """Those that it runs."""
         self.failure: MimicMotionError | None = None
         """Why this engine was given up."""
+        self.deaths = 0
+        """Since something last went well."""
         self.load_seconds = 0.0
-        self._on_report = on_report
+        self._on_event = on_event
         self._on_change = on_change
         self._pause = pause
-        self._deaths = 0  # since something last went well
+        self._tries = tries
         self._refusal: MimicMotionError | None = None  # why it did not load when it last tried
         self._link: _Link | None = None
-        self._stopping = False
+        self._stopping = asyncio.Event()
         self._supervisor: asyncio.Task[None] | None = None
 
     @property
     def free(self) -> bool:
         """Whether it takes another job."""
-        return self.warm and len(self.jobs) < self.spec.limits.jobs
+        return self.warm and len(self.jobs) < self.config.limits.jobs
 
     @property
     def pid(self) -> int | None:
@@ -79,7 +73,7 @@ class Engine:
 
     async def start(self) -> None:
         """Spawn the process; it loads on while this returns."""
-        self._link = await asyncio.to_thread(_Link, self.spec, asyncio.get_running_loop())
+        self._link = await asyncio.to_thread(_Link, self.config, asyncio.get_running_loop())
         self._supervisor = asyncio.create_task(self._supervise(self._link))
 
     def run(self, run: Run) -> None:
@@ -94,7 +88,7 @@ class Engine:
 
     async def stop(self, patience: float = 5.0) -> None:
         """End the process, by force if it is still loading or does not leave within `patience` seconds."""
-        self._stopping = True
+        self._stopping.set()
         if self._supervisor is None:
             return
         for job in self.jobs:
@@ -117,22 +111,21 @@ class Engine:
                 self._receive(message, link)
             exit_code = await link.close()
             self._lost(exit_code)
-            if self._stopping or self.failure is not None:
+            if self.failure is not None or await self._stopped_within(self.pause):
                 return
-            await self._rest()
-            if self._stopping:
-                return
-            link = self._link = await asyncio.to_thread(_Link, self.spec, asyncio.get_running_loop())
+            link = self._link = await asyncio.to_thread(_Link, self.config, asyncio.get_running_loop())
 
-    async def _rest(self) -> None:
-        until = time.monotonic() + self.pause
-        while not self._stopping and time.monotonic() < until:
-            await asyncio.sleep(0.05)
+    async def _stopped_within(self, seconds: float) -> bool:
+        """Wait; True as soon as the engine is to be stopped."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+        return self._stopping.is_set()
 
     @property
     def pause(self) -> float:
         """Seconds from the process's last death to its restart, doubling with every death in a row."""
-        return min(_LONGEST_PAUSE, self._pause * 2.0 ** max(0, self._deaths - 1))
+        return min(LONGEST_PAUSE, self._pause * 2.0 ** max(0, self.deaths - 1))
 
     def _receive(self, message: FromEngine, link: _Link) -> None:
         match message:
@@ -144,23 +137,23 @@ class Engine:
                 self._refusal = error
                 if self.ready is None and not isinstance(error, DeviceLost):
                     self.failure = error  # a bundle that never worked will not start to
-            case About(job, report):
-                over = isinstance(report, Done | Failed)
+            case JobEvent(job, event):
+                over = isinstance(event, Done | Failed)
                 if over:
                     self.jobs.discard(job)
-                    self._deaths = 0
-                if isinstance(report, Failed) and isinstance(report.error, DeviceLost):
+                    self.deaths = 0
+                if isinstance(event, Failed) and isinstance(event.error, DeviceLost):
                     self.warm = False  # the process is about to end, and takes nothing any more
-                self._on_report(job, report)
+                self._on_event(job, event)
                 if over:
                     self._on_change()
 
     def _lost(self, exit_code: int | None) -> None:
         loaded, self.warm = self.warm, False
-        self._deaths += 1
-        if not loaded and self._deaths >= FAILED_LOADS and self.failure is None:
+        self.deaths += 1
+        if not loaded and self.deaths >= self._tries and self.failure is None:
             self.failure = self._refusal or EngineError(
-                f"The engine process died {self._deaths} times while loading (exit code {exit_code}).",
+                f"The engine process died {self.deaths} times while loading (exit code {exit_code}).",
                 remedy="Look at its messages on standard error.",
             )
         jobs, self.jobs = self.jobs, set()
@@ -170,18 +163,18 @@ class Engine:
                 remedy="Send the job again; the engine restarts by itself.",
                 retry_after=self.pause + self.load_seconds,
             )
-            self._on_report(job, Failed(lost))
+            self._on_event(job, Failed(lost))
         self._on_change()
 
 
 class _Link:
     """One life of an engine process and the thread that reads its messages."""
 
-    def __init__(self, spec: EngineSpec, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, config: EngineConfig, loop: asyncio.AbstractEventLoop) -> None:
         context = multiprocessing.get_context("spawn")
         self.born = time.monotonic()
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=worker.main, args=(theirs, spec), name="mimicmotion-engine")
+        self.process = context.Process(target=worker.main, args=(theirs, config), name="mimicmotion-engine")
         self.process.start()
         theirs.close()  # or the end of the process would not be the end of the pipe
         atexit.register(self.process.kill)  # it ignores SIGTERM, and an orphan would hold the device

@@ -14,14 +14,17 @@ from pathlib import Path
 from typing import IO
 
 from ..errors import OutputError, ServiceError
+from ..events import Accepted, Done, Event, Video
+from ..files import write_atomic
 from .generated.mimicmotion.v1 import animation_pb2 as pb
-from .replies import Accepted, Done, Reply, reply_from_wire
+from .wire import event_from_wire
 
-_IN_MEMORY = 32 * 2**20
+IN_MEMORY = 32 * 2**20
+"""Bytes of a video above which it is kept in a temporary file."""
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class ReceivedVideo:
     """A finished video."""
 
     done: Done
@@ -37,59 +40,57 @@ class Result:
 
     def save(self, path: str | Path) -> Path:
         """Write the MP4; the file appears whole or not at all. Raises `OutputError`."""
-        path, beside = Path(path), _beside(Path(path))
+        path = Path(path)
         self.video.seek(0)
         try:
-            with beside.open("wb") as file:
-                shutil.copyfileobj(self.video, file)
-            os.replace(beside, path)
+            write_atomic(path, lambda file: shutil.copyfileobj(self.video, file))
         except OSError as error:
-            beside.unlink(missing_ok=True)
             raise _unwritable(path, error) from error
         return path
 
 
-class Intake:
+class Delivery:
     """Takes a job's events in order; `result` is set once the last one proved the video to be whole.
 
     With `output` the video is written beside that path and moved there at the end; without it, it is kept in
-    memory up to 32 MiB and in a temporary file beyond. `first` says from which sequence number on the events
+    memory up to `IN_MEMORY` and in a temporary file beyond. `first` says from which sequence number on the events
     are: above 0, the video's beginning is missing and there is no result.
     """
 
     def __init__(self, output: str | Path | None = None, *, first: int = 0) -> None:
         self.job = ""
-        self.result: Result | None = None
+        self.result: ReceivedVideo | None = None
         self._output = Path(output) if output is not None else None
         self._sequence = self._first = first
         self._offset: int | None = 0 if first == 0 else None
         self._digest = hashlib.sha256()
         self._beside: Path | None = None
         if self._output is None:
-            self._file: IO[bytes] = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115
+            self._file: IO[bytes] = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115
         else:
-            self._beside = _beside(self._output)
+            self._beside = self._output.with_name(f".{self._output.name}.{secrets.token_hex(4)}.part")
             try:
                 self._file = self._beside.open("w+b")
             except OSError as error:
                 raise _unwritable(self._output, error) from error
             weakref.finalize(self, self._beside.unlink, missing_ok=True)
 
-    def take(self, event: pb.AnimationEvent) -> Reply | None:
-        """Check one event; raises `ServiceError` if it is damaged or out of order."""
-        if event.sequence <= self._sequence:
-            raise ServiceError(f"Event {event.sequence} came after event {self._sequence}.")
-        self._sequence = event.sequence
-        reply = reply_from_wire(event)
-        if event.WhichOneof("kind") == "video":
-            self._take_video(event.video)
-        elif isinstance(reply, Accepted):
-            self.job = reply.job
-        elif isinstance(reply, Done):
-            self._finish(reply)
-        return reply
+    def take(self, message: pb.AnimationEvent) -> Event | None:
+        """Check one event; raises `ServiceError` if it is damaged or out of order. None for an unknown kind."""
+        if message.sequence <= self._sequence:
+            raise ServiceError(f"Event {message.sequence} came after event {self._sequence}.")
+        self._sequence = message.sequence
+        event = event_from_wire(message)
+        match event:
+            case Accepted():
+                self.job = event.job
+            case Video():
+                self._take_video(event)
+            case Done():
+                self._finish(event)
+        return event
 
-    def end(self) -> Result:
+    def end(self) -> ReceivedVideo:
         """The result, once the events have ended; raises `ServiceError` if the last one is missing."""
         if self.result is None:
             raise ServiceError("The events ended before the video was whole.", remedy="Watch the job again.")
@@ -102,14 +103,14 @@ class Intake:
             if self._beside is not None:
                 self._beside.unlink(missing_ok=True)
 
-    def _take_video(self, event: pb.VideoEvent) -> None:
+    def _take_video(self, event: Video) -> None:
         if self._offset is None:
             self._offset = event.offset
         if event.offset != self._offset:
             raise ServiceError(f"The video goes on at byte {event.offset} instead of {self._offset}.")
         if zlib.crc32(event.data) != event.crc32:
             raise ServiceError(f"The video is damaged at byte {event.offset}.", remedy="Watch the job again.")
-        self._offset += len(event.data)
+        self._offset += event.size
         self._digest.update(event.data)
         try:
             self._file.write(event.data)
@@ -127,11 +128,7 @@ class Intake:
                 os.replace(self._beside, self._output)
             except OSError as error:
                 raise _unwritable(self._output, error) from error
-        self.result = Result(done, self._file, self._output)
-
-
-def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+        self.result = ReceivedVideo(done, self._file, self._output)
 
 
 def _unwritable(path: Path, error: OSError) -> OutputError:

@@ -50,4 +50,6 @@ def test_what_lies_idle_is_bounded_and_what_is_in_use_stays(staging, pinned):
     staging.give_back(pieces[0], busy)
     for piece in pieces[1:]:
         staging.give_back(piece, None)
-    assert [memory for memory, _ in staging._given] == [pieces[0], *pieces[5:]]
+    assert [staging.take(SMALLEST_PIECE) for _ in range(4)] == [*pieces[5:], pinned[8]]  # three were kept
+    busy.done = True
+    assert staging.take(SMALLEST_PIECE) is pieces[0]

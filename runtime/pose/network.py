@@ -1,4 +1,4 @@
-"""ONNX Runtime sessions for the small networks that find poses."""
+"""ONNX networks that find people in pictures: what goes in, how they run, and whom of those found to follow."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import EngineError, InputError
+from ..errors import EngineError, InputError, MotionError
+
+Picture = npt.NDArray[np.uint8]
+Points = npt.NDArray[np.float64]
 
 FOLDER = Path(__file__).parent.parent / "models"
 """Where the networks that come with the package lie."""
@@ -56,9 +59,60 @@ class Network:
             raise EngineError(f"The pose network {self._path} failed: {_first_line(error)}") from error
 
 
-def sigmoid(logits: npt.ArrayLike) -> npt.NDArray[np.float64]:
+def check_frame(frame: Any) -> None:
+    """Raise `MotionError` unless `frame` is uint8 [H,W,3] with at least one pixel."""
+    if not isinstance(frame, np.ndarray):
+        raise MotionError(
+            f"A frame is a {type(frame).__name__}.", remedy="Give numpy arrays uint8 [H,W,3].", field="motion"
+        )
+    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
+        raise MotionError(
+            f"A frame has shape {list(frame.shape)} and type {frame.dtype}.",
+            remedy="Give RGB frames uint8 [H,W,3].",
+            field="motion",
+        )
+
+
+def shrink(frame: Picture, longest: int) -> Picture:
+    """The frame with its longer side reduced to `longest` pixels (area average); unchanged if small enough."""
+    height, width = frame.shape[:2]
+    if max(height, width) <= longest:
+        return np.ascontiguousarray(frame)
+    import cv2
+
+    scale = longest / max(height, width)
+    smaller = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(cv2.resize(frame, smaller, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def sigmoid(logits: npt.ArrayLike) -> Points:
     """1 / (1 + exp(-x)) in float64, without overflow."""
     return np.asarray(0.5 * (1.0 + np.tanh(0.5 * np.asarray(logits, np.float64))))
+
+
+def distinct_boxes(boxes: Points, scores: Points, least: float, overlap: float) -> list[int]:
+    """Which of boxes [N,4] (left, top, right, bottom) with a score above `least` stand for different people.
+
+    Non-maximum suppression, best score first: a box is dropped if a better one that stays overlaps it by more
+    than `overlap` (intersection over union).
+    """
+    import cv2
+
+    corners_and_sides = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+    return [int(i) for i in cv2.dnn.NMSBoxes(corners_and_sides.tolist(), scores.tolist(), least, overlap)]
+
+
+def rank(centres: Points, radii: Points, size: tuple[int, int], last: Points | None) -> list[int]:
+    """The order in which to try people, given by centres [N,2] and radii [N] in pixels.
+
+    After `last`, the place [2] of the person followed so far, the nearest first; without it, the large ones
+    near the middle of the picture of `size` (width, height).
+    """
+    if last is not None:
+        return [int(i) for i in np.argsort(np.hypot(*(centres - last).T), kind="stable")]
+    middle = np.array(size) / 2
+    off_centre = np.hypot(*(centres - middle).T) / np.hypot(*middle)  # 1 in the corners
+    return [int(i) for i in np.argsort(-radii * (1 - 0.5 * off_centre), kind="stable")]
 
 
 def _fits(stated: list[Any], shape: tuple[int, ...]) -> bool:

@@ -1,0 +1,119 @@
+"""The camera, and what it sees of a skeleton: pixels and depths."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .character import Character
+from .geometry import Array, Rng
+from .motion import Waves
+from .skeleton import LEGS, NECK, Skeleton
+
+_HEAD_ROOM = 0.1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Camera:
+    """Per frame: pixel = scale * (x, y) + offset for the person; zoom, then pan for what is behind."""
+
+    scale: Array  # [F], pixels of a standing height
+    offset: Array  # [F,2], pixels
+    zoom: Array  # [F], about the picture's middle
+    pan: Array  # [F,2], pixels
+
+    def take(self, frames: slice) -> Camera:
+        """The camera of some of the frames."""
+        return Camera(self.scale[frames], self.offset[frames], self.zoom[frames], self.pan[frames])
+
+    def larger(self, factor: float) -> Camera:
+        """The same camera on a picture of `factor` times the size."""
+        return Camera(self.scale * factor, self.offset * factor, self.zoom, self.pan * factor)
+
+
+def framed(times: Array, height: int, width: int, rng: Rng) -> Camera:
+    """The camera for a dance on the floor y = 0: mostly the whole person, at times without the feet."""
+    whole = min(height, 1.75 * width)
+    scale, ground = rng.uniform(0.7, 0.84) * whole, rng.uniform(0.93, 0.98) * height
+    if rng.random() < 0.15:
+        scale *= rng.uniform(1.2, 1.5)
+        ground = 0.14 * height + scale
+    at = np.array([width * rng.uniform(0.46, 0.54), ground])
+    return _handheld(times, rng, height, width, scale, np.zeros(2), at)
+
+
+def fitted(skeleton: Skeleton, times: Array, height: int, width: int, rng: Rng) -> Camera:
+    """The camera that holds all of a motion, wherever it goes."""
+    points = skeleton.body[..., :2].reshape(-1, 2)
+    low, high = points.min(axis=0) - _HEAD_ROOM, points.max(axis=0) + 0.6 * _HEAD_ROOM
+    scale = min(0.95 * height / (high[1] - low[1]), 0.95 * width / (high[0] - low[0]))
+    scale = max(min(scale, 0.85 * height), 0.45 * height)
+    return _handheld(
+        times, rng, height, width, scale, (low + high) / 2, np.array([0.5 * width, 0.5 * height])
+    )
+
+
+def _handheld(
+    times: Array, rng: Rng, height: int, width: int, scale: float, anchor: Array, at: Array
+) -> Camera:
+    """A camera that sways and zooms a little, and shows the point `anchor` [2] of the room at pixel `at`."""
+    waves = Waves(rng, times, 0.5, 1.0)
+    reach = 0.0 if rng.random() < 0.3 else rng.uniform(0.3, 1.0)  # some stand still
+    short, middle = min(height, width), np.array([width, height]) / 2
+    zoom = 1 + reach * waves(-0.05, 0.05, 0.4)
+    pan = reach * short * np.stack([waves(-0.03, 0.03, 0.5), waves(-0.015, 0.015, 0.5)], axis=-1)
+    steady = at - scale * anchor
+    return Camera(scale * zoom, middle + zoom[:, None] * (steady - middle) + pan, zoom, pan)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """A skeleton in the picture. Points are pixels from the picture's corner; depths are standing heights to the
+    viewer from the trunk at the same level, so that what lies before the trunk has a depth above 0."""
+
+    skeleton: Skeleton
+    scale: Array  # [F], pixels of a standing height
+    body: Array  # [F,18,2]
+    body_depth: Array  # [F,18]
+    hands: Array  # [F,2,21,2]
+    hands_depth: Array  # [F,2,21]
+    face: Array  # [F,68,2]
+    toes: Array  # [F,2,2]
+    skull: Array  # [F,2]
+    skull_depth: Array  # [F]
+    hips: Array  # [F,2], their middle
+
+    @staticmethod
+    def of(skeleton: Skeleton, camera: Camera) -> View:
+        """The skeleton as `camera`, of as many frames, sees it."""
+
+        def pixels(points: Array) -> Array:
+            shape = (len(points), *(1,) * (points.ndim - 2))
+            offset = camera.offset.reshape(*shape, 2)
+            placed: Array = camera.scale.reshape(*shape, 1) * points[..., :2] + offset
+            return placed
+
+        hips = skeleton.body[:, [leg[0] for leg in LEGS]].mean(axis=1)
+        return View(
+            skeleton, camera.scale, pixels(skeleton.body), _depth(skeleton.body, skeleton),
+            pixels(skeleton.hands), _depth(skeleton.hands, skeleton), pixels(skeleton.face),
+            pixels(skeleton.toes), pixels(skeleton.skull), _depth(skeleton.skull, skeleton), pixels(hips),
+        )  # fmt: skip
+
+    @property
+    def character(self) -> Character:
+        """Who is seen."""
+        return self.skeleton.character
+
+
+def _depth(points: Array, skeleton: Skeleton) -> Array:
+    shape = (len(points), *(1,) * (points.ndim - 2))
+    neck = skeleton.body[:, NECK]
+    hips = skeleton.body[:, [leg[0] for leg in LEGS]].mean(axis=1)
+    rise = hips[:, 1] - neck[:, 1]
+    rise = np.where(np.abs(rise) < 0.05, 0.05, rise).reshape(shape)
+    share = np.clip((points[..., 1] - neck[:, 1].reshape(shape)) / rise, 0, 1)
+    level = neck[:, 2].reshape(shape) * (1 - share) + hips[:, 2].reshape(shape) * share
+    relative: Array = points[..., 2] - level
+    return relative

@@ -1,0 +1,111 @@
+"""Geometry: rotations and vectors in space, outlines in the picture.
+
+In space x points to the picture's right, y down and z to the viewer. Angles are radians [F]; matrices [F,3,3]
+turn columns, so their columns are the body's own right (in the picture), down and forward. In the picture points
+are [F,2] and outlines [F,P,2] in pixels, radii [F].
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+Rng = np.random.Generator
+
+_ARC = np.linspace(np.pi / 2, 3 * np.pi / 2, 6)
+_RING = np.linspace(0, 2 * np.pi, 20, endpoint=False)
+
+
+def yaw(angle: Array) -> Array:
+    """Turns a face that looks at the viewer towards the picture's right."""
+    return _plane(angle, 0, 2)
+
+
+def pitch(angle: Array) -> Array:
+    """Bows forward: what is above comes towards the viewer."""
+    return _plane(angle, 1, 2)
+
+
+def roll(angle: Array) -> Array:
+    """Tilts to the picture's right: what is above moves right."""
+    return _plane(-angle, 0, 1)
+
+
+def turn(matrix: Array, vector: Array) -> Array:
+    """[F,3,3] applied to [F,3] or [3]: [F,3]."""
+    turned: Array = np.einsum("fij,...j->fi" if vector.ndim == 1 else "fij,fj->fi", matrix, vector)
+    return turned
+
+
+def unit(vector: Array) -> Array:
+    """The vectors [...,n] of length 1; a zero stays zero."""
+    length = np.linalg.norm(vector, axis=-1, keepdims=True)
+    scaled: Array = vector / np.maximum(length, 1e-9)
+    return scaled
+
+
+def across(vector: Array, direction: Array) -> Array:
+    """The part of `vector` at a right angle to the unit `direction`, as a unit vector [...,3]."""
+    along = np.sum(vector * direction, axis=-1, keepdims=True)
+    return unit(vector - along * direction)
+
+
+def about(vector: Array, axis: Array, angle: Array) -> Array:
+    """`vector` [F,3], at a right angle to the unit `axis` [F,3], turned about it by `angle` [F]."""
+    turned: Array = np.cos(angle)[:, None] * vector + np.sin(angle)[:, None] * np.cross(axis, vector)
+    return turned
+
+
+def between(start: Array, end: Array, share: float) -> Array:
+    """The point at this share of the way from `start` to `end`."""
+    return start + (end - start) * share
+
+
+def tube(start: Array, end: Array, wide: Array, narrow: Array, cap: Array | None = None) -> Array:
+    """A tapered rod with round ends [F,12,2]; `cap` is `half_circle(start, end)` where that is known already."""
+    cap = half_circle(start, end) if cap is None else cap
+    first = start[:, None] + wide[:, None, None] * cap
+    last = end[:, None] - narrow[:, None, None] * cap
+    return np.concatenate([first, last], axis=1)
+
+
+def half_circle(start: Array, end: Array) -> Array:
+    """Half a circle [F,6,2] of radius 1 that rounds off a rod at its start."""
+    along = end - start
+    length = np.hypot(along[:, 0], along[:, 1])[:, None]
+    along = np.where(length < 1e-6, (0.0, 1.0), along / np.maximum(length, 1e-6))
+    normal = np.stack([-along[:, 1], along[:, 0]], axis=-1)
+    cap: Array = np.cos(_ARC)[:, None] * along[:, None] + np.sin(_ARC)[:, None] * normal[:, None]
+    return cap
+
+
+def ellipse(middle: Array, axes: Array) -> Array:
+    """The outline [F,20,2] of an ellipsoid around `middle` with half axes [F,3,3], in columns."""
+    flat = axes[:, :2]
+    spread = flat @ flat.transpose(0, 2, 1)
+    # The outline is the ellipse of this covariance; its root turns a circle into it.
+    a, b, c = spread[:, 0, 0], spread[:, 0, 1], spread[:, 1, 1]
+    a = np.sqrt(np.maximum(a, 1e-9))
+    b = b / a
+    c = np.sqrt(np.maximum(c - b * b, 1e-9))
+    cosine, sine = np.cos(_RING), np.sin(_RING)
+    x = a[:, None] * cosine
+    y = b[:, None] * cosine + c[:, None] * sine
+    return middle[:, None] + np.stack([x, y], axis=-1)
+
+
+def disc(middle: Array, radius: Array) -> Array:
+    """The outline [F,10,2] of a circle."""
+    ring = np.stack([np.cos(_RING[::2]), np.sin(_RING[::2])], axis=-1)
+    outline: Array = middle[:, None] + radius[:, None, None] * ring
+    return outline
+
+
+def _plane(angle: Array, first: int, second: int) -> Array:
+    matrix = np.zeros((len(angle), 3, 3))
+    matrix[:] = np.eye(3)
+    cosine, sine = np.cos(angle), np.sin(angle)
+    matrix[:, first, first] = matrix[:, second, second] = cosine
+    matrix[:, first, second], matrix[:, second, first] = sine, -sine
+    return matrix
