@@ -51,13 +51,10 @@ def main(
     pool = ThreadPoolExecutor(1)
     pair, single, quad = inputs(2), inputs(1), inputs(4)
 
-    def lanes(feed: dict[str, Array]) -> Callable[[], Any]:
-        def run() -> None:
-            other = pool.submit(one.run, None, feed)
-            one.run(None, feed)
-            other.result()
-
-        return run
+    def two_at_a_time(feed: dict[str, Array]) -> None:
+        other = pool.submit(one.run, None, feed)
+        one.run(None, feed)
+        other.result()
 
     cases: dict[str, tuple[Callable[[], Any], int]] = {
         "1 thread, 2 rows": (lambda: one.run(None, pair), 2),
@@ -66,20 +63,11 @@ def main(
         "2 threads, 4 rows": (lambda: two.run(None, quad), 4),
         "2 threads, 2 rows, bound arrays": (bound(two, pair), 2),
         "2 threads, 2 rows, sizes fixed": (lambda: fixed.run(None, pair), 2),
-        "2 threads, 2 rows, no layout optimisation": (
-            lambda: plain.run(None, pair),
-            2,
-        ),
-        "2 threads, 2 rows, no optimisation": (
-            lambda: bare.run(None, pair),
-            2,
-        ),
-        "2 threads, 2 rows, threads spin": (
-            lambda: spinning.run(None, pair),
-            2,
-        ),
-        "two batches at a time, 1 thread and 1 row each": (lanes(single), 2),
-        "two batches at a time, 1 thread and 2 rows each": (lanes(pair), 4),
+        "2 threads, 2 rows, no layout optimisation": (lambda: plain.run(None, pair), 2),
+        "2 threads, 2 rows, no optimisation": (lambda: bare.run(None, pair), 2),
+        "2 threads, 2 rows, threads spin": (lambda: spinning.run(None, pair), 2),
+        "two batches at a time, 1 thread and 1 row each": (lambda: two_at_a_time(single), 2),
+        "two batches at a time, 1 thread and 2 rows each": (lambda: two_at_a_time(pair), 4),
     }
     table, results = Table("how", "ms for two rows"), {}
     for name, (call, rows) in cases.items():

@@ -1,241 +1,132 @@
-"""Every kernel of the product against numpy, and the bandwidth of the large ones against a copy's."""
+"""How near each fused kernel comes to the bandwidth of a copy on this GPU.
+
+    python benchmarks/gpu_kernels.py [--minutes N] [--results DIR]
+
+Every kernel does nothing but move data, so a copy of as many bytes is its ceiling. They are timed at full size, on
+0.3 GB and more, which no GPU's cache holds, many launches in one captured graph, so that the host's time to issue
+them does not count. `gb_s` are bytes read and written a second, `copy_gb_s` those of a copy on the device, `of_copy`
+their ratio. Prints a table, draws a plot beside the JSON file and, last, prints its line; the file is written after
+every figure. That the kernels are right is proven by tests/gpu.
+"""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
+import typer
+from common import RESULTS, Figures, Part, Report, bars, run_parts, shown
+from rich.console import Console
+from rich.table import Table
 
 from mimicmotion_trt.cuda import launches
-from mimicmotion_trt.cuda.launches import Device, Tables
+from mimicmotion_trt.cuda.launches import Device, Tables, open_device
+from mimicmotion_trt.engines.cuda import open_gpu
 from mimicmotion_trt.engines.cuda_device import Launch
-from mimicmotion_trt.kernels import to_pictures
+from mimicmotion_trt.errors import MimicMotionError
 from mimicmotion_trt.segments import fusion_weights, plan_segments
 
-Array = np.ndarray[Any, Any]
-CLOSE = 1e-6
-"""Largest difference over the largest value: the kernels round as numpy does, but may add in another order."""
+FIGURES = ("gb_s", "copy_gb_s", "of_copy")
+DTYPES = ("float16", "float32")
 
 
 @dataclass(frozen=True)
 class Amount:
-    """How much the kernels are timed on; at full size 0.6 GB and more, which no GPU's cache holds."""
+    """How much the kernels are timed on: MimicMotion's 1024x576 unless told otherwise."""
 
     frames: int = 1200
-    """Of the latents that are blended."""
-    cells: tuple[int, int] = (72, 128)
-    rows: int = 4
-    """Whose poses are gathered, of 16 frames and 320 channels."""
+    """Of the latents, in segments of 16 that overlap by 6, both branches."""
+    height: int = 72
+    width: int = 128
+    """Of the latents."""
+    channels: int = 320
+    """Of the pose features, of 64 frames."""
     pictures: int = 128
-    launches: int = 50
-    """In one graph, so that the host's time to issue them does not count."""
+    repeats: int = 50
+    """Launches in one graph."""
+
+    @property
+    def pixels(self) -> int:
+        """Of one latent frame."""
+        return self.height * self.width
+
+    @property
+    def tables(self) -> Tables:
+        """The rows of the whole clip."""
+        plan = plan_segments(self.frames, 16, 6)
+        return launches.make_tables(plan, fusion_weights(plan))
 
 
-def check_kernel(device: Device, dtype: str, name: str) -> dict[str, Any]:
-    """`NAME_rel` of one of `CHECKS`: the largest difference from numpy over the largest value.
+@dataclass(frozen=True)
+class Case:
+    """A launch on arrays of the device, and the bytes that it reads and writes."""
 
-    AssertionError if that is large.
-    """
-    found = max(CHECKS[name](Checks(device, np.dtype(dtype))))
-    if not found <= CLOSE:
-        raise AssertionError(f"the kernel {name} for {dtype} differs from numpy by {found:.1e}")
-    return {f"{name}_rel": found}
+    launch: Launch
+    arrays: list[Any]
+    moved: int
 
 
-class Checks:
-    """Each kernel on random values beside its numpy, two jobs where there can be several."""
-
-    FRAMES, CELLS, SLOTS, JOBS = 11, (4, 8), 5, 2
-
-    def __init__(self, device: Device, kind: np.dtype[Any]) -> None:
-        self._device, self._kind, self._chance = device, kind, np.random.default_rng(0)
-        plan = plan_segments(self.FRAMES, self.SLOTS, 2)
-        self._weights = fusion_weights(plan)
-        one = launches.make_tables(plan, self._weights)
-        self._tables: Tables = launches.join_tables(one, range(self.JOBS), self.JOBS)
-        self._numbers = np.array([[0.3, 0.5, 0.9, -0.2], [0.1, 0.7, 0.8, -0.3]], np.float32)
-
-    def gather(self) -> Iterator[float]:
-        """Latents scaled and cast, with the picture's or zeros."""
-        latents, image = self._drawn(self.JOBS * self.FRAMES, 4), self._drawn(self.JOBS, 4)
-        tables, rows = self._tables, len(self._tables.frames)
-        found = self._launched(
-            launches.gather(rows, self.SLOTS, self.CELLS[0] * self.CELLS[1]),
-            (rows, self.SLOTS, 8, *self.CELLS), self._kind,
-            latents, image, tables.frames, tables.conditional, tables.jobs, self._numbers,
-        )  # fmt: skip
-        for row, (frames, conditional, job) in enumerate(
-            zip(tables.frames, tables.conditional, tables.jobs, strict=True)
-        ):
-            scaled = (latents[frames] * self._numbers[job, 1]).astype(self._kind)
-            yield difference(found[row, :, :4], scaled)
-            given = (image[job] * np.float32(conditional)).astype(self._kind)
-            yield difference(found[row, :, 4:], np.broadcast_to(given, scaled.shape))
-
-    def conditions(self, shape: tuple[int, int], channels: int) -> Iterator[float]:
-        """Pose features of each row's frames, or zeros; `shape` decides whether packs of 16 bytes fill them."""
-        source = self._chance.normal(size=(self.JOBS * self.FRAMES, channels, *shape)).astype(self._kind)
-        tables, rows, size = self._tables, len(self._tables.frames), channels * shape[0] * shape[1]
-        found = self._launched(
-            launches.gather_conditions(rows, self.SLOTS, size, self._kind),
-            (rows, self.SLOTS, channels, *shape), self._kind, source, tables.frames, tables.conditional,
-        )  # fmt: skip
-        keep = tables.conditional[:, None, None, None, None].astype(self._kind)
-        yield difference(found, source[tables.frames] * keep)
-
-    def numbers(self) -> Iterator[float]:
-        """Time steps and micro-conditions of each row's job."""
-        jobs, rows = self._tables.jobs, len(self._tables.jobs)
-        found = self._launched(launches.timesteps(rows), (rows,), np.float32, jobs, self._numbers)
-        yield difference(found, self._numbers[jobs, 0])
-        ids = np.array([[6, 127, 0.02], [5, 90, 0]], np.float32)
-        found = self._launched(launches.time_ids(rows), (rows, 3), np.float32, ids, jobs)
-        yield difference(found, ids[jobs])
-
-    def blend(self) -> Iterator[float]:
-        """All predictions weighted and guided, and the Euler step, over all jobs."""
-        tables, frames = self._tables, self.JOBS * self.FRAMES
-        predictions = self._drawn(len(tables.frames), self.SLOTS, 4).astype(self._kind)
-        latents, guidance = self._drawn(frames, 4), self._drawn(frames)[:, 0, 0].copy()
-        found = self._launched(
-            launches.blend_step(self.FRAMES, self.CELLS[0] * self.CELLS[1], self.JOBS),
-            latents.shape, np.float32,
-            predictions, tables.first, tables.covers, guidance, self._numbers, into=latents,
-        )  # fmt: skip
-        flat = predictions.reshape(-1, 4, *self.CELLS).astype(np.float32)
-        for frame in range(frames):
-            _, _, keep, push = self._numbers[frame // self.FRAMES]
-            expected = latents[frame] * keep
-            for prediction, conditional, weight in tables.covers[
-                tables.first[frame] : tables.first[frame + 1]
-            ]:
-                guide = guidance[frame] if conditional else np.float32(1) - guidance[frame]
-                expected += weight * guide * push * flat[prediction]
-            yield difference(found[frame], expected)
-
-    def decoder_input(self) -> Iterator[float]:
-        """Latents over the scaling factor."""
-        latents = self._drawn(self.FRAMES, 4)
-        launch = launches.decoder_input(self.FRAMES, self.CELLS[0] * self.CELLS[1], 0.18215)
-        found = self._launched(launch, latents.shape, self._kind, latents)
-        yield difference(found, (latents / np.float32(0.18215)).astype(self._kind))
-
-    def pictures(self, wide: int) -> Iterator[float]:
-        """Planes to bytes."""
-        planes = self._chance.uniform(-1.1, 1.1, (3, 3, 6, wide)).astype(self._kind)
-        found = self._launched(
-            launches.to_pictures(3, 6 * wide, self._kind), (3, 6, wide, 3), np.uint8, planes
-        )
-        expected = np.empty(found.shape, np.uint8)
-        to_pictures(planes.astype(np.float32), expected)
-        yield difference(found, expected)
-
-    def _drawn(self, *shape: int) -> Array:
-        return self._chance.normal(size=(*shape, *self.CELLS)).astype(np.float32)
-
-    def _launched(
-        self, launch: Launch, shape: Any, dtype: Any, *arrays: Array, into: Array | None = None
-    ) -> Array:
-        """What the kernel writes into a new array, or over a copy of `into`."""
-        held = [put(self._device, array) for array in arrays]
-        out = put(self._device, np.zeros(shape, dtype) if into is None else into)
-        self._device.enqueue(lambda stream: self._device.launch(launch, *held, out, stream=stream))
-        return self._device.download(out)
+def main(
+    minutes: Annotated[float | None, typer.Option(help="Begin nothing after so many minutes.", min=0)] = None,
+    results: Annotated[Path, typer.Option(help="Folder of the JSON file and the plot.")] = RESULTS,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the JSON line only.")] = False,
+) -> None:
+    """Time every kernel and a copy beside it, for float16 and for float32 engines."""
+    console = Console(quiet=as_json, markup=False, highlight=False)
+    try:
+        gpu = open_gpu(0)
+    except MimicMotionError as error:
+        Console(stderr=True, markup=False).print(f"error: {error}", highlight=False)
+        raise SystemExit(1) from None
+    report = Report.begin(results, "gpu-kernels", gpu.name)
+    run_parts(parts_of(partial(open_device, gpu), Amount()), report, console, minutes)
+    for dtype, rows in report.found["rows"].items():
+        made = Table(dtype, *FIGURES)
+        for name, found in rows.items():
+            made.add_row(name, *(shown(found[figure]) for figure in FIGURES))
+        console.print(made)
+    shares = {
+        dtype: {name: found["of_copy"] for name, found in rows.items()}
+        for dtype, rows in report.found["rows"].items()
+    }
+    picture = report.path.with_suffix(".png")
+    if bars(picture, report.found["machine"], shares, "share of a copy's bandwidth"):
+        console.print(str(picture))
+    console.print(str(report.path))
+    print(report.line)
 
 
-CHECKS: dict[str, Callable[[Checks], Iterator[float]]] = {
-    "gather": Checks.gather,
-    "gather_conditions": lambda checks: checks.conditions((6, 8), 8),
-    "gather_conditions_narrow": lambda checks: checks.conditions((5, 3), 3),
-    "numbers": Checks.numbers,
-    "blend_step": Checks.blend,
-    "decoder_input": Checks.decoder_input,
-    "to_pictures": lambda checks: checks.pictures(64),
-    "to_pictures_narrow": lambda checks: checks.pictures(7),
-}
-"""What is compared with numpy, and how."""
+def parts_of(open_device: Callable[[str], Device], amount: Amount) -> list[tuple[str, str, Part]]:
+    """Every kernel for every dtype of engines; float16 first, which is what runs."""
+
+    def part(dtype: str, name: str) -> Iterator[tuple[str, Figures]]:
+        with closing(open_device(dtype)) as device:
+            yield name, time_case(device, CASES[name](device, np.dtype(dtype), amount), amount.repeats)
+
+    return [(dtype, name, partial(part, dtype, name)) for dtype in DTYPES for name in CASES]
 
 
-def difference(found: Array, expected: Array) -> float:
-    """The largest difference over the largest value."""
-    a, b = (np.asarray(values).astype(np.float64) for values in (found, expected))
-    return float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-30))
+def time_case(device: Device, case: Case, repeats: int) -> Figures:
+    """GB/s of a kernel, and of a copy of as many bytes."""
+    kernel = seconds(device, lambda stream: device.launch(case.launch, *case.arrays, stream=stream), repeats)
+    source, target = (device.empty((case.moved // 2,), np.uint8) for _ in range(2))
+    copy = seconds(device, lambda _: device.copy(source, target), repeats)
+    device.release_after(case.arrays.clear)
+    return {"gb_s": case.moved / kernel / 1e9, "copy_gb_s": case.moved / copy / 1e9, "of_copy": copy / kernel}
 
 
-def time_kernel(device: Device, dtype: str, name: str, amount: Amount) -> dict[str, Any]:
-    """GB/s read and written by one of `TIMED`, and by a copy of as many bytes; their ratio."""
-    work, moved, held = TIMED[name](device, np.dtype(dtype), amount)
-    kernel = moved / launch_seconds(device, work, amount.launches) / 1e9
-    source, target = (device.empty((moved // 2,), np.uint8) for _ in range(2))
-    copied = moved / launch_seconds(device, lambda _: device.copy(source, target), amount.launches) / 1e9
-    device.release_after(held.clear)
-    return {f"{name}_gb_s": kernel, f"{name}_copy_gb_s": copied, f"{name}_share_of_copy": kernel / copied}
-
-
-Work = Callable[[Any], None]
-Timed = tuple[Work, int, list[Any]]
-"""What puts one launch on a stream, the bytes that it reads and writes, and its arrays."""
-
-
-def blending(device: Device, kind: np.dtype[Any], amount: Amount) -> Timed:
-    """Blend-guide-step of a long clip in segments of 16, guided."""
-    (high, wide), frames = amount.cells, amount.frames
-    plan = plan_segments(frames, 16, 6)
-    tables = launches.make_tables(plan, fusion_weights(plan))
-    launch = launches.blend_step(frames, high * wide)
-    held = [
-        device.empty((*tables.frames.shape, 4, high, wide), kind),
-        *(put(device, array) for array in (tables.first, tables.covers)),
-        put(device, np.full(frames, 2, np.float32)),
-        put(device, np.array([[0.3, 0.5, 0.9, -0.2]], np.float32)),
-        put(device, np.zeros((frames, 4, high, wide), np.float32)),
-    ]
-    moved = (tables.frames.size * kind.itemsize + 2 * frames * 4) * 4 * high * wide
-    return lambda stream: device.launch(launch, *held, stream=stream), moved, held
-
-
-def gathering(device: Device, kind: np.dtype[Any], amount: Amount) -> Timed:
-    """Pose features of rows of 16 frames, all conditional."""
-    (high, wide), rows = amount.cells, amount.rows
-    size = 320 * high * wide
-    launch = launches.gather_conditions(rows, 16, size, kind)
-    frames = np.arange(16 * rows, dtype=np.int32).reshape(rows, 16)
-    held = [
-        device.empty((16 * rows, size), kind),
-        put(device, frames),
-        put(device, np.ones(rows, np.int32)),
-        device.empty((rows, 16, size), kind),
-    ]
-    moved = 2 * frames.size * size * kind.itemsize
-    return lambda stream: device.launch(launch, *held, stream=stream), moved, held
-
-
-def picturing(device: Device, kind: np.dtype[Any], amount: Amount) -> Timed:
-    """Decode's post-processing."""
-    count, pixels = amount.pictures, 64 * amount.cells[0] * amount.cells[1]
-    launch = launches.to_pictures(count, pixels, kind)
-    held = [device.empty((count, 3, pixels), kind), device.empty((count, pixels, 3), np.uint8)]
-    moved = 3 * count * pixels * (kind.itemsize + 1)
-    return lambda stream: device.launch(launch, *held, stream=stream), moved, held
-
-
-TIMED: dict[str, Callable[[Device, np.dtype[Any], Amount], Timed]] = {
-    "blend_step": blending,
-    "poses": gathering,
-    "to_pictures": picturing,
-}
-"""The kernels that move the most."""
-
-
-def launch_seconds(device: Device, work: Work, times: int) -> float:
-    """Seconds of one launch, of many in one graph; the median of three replays after a first."""
+def seconds(device: Device, work: Callable[[Any], None], repeats: int) -> float:
+    """Seconds of one launch, of many in one graph: the median of three replays after a first."""
 
     def many(stream: Any) -> None:
-        for _ in range(times):
+        for _ in range(repeats):
             work(stream)
 
     replay, series = device.record(many, graphs=True), []
@@ -244,13 +135,88 @@ def launch_seconds(device: Device, work: Work, times: int) -> float:
         began = time.perf_counter()
         replay()
         device.mark()()
-        series.append((time.perf_counter() - began) / times)
+        series.append((time.perf_counter() - began) / repeats)
     replay.close()
     return statistics.median(series[1:])
 
 
-def put(device: Device, values: Array) -> Any:
+def blend_step(device: Device, dtype: np.dtype[Any], amount: Amount) -> Case:
+    """All predictions weighted and guided, and the Euler step."""
+    tables, latents = amount.tables, (amount.frames, 4, amount.height, amount.width)
+    arrays = [
+        device.empty((tables.frames.size, *latents[1:]), dtype),
+        put(device, tables.first),
+        put(device, tables.covers),
+        put(device, np.full(amount.frames, 2, np.float32)),
+        put(device, np.array([[0.3, 0.5, 0.9, -0.2]], np.float32)),
+        put(device, np.zeros(latents, np.float32)),
+    ]
+    moved = (tables.frames.size * dtype.itemsize + 2 * amount.frames * 4) * 4 * amount.pixels
+    return Case(launches.blend_step(amount.frames, amount.pixels), arrays, moved)
+
+
+def gather(device: Device, dtype: np.dtype[Any], amount: Amount) -> Case:
+    """The latents of every row scaled and cast, the picture's beside them."""
+    tables, frame = amount.tables, (4, amount.height, amount.width)
+    rows, frames = tables.frames.shape
+    arrays = [
+        put(device, np.zeros((amount.frames, *frame), np.float32)),
+        put(device, np.zeros((1, *frame), np.float32)),
+        put(device, tables.frames),
+        put(device, tables.conditional),
+        put(device, tables.jobs),
+        put(device, np.array([[0.3, 0.5, 0.9, -0.2]], np.float32)),
+        device.empty((rows, frames, 8, *frame[1:]), dtype),
+    ]
+    moved = rows * frames * (4 * 4 + 8 * dtype.itemsize) * amount.pixels
+    return Case(launches.gather(rows, frames, amount.pixels), arrays, moved)
+
+
+def gather_conditions(device: Device, dtype: np.dtype[Any], amount: Amount) -> Case:
+    """Pose features of four rows of 16 frames, all conditional."""
+    size, frames = amount.channels * amount.pixels, np.arange(64, dtype=np.int32).reshape(4, 16)
+    arrays = [
+        device.empty((frames.size, size), dtype),
+        put(device, frames),
+        put(device, np.ones(len(frames), np.int32)),
+        device.empty((*frames.shape, size), dtype),
+    ]
+    launch = launches.gather_conditions(*frames.shape, size, dtype)
+    return Case(launch, arrays, 2 * frames.size * size * dtype.itemsize)
+
+
+def decoder_input(device: Device, dtype: np.dtype[Any], amount: Amount) -> Case:
+    """Latents over the scaling factor."""
+    shape = (amount.frames, 4, amount.height, amount.width)
+    arrays = [put(device, np.zeros(shape, np.float32)), device.empty(shape, dtype)]
+    launch = launches.decoder_input(amount.frames, amount.pixels, 0.18215)
+    return Case(launch, arrays, amount.frames * 4 * amount.pixels * (4 + dtype.itemsize))
+
+
+def to_pictures(device: Device, dtype: np.dtype[Any], amount: Amount) -> Case:
+    """Planes to bytes."""
+    count, pixels = amount.pictures, 64 * amount.pixels
+    arrays = [device.empty((count, 3, pixels), dtype), device.empty((count, pixels, 3), np.uint8)]
+    launch = launches.to_pictures(count, pixels, dtype)
+    return Case(launch, arrays, 3 * count * pixels * (dtype.itemsize + 1))
+
+
+CASES: dict[str, Callable[[Device, np.dtype[Any], Amount], Case]] = {
+    "blend_step": blend_step,
+    "gather_conditions": gather_conditions,
+    "to_pictures": to_pictures,
+    "gather": gather,
+    "decoder_input": decoder_input,
+}
+"""The kernels that move more than a few numbers; what takes longest first."""
+
+
+def put(device: Device, values: np.ndarray[Any, Any]) -> Any:
     """An array on the device with these values."""
     array = device.empty(values.shape, values.dtype)
     device.upload(values, array)
     return array
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -15,12 +15,13 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
-from inputs import PERSON, driving_video, keypoints, picture
+from common import PERSON, ROOT, driving_video, keypoints, picture
 from rich.console import Console
 from rich.table import Table
 
@@ -31,10 +32,23 @@ from mimicmotion_trt.noise import latent_noise
 from mimicmotion_trt.pose import draw_poses
 from mimicmotion_trt.settings import Settings, parse_size
 
-MODEL = Path(__file__).resolve().parent.parent / "training" / "models" / "tiny"
+MODEL = ROOT / "training" / "models" / "tiny"
 SETTLE_SECONDS = 0.3
 """PyTorch's worker threads spin for 0.2 s after their last task; they must not take the other side's cores."""
 Times = dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What is timed, and how often."""
+
+    animator: Animator
+    settings: Settings
+    frames: int
+    threads: int
+    repeat: int
+    warmup: int
+    console: Console
 
 
 def main(
@@ -58,63 +72,47 @@ def main(
     """Time pose, encode, denoise, decode, media and gRPC; warm-up apart, percentiles over repeats."""
     console = Console(quiet=as_json, markup=False)
     try:
-        width, height = parse_size(size)
-        chosen = {"steps": steps, "segment": segment, "overlap": overlap}
-        animator = Animator.load(bundle, threads=threads)
-        settings = animator.settings(
-            size=(width, height),
-            stride=1,
-            **{k: v for k, v in chosen.items() if v is not None},
-        )
         if compare not in ("", "torch"):
             raise SettingsError(f"cannot compare with {compare!r}.", remedy="Choose torch.")
-        report: dict[str, Any] = {"bundle": bundle, "frames": frames, "size": size, "threads": threads}
-        report |= {
-            "steps": settings.steps,
-            "segment": settings.segment,
-            "overlap": settings.overlap,
-            "machine": machine(),
-        }
+        given = {"steps": steps, "segment": segment, "overlap": overlap}
+        chosen = {name: value for name, value in given.items() if value is not None}
+        animator = Animator.load(bundle, threads=threads)
+        settings = animator.settings(size=parse_size(size), stride=1, **chosen)
+        bench = Bench(animator, settings, frames, threads, repeat, warmup, console)
+        report: dict[str, Any] = {
+            "bundle": bundle, "frames": frames, "size": size, "threads": threads, "steps": settings.steps,
+            "segment": settings.segment, "overlap": settings.overlap, "machine": machine(),
+        }  # fmt: skip
         with tempfile.TemporaryDirectory() as folder:
             video = driving_video(Path(folder) / "motion.mp4", frames)
-            report["stages"] = time_stages(animator, video, settings, repeat, warmup, console)
+            report["stages"] = time_stages(bench, video)
             if grpc:
-                report["grpc"] = time_grpc(animator, bundle, threads, video, settings, repeat, console)
+                report["grpc"] = time_grpc(bench, bundle, video)
         if compare:
-            comparison = compare_torch(
-                animator, base, checkpoint, frames, settings, threads, repeat, warmup, console
-            )
-            report["compare"] = comparison
-            report["speedup_vs_torch"] = comparison["speedup"]
+            report["compare"] = compare_torch(bench, base, checkpoint)
+            report["speedup_vs_torch"] = report["compare"]["speedup"]
     except MimicMotionError as error:
         Console(stderr=True, markup=False).print(f"error: {error}", highlight=False)
         raise SystemExit(1) from None
     print(json.dumps(report))
 
 
-def time_stages(
-    animator: Animator, video: Path, settings: Settings, repeat: int, warmup: int, console: Console
-) -> dict[str, Any]:
+def time_stages(bench: Bench, video: Path) -> dict[str, Any]:
     """Seconds of each stage of video-to-video animation."""
-    times: Times = defaultdict(list)
-    first = 0.0
-    for run in range(warmup + repeat):
-        once = run_once(animator, video, settings)
-        if run == 0:
-            first = sum(value for key, value in once.items() if key != "denoise per step")
-        if run >= warmup:
-            for key, value in once.items():
-                times[key].append(value)
-    table = Table("stage", "median ms", "p10", "p90", title=f"one animation, {repeat} runs after {warmup}")
-    rows = {key: spread(values) for key, values in times.items()}
-    for key, row in rows.items():
-        table.add_row(key, *(f"{row[name] * 1e3:.1f}" for name in ("median", "p10", "p90")))
-    console.print(table)
+    runs = [run_once(bench, video) for _ in range(bench.warmup + bench.repeat)]
+    first = sum(value for stage, value in runs[0].items() if stage != "denoise per step")
+    title = f"one animation, {bench.repeat} runs after {bench.warmup}"
+    table = Table("stage", "median ms", "p10", "p90", title=title)
+    rows = {stage: spread([run[stage] for run in runs[bench.warmup :]]) for stage in runs[0]}
+    for stage, row in rows.items():
+        table.add_row(stage, *(f"{row[name] * 1e3:.1f}" for name in ("median", "p10", "p90")))
+    bench.console.print(table)
     return {"first_run_s": first, **rows}
 
 
-def run_once(animator: Animator, video: Path, settings: Settings) -> dict[str, float]:
+def run_once(bench: Bench, video: Path) -> dict[str, float]:
     """Animate and write an MP4; the seconds that each stage took."""
+    animator, settings = bench.animator, bench.settings
     began = last = time.perf_counter()
     clip = animator.stream(PERSON, video, settings)
     seconds = {"media": time.perf_counter() - began}
@@ -139,54 +137,41 @@ def run_once(animator: Animator, video: Path, settings: Settings) -> dict[str, f
     return seconds
 
 
-def time_grpc(
-    animator: Animator,
-    bundle: str,
-    threads: int,
-    video: Path,
-    settings: Settings,
-    repeat: int,
-    console: Console,
-) -> dict[str, Any]:
+def time_grpc(bench: Bench, bundle: str, video: Path) -> dict[str, Any]:
     """The same job in process and through a server of this machine, in turn."""
     from mimicmotion_trt.service import local_server
 
     times: Times = defaultdict(list)
-    with local_server(bundle, threads=threads) as client, tempfile.TemporaryDirectory() as folder:
+    with local_server(bundle, threads=bench.threads) as client, tempfile.TemporaryDirectory() as folder:
 
         def through_grpc() -> None:
-            client.animate(PERSON, video, settings).save(Path(folder) / "grpc.mp4")
+            client.animate(PERSON, video, bench.settings).save(Path(folder) / "grpc.mp4")
 
         def in_process() -> None:
-            run_once(animator, video, settings)
+            run_once(bench, video)
 
         through_grpc()
-        for _ in range(repeat):
+        for _ in range(bench.repeat):
             for name, run in (("in process", in_process), ("through gRPC", through_grpc)):
                 times[name].append(timed(run))
     direct, remote = (min(times[name]) for name in ("in process", "through gRPC"))
-    console.print(f"in process {direct:.3f} s, through gRPC {remote:.3f} s (fastest of {repeat})")
+    bench.console.print(f"in process {direct:.3f} s, through gRPC {remote:.3f} s (fastest of {bench.repeat})")
     return {"in_process_s": direct, "grpc_s": remote, "overhead": remote / direct - 1}
 
 
-def compare_torch(
-    animator: Animator,
-    base: Path,
-    checkpoint: Path,
-    frames: int,
-    settings: Settings,
-    threads: int,
-    repeat: int,
-    warmup: int,
-    console: Console,
-) -> dict[str, Any]:
+def compare_torch(bench: Bench, base: Path, checkpoint: Path) -> dict[str, Any]:
     """Both loops from the same picture, pose pictures and noise to frames, in turn, in this process."""
+    import torch
     from torch_loop import TorchLoop
 
+    from mimicmotion_trt.training.checkpoints import load_model
+
+    animator, settings, frames = bench.animator, bench.settings, bench.frames
     assert settings.size is not None
     assert settings.segment is not None
     width, height = settings.size
-    loop = TorchLoop(base, checkpoint, animator.manifest.image, threads)
+    torch.set_num_threads(bench.threads)
+    loop = TorchLoop(load_model(base, checkpoint), animator.manifest.image)
     reference = picture(settings.size)
     poses = draw_poses(keypoints(frames + 1), height, width, settings.canvas or 2160)
     noise = latent_noise(settings.seed, frames + 1, settings.segment, (height // 8, width // 8))
@@ -194,34 +179,30 @@ def compare_torch(
 
     def ours() -> None:
         latents = animator.sample(reference, poses, settings, initial_latents=noise)
-        kept["ours"] = animator.decode(latents)
+        kept["ours"] = animator.decode(latents, settings.decode_chunk)
 
     def theirs() -> None:
         kept["torch"] = loop(reference, poses, settings, noise)
 
     times: Times = defaultdict(list)
-    for run in range(warmup + repeat):
+    for run in range(bench.warmup + bench.repeat):
         for name, call in (("torch", theirs), ("ours", ours)):
             time.sleep(SETTLE_SECONDS)
             seconds = timed(call)
-            if run >= warmup:
+            if run >= bench.warmup:
                 times[name].append(seconds)
     difference = int(np.abs(kept["ours"].astype(int) - kept["torch"]).max())
-    ratio = statistics.median(times["torch"]) / statistics.median(times["ours"])
-    table = Table(
-        "loop", "median s", "p10", "p90", title=f"{frames} frames, {settings.steps} steps, {threads} threads"
-    )
-    for name, values in times.items():
-        row = spread(values)
+    torch_s, ours_s = (spread(times[name]) for name in ("torch", "ours"))
+    ratio = torch_s["median"] / ours_s["median"]
+    title = f"{frames} frames, {settings.steps} steps, {bench.threads} threads"
+    table = Table("loop", "median s", "p10", "p90", title=title)
+    for name, row in (("torch", torch_s), ("ours", ours_s)):
         table.add_row(name, *(f"{row[key]:.3f}" for key in ("median", "p10", "p90")))
-    console.print(table)
-    console.print(f"{ratio:.2f}x the plain PyTorch loop; largest difference of a pixel {difference}/255")
-    return {
-        "speedup": ratio,
-        "largest_difference": difference,
-        "torch": spread(times["torch"]),
-        "ours": spread(times["ours"]),
-    }
+    bench.console.print(table)
+    bench.console.print(
+        f"{ratio:.2f}x the plain PyTorch loop; largest difference of a pixel {difference}/255"
+    )
+    return {"speedup": ratio, "largest_difference": difference, "torch": torch_s, "ours": ours_s}
 
 
 def timed(call: Callable[[], None]) -> float:

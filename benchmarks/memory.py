@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from inputs import PERSON, driving_video
+from common import PERSON, driving_video
 from rich.console import Console
 from rich.table import Table
 

@@ -25,8 +25,8 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from common import RESULTS, ROOT, markdown, with_table
 from numpy.typing import NDArray
-from pages import markdown, with_table, write
 from rich.console import Console
 from rich.progress import track
 from rich.table import Column, Table
@@ -36,13 +36,13 @@ from mimicmotion_trt.bundles import load_bundle
 from mimicmotion_trt.engines import FEATURE_CACHE_NETWORKS
 from mimicmotion_trt.export.build import build_bundle
 from mimicmotion_trt.export.options import Options
+from mimicmotion_trt.files import write_atomic
 from mimicmotion_trt.settings import Settings
 from mimicmotion_trt.training.evaluate import STRIDE, parse_setting, unseen
 from mimicmotion_trt.training.metrics import psnr, ssim
 from mimicmotion_trt.training.synthetic import make_clip
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS, DOCS = ROOT / "benchmarks" / "results", ROOT / "docs" / "options.md"
+DOCS = ROOT / "docs" / "options.md"
 EXACT = "exact"
 
 Video = NDArray[np.uint8]
@@ -120,8 +120,8 @@ def main(
             lines = [summary(name, runs[name], runs[EXACT]) for name in runs]
             told |= {"clips": len(runs[EXACT]), "options": [asdict(line) for line in lines]}
             if save:  # after each clip: an end before the last one loses nothing
-                write(RESULTS / "options.json", json.dumps(told, indent=1) + "\n")
-                write(DOCS, with_table(DOCS.read_text(), "options", section(lines, told)))
+                write_atomic(RESULTS / "options.json", json.dumps(told, indent=1) + "\n")
+                write_atomic(DOCS, with_table(DOCS.read_text(), "options", section(lines, told)))
     Console(quiet=as_json, markup=False).print(table_of(lines, f"{bundle}: {clips} clips of {frames} frames"))
     print(json.dumps(told))
 

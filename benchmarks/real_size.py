@@ -10,8 +10,6 @@ memory; last, one line of JSON. `--backend onnxruntime --precision fp16` stops a
 from __future__ import annotations
 
 import json
-import math
-import os
 import resource
 import shutil
 import subprocess
@@ -22,14 +20,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from random_model import REAL, save_model
 from rich.console import Console
 from rich.table import Table
 
 from mimicmotion_trt.export.build import build_bundle
 from mimicmotion_trt.export.options import Options, PlanOptions
 from mimicmotion_trt.settings import parse_size
-
-CONFIGS = Path(__file__).parents[1] / "tests" / "data" / "golden" / "real-size"
 
 
 def main(
@@ -42,7 +39,7 @@ def main(
     work: Annotated[
         Path | None, typer.Option(help="Folder for 10 GB of files; a temporary one if not given.")
     ] = None,
-    configs: Annotated[Path, typer.Option(help="Configs of the networks, in SVD's layout.")] = CONFIGS,
+    configs: Annotated[Path, typer.Option(help="Configs of the networks, in SVD's layout.")] = REAL,
     as_json: Annotated[bool, typer.Option("--json", help="Print the JSON line only.")] = False,
 ) -> None:
     """Build the bundle in a process of its own and report."""
@@ -123,50 +120,8 @@ def table(result: dict[str, Any]) -> Table:
     return made
 
 
-def draw(folder: Path, configs: Path) -> None:
-    """Random float16 weights of every network of these configs, in SVD's layout and MimicMotion's."""
-    import torch
-    from diffusers import AutoencoderKLTemporalDecoder
-    from safetensors.torch import save_file
-    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
-
-    from mimicmotion_trt.training.checkpoints import empty_pose_net, empty_unet, read_config
-
-    base = folder / "svd"
-    ignore = shutil.ignore_patterns("checkpoint_keys.json", "*.safetensors")
-    shutil.copytree(configs, base, ignore=ignore, dirs_exist_ok=True)  # one that was interrupted may be there
-    os.chmod(base, 0o755)
-    generator = torch.Generator().manual_seed(0)
-
-    def weights(module: torch.nn.Module, prefix: str = "") -> dict[str, torch.Tensor]:
-        return {prefix + key: value_like(key, tensor.shape) for key, tensor in module.state_dict().items()}
-
-    def value_like(key: str, shape: torch.Size) -> torch.Tensor:
-        if key.endswith("scale") or ("norm" in key and key.endswith("weight")):
-            return torch.ones(shape, dtype=torch.float16)
-        if len(shape) < 2:
-            return torch.zeros(shape, dtype=torch.float16)
-        fan_in = math.prod(shape[1:])
-        drawn = torch.randn(shape, generator=generator, dtype=torch.float32) / math.sqrt(fan_in)
-        return drawn.half()
-
-    with torch.device("meta"):
-        unet = empty_unet(base)
-        pose_net = empty_pose_net(unet)
-        vae: Any = AutoencoderKLTemporalDecoder.from_config(read_config(base / "vae" / "config.json"))
-        encoder = CLIPVisionModelWithProjection(
-            CLIPVisionConfig(**read_config(base / "image_encoder" / "config.json"))
-        )
-    save_file(weights(vae), base / "vae" / "diffusion_pytorch_model.safetensors")
-    save_file(weights(encoder), base / "image_encoder" / "model.safetensors")
-    state = {**weights(unet, "unet."), **weights(pose_net, "pose_net.")}
-    beside = folder / ".mimicmotion.safetensors"
-    save_file(state, beside)
-    beside.replace(folder / "mimicmotion.safetensors")  # the last: what is there is whole, and drawn no more
-
-
 if __name__ == "__main__":
     if sys.argv[1:2] == ["draw"]:
-        draw(*map(Path, sys.argv[2:]))
+        save_model(*map(Path, sys.argv[2:]))
     else:
         typer.run(main)

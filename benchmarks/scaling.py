@@ -23,8 +23,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from inputs import keypoints, picture
-from pages import markdown, with_table, write
+from common import RESULTS, ROOT, keypoints, markdown, picture, with_table
 from rich.console import Console
 from rich.table import Table
 
@@ -41,11 +40,11 @@ from mimicmotion_trt.doctor.prediction import (
     unet_values,
 )
 from mimicmotion_trt.engines import Placement, open_engine
+from mimicmotion_trt.files import write_atomic
 from mimicmotion_trt.pose import draw_poses
 from mimicmotion_trt.settings import Settings
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS, DOCS = ROOT / "benchmarks" / "results", ROOT / "docs" / "scaling.md"
+DOCS = ROOT / "docs" / "scaling.md"
 GPUS = ("H100", "A100", "RTX 4090", "L4")
 GPU_FRAMES = (16, 71, 142, 284, 568)
 
@@ -102,8 +101,8 @@ def main(
     console.print(str(output))
     told = {"bundle": bundle, "steps": steps, "threads": threads, "sweeps": sweeps, "gpus": curves}
     if save:
-        write(output.with_suffix(".json"), json.dumps(told, indent=1) + "\n")
-        write(DOCS, with_table(DOCS.read_text(), "scaling", section(told)))
+        write_atomic(output.with_suffix(".json"), json.dumps(told, indent=1) + "\n")
+        write_atomic(DOCS, with_table(DOCS.read_text(), "scaling", section(told)))
     print(json.dumps(told))
 
 

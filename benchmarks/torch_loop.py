@@ -1,13 +1,12 @@
 """The plain PyTorch loop that ours is measured against, in the reference's order of work.
 
 At every step, for every segment: PoseNet, then the U-Net once without and once with the conditions. The
-predictions are fused over segments, guided, and one Euler step is made. Eager, float32.
+predictions are fused over segments, guided, and one Euler step is made. Eager; latents are float32.
 """
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,36 +19,44 @@ from mimicmotion_trt.engines import ImageStatistics
 from mimicmotion_trt.schedule import karras_sigmas
 from mimicmotion_trt.segments import plan_segments
 from mimicmotion_trt.settings import Settings
-from mimicmotion_trt.training.checkpoints import load_model
+from mimicmotion_trt.training.checkpoints import Model
+
+Pictures = NDArray[np.uint8]
 
 
 class TorchLoop:
-    """MimicMotion in eager PyTorch; settings have to be resolved."""
+    """MimicMotion in eager PyTorch on the device and in the dtype of a model's networks; settings are resolved."""
 
-    def __init__(
-        self, base: str | Path, checkpoint: str | Path, image: ImageStatistics, threads: int
-    ) -> None:
-        torch.set_num_threads(threads)
-        self._model: Any = load_model(base, checkpoint)
+    def __init__(self, model: Model, image: ImageStatistics) -> None:
+        self._model: Any = model
         self._image = image
+        first = next(model.unet.parameters())
+        self._device, self._dtype = first.device, first.dtype
+
+    def __call__(
+        self, picture: Pictures, pose_frames: Pictures, settings: Settings, noise: NDArray[np.float32]
+    ) -> Pictures:
+        """Frames uint8 [F,H,W,3]; picture [H,W,3], pose pictures [F,H,W,3], unit noise [F,4,h,w]."""
+        return self.decode(self.sample(picture, pose_frames, settings, noise), settings.decode_chunk)
 
     @torch.inference_mode()
-    def __call__(
-        self,
-        picture: NDArray[np.uint8],
-        pose_frames: NDArray[np.uint8],
-        settings: Settings,
-        noise: NDArray[np.float32],
-    ) -> NDArray[np.uint8]:
-        """Frames uint8 [F,H,W,3]; picture [H,W,3], pose pictures [F,H,W,3], unit noise [F,4,h,w]."""
+    def sample(
+        self, picture: Pictures, pose_frames: Pictures, settings: Settings, noise: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Latents float32 [F,4,h,w] after all steps, without noise on the picture."""
         model = self._model
-        image = torch.from_numpy(to_signed(picture))[None]
-        pixels = torch.from_numpy(clip_pixels(to_signed(picture), self._image))
+        image = self._given(to_signed(picture)[None])
+        pixels = self._given(clip_pixels(to_signed(picture), self._image))
         embedding = model.image_encoder(pixels).image_embeds[:, None]
         image_latents = model.vae.encode(image).latent_dist.mode()
-        poses = torch.from_numpy(to_signed(pose_frames))
-        latents = self._denoise(poses, embedding, image_latents, settings, torch.from_numpy(noise))
-        return self._decode(latents, settings.decode_chunk)
+        poses = self._given(to_signed(pose_frames))
+        start = torch.from_numpy(noise).to(self._device)
+        latents = self._denoise(poses, embedding, image_latents, settings, start)
+        found: NDArray[np.float32] = latents.cpu().numpy()
+        return found
+
+    def _given(self, values: NDArray[np.float32]) -> Tensor:
+        return torch.from_numpy(values).to(self._device, self._dtype)
 
     def _denoise(
         self, poses: Tensor, embedding: Tensor, image_latents: Tensor, settings: Settings, noise: Tensor
@@ -57,19 +64,21 @@ class TorchLoop:
         assert settings.segment
         assert settings.sigma_min
         assert settings.sigma_max
-        frames = len(poses)
-        plan = torch.from_numpy(plan_segments(frames, settings.segment, settings.overlap))
-        slots = plan.shape[1]
-        u = 2 * (torch.arange(slots) + 0.5) / slots
+        frames, device = len(poses), self._device
+        plan = torch.from_numpy(plan_segments(frames, settings.segment, settings.overlap)).to(device)
+        length = plan.shape[1]
+        u = 2 * (torch.arange(length, device=device) + 0.5) / length
         weight = torch.minimum(u, 2 - u)[:, None, None, None]
-        guidance = torch.linspace(*settings.guidance, frames)[:, None, None, None]
-        ids = torch.tensor([[settings.conditioning_fps - 1, settings.motion_bucket, settings.noise_aug]])
+        guidance = torch.linspace(*settings.guidance, frames, device=device)[:, None, None, None]
+        ids = torch.tensor(
+            [[settings.conditioning_fps - 1, settings.motion_bucket, settings.noise_aug]], device=device
+        )
         sigmas = karras_sigmas(settings.steps, settings.sigma_min, settings.sigma_max)
         latents = noise * math.sqrt(float(sigmas[0]) ** 2 + 1)
         for sigma, following in zip(map(float, sigmas[:-1]), map(float, sigmas[1:]), strict=True):
             scaled = latents / math.sqrt(sigma**2 + 1)
             predictions = [torch.zeros_like(latents), torch.zeros_like(latents)]
-            total = torch.zeros(frames, 1, 1, 1)
+            total = torch.zeros(frames, 1, 1, 1, device=device)
             for segment in plan:
                 total[segment] += weight
                 for branch in (0, 1):
@@ -98,19 +107,22 @@ class TorchLoop:
         pose = self._model.pose_net(poses[segment])[None] if branch else None
         image = image_latents.expand(len(segment), -1, -1, -1) * branch
         output: Tensor = self._model.unet(
-            torch.cat([scaled[segment], image], dim=1)[None],
-            torch.tensor([0.25 * math.log(sigma)]),
+            torch.cat([scaled[segment].to(self._dtype), image], dim=1)[None],
+            torch.tensor([0.25 * math.log(sigma)], device=self._device),
             embedding * branch,
             ids,
             pose,
         )[0][0]
-        return output
+        return output.float()
 
-    def _decode(self, latents: Tensor, chunk: int) -> NDArray[np.uint8]:
+    @torch.inference_mode()
+    def decode(self, latents: NDArray[np.float32], chunk: int) -> Pictures:
+        """Frames uint8 [F,H,W,3] of latents [F,4,h,w], `chunk` at a time."""
         vae = self._model.vae
         parts = [
-            vae.decode(part / vae.config.scaling_factor, num_frames=len(part)).sample
-            for part in torch.split(latents, chunk)
+            vae.decode(part.to(self._dtype) / vae.config.scaling_factor, num_frames=len(part)).sample.float()
+            for part in torch.split(torch.from_numpy(latents).to(self._device), chunk)
         ]
         pictures = (torch.cat(parts) * 0.5 + 0.5).clamp(0, 1) * 255
-        return pictures.to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+        found: Pictures = pictures.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        return found

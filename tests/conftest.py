@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 if TYPE_CHECKING:
-    from mimicmotion_trt import Animator
+    from mimicmotion_trt import Animator, Settings
     from mimicmotion_trt.engines import Bundle, Engine, EngineSpec, FlopModel
     from mimicmotion_trt.export.options import Options
 
+Array = np.ndarray[Any, Any]
 ROOT = Path(__file__).parents[1]
 
 
@@ -20,6 +24,45 @@ ROOT = Path(__file__).parents[1]
 def golden() -> Path:
     """The golden folder: `tiny/` holds small networks and three runs of the reference on them."""
     return ROOT / "tests" / "data" / "golden"
+
+
+@dataclass(frozen=True)
+class GoldenRun:
+    """One run of the reference implementation."""
+
+    picture: Path
+    settings: Settings
+    arrays: dict[str, Array]
+
+    def __getattr__(self, name: str) -> Array:
+        return self.arrays[name]
+
+    @property
+    def poses(self) -> Array:
+        """uint8 [F,H,W,3]"""
+        return np.ascontiguousarray(self.arrays["pose_frames"].transpose(0, 2, 3, 1))
+
+    @property
+    def noise(self) -> Array | None:
+        """float32 [3,H,W] if the picture was noised."""
+        return self.arrays["image_noise"][0] if self.settings.noise_aug else None
+
+
+@pytest.fixture(scope="session")
+def golden_run(golden: Path) -> Callable[[str], GoldenRun]:
+    """A run by name: single, long, augmented."""
+
+    def load(name: str) -> GoldenRun:
+        from mimicmotion_trt import Settings
+
+        with np.load(golden / "tiny" / f"{name}.npz") as file:
+            arrays = dict(file)
+        given = json.loads(str(arrays.pop("settings")))
+        keys = ("segment", "overlap", "steps", "noise_aug", "guidance", "decode_chunk")
+        settings = Settings(**{key: given[key] for key in keys})
+        return GoldenRun(golden / "tiny" / f"{name}.png", settings, arrays)
+
+    return load
 
 
 @pytest.fixture(scope="session")

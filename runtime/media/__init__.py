@@ -13,7 +13,7 @@ _HOME = {
     "VideoReader": "reader",
     "read_pictures": "picture",
     "VideoWriter": "writer",
-    "FragmentedMp4": "fragments",
+    "FragmentedMp4": "writer",
     "contact_sheet": "sheet",
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import av
@@ -11,6 +12,7 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer, OutputContainer
 from av.packet import Packet
 
+from ..limits import Limits
 from .source import Source
 
 _SAMPLE_RATE = 48_000  # both encoders take it
@@ -92,10 +94,11 @@ class AudioTrack:
 
 
 def open_audio(
-    source: Source, output: OutputContainer, copied: frozenset[str], encoder: str
+    video: str | Path | bytes, output: OutputContainer, copied: frozenset[str], encoder: str
 ) -> AudioTrack | None:
-    """The source's first sound track; None where it has none that can be used."""
-    container = source.open()
+    """The first sound track of a driving video; None where it has none that can be used."""
+    # The limit was checked when the frames were read.
+    container = Source(video, Limits(motion_bytes=2**62)).open()
     try:
         if container.streams.audio and container.streams.audio[0].codec_context is not None:
             return AudioTrack(container, output, copied, encoder)

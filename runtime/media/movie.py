@@ -6,6 +6,7 @@ import io
 import math
 from dataclasses import dataclass, field
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -18,7 +19,6 @@ from numpy.typing import NDArray
 
 from ..errors import OutputError
 from .audio import AudioTrack, open_audio
-from .source import Source
 
 _THREADS = 4  # x264 gives the same bytes for the same number of threads, so it must not follow the host
 _CENTISECOND = Fraction(1, 100)  # a GIF's clock
@@ -26,7 +26,7 @@ _SHORTEST_GIF_DELAY = 2  # browsers slow down anything shorter to 10
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class FileFormat:
     """How one kind of file is made."""
 
     container: str
@@ -44,14 +44,14 @@ _MP4_AUDIO = frozenset({"aac", "mp3", "alac", "ac3"})
 _H264 = {"mbtree": "0"}
 _VP9 = {"b": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1"}
 
-FORMS = {
-    ".mp4": Form("mp4", "libx264", {"movflags": "+faststart"}, _H264, _MP4_AUDIO, "aac"),
-    ".mov": Form("mov", "libx264", {"movflags": "+faststart"}, _H264, _MP4_AUDIO, "aac"),
-    ".mkv": Form("matroska", "libx264", {}, _H264, _MP4_AUDIO | {"opus", "vorbis", "flac"}, "aac"),
-    ".webm": Form("webm", "libvpx-vp9", {}, _VP9, frozenset({"opus", "vorbis"}), "libopus"),
-    ".gif": Form("gif", "gif"),
+FORMATS = {
+    ".mp4": FileFormat("mp4", "libx264", {"movflags": "+faststart"}, _H264, _MP4_AUDIO, "aac"),
+    ".mov": FileFormat("mov", "libx264", {"movflags": "+faststart"}, _H264, _MP4_AUDIO, "aac"),
+    ".mkv": FileFormat("matroska", "libx264", {}, _H264, _MP4_AUDIO | {"opus", "vorbis", "flac"}, "aac"),
+    ".webm": FileFormat("webm", "libvpx-vp9", {}, _VP9, frozenset({"opus", "vorbis"}), "libopus"),
+    ".gif": FileFormat("gif", "gif"),
 }
-FRAGMENTED = Form(
+FRAGMENTED = FileFormat(
     "mp4",
     "libx264",
     # A fragment leaves when the next key frame arrives; sound that ends early holds back 0.1 s, not 10.
@@ -70,17 +70,18 @@ class Movie:
     """One video being written to `target`, a path or a binary sink.
 
     Frames are uint8 [H,W,3] RGB of `size` (width, height); H.264 and VP9 pad odd sizes by one pixel.
-    Colours are BT.709, limited range. Raises `OutputError` where the target does not take the data.
+    Colours are BT.709, limited range. Sound comes from `audio`, the driving video, where the format has any.
+    Raises `OutputError` for a wrong rate, size or frame, and `MotionError` where `audio` cannot be opened.
     """
 
     def __init__(
         self,
         target: str | io.RawIOBase,
-        form: Form,
+        form: FileFormat,
         *,
         fps: float,
         size: tuple[int, int],
-        audio: Source | None = None,
+        audio: str | Path | bytes | None = None,
         crf: int = 18,
     ) -> None:
         self.frames = 0
@@ -111,16 +112,18 @@ class Movie:
 
     def finish(self) -> None:
         """Write what the encoder still holds and the end of the file."""
-        self._container.mux(self._encode(None))
-        self.close()
+        try:
+            self._container.mux(self._encode(None))
+        finally:
+            self.close()
 
     def close(self) -> None:
-        """Let go of the files; without `finish` what was written is of no use."""
+        """Close the files; without `finish` what was written is of no use."""
         if self._audio is not None:
             self._audio.close()
         self._container.close()
 
-    def _add_stream(self, form: Form, crf: int) -> VideoStream:
+    def _add_stream(self, form: FileFormat, crf: int) -> VideoStream:
         stream = self._container.add_stream(form.codec, rate=self._rate)
         assert isinstance(stream, VideoStream)
         context = stream.codec_context

@@ -5,26 +5,14 @@ from __future__ import annotations
 import io
 import math
 import re
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import (  # each plugin, once imported, registers its format
-    AvifImagePlugin,  # noqa: F401
-    BmpImagePlugin,  # noqa: F401
-    ExifTags,
-    GifImagePlugin,  # noqa: F401
-    Image,
-    ImageCms,
-    Jpeg2KImagePlugin,  # noqa: F401
-    JpegImagePlugin,  # noqa: F401
-    PngImagePlugin,  # noqa: F401
-    PpmImagePlugin,  # noqa: F401
-    TiffImagePlugin,  # noqa: F401
-    WebPImagePlugin,  # noqa: F401
-)
+from PIL import ExifTags, Image, ImageCms
 
 from ..errors import LimitError, MimicMotionError, MotionError, OutputError, PictureError
 from ..files import write_atomic
@@ -36,9 +24,10 @@ PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 """What `write_picture` writes and what counts as a pose picture in a folder."""
 
 _FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
+_SIZES = {"PNG": ">16xII", "GIF": "<6xHH", "BMP": "<18xii"}
+"""Where width and height stand in headers that state them at a fixed place."""
 _REMEDY = "Give a JPEG, PNG, WebP, AVIF, BMP or TIFF picture."
 _WHITE = (255, 255, 255)
-_PROFILE_MODES = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK"}
 
 
 def read_picture(source: str | Path | bytes | Picture, limits: Limits | None = None) -> Picture:
@@ -80,6 +69,7 @@ def read_picture(source: str | Path | bytes | Picture, limits: Limits | None = N
 
 def picture_format(data: bytes) -> str:
     """Pillow's name of the format by the first bytes of a file (PNG, JPEG, GIF, ...); empty if it is none."""
+    Image.init()  # imports Pillow's plugins, once
     for kind in _FORMATS:
         accept = Image.OPEN[kind][1]
         if accept is not None and accept(data[:16]) is True:
@@ -167,9 +157,13 @@ def _checked_array(picture: NDArray[np.generic], limits: Limits) -> Picture:
             f"the picture is an array of {picture.dtype} {list(picture.shape)}.",
             "Give uint8 [H,W,3] in RGB order.",
         )
-    pixels = picture.shape[0] * picture.shape[1]
-    check_limit("pixels of the picture", pixels, limits.picture_pixels, field="image")
+    _check_pixels(picture.shape[:2], limits)
     return np.ascontiguousarray(picture).view(np.uint8)
+
+
+def _check_pixels(size: tuple[int, ...], limits: Limits) -> None:
+    pixels = abs(math.prod(size))  # a BMP of negative height begins with the top row
+    check_limit("pixels of the picture", pixels, limits.picture_pixels, field="image")
 
 
 def _load(source: str | Path, limits: Limits) -> tuple[str, bytes]:
@@ -188,9 +182,11 @@ def _load(source: str | Path, limits: Limits) -> tuple[str, bytes]:
 
 
 def _decode(data: bytes, kind: str, limits: Limits) -> Picture:
+    if kind in _SIZES:  # known even where the rest is too damaged for Pillow to open it
+        _check_pixels(struct.unpack_from(_SIZES[kind], data.ljust(26, b"\0")), limits)
     # The plugin is called directly: Image.open would judge the size by a limit that belongs to the process.
     with Image.OPEN[kind][0](io.BytesIO(data), "") as header:
-        check_limit("pixels of the picture", math.prod(header.size), limits.picture_pixels, field="image")
+        _check_pixels(header.size, limits)
         header.verify()  # Pillow decodes a PNG whose last bytes are missing
     with Image.OPEN[kind][0](io.BytesIO(data), "") as image:
         rawmode = image.tile[0].args if image.tile else None

@@ -1,4 +1,4 @@
-"""Where a video or its audio comes from: a file, bytes or a stream, opened as often as needed."""
+"""Where a video or its sound comes from: a file, bytes or a stream, opened as often as needed."""
 
 from __future__ import annotations
 
@@ -104,11 +104,6 @@ class Source:
         self._spool.flush()
         self._path = self._spool.name
         return "the driving video", size
-
-
-def open_source(audio: str | Path | bytes) -> Source:
-    """A driving video for its sound; it was measured when its frames were read."""
-    return Source(audio, Limits(motion_bytes=2**62))
 
 
 def fault(message: str, remedy: str = REMEDY) -> MotionError:

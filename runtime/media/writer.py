@@ -1,7 +1,8 @@
-"""The finished video, on disk: whole or not at all."""
+"""Finished videos: a file that appears whole or not at all, or pieces that can be watched while it is made."""
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import secrets
@@ -10,22 +11,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 import av
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import OutputError
-from .fragments import FragmentedMp4
-from .movie import FORMS, Movie, check_frame, check_size, exact_rate
+from .movie import FORMATS, FRAGMENTED, FileFormat, Movie, check_frame, check_size, exact_rate
 from .picture import encode_picture
-from .source import Source, open_source
-
-__all__ = ["FragmentedMp4", "VideoWriter"]
 
 _PATTERN = re.compile(r"%(0\d+)?d")
 _SEQUENCE_NAME = "%05d.png"
+_SHORTEST_FRAGMENT = 4  # frames; portions of a single frame would otherwise be key frames only
 
 
 class VideoWriter:
@@ -52,14 +50,24 @@ class VideoWriter:
     ) -> None:
         self._output = Path(output)
         self._done = False
-        self._audio = open_source(audio) if audio is not None else None
+        self._sequence = _sequence(output)
         rate, size = exact_rate(fps), check_size(size)
-        self._sink: _Sink
-        with _reported(self._output):
-            if _is_sequence(output):
-                self._sink = _PngSequence(output, size)
-            else:
-                self._sink = _MovieFile(self._output, float(rate), size, self._audio, crf)
+        # A fresh hidden name in the same folder, so that it can be moved into place in one step.
+        path = self._output.absolute()
+        self._beside = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.tmp")
+        self._sink: Movie | _PngFolder
+        try:
+            with _reported(self._output):
+                if self._sequence is not None:
+                    self._sink = _PngFolder(self._beside, self._sequence[1], size)
+                else:
+                    form = _format_of(self._output)
+                    self._beside.touch(exist_ok=False)
+                    target = f"file:{self._beside}"
+                    self._sink = Movie(target, form, fps=float(rate), size=size, audio=audio, crf=crf)
+        except BaseException:
+            self._beside.unlink(missing_ok=True)
+            raise
 
     @property
     def frames(self) -> int:
@@ -79,18 +87,25 @@ class VideoWriter:
             with _reported(self._output):
                 if self.frames == 0:
                     raise OutputError(f"{self._output}: no frame was written.", field="output")
-                self._sink.commit()
-                self._done = True
+                self._sink.finish()
+                if self._sequence is not None:
+                    _move_pictures(self._beside, *self._sequence, self.frames)
+                else:
+                    os.replace(self._beside, self._output)
         finally:
             self.abort()
 
     def abort(self) -> None:
-        """Drop what was written; the output stays as it was."""
-        if not self._done:
-            self._done = True
-            self._sink.discard()
-        if self._audio is not None:
-            self._audio.close()
+        """Drop what was written and not finished; the output stays as it was."""
+        if self._done:
+            return
+        self._done = True
+        with suppress(av.FFmpegError, OSError):  # a full disk refuses the end of the file as well
+            self._sink.close()
+        if self._sequence is not None:
+            shutil.rmtree(self._beside, ignore_errors=True)
+        else:
+            self._beside.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         return self
@@ -101,112 +116,147 @@ class VideoWriter:
         self.close() if kind is None else self.abort()
 
 
-class _Sink(Protocol):
-    @property
-    def frames(self) -> int: ...
-    def add(self, frame: NDArray[np.uint8]) -> None: ...
-    def commit(self) -> None: ...
-    def discard(self) -> None: ...
+class FragmentedMp4:
+    """Frames in, consecutive pieces of one MP4 out; together they are an ordinary file.
 
+    The last frame of each portion is a key frame, so that all before it can leave at once (with sound, all
+    but two or three); it follows with the next portion. H.264 without frames that depend on later ones; sound
+    of `audio` (the driving video) is interleaved up to the video's time. The same frames in the same portions
+    give the same bytes.
 
-class _MovieFile:
+    Raises `OutputError` if the frames do not fit `size` and `MotionError` if `audio` cannot be opened.
+    """
+
     def __init__(
-        self, output: Path, fps: float, size: tuple[int, int], audio: Source | None, crf: int
+        self,
+        fps: float,
+        size: tuple[int, int],
+        audio: str | Path | bytes | None = None,
+        crf: int = 18,
     ) -> None:
-        form = FORMS.get(output.suffix.lower())
-        if form is None:
-            raise _refused(output, f"no video format is known by the suffix {output.suffix!r}")
-        if output.is_dir():
-            raise _refused(output, "it is a folder")
-        self._output = output
-        self._beside = _beside(output)
-        self._beside.touch(exist_ok=False)
-        try:
-            path = f"file:{self._beside.absolute()}"
-            self._movie = Movie(path, form, fps=fps, size=size, audio=audio, crf=crf)
-        except BaseException:
-            self._beside.unlink(missing_ok=True)
-            raise
+        self._pieces = _Pieces()
+        self._closed = False
+        self._key = 0
+        self._movie = Movie(self._pieces, FRAGMENTED, fps=fps, size=size, audio=audio, crf=crf)
 
     @property
     def frames(self) -> int:
+        """How many were written."""
         return self._movie.frames
 
-    def add(self, frame: NDArray[np.uint8]) -> None:
-        self._movie.add(frame)
+    def write(self, frames: NDArray[np.uint8]) -> bytes:
+        """Take uint8 [n,H,W,3] RGB; give the bytes that are ready, possibly none."""
+        with _reported():
+            for index, frame in enumerate(frames):
+                key = index == len(frames) - 1 and self.frames - self._key >= _SHORTEST_FRAGMENT
+                self._key = self.frames if key else self._key
+                self._movie.add(frame, key=key)
+        return self._pieces.take()
 
-    def commit(self) -> None:
-        self._movie.finish()
-        os.replace(self._beside, self._output)
+    def close(self) -> bytes:
+        """End the video; give its last bytes."""
+        if self._closed:
+            return b""
+        self._closed = True
+        with _reported():
+            self._movie.finish()
+        return self._pieces.take()
 
-    def discard(self) -> None:
-        with suppress(av.FFmpegError, OSError):  # a full disk refuses the end of the file as well
+    def abort(self) -> None:
+        """Close the encoder without ending the video."""
+        self._closed = True
+        with suppress(av.FFmpegError):
             self._movie.close()
-        self._beside.unlink(missing_ok=True)
 
 
-class _PngSequence:
-    """Pictures counted from 1; numbers that an earlier, longer sequence left behind are removed."""
+class _Pieces(io.RawIOBase):
+    """What the muxer wrote and nobody has taken; it cannot seek, so the muxer writes front to back."""
 
-    def __init__(self, output: str | Path, size: tuple[int, int]) -> None:
-        path, self._size, self.frames = Path(output), size, 0
-        is_pattern = _PATTERN.search(path.name) is not None
-        self._folder = path.parent if is_pattern else path
-        self._name = path.name if is_pattern else _SEQUENCE_NAME
-        if is_pattern and not self._folder.is_dir():
-            raise _refused(path, f"the folder {self._folder} does not exist")
-        self._beside = _beside(path)
-        self._beside.mkdir()
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: object) -> int:
+        view = memoryview(data)  # type: ignore[arg-type]
+        self._data += view
+        return view.nbytes
+
+    def take(self) -> bytes:
+        data, self._data = bytes(self._data), bytearray()
+        return data
+
+
+class _PngFolder:
+    """A new folder of PNG pictures; `name` has a printf pattern for their numbers from 1."""
+
+    def __init__(self, folder: Path, name: str, size: tuple[int, int]) -> None:
+        self._folder, self._name, self._size, self.frames = folder, name, size, 0
+        folder.mkdir()
 
     def add(self, frame: NDArray[np.uint8]) -> None:
-        data = encode_picture(check_frame(frame, self._size))
-        (self._beside / self._numbered(self.frames + 1)).write_bytes(data)
         self.frames += 1
+        data = encode_picture(check_frame(frame, self._size))
+        (self._folder / _numbered(self._name, self.frames)).write_bytes(data)
 
-    def commit(self) -> None:
-        self._folder.mkdir(exist_ok=True)
-        for number in range(1, self.frames + 1):
-            os.replace(self._beside / self._numbered(number), self._folder / self._numbered(number))
-        number = self.frames + 1
-        while (stale := self._folder / self._numbered(number)).is_file():
-            stale.unlink()
-            number += 1
-        self._beside.rmdir()
+    def finish(self) -> None:
+        """Every picture is whole once it is added."""
 
-    def discard(self) -> None:
-        shutil.rmtree(self._beside, ignore_errors=True)
-
-    def _numbered(self, number: int) -> str:
-        return _PATTERN.sub(lambda found: found[0] % number, self._name, count=1)
+    def close(self) -> None:
+        """Nothing is held open."""
 
 
-def _is_sequence(output: str | Path) -> bool:
+def _sequence(output: str | Path) -> tuple[Path, str] | None:
+    """The folder and the pattern of a sequence of pictures; None for a video file."""
     path = Path(output)
     if path.suffix.lower() == ".png" and _PATTERN.search(path.name):
-        return True
-    return str(output).endswith(("/", os.sep)) or (path.suffix == "" and path.is_dir())
+        if not path.parent.is_dir():
+            raise _refused(path, f"the folder {path.parent} does not exist")
+        return path.parent, path.name
+    if str(output).endswith(("/", os.sep)) or (path.suffix == "" and path.is_dir()):
+        return path, _SEQUENCE_NAME
+    return None
 
 
-def _beside(output: Path) -> Path:
-    """A fresh hidden name in the same folder, so that it can be moved into place in one step."""
-    output = output.absolute()
-    return output.with_name(f".{output.name[:100]}.{secrets.token_hex(4)}.tmp")
+def _move_pictures(beside: Path, folder: Path, name: str, count: int) -> None:
+    """Into their folder; numbers that an earlier, longer sequence left there are removed."""
+    folder.mkdir(exist_ok=True)
+    for number in range(1, count + 1):
+        os.replace(beside / _numbered(name, number), folder / _numbered(name, number))
+    while (stale := folder / _numbered(name, count := count + 1)).is_file():
+        stale.unlink()
+
+
+def _numbered(name: str, number: int) -> str:
+    return _PATTERN.sub(lambda found: found[0] % number, name, count=1)
+
+
+def _format_of(output: Path) -> FileFormat:
+    form = FORMATS.get(output.suffix.lower())
+    if form is None:
+        raise _refused(output, f"no video format is known by the suffix {output.suffix!r}")
+    if output.is_dir():
+        raise _refused(output, "it is a folder")
+    return form
 
 
 def _refused(output: Path, why: str) -> OutputError:
     return OutputError(
         f"{output} cannot be written: {why}.",
-        remedy=f"Choose a name that ends with {', '.join(FORMS)}, %04d.png or / in a folder that exists and"
+        remedy=f"Choose a name that ends with {', '.join(FORMATS)}, %04d.png or / in a folder that exists and"
         " that you may write to.",
         field="output",
     )
 
 
 @contextmanager
-def _reported(output: Path) -> Iterator[None]:
+def _reported(output: Path | None = None) -> Iterator[None]:
     """What the disk or the encoder refuses becomes an `OutputError`."""
     try:
         yield
     except (av.FFmpegError, OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        raise _refused(output, why.strip().rstrip(".")) from error
+        why = (getattr(error, "strerror", None) or str(error)).strip().rstrip(".")
+        if output is None:
+            raise OutputError(f"the video cannot be encoded: {why}.", field="output") from error
+        raise _refused(output, why) from error

@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..errors import Cancelled, MimicMotionError
@@ -21,44 +21,42 @@ from .status import KeyReused, NotFound
 from .wire import PARTS, JobInfo, MotionKind, State
 
 
+@dataclass(eq=False)
 class StoredJob:
     """One animation from its upload to the end of its video's life; its files lie in `folder`."""
 
-    def __init__(
-        self,
-        *,
-        folder: Path,
-        request_id: str,
-        fingerprint: bytes,
-        motion_kind: MotionKind,
-        settings: Settings,
-        created: float,
-    ) -> None:
-        self.id = folder.name
-        self.folder = folder
-        self.request_id = request_id
-        self.fingerprint = fingerprint
-        """What must be equal for a second request under the same `request_id`."""
-        self.motion_kind = motion_kind
-        self.settings = settings
-        self.has_reference_pose = False
-        self.state: State = "receiving"
-        self.created = created
-        self.started: float | None = None
-        self.ended: float | None = None
-        self.position: int | None = None
-        """In the queue, as last told to readers."""
-        self.frames = 0
-        self.progress: Progress | None = None
-        self.done: Done | None = None
-        self.error: MimicMotionError | None = None
-        self.cancel_asked = False
-        self.readers = 0
-        """Of its events; they keep its files."""
-        self.unread = asyncio.Event()
-        """Set while there is no reader."""
+    folder: Path
+    request_id: str
+    fingerprint: bytes
+    """What must be equal for a second request under the same `request_id`."""
+    motion_kind: MotionKind
+    has_reference_pose: bool
+    settings: Settings
+    created: float
+    """Times are seconds since 1970."""
+    started: float | None = None
+    ended: float | None = None
+    state: State = "receiving"
+    position: int | None = None
+    """In the queue, as last told to readers."""
+    frames: int = 0
+    """Of the finished video; 0 until that is known."""
+    progress: Progress | None = None
+    done: Done | None = None
+    error: MimicMotionError | None = None
+    cancel_asked: bool = False
+    readers: int = 0
+    """Of its events; they keep its files."""
+    unread: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set while there is no reader."""
+    log: EventLog = field(default_factory=EventLog)
+
+    def __post_init__(self) -> None:
         self.unread.set()
-        self.log = EventLog()
+
+    @property
+    def id(self) -> str:
+        return self.folder.name
 
     @property
     def active(self) -> bool:
@@ -141,18 +139,20 @@ class JobStore:
         self._jobs: dict[str, StoredJob] = {}  # oldest first
 
     def create(
-        self, request_id: str, fingerprint: bytes, motion_kind: MotionKind, settings: Settings
+        self,
+        request_id: str,
+        fingerprint: bytes,
+        motion_kind: MotionKind,
+        settings: Settings,
+        *,
+        has_reference_pose: bool = False,
     ) -> StoredJob:
+        """A job with a folder for its files, whose upload begins."""
         self.sweep()
         folder = self.folder / secrets.token_hex(16)
         folder.mkdir()
         job = StoredJob(
-            folder=folder,
-            request_id=request_id,
-            fingerprint=fingerprint,
-            motion_kind=motion_kind,
-            settings=settings,
-            created=self._clock(),
+            folder, request_id, fingerprint, motion_kind, has_reference_pose, settings, self._clock()
         )
         self._jobs[job.id] = job
         return job

@@ -10,7 +10,6 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import grpc
@@ -30,9 +29,11 @@ from .servicer import AnimationServicer
 from .status import reason
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["AnimationService"].full_name
-_SWEEP_SECONDS = 30.0
-_CANCEL_SECONDS = 5.0  # that a cancelled job gets to notice before its process is killed
-_CHANNEL_OPTIONS = [
+SWEEP_SECONDS = 30.0
+"""From one look for jobs that are older than `Keep.seconds` to the next."""
+CANCEL_SECONDS = 5.0
+"""That a cancelled job gets to notice before its process is killed."""
+CHANNEL_OPTIONS = [
     # Twice a chunk, so that one that is too large is refused by us, with an explanation.
     ("grpc.max_receive_message_length", 2 * CHUNK_BYTES + 65536),
     ("grpc.max_send_message_length", 2 * CHUNK_BYTES + 65536),
@@ -65,8 +66,9 @@ class AnimationServer:
         self.logger = make_logger(self.config.json_logs)
         self._on_ready = on_ready
         self._health = health.aio.HealthServicer()
-        self._warm = asyncio.Event()  # for the first time
-        self._given_up = asyncio.Event()
+        self.over = asyncio.Event()
+        """Set when no engine can run any more: time to stop."""
+        self._decided = asyncio.Event()  # an engine was warm once, or none will be
         self._jobs_ended = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -96,7 +98,7 @@ class AnimationServer:
 
     async def ready(self) -> None:
         """Wait until an engine is warm; raises what keeps all of them from it, such as `BundleError`."""
-        await _first(self._warm, self._given_up)
+        await self._decided.wait()
         if self.scheduler.failure is not None:
             raise self.scheduler.failure
 
@@ -109,7 +111,7 @@ class AnimationServer:
         self.scheduler.drain()
         await self._wait_for_jobs(until - loop.time())
         self.scheduler.cancel_all()
-        await self._wait_for_jobs(_CANCEL_SECONDS)
+        await self._wait_for_jobs(CANCEL_SECONDS)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(until):
                 for job in self.store.all():
@@ -130,16 +132,14 @@ class AnimationServer:
             raise
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
     # ---- inside ----
 
     async def _open(self) -> None:
         config = self.config
-        self._server = grpc.aio.server(options=_CHANNEL_OPTIONS, maximum_concurrent_rpcs=config.max_calls)
+        self._server = grpc.aio.server(options=CHANNEL_OPTIONS, maximum_concurrent_rpcs=config.max_calls)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         servicer = AnimationServicer(
             self.store,
@@ -156,25 +156,25 @@ class AnimationServer:
         await self._server.start()
 
     async def _set_health(self) -> None:
-        serving = self.scheduler.warm
-        status = (
-            health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        )
+        states = health_pb2.HealthCheckResponse
         for name in ("", SERVICE):
-            await self._health.set(name, status)
+            await self._health.set(name, states.SERVING if self.scheduler.warm else states.NOT_SERVING)
 
     def _changed(self) -> None:
         """An engine became warm, was lost, or was given up."""
         self._spawn(self._set_health())
         if self.scheduler.warm:
-            self._warm.set()
+            self._decided.set()
         if self.scheduler.failure is not None:
-            self._given_up.set()
+            self._decided.set()
+            self.over.set()
 
     async def _announce(self) -> None:
-        await self._warm.wait()
+        await self._decided.wait()
+        engine = next((engine.ready for engine in self.scheduler.engines if engine.ready is not None), None)
+        if engine is None:
+            return
         address = f"{self.config.host}:{self.port}"
-        engine = next(engine.ready for engine in self.scheduler.engines if engine.ready is not None)
         self.logger.info("ready", address=address, bundle=engine.bundle_name, note=engine.note)
         if self.config.ready_file is not None:
             await asyncio.to_thread(self.config.ready_file.write_text, address)
@@ -200,7 +200,7 @@ class AnimationServer:
 
     async def _sweep(self) -> None:
         while True:
-            await asyncio.sleep(_SWEEP_SECONDS)
+            await asyncio.sleep(SWEEP_SECONDS)
             self.store.sweep()
 
     async def _close_engines(self) -> None:
@@ -219,14 +219,14 @@ def serve(config: ServiceConfig | None = None, *, on_ready: Callable[[int], None
 
 async def _serve(config: ServiceConfig, on_ready: Callable[[int], None] | None) -> None:
     server = AnimationServer(config, on_ready=on_ready)
-    loop, told = asyncio.get_running_loop(), asyncio.Event()
+    loop = asyncio.get_running_loop()
     signals = (signal.SIGTERM, signal.SIGINT)
     for number in signals:
-        loop.add_signal_handler(number, told.set)
+        loop.add_signal_handler(number, server.over.set)
     try:
         await server.start()
         print(f"mimicmotion.v1 listens on {config.host}:{server.port}", flush=True)
-        await _first(told, server._given_up)
+        await server.over.wait()
     finally:
         for number in signals:
             loop.remove_signal_handler(number)
@@ -234,16 +234,6 @@ async def _serve(config: ServiceConfig, on_ready: Callable[[int], None] | None) 
     await server.stop(0 if failure is not None else None)
     if failure is not None:
         raise failure
-
-
-async def _first(*events: asyncio.Event) -> None:
-    """Wait until one of the events is set."""
-    waits = {asyncio.ensure_future(event.wait()) for event in events}
-    try:
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for wait in waits:
-            wait.cancel()
 
 
 def _bind(server: grpc.aio.Server, host: str, port: int, tls: Tls | None) -> int:

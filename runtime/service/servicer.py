@@ -65,8 +65,7 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
 
     @_answered
     async def Animate(self, request: object, context: Context) -> None:
-        header, next_part = await self._begin_upload(context)
-        job, existed = await self._accept(header, next_part)
+        job, existed, header = await self._receive(context)
         try:
             async with aclosing(job.events()) as events:
                 async for event in events:
@@ -77,8 +76,7 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
 
     @_answered
     async def CreateAnimation(self, request: object, context: Context) -> pb.CreateAnimationResponse:
-        header, next_part = await self._begin_upload(context)
-        job, existed = await self._accept(header, next_part)
+        job, existed, _ = await self._receive(context)
         return pb.CreateAnimationResponse(animation=wire.info_to_wire(job.info()), existed=existed)
 
     @_answered
@@ -131,42 +129,38 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
 
     # ---- inside ----
 
-    async def _begin_upload(self, context: Context) -> tuple[pb.AnimationHeader, uploads.Next]:
-        next_part = uploads.reader(context.read, grpc.aio.EOF, self._patience)
-        return await uploads.receive_header(next_part, self._limits), next_part
-
-    async def _accept(self, header: pb.AnimationHeader, next_part: uploads.Next) -> tuple[StoredJob, bool]:
-        """The queued job of this upload; True with it if the key gave one that existed already."""
+    async def _receive(self, context: Context) -> tuple[StoredJob, bool, pb.AnimationHeader]:
+        """(the queued job of this call's upload, whether its key gave one that existed already, the header)."""
+        receiver = uploads.Receiver(context.read, grpc.aio.EOF, self._patience)
+        header = await receiver.header(self._limits)
         fingerprint = _fingerprint(header)
         known = self._store.same(header.request_id, fingerprint)
         if known is not None:
-            return known, True
+            return known, True, header
         settings = self._settings(header)
         self._scheduler.check_room()
-        kind = wire.MOTION_KINDS[header.motion_kind]
-        job = self._store.create(header.request_id, fingerprint, kind, settings)
-        job.has_reference_pose = header.reference_pose_bytes > 0
+        job = self._store.create(
+            header.request_id,
+            fingerprint,
+            wire.MOTION_KINDS[header.motion_kind],
+            settings,
+            has_reference_pose=header.reference_pose_bytes > 0,
+        )
         self._scheduler.expect(job)
         try:
-            await uploads.receive_files(next_part, header, job, lambda: _check_wanted(job))
-            _check_wanted(job)
+            await receiver.files(header, job)
             self._scheduler.submit(job)
         except BaseException as error:
             named = error if isinstance(error, MimicMotionError) else Cancelled("Its upload broke off.")
             self._scheduler.abandon(job, named)
             self._store.discard(job)
             raise
-        return job, False
+        return job, False, header
 
     def _settings(self, header: pb.AnimationHeader) -> Settings:
         settings = wire.resolve(self._scheduler.defaults, wire.overrides_from_wire(header.settings))
         uploads.check_output(settings.size, self._limits)
         return replace(settings, preview=(settings.preview or 1) if header.want_previews else 0)
-
-
-def _check_wanted(job: StoredJob) -> None:
-    if job.cancel_asked:
-        raise Cancelled("The job was cancelled during its upload.")
 
 
 def _fingerprint(header: pb.AnimationHeader) -> bytes:

@@ -8,12 +8,12 @@ import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import MotionError, PictureError
+from ..errors import Cancelled, MotionError, PictureError
 from ..events import CHUNK_BYTES
 from ..limits import Limits, check_limit
 from ..pose import PoseSequence
@@ -129,115 +129,95 @@ def _size(file: BinaryIO) -> int:
 
 # ---- the server's half ----
 
-Next = Callable[[], Awaitable[pb.AnimationUpload | None]]
-"""Gives the next message of an upload, None at its end."""
 
+class Receiver:
+    """Reads the upload of one call; never more than its header declares. Raises `UploadError` for broken rules.
 
-class _Request(Protocol):
-    @property
-    def upload(self) -> pb.AnimationUpload: ...
+    `read()` gives the call's next message, or `end` after the last one; `Late` is raised after `patience` seconds
+    without any.
+    """
 
+    def __init__(self, read: Callable[[], Awaitable[Any]], end: object, patience: float) -> None:
+        self._read = read
+        self._end = end
+        self._patience = patience
 
-def reader(read: Callable[[], Awaitable[_Request | object]], end: object, patience: float) -> Next:
-    """`Next` over a call's `read`, which gives `end` at the end; `Late` after `patience` silent seconds."""
+    async def header(self, limits: Limits) -> pb.AnimationHeader:
+        """The checked header; raises `LimitError` for what this host will never take."""
+        part = await self._next()
+        if part is None or part.WhichOneof("part") != "header":
+            raise UploadError("The upload does not begin with its header.", remedy="Send the header first.")
+        header = part.header
+        if header.motion_kind not in MOTION_KINDS:
+            raise UploadError("motion_kind is not known.", remedy="Set it.", field="motion_kind")
+        if header.container not in (pb.CONTAINER_UNSPECIFIED, pb.CONTAINER_MP4):
+            raise UploadError("container is not known.", remedy="Choose MP4.", field="container")
+        if len(header.request_id) > LONGEST_KEY:
+            raise UploadError(f"request_id is longer than {LONGEST_KEY} characters.", field="request_id")
+        for name, most, least in (
+            ("picture", limits.picture_bytes, 1),
+            ("motion", limits.motion_bytes, 1),
+            ("reference_pose", REFERENCE_POSE_BYTES, 0),
+        ):
+            size = getattr(header, f"{name}_bytes")
+            if size < least:
+                raise UploadError(f"{name}_bytes is {size}.", remedy="State the size.", field=f"{name}_bytes")
+            check_limit(f"bytes of the {name}", size, most, field="image" if name == "picture" else name)
+        return header
 
-    async def read_next() -> pb.AnimationUpload | None:
+    async def files(self, header: pb.AnimationHeader, job: StoredJob) -> None:
+        """Write the uploaded files into the job's folder; raises `Cancelled` if the job is not wanted any more."""
+        part = await self._next()
+        for name in PARTS:
+            declared: int = getattr(header, f"{name}_bytes")
+            if declared == 0:
+                continue
+            with job.file(name).open("wb") as file:
+                received = 0
+                while received < declared:
+                    data = _data(part, name, received, declared)
+                    received += len(data)
+                    await _write(file, data)
+                    part = await self._next()
+                    if job.cancel_asked:
+                        raise Cancelled("The job was cancelled during its upload.")
+        if part is not None:
+            raise UploadError(
+                f"The upload is complete, but {part.WhichOneof('part') or 'an empty message'} follows.",
+                remedy="Send picture, motion and reference pose in this order, with their exact sizes.",
+            )
+
+    async def _next(self) -> pb.AnimationUpload | None:
         try:
-            async with asyncio.timeout(patience):
-                request = await read()
+            async with asyncio.timeout(self._patience):
+                request = await self._read()
         except TimeoutError:
             raise Late(
-                f"Nothing was received for {patience:g} s in the middle of an upload.",
+                f"Nothing was received for {self._patience:g} s in the middle of an upload.",
                 remedy="Send the upload without pauses and close its stream.",
             ) from None
-        return None if request is end else request.upload  # type: ignore[union-attr]
-
-    return read_next
+        return None if request is self._end else request.upload
 
 
-async def receive_header(next_part: Next, limits: Limits) -> pb.AnimationHeader:
-    """The checked header; raises `UploadError`, or `LimitError` for what this host will never take."""
-    part = await next_part()
-    if part is None or part.WhichOneof("part") != "header":
-        raise UploadError("The upload does not begin with its header.", remedy="Send the header first.")
-    header = part.header
-    if header.motion_kind not in MOTION_KINDS:
-        raise UploadError("motion_kind is not known.", remedy="Set it.", field="motion_kind")
-    if header.container not in (pb.CONTAINER_UNSPECIFIED, pb.CONTAINER_MP4):
-        raise UploadError("container is not known.", remedy="Choose MP4.", field="container")
-    if len(header.request_id) > LONGEST_KEY:
-        raise UploadError(f"request_id is longer than {LONGEST_KEY} characters.", field="request_id")
-    for name, most, least in (
-        ("picture", limits.picture_bytes, 1),
-        ("motion", limits.motion_bytes, 1),
-        ("reference_pose", REFERENCE_POSE_BYTES, 0),
-    ):
-        size = getattr(header, f"{name}_bytes")
-        if size < least:
-            raise UploadError(f"{name}_bytes is {size}.", remedy="State the size.", field=f"{name}_bytes")
-        check_limit(f"bytes of the {name}", size, most, field="image" if name == "picture" else name)
-    return header
-
-
-def check_output(size: tuple[int, int] | None, limits: Limits) -> None:
-    """Raise `LimitError` if a video of this (width, height) is larger than allowed."""
-    if size is not None:
-        check_limit("pixels of a frame", size[0] * size[1], limits.output_pixels, field="settings.size")
-
-
-async def receive_files(
-    next_part: Next, header: pb.AnimationHeader, job: StoredJob, stopped: Callable[[], None]
-) -> None:
-    """Write the uploaded files beside `job`; raises `UploadError` where they break the rules.
-
-    `stopped()` is called before every message and may raise.
-    """
-    part = await next_part()
-    for name in PARTS:
-        declared: int = getattr(header, f"{name}_bytes")
-        if declared == 0:
-            continue
-        with job.file(name).open("wb") as file:
-            part = await _receive_file(next_part, part, name, declared, file, stopped)
-    if part is not None:
+def _data(part: pb.AnimationUpload | None, name: str, received: int, declared: int) -> bytes:
+    """The next bytes of the file `name`, of which `received` of `declared` are there already."""
+    if part is None or part.WhichOneof("part") != name:
+        found = "ends" if part is None else f"goes on with {part.WhichOneof('part') or 'nothing'}"
         raise UploadError(
-            f"The upload is complete, but {part.WhichOneof('part') or 'an empty message'} follows.",
-            remedy="Send picture, motion and reference pose in this order, with their exact sizes.",
+            f"The upload {found} after {received:,} of {declared:,} bytes of the {name}.",
+            remedy="Send exactly what the header declares, in order.",
+            field=f"{name}_bytes",
         )
-
-
-async def _receive_file(
-    next_part: Next,
-    part: pb.AnimationUpload | None,
-    name: str,
-    declared: int,
-    file: BinaryIO,
-    stopped: Callable[[], None],
-) -> pb.AnimationUpload | None:
-    """Take the parts called `name`, beginning with `part`; returns the first part after them."""
-    received = 0
-    while received < declared:
-        stopped()
-        if part is None or part.WhichOneof("part") != name:
-            found = "ends" if part is None else f"goes on with {part.WhichOneof('part') or 'nothing'}"
-            raise UploadError(
-                f"The upload {found} after {received:,} of {declared:,} bytes of the {name}.",
-                remedy="Send exactly what the header declares, in order.",
-                field=f"{name}_bytes",
-            )
-        data: bytes = getattr(part, name)
-        if not 0 < len(data) <= CHUNK_BYTES:
-            raise UploadError(
-                f"A chunk of the {name} has {len(data):,} bytes.",
-                remedy=f"Send 1 to {CHUNK_BYTES:,} bytes at a time.",
-                field=name,
-            )
-        received += len(data)
-        if received > declared:
-            raise UploadError(f"The {name} is larger than its header declares.", field=f"{name}_bytes")
-        await _write(file, data)
-        part = await next_part()
-    return part
+    data: bytes = getattr(part, name)
+    if not 0 < len(data) <= CHUNK_BYTES:
+        raise UploadError(
+            f"A chunk of the {name} has {len(data):,} bytes.",
+            remedy=f"Send 1 to {CHUNK_BYTES:,} bytes at a time.",
+            field=name,
+        )
+    if received + len(data) > declared:
+        raise UploadError(f"The {name} is larger than its header declares.", field=f"{name}_bytes")
+    return data
 
 
 async def _write(file: BinaryIO, data: bytes) -> None:
@@ -245,3 +225,9 @@ async def _write(file: BinaryIO, data: bytes) -> None:
         await asyncio.to_thread(file.write, data)
     except OSError as error:
         raise Busy(f"The server's disk is full: {error.strerror}.", retry_after=60.0) from error
+
+
+def check_output(size: tuple[int, int] | None, limits: Limits) -> None:
+    """Raise `LimitError` if a video of this (width, height) is larger than allowed."""
+    if size is not None:
+        check_limit("pixels of a frame", size[0] * size[1], limits.output_pixels, field="settings.size")

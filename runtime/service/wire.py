@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -273,13 +273,7 @@ def _error_from_wire(message: pb.AnimationError) -> MimicMotionError:
 
 
 def estimate_to_wire(estimate: Estimate) -> pb.EstimateAnimationResponse:
-    return pb.EstimateAnimationResponse(
-        frames=estimate.frames,
-        segments=estimate.segments,
-        seconds=estimate.seconds,
-        queue_seconds=estimate.queue_seconds,
-        measured_jobs=estimate.measured_jobs,
-    )
+    return pb.EstimateAnimationResponse(**asdict(estimate))
 
 
 def estimate_from_wire(message: pb.EstimateAnimationResponse) -> Estimate:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
+import options
 import pytest
 
 from mimicmotion_trt import Settings
@@ -17,13 +17,7 @@ from mimicmotion_trt.settings import Layout
 MODEL = Path(__file__).parents[2] / "training" / "models" / "tiny"
 
 
-@pytest.fixture(scope="module")
-def options() -> Any:
-    """The script as a module."""
-    return importlib.import_module("options")
-
-
-def test_what_the_bundle_allows_is_tried(options):
+def test_what_the_bundle_allows_is_tried():
     exact = Settings(segment=8, overlap=3)
     names = set(options.make_variants(exact, 10, (0.3, 20.0), deep=False))
     assert {"exact", "10 steps, align-your-steps", "layout shifted", "guidance in (0.3, 20]"} <= names
@@ -39,7 +33,7 @@ def test_what_the_bundle_allows_is_tried(options):
     assert not any("guidance_interval" in more for more in unguided.values())
 
 
-def test_a_line_has_medians_of_ratios_and_means_of_measures(options):
+def test_a_line_has_medians_of_ratios_and_means_of_measures():
     exact = [options.Run(4.0, 3.0, (99.0, 1.0), (20.0, 0.5)), options.Run(8.0, 6.0, (99.0, 1.0), (22.0, 0.7))]
     fast = [options.Run(2.0, 1.0, (30.0, 0.9), (19.0, 0.4)), options.Run(4.0, 2.0, (40.0, 0.7), (20.0, 0.6))]
     line = options.summary("fast", fast, exact)
@@ -48,7 +42,7 @@ def test_a_line_has_medians_of_ratios_and_means_of_measures(options):
     assert (line.ssim_exact, line.ssim_truth) == pytest.approx((0.8, 0.5))
 
 
-def test_the_table_replaces_the_one_before(options):
+def test_the_table_replaces_the_one_before():
     page = options.DOCS.read_text()
     once = options.with_table(page, "options", "| new |")
     assert options.with_table(once, "options", "| new |") == once
@@ -58,7 +52,7 @@ def test_the_table_replaces_the_one_before(options):
         options.with_table("no marks", "options", "| new |")
 
 
-def test_the_section_says_what_was_measured(options):
+def test_the_section_says_what_was_measured():
     run = options.Run(2.0, 1.0, (99.0, 1.0), (20.0, 0.5))
     told = {"bundle": "tiny", "build": "0123456789abcdef", "clips": 1, "frames": 24}
     settings = Settings(steps=10, guidance=1.2, segment=8, overlap=3).to_dict()
@@ -67,7 +61,7 @@ def test_the_section_says_what_was_measured(options):
     assert text.splitlines()[-1] == "| exact | 1.00 | 1.00 | 99.0 | 1.000 | 20.00 | 0.5000 |"
 
 
-def test_variants_run_on_the_same_clips(options, animator):
+def test_variants_run_on_the_same_clips(animator):
     """A clip of three frames in two steps, then one more; the exact run agrees with itself, the other nearly."""
     exact = animator.settings(size=(64, 128), rescale=False, steps=2)
     variants = {"exact": {}, "guidance in (5, 800]": {"guidance_interval": (5.0, 800.0)}}
@@ -89,7 +83,7 @@ def test_the_usual_clips_tell_the_layouts_apart():
 
 
 @pytest.mark.slow
-def test_the_shipped_model_is_built_with_what_reuse_interval_needs(options, tmp_path):
+def test_the_shipped_model_is_built_with_what_reuse_interval_needs(tmp_path):
     built = load_bundle(str(options.build_deep("tiny", MODEL, tmp_path / "bundle"))).manifest
     shipped = load_bundle("tiny").manifest
     assert set(options.FEATURE_CACHE_NETWORKS) <= set(built.networks)
@@ -97,7 +91,7 @@ def test_the_shipped_model_is_built_with_what_reuse_interval_needs(options, tmp_
 
 
 @pytest.mark.slow
-def test_the_command_measures_reuse_and_guidance(options, capsys):
+def test_the_command_measures_reuse_and_guidance(capsys):
     """Three frames in four guided steps; nothing is saved."""
     options.main(
         clips=1, frames=3, setting=["steps=4", "guidance=[1.2,1.2]"], deep_cache=MODEL, as_json=True,

@@ -2,54 +2,26 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import real_size
 import safetensors.torch
+from random_model import save_model
 
 from mimicmotion_trt.engines import NETWORKS, Bundle
 from mimicmotion_trt.export import proof
 from mimicmotion_trt.training.checkpoints import load_model
 
-NARROW = {
-    "unet": {
-        "block_out_channels": [32, 64],
-        "num_attention_heads": [1, 2],
-        "down_block_types": ["CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"],
-        "up_block_types": ["UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"],
-    },
-    "image_encoder": {"num_hidden_layers": 1, "patch_size": 112},
-}
-"""What the golden networks' configs are changed to."""
 
-
-@pytest.fixture(scope="module")
-def real_size() -> Any:
-    """The script as a module."""
-    return importlib.import_module("real_size")
-
-
-@pytest.fixture
-def configs(golden: Path, tmp_path: Path) -> Path:
-    """A folder as the real size's: configs without weights."""
-    ignore = shutil.ignore_patterns("*.safetensors")
-    folder = Path(shutil.copytree(golden / "tiny" / "svd", tmp_path / "configs", ignore=ignore))
-    for part, changes in NARROW.items():
-        path = folder / part / "config.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    return folder
-
-
-def test_the_command_draws_builds_and_reports(real_size, configs, tmp_path, capsys, monkeypatch):
+def test_the_command_draws_builds_and_reports(configs, tmp_path, capsys, monkeypatch):
     def draw_here(command: list[str], check: bool) -> None:
         """Not in a process of its own, which is for the peak memory: it would load the libraries once more."""
         assert command[:3] == [sys.executable, real_size.__file__, "draw"]
-        real_size.draw(*map(Path, command[3:]))
+        save_model(*map(Path, command[3:]))
 
     monkeypatch.setattr(real_size.subprocess, "run", draw_here)
     monkeypatch.setattr(proof, "SHAPES", proof.SHAPES[:1])
@@ -73,7 +45,7 @@ def test_the_command_draws_builds_and_reports(real_size, configs, tmp_path, caps
     assert not list((tmp_path / "work").glob(".*"))
 
 
-def test_a_draw_that_was_interrupted_is_made_again(real_size, configs, tmp_path, monkeypatch):
+def test_a_draw_that_was_interrupted_is_made_again(configs, tmp_path, monkeypatch):
     """What it leaves is not taken for a checkpoint."""
     real, work = safetensors.torch.save_file, tmp_path / "work"
 
@@ -86,15 +58,15 @@ def test_a_draw_that_was_interrupted_is_made_again(real_size, configs, tmp_path,
     with monkeypatch.context() as patch:
         patch.setattr(safetensors.torch, "save_file", half)
         with pytest.raises(KeyboardInterrupt):
-            real_size.draw(work, configs)
+            save_model(work, configs)
     assert not (work / "mimicmotion.safetensors").exists()
     (work / "svd" / "scheduler" / "scheduler_config.json").unlink()
-    real_size.draw(work, configs)
+    save_model(work, configs)
     load_model(work / "svd", work / "mimicmotion.safetensors")
     assert sorted(path.name for path in work.iterdir()) == ["mimicmotion.safetensors", "svd"]
 
 
-def test_a_row_for_each_network(real_size):
+def test_a_row_for_each_network():
     stages = {
         "exporting unet": {"seconds": 77.4},
         "comparing unet in float16 with PyTorch": {"seconds": 20.0},

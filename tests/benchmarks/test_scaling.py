@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from typing import Any
 
 import pytest
+import scaling
 
 from mimicmotion_trt.doctor.prediction import MIMICMOTION, cost_of
 
 
-@pytest.fixture(scope="module")
-def scaling() -> Any:
-    """The script as a module."""
-    return importlib.import_module("scaling")
-
-
 @pytest.fixture
-def points(scaling: Any) -> list[dict[str, Any]]:
+def points() -> list[dict[str, Any]]:
     """A sweep of frames whose seconds grow with the square and whose operations grow linearly."""
     return [
         {"frames": n, "size": [64, 128], "segment": 8, "rows": 0, "seconds": n**2 / 64, "peak_mib": 100.0 + n,
@@ -27,7 +21,7 @@ def points(scaling: Any) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def test_slopes_are_those_of_the_powers(scaling, points):
+def test_slopes_are_those_of_the_powers(points):
     found = scaling.summary("frames", points)
     assert found["slope_measured"] == pytest.approx(2)
     assert found["slope_predicted"] == pytest.approx(1)
@@ -36,14 +30,14 @@ def test_slopes_are_those_of_the_powers(scaling, points):
     assert found["gflops_per_second"] == pytest.approx(4)  # the middle one: 16 GFLOP in 4 s
 
 
-def test_memory_that_does_not_grow_has_no_slope(scaling, points):
+def test_memory_that_does_not_grow_has_no_slope(points):
     points[0]["peak_mib"] = points[0]["loaded_mib"]
     found = scaling.summary("frames", points)
     assert found["memory_slope_measured"] is None
     assert "of memory –" in scaling.table_of("frames", found).title
 
 
-def test_the_page_has_slopes_and_points(scaling, points):
+def test_the_page_has_slopes_and_points(points):
     sweeps = {"frames": scaling.summary("frames", points)}
     text = scaling.section({"bundle": "tiny", "steps": 4, "threads": 2, "sweeps": sweeps})
     assert "| frames | 8 | 32 | 2.00 | 1.00 | 0.61 | 0.00 |" in text
@@ -52,17 +46,17 @@ def test_the_page_has_slopes_and_points(scaling, points):
     assert text in page
 
 
-def test_a_call_of_the_unet_costs_by_its_rows(scaling):
+def test_a_call_of_the_unet_costs_by_its_rows():
     one, four = (scaling.row_cost(MIMICMOTION, scaling.Point(7, (64, 128), 8, rows)) for rows in (1, 4))
     assert four == (pytest.approx(4 * one[0]), 4 * one[1])
 
 
-def test_a_size_counts_by_its_pixels(scaling, points):
+def test_a_size_counts_by_its_pixels(points):
     assert scaling.quantity("size", points[0]) == 64 * 128
     assert scaling.quantity("frames", points[0]) == 8
 
 
-def test_every_sweep_varies_one_quantity(scaling):
+def test_every_sweep_varies_one_quantity():
     for name, points in scaling.SWEEPS.items():
         kept = [(p.frames, p.size, p.segment, p.rows) for p in points]
         others = {
@@ -73,7 +67,7 @@ def test_every_sweep_varies_one_quantity(scaling):
         assert len(set(kept)) == len(points) >= 2
 
 
-def test_gpus_are_predicted_from_operations(scaling):
+def test_gpus_are_predicted_from_operations():
     curves = scaling.gpu_curves()
     settings = scaling.Settings(size=(576, 1024), segment=72)
     expected = cost_of(MIMICMOTION, settings, 71).total / (989e12 * curves["efficiency"])
@@ -82,7 +76,7 @@ def test_gpus_are_predicted_from_operations(scaling):
         assert sorted(seconds) == seconds
 
 
-def test_the_picture_is_drawn(scaling, points, tmp_path):
+def test_the_picture_is_drawn(points, tmp_path):
     sweeps = {"frames": scaling.summary("frames", points)}
     scaling.draw(tmp_path / "results" / "scaling.png", sweeps, scaling.gpu_curves())
     assert (tmp_path / "results" / "scaling.png").stat().st_size > 1000

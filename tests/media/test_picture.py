@@ -1,5 +1,6 @@
 """Any common picture becomes uint8 RGB; anything else becomes an error that says what to do."""
 
+import io
 import struct
 import zlib
 from contextlib import suppress
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import ExifTags, Image
 
 from mimicmotion_trt.errors import LimitError, OutputError, PictureError
 from mimicmotion_trt.limits import Limits
@@ -26,19 +28,42 @@ def chunk(name, body):
     return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
 
-def exif(orientation):
-    return b"II*\0" + struct.pack("<IHHHIIxxxx", 8, 1, 0x112, 3, 1, orientation)
+END = chunk(b"IEND", b"")
 
 
-def oriented_jpeg(picture, orientation):
-    body = b"Exif\0\0" + exif(orientation)
-    jpeg = encoded(picture[..., ::-1], ".jpg")
-    return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + jpeg[2:]
+def png(width, depth, kind, row, transparent, more=b""):
+    """A PNG of one row with a tRNS chunk."""
+    header = struct.pack(">IIBBBBB", width, 1, depth, kind, 0, 0, 0)
+    chunks = [chunk(b"IHDR", header), more, chunk(b"tRNS", transparent)]
+    return b"\x89PNG\r\n\x1a\n" + b"".join([*chunks, chunk(b"IDAT", zlib.compress(b"\0" + row))]) + END
 
 
-def oriented_png(picture, orientation):
-    png = encoded(picture[..., ::-1])
-    return png[:33] + chunk(b"eXIf", exif(orientation)) + png[33:]
+def saved(picture, form, **options):
+    file = io.BytesIO()
+    picture.save(file, form, **options)
+    return file.getvalue()
+
+
+def linear_profile(space):
+    """An ICC profile of sRGB's primaries, or of grey, whose values are proportional to light."""
+
+    def xyz(*values):
+        return b"XYZ \0\0\0\0" + struct.pack(">3i", *(round(value * 65536) for value in values))
+
+    tags = {b"wtpt": xyz(0.9642, 1, 0.8249)}
+    curve = b"curv" + bytes(8)
+    if space == b"GRAY":
+        tags[b"kTRC"] = curve
+    else:
+        tags |= {b"rXYZ": xyz(0.4361, 0.2225, 0.0139), b"gXYZ": xyz(0.3851, 0.7169, 0.0971)}
+        tags |= {b"bXYZ": xyz(0.1431, 0.0606, 0.7139), b"rTRC": curve, b"gTRC": curve, b"bTRC": curve}
+    start, table, body = 132 + 12 * len(tags), b"", b""
+    for name, value in tags.items():
+        table += name + struct.pack(">II", start + len(body), len(value))
+        body += value
+    head = struct.pack(">I4xI4s4s4s", start + len(body), 0x02400000, b"mntr", space, b"XYZ ")
+    head += bytes(12) + b"acsp" + bytes(28) + struct.pack(">3i", 63190, 65536, 54061)
+    return head.ljust(128, b"\0") + struct.pack(">I", len(tags)) + table + body
 
 
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tiff"])
@@ -54,7 +79,7 @@ def test_other_formats_are_read_too(suffix):
     assert abs(int(picture[5, 5, 0]) - 255) < 12
 
 
-@pytest.mark.parametrize("make", [oriented_jpeg, oriented_png])
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF"])
 @pytest.mark.parametrize(
     ("orientation", "upright"),
     [
@@ -68,8 +93,11 @@ def test_other_formats_are_read_too(suffix):
         (8, np.rot90(QUARTERS, 1)),
     ],
 )
-def test_exif_orientation_is_applied(make, orientation, upright):
-    picture = read_picture(make(QUARTERS, orientation))
+def test_a_picture_is_turned_upright(form, orientation, upright):
+    """By EXIF, and in AVIF by irot and imir, as which Pillow writes it."""
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = orientation
+    picture = read_picture(saved(Image.fromarray(QUARTERS), form, exif=turned))
     assert picture.shape == upright.shape
     assert np.abs(picture.astype(int) - upright).mean() < 5
 
@@ -89,6 +117,60 @@ def test_grey_and_16_bit_become_8_bit_rgb():
     assert read_picture(encoded(deep)).tolist() == [[[255, 128, 0]]]
 
 
+def test_grey_of_any_depth_may_have_a_transparent_value():
+    rows = {1: b"\x40", 2: b"\x10", 4: b"\x0f", 8: b"\x00\xff", 16: b"\x00\x00\xff\xff"}
+    for depth, row in rows.items():  # black, then the highest value (or 1 of 2 bits)
+        for key, expected in ((0, [255, 85 if depth == 2 else 255]), (1, [0, 255])):
+            highest = 1 if depth == 2 else 2**depth - 1
+            made = png(2, depth, 0, row, struct.pack(">H", key * highest))
+            assert read_picture(made)[0, :, 0].tolist() == expected
+
+
+def test_a_palette_may_be_transparent_in_part():
+    colours = chunk(b"PLTE", bytes([10, 20, 30, 200, 100, 50]))
+    picture = read_picture(png(2, 8, 3, b"\0\1", bytes([128]), colours))
+    assert picture[0].tolist() == [[132, 137, 142], [200, 100, 50]]
+
+
+def test_cmyk_becomes_rgb():
+    picture = Image.fromarray(QUARTERS).convert("CMYK")
+    assert np.abs(read_picture(saved(picture, "JPEG", quality=95)).astype(int) - QUARTERS).mean() < 5
+
+
+PROFILED = [(form, mode) for form in ("PNG", "TIFF") for mode in ("L", "LA", "P", "RGB", "RGBA")]
+PROFILED += [
+    ("JPEG", "L"),
+    ("JPEG", "RGB"),
+    ("WEBP", "RGB"),
+    ("WEBP", "RGBA"),
+    ("AVIF", "L"),
+    ("AVIF", "RGBA"),
+]
+
+
+@pytest.mark.parametrize(("form", "mode"), PROFILED)
+def test_a_colour_profile_is_brought_to_srgb(form, mode):
+    """128 of 255 in linear light is 188 in sRGB."""
+    picture = Image.new("L", (16, 16), 128).convert(mode)
+    space = b"GRAY" if mode == "L" else b"RGB "
+    linear = saved(picture, form, icc_profile=linear_profile(space))
+    assert np.abs(read_picture(linear)[4:12, 4:12].astype(int) - 188).max() <= 1
+
+
+def test_a_profile_that_does_not_fit_is_left_aside():
+    picture = Image.new("RGB", (2, 2), (9, 8, 7))
+    for profile in (b"rubbish", linear_profile(b"GRAY")):
+        assert read_picture(saved(picture, "PNG", icc_profile=profile))[0, 0].tolist() == [9, 8, 7]
+
+
+@pytest.mark.parametrize("form", ["GIF", "PNG", "WEBP"])
+def test_of_an_animation_the_first_frame_is_taken(form):
+    first = Image.fromarray(QUARTERS)
+    others = [Image.new("RGB", first.size, grey) for grey in ("black", "white")]
+    made = saved(first, form, save_all=True, append_images=others, duration=100)
+    assert np.abs(read_picture(made).astype(int) - QUARTERS).mean() < 6
+
+
 def test_an_array_is_checked_and_taken_as_it_is():
     assert np.array_equal(read_picture(QUARTERS), QUARTERS)
     assert np.array_equal(read_picture(QUARTERS[:, ::2]), QUARTERS[:, ::2])
@@ -104,8 +186,8 @@ def test_an_array_is_checked_and_taken_as_it_is():
         + chunk(b"IHDR", struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0))
         + chunk(b"IEND", b""),
         b"\xff\xd8\xff\xc0" + struct.pack(">HBHH", 11, 8, 60_000, 60_000) + b"\1\0\0\0\xff\xda\0\2\xff\xd9",
-        b"BM" + bytes(12) + struct.pack("<IiiHH", 40, 90_000, -90_000, 1, 24) + bytes(24),
-        b"GIF89a" + struct.pack("<HHBBB", 65_535, 65_535, 0, 0, 0) + b"," + bytes(8) + b"\0\2\0;",
+        b"BM" + bytes(12) + struct.pack("<Iii", 40, 90_000, -90_000) + bytes(28),
+        b"GIF89a" + struct.pack("<HH", 65_535, 65_535) + bytes(20),
         b"RIFF\x1e\0\0\0WEBPVP8X\x0a\0\0\0" + bytes(4) + b"\xff\xff\xff\xff\xff\x00" + bytes(8),
         b"II*\0\x08\0\0\0\x03\0"
         + struct.pack("<HHIIHHIIHHII", 256, 4, 1, 10**5, 257, 4, 1, 10**5, 273, 4, 1, 8)

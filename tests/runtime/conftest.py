@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,47 +12,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mimicmotion_trt import PoseSequence, Settings, estimate_poses
+from mimicmotion_trt import PoseSequence, estimate_poses
 
 Array = NDArray[Any]
 ROOT = Path(__file__).parents[2]
-
-
-@dataclass(frozen=True)
-class GoldenRun:
-    """One run of the reference implementation."""
-
-    picture: Path
-    settings: Settings
-    arrays: dict[str, Array]
-
-    def __getattr__(self, name: str) -> Array:
-        return self.arrays[name]
-
-    @property
-    def poses(self) -> Array:
-        """uint8 [F,H,W,3]"""
-        return np.ascontiguousarray(self.arrays["pose_frames"].transpose(0, 2, 3, 1))
-
-    @property
-    def noise(self) -> Array | None:
-        """float32 [3,H,W] if the picture was noised."""
-        return self.arrays["image_noise"][0] if self.settings.noise_aug else None
-
-
-@pytest.fixture(scope="session")
-def golden_run(golden: Path) -> Callable[[str], GoldenRun]:
-    """A run by name: single, long, augmented."""
-
-    def load(name: str) -> GoldenRun:
-        with np.load(golden / "tiny" / f"{name}.npz") as file:
-            arrays = dict(file)
-        given = json.loads(str(arrays.pop("settings")))
-        keys = ("segment", "overlap", "steps", "noise_aug", "guidance", "decode_chunk")
-        settings = Settings(**{key: given[key] for key in keys})
-        return GoldenRun(golden / "tiny" / f"{name}.png", settings, arrays)
-
-    return load
 
 
 @pytest.fixture(scope="session")

@@ -34,7 +34,7 @@ class StandIn:
     bundle_name = "stand-in"
 
     def __init__(self, config: EngineConfig) -> None:
-        self.note = f"no weights at all, graphs {'on' if config.graphs else 'off'}"
+        self.note = f"graphs {config.graphs}, threads {config.threads}"
 
     def settings(self, **overrides: Any) -> Settings:
         return Settings(**{"segment": 8, "overlap": 3, "steps": 4, "canvas": 256, **overrides})

@@ -45,8 +45,12 @@ def test_graphs_are_on_or_off_in_the_engine_process_and_in_the_commands_own(grap
     run(app, ["animate", "--image", "a", "--motion", "b", "--output", "c.mp4", "--graphs", graphs])
     config, _, in_process = seen
     assert (config.graphs, in_process) == (graphs == "on", graphs == "on")
-    with hosted(graphs=config.graphs) as host:
-        assert host.server.scheduler.engines[0].ready.note.endswith(f"graphs {graphs}")
+    assert config.engines()[0].graphs is config.graphs
+
+
+def test_an_engine_process_is_told_what_the_config_says():
+    with hosted(graphs=False, threads=3) as host:
+        assert host.server.scheduler.engines[0].ready.note == "graphs False, threads 3"
 
 
 def test_health_tells_loading_warm_lost_and_draining():
@@ -172,10 +176,13 @@ def test_a_bundle_that_does_not_load_is_told_at_the_start(bundle, kind):
 
     with pytest.raises(kind):
         asyncio.run(story())
-    with process(bundle=bundle) as (running, _):
+
+
+def test_a_process_whose_bundle_does_not_load_ends_with_the_reason():
+    with process(bundle='{"fail": "BundleError"}') as (running, _):
         _, log = running.communicate(timeout=10)
         assert running.returncode == 1
-        assert kind.__name__ in log
+        assert "BundleError" in log
 
 
 def test_a_port_in_use_is_a_service_error():

@@ -1,4 +1,4 @@
-"""The real animator and the small bundle behind the server: the same bytes as in this process."""
+"""The real animator behind the server: the same bytes as in this process."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mimicmotion_trt import errors
+from mimicmotion_trt import Animator, errors
 from mimicmotion_trt.events import Preview, Progress
 from mimicmotion_trt.limits import Limits
 from mimicmotion_trt.media import FragmentedMp4
@@ -23,18 +23,16 @@ SHORT = {"steps": 2, "frames": 5, "decode_chunk": 3, "seed": 7}
 
 
 @pytest.fixture(scope="module")
-def host():
-    with hosted(load=load_animator, bundle="tiny", threads=2, limits=Limits(jobs=2)) as running:
+def host(bundle):
+    with hosted(load=load_animator, bundle=bundle, threads=1, limits=Limits(jobs=2)) as running:
         yield running
 
 
-def test_the_server_makes_what_the_library_makes(host, client):
-    from mimicmotion_trt.animator import Animator
-
+def test_the_server_makes_what_the_library_makes(host, client, bundle):
     company = client.create(PERSON, MOTION, {**SHORT, "seed": 8}).job  # at the same time, on the same engine
     served = client.animate(PERSON, MOTION, {**SHORT, "preview": 1})
     events = list(served)
-    with Animator.load("tiny", threads=2) as animator:
+    with Animator.load(bundle, threads=1) as animator:
         clip = animator.stream(PERSON, MOTION, animator.settings(**SHORT))
         mp4, video = None, b""
         for event in clip:
@@ -73,7 +71,7 @@ def test_unusable_inputs_are_told_apart_and_harm_nothing(host, client):
 
 def test_pose_pictures_and_a_given_reference_pose(client):
     reference = PoseSequence.load(MOTION)[:1]
-    pictures = np.zeros((4, 192, 128, 3), np.uint8)
+    pictures = np.zeros((4, 64, 128, 3), np.uint8)
     result = client.animate(PERSON, pictures, {"steps": 1}, reference_pose=reference).result()
     assert result.done.frames == 4
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimicmotion_trt.errors import MotionError, SettingsError
+from mimicmotion_trt.media import read_picture
 from mimicmotion_trt.pose import PoseSequence, draw_poses
 from mimicmotion_trt.training.synthetic import (
     TEST_SEEDS,
@@ -20,8 +21,10 @@ from mimicmotion_trt.training.synthetic import (
     iter_clips,
     make_clip,
 )
+from mimicmotion_trt.training.synthetic.__main__ import main
 
-MOTION = Path(__file__).parents[2] / "demo" / "balance.npz"
+DEMO = Path(__file__).parents[2] / "demo"
+MOTION = DEMO / "balance.npz"
 BONES = ((2, 3), (3, 4), (5, 6), (6, 7), (8, 9), (9, 10), (11, 12), (12, 13))
 SIZE = 192
 
@@ -69,12 +72,12 @@ def test_clips_of_other_seeds_differ_in_person_room_and_dance() -> None:
 
 
 def test_characters_are_many_and_plainly_different() -> None:
-    people = [Character.from_seed(seed) for seed in range(2000)]
+    people = [Character.from_seed(seed) for seed in range(300)]
     coarse = set()
     for one in people:
         colours = np.array([one.skin, one.top.colour, one.bottom.colour]) // 64
         coarse.add((one.hair.style, one.top.pattern, one.bottom.skirt, one.backdrop.kind, colours.tobytes()))
-    assert len(coarse) > 1950  # even so coarsely described, hardly two are alike
+    assert len(coarse) > 294  # even so coarsely described, hardly two are alike
     apart = [np.linalg.norm(np.subtract(p.top.colour, p.backdrop.colours[0])) for p in people]
     assert np.mean(np.array(apart) > 80) > 0.97
 
@@ -131,20 +134,20 @@ def test_the_reference_shows_another_moment_of_the_same_motion(clips: list[Synth
         assert np.abs(room - clip.reference[corner, corner].mean(axis=(0, 1))).max() < 60
 
 
-def test_errors_grow_as_the_confidence_falls() -> None:
+def test_errors_grow_as_the_confidence_falls(clips: list[SyntheticClip]) -> None:
     errors, scores = [], []
-    for clip in iter_clips(40, 30, 8, 96, 96, occlusion=True):
+    for clip in clips:
         errors.append(np.linalg.norm(clip.observed.body - clip.truth.body, axis=-1).ravel())
         scores.append(clip.observed.body_score.ravel())
     error, score = np.concatenate(errors), np.concatenate(scores)
-    steps = [error[(score >= low) & (score < low + 0.25)].mean() for low in (0.0, 0.25, 0.5, 0.75)]
+    steps = [error[(score >= low) & (score < low + 0.4)].mean() for low in (0.0, 0.4, 0.8)]
     assert steps == sorted(steps, reverse=True)
     assert steps[0] > 4 * steps[-1]
 
 
-def test_hands_drop_out_as_a_whole_and_hidden_points_are_unsure() -> None:
+def test_hands_drop_out_as_a_whole_and_hidden_points_are_unsure(clips: list[SyntheticClip]) -> None:
     dropped, hidden = 0, []
-    for clip in iter_clips(70, 20, 12, 96, 64):
+    for clip in clips:
         lost = (clip.observed.hands_score.max(axis=-1) < 0.3) & (clip.truth.hands_score.min(axis=-1) == 1)
         dropped += int(lost.sum())
         hidden += clip.observed.body_score[clip.truth.body_score < 0.3].tolist()
@@ -168,7 +171,7 @@ def test_blur_softens_what_moves_and_leaves_the_truth() -> None:
 
 
 def test_a_real_motion_keeps_the_directions_of_its_bones() -> None:
-    motion = PoseSequence.load(MOTION)
+    motion = PoseSequence.load(MOTION).strided(2)
     clip = make_clip(77, len(motion), 192, 128, motion=motion, fps=motion.fps)
     given, made = (sequence.body * sequence.size for sequence in (motion, clip.truth))
     for start, end in BONES:
@@ -225,3 +228,22 @@ def test_wrong_arguments_are_named(name: str, value: float) -> None:
     arguments = {"seed": 1, "frames": 2, "height": 64, "width": 64, name: value}
     with pytest.raises(SettingsError, match=name):
         make_clip(**arguments)  # type: ignore[arg-type]
+
+
+def test_a_gallery_shows_people_a_clip_and_keypoints(tmp_path: Path) -> None:
+    main(output=tmp_path / "sheet.png", count=9, size="64x64", tile=64, motion=MOTION)
+    sheet = read_picture(tmp_path / "sheet.png")
+    assert sheet.shape[0] > 5 * 64  # nine people in two rows, a clip, true and observed keypoints
+    assert sheet.std() > 10
+
+
+def test_the_demos_picture_is_of_a_character_that_training_never_sees() -> None:
+    """As its README says."""
+    clip_seed, character_seed = 1_050_050, 1_000_082
+    assert clip_seed in TEST_SEEDS
+    assert character_seed in TEST_SEEDS
+    command = f"make_clip({clip_seed:_}, 1, 384, 256, character_seed={character_seed:_}"
+    assert command in (DEMO / "README.md").read_text()
+    clip = make_clip(clip_seed, 1, 384, 256, character_seed=character_seed, blur=0.0, occlusion=False)
+    difference = np.abs(read_picture(DEMO / "dancer.png").astype(int) - clip.reference)
+    assert difference.mean() < 0.1  # other processors may round some pixels otherwise

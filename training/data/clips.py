@@ -45,18 +45,18 @@ class ShardClips:
         self._augment, self._seed = augment, seed
         entries, self.skipped = read_entries(folder)
         ours = _split(entries, held_out, folder)
-        self._entries = [entry for entry in ours if self._fast_enough(entry) and self._long_enough(entry)]
-        if not self._entries:
+        self.entries = [entry for entry in ours if self._fast_enough(entry) and self._long_enough(entry)]
+        if not self.entries:
             part = " that is held out and" if held_out else ""
             raise SettingsError(
                 f"{folder} holds no clip{part} that can be used: {dict(self.skipped) or 'it is empty'}.",
                 remedy=f"Prepare recordings with shots of more than {frames} frames.",
                 field="data.path",
             )
-        stored = [(entry.key, entry.checks) for entry in self._entries]
+        stored = [(entry.key, entry.checks) for entry in self.entries]
         self.content = hashlib.sha256(repr(stored).encode()).hexdigest()
         """A hash of the clips' names and checksums, see `samples.clips_key`."""
-        self._clips = clips or len(self._entries)
+        self._clips = clips or len(self.entries)
 
     def __len__(self) -> int:
         return self._clips
@@ -65,7 +65,7 @@ class ShardClips:
         """Clip `index`; raises `MotionError` if its data is damaged, `IndexError` beyond the last."""
         if not 0 <= index < self._clips:
             raise IndexError(index)
-        entry = self._entries[index % len(self._entries)]
+        entry = self.entries[index % len(self.entries)]
         rng = np.random.default_rng([self._seed, index])
         variation = Variation.draw(self._augment, rng)
         poses = entry.poses()

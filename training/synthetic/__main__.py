@@ -31,14 +31,10 @@ def main(
         for start in range(0, count, 8)
     ]
     clip = make_clip(seed, 32, height, width, motion=followed)
-    canvas = max(512, min(height, width))
-    rows += [
-        ("one clip, its reference picture first", [clip.reference, *clip.frames[::4]]),
-        ("true keypoints", [draw_poses(clip.reference_pose, height, width, canvas)[0],
-                            *draw_poses(clip.truth[::4], height, width, canvas)]),
-        ("observed keypoints", [draw_poses(clip.reference_pose, height, width, canvas)[0],
-                                *draw_poses(clip.observed[::4], height, width, canvas)]),
-    ]  # fmt: skip
+    rows.append(("one clip, its reference picture first", [clip.reference, *clip.frames[::4]]))
+    for name, poses in (("true keypoints", clip.truth), ("observed keypoints", clip.observed)):
+        shown = PoseSequence.concat([clip.reference_pose, poses[::4]])
+        rows.append((name, list(draw_poses(shown, height, width, max(512, min(height, width))))))
     write_picture(output, contact_sheet(rows, columns=9, tile_height=tile))
 
 

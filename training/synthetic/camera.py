@@ -23,10 +23,6 @@ class Camera:
     zoom: Array  # [F], about the picture's middle
     pan: Array  # [F,2], pixels
 
-    def take(self, frames: slice) -> Camera:
-        """The camera of some of the frames."""
-        return Camera(self.scale[frames], self.offset[frames], self.zoom[frames], self.pan[frames])
-
     def larger(self, factor: float) -> Camera:
         """The same camera on a picture of `factor` times the size."""
         return Camera(self.scale * factor, self.offset * factor, self.zoom, self.pan * factor)
@@ -91,8 +87,7 @@ class View:
         def pixels(points: Array) -> Array:
             shape = (len(points), *(1,) * (points.ndim - 2))
             offset = camera.offset.reshape(*shape, 2)
-            placed: Array = camera.scale.reshape(*shape, 1) * points[..., :2] + offset
-            return placed
+            return camera.scale.reshape(*shape, 1) * points[..., :2] + offset
 
         hips = skeleton.body[:, [leg[0] for leg in LEGS]].mean(axis=1)
         return View(

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ...errors import SettingsError
 from ...pose.sequence import PoseSequence
 from .camera import Camera, View, fitted, framed
 from .character import Character, vivid
 from .figure import figure_parts
-from .geometry import Array, Rng
+from .geometry import Array, Rng, take
 from .keypoints import observed_keypoints, true_keypoints
 from .motion import dance, retarget
 from .paint import Layer, light_up, paint
@@ -34,18 +33,15 @@ _EXPOSURES = 5
 class SyntheticClip:
     """A clip of F frames of one synthetic person."""
 
-    frames: Picture
-    """uint8 [F,H,W,3] RGB."""
+    frames: Picture  # uint8 [F,H,W,3] RGB
     truth: PoseSequence
     """Exact keypoints of F frames; the score is 1, or low where a point is covered or outside the picture."""
     observed: PoseSequence
     """The same as an estimator would give them: errors that grow as the confidence falls."""
     reference: Picture
     """uint8 [H,W,3] RGB: the same person and room at another moment of the motion, nothing in front."""
-    reference_pose: PoseSequence
-    """Exact keypoints of the reference, one frame."""
-    masks: npt.NDArray[np.uint8]
-    """uint8 [F,H,W]: how much of each pixel is person, 255 all of it."""
+    reference_pose: PoseSequence  # the exact keypoints of the reference
+    masks: Picture  # uint8 [F,H,W]: how much of each pixel is person, 255 all of it
     character: Character
 
 
@@ -80,9 +76,9 @@ def make_clip(
         camera = fitted(skeleton, times, height, width, stream(4))
     passing = [passing_thing(times, exposures, height, width, stream(5))] if crossing else []
     pictures, masks = film(skeleton, camera, passing, height, width, exposures)
-    sharp = slice(exposures // 2, None, exposures)
-    view = View.of(skeleton.take(sharp), camera.take(sharp))
-    truth = true_keypoints(view, [thing.take(sharp) for thing in passing], (width, height), fps)
+    sharp = slice(exposures // 2, None, exposures)  # the middle of each frame's exposures
+    view = View.of(take(skeleton, sharp), take(camera, sharp))
+    truth = true_keypoints(view, [take(thing, sharp) for thing in passing], (width, height), fps)
     return SyntheticClip(
         frames=pictures[1:],
         truth=truth[1:],
@@ -160,7 +156,7 @@ def passing_thing(times: Array, exposures: int, height: int, width: int, rng: Rn
 
 def film(
     skeleton: Skeleton, camera: Camera, passing: list[Layer], height: int, width: int, exposures: int
-) -> tuple[Picture, npt.NDArray[np.uint8]]:
+) -> tuple[Picture, Picture]:
     """Pictures uint8 [F,height,width,3] and masks uint8 [F,height,width] of F * `exposures` poses."""
     times = int(np.clip(np.ceil(192 / min(height, width)), 2, 4))
     large = camera.larger(times)

@@ -11,13 +11,10 @@ from .head import head_parts
 from .paint import Layer, Part, round_tube
 from .skeleton import ARMS, LEFT, LEGS, NECK, RIGHT, SIDES
 
-ARM_DEPTH, LEG_DEPTH = 0.02, -0.06
-"""Arms that hang beside the trunk lie over it, legs under it."""
-_FIRST, _SECOND = (1.0, 0.8), (0.78, 1.0)
-"""How wide the dark rims are at the ends of a limb's first and second bone, which meet in the joint."""
+ARM_DEPTH, LEG_DEPTH = 0.02, -0.06  # arms that hang beside the trunk lie over it, legs under it
 _ROWS = np.array([-0.07, 0.03, 0.2, 0.45, 0.72, 0.92, 1.1])
 """Levels of the trunk's outline, from 0 at the shoulders to 1 at the hips."""
-_FINE = 4
+_FINE = 4  # points between two levels
 
 
 def figure_parts(view: View) -> list[Part]:
@@ -31,48 +28,56 @@ def figure_parts(view: View) -> list[Part]:
 def arm_parts(view: View, side: int) -> list[Part]:
     """Upper arm and forearm of the left (0) or right (1) side."""
     size, top = view.character.body, view.character.top
-    shoulder, elbow, wrist = (view.body[:, joint] for joint in ARMS[side])
-    depths = [view.body_depth[:, joint] for joint in ARMS[side]]
-    wide, middle, narrow = (
-        view.scale * r for r in (size.arm_radius, 0.8 * size.arm_radius, size.wrist_radius)
-    )
+    radii = (size.arm_radius, 0.8 * size.arm_radius, size.wrist_radius)
     sleeve = top.second if top.pattern == "two-tone" and top.cover > 1 else top.colour
-    upper = _limb(view, (shoulder, elbow), (wide, middle), top, min(top.cover, 1), _FIRST, sleeve)
-    lower = _limb(view, (elbow, wrist), (middle, narrow), top, max(top.cover - 1, 0), _SECOND, top.colour)
-    return [
-        Part((depths[0] + depths[1]) / 2 + ARM_DEPTH, upper),
-        Part((depths[1] + depths[2]) / 2 + ARM_DEPTH + 0.001, lower),
-    ]
+    return _limb(view, ARMS[side], radii, top, top.cover, sleeve, ARM_DEPTH, 0.001)
 
 
 def leg_parts(view: View, side: int) -> list[Part]:
     """Thigh, and shin with its shoe, of the left (0) or right (1) side."""
     person, bottom, light = view.character, view.character.bottom, view.character.light
-    size = person.body
+    radii = (person.body.thigh_radius, person.body.knee_radius, person.body.ankle_radius)
+    cover = 0.0 if bottom.skirt else bottom.cover
+    thigh, shin = _limb(view, LEGS[side], radii, bottom, cover, bottom.colour, LEG_DEPTH, -0.005)
     hip, knee, ankle = (view.body[:, joint] for joint in LEGS[side])
-    depths = [view.body_depth[:, joint] for joint in LEGS[side]]
-    wide, middle, narrow = (view.scale * r for r in (size.thigh_radius, size.knee_radius, size.ankle_radius))
-    covered = 0.0 if bottom.skirt else min(bottom.cover, 1)
-    thigh = _limb(view, (hip, knee), (wide, middle), bottom, covered, _FIRST, bottom.colour)
-    shin = _limb(
-        view, (knee, ankle), (middle, narrow), bottom, max(bottom.cover - 1, 0), _SECOND, bottom.colour
-    )
+    wide, middle, narrow = (view.scale * radius for radius in radii)
     if bottom.cover <= 1:
         sock = between(ankle, knee, 0.16)
-        shin += round_tube(sock, ankle, narrow * 1.15, narrow * 1.1, person.socks, light)
+        shin.layers.extend(round_tube(sock, ankle, narrow * 1.15, narrow * 1.1, person.socks, light))
     if bottom.pattern == "stripes" and not bottom.skirt:
-        thigh.append(_seam(hip, knee, wide, middle, bottom, SIDES[side]))
+        thigh.layers.append(_seam(hip, knee, wide, middle, bottom, SIDES[side]))
         if bottom.cover > 1:
-            shin.append(_seam(knee, between(knee, ankle, 0.9), middle, narrow, bottom, SIDES[side]))
-    toe, sole = view.toes[:, side], shaded(person.shoes, 0.45)
-    heel, front = narrow * 1.3, narrow * 1.1
+            end = between(knee, ankle, 0.9)
+            shin.layers.append(_seam(knee, end, middle, narrow, bottom, SIDES[side]))
+    toe, heel, front = view.toes[:, side], narrow * 1.3, narrow * 1.1
     drop = (0.45 * narrow)[:, None] * [0.0, 1.0]
-    shin.append(Layer(tube(ankle + drop, toe + drop, heel, front), sole))
-    shin += round_tube(ankle, toe, heel, front, person.shoes, light)
-    return [
-        Part((depths[0] + depths[1]) / 2 + LEG_DEPTH, thigh),
-        Part((depths[1] + depths[2]) / 2 + LEG_DEPTH - 0.005, shin),
-    ]
+    sole = Layer(tube(ankle + drop, toe + drop, heel, front), shaded(person.shoes, 0.45))
+    shin.layers.extend([sole, *round_tube(ankle, toe, heel, front, person.shoes, light)])
+    return [thigh, shin]
+
+
+def _limb(
+    view: View, joints: tuple[int, int, int], radii: tuple[float, float, float], garment: Garment, cover: float,
+    upper: Colour, depth: float, step: float,
+) -> list[Part]:  # fmt: skip
+    """The two bones between three joints, bare and clothed; `cover` of them (0 to 2) is in the garment.
+
+    The garment is `upper` on the first bone and of its own colour on the second, which is `step` nearer.
+    """
+    points, depths = view.body[:, joints], view.body_depth[:, joints]
+    skin, light, parts = view.character.skin, view.character.light, []
+    bones = ((min(cover, 1), upper, (1.0, 0.8)), (max(cover - 1, 0), garment.colour, (0.78, 1.0)))
+    for bone, (share, colour, rims) in enumerate(bones):  # the dark rims are narrow where the bones meet
+        start, end = points[:, bone], points[:, bone + 1]
+        wide, narrow = view.scale * radii[bone], view.scale * radii[bone + 1]
+        layers = [] if share >= 1 else round_tube(start, end, wide, narrow, skin, light, rims)
+        if share > 0:
+            hem = between(start, end, share)
+            at_hem = (wide + (narrow - wide) * share) * garment.loose
+            ends = (rims[0], rims[1] if share >= 1 else 1.0)
+            layers += round_tube(start, hem, wide * garment.loose, at_hem, colour, light, ends)
+        parts.append(Part((depths[:, bone] + depths[:, bone + 1]) / 2 + depth + bone * step, layers))
+    return parts
 
 
 def hand_parts(view: View, side: int) -> list[Part]:
@@ -99,21 +104,6 @@ def hand_parts(view: View, side: int) -> list[Part]:
         Part(depth[:, [0, 5, 17]].mean(axis=1) + ARM_DEPTH + 0.006, palm),
         Part(depth[:, 5:].mean(axis=1) + ARM_DEPTH + 0.007, fingers),
     ]
-
-
-def _limb(
-    view: View, ends: tuple[Array, Array], radii: tuple[Array, Array], garment: Garment, cover: float,
-    joints: tuple[float, float], colour: Colour,
-) -> list[Layer]:  # fmt: skip
-    """A bone between two points, of which the share `cover` is clothed in `colour`."""
-    (start, end), (wide, narrow), person = ends, radii, view.character
-    layers = [] if cover >= 1 else round_tube(start, end, wide, narrow, person.skin, person.light, joints)
-    if cover > 0:
-        hem = between(start, end, cover)
-        at_hem = (wide + (narrow - wide) * cover) * garment.loose
-        rims = (joints[0], joints[1] if cover >= 1 else 1.0)
-        layers += round_tube(start, hem, wide * garment.loose, at_hem, colour, person.light, rims)
-    return layers
 
 
 def _seam(start: Array, end: Array, wide: Array, narrow: Array, garment: Garment, side: float) -> Layer:

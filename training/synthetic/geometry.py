@@ -7,14 +7,27 @@ are [F,2] and outlines [F,P,2] in pixels, radii [F].
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, TypeVar
+
 import numpy as np
 import numpy.typing as npt
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 Array = npt.NDArray[np.float64]
 Rng = np.random.Generator
+T = TypeVar("T", bound="DataclassInstance")
 
 _ARC = np.linspace(np.pi / 2, 3 * np.pi / 2, 6)
 _RING = np.linspace(0, 2 * np.pi, 20, endpoint=False)
+
+
+def take(thing: T, frames: slice) -> T:
+    """Some frames of a dataclass whose arrays all have frames first: a skeleton, a camera, a layer."""
+    values = {field.name: getattr(thing, field.name) for field in fields(thing)}
+    return replace(thing, **{name: v[frames] for name, v in values.items() if isinstance(v, np.ndarray)})
 
 
 def yaw(angle: Array) -> Array:
@@ -53,8 +66,7 @@ def across(vector: Array, direction: Array) -> Array:
 
 def about(vector: Array, axis: Array, angle: Array) -> Array:
     """`vector` [F,3], at a right angle to the unit `axis` [F,3], turned about it by `angle` [F]."""
-    turned: Array = np.cos(angle)[:, None] * vector + np.sin(angle)[:, None] * np.cross(axis, vector)
-    return turned
+    return np.cos(angle)[:, None] * vector + np.sin(angle)[:, None] * np.cross(axis, vector)
 
 
 def between(start: Array, end: Array, share: float) -> Array:
@@ -76,8 +88,7 @@ def half_circle(start: Array, end: Array) -> Array:
     length = np.hypot(along[:, 0], along[:, 1])[:, None]
     along = np.where(length < 1e-6, (0.0, 1.0), along / np.maximum(length, 1e-6))
     normal = np.stack([-along[:, 1], along[:, 0]], axis=-1)
-    cap: Array = np.cos(_ARC)[:, None] * along[:, None] + np.sin(_ARC)[:, None] * normal[:, None]
-    return cap
+    return np.cos(_ARC)[:, None] * along[:, None] + np.sin(_ARC)[:, None] * normal[:, None]
 
 
 def ellipse(middle: Array, axes: Array) -> Array:

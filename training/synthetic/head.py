@@ -13,8 +13,7 @@ from .skeleton import RADII, surface
 HEAD_DEPTH = 0.03
 _WHITE: Colour = (246.0, 244.0, 240.0)
 _DARK: Colour = (30.0, 22.0, 24.0)
-_INSIDE: Colour = (70.0, 16.0, 24.0)
-"""Of the mouth."""
+_INSIDE: Colour = (70.0, 16.0, 24.0)  # of the mouth
 _HAIRLINE = {"bald": 0.47, "short": 0.36, "afro": 0.3, "bun": 0.36, "ponytail": 0.36}
 """How far above the head's middle the face ends, in heights of a head; 0.33 for the other styles."""
 _FALLING = {"bob": 0.62, "long": 1.25, "ponytail": 1.0}
@@ -42,21 +41,16 @@ class Head:
 
     def faces(self, normal: tuple[float, float, float], least: float = 0.12) -> Flags:
         """Whether the skin with that outward `normal` is turned to the viewer [F]."""
-        flags: Flags = self.turn[:, 2] @ unit(np.asarray(normal)) > least
-        return flags
+        return self.turn[:, 2] @ unit(np.asarray(normal)) > least
 
 
 def head_parts(view: View) -> list[Part]:
     """The head, and hair that falls behind the trunk."""
-    head = Head(view)
-    layers = [*_ears(head), *_skull(head), *_skin(head), *_features(head), *_front_hair(head)]
+    head, radii = Head(view), np.array([0.05, 0.1, 0.06])
+    ears = [head.ball((side * 0.385, 0.04, -0.02), 1.0, radii) for side in (-1.0, 1.0)]
+    layers = [Layer(ear, shaded(head.person.skin, 0.88)) for ear in ears]
+    layers += [*_skull(head), *_skin(head), *_features(head), *_front_hair(head)]
     return [*_back_hair(head), Part(view.skull_depth + HEAD_DEPTH, layers)]
-
-
-def _ears(head: Head) -> list[Layer]:
-    radii = np.array([0.05, 0.1, 0.06])
-    colour = shaded(head.person.skin, 0.88)
-    return [Layer(head.ball((side * 0.385, 0.04, -0.02), 1.0, radii), colour) for side in (-1.0, 1.0)]
 
 
 def _skin(head: Head) -> list[Layer]:

@@ -21,8 +21,7 @@ of one outside the picture."""
 _TRUNK = (1, 2, 5, 8, 11)
 Values = npt.NDArray[Any]
 _HEAD = (0, 14, 15, 16, 17, *range(60, 128))
-_ERROR = (0.002, 0.04)
-"""Standard error of a coordinate at confidence 1 and 0, in standing heights."""
+_ERROR = (0.002, 0.04)  # standard error of a coordinate at confidence 1 and 0, in standing heights
 
 
 def true_keypoints(view: View, passing: list[Layer], size: tuple[int, int], fps: float) -> PoseSequence:

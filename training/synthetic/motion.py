@@ -61,8 +61,7 @@ class Waves:
     def beat(self, speed: float = 1.0) -> Array:
         """A plain sine [F] on the beat, of random phase."""
         phase = self._rng.uniform(0, 2 * np.pi)
-        sine: Array = np.sin(2 * np.pi * self._tempo * speed * self._times + phase)
-        return sine
+        return np.sin(2 * np.pi * self._tempo * speed * self._times + phase)
 
 
 class _Trunk(NamedTuple):
@@ -81,14 +80,17 @@ def dance(character: Character, times: Array, rng: Rng) -> Skeleton:
     """
     waves = Waves(rng, times, tempo=rng.uniform(0.35, 0.95), energy=rng.uniform(0.55, 1.0))
     trunk = _trunk(waves, rng)
-    body = np.zeros((len(times), 18, 3))
-    _place_trunk(character, trunk, body)
+    size, body = character.body, np.zeros((len(times), 18, 3))
+    body[:, NECK] = -size.torso * unit(0.4 * trunk.pelvis[..., 1] + 0.6 * trunk.chest[..., 1])
+    for side, arm, leg in zip(SIDES, ARMS, LEGS, strict=True):
+        body[:, arm[0]] = body[:, NECK] + side * size.shoulder * trunk.chest[..., 0]
+        body[:, leg[0]] = side * size.hip * trunk.pelvis[..., 0]
     toes = _legs(character, waves, trunk, body, rng)
-    hands = np.stack([_arm(character, waves, trunk, body, side, rng) for side in (0, 1)], axis=1)
+    hands = np.stack([_arm(character, waves, trunk, body, index, rng) for index in (0, 1)], axis=1)
     ankles = body[:, [leg[2] for leg in LEGS]]
     shift = np.zeros((len(times), 1, 3))
     shift[:, 0, 0] = waves(-0.08, 0.08, 0.5) - 0.6 * ankles[..., 0].mean(axis=1)
-    shift[:, 0, 1] = -ankles[..., 1].max(axis=1) - 1.2 * character.body.ankle_radius
+    shift[:, 0, 1] = -ankles[..., 1].max(axis=1) - 1.2 * size.ankle_radius
     shift[:, 0, 1] -= rng.choice([0.0, 0.05]) * np.clip(waves.beat(2.0), 0, 1)  # some dances hop
     axes = (trunk.chest, trunk.pelvis, trunk.head)
     return complete(character, body + shift, hands + shift[:, None], toes + shift, axes, expression(waves))
@@ -120,15 +122,6 @@ def _trunk(waves: Waves, rng: Rng) -> _Trunk:
     nod = pitch(waves(-0.3, 0.35) - 0.5 * bow)
     head = chest @ yaw(waves(-0.75, 0.75, 0.8)) @ nod @ roll(waves(-0.3, 0.3) - 0.5 * lean)
     return _Trunk(root, pelvis, chest, head)
-
-
-def _place_trunk(character: Character, trunk: _Trunk, body: Array) -> None:
-    size = character.body
-    spine = 0.4 * trunk.pelvis[..., 1] + 0.6 * trunk.chest[..., 1]
-    body[:, NECK] = -size.torso * unit(spine)
-    for side, arm, leg in zip(SIDES, ARMS, LEGS, strict=True):
-        body[:, arm[0]] = body[:, NECK] + side * size.shoulder * trunk.chest[..., 0]
-        body[:, leg[0]] = side * size.hip * trunk.pelvis[..., 0]
 
 
 def _legs(character: Character, waves: Waves, trunk: _Trunk, body: Array, rng: Rng) -> Array:
@@ -197,8 +190,7 @@ class _Source:
 
     def vector(self, first: int, last: int) -> Array:
         """[F,2], pixels."""
-        along: Array = self.points[:, last] - self.points[:, first]
-        return along
+        return self.points[:, last] - self.points[:, first]
 
 
 def retarget(character: Character, motion: PoseSequence, times: Array, rng: Rng) -> Skeleton:

@@ -32,11 +32,6 @@ class Layer:
     shown: Flags | None = None  # [F]; None: always
     kind: Kind = "convex"  # `any` outlines may be hollow; of `hull` the convex hull is painted
 
-    def take(self, frames: slice) -> Layer:
-        """The shape in some of the frames."""
-        shown = None if self.shown is None else self.shown[frames]
-        return Layer(self.outline[frames], self.colour, shown, self.kind)
-
     def larger(self, factor: float) -> Layer:
         """The shape on a picture of `factor` times the size."""
         return Layer(self.outline * factor, self.colour, self.shown, self.kind)

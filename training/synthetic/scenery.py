@@ -13,8 +13,7 @@ from .geometry import Rng
 Picture = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
-_SMALL = 96
-"""Pixels of the shorter side that soft rooms are painted at."""
+_SMALL = 96  # pixels of the shorter side that soft rooms are painted at
 
 
 def paint_backdrop(backdrop: Backdrop, height: int, width: int, floor: float) -> Picture:

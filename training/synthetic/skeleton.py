@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -10,22 +10,16 @@ from .character import Character, Face
 from .geometry import Array, across, turn, unit
 
 LEFT, RIGHT = 0, 1
-SIDES = (1.0, -1.0)
-"""Where a side of the body lies along the chest's own right (in the picture): the person's left is at +x."""
-ARMS = ((5, 6, 7), (2, 3, 4))
-"""Shoulder, elbow and wrist of the left and the right arm among OpenPose's 18 points."""
-LEGS = ((11, 12, 13), (8, 9, 10))
-"""Hip, knee and ankle of the left and the right leg."""
-NOSE, NECK = 0, 1
-RADII = (0.385, 0.5, 0.43)
-"""Half axes of the head."""
+SIDES = (1.0, -1.0)  # the person's left is at +x, to the right in the picture
+NOSE, NECK = 0, 1  # of OpenPose's 18 points, as the following ones
+ARMS = ((5, 6, 7), (2, 3, 4))  # shoulder, elbow and wrist of the left and the right arm
+LEGS = ((11, 12, 13), (8, 9, 10))  # hip, knee and ankle of the left and the right leg
+RADII = (0.385, 0.5, 0.43)  # half axes of the head, in heights of a head
 _ROOTS = ((0.13, 0.14), (0.47, 0.12), (0.49, 0.03), (0.46, -0.06), (0.41, -0.14))
 """Where each finger begins: along the hand and towards the thumb, in lengths of the hand."""
 _BONES = ((0.2, 0.16, 0.13), (0.22, 0.15, 0.12), (0.24, 0.16, 0.12), (0.22, 0.15, 0.12), (0.17, 0.12, 0.1))
-_SPREAD = (0.85, 0.2, 0.03, -0.14, -0.32)
-"""Radians that each finger of an open hand leans towards the thumb."""
-_BENDS = (1.2, 1.6, 1.1)
-"""Radians that the three joints of a closed finger bend."""
+_SPREAD = (0.85, 0.2, 0.03, -0.14, -0.32)  # radians that each finger of an open hand leans to the thumb
+_BENDS = (1.2, 1.6, 1.1)  # radians that the three joints of a closed finger bend
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,14 +35,6 @@ class Skeleton:
     chest: Array  # [F,3,3]; columns are the chest's right, down and forward, and so those of:
     pelvis: Array
     head: Array
-
-    def __len__(self) -> int:
-        return len(self.body)
-
-    def take(self, frames: slice) -> Skeleton:
-        """Some of the poses."""
-        points = {name.name: getattr(self, name.name)[frames] for name in fields(self)[1:]}
-        return Skeleton(self.character, **points)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,19 +102,14 @@ def face_points(face: Face, expression: Expression) -> Array:
 
     The origin is the middle of the head, x goes to the person's left, y down, z forward.
     """
-    flat = np.zeros((len(expression.mouth), 68, 3))
-    flat[:, 0:17] = _jaw(face, expression)
-    flat[:, 17:27] = _brows(face, expression)
-    flat[:, 27:36] = _nose(face)
-    flat[:, 36:48] = _eyes(face, expression)
-    flat[:, 48:68] = _mouth(face, expression)
-    return flat
+    nose = np.broadcast_to(_nose(face), (len(expression.mouth), 9, 3))
+    parts = [_jaw(face, expression), _brows(face, expression), nose]
+    return np.concatenate([*parts, _eyes(face, expression), _mouth(face, expression)], axis=1)
 
 
 def surface(x: Array, y: Array) -> Array:
     """How far forward the head reaches at (x, y)."""
-    depth: Array = RADII[2] * np.sqrt(np.clip(1 - (x / RADII[0]) ** 2 - (y / RADII[1]) ** 2, 0.02, 1))
-    return depth
+    return RADII[2] * np.sqrt(np.clip(1 - (x / RADII[0]) ** 2 - (y / RADII[1]) ** 2, 0.02, 1))
 
 
 def _jaw(face: Face, expression: Expression) -> Array:
@@ -145,10 +126,10 @@ def _brows(face: Face, expression: Expression) -> Array:
     x = np.linspace(0.275, 0.075, 5)
     arch = -0.165 - 0.025 * face.brow_height - 0.035 * np.sin(np.linspace(0.2, 2.6, 5))
     y = arch - 0.05 * expression.brows[:, None]
-    return _both_sides(x, y, order=slice(None, None, -1))
+    return _both_sides(x, y, order=[4, 3, 2, 1, 0])
 
 
-def _both_sides(x: Array, y: Array, order: slice) -> Array:
+def _both_sides(x: Array, y: Array, order: list[int]) -> Array:
     """The points of the person's right side at (-x, y), then those of the left in the mirrored `order`."""
     points = np.zeros((len(y), 2, len(x), 3))
     points[:, 0, :, 0], points[:, 1, :, 0] = -x, x[order]
@@ -167,12 +148,7 @@ def _eyes(face: Face, expression: Expression) -> Array:
     turn = np.pi - np.arange(6) * np.pi / 3  # outer corner, over the lid, inner corner, under it
     x = 0.165 * face.eye_distance - 0.085 * face.eye_size * np.cos(turn)
     lid = -0.055 * face.eye_size * np.sin(turn) * (0.12 + 0.88 * expression.eyes[:, None])
-    mirrored = np.array([3, 2, 1, 0, 5, 4])
-    points = np.zeros((len(lid), 2, 6, 3))
-    points[:, 0, :, 0], points[:, 1, :, 0] = -x, x[mirrored]
-    points[:, 0, :, 1], points[:, 1, :, 1] = -0.045 + lid, -0.045 + lid[:, mirrored]
-    points[..., 2] = surface(points[..., 0], points[..., 1])
-    return points.reshape(len(lid), 12, 3)
+    return _both_sides(x, -0.045 + lid, order=[3, 2, 1, 0, 5, 4])
 
 
 def _mouth(face: Face, expression: Expression) -> Array:

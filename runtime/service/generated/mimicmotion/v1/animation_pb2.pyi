@@ -392,8 +392,8 @@ class AnimationSettings(_message.Message):
     schedule: Global___Schedule.ValueType
     """Where the sigmas lie."""
     reuse_interval: _builtins.int
-    """Steps from one run of the whole U-Net to the next, 1 to 1000; above 1 the bundle must have been built with
-    --deep-cache.
+    """Steps from one run of the full U-Net to the next, 1 to 1000; the steps between run a shallow one on cached
+    features. Above 1 the bundle must have been built with --deep-cache.
     """
     @_builtins.property
     def guidance(self) -> Global___Guidance:

@@ -1,0 +1,77 @@
+"""Figures that are written as they come, and parts that are run in order."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+
+import pytest
+from common import Report, bars, run_parts
+from rich.console import Console
+
+
+@pytest.fixture
+def report(tmp_path):
+    return Report.begin(tmp_path, "some-loop", "NVIDIA H200", steps=25)
+
+
+def part(*figures, then=None):
+    def measure():
+        yield from figures
+        if then is not None:
+            raise then
+
+    return measure
+
+
+def run(report, *parts, **given):
+    run_parts([("shape", name, work) for name, work in parts], report, Console(file=io.StringIO()), **given)
+
+
+def read(report):
+    (line,) = report.path.read_text().splitlines()
+    return json.loads(line)
+
+
+def test_the_file_is_one_line_of_json_named_by_benchmark_and_machine(report):
+    assert report.path.name.startswith("some-loop-nvidia-h200-20")
+    run(report, ("plain", part(("plain", {"video_s": 2.0}), ("plain", {"gib": 1.0}))))
+    assert read(report)["rows"] == {"shape": {"plain": {"video_s": 2.0, "gib": 1.0}}}
+    assert read(report)["steps"] == 25
+    assert report.line == report.path.read_text().strip()
+
+
+def test_what_was_found_before_a_part_is_cut_off_is_in_the_file(report):
+    with pytest.raises(KeyboardInterrupt):
+        run(report, ("plain", part(("plain", {"video_s": 2.0}), then=KeyboardInterrupt())))
+    assert read(report)["rows"]["shape"]["plain"] == {"video_s": 2.0}
+
+
+def test_a_part_that_fails_costs_neither_its_figures_nor_the_others(report):
+    parts = (
+        ("one", part(("one", {"a": 1}), then=RuntimeError("no memory"))),
+        ("two", part(("two", {"b": 2}))),
+    )
+    run(report, *parts)
+    assert read(report)["rows"]["shape"] == {"one": {"a": 1}, "two": {"b": 2}}
+    assert read(report)["left"] == {"shape": {"one": "RuntimeError: no memory"}}
+
+
+def test_after_the_minutes_given_nothing_begins(report):
+    clock = iter([0, 10, 110, 130])
+    run(report, *((name, part((name, {"s": 1}))) for name in "abc"), minutes=2, clock=lambda: next(clock))
+    assert list(read(report)["rows"]["shape"]) == ["a", "b"]
+    assert read(report)["left"] == {"shape": {"c": "no time was left"}}
+
+
+def test_bars_are_drawn_where_there_is_something_to_draw(tmp_path):
+    picture = tmp_path / "results" / "bars.png"
+    assert not bars(picture, "NVIDIA H200", {"small": {}}, "seconds")
+    assert bars(picture, "NVIDIA H200", {"small": {}, "real": {"plain": 2.0, "ours": 1.0}}, "seconds")
+    assert picture.stat().st_size > 3000
+
+
+def test_without_matplotlib_nothing_is_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert not bars(tmp_path / "bars.png", "", {"real": {"plain": 2.0}}, "seconds")

@@ -1,0 +1,91 @@
+"""Several jobs at once on one GPU."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mimicmotion_trt import Animator, Limits
+from mimicmotion_trt.cuda.program import StepProgram
+
+pytestmark = pytest.mark.gpu
+STEPS = 8
+
+
+@pytest.fixture
+def load(torch_bundle_of: Callable[[str], Path], device: str) -> Iterator[Callable[..., Animator]]:
+    """An animator in float32 by its limits."""
+    opened: list[Animator] = []
+
+    def make(**limits: int) -> Animator:
+        opened.append(Animator.load(torch_bundle_of("fp32"), device=device, limits=Limits(**limits)))
+        return opened[-1]
+
+    yield make
+    for animator in opened:
+        animator.close()
+
+
+def at_once(work: Callable[[int], Any], jobs: int = 2) -> list[Any]:
+    with ThreadPoolExecutor(jobs) as threads:
+        return list(threads.map(work, range(1, jobs + 1)))
+
+
+def test_two_jobs_at_once_give_the_bytes_that_each_gives_alone(load, sample):
+    animator = load(jobs=2)
+
+    def video(seed: int) -> Any:
+        return animator.decode(sample(animator, seed=seed, steps=STEPS), 4)
+
+    alone = [video(seed) for seed in (1, 2)]
+    for found, expected in zip(at_once(video), alone, strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_jobs_that_share_rows_stay_near_what_each_gives_alone(load, sample, relative, monkeypatch):
+    """Their steps are kept in step by a barrier, so that most are taken together."""
+    together, advance = [], StepProgram.advance
+
+    def counted(program: StepProgram, steps: Any, kind: int = 0) -> None:
+        together.append(len(steps))
+        advance(program, steps, kind)
+
+    monkeypatch.setattr(StepProgram, "advance", counted)
+    animator, barrier = load(jobs=2, together=2), threading.Barrier(2)
+
+    def latents(seed: int, on_step: Any = None) -> Any:
+        return sample(animator, seed=seed, steps=STEPS, on_step=on_step)
+
+    alone = [latents(seed) for seed in (1, 2)]
+    assert set(together) == {1}
+    both = at_once(lambda seed: latents(seed, lambda index, now: barrier.wait(60)))
+    assert together.count(2) >= STEPS / 2
+    for found, expected in zip(both, alone, strict=True):
+        assert relative(found, expected) <= 1e-4
+
+
+def test_a_job_that_stops_half_way_leaves_the_other_as_it_is_alone(load, sample):
+    animator = load(jobs=2)
+    alone = sample(animator, seed=2, steps=STEPS)
+
+    class StoppedError(Exception):
+        pass
+
+    def stop(index: int, now: Any) -> None:
+        if index == STEPS // 2:
+            raise StoppedError
+
+    def latents(seed: int) -> Any:
+        if seed == 2:
+            return sample(animator, seed=2, steps=STEPS)
+        with pytest.raises(StoppedError):
+            sample(animator, seed=1, steps=STEPS, on_step=stop)
+        return None
+
+    np.testing.assert_array_equal(at_once(latents)[1], alone)
