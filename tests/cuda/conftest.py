@@ -130,7 +130,7 @@ class HostDevice:
             return array.copy()
 
     def fetch(self, array: Any) -> Callable[[], Any]:
-        values = self.enqueuewnload(array)
+        values = self.download(array)
         return lambda: values
 
     def mark(self) -> Callable[[], None]:
