@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 
 from mimicmotion_trt.cuda.compiler import REALS, SOURCE
-from mimicmotion_trt.cuda.launches import Launch
-from mimicmotion_trt.engines.cuda_device import Plain
+from mimicmotion_trt.engines.cuda_device import Launch, Plain
 
 HERE = Path(__file__).parent
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]

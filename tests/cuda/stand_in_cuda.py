@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from cuda.bindings import driver
 
-from mimicmotion_trt.cuda.launches import Launch
 from mimicmotion_trt.engines import Engine
+from mimicmotion_trt.engines.cuda_device import Launch
 from mimicmotion_trt.engines.cuda_memory import DeviceArray
 
 GOOD = driver.CUresult.CUDA_SUCCESS
