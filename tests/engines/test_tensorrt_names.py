@@ -102,7 +102,7 @@ def runtime_names() -> set[tuple[str, str]]:
 
 
 def builder_names() -> set[tuple[str, str]]:
-    sources = [(ROOT / "export" / f"{module}.py").read_text() for module in ("tensorrt_build", "target")]
+    sources = [(ROOT / "export" / f"{module}.py").read_text() for module in ("tensorrt_build",)]
     return set().union(*(names_used(source, BUILDING, API) for source in sources))
 
 
