@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import ast
+import inspect as inspection
 import json
 import tempfile
+import textwrap
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
 from . import __version__
 from .console import Reporter, explained
 from .errors import LimitError, MotionError, SettingsError
-from .flags import Chosen, with_settings
 from .limits import Limits
 from .settings import Settings, parse_size
+
+if TYPE_CHECKING:
+    from .pose import PoseSequence
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
 )
 
+PANEL = "Settings (the bundle's own unless given)"
+
 AsJson = Annotated[bool, typer.Option("--json", help="One line of JSON for each event, and for the outcome.")]
-Bundle = Annotated[str, typer.Option(help="Bundle, by name or folder.")]
+BundleName = Annotated[str, typer.Option(help="Bundle, by name or folder.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads; every core if not given.")]
 Estimator = Annotated[str, typer.Option(help="mediapipe, or dwpose (needs its files).")]
 Graphs = Annotated[
@@ -30,6 +40,8 @@ Graphs = Annotated[
 LimitFlags = Annotated[
     list[str] | None, typer.Option("--limit", help="NAME=NUMBER, for instance frames=500.")
 ]
+Chosen = dict[str, Any]
+"""The settings that the command line names."""
 
 
 @app.callback(invoke_without_command=True)
@@ -40,6 +52,78 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
         raise typer.Exit
 
 
+def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose parameter `chosen` becomes one flag for each field of `Settings`."""
+    signature = inspection.signature(command, eval_str=True)
+    own = [parameter for name, parameter in signature.parameters.items() if name != "chosen"]
+    flags = settings_flags()
+
+    def run(**values: Any) -> None:
+        given = {flag.name: values.pop(flag.name) for flag in flags}
+        command(**values, chosen={name: value for name, value in given.items() if value is not None})
+
+    parameters = [*own, *flags]
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    run.__doc__, run.__name__ = command.__doc__, command.__name__
+    return run
+
+
+def settings_flags() -> list[inspection.Parameter]:
+    """A flag for each field of `Settings`: type, choices and help are the field's own."""
+    hints, docs = get_type_hints(Settings), field_docs(Settings)
+    flags = []
+    for f in fields(Settings):
+        shown = " ".join(map(str, f.default)) if isinstance(f.default, tuple) else f.default
+        option = typer.Option(
+            help=docs[f.name] + ("" if f.default is None else f" [{shown}]"),
+            rich_help_panel=PANEL,
+            show_default=False,
+        )
+        hint = hints[f.name] | None
+        if hint == tuple[int, int] | None:  # a size
+            option.metavar, hint = "WIDTHxHEIGHT", str | None
+        elif hint == tuple[float, float] | None:
+            option.metavar = "NUMBER NUMBER"
+        annotation = Annotated[hint, option]  # type: ignore[valid-type]
+        kind = inspection.Parameter.KEYWORD_ONLY
+        flags.append(inspection.Parameter(f.name, kind, default=None, annotation=annotation))
+    return flags
+
+
+def field_docs(kind: type) -> dict[str, str]:
+    """The docstrings that stand under the fields of a dataclass."""
+    body = ast.parse(textwrap.dedent(inspection.getsource(kind))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    docs = {}
+    for field, following in zip(body.body, body.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(following, ast.Expr):
+            assert isinstance(field.target, ast.Name)
+            docs[field.target.id] = str(ast.literal_eval(following.value))
+    return docs
+
+
+def read_settings(chosen: Chosen) -> Chosen:
+    """The settings that are named, sizes read from their text; raises `SettingsError` if they cannot be."""
+    values = dict(chosen)
+    if "size" in values:
+        values["size"] = parse_size(values["size"])
+    Settings.from_dict(values)
+    return values
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `animate` is asked for."""
+
+    image: Path
+    motion: Path
+    output: Path
+    reference_pose: PoseSequence | None
+    settings: Chosen
+
+
+@app.command()
 @with_settings
 def animate(
     *,
@@ -50,7 +134,7 @@ def animate(
     output: Annotated[
         Path, typer.Option(help=".mp4 .mov .mkv .webm .gif, or PNGs: folder/ or folder/%04d.png.")
     ],
-    bundle: Bundle = "tiny",
+    bundle: BundleName = "tiny",
     server: Annotated[str, typer.Option(help="HOST:PORT of a server that does the work.")] = "",
     reference_pose: Annotated[
         Path | None, typer.Option(help="Keypoints of the person in the picture.")
@@ -67,34 +151,24 @@ def animate(
     from .pose import PoseSequence
 
     with explained(as_json):
-        Settings.from_dict(chosen)  # before anything is loaded
+        settings = read_settings(chosen)  # before anything is loaded
         pose = PoseSequence.load(reference_pose) if reference_pose else None
+        request = Request(image, motion, output, pose, settings)
         with Reporter(as_json) as reporter:
             if server:
-                done = _on_server(server, image, motion, output, pose, chosen, reporter)
+                done = _on_server(request, reporter, server)
             else:
                 options = {"device": device, "threads": threads, "limits": parse_limits(limit)}
                 options["graphs"] = graphs == "on"
-                done = _in_process(bundle, options, image, motion, output, pose, estimator, chosen, reporter)
+                done = _in_process(request, reporter, bundle, options, estimator)
         reporter.line({"event": "done", "output": str(output), **done})
         if not as_json:
             size = "x".join(map(str, done["size"]))
             print(f"{output}: {done['frames']} frames, {size}, {done['fps']:g} per second")
 
 
-app.command("animate")(animate)
-
-
 def _in_process(
-    bundle: str,
-    options: dict[str, Any],
-    image: Path,
-    motion: Path,
-    output: Path,
-    pose: Any,
-    estimator: str,
-    chosen: Chosen,
-    reporter: Reporter,
+    request: Request, reporter: Reporter, bundle: str, options: dict[str, Any], estimator: str
 ) -> dict[str, Any]:
     from .animator import Animator
     from .media.writer import VideoWriter
@@ -104,42 +178,49 @@ def _in_process(
             reporter.line({"event": "note", "note": animator.note})
             if not reporter.as_json:
                 typer.echo(f"note: {animator.note}", err=True)
-        settings = animator.settings(**chosen)
-        clip = animator.stream(image, motion, settings, reference_pose=pose, estimator=estimator)
-        with VideoWriter(output, fps=clip.fps, size=clip.size, audio=clip.audio) as writer:
-            for event in clip:
+        animation = animator.stream(
+            request.image,
+            request.motion,
+            animator.settings(**request.settings),
+            reference_pose=request.reference_pose,
+            estimator=estimator,
+        )
+        fps, size = animation.fps, animation.size
+        with VideoWriter(request.output, fps=fps, size=size, audio=animation.audio) as writer:
+            for event in animation:
                 reporter.show(event)
                 for frame in event.frames if event.frames is not None else ():
                     writer.write(frame)
-        return {
-            "frames": clip.frames,
-            "fps": clip.fps,
-            "size": clip.size,
-            "settings": clip.settings.to_dict(),
-        }
+        settings = animation.settings.to_dict()
+        return {"frames": animation.frames, "fps": fps, "size": size, "settings": settings}
 
 
-def _on_server(
-    server: str, image: Path, motion: Path, output: Path, pose: Any, chosen: Chosen, reporter: Reporter
-) -> dict[str, Any]:
+def _on_server(request: Request, reporter: Reporter, server: str) -> dict[str, Any]:
     from .media.writer import VideoWriter
     from .service import Client
 
-    if motion.is_dir():
+    if request.motion.is_dir():
         raise MotionError(
-            f"{motion} is a folder.", remedy="Send a video or keypoints to a server.", field="motion"
+            f"{request.motion} is a folder.", remedy="Send a video or keypoints to a server.", field="motion"
         )
+    output, as_mp4 = request.output, request.output.suffix.lower() == ".mp4"
+    if not as_mp4:  # refused now rather than after the work
+        VideoWriter(output, fps=1, size=(64, 64)).abort()
     with Client(server) as client, tempfile.TemporaryDirectory() as folder:
-        if output.suffix.lower() != ".mp4":  # refused now rather than after the work
-            VideoWriter(output, fps=1, size=(64, 64)).abort()
-        received = output if output.suffix.lower() == ".mp4" else Path(folder) / "received.mp4"
-        animation = client.animate(image, motion, chosen, reference_pose=pose, output=received)
+        received = output if as_mp4 else Path(folder) / "received.mp4"
+        animation = client.animate(
+            request.image,
+            request.motion,
+            request.settings,
+            reference_pose=request.reference_pose,
+            output=received,
+        )
         for event in animation:
             reporter.show(event)
-        done = animation.result().done
-        if received != output:
+        if not as_mp4:
             convert(received, output)
-        return {name: value for name, value in done.to_dict().items() if name not in ("event", "sequence")}
+        done = animation.result().done.to_dict()
+        return {name: value for name, value in done.items() if name not in ("event", "sequence")}
 
 
 def convert(video: Path, output: Path) -> None:
@@ -156,7 +237,7 @@ def convert(video: Path, output: Path) -> None:
 
 @app.command()
 def serve(
-    bundle: Bundle = "tiny",
+    bundle: BundleName = "tiny",
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 takes a free one.")] = 50051,
     device: Annotated[list[str] | None, typer.Option(help="One engine process for each; repeat.")] = None,
@@ -284,18 +365,17 @@ def doctor(
 
 def parse_limits(flags: list[str] | None) -> Limits:
     """Limits of NAME=NUMBER flags; raises `LimitError`."""
+    names = [f.name for f in fields(Limits)]
     values: dict[str, int] = {}
     for flag in flags or ():
         name, _, number = flag.partition("=")
-        if name not in Limits.__dataclass_fields__ or not number.isdecimal():
-            raise LimitError(
-                f"limit {flag!r} is not NAME=NUMBER.",
-                remedy=f"Names: {', '.join(Limits.__dataclass_fields__)}.",
-            )
+        if name not in names or not number.isdecimal():
+            raise LimitError(f"limit {flag!r} is not NAME=NUMBER.", remedy=f"Names: {', '.join(names)}.")
         values[name] = int(number)
     return Limits(**values)
 
 
 def main() -> None:
     """Entry point of `mimicmotion-trt`."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # what is wrong with a picture is said by our error
     app()

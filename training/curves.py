@@ -1,9 +1,9 @@
 """`python training/curves.py RUN [RUN …] [--output PICTURE.png] [--json]`: what runs did, from what they wrote.
 
-A run is a folder with `metrics.jsonl`, as `training/train.py` leaves it; it may still be going on. The table
-tells where the time goes: `waiting` is the share of the steps' time that they waited for clips, `prepared` what
-clips took before the first step. The picture has a row for
-each run: the loss, smoothed, and the measure of the validations. --json ends with one line, an object by run.
+A run is a folder with `metrics.jsonl`, as `training/train.py` leaves it; it may still be going on. The table shows
+where the time goes: `waiting` is the share of the steps' time spent waiting for clips, `prepared` the time that clips
+took before the first step. The picture has a row for each run: the loss, smoothed, and a measure of the
+validations. --json ends with one line, an object by run.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ SMOOTH = 0.02
 
 
 @dataclass(frozen=True, slots=True)
-class Profile:
-    """A run in numbers; times are medians, which a machine's other work sways less."""
+class RunSummary:
+    """A run in numbers; `step_seconds` is a median, which the machine's other work changes less."""
 
     steps: int
     hours: float
@@ -69,7 +69,7 @@ def read_lines(path: Path) -> list[Line]:
         raise SettingsError(f"{path} cannot be read: {error}", field="run") from None
 
 
-def profile(folder: Path) -> Profile:
+def summarize(folder: Path) -> RunSummary:
     """The numbers of a run; raises `SettingsError` if the folder holds none."""
     steps, validations = read_lines(folder / "metrics.jsonl"), read_lines(folder / "validation.jsonl")
     if not steps:
@@ -79,7 +79,7 @@ def profile(folder: Path) -> Profile:
     seconds, waited, losses = (column(steps, name) for name in ("step_seconds", "data_seconds", "loss"))
     part = window(len(losses))
     prepared = [float(line["prepare_seconds"]) for line in steps if "prepare_seconds" in line]
-    return Profile(
+    return RunSummary(
         steps=int(steps[-1]["step"]),
         hours=float(seconds.sum() / 3600),
         step_seconds=float(np.median(seconds)),
@@ -164,12 +164,12 @@ def main(
     from rich.table import Table
 
     try:
-        profiles = {str(run): profile(run) for run in runs}
+        summaries = {str(run): summarize(run) for run in runs}
     except MimicMotionError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     table = Table("run", "steps", "hours", "s/step", "waiting", "prepared", "loss", "validation")
-    for name, one in profiles.items():
+    for name, one in summaries.items():
         told = ", ".join(f"{key} {value:.3f}" for key, value in one.validation.items())
         waiting = "" if one.waiting is None else f"{one.waiting:.1%}"
         prepared = "" if one.prepare_seconds is None else f"{one.prepare_seconds:.0f} s"
@@ -179,7 +179,7 @@ def main(
     if output is not None:
         draw_curves([read_curve(run) for run in runs], output)
     if as_json:
-        print(json.dumps({name: asdict(one) for name, one in profiles.items()}))
+        print(json.dumps({name: asdict(one) for name, one in summaries.items()}))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from mimicmotion_trt import Animator
 from mimicmotion_trt.errors import MimicMotionError, SettingsError
 from mimicmotion_trt.settings import Settings
-from mimicmotion_trt.training.metrics import means as means  # what else scores clips takes it from here
+from mimicmotion_trt.training.metrics import compare, means, psnr, ssim
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -111,20 +111,12 @@ def unseen(seed: int, index: int) -> int:
 
 def score(animator: Animator, clip: Any, video: Video, settings: Settings) -> dict[str, float | None]:
     """The measures of one clip; see the top of this file."""
-    from mimicmotion_trt.training.metrics import border_jump, borders, hand_psnr, psnr, ssim
-
     truth = clip.frames
     rebuilt = reconstruct(animator, truth)
-    still = np.broadcast_to(clip.reference, truth.shape)
     return {
-        "psnr": psnr(video, truth),
-        "ssim": ssim(video, truth),
-        "psnr_repeat_reference": psnr(still, truth),
-        "ssim_repeat_reference": ssim(still, truth),
+        **compare(video, truth, clip.reference, clip.truth, settings),
         "psnr_vae": psnr(rebuilt, truth),
         "ssim_vae": ssim(rebuilt, truth),
-        "hand_psnr": hand_psnr(video, truth, clip.truth),
-        "border_jump": border_jump(video, truth, borders(settings, len(truth))),
     }
 
 

@@ -8,22 +8,20 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..errors import MotionError, OutputError, SettingsError
-from .adapters import count, parameters
+from ..errors import MotionError, SettingsError
 from .base import RANDOM, write_folder
 from .config import Config
-from .files import alone, writing
-from .journal import Journal
-from .optimizer import learning_rate, make_optimizer, set_learning_rate
-from .snapshots import list_snapshots, load_snapshot, save_snapshot
-from .task import Batch, make_task
+from .files import alone
+from .optimizer import averaged, count, learning_rate, make_optimizer, set_learning_rate, trainable
+from .run_folder import Journal, check_output, list_snapshots, load_snapshot, save_snapshot
+from .stages import open_stage
+from .stages.base import Batch
 
 Say = Callable[[str], None]
 
@@ -36,7 +34,7 @@ class Trainer:
         from diffusers.training_utils import EMAModel
 
         self.config, self.output = config, output
-        check_output(output, resume)
+        check_output(output, resume=resume)
         check_precision(config)
         # A VAE of one layer a block has an attention that nothing runs.
         idle = config.stage not in ("motion", "image_encoder")
@@ -53,19 +51,19 @@ class Trainer:
         self._say: Say = say if self.accelerator.is_main_process else lambda _: None
         accelerate.utils.set_seed(config.seed)
         with self.accelerator.main_process_first():  # which makes a random base, or downloads one, for all
-            if self.accelerator.is_main_process and not list_snapshots(output / "checkpoints"):
+            if self.accelerator.is_main_process and not list_snapshots(output):
                 with alone(output):
                     shutil.rmtree(output / RANDOM, ignore_errors=True)  # of a run that never took a step
-            self.task = make_task(config, self.accelerator.device, output)
-        optimizer = make_optimizer(config.optimizer, parameters(self.task.network))
-        self.network, self.optimizer = self.accelerator.prepare(self.task.network, optimizer)
-        self.parameters = parameters(self.network)
+            self.stage = open_stage(config, self.accelerator.device, output)
+        optimizer = make_optimizer(config.optimizer, trainable(self.stage.network))
+        self.network, self.optimizer = self.accelerator.prepare(self.stage.network, optimizer)
+        self.parameters = trainable(self.network)
         self.average: Any = None
         if config.ema is not None:
             self.average = EMAModel(self.parameters, decay=config.ema)
             self.average.to(self.accelerator.device)
             self.accelerator.register_for_checkpointing(self.average)
-        self.begin = load_snapshot(self.accelerator, output / "checkpoints", config) if resume else 0
+        self.begin = load_snapshot(self.accelerator, output, config) if resume else 0
         self._skipped_steps = 0
         self._skipped_clips: Counter[str] | None = None
 
@@ -88,8 +86,10 @@ class Trainer:
 
     def _run(self, stop: int, journal: Journal | None) -> None:
         config = self.config
-        self._say(f"{config.stage}: {count(self.task.network):,} numbers train, steps {self.begin} to {stop}")
-        self._say(self.task.beginning if not self.begin else f"resumed at step {self.begin}")
+        self._say(
+            f"{config.stage}: {count(self.stage.network):,} numbers train, steps {self.begin} to {stop}"
+        )
+        self._say(self.stage.start if not self.begin else f"resumed at step {self.begin}")
         prepared = self._prepare(stop)
         self._tell_skipped(journal)
         step, batches = self.begin, self._batches(stop)
@@ -99,7 +99,7 @@ class Trainer:
                 if journal is not None:
                     journal.step(step, values if step > self.begin + 1 else {**values, **prepared})
                 if step % config.save_every == 0 or step == stop:
-                    save_snapshot(self.accelerator, self.output / "checkpoints", config, step)
+                    save_snapshot(self.accelerator, self.output, config, step)
                 if config.validation.every and step % config.validation.every == 0:
                     self._validate(step, journal)
         except KeyboardInterrupt:
@@ -127,13 +127,13 @@ class Trainer:
                 last = time.monotonic()
                 self._say(f"prepared {done} of {total} clips in {last - began:.0f} s")
 
-        self.task.prepare(ours, report)
+        self.stage.prepare(ours, report)
         self.accelerator.wait_for_everyone()
         return {"prepare_seconds": time.monotonic() - began}
 
     def _tell_skipped(self, journal: Journal | None) -> None:
         """Say and write down what was left out, if that is news."""
-        if journal is not None and (skipped := self.task.skipped()) != self._skipped_clips:
+        if journal is not None and (skipped := self.stage.skipped()) != self._skipped_clips:
             self._skipped_clips = skipped
             journal.skipped(skipped)
             for reason, times in sorted(skipped.items()):
@@ -153,7 +153,7 @@ class Trainer:
             waiting += time.perf_counter() - asked
             with accelerator.accumulate(self.network):
                 with accelerator.autocast():
-                    loss, more = self.task.loss(self.network, batch)
+                    loss, more = self.stage.loss(self.network, batch)
                 accelerator.backward(loss)
                 if accelerator.sync_gradients:
                     norm = self._update()
@@ -167,12 +167,12 @@ class Trainer:
         turns = itertools.product(range(self.begin + 1, stop + 1), range(self.config.accumulation))
         with ThreadPoolExecutor(1, "reader") as reader:
             coming = deque(
-                reader.submit(self.task.batch, self.positions(*turn)) for turn in itertools.islice(turns, 2)
+                reader.submit(self.stage.batch, self.positions(*turn)) for turn in itertools.islice(turns, 2)
             )
             while coming:
                 batch = coming.popleft().result()
                 for turn in itertools.islice(turns, 1):
-                    coming.append(reader.submit(self.task.batch, self.positions(*turn)))
+                    coming.append(reader.submit(self.stage.batch, self.positions(*turn)))
                 yield {name: value.to(self.accelerator.device) for name, value in batch.items()}
 
     def _update(self) -> float:
@@ -194,19 +194,6 @@ class Trainer:
             return float(value)
         return float(self.accelerator.reduce(value.float(), reduction="mean"))
 
-    @contextmanager
-    def _averaged(self) -> Iterator[None]:
-        """The moving average in place of the weights."""
-        if self.average is None:
-            yield
-            return
-        self.average.store(self.parameters)
-        self.average.copy_to(self.parameters)
-        try:
-            yield
-        finally:
-            self.average.restore(self.parameters)
-
     def _validate(self, step: int, journal: Journal | None) -> None:
         if journal is not None and not self._sharded:  # a shard samples nothing; evaluate.py judges such runs
             try:
@@ -218,35 +205,25 @@ class Trainer:
 
     def _judge(self, step: int, journal: Journal) -> None:
         began = time.monotonic()
-        with self._averaged():
-            measures, sheet = self.task.validate()
+        with averaged(self.average, self.parameters):
+            measures, sheet = self.stage.validate()
         journal.validation(step, measures, sheet)
         told = ", ".join(f"{name} {value:.3f}" for name, value in measures.items() if value is not None)
         self._say(f"step {step}: {told} ({time.monotonic() - began:.0f} s)")
 
     def _finish(self, step: int) -> None:
-        with self._averaged():  # the state is the network's own tensors: saved before they are put back
+        with averaged(
+            self.average, self.parameters
+        ):  # `state` holds the network's own tensors: save it in here
             state = self.accelerator.get_state_dict(self.network)
             if self.accelerator.is_main_process:
-                write_folder(self.output / "final", lambda folder: self.task.save(folder, state))
+                write_folder(self.output / "final", lambda folder: self.stage.save(folder, state))
         if self.accelerator.is_main_process:
             if self._skipped_steps:
                 self._say(f"{self._skipped_steps} steps had gradients that were not finite, and were skipped")
             self._say(f"step {step}: final weights are in {self.output / 'final'}")
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
-
-
-def check_output(output: Path, resume: bool) -> None:
-    """Make the folder of a run; raise `OutputError` if it holds another run that is not to be resumed."""
-    if not resume and ((output / "metrics.jsonl").exists() or list_snapshots(output / "checkpoints")):
-        raise OutputError(
-            f"{output} holds a run already.",
-            remedy="Add --resume to go on with it, or choose another --output.",
-            field="output",
-        )
-    with writing(output):
-        output.mkdir(parents=True, exist_ok=True)
 
 
 def check_sharded(config: Config) -> None:

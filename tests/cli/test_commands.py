@@ -11,23 +11,16 @@ from pathlib import Path
 import pytest
 
 import mimicmotion_trt as mm
-from mimicmotion_trt.flags import field_docs
+from mimicmotion_trt.cli import field_docs
 from mimicmotion_trt.media.reader import VideoReader
+
+from .conftest import Command
 
 DEMO = Path(__file__).parents[2] / "demo"
 PERSON, MOTION = DEMO / "person.jpg", DEMO / "balance.npz"
 
 
-def command(*words: object, code: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run `mimicmotion-trt` and check its exit code."""
-    line = [sys.executable, "-m", "mimicmotion_trt", *map(str, words)]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=120)
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    return done
-
-
-def test_every_field_of_settings_is_a_flag_with_its_own_words() -> None:
+def test_every_field_of_settings_is_a_flag_with_its_own_words(command: Command) -> None:
     text = " ".join(command("animate", "--help").stdout.split())
     docs = field_docs(mm.Settings)
     for field in fields(mm.Settings):
@@ -35,7 +28,7 @@ def test_every_field_of_settings_is_a_flag_with_its_own_words() -> None:
         assert docs[field.name].split()[0] in text
 
 
-def test_animate_writes_the_video_that_was_asked_for(bundle: Path, tmp_path: Path) -> None:
+def test_animate_writes_the_video_that_was_asked_for(command: Command, bundle: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.mp4"
     done = command(
         "animate", "--image", PERSON, "--motion", MOTION, "--output", output, "--bundle", bundle, "--json",
@@ -51,7 +44,7 @@ def test_animate_writes_the_video_that_was_asked_for(bundle: Path, tmp_path: Pat
         assert (video.size, video.fps) == ((128, 64), 15.0)
 
 
-def test_the_same_seed_gives_the_same_file(bundle: Path, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_file(command: Command, bundle: Path, tmp_path: Path) -> None:
     made = []
     for seed, name in ((3, "a.mp4"), (3, "b.mp4"), (4, "c.mp4")):
         words = ("--bundle", bundle, "--steps", 1, "--frames", 2, "--size", "64x64", "--seed", seed)
@@ -60,7 +53,9 @@ def test_the_same_seed_gives_the_same_file(bundle: Path, tmp_path: Path) -> None
     assert made[0] == made[1] != made[2]
 
 
-def test_pose_finds_the_person_and_animate_takes_what_it_wrote(bundle: Path, tmp_path: Path) -> None:
+def test_pose_finds_the_person_and_animate_takes_what_it_wrote(
+    command: Command, bundle: Path, tmp_path: Path
+) -> None:
     keypoints, sheet, frames = tmp_path / "person.json", tmp_path / "sheet.png", tmp_path / "frames"
     said = command("pose", PERSON, "--output", keypoints, "--picture", sheet).stdout
     assert "a person in 1" in said
@@ -86,7 +81,7 @@ def test_pose_finds_the_person_and_animate_takes_what_it_wrote(bundle: Path, tmp
     assert sorted(path.name for path in frames.iterdir()) == ["001.png", "002.png", "003.png"]
 
 
-def test_inspect_checks_a_bundle(bundle: Path, tmp_path: Path) -> None:
+def test_inspect_checks_a_bundle(command: Command, bundle: Path, tmp_path: Path) -> None:
     said = command("inspect", bundle).stdout
     assert "vae_decoder" in said
     assert all(word in said for word in ("attention", "transposes", "casts"))
@@ -94,7 +89,7 @@ def test_inspect_checks_a_bundle(bundle: Path, tmp_path: Path) -> None:
     assert "build_engines" in command("inspect", tmp_path, code=1).stderr
 
 
-def test_the_doctor_knows_this_machine(bundle: Path) -> None:
+def test_the_doctor_knows_this_machine(command: Command, bundle: Path) -> None:
     said = command("doctor", "--bundle", bundle, "--size", "64x64", "--frames", 3)
     assert "CPU" in said.stdout
     report = json.loads(command("doctor", "--bundle", bundle, "--seconds", 1, "--json").stdout)
@@ -116,7 +111,9 @@ def test_the_doctor_knows_this_machine(bundle: Path) -> None:
         (("--limit", "frames=3"), "frames of the motion"),
     ],
 )
-def test_mistakes_are_explained(bundle: Path, tmp_path: Path, words: tuple[str, str], said: str) -> None:
+def test_mistakes_are_explained(
+    command: Command, bundle: Path, tmp_path: Path, words: tuple[str, str], said: str
+) -> None:
     chosen = {"--bundle": str(bundle), "--image": str(PERSON), "--motion": str(MOTION)}
     chosen |= {"--output": str(tmp_path / "out.mp4"), words[0]: words[1]}
     error = command("animate", *(word for pair in chosen.items() for word in pair), code=1).stderr
@@ -124,5 +121,15 @@ def test_mistakes_are_explained(bundle: Path, tmp_path: Path, words: tuple[str, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_version_is_the_packages() -> None:
-    assert command("--version").stdout.strip() == mm.__version__
+def test_choices_of_settings_are_the_flags_choices(command: Command, tmp_path: Path) -> None:
+    files = ("--image", PERSON, "--motion", MOTION, "--output", tmp_path / "out.mp4")
+    error = command("animate", *files, "--layout", "sideways", code=2).stderr
+    assert all(word in error for word in ("--layout", "reference", "compact", "shifted"))
+
+
+@pytest.mark.parametrize("line", [["mimicmotion-trt"], ["python", "-m", "mimicmotion_trt"]])
+def test_the_version_is_the_packages(line: list[str]) -> None:
+    """As a process of its own, by either name."""
+    first = str(Path(sys.executable).with_name(line[0]))
+    done = subprocess.run([first, *line[1:], "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == mm.__version__
