@@ -21,7 +21,10 @@ from typing import Annotated, Any
 import typer
 
 from mimicmotion_trt import Animator
-from mimicmotion_trt.errors import MimicMotionError, OutputError, SettingsError
+from mimicmotion_trt.bundles import load_bundle
+from mimicmotion_trt.console import explained
+from mimicmotion_trt.engines import Manifest
+from mimicmotion_trt.errors import OutputError, SettingsError
 from mimicmotion_trt.training.curves import Curve, RunSummary, draw_curves, read_curve, summarize
 from mimicmotion_trt.training.evaluate import MOST_SEED, Scored, score_clips, write_sheet
 from mimicmotion_trt.training.files import replace_text
@@ -169,10 +172,16 @@ def machine() -> str:
 
 
 def card(
-    name: str, animator: Animator, runs: Sequence[RunRecord], scored: Sequence[Scored], frames: int, seed: int
+    name: str,
+    manifest: Manifest,
+    animator: Animator,
+    runs: Sequence[RunRecord],
+    scored: Sequence[Scored],
+    frames: int,
+    seed: int,
 ) -> str:
     """The text of the card."""
-    manifest, settings = animator.manifest, animator.settings()
+    settings = animator.settings()
     megabytes = sum(file.bytes for network in manifest.networks.values() for file in network.files) / 1e6
     sizes = ", ".join(f"{width}×{height}" for width, height in manifest.sizes)
     hours = sum(run.profile.hours for run in runs)
@@ -276,7 +285,7 @@ def write_card(
             for one in score_clips(animator, clips, frames, seed, {}):
                 scored.append(one)
                 print(f"clip {len(scored)} of {clips}: {one.scores['psnr']:.2f} dB", file=sys.stderr)
-            text = card(name, animator, runs, scored, frames, seed)
+            text = card(name, load_bundle(bundle).manifest, animator, runs, scored, frames, seed)
         write_sheet(images / f"{name}-clips.jpg", scored[:SHOWN])
         path.write_text(text)
     except OSError as error:
@@ -298,17 +307,12 @@ def main(
     seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Which people and motions.")] = 0,
 ) -> None:
     """Write a model's card."""
-    try:
+    with explained():
         records = read_runs(runs, history)
         path = write_card(Path(bundle).name, bundle, records, output, clips, frames, seed)
         if history is not None:
             write_history(history, records)
         print(path)
-    except MimicMotionError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":

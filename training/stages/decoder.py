@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ...conditioning import to_signed
+from ...denoise.kernels import to_signed
 from .. import objective
 from ..checkpoints import load_vae
 from ..config import Config

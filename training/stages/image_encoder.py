@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ...conditioning import clip_pixels, to_signed
+from ...denoise.kernels import clip_pixels, to_signed
 from ...pose import PoseSequence
 from ...pose.draw import BODY_THRESHOLD
 from ..checkpoints import drop_prefix, load_image_encoder, read_statistics

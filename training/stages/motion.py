@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ...animator import Animator
-from ...conditioning import to_signed
+from ...denoise.kernels import to_signed
 from ...media.sheet import contact_sheet
 from .. import objective
 from ..checkpoints import (

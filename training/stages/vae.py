@@ -11,8 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ...conditioning import to_signed
-from ...kernels import to_pictures
+from ...denoise.kernels import to_pictures, to_signed
 from ...media.sheet import contact_sheet
 from ..checkpoints import drop_prefix, load_vae
 from ..config import Config
