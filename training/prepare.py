@@ -46,7 +46,7 @@ def prepare(
     from mimicmotion_trt.pose import open_estimator
     from mimicmotion_trt.settings import parse_size
     from mimicmotion_trt.training.data.shards import read_entries
-    from mimicmotion_trt.training.files import alone
+    from mimicmotion_trt.training.files import lock_folder
     from mimicmotion_trt.training.footage.cutting import Rules
     from mimicmotion_trt.training.footage.preparation import Options, Preparation
     from mimicmotion_trt.training.footage.report import summary, write_report
@@ -55,7 +55,7 @@ def prepare(
         rules = Rules(min_frames, max_frames, max_jitter)
         options = Options(parse_size(size) if size else None, fps, frames_fps, rules, estimator, max_enlarge)
         finder = open_estimator(estimator, threads=threads)
-        with alone(output):
+        with lock_folder(output):
             work = Preparation(videos, output, options, finder, shard_clips, limit)
             with Lines() if as_json else Bars() as progress:
                 verdicts = work.run(progress)
