@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from mimicmotion_trt.errors import MimicMotionError
+from mimicmotion_trt.console import explained
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -51,7 +50,7 @@ def prepare(
     from mimicmotion_trt.training.footage.preparation import Options, Preparation
     from mimicmotion_trt.training.footage.report import summary, write_report
 
-    try:
+    with explained():
         rules = Rules(min_frames, max_frames, max_jitter)
         options = Options(parse_size(size) if size else None, fps, frames_fps, rules, estimator, max_enlarge)
         finder = open_estimator(estimator, threads=threads)
@@ -62,11 +61,6 @@ def prepare(
             numbers = summary(verdicts, work.writer.done, read_entries(output)[1])
             write_report(output, numbers, verdicts, work.writer.done, options)
         print(json.dumps(numbers) if as_json else _as_text(numbers, output))
-    except MimicMotionError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
 
 
 class Bars:
