@@ -22,8 +22,9 @@ import typer
 
 from mimicmotion_trt import Animator
 from mimicmotion_trt.bundles import load_bundle
+from mimicmotion_trt.console import explained
 from mimicmotion_trt.engines import Manifest
-from mimicmotion_trt.errors import MimicMotionError, OutputError, SettingsError
+from mimicmotion_trt.errors import OutputError, SettingsError
 from mimicmotion_trt.training.curves import Curve, RunSummary, draw_curves, read_curve, summarize
 from mimicmotion_trt.training.evaluate import MOST_SEED, Scored, score_clips, write_sheet
 from mimicmotion_trt.training.files import replace_text
@@ -306,17 +307,12 @@ def main(
     seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Which people and motions.")] = 0,
 ) -> None:
     """Write a model's card."""
-    try:
+    with explained():
         records = read_runs(runs, history)
         path = write_card(Path(bundle).name, bundle, records, output, clips, frames, seed)
         if history is not None:
             write_history(history, records)
         print(path)
-    except MimicMotionError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ validations. --json ends with one line, an object by run.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +18,9 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from mimicmotion_trt.errors import MimicMotionError, SettingsError
+from mimicmotion_trt.console import explained
+from mimicmotion_trt.errors import SettingsError
+from mimicmotion_trt.training.metrics import describe
 
 Line = Mapping[str, Any]
 MEASURES = ("psnr", "colour_error")
@@ -163,18 +164,14 @@ def main(
     from rich.console import Console
     from rich.table import Table
 
-    try:
+    with explained():
         summaries = {str(run): summarize(run) for run in runs}
-    except MimicMotionError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
     table = Table("run", "steps", "hours", "s/step", "waiting", "prepared", "loss", "validation")
     for name, one in summaries.items():
-        told = ", ".join(f"{key} {value:.3f}" for key, value in one.validation.items())
         waiting = "" if one.waiting is None else f"{one.waiting:.1%}"
         prepared = "" if one.prepare_seconds is None else f"{one.prepare_seconds:.0f} s"
         numbers = (str(one.steps), f"{one.hours:.2f}", f"{one.step_seconds:.2f}", waiting, prepared)
-        table.add_row(name, *numbers, f"{one.loss_begin:.4g} -> {one.loss_end:.4g}", told)
+        table.add_row(name, *numbers, f"{one.loss_begin:.4g} -> {one.loss_end:.4g}", describe(one.validation))
     Console(markup=False).print(table)
     if output is not None:
         draw_curves([read_curve(run) for run in runs], output)

@@ -18,6 +18,7 @@ from ..errors import MotionError, SettingsError
 from .base import RANDOM, write_folder
 from .config import Config
 from .files import alone
+from .metrics import describe
 from .optimizer import averaged, count, learning_rate, make_optimizer, set_learning_rate, trainable
 from .run_folder import Journal, check_output, list_snapshots, load_snapshot, save_snapshot
 from .stages import open_stage
@@ -71,7 +72,7 @@ class Trainer:
         """Train up to step `stop` (the config's `steps` if None) and write the final weights.
 
         The learning rate follows the config's `steps` wherever the run stops. Whatever ends the process, a
-        resumed run goes on from the last checkpoint with the losses that this one would have had.
+        resumed run goes on from the last snapshot with the losses that this one would have had.
         """
         stop = self.config.steps if stop is None else stop
         if not self.accelerator.is_main_process:
@@ -103,22 +104,21 @@ class Trainer:
                 if config.validation.every and step % config.validation.every == 0:
                     self._validate(step, journal)
         except KeyboardInterrupt:
-            self._say(f"interrupted in step {step}; --resume goes on from the last checkpoint")
+            self._say(f"interrupted in step {step}; --resume goes on from the last snapshot")
             raise
         finally:
             batches.close()
         self._tell_skipped(journal)
         self._finish(step)
 
-    def positions(self, step: int, micro: int) -> range:
-        """Which clips this process takes in forward pass `micro` of step 1, 2, …"""
-        config, world = self.config, self.accelerator.num_processes
-        turn = ((step - 1) * config.accumulation + micro) * world + self.accelerator.process_index
-        return range(turn * config.batch, (turn + 1) * config.batch)
+    def positions(self, stop: int) -> Iterator[range]:
+        """The positions of this process's clips in each forward pass to come, up to step `stop`."""
+        config, accelerator = self.config, self.accelerator
+        for turn in range(self.begin * config.accumulation, stop * config.accumulation):
+            first = (turn * accelerator.num_processes + accelerator.process_index) * config.batch
+            yield range(first, first + config.batch)
 
     def _prepare(self, stop: int) -> dict[str, float]:
-        turns = itertools.product(range(self.begin + 1, stop + 1), range(self.config.accumulation))
-        ours = itertools.chain.from_iterable(self.positions(*turn) for turn in turns)
         began = last = time.monotonic()
 
         def report(done: int, total: int) -> None:
@@ -127,7 +127,7 @@ class Trainer:
                 last = time.monotonic()
                 self._say(f"prepared {done} of {total} clips in {last - began:.0f} s")
 
-        self.stage.prepare(ours, report)
+        self.stage.prepare(itertools.chain.from_iterable(self.positions(stop)), report)
         self.accelerator.wait_for_everyone()
         return {"prepare_seconds": time.monotonic() - began}
 
@@ -164,15 +164,12 @@ class Trainer:
 
     def _batches(self, stop: int) -> Generator[Batch]:
         """The batches of all steps to come; the next one is read while the device computes."""
-        turns = itertools.product(range(self.begin + 1, stop + 1), range(self.config.accumulation))
+        turns = self.positions(stop)
         with ThreadPoolExecutor(1, "reader") as reader:
-            coming = deque(
-                reader.submit(self.stage.batch, self.positions(*turn)) for turn in itertools.islice(turns, 2)
-            )
+            coming = deque(reader.submit(self.stage.batch, clips) for clips in itertools.islice(turns, 2))
             while coming:
                 batch = coming.popleft().result()
-                for turn in itertools.islice(turns, 1):
-                    coming.append(reader.submit(self.stage.batch, self.positions(*turn)))
+                coming.extend(reader.submit(self.stage.batch, clips) for clips in itertools.islice(turns, 1))
                 yield {name: value.to(self.accelerator.device) for name, value in batch.items()}
 
     def _update(self) -> float:
@@ -208,8 +205,7 @@ class Trainer:
         with averaged(self.average, self.parameters):
             measures, sheet = self.stage.validate()
         journal.validation(step, measures, sheet)
-        told = ", ".join(f"{name} {value:.3f}" for name, value in measures.items() if value is not None)
-        self._say(f"step {step}: {told} ({time.monotonic() - began:.0f} s)")
+        self._say(f"step {step}: {describe(measures)} ({time.monotonic() - began:.0f} s)")
 
     def _finish(self, step: int) -> None:
         with averaged(

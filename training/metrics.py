@@ -110,6 +110,11 @@ def means(scores: Sequence[Mapping[str, float | None]]) -> dict[str, float | Non
     return result
 
 
+def describe(scores: Mapping[str, float | None]) -> str:
+    """Measures in words: `psnr 23.431, ssim 0.823`."""
+    return ", ".join(f"{name} {value:.3f}" for name, value in scores.items() if value is not None)
+
+
 def borders(settings: Settings, frames: int) -> list[int]:
     """`segment_borders` of a video of so many frames in the last step: where borders move, what is left to see."""
     assert settings.segment is not None

@@ -17,7 +17,7 @@ from mimicmotion_trt.engines.bundle import COMMAND
 from mimicmotion_trt.engines.tensorrt_checks import check_gpu, check_validity, for_backend, for_gpu, without
 from mimicmotion_trt.engines.tensorrt_library import Library, open_library
 from mimicmotion_trt.errors import BundleError
-from mimicmotion_trt.export import build_engines, target
+from mimicmotion_trt.export import build_engines, tensorrt_build
 from mimicmotion_trt.export.options import Options, PlanOptions
 
 from .stand_in_tensorrt import SPEC
@@ -99,12 +99,12 @@ def builder(monkeypatch):
         seen: list[Options] = []
 
         def build(base: str, checkpoint: Path, output: Path, options: Options, **_: Any) -> None:
-            target.check_target(options)
+            tensorrt_build.check_target(options)
             seen.append(options)
             raise KeyboardInterrupt  # the command ends
 
         monkeypatch.setattr(build_engines, "build_bundle", build)
-        monkeypatch.setattr(target, "gpu_name", lambda *_: gpu)
+        monkeypatch.setattr(tensorrt_build, "gpu_name", lambda *_: gpu)
         python, script, *arguments = shlex.split(command)
         assert (python, script) == ("python", "export/build_engines.py")
         done = CliRunner().invoke(build_engines.app, arguments)

@@ -50,7 +50,7 @@ def train(runs, recipe, tmp_path_factory):
         "optimizer": {"lr": 2e-3, "schedule": "constant", "warmup": 0},
         "objective": {"skeleton_weight": 1.0},
         "vae": {"frames": 2, "crop": 64},
-        "validation": {"every": 5, "clips": 2, "settings": {"steps": 2, "overlap": 1}},
+        "validation": {"every": 5, "clips": 1, "frames": 4, "settings": {"steps": 2, "overlap": 1}},
     }
 
     def run(folder: Path, steps: int, **changes: Any):
