@@ -22,16 +22,16 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from common import RESULTS, Figures, Part, Report, bars, run_parts, shown
+from common import RESULTS, Figures, Part, Report, run_parts, shown
 from rich.console import Console
 from rich.table import Table
 
 from mimicmotion_trt.cuda import launches
-from mimicmotion_trt.cuda.device import CudaDevice, Device
-from mimicmotion_trt.cuda.launches import Launch, Tables
+from mimicmotion_trt.cuda.launches import Device, Tables, open_device
 from mimicmotion_trt.denoise.plan import Batching, make_variant
 from mimicmotion_trt.denoise.segments import cut_segments, fusion_weights
-from mimicmotion_trt.engines.cuda_gpu import open_gpu
+from mimicmotion_trt.engines.cuda import open_gpu
+from mimicmotion_trt.engines.cuda_device import Launch
 from mimicmotion_trt.errors import MimicMotionError
 
 FIGURES = ("gb_s", "copy_gb_s", "of_copy")
@@ -88,19 +88,15 @@ def main(
         Console(stderr=True, markup=False).print(f"error: {error}", highlight=False)
         raise SystemExit(1) from None
     report = Report.begin(results, "gpu-kernels", gpu.name)
-    run_parts(parts_of(partial(CudaDevice, gpu), Amount()), report, console, minutes)
+    run_parts(parts_of(partial(open_device, gpu), Amount()), report, console, minutes)
+    shares = {}
     for dtype, rows in report.found["rows"].items():
         made = Table(dtype, *FIGURES)
         for name, found in rows.items():
             made.add_row(name, *(shown(found[figure]) for figure in FIGURES))
         console.print(made)
-    shares = {
-        dtype: {name: found["of_copy"] for name, found in rows.items()}
-        for dtype, rows in report.found["rows"].items()
-    }
-    picture = report.path.with_suffix(".png")
-    if bars(picture, report.found["machine"], shares, "share of a copy's bandwidth"):
-        console.print(str(picture))
+        shares[dtype] = {name: found["of_copy"] for name, found in rows.items()}
+    report.plot(shares, "share of a copy's bandwidth", console)
     console.print(str(report.path))
     print(report.line)
 

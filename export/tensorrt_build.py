@@ -16,7 +16,7 @@ from typing import Any
 
 from ..cuda.batch_sizes import too_wide
 from ..engines import EnginePlan, EngineSpec, Manifest, Placement, Profile
-from ..engines.cuda_gpu import open_gpu
+from ..engines.cuda import open_gpu
 from ..engines.tensorrt_backend import open_engine
 from ..engines.tensorrt_library import Library, open_library
 from ..errors import BundleError, ExportError, SettingsError

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from mimicmotion_trt.engines import NETWORKS, Bundle, EnginePlan, EngineSpec, Placement, Profile, TensorSpec
-from mimicmotion_trt.engines.cuda_gpu import open_gpu
+from mimicmotion_trt.engines.cuda import open_gpu
 from mimicmotion_trt.engines.onnxruntime_backend import OnnxRuntimeEngine
 from mimicmotion_trt.engines.tensorrt_library import DISTRIBUTIONS, EXTRAS, Library, open_library
 from mimicmotion_trt.errors import BundleError, EngineError, ExportError
