@@ -96,7 +96,7 @@ class MotionStage(Stage):
     def batch(self, positions: Sequence[int]) -> Batch:
         """Clips and the random choices for them."""
         config = self.config
-        clips = [self.encoded[self.clip_at(position)] for position in positions]
+        clips = [self.encoded[self.order[position]] for position in positions]
         regions = [
             region_weights(
                 config.objective,
