@@ -10,6 +10,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from .engines import Bundle, GraphStats, Manifest, open_engine
+from .engines.tensorrt_layers import Layers
 from .errors import MimicMotionError
 from .events import Done, Event, Preview, Progress, Video
 
@@ -155,11 +156,16 @@ def layer_lines(bundle: Bundle) -> Iterator[str]:
             with closing(engine):
                 layers = engine.layers()
         except MimicMotionError as error:
-            yield f"layers after compilation cannot be told here: {error}"
+            yield f"layers after compilation cannot be read here: {error}"
             return
-        kinds = ", ".join(f"{count} {kind}" for kind, count in layers.kinds.items())
-        wide = "none answers in float32"
-        if layers.wide:
-            more = f" and {len(layers.wide) - NAMED} more" if len(layers.wide) > NAMED else ""
-            wide = f"{len(layers.wide)} of them answer in float32: {', '.join(layers.wide[:NAMED])}{more}"
-        yield f"{name}: {layers.count} layers after compilation ({kinds}); {wide}"
+        yield f"{name}: {describe_layers(layers)}"
+
+
+def describe_layers(layers: Layers) -> str:
+    """How many layers of each kind, and the names of the first that answer in float32."""
+    kinds = ", ".join(f"{count} {kind}" for kind, count in layers.kinds.items())
+    wide = "none answers in float32"
+    if layers.wide:
+        more = f" and {len(layers.wide) - NAMED} more" if len(layers.wide) > NAMED else ""
+        wide = f"{len(layers.wide)} of them answer in float32: {', '.join(layers.wide[:NAMED])}{more}"
+    return f"{layers.count} layers after compilation ({kinds}); {wide}"
