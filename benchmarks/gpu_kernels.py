@@ -29,9 +29,10 @@ from rich.table import Table
 from mimicmotion_trt.cuda import launches
 from mimicmotion_trt.cuda.device import CudaDevice, Device
 from mimicmotion_trt.cuda.launches import Launch, Tables
+from mimicmotion_trt.denoise.plan import Batching, make_variant
+from mimicmotion_trt.denoise.segments import cut_segments, fusion_weights
 from mimicmotion_trt.engines.cuda_gpu import open_gpu
 from mimicmotion_trt.errors import MimicMotionError
-from mimicmotion_trt.segments import fusion_weights, plan_segments
 
 FIGURES = ("gb_s", "copy_gb_s", "of_copy")
 DTYPES = ("float16", "float32")
@@ -60,8 +61,9 @@ class Amount:
     @property
     def tables(self) -> Tables:
         """The rows of the whole clip."""
-        plan = plan_segments(self.frames, 16, 6)
-        return launches.make_tables(plan, fusion_weights(plan))
+        segments, guidance = cut_segments(self.frames, 16, 6), np.full(self.frames, 2, np.float32)
+        variant = make_variant(segments, fusion_weights(segments), guidance, Batching((1,)))
+        return launches.make_tables(variant)
 
 
 @dataclass(frozen=True)

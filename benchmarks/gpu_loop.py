@@ -46,8 +46,8 @@ from rich.table import Table
 from torch_loop import TorchLoop
 
 from mimicmotion_trt import Animator, Limits, Settings
+from mimicmotion_trt.denoise.noise import latent_noise
 from mimicmotion_trt.export.build import image_statistics
-from mimicmotion_trt.noise import latent_noise
 
 Latents = np.ndarray[Any, np.dtype[np.float32]]
 Frames = np.ndarray[Any, np.dtype[np.uint8]]

@@ -26,9 +26,9 @@ from rich.console import Console
 from rich.table import Table
 
 from mimicmotion_trt.animator import Animator
+from mimicmotion_trt.denoise.noise import latent_noise
 from mimicmotion_trt.errors import MimicMotionError, SettingsError
 from mimicmotion_trt.media.writer import VideoWriter
-from mimicmotion_trt.noise import latent_noise
 from mimicmotion_trt.pose import draw_poses
 from mimicmotion_trt.settings import Settings, parse_size
 

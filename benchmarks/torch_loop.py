@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mimicmotion_trt.conditioning import clip_pixels, to_signed
+from mimicmotion_trt.denoise.kernels import clip_pixels, to_signed
+from mimicmotion_trt.denoise.schedule import karras_sigmas
+from mimicmotion_trt.denoise.segments import cut_segments
 from mimicmotion_trt.engines import ImageStatistics
-from mimicmotion_trt.schedule import karras_sigmas
-from mimicmotion_trt.segments import plan_segments
 from mimicmotion_trt.settings import Settings
 from mimicmotion_trt.training.checkpoints import Model
 
@@ -65,7 +65,7 @@ class TorchLoop:
         assert settings.sigma_min
         assert settings.sigma_max
         frames, device = len(poses), self._device
-        plan = torch.from_numpy(plan_segments(frames, settings.segment, settings.overlap)).to(device)
+        plan = torch.from_numpy(cut_segments(frames, settings.segment, settings.overlap)).to(device)
         length = plan.shape[1]
         u = 2 * (torch.arange(length, device=device) + 0.5) / length
         weight = torch.minimum(u, 2 - u)[:, None, None, None]

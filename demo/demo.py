@@ -9,16 +9,16 @@ from rich.console import Console
 from rich.table import Table
 
 from mimicmotion_trt.bundles import load_bundle
-from mimicmotion_trt.clip import Source
 from mimicmotion_trt.console import Reporter, explained
 from mimicmotion_trt.engines import Manifest
+from mimicmotion_trt.inputs import Request, open_inputs
 from mimicmotion_trt.limits import Limits
 from mimicmotion_trt.media.picture import fit_picture, write_picture
 from mimicmotion_trt.media.reader import VideoReader
 from mimicmotion_trt.media.sheet import contact_sheet
 from mimicmotion_trt.pose import draw_poses, rescale_to_reference
 from mimicmotion_trt.service import local_server
-from mimicmotion_trt.settings import Settings
+from mimicmotion_trt.settings import make_settings
 
 DEMO = Path(__file__).resolve().parent
 PERSON, MOTION = DEMO / "dancer.png", DEMO / "balance.npz"
@@ -52,8 +52,8 @@ def main() -> None:
 
 def draw_sheet(manifest: Manifest) -> None:
     """Reference, poses and frames of the finished video in one picture; the bundle chose the video's size."""
-    settings = Settings.from_dict(manifest.defaults)
-    source = Source.open(PERSON, MOTION, settings, manifest.sizes, Limits(), None, "mediapipe", None)
+    settings = make_settings(manifest.defaults, {})
+    source = open_inputs(Request(PERSON, MOTION), settings, Limits(), manifest.sizes, None)
     width, height = source.size
     assert source.motion.poses is not None
     poses = rescale_to_reference(source.motion.poses, source.reference(), height, width)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from ..engines.bundle import hash_file
 from ..errors import CheckpointError
+from ..networks import POSE_CHUNK
 from ..settings import Settings
-from ..stages import POSE_CHUNK
 from .explain import explained
 from .options import Options
 from .target import gpu_name

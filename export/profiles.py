@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import product
 
-from ..cuda.buckets import too_wide
+from ..cuda.batch_sizes import too_wide
 from ..engines import EngineSpec, Manifest, Profile
 from ..errors import SettingsError
+from ..networks import POSE_CHUNK
 from ..settings import Settings
-from ..stages import POSE_CHUNK
 from .options import Options
 
 

@@ -2,45 +2,30 @@
 
 from __future__ import annotations
 
-import math
-import os
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import check_latents, check_noise, check_pose_frames
 from .bundles import load_bundle
-from .clip import Clip, Picture, Source
-from .cuda.denoiser import CudaDenoiser, open_programs
-from .denoise import Conditions, Denoiser, closed
-from .denoisers import Denoisers
-from .engines import NETWORKS, Bundle, Engine, Manifest, Placement, open_engine
-from .engines.cuda_gpu import Gpu
-from .errors import EngineError, SettingsError
+from .denoise.noise import check_array
+from .denoise.plan import closing
+from .errors import SettingsError
+from .inputs import Request, check_pose_pictures, open_inputs
 from .job import Job
-from .limits import Limits, check_limit
+from .limits import Limits
 from .media.picture import fit_picture, read_picture
-from .noise import picture_noise
-from .reuse import Answers
-from .schedule import Step, sigmas_of, steps_of
-from .segments import Plan
+from .networks import Networks
+from .pipeline import Animation
+from .sampler import Sampler
 from .settings import Settings, make_settings, resolve_settings
-from .shapes import Cells, Shapes
-from .stages import Stages
 
 Float = NDArray[np.float32]
+Picture = NDArray[np.uint8]
 OnStep = Callable[[int, Float], None]
-
-
-class Latents(np.ndarray[Any, np.dtype[np.float32]]):
-    """float32 [F,4,h,w] that remember how they are to be decoded."""
-
-    decode_chunk: int | None = None
 
 
 class Animator:
@@ -50,21 +35,22 @@ class Animator:
     """
 
     def __init__(
-        self, bundle: Bundle, *, device: str, threads: int | None, limits: Limits, graphs: bool = True
+        self,
+        networks: Networks,
+        *,
+        name: str,
+        limits: Limits,
+        threads: int | None = None,
+        graphs: bool = True,
     ) -> None:
-        self._bundle = bundle
-        self.limits = limits
-        self.threads = threads
-        self._device = device
-        self._engines = {name: self._open(name) for name in NETWORKS}
-        executor = ThreadPoolExecutor(1, "denoise") if self._two_lanes else None
-        programs = open_programs(self._engines["unet"], bundle.manifest.build, graphs=graphs)
-        self.denoisers = Denoisers(self._engines, self._open, bundle.manifest, limits, executor, programs)
-        if programs is not None:
-            for gpu in self._gpus():
-                gpu.reclaimable.add(programs)  # idle ones are closed where any engine runs out of memory
-            self.denoisers.prepare(self.settings().segment)
-        self.stages = Stages(self._engines, bundle.manifest, Answers(limits.reuse_bytes))
+        self.networks = networks
+        self.manifest = networks.model
+        """What the bundle says of itself."""
+        self.bundle_name = name
+        """The name of the bundle's folder."""
+        self.limits, self.threads = limits, threads
+        self.sampler = Sampler(self.networks, limits, graphs=graphs)
+        self.sampler.prepare(self.settings().segment)
 
     @classmethod
     def load(
@@ -83,39 +69,10 @@ class Animator:
         """
         if threads is not None and (type(threads) is not int or threads < 1):
             raise SettingsError(f"threads is {threads!r}.", remedy="Choose 1 or more.", field="threads")
-        return cls(
-            load_bundle(bundle), device=device, threads=threads, limits=limits or Limits(), graphs=graphs
-        )
-
-    @property
-    def _two_lanes(self) -> bool:
-        return not Shapes.of(self.manifest).compiled and (self.threads or os.cpu_count() or 1) > 1
-
-    def _engine_threads(self, network: str) -> int | None:
-        """The U-Net runs two batches at a time, whose calling threads work too."""
-        unet = network.startswith("unet")
-        return (self.threads or os.cpu_count() or 1) - self._two_lanes if unet else self.threads
-
-    def _open(self, network: str) -> Engine:
-        """One job alone has nothing to run beside its denoising: then all share one stream and scratch memory."""
-        unet = network.startswith("unet")
-        stream = "denoise" if unet or self.limits.jobs == 1 else "around"
-        placement = Placement(self._device, self._engine_threads(network), spin_threads=unet, stream=stream)
-        return open_engine(self._bundle, network, placement)
-
-    def _gpus(self) -> Iterable[Gpu]:
-        """Those that engines run on; one that several share comes several times."""
-        return (engine.gpu for engine in self._engines.values() if engine.gpu is not None)
-
-    @property
-    def bundle_name(self) -> str:
-        """The name of the bundle's folder."""
-        return self._bundle.folder.resolve().name
-
-    @property
-    def manifest(self) -> Manifest:
-        """What the bundle says of itself."""
-        return self._bundle.manifest
+        loaded, limits = load_bundle(bundle), limits or Limits()
+        networks = Networks.open(loaded, device=device, threads=threads, limits=limits)
+        name = loaded.folder.resolve().name
+        return cls(networks, name=name, limits=limits, threads=threads, graphs=graphs)
 
     @property
     def note(self) -> str:
@@ -155,18 +112,16 @@ class Animator:
         found by the estimator if None. Without settings the bundle's own are taken. Raises `InputError` for
         input that cannot be used, here or while the job runs.
         """
-        job = Job()
-        job.start(
-            self.stream(
+        return Job(
+            lambda cancelled: self.stream(
                 image,
                 motion,
                 settings,
                 reference_pose=reference_pose,
                 estimator=estimator,
-                cancelled=job.cancelled,
+                cancelled=cancelled,
             )
         )
-        return job
 
     def stream(
         self,
@@ -178,20 +133,21 @@ class Animator:
         estimator: str = "mediapipe",
         cancelled: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
-    ) -> Clip:
+    ) -> Animation:
         """The same without anything kept: finished frames come with the events and are then forgotten."""
         settings = self.resolve(settings)
-        source = Source.open(
-            image, motion, settings, self.manifest.sizes, self.limits, reference_pose, estimator, self.threads
-        )
-        check_limit(
-            "pixels of the video", math.prod(source.size), self.limits.output_pixels, field="settings.size"
-        )
-        # How many frames a video has, only reading it will tell: then one segment stands for the rest.
-        known = source.motion.video is None
-        frames = source.motion.frames + 1 if known else settings.segment or 1
-        self.plan(frames, settings, (source.size[1] // 8, source.size[0] // 8))
-        return Clip(self, source, settings, cancelled, clock)
+        request = Request(image, motion, reference_pose, estimator)
+        inputs = open_inputs(request, settings, self.limits, self.manifest.sizes, self.threads)
+        width, height = inputs.size
+        # Only reading a video tells how many frames it has; until then one segment stands for all.
+        known = inputs.motion.video is None
+        frames = inputs.motion.frames + 1 if known else settings.segment or 1
+        try:
+            self.sampler.check(frames, settings, (height // 8, width // 8))
+        except BaseException:
+            inputs.motion.close()
+            raise
+        return Animation(self.networks, self.sampler, inputs, settings, cancelled, clock)
 
     def sample(
         self,
@@ -202,7 +158,7 @@ class Animator:
         initial_latents: Float | None = None,
         image_noise: Float | None = None,
         on_step: OnStep | None = None,
-    ) -> Latents:
+    ) -> Float:
         """Denoise one clip; returns float32 [F,4,h,w], the reference picture's own frame first.
 
         `pose_frames`: uint8 [F,H,W,3], H and W multiples of 64, the reference's own pose first; the picture is
@@ -211,102 +167,42 @@ class Animator:
         `on_step(index, latents)` is called after each step with a copy. Raises `InputError`.
         """
         settings = self.resolve(settings)
-        poses = check_pose_frames(pose_frames, settings)
+        poses = check_pose_pictures(pose_frames, settings)
         picture = fit_picture(read_picture(image, self.limits), poses.shape[2], poses.shape[1])
-        conditions = self.condition(picture, len(poses), settings, image_noise)
-        for _ in self.stages.encode_poses(poses, conditions.pose):
+        self.sampler.check(len(poses), settings, (poses.shape[1] // 8, poses.shape[2] // 8))
+        conditions = self.networks.condition(picture, len(poses), settings, image_noise)
+        for _ in self.networks.encode_poses(poses, conditions.pose):
             pass
-        denoiser = self.denoiser(conditions, settings, initial_latents)
-        with closed(denoiser):
-            for index, step in enumerate(self.steps(settings)):
-                denoiser.step(step)
+        plan = self.sampler.plan(len(poses), settings, conditions.latent_size)
+        latents = self.sampler.initial_latents(plan, settings, initial_latents)
+        denoiser = self.sampler.denoiser(plan, conditions, latents, settings)
+        with closing(denoiser):
+            for index, step in enumerate(plan.steps):
+                for _ in denoiser.run(step):
+                    pass
                 if on_step is not None:
                     on_step(index, denoiser.latents.copy())
-            latents = denoiser.latents.view(Latents)
-        latents.decode_chunk = settings.decode_chunk
-        return latents
+            return denoiser.latents
 
-    def decode(self, latents: Float, chunk: int | None = None) -> NDArray[np.uint8]:
+    def decode(self, latents: Float, chunk: int | None = None) -> Picture:
         """Pictures uint8 [F,H,W,3] of latents [F,4,h,w], decoded `chunk` frames at a time.
 
-        None takes the `decode_chunk` of the settings that the latents were sampled with, or the bundle's.
+        The chunk decides on pixels: give the `decode_chunk` of the settings that the latents were sampled with. None
+        takes that of the bundle's own settings. Raises `SettingsError`.
         """
-        if chunk is None:
-            chunk = getattr(latents, "decode_chunk", None) or self.settings().decode_chunk
-        latents = check_latents(latents)
+        chunk = self.settings().decode_chunk if chunk is None else chunk
+        latents = check_array(latents, (None, 4, None, None), "latents")
         if chunk < 1:
             raise SettingsError(
                 f"chunk is {chunk}.", remedy="Decode 1 frame or more at a time.", field="chunk"
             )
-        self._check_chunk(chunk, len(latents), (latents.shape[2], latents.shape[3]))
-        return np.concatenate(list(self.stages.decode(latents, chunk)))
-
-    def condition(
-        self, picture: Picture, frames: int, settings: Settings, image_noise: Float | None = None
-    ) -> Conditions:
-        """Encode a picture uint8 [H,W,3] for a clip of `frames` frames; the pose features are left to be filled.
-
-        Raises `InputError` for a clip that the bundle's engines do not take, before any of them runs.
-        """
-        height, width = picture.shape[:2]
-        self.plan(frames, settings, (height // 8, width // 8))
-        noise = None
-        if settings.noise_aug > 0:
-            noise = picture_noise(settings.seed, height, width) if image_noise is None else image_noise
-            noise = check_noise(noise, (3, height, width), "image_noise")
-        (features,) = self.manifest.networks["pose_net"].spec.outputs
-        channels = features.shape[1]
-        assert isinstance(channels, int)
-        return Conditions(
-            embedding=self.stages.embed_picture(picture),
-            image_latents=self.stages.encode_picture(picture, settings.noise_aug, noise),
-            pose=np.empty((frames, channels, height // 8, width // 8), features.dtype),
-            time_ids=(settings.conditioning_fps - 1, settings.motion_bucket, settings.noise_aug),
-        )
-
-    def denoiser(
-        self, conditions: Conditions, settings: Settings, initial_latents: Float | None = None
-    ) -> Denoiser | CudaDenoiser:
-        """The step program of a clip, its latents at the first sigma; close it when it is done."""
-        return self.denoisers.make(conditions, settings, initial_latents)
-
-    def plan(self, frames: int, settings: Settings, cells: Cells) -> Plan:
-        """The segments [S,N] of a clip of `frames` frames of cells (height, width).
-
-        Raises `InputError` where the bundle's engines do not take them.
-        """
-        plan = self.denoisers.plan(frames, settings, cells)
-        self._check_chunk(settings.decode_chunk, frames, cells)
-        return plan
-
-    def _check_chunk(self, chunk: int, frames: int, cells: Cells) -> None:
-        """Raise `SettingsError` if so many frames cannot be decoded at a time."""
-        self.denoisers.shapes.check_chunk(chunk, frames, cells)
-        if self.stages.decoder is not None:
-            self.stages.decoder.check_chunk(chunk, frames, cells)
-
-    def sigmas(self, settings: Settings) -> NDArray[np.float32]:
-        """The schedule [steps+1] of resolved settings."""
-        return sigmas_of(settings)
-
-    def steps(self, settings: Settings) -> Iterable[Step]:
-        """The Euler steps of resolved settings, and what each runs."""
-        return steps_of(settings)
-
-    def raise_if_lost(self, error: EngineError) -> None:
-        """Raise `DeviceLost` if a GPU of the engines is lost, which an engine's error does not always say."""
-        for gpu in self._gpus():
-            gpu.raise_if_lost(error)
+        self.networks.check_chunk(chunk, len(latents), (latents.shape[2], latents.shape[3]))
+        return np.concatenate(list(self.networks.decode(latents, chunk)))
 
     def close(self) -> None:
         """Give all memory back, on a GPU graphs and programs as well; the animator is of no use afterwards."""
-        if self.denoisers.programs is not None:
-            self.denoisers.programs.close()
-        self.stages.close()
-        for engine in self._engines.values():
-            engine.close()
-        if self.denoisers.executor is not None:
-            self.denoisers.executor.shutdown()
+        self.sampler.close()
+        self.networks.close()
 
     def __enter__(self) -> Animator:
         return self

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .clip import Clip
 from .events import Progress
+from .media.writer import VideoWriter
+from .pipeline import Animation
 
 Picture = NDArray[np.uint8]
 
@@ -22,21 +23,13 @@ class Job:
     Work is done in the thread that iterates; `cancel()` may come from another.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, start: Callable[[Callable[[], bool]], Animation]) -> None:
+        """`start(cancelled)` makes the animation, which asks `cancelled()` as it goes."""
         self._cancel = threading.Event()
         self._error: BaseException | None = None
-        self._clip: Clip | None = None
-        self._result: Result | None = None
-
-    def start(self, clip: Clip) -> None:
-        """Take up a clip; called once, by the animator."""
-        self._clip, self._result = clip, Result(clip)
-
-    @property
-    def clip(self) -> Clip:
+        self.animation = start(self.cancelled)
         """The animation under way: its settings, size, frame rate and poses."""
-        assert self._clip is not None
-        return self._clip
+        self._result = Result(self.animation)
 
     def cancelled(self) -> bool:
         """Whether `cancel` was called."""
@@ -47,11 +40,10 @@ class Job:
         self._cancel.set()
 
     def __iter__(self) -> Iterator[Progress]:
-        assert self._result is not None
         if self._error is not None:
             raise self._error
         try:
-            for event in self.clip:
+            for event in self.animation:
                 if event.frames is not None:
                     self._result.append(event.frames)
                 yield event
@@ -66,27 +58,26 @@ class Job:
         for event in self:
             if progress is not None:
                 progress(event)
-        assert self._result is not None
         return self._result
 
 
 class Result:
     """Finished frames, kept in a temporary file on disk so that long clips take no memory."""
 
-    def __init__(self, clip: Clip) -> None:
-        self.clip = clip
+    def __init__(self, animation: Animation) -> None:
+        self.animation = animation
         self._spool = tempfile.TemporaryFile(prefix="mimicmotion-")  # noqa: SIM115 - lives as long as the result
         self._count = 0
 
     @property
     def fps(self) -> float:
         """Frames per second."""
-        return self.clip.fps
+        return self.animation.fps
 
     @property
     def size(self) -> tuple[int, int]:
         """(width, height)."""
-        return self.clip.size
+        return self.animation.size
 
     def __len__(self) -> int:
         return self._count
@@ -116,9 +107,7 @@ class Result:
         .mp4, .mov, .mkv, .webm, .gif, or PNG pictures for a folder (`frames/`) or pattern (`f/%04d.png`).
         Raises `OutputError`.
         """
-        from .media.writer import VideoWriter
-
-        with VideoWriter(path, fps=self.fps, size=self.size, audio=self.clip.audio) as writer:
+        with VideoWriter(path, fps=self.fps, size=self.size, audio=self.animation.audio) as writer:
             for frame in self:
                 writer.write(frame)
         return Path(path)

@@ -20,6 +20,8 @@ from typing import Annotated
 import typer
 
 from mimicmotion_trt import Animator
+from mimicmotion_trt.bundles import load_bundle
+from mimicmotion_trt.engines import Manifest
 from mimicmotion_trt.errors import MimicMotionError, OutputError
 from mimicmotion_trt.training.curves import draw_curves
 from mimicmotion_trt.training.evaluate import MOST_SEED, Scored, means, score_clips, write_sheet
@@ -109,10 +111,16 @@ def machine() -> str:
 
 
 def card(
-    name: str, animator: Animator, stages: Sequence[Stage], scored: Sequence[Scored], frames: int, seed: int
+    name: str,
+    manifest: Manifest,
+    animator: Animator,
+    stages: Sequence[Stage],
+    scored: Sequence[Scored],
+    frames: int,
+    seed: int,
 ) -> str:
     """The text of the card."""
-    manifest, settings = animator.manifest, animator.settings()
+    settings = animator.settings()
     megabytes = sum(file.bytes for network in manifest.networks.values() for file in network.files) / 1e6
     sizes = ", ".join(f"{width}×{height}" for width, height in manifest.sizes)
     hours = sum(stage.profile.hours for stage in stages)
@@ -216,7 +224,7 @@ def write_card(
             for one in score_clips(animator, clips, frames, seed, {}):
                 scored.append(one)
                 print(f"clip {len(scored)} of {clips}: {one.scores['psnr']:.2f} dB", file=sys.stderr)
-            text = card(name, animator, stages, scored, frames, seed)
+            text = card(name, load_bundle(bundle).manifest, animator, stages, scored, frames, seed)
         write_sheet(images / f"{name}-clips.jpg", scored[:SHOWN])
         path.write_text(text)
     except OSError as error:

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..conditioning import clip_pixels, to_signed
+from ..denoise.kernels import clip_pixels, to_signed
 from ..pose import PoseSequence
 from ..pose.draw import BODY_THRESHOLD
 from .base import open_base, replace_part, told_base

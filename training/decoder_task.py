@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..conditioning import to_signed
+from ..denoise.kernels import to_signed
 from . import objective
 from .base import open_base, replace_part
 from .checkpoints import load_vae

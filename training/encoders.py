@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..conditioning import clip_pixels, to_signed
+from ..denoise.kernels import clip_pixels, to_signed
 from ..engines import ImageStatistics
 from ..errors import CheckpointError
 from .checkpoints import load_image_encoder, load_vae, read_config

@@ -130,7 +130,7 @@ def score(animator: Animator, clip: Any, video: Video, settings: Settings) -> di
 
 def reconstruct(animator: Animator, frames: Video) -> Video:
     """Frames uint8 [F,H,W,3] through the VAE's encoder and decoder."""
-    latents = np.stack([animator.stages.encode_picture(frame, 0.0, None) for frame in frames])
+    latents = np.stack([animator.networks.encode_picture(frame, 0.0, None) for frame in frames])
     return animator.decode(latents * np.float32(animator.manifest.scaling_factor))
 
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..denoise.schedule import steps_of
+from ..denoise.segments import Segments, cut_segments
 from ..pose import PoseSequence
-from ..schedule import steps_of
-from ..segments import Plan, plan_segments
 from ..settings import Settings
 from .data.regions import box_on_grid
 
@@ -96,10 +96,10 @@ def borders(settings: Settings, frames: int) -> list[int]:
     """`segment_borders` of a video of so many frames in the last step: where borders move, what is left to see."""
     assert settings.segment is not None
     segment, last = settings.segment, steps_of(settings)[-1].shift
-    return segment_borders(plan_segments(frames + 1, segment, settings.overlap, settings.layout, last))
+    return segment_borders(cut_segments(frames + 1, segment, settings.overlap, settings.layout, last))
 
 
-def segment_borders(plan: Plan) -> list[int]:
+def segment_borders(plan: Segments) -> list[int]:
     """Video frames at which a segment begins or after which one ends; slot 0 of the plan is no video frame."""
     last = int(plan.max())
     begins = {int(row[1]) - 1 for row in plan if len(row) > 1}

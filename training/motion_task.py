@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..conditioning import to_signed
+from ..denoise.kernels import to_signed
 from . import objective
 from .adapters import add_adapters, fold_adapters, save_adapters, split_adapters
 from .base import open_base, told_base

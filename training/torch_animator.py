@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..animator import Animator
-from ..engines import (
-    NETWORKS,
-    Accuracy,
-    Array,
-    Bundle,
-    Call,
-    Engine,
-    EngineSpec,
-    FlopModel,
-    GraphStats,
-    Manifest,
-    Network,
-    network_specs,
-)
+from ..engines import Array, Call, EngineSpec, ImageStatistics, network_specs
 from ..limits import Limits
+from ..networks import Networks
 from .encoders import Encoders
 from .networks import PoseNet, UNet
 
@@ -62,24 +50,23 @@ class TorchEngine:
         """The module belongs to its owner."""
 
 
-class TorchAnimator(Animator):
-    """`sample`, `decode` and `animate` as a bundle's, on networks that are still being trained."""
+@dataclass(frozen=True)
+class TrainedModel:
+    """What a manifest says of a bundle, of networks that are still being trained; see `networks.ModelInfo`."""
 
-    def __init__(self, engines: Mapping[str, Engine], manifest: Manifest) -> None:
-        self._trained = dict(engines)
-        super().__init__(Bundle(Path("training"), manifest), device="auto", threads=None, limits=Limits())
-
-    @property
-    def _two_lanes(self) -> bool:
-        return False  # PyTorch's calls take all threads
-
-    def _open(self, network: str) -> Engine:
-        return self._trained[network]
+    sizes: tuple[tuple[int, int], ...]
+    scaling_factor: float
+    image: ImageStatistics
+    defaults: Mapping[str, Any]
+    rows: tuple[int, ...] = (1,)
+    reuses: bool = False
+    build: str = ""
+    note: str = ""
 
 
 def torch_animator(
     unet: UNet, pose_net: PoseNet, encoders: Encoders, size: tuple[int, int], defaults: Mapping[str, Any]
-) -> TorchAnimator:
+) -> Animator:
     """An animator on these modules, in eval mode; `size` is (width, height), `defaults` as in a manifest."""
     device = next(unet.parameters()).device
     specs = network_specs(
@@ -88,24 +75,9 @@ def torch_animator(
         image_size=encoders.statistics.size,
     )
     functions = torch_functions(unet, pose_net, encoders)
-    engines = {name: TorchEngine(functions[name], specs[name], device) for name in NETWORKS}
-    exact = Accuracy(max_abs=0.0, rel_l2=0.0, bound=0.0, cases=0)
-    uncounted = FlopModel(
-        fixed=0.0, frame=0.0, linear=0.0, spatial=0.0, temporal=0.0
-    )  # nothing here asks for it
-    unaudited = GraphStats(0, 0, 0, 0, 0, 0, 0, 0, 0)
-    manifest = Manifest(
-        backend="torch",
-        precision="fp32",
-        build="",
-        networks={name: Network(spec, (), exact, uncounted, unaudited) for name, spec in specs.items()},
-        sizes=(size,),
-        rows=(1,),
-        scaling_factor=encoders.scaling_factor,
-        image=encoders.statistics,
-        defaults=defaults,
-    )
-    return TorchAnimator(engines, manifest)
+    model = TrainedModel((size,), encoders.scaling_factor, encoders.statistics, defaults)
+    networks = Networks(model, lambda name: TorchEngine(functions[name], specs[name], device))
+    return Animator(networks, name="training", limits=Limits(reuse_bytes=1))
 
 
 def torch_functions(unet: nn.Module, pose_net: nn.Module, encoders: Encoders) -> dict[str, Any]:

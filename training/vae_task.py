@@ -12,8 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..conditioning import to_signed
-from ..kernels import to_pictures
+from ..denoise.kernels import to_pictures, to_signed
 from ..media.sheet import contact_sheet
 from .base import open_base, replace_part, told_base
 from .checkpoints import load_vae

@@ -1,6 +1,5 @@
-"""The fused kernels: their source, how they are compiled, and what they are launched with."""
+"""Denoising and decoding on a GPU: the fused kernels, the captured step, and who shares it.
 
-from .compiler import compile_kernels
-from .launches import KERNELS, Launch, Tables, branches_of, make_tables, step_numbers
-
-__all__ = ["KERNELS", "Launch", "Tables", "branches_of", "compile_kernels", "make_tables", "step_numbers"]
+Read `kernels.cu` and `launches.py` first, then `program.py`: `StepProgram` executes a `DenoisePlan` with one captured
+graph a step.
+"""

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..denoise import batches
+from ..denoise.plan import slices
+from ..denoise.shapes import LatentSize
 from ..engines import Engine
 from ..errors import SettingsError
 from . import launches
-from .buckets import MOST_ELEMENTS
+from .batch_sizes import MOST_ELEMENTS
 from .device import CudaDevice, Device
 
 Float = NDArray[np.float32]
@@ -33,35 +34,47 @@ class CudaDecoder:
     def __init__(self, device: Device, engine: Engine, scaling_factor: float) -> None:
         self._device, self._engine, self._factor = device, engine, scaling_factor
 
-    def check_chunk(self, chunk: int, frames: int, cells: tuple[int, int]) -> None:
+    @classmethod
+    def open(cls, engine: Engine, scaling_factor: float) -> CudaDecoder | None:
+        """The decoder on the GPU on which an engine runs; None if it runs on a CPU.
+
+        Raises `KernelError` if the kernels do not compile or load there.
+        """
+        if engine.gpu is None:
+            return None
+        return cls(CudaDevice(engine.gpu, engine.spec.dtypes["latents"]), engine, scaling_factor)
+
+    def check_chunk(self, chunk: int, frames: int, latent_size: LatentSize) -> None:
         """Raise `SettingsError` if so many frames at a time make a tensor that 32 bits do not count."""
-        most = MOST_ELEMENTS // (WIDEST * 64 * cells[0] * cells[1])
+        most = MOST_ELEMENTS // (WIDEST * 64 * latent_size[0] * latent_size[1])
         if min(chunk, frames) > most:
             raise SettingsError(
-                f"{min(chunk, frames)} frames of {8 * cells[1]}x{8 * cells[0]} at a time have tensors of 2**31 "
-                "elements in the decoder, more than a GPU's kernels count.",
+                f"{min(chunk, frames)} frames of {8 * latent_size[1]}x{8 * latent_size[0]} at a time have tensors "
+                "of 2**31 elements in the decoder, more than a GPU's kernels count.",
                 remedy=f"Decode at most {most} at a time." if most else "Choose fewer pixels.",
                 field="settings.decode_chunk",
             )
 
     def decode(self, latents: Float, chunk: int) -> Iterator[Picture]:
         """uint8 [n,H,W,3] of each chunk of latents [F,4,h,w]; each array is the caller's to keep."""
-        frames, _, high, wide = latents.shape
+        frames, _, height, width = latents.shape
         size, device, dtypes = min(chunk, frames), self._device, self._engine.spec.dtypes
         arrays = {
-            "latents": device.empty((size, 4, high, wide), np.float32),
-            "scaled": device.empty((size, 4, high, wide), dtypes["latents"]),
-            "planes": device.empty((size, 3, 8 * high, 8 * wide), dtypes["frames_out"]),
+            "latents": device.empty((size, 4, height, width), np.float32),
+            "scaled": device.empty((size, 4, height, width), dtypes["latents"]),
+            "planes": device.empty((size, 3, 8 * height, 8 * width), dtypes["frames_out"]),
         }
-        pictures = [device.empty((size, 8 * high, 8 * wide, 3), np.uint8) for _ in range(2)]  # one comes down
+        pictures = [
+            device.empty((size, 8 * height, 8 * width, 3), np.uint8) for _ in range(2)
+        ]  # one comes down
         works: dict[int, Callable[[Any, Any], None]] = {}
         coming: Callable[[], Picture] | None = None
         try:
-            for number, part in enumerate(batches(frames, size)):
+            for number, part in enumerate(slices(frames, size)):
                 count = part.stop - part.start
                 own = {name: device.part(array, 0, count) for name, array in arrays.items()}
                 if count not in works:
-                    works[count] = self._work(own, count, high * wide)
+                    works[count] = self._work(own, count, height * width)
                 device.upload(np.ascontiguousarray(latents[part], np.float32), own["latents"])
                 drawn = device.part(pictures[number % 2], 0, count)
                 device.do(partial(works[count], drawn))
@@ -78,12 +91,12 @@ class CudaDecoder:
         """Give back what the device holds; no call may follow."""
         self._device.close()
 
-    def _work(self, own: dict[str, Any], count: int, cells: int) -> Callable[[Any, Any], None]:
+    def _work(self, own: dict[str, Any], count: int, pixels: int) -> Callable[[Any, Any], None]:
         """Scale and decode a chunk's arrays, and make bytes of them in an array that is given, on a stream."""
         device, dtype = self._device, self._engine.spec.dtypes["frames_out"]
         call = self._engine.bind({"latents": own["scaled"]}, {"frames_out": own["planes"]})
-        before = launches.decoder_input(count, cells, self._factor)
-        after = launches.to_pictures(count, 64 * cells, dtype)
+        before = launches.decoder_input(count, pixels, self._factor)
+        after = launches.to_pictures(count, 64 * pixels, dtype)
 
         def work(pictures: Any, stream: Any) -> None:
             device.launch(before, own["latents"], own["scaled"], stream=stream)
@@ -91,14 +104,3 @@ class CudaDecoder:
             device.launch(after, own["planes"], pictures, stream=stream)
 
         return work
-
-
-def open_decoder(engine: Engine, scaling_factor: float) -> CudaDecoder | None:
-    """The decoder on the GPU on which an engine runs; None if it runs on none of ours.
-
-    Raises `KernelError` if the kernels do not compile or load there.
-    """
-    gpu = engine.gpu
-    if gpu is None:
-        return None
-    return CudaDecoder(CudaDevice(gpu, engine.spec.dtypes["latents"]), engine, scaling_factor)

@@ -1,4 +1,4 @@
-// The arithmetic around the engines, fused: what runtime/denoise.py and runtime/kernels.py do with numpy.
+// The arithmetic around the engines, fused: what runtime/denoise/loop.py and kernels.py there do with numpy.
 //
 // REAL is the element of the engines' tensors, __half or float; it is defined when this file is compiled.
 // Latents stay float32. All of this is bound by memory: every value is read once and written once, several
@@ -19,12 +19,12 @@ using Index = long long;  // a batch may hold more than 2^31 elements
 constexpr int WIDE = 16 / sizeof(Real);  // elements in the largest load
 
 struct alignas(16) Step {
-    float timestep, scale, keep, push;  // schedule.Step
+    float timestep, scale, keep, push;  // denoise/schedule.Step
 };
 
 // One row's prediction for one frame, and its weight in the fusion; launches.COVER.
 struct Cover {
-    int prediction;  // row * slots + slot
+    int prediction;  // row * segment_frames + index in the segment
     int conditional;
     float weight;
 };
@@ -58,42 +58,42 @@ __device__ Place place(unsigned packs) {
     return {blockIdx.x / blocks, blockIdx.x % blocks * blockDim.x + threadIdx.x};
 }
 
-// out [rows,slots,8,h,w]: scaled latents of each row's frames, then the latents of its job's picture or, in rows
+// out [rows,segment_frames,8,h,w]: scaled latents of each row's frames, then the latents of its job's picture or, in rows
 // that are not conditional, zeros.
 extern "C" __global__ void gather(const float* latents, const float* images, const int* frames,
-                                  const int* conditional, const int* jobs, const Step* steps, Real* out, int slots,
-                                  unsigned cells) {
-    Place p = place(cells);
-    if (p.pack >= cells) return;
-    int row = int(p.item / slots), job = jobs[row];
+                                  const int* conditional, const int* jobs, const Step* steps, Real* out, int segment_frames,
+                                  unsigned pixels) {
+    Place p = place(pixels);
+    if (p.pack >= pixels) return;
+    int row = int(p.item / segment_frames), job = jobs[row];
     float scale = steps[job].scale;
-    Pack<float, 4> noisy = load<4>(latents, Index(frames[p.item]) * cells + p.pack);
+    Pack<float, 4> noisy = load<4>(latents, Index(frames[p.item]) * pixels + p.pack);
     Pack<float, 4> picture = {};
-    if (conditional[row]) picture = load<4>(images, Index(job) * cells + p.pack);
+    if (conditional[row]) picture = load<4>(images, Index(job) * pixels + p.pack);
     for (float& value : noisy.at) value *= scale;
-    store(out, 2 * p.item * cells + p.pack, to_real(noisy));
-    store(out, (2 * p.item + 1) * cells + p.pack, to_real(picture));
+    store(out, 2 * p.item * pixels + p.pack, to_real(noisy));
+    store(out, (2 * p.item + 1) * pixels + p.pack, to_real(picture));
 }
 
 template <int N>
-__device__ void condition(const Real* source, const int* frames, const int* conditional, Real* out, int slots,
+__device__ void condition(const Real* source, const int* frames, const int* conditional, Real* out, int segment_frames,
                           unsigned packs) {
     Place p = place(packs);
     if (p.pack >= packs) return;
     Pack<Real, N> values = {};
-    if (conditional[p.item / slots]) values = load<N>(source, Index(frames[p.item]) * packs + p.pack);
+    if (conditional[p.item / segment_frames]) values = load<N>(source, Index(frames[p.item]) * packs + p.pack);
     store(out, p.item * packs + p.pack, values);
 }
 
-// out [rows,slots,...]: each row's frames of source [F,...], or zeros in rows that are not conditional.
+// out [rows,segment_frames,...]: each row's frames of source [F,...], or zeros in rows that are not conditional.
 extern "C" __global__ void gather_conditions(const Real* source, const int* frames, const int* conditional,
-                                             Real* out, int slots, unsigned packs) {
-    condition<WIDE>(source, frames, conditional, out, slots, packs);
+                                             Real* out, int segment_frames, unsigned packs) {
+    condition<WIDE>(source, frames, conditional, out, segment_frames, packs);
 }
 
 extern "C" __global__ void gather_conditions_narrow(const Real* source, const int* frames,
-                                                    const int* conditional, Real* out, int slots, unsigned packs) {
-    condition<1>(source, frames, conditional, out, slots, packs);
+                                                    const int* conditional, Real* out, int segment_frames, unsigned packs) {
+    condition<1>(source, frames, conditional, out, segment_frames, packs);
 }
 
 // out [rows]: the timestep of each row's job, which engines take in float32 whatever their other tensors are.
@@ -109,36 +109,36 @@ extern "C" __global__ void time_ids(const float* ids, const int* jobs, float* ou
     for (int i = 0; i < 3; ++i) out[3 * row + i] = ids[3 * jobs[row] + i];
 }
 
-// latents [jobs*F,4,h,w] <- keep latents + push sum_rows weight part prediction [rows,slots,4,h,w], where part is
+// latents [jobs*F,4,h,w] <- keep latents + push sum_rows weight part prediction [rows,segment_frames,4,h,w], where part is
 // guidance [jobs*F] in conditional rows and 1 - guidance in the others. Frame f's rows are
 // covers[first[f]:first[f+1]], summed in that order: the same bits every time. A job that stands still has keep 1
 // and no rows. `frames` is F.
 extern "C" __global__ void blend_step(const Real* predictions, const int* first, const Cover* covers,
-                                      const float* guidance, const Step* steps, float* latents, unsigned cells,
+                                      const float* guidance, const Step* steps, float* latents, unsigned pixels,
                                       unsigned frames) {
-    Place p = place(cells);
-    if (p.pack >= cells) return;
+    Place p = place(pixels);
+    if (p.pack >= pixels) return;
     Step numbers = steps[p.item / frames];
     float guide = guidance[p.item];
-    Pack<float, 4> x = load<4>(latents, p.item * cells + p.pack);
+    Pack<float, 4> x = load<4>(latents, p.item * pixels + p.pack);
     for (float& value : x.at) value *= numbers.keep;
     int end = first[p.item + 1];
     for (int c = first[p.item]; c < end; ++c) {
         Cover cover = covers[c];
         float share = cover.weight * (cover.conditional ? guide : 1.0f - guide) * numbers.push;
-        Pack<Real, 4> v = load<4>(predictions, Index(cover.prediction) * cells + p.pack);
+        Pack<Real, 4> v = load<4>(predictions, Index(cover.prediction) * pixels + p.pack);
         for (int i = 0; i < 4; ++i) x.at[i] += share * float(v.at[i]);
     }
-    store(latents, p.item * cells + p.pack, x);
+    store(latents, p.item * pixels + p.pack, x);
 }
 
 // out [F,4,h,w] <- latents / divisor: the VAE decoder's input.
-extern "C" __global__ void decoder_input(const float* latents, Real* out, float divisor, unsigned cells) {
-    Place p = place(cells);
-    if (p.pack >= cells) return;
-    Pack<float, 4> values = load<4>(latents, p.item * cells + p.pack);
+extern "C" __global__ void decoder_input(const float* latents, Real* out, float divisor, unsigned pixels) {
+    Place p = place(pixels);
+    if (p.pack >= pixels) return;
+    Pack<float, 4> values = load<4>(latents, p.item * pixels + p.pack);
     for (float& value : values.at) value /= divisor;
-    store(out, p.item * cells + p.pack, to_real(values));
+    store(out, p.item * pixels + p.pack, to_real(values));
 }
 
 // [-1,1] scaled to 255 and truncated, in float32 whatever the planes are; NaN gives 0.

@@ -1,4 +1,4 @@
-"""What the kernels of `kernels.cu` are launched with: tables of the segments, grids, and scalars.
+"""What the kernels of `kernels.cu` are launched with: the tables of a plan's variant, grids, and scalars.
 
 Numpy only. A `Launch` is run as `launch(stream, LaunchConfig(grid=blocks, block=threads), kernels[kernel],
 *pointers, *scalars)`; the pointers are those that its function's docstring names, in that order, each aligned
@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..schedule import Step
-from ..segments import Plan
+from ..denoise.plan import StepVariant
+from ..denoise.schedule import Step
 
 Float = NDArray[np.float32]
 
@@ -33,7 +33,7 @@ KERNELS = (
     "to_pictures_narrow",
 )
 COVER = np.dtype([("prediction", np.int32), ("conditional", np.int32), ("weight", np.float32)])
-"""One row's prediction for one frame: row * N + slot, whether the row is conditional, its fusion weight."""
+"""One row's prediction for one frame: row * N + index in the segment, whether the row is conditional, its weight."""
 
 
 STILL = np.array([0, 1, 1, 0], np.float32)
@@ -42,10 +42,10 @@ STILL = np.array([0, 1, 1, 0], np.float32)
 
 @dataclass(frozen=True)
 class Tables:
-    """The rows of a step and what covers each frame, as the kernels read them.
+    """The rows of a step and which of them hold each frame, as the kernels read them: a plan's upload.
 
-    Rows stand in the order of `denoise.make_rows`; a batch of rows reads its slice of `frames` and
-    `conditional`. Guidance is not in here: the kernels read it from memory.
+    Rows stand in the order of `StepVariant.rows`, job after job; a batch of rows reads its slice of `frames`,
+    `conditional` and `jobs`. Guidance is not in here: the kernels read it from the device's memory.
     """
 
     frames: NDArray[np.int32]
@@ -53,48 +53,51 @@ class Tables:
     conditional: NDArray[np.int32]
     """[R]: 1 or 0."""
     jobs: NDArray[np.int32]
-    """[R]: whose row it is, of jobs whose arrays lie one behind the other."""
+    """[R]: the slot of the row's job."""
     first: NDArray[np.int32]
-    """[F+1]: frame f is covered by covers[first[f]:first[f+1]]."""
+    """[slots*F+1]: frame f has the predictions covers[first[f]:first[f+1]]."""
     covers: NDArray[np.void]
-    """COVER [R*N], by frame, then by row."""
+    """COVER [R*N], by frame, then by row; none for padding rows, so that their weight is 0."""
 
 
-def branches_of(guidance: Float) -> tuple[bool, ...]:
-    """The branches that guidance [F] needs: conditional (True), not conditional (False)."""
-    return tuple(
-        branch for branch, part in ((True, guidance), (False, np.float32(1) - guidance)) if np.any(part)
-    )
+def make_tables(
+    variant: StepVariant, running: Sequence[int] = (0,), slots: int = 1, *, rows: int | None = None
+) -> Tables:
+    """The tables of a step in which the jobs in the slots `running` (ascending, of `slots`) run a variant.
 
-
-def make_tables(plan: Plan, weights: Float, branches: Sequence[bool] = (True, False)) -> Tables:
-    """Tables of a plan [S,N] with its fusion weights [S,N]; each segment has one row a branch."""
-    frames = np.repeat(plan, len(branches), axis=0).astype(np.int32)
-    conditional = np.tile(np.array(branches, np.int32), len(plan))
-    order = np.argsort(frames, axis=None, kind="stable")
+    With `rows`, unconditional padding rows of the first frame are added up to so many.
+    """
+    frames = np.array([row.frames for row in variant.rows], np.int32)
+    conditional = np.array([row.conditional for row in variant.rows], np.int32)
+    weights = np.repeat(variant.weights, len(variant.branches), axis=0)
+    order = np.argsort(frames, axis=None, kind="stable")  # by frame, then by row
     covers = np.empty(frames.size, COVER)
     covers["prediction"] = order
     covers["conditional"] = conditional[order // frames.shape[1]]
-    covers["weight"] = np.repeat(weights, len(branches), axis=0).ravel()[order]
-    first = np.concatenate([[0], np.cumsum(np.bincount(frames.ravel()))]).astype(np.int32)
-    return Tables(frames, conditional, np.zeros_like(conditional), first, covers)
-
-
-def join_tables(one: Tables, slots: Sequence[int], most: int) -> Tables:
-    """Tables of the jobs in `slots`, ascending, of `most`, whose rows are all like `one`'s; others stand still."""
-    rows, frames = len(one.frames), len(one.first) - 1
-    ends = np.diff(one.first)
-    covers = np.tile(one.covers, (len(slots), 1))
-    covers["prediction"] += (np.arange(len(slots)) * one.frames.size).astype(np.int32)[:, None]
-    counts = np.zeros((most, frames), np.int32)
-    counts[list(slots)] = ends
+    covers["weight"] = weights.ravel()[order]
+    covers = np.tile(covers, (len(running), 1))
+    covers["prediction"] += (np.arange(len(running)) * frames.size).astype(np.int32)[:, None]
+    in_frame = np.bincount(frames.ravel())
+    counts = np.zeros((slots, len(in_frame)), np.int32)
+    counts[list(running)] = in_frame
+    used = len(running) * len(frames)
+    padding = used if rows is None else rows
+    if padding < used:
+        raise ValueError(f"{used} rows do not fit into {rows}")
     return Tables(
-        frames=np.concatenate([one.frames + np.int32(slot * frames) for slot in slots]),
-        conditional=np.tile(one.conditional, len(slots)),
-        jobs=np.repeat(np.array(slots, np.int32), rows),
+        frames=_padded(
+            np.concatenate([frames + np.int32(slot * len(in_frame)) for slot in running]), padding
+        ),
+        conditional=_padded(np.tile(conditional, len(running)), padding),
+        jobs=_padded(np.repeat(np.array(running, np.int32), len(frames)), padding),
         first=np.concatenate([[0], np.cumsum(counts)]).astype(np.int32),
         covers=covers.ravel(),
     )
+
+
+def _padded(values: NDArray[np.int32], rows: int) -> NDArray[np.int32]:
+    """The same with zeros up to so many rows."""
+    return np.pad(values, [(0, rows - len(values)), *[(0, 0)] * (values.ndim - 1)])
 
 
 def step_numbers(steps: Sequence[Step]) -> Float:
@@ -112,21 +115,21 @@ class Launch:
     threads: int = THREADS
 
 
-def gather(rows: int, slots: int, cells: int) -> Launch:
-    """latents f32 [J*F,4,h,w], images f32 [J,4,h,w], frames, conditional, jobs, steps -> out REAL [rows,slots,8,h,w].
+def gather(rows: int, segment_frames: int, pixels: int) -> Launch:
+    """latents f32 [J*F,4,h,w], images f32 [J,4,h,w], frames, conditional, jobs, steps -> out REAL [rows,N,8,h,w].
 
-    cells is h*w, and J how many jobs there are.
+    N is `segment_frames`, `pixels` h*w, and J how many jobs there are.
     """
-    return _launch("gather", rows * slots, cells, np.int32(slots), np.uint32(cells))
+    return _launch("gather", rows * segment_frames, pixels, np.int32(segment_frames), np.uint32(pixels))
 
 
-def gather_conditions(rows: int, slots: int, size: int, dtype: Any) -> Launch:
-    """source REAL [F,size], frames, conditional -> out REAL [rows,slots,size]: poses.
+def gather_conditions(rows: int, segment_frames: int, size: int, dtype: Any) -> Launch:
+    """source REAL [F,size], frames, conditional -> out REAL [rows,N,size]: poses; N is `segment_frames`.
 
-    With one slot a row and jobs for frames, the embeddings: source [jobs,size].
+    With one frame a row and jobs for frames, it gathers the embeddings: source [jobs,size].
     """
     name, packs = _packs("gather_conditions", size, dtype)
-    return _launch(name, rows * slots, packs, np.int32(slots), np.uint32(packs))
+    return _launch(name, rows * segment_frames, packs, np.int32(segment_frames), np.uint32(packs))
 
 
 def timesteps(rows: int) -> Launch:
@@ -139,17 +142,17 @@ def time_ids(rows: int) -> Launch:
     return _launch("time_ids", 1, rows, np.uint32(rows))
 
 
-def blend_step(frames: int, cells: int, jobs: int = 1) -> Launch:
+def blend_step(frames: int, pixels: int, jobs: int = 1) -> Launch:
     """predictions REAL [R,N,4,h,w], first, covers, guidance f32 [J*F], steps -> latents f32 [J*F,4,h,w], in place.
 
     `frames` is F, of each of `jobs` jobs.
     """
-    return _launch("blend_step", jobs * frames, cells, np.uint32(cells), np.uint32(frames))
+    return _launch("blend_step", jobs * frames, pixels, np.uint32(pixels), np.uint32(frames))
 
 
-def decoder_input(frames: int, cells: int, scaling_factor: float) -> Launch:
+def decoder_input(frames: int, pixels: int, scaling_factor: float) -> Launch:
     """latents f32 [frames,4,h,w] -> out REAL [frames,4,h,w]."""
-    return _launch("decoder_input", frames, cells, np.float32(scaling_factor), np.uint32(cells))
+    return _launch("decoder_input", frames, pixels, np.float32(scaling_factor), np.uint32(pixels))
 
 
 def to_pictures(count: int, pixels: int, dtype: Any) -> Launch:

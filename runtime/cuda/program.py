@@ -1,116 +1,94 @@
-"""The step program on a GPU: the whole step is one graph, captured once for a shape and replayed for each sigma.
+"""Executes a plan on a GPU: each step is one graph, captured once for a plan's shape and replayed for each sigma.
 
-What changes from step to step (timestep, scale, keep, push; which rows run, where steps are of several kinds)
-and from job to job (latents, poses, picture, guidance) lies in the device's memory, so that the graph never
-changes. Nothing is allocated between jobs.
+What changes from step to step (timestep, scale, keep, push; which rows run, where a plan has several variants) and
+from job to job (latents, poses, picture, guidance) lies in the device's memory, so that a graph never changes.
+Nothing is allocated between jobs.
 
-A program may have slots for several jobs of equal shape. Each is at a step of its own; those that go on at the same
-time share a graph and the U-Net's batches, and the others' latents stand still.
+A program has slots for one or several jobs of equal shape. Each job is at a step of its own. Jobs that go on at the
+same time share a graph and the U-Net's batches; the latents of the others stay as they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..denoise import Conditions
+from ..denoise.plan import Conditions, DenoisePlan, StepVariant
+from ..denoise.schedule import Step, VariantKey
 from ..engines import Engine
-from ..schedule import Step
 from . import launches
 from .device import Device
-from .forms import Arrays, Form, Running
 from .launches import STILL
+from .step_graph import Arrays, Selection, StepGraph, shared_batches
 
 Float = NDArray[np.float32]
+GraphKey = tuple[Hashable, int]
+"""Steps of equal graph key run on one graph: the shape of their variant, and how many jobs run."""
 
 
-@dataclass(frozen=True)
-class Rows:
-    """What the steps of one kind run."""
-
-    plan: tuple[tuple[int, ...], ...]
-    """Frames of each segment [S][N]."""
-    weights: tuple[tuple[float, ...], ...]
-    """Their weights in the fusion [S][N]."""
-    branches: tuple[bool, ...]
-    """Conditional (True) and not conditional (False) rows of each segment."""
-    batches: tuple[int, ...]
-    """Rows in each of the U-Net's calls, in order."""
-    guided: bool = True
-    """Whether the job's guidance counts; else it is 1."""
-
-    @property
-    def form(self) -> tuple[Any, ...]:
-        """Rows of equal form run on the same graph."""
-        return len(self.plan), self.branches, self.batches, self.guided
-
-    def tables(self) -> launches.Tables:
-        """What the kernels read of them."""
-        plan, weights = np.array(self.plan), np.array(self.weights, np.float32)
-        return launches.make_tables(plan, weights, self.branches)
+def shareable_slots(plan: DenoisePlan, most: int) -> int:
+    """How many jobs can share a program of this plan: several only if all steps are full and of one variant."""
+    return 1 if plan.caches_features or len(plan.variants) > 1 else most
 
 
-@dataclass(frozen=True)
-class Layout:
-    """What a program is captured for; equal layouts can run on one program."""
+def program_key(plan: DenoisePlan, slots: int) -> Hashable:
+    """Plans of equal key can run on one program; jobs may differ in steps, guidance, conditions and latents."""
+    variants = tuple((key, _content(variant)) for key, variant in plan.variants.items())
+    return plan.frames, plan.latent_size, plan.caches_features, plan.batching, slots, variants
 
-    kinds: tuple[Rows, ...]
-    """The rows of each kind of steps; all segments are of equally many frames."""
-    frames: int
-    cells: tuple[int, int]
-    """(high, wide)."""
-    deep: bool = False
-    """Whether steps may run the U-Net's first level alone, around kept features."""
-    together: tuple[tuple[int, ...], ...] = ()
-    """Batches of the U-Net for 2, 3, … jobs at once, whose rows are all of the one kind; empty for one job alone."""
 
-    @property
-    def jobs(self) -> int:
-        """How many jobs a program has slots for."""
-        return 1 + len(self.together)
+def _content(variant: StepVariant) -> Hashable:
+    segments = variant.segments
+    return graph_shape(variant), segments.shape, segments.tobytes(), variant.weights.tobytes()
+
+
+def graph_shape(variant: StepVariant) -> Hashable:
+    """Variants of equal shape run on one graph, after their tables were uploaded."""
+    return len(variant.segments), variant.branches, variant.batches, variant.guided
 
 
 class StepProgram:
-    """Arrays, bindings and graphs of one layout. For each job: `start`, then `step` for each sigma.
+    """Arrays, bindings and graphs of one plan's shape. For each job: `start`, then `step` for each sigma.
 
-    If `layout.deep`, `unet` also answers its deep features and `outer` is the U-Net's first level alone. With
-    slots for several jobs, `advance` steps some of them at once.
+    If the plan caches features, `unet` also gives them and `shallow` is the U-Net that takes them. With several
+    slots, `advance` steps some of the jobs at once.
     """
 
     def __init__(
         self,
         device: Device,
         unet: Engine,
-        layout: Layout,
+        plan: DenoisePlan,
         *,
+        slots: int = 1,
         graphs: bool = True,
-        outer: Engine | None = None,
+        shallow: Engine | None = None,
     ) -> None:
-        self._device, self._layout = device, layout
-        if layout.jobs > 1 and (layout.deep or len(layout.kinds) > 1):
-            raise ValueError("jobs share steps of one kind only, that run the whole U-Net")
-        self._arrays: Arrays | None = Arrays.take(device, unet, layout)
-        self._tables: dict[Running, launches.Tables] = {}
-        self._form_of: dict[tuple[Any, ...], Form] = {}
+        if slots > shareable_slots(plan, slots):
+            raise ValueError("jobs share full steps of one variant only")
+        self._device, self._plan, self.slots = device, plan, slots
+        self._arrays: Arrays | None = Arrays.allocate(device, unet, plan, slots)
+        self._tables: dict[Selection, launches.Tables] = {}
+        self._graphs: dict[GraphKey, StepGraph] = {}
         try:
-            self._record(unet, outer, graphs)
+            self._capture(unet, shallow, graphs)
         except BaseException:
-            self.close()  # there may have been room for half of it
+            self.close()  # some of the graphs may have been captured before memory ran out
             raise
 
-    def _record(self, unet: Engine, outer: Engine | None, graphs: bool) -> None:
-        layout = self._layout
-        for kind, of in enumerate(layout.kinds):
-            for count in range(1, layout.jobs + 1):
-                if (of.form, count) not in self._form_of:
-                    running = (kind, tuple(range(count)))
-                    self._form_of[of.form, count] = Form(
-                        self._device, layout, running, self.batches(kind, count), self.tables(running),
-                        self.arrays, unet, outer, graphs=graphs,
+    def _capture(self, unet: Engine, shallow: Engine | None, graphs: bool) -> None:
+        """A graph for each shape of a variant and each number of jobs."""
+        for key, variant in self._plan.variants.items():
+            for jobs in range(1, self.slots + 1):
+                graph_key = graph_shape(variant), jobs
+                if graph_key not in self._graphs:
+                    selection = (key, tuple(range(jobs)))
+                    self._graphs[graph_key] = StepGraph(
+                        self._device, self._plan, self.slots, selection, self.batches(key, jobs),
+                        self.tables(selection), self.arrays, unet, shallow, graphs=graphs,
                     )  # fmt: skip
 
     @property
@@ -121,104 +99,84 @@ class StepProgram:
         return self._arrays
 
     @property
-    def latents(self) -> Any:
-        """float32 [jobs*F,4,h,w] on the device."""
-        return self.arrays.latents
-
-    @property
-    def previous(self) -> Any:
-        """The latents before the last step."""
-        return self.arrays.previous
-
-    @property
-    def rows(self) -> int:
-        """Rows in a step of the first kind."""
-        return sum(self._layout.kinds[0].batches)
-
-    @property
     def calls(self) -> list[Any]:
-        """The U-Net bound for each batch of a step of the first kind, in order."""
-        return self._form_of[self._layout.kinds[0].form, 1].calls
+        """The U-Net bound for each batch of a step of the first variant, in order."""
+        return self._graphs[graph_shape(self._plan.first), 1].calls
 
-    def start(self, conditions: Conditions, guidance: Float, noise: Float, slot: int = 0) -> None:
-        """Load a job into a slot: its conditions, guidance [F], and latents [F,4,h,w] at the first sigma."""
-        arrays = self.arrays
+    def start(self, plan: DenoisePlan, conditions: Conditions, latents: Float, slot: int = 0) -> None:
+        """Load a job into a slot: a plan of this program's key, and latents [F,4,h,w] at the first sigma."""
+        arrays, frames = self.arrays, plan.frames
         for values, array, size in (
             (conditions.image_latents[None], arrays.image, 1),
-            (conditions.pose, arrays.pose, self._layout.frames),
+            (conditions.pose, arrays.pose, frames),
             (conditions.embedding[None], arrays.embedding, 1),
             (np.array([conditions.time_ids]), arrays.time_ids, 1),
-            (guidance, arrays.guidance[True], self._layout.frames),
-            (noise, arrays.latents, self._layout.frames),
+            (plan.guidance, arrays.guidance[True], frames),
+            (latents, arrays.latents, frames),
         ):
-            into = self._device.part(array, slot * size, (slot + 1) * size)
-            self._device.upload(np.ascontiguousarray(values, array.dtype), into)
+            target = self._device.part(array, slot * size, (slot + 1) * size)
+            self._device.upload(np.ascontiguousarray(values, array.dtype), target)
 
-    def step(self, step: Step, kind: int = 0) -> None:
-        """Bring the first slot's latents to the next sigma by the rows of one kind of the layout's."""
-        self.advance({0: step}, kind)
+    def step(self, step: Step) -> None:
+        """Bring the latents of the first slot to the next sigma."""
+        self.advance({0: step})
 
-    def advance(self, steps: Mapping[int, Step], kind: int = 0) -> None:
-        """Bring the latents of some slots to their next sigmas at once; those of the others stand still."""
-        slots, arrays = tuple(sorted(steps)), self.arrays
-        form = self._form_of[self._layout.kinds[kind].form, len(slots)]
-        form.hold((kind, slots), self.tables((kind, slots)))
-        numbers = np.tile(STILL, (self._layout.jobs, 1))
-        numbers[list(slots)] = launches.step_numbers([steps[slot] for slot in slots])
+    def advance(self, steps: Mapping[int, Step]) -> None:
+        """Bring the latents of some slots to their next sigmas at once; all steps are of one variant."""
+        running, arrays = tuple(sorted(steps)), self.arrays
+        first = steps[running[0]]
+        graph = self._graphs[graph_shape(self._plan.variant(first)), len(running)]
+        selection = (first.variant, running)
+        graph.select(selection, self.tables(selection))
+        numbers = np.tile(STILL, (self.slots, 1))
+        numbers[list(running)] = launches.step_numbers([steps[slot] for slot in running])
         self._device.upload(numbers, arrays.numbers)
-        for slot in slots:
+        for slot in running:
             self._device.copy(self.of(slot, arrays.latents), self.of(slot, arrays.previous))
-        whole = all(step.whole for step in steps.values())
-        (form.whole if whole or form.outer is None else form.outer)()
+        full = all(step.full for step in steps.values())
+        (graph.full if full or graph.shallow is None else graph.shallow)()
 
     def mark(self) -> Callable[[], None]:
         """What waits until all steps that were asked for by now are done."""
         return self._device.mark()
 
-    def tables(self, running: Running) -> launches.Tables:
-        """What the kernels read when these slots run steps of this kind."""
-        if running not in self._tables:
-            kind, slots = running
-            joined = launches.join_tables(self._layout.kinds[kind].tables(), slots, self._layout.jobs)
-            self._tables[running] = padded(joined, sum(self.batches(kind, len(slots))))
-        return self._tables[running]
+    def tables(self, selection: Selection) -> launches.Tables:
+        """What the kernels read in a step of this selection."""
+        if selection not in self._tables:
+            key, running = selection
+            rows = sum(self.batches(key, len(running)))
+            variant = self._plan.variants[key]
+            self._tables[selection] = launches.make_tables(variant, running, self.slots, rows=rows)
+        return self._tables[selection]
 
-    def batches(self, kind: int, jobs: int) -> tuple[int, ...]:
-        """Rows in each of the U-Net's calls when so many jobs run steps of this kind."""
-        return self._layout.kinds[kind].batches if jobs == 1 else self._layout.together[jobs - 2]
+    def batches(self, key: VariantKey, jobs: int) -> tuple[int, ...]:
+        """Rows of each call of the U-Net when so many jobs run a variant."""
+        return self._plan.variants[key].batches if jobs == 1 else shared_batches(self._plan, jobs)
 
     def of(self, slot: int, array: Any) -> Any:
-        """One job's frames of an array of all jobs' frames."""
-        return self._device.part(array, slot * self._layout.frames, (slot + 1) * self._layout.frames)
+        """One slot's frames of an array of all slots' frames."""
+        frames = self._plan.frames
+        return self._device.part(array, slot * frames, (slot + 1) * frames)
 
-    def read(self, array: Any, slot: int = 0, frame: int | None = None) -> Float:
-        """The values of one job in `latents` or `previous`, or of one frame, once the steps asked for are done."""
-        own = self.of(slot, array)
-        if frame is None:
-            return self._device.download(own)
-        values: Float = self._device.download(self._device.part(own, frame, frame + 1))[0]
+    def latents(self, slot: int = 0) -> Float:
+        """float32 [F,4,h,w] of a slot, once the steps asked for are done."""
+        values: Float = self._device.download(self.of(slot, self.arrays.latents))
         return values
+
+    def frame(self, frame: int, slot: int = 0) -> tuple[Float, Float]:
+        """Latents [4,h,w] of one frame before and after the last step."""
+        before, after = (
+            self._device.download(self._device.part(self.of(slot, array), frame, frame + 1))[0]
+            for array in (self.arrays.previous, self.arrays.latents)
+        )
+        return before, after
 
     def close(self) -> None:
         """Give graphs, bindings and memory back once the steps asked for are done; no call may follow."""
 
         def release() -> None:
-            for form in self._form_of.values():
-                form.close()
-            self._form_of, self._arrays = {}, None
+            for graph in self._graphs.values():
+                graph.close()
+            self._graphs, self._arrays = {}, None
 
         self._device.release_after(release)
-
-
-def padded(tables: launches.Tables, rows: int) -> launches.Tables:
-    """The same with rows of the first job that are not conditional and cover no frame, up to `rows` in all."""
-    more = rows - len(tables.frames)
-    if more < 0:
-        raise ValueError(f"{len(tables.frames)} rows do not fit into {rows}")
-    frames = np.pad(tables.frames, ((0, more), (0, 0)))
-    return replace(
-        tables,
-        frames=frames,
-        conditional=np.pad(tables.conditional, (0, more)),
-        jobs=np.pad(tables.jobs, (0, more)),
-    )

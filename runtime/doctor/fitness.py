@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..arrays import check_overlap
+from ..denoise.plan import segments_of
+from ..denoise.shapes import EngineShapes, check_reuse
 from ..engines import Bundle, EnginePlan, Manifest
 from ..engines.tensorrt_library import DISTRIBUTIONS, EXTRAS
 from ..errors import BundleError, InputError, MimicMotionError
-from ..segments import plan_segments
 from ..settings import Settings
-from ..shapes import Shapes, check_reuse
 from .gpus import MINIMUM_CAPABILITY, GpuInfo, Gpus
 from .host import Host
 
@@ -89,19 +88,16 @@ def check_clip(manifest: Manifest, settings: Settings, frames: int) -> None:
 
     Plans take the shapes that they were compiled for, and reused features need networks of their own.
     """
-    shapes, (width, height) = Shapes.of(manifest), settings.size or (0, 0)
+    shapes, (width, height) = EngineShapes.of(manifest), settings.size or (0, 0)
     cells, every = (height // 8, width // 8), frames + 1
-    check_reuse(manifest, settings)
-    segment = shapes.segment(settings, every, cells)
-    check_overlap(settings, segment)
-    slots = plan_segments(every, segment, settings.overlap, settings.layout).shape[1]
-    shapes.rows(slots, cells)
+    check_reuse(manifest.reuses, settings)
+    segments_of(settings, every, cells, shapes)
     shapes.check_chunk(settings.decode_chunk, every, cells)
 
 
-def plan_shapes(manifest: Manifest) -> Shapes | None:
+def plan_shapes(manifest: Manifest) -> EngineShapes | None:
     """The shapes that a bundle's plans take; None for a bundle of graphs, which take any."""
-    shapes = Shapes.of(manifest)
+    shapes = EngineShapes.of(manifest)
     return shapes if shapes.compiled else None
 
 

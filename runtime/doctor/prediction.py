@@ -12,14 +12,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from ..cuda.buckets import MOST_ELEMENTS, too_wide
+from ..cuda.batch_sizes import MOST_ELEMENTS, too_wide
 from ..cuda.decoder import WIDEST
+from ..denoise.schedule import steps_of
+from ..denoise.segments import cut_segments
+from ..denoise.shapes import EngineShapes
 from ..engines import NETWORKS, FlopModel, Manifest
 from ..errors import SettingsError
-from ..schedule import steps_of
-from ..segments import plan_segments
 from ..settings import Settings
-from ..shapes import Shapes
 
 UNET_TENSORS = 16
 """Tensors as wide as the U-Net's first level that are alive at its peak: the feed-forward of the last
@@ -188,9 +188,9 @@ def cost_of(model: Model, settings: Settings, frames: int) -> Cost:
         )
     both = settings.guidance not in ((1.0, 1.0), (0.0, 0.0))
     steps: Counter[tuple[int, int, str]] = Counter()  # (rows, slots, network) of each
-    for ((shift, guided), whole), count in Counter((s.kind, s.whole) for s in steps_of(settings)).items():
-        plan = plan_segments(every, settings.segment, settings.overlap, settings.layout, shift)
-        network = "unet" if whole else "unet_shallow"
+    for ((shift, guided), full), count in Counter((s.variant, s.full) for s in steps_of(settings)).items():
+        plan = cut_segments(every, settings.segment, settings.overlap, settings.layout, shift)
+        network = "unet" if full else "unet_shallow"
         steps[len(plan) * (1 + (both and guided)), plan.shape[1], network] += count
     rows, slots, _ = max(steps)
     encode = works["image_encoder"].flops() + works["vae_encoder"].flops(cells=cells)
@@ -248,7 +248,7 @@ def choices(
     jobs: int = 1,
     *,
     gpu: bool = False,
-    shapes: Shapes | None = None,
+    shapes: EngineShapes | None = None,
 ) -> list[Prediction]:
     """Ways to run `jobs` of it at once, the best first: the settings' own segment and chunk, most rows.
 
@@ -261,7 +261,7 @@ def choices(
     cells = (size[1] // 8, size[0] // 8)
     if shapes is not None:
         own = shapes.segment(settings, frames + 1, cells)
-        others = reversed(shapes.lengths(cells))
+        others = reversed(shapes.segment_lengths(cells))
     found = []
     for segment in (own, *(other for other in others if other < min(own, frames + 1))):
         tried = replace(settings, segment=segment, overlap=min(settings.overlap, segment - 1))
@@ -285,7 +285,9 @@ def choices(
     return found
 
 
-def _chunks(settings: Settings, frames: int, cells: tuple[int, int], shapes: Shapes | None) -> list[int]:
+def _chunks(
+    settings: Settings, frames: int, cells: tuple[int, int], shapes: EngineShapes | None
+) -> list[int]:
     """Frames to decode at a time, the settings' own first, then fewer; only what compiled plans take."""
     own = settings.decode_chunk
 

@@ -8,9 +8,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from ..denoise.schedule import steps_of
 from ..errors import Cancelled, MimicMotionError
 from ..events import Accepted, Done, Event, Failed, Progress, Queued, Started
-from ..schedule import steps_of
 from ..settings import Settings
 from .config import EngineConfig
 from .engine_process import EngineProcess
@@ -253,7 +253,7 @@ class Rates:
 def count_segments(settings: Settings, frames: int, shift: float = 0.0) -> int | None:
     """Segments of a video of `frames` frames, the reference's own not counted; None if N is not known.
 
-    `reference` and `compact` come to the same number; `plan_segments` would build the whole plan for it.
+    `reference` and `compact` come to the same number; `cut_segments` would build the whole plan for it.
     """
     if settings.segment is None:
         return None

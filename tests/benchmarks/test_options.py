@@ -11,7 +11,7 @@ import pytest
 
 from mimicmotion_trt import Settings
 from mimicmotion_trt.bundles import load_bundle
-from mimicmotion_trt.segments import plan_segments
+from mimicmotion_trt.denoise.segments import cut_segments
 from mimicmotion_trt.settings import Layout
 
 MODEL = Path(__file__).parents[2] / "training" / "models" / "tiny"
@@ -76,7 +76,7 @@ def test_variants_run_on_the_same_clips(animator):
 
 def test_the_usual_clips_tell_the_layouts_apart():
     """24 frames and the reference, in tiny's segments."""
-    reference, compact, shifted = (plan_segments(25, 8, 3, name) for name in get_args(Layout))
+    reference, compact, shifted = (cut_segments(25, 8, 3, name) for name in get_args(Layout))
     assert reference.tolist() != compact.tolist()
     assert compact.size <= reference.size
     assert shifted.size < reference.size

@@ -8,7 +8,9 @@ import sys
 import pytest
 
 import mimicmotion_trt as mm
-from mimicmotion_trt.cuda import KERNELS, compile_kernels, compiler
+from mimicmotion_trt.cuda import compiler
+from mimicmotion_trt.cuda.compiler import compile_kernels
+from mimicmotion_trt.cuda.launches import KERNELS
 
 pytest.importorskip("cuda.bindings", reason="needs the GPU packages")
 

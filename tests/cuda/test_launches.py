@@ -5,28 +5,37 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mimicmotion_trt.cuda import branches_of, launches, make_tables, step_numbers
-from mimicmotion_trt.denoise import guidance_ramp, make_rows
-from mimicmotion_trt.schedule import euler_steps, karras_sigmas
-from mimicmotion_trt.segments import fusion_weights, plan_segments
+from mimicmotion_trt.cuda import launches
+from mimicmotion_trt.cuda.launches import make_tables, step_numbers
+from mimicmotion_trt.denoise.plan import Batching, StepVariant, guidance_ramp, make_variant
+from mimicmotion_trt.denoise.schedule import euler_steps, karras_sigmas
+from mimicmotion_trt.denoise.segments import cut_segments, fusion_weights
+
+TWO = np.array([[0, 1, 2], [0, 2, 3]])
+WEIGHTS = np.array([[0.5, 1, 0.25], [0.5, 0.75, 1]], np.float32)
+
+
+def guided(segments, weights) -> StepVariant:
+    """A variant with both branches."""
+    return make_variant(segments, weights, np.full(segments.max() + 1, 2, np.float32), Batching((1,)))
 
 
 @pytest.mark.parametrize("guidance", [(2.0, 2.0), (1.0, 1.0), (0.0, 0.0), (1.0, 3.0)])
 @pytest.mark.parametrize("frames", [1, 5, 29])
-def test_tables_hold_the_denoisers_rows(guidance, frames):
-    plan, guide = plan_segments(frames, 8, 3), guidance_ramp(guidance, frames)
-    weights = fusion_weights(plan)
-    rows, tables = make_rows(plan, weights, guide), make_tables(plan, weights, branches_of(guide))
-    assert [row.conditional for row in rows] == tables.conditional.tolist()
-    np.testing.assert_array_equal([row.frames for row in rows], tables.frames)
+def test_tables_hold_the_plans_rows(guidance, frames):
+    segments = cut_segments(frames, 8, 3)
+    variant = make_variant(
+        segments, fusion_weights(segments), guidance_ramp(guidance, frames), Batching((1,))
+    )
+    tables = make_tables(variant)
+    assert [row.conditional for row in variant.rows] == tables.conditional.tolist()
+    np.testing.assert_array_equal([row.frames for row in variant.rows], tables.frames)
 
 
 def test_covers_list_each_frames_rows_in_order():
-    plan = np.array([[0, 1, 2], [0, 2, 3]])
-    weights = np.array([[0.5, 1, 0.25], [0.5, 0.75, 1]], np.float32)
-    tables = make_tables(plan, weights)
+    tables = make_tables(guided(TWO, WEIGHTS))
     assert tables.first.tolist() == [0, 4, 6, 10, 12]
-    assert tables.covers[tables.first[2] :][:4].tolist() == [  # row * 3 + slot, conditional, weight
+    assert tables.covers[tables.first[2] :][:4].tolist() == [  # row * 3 + index, conditional, weight
         (0 * 3 + 2, 1, 0.25),
         (1 * 3 + 2, 0, 0.25),
         (2 * 3 + 1, 1, 0.75),
@@ -36,11 +45,20 @@ def test_covers_list_each_frames_rows_in_order():
 
 @pytest.mark.parametrize("fusion", ["triangular", "linear"])
 def test_the_weights_of_a_frame_sum_to_one_a_branch(fusion):
-    plan = plan_segments(200, 72, 6)
-    tables = make_tables(plan, fusion_weights(plan, fusion))
+    segments = cut_segments(200, 72, 6)
+    tables = make_tables(guided(segments, fusion_weights(segments, fusion)))
     for branch in (0, 1):
         weights = np.where(tables.covers["conditional"] == branch, tables.covers["weight"], 0)
         np.testing.assert_allclose(np.add.reduceat(weights, tables.first[:-1]), 1, rtol=1e-6)
+
+
+def test_padding_rows_hold_no_frame():
+    plain, padded = make_tables(guided(TWO, WEIGHTS)), make_tables(guided(TWO, WEIGHTS), rows=6)
+    assert (len(plain.frames), len(padded.frames)) == (4, 6)
+    assert padded.conditional.tolist() == [1, 0, 1, 0, 0, 0]
+    np.testing.assert_array_equal(padded.covers, plain.covers)
+    with pytest.raises(ValueError, match="4 rows do not fit into 3"):
+        make_tables(guided(TWO, WEIGHTS), rows=3)
 
 
 def test_a_step_is_one_row_of_sixteen_bytes():
@@ -59,9 +77,7 @@ def test_sizes_that_are_no_multiple_of_the_pack_take_the_narrow_kernel():
 
 
 def test_tables_of_several_jobs_are_each_ones_own_moved():
-    plan = np.array([[0, 1, 2], [0, 2, 3]])
-    one = make_tables(plan, np.array([[0.5, 1, 0.25], [0.5, 0.75, 1]], np.float32))
-    both = launches.join_tables(one, (0, 2), most=3)
+    one, both = make_tables(guided(TWO, WEIGHTS)), make_tables(guided(TWO, WEIGHTS), (0, 2), 3)
     assert both.jobs.tolist() == [0] * 4 + [2] * 4
     np.testing.assert_array_equal(both.frames, np.concatenate([one.frames, one.frames + 8]))
     np.testing.assert_array_equal(both.conditional, np.tile(one.conditional, 2))

@@ -8,10 +8,10 @@ import pytest
 
 from mimicmotion_trt import Settings, SettingsError
 from mimicmotion_trt.bundles import load_bundle
+from mimicmotion_trt.denoise.schedule import steps_of
+from mimicmotion_trt.denoise.shapes import EngineShapes
 from mimicmotion_trt.doctor.prediction import MIMICMOTION, ON_CPU, Model, best, choices, cost_of, memory_of
 from mimicmotion_trt.engines import EnginePlan, Profile
-from mimicmotion_trt.schedule import steps_of
-from mimicmotion_trt.shapes import Shapes
 
 FULL = Settings(segment=72, size=(576, 1024))
 GB = 10**9
@@ -113,7 +113,7 @@ def test_plans_are_decoded_in_chunks_that_they_take():
         "unet": {"rows": (1, 1, 1), "frames": (72, 72, 72), **cells},
         "vae_decoder": {"frames": (3, 8, 8), **cells},
     }
-    shapes = Shapes({name: EnginePlan("", "", (Profile(dims),)) for name, dims in profiles.items()})
+    shapes = EngineShapes({name: EnginePlan("", "", (Profile(dims),)) for name, dims in profiles.items()})
     found = choices(MIMICMOTION, FULL, 71, (1,), 12_300_000_000, gpu=True, shapes=shapes)
     assert [choice.decode_chunk for choice in found] == [8, 4]
     dear = replace(MIMICMOTION, width=16)  # so that the decoder alone counts

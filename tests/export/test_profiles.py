@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimicmotion_trt.cuda import buckets
-from mimicmotion_trt.cuda.buckets import Buckets
+from mimicmotion_trt.cuda.batch_sizes import Buckets
 from mimicmotion_trt.engines import Bundle, EnginePlan, EngineSpec, network_specs
 from mimicmotion_trt.errors import SettingsError
 from mimicmotion_trt.export.options import Options, PlanOptions

@@ -12,14 +12,16 @@ from typing import Any, Protocol
 import numpy as np
 
 from mimicmotion_trt.cuda import launches
-from mimicmotion_trt.kernels import to_pictures
-from mimicmotion_trt.segments import fusion_weights, plan_segments
+from mimicmotion_trt.denoise.kernels import to_pictures
+from mimicmotion_trt.denoise.plan import Batching, make_variant
+from mimicmotion_trt.denoise.segments import cut_segments, fusion_weights
 
 Array = np.ndarray[Any, Any]
 FRAMES, SEGMENT, JOBS, SIZE = 11, 5, 2, (4, 8)
 PIXELS = SIZE[0] * SIZE[1]
-PLAN = plan_segments(FRAMES, SEGMENT, 2)
-TABLES = launches.join_tables(launches.make_tables(PLAN, fusion_weights(PLAN)), range(JOBS), JOBS)
+SEGMENTS = cut_segments(FRAMES, SEGMENT, 2)
+VARIANT = make_variant(SEGMENTS, fusion_weights(SEGMENTS), np.full(FRAMES, 2, np.float32), Batching((1,)))
+TABLES = launches.make_tables(VARIANT, range(JOBS), JOBS)
 ROWS = len(TABLES.frames)
 STEPS = np.array([[0.3, 0.5, 0.9, -0.2], [0.1, 0.7, 0.8, -0.3]], np.float32)
 """Timestep, scale, keep and push of each job."""

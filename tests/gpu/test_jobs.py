@@ -52,9 +52,9 @@ def test_jobs_that_share_rows_stay_near_what_each_gives_alone(load, sample, rela
     """Their steps are kept in step by a barrier, so that most are taken together."""
     together, advance = [], StepProgram.advance
 
-    def counted(program: StepProgram, steps: Any, kind: int = 0) -> None:
+    def counted(program: StepProgram, steps: Any) -> None:
         together.append(len(steps))
-        advance(program, steps, kind)
+        advance(program, steps)
 
     monkeypatch.setattr(StepProgram, "advance", counted)
     animator, barrier = load(jobs=2, together=2), threading.Barrier(2)

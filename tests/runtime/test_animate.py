@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from mimicmotion_trt import Animator, Cancelled, Event, Job, Limits, PoseSequence, Settings
-from mimicmotion_trt.clip import nearest_size
 from mimicmotion_trt.events import STAGES
+from mimicmotion_trt.inputs import reference_stride
 from mimicmotion_trt.media.picture import read_picture, write_picture
-from mimicmotion_trt.motion import reference_stride
+from mimicmotion_trt.pipeline import nearest_size
 
 
 @pytest.fixture
@@ -332,7 +332,7 @@ def test_a_mistake_in_the_owners_progress_is_not_the_jobs(animate, dance):
 
 def test_an_unfinished_result_never_passes_for_a_finished_one(animate, dance, monkeypatch):
     job = animate(dance[:3])
-    monkeypatch.setattr("mimicmotion_trt.stages.Stages.decode", _out_of_memory)
+    monkeypatch.setattr("mimicmotion_trt.networks.Stages.decode", _out_of_memory)
     with pytest.raises(MemoryError):
         job.result()
     monkeypatch.undo()

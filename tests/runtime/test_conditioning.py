@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimicmotion_trt.conditioning import _bicubic, _blur, clip_pixels, to_signed
+from mimicmotion_trt.denoise.kernels import _bicubic, _blur, clip_pixels, to_signed
 from mimicmotion_trt.engines import ImageStatistics
 from mimicmotion_trt.media.picture import read_picture
 

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimicmotion_trt.denoise import Conditions, Denoiser, batch_size, guidance_ramp, make_rows, split_rows
+from mimicmotion_trt.denoise.schedule import Step, euler_steps, karras_sigmas
+from mimicmotion_trt.denoise.segments import cut_segments, fusion_weights
 from mimicmotion_trt.engines import EngineSpec, network_specs
 from mimicmotion_trt.errors import EngineError
-from mimicmotion_trt.schedule import Step, euler_steps, karras_sigmas
-from mimicmotion_trt.segments import fusion_weights, plan_segments
 
 Array = np.ndarray[Any, Any]
 HIGH, WIDE, POSE, TOKEN = 2, 3, 5, 6
@@ -92,7 +92,7 @@ def denoiser_of(
     batch: int = 4,
     executor: ThreadPoolExecutor | None = None,
 ) -> Denoiser:
-    plan = plan_segments(frames, segment, overlap)
+    plan = cut_segments(frames, segment, overlap)
     rows = make_rows(plan, fusion_weights(plan), guidance_ramp(guidance, frames))
     denoiser = Denoiser(engine, conditions_of(frames), rows, batch, executor)
     denoiser.latents[:] = noise_of(frames)
@@ -107,7 +107,7 @@ def reference_step(
     x = x.astype(np.float64)
     scaled = x / np.sqrt(sigma**2 + 1)
     summed, total = np.zeros((2, *x.shape)), np.zeros(frames)
-    for plan in plan_segments(frames, segment, overlap):
+    for plan in cut_segments(frames, segment, overlap):
         slots = len(plan)
         u = 2 * (np.arange(slots) + 0.5) / slots
         weight = np.minimum(u, 2 - u)
@@ -193,7 +193,7 @@ def test_rows_are_split_into_the_batches_that_an_engine_takes(rows, sizes, parts
 @pytest.mark.parametrize("sizes", [(1, 2, 4), (2, 4), (4,), (8,)])
 def test_an_engine_that_takes_few_numbers_of_rows_answers_the_same(sizes):
     """What a batch lacks is run with rows that count nothing."""
-    plan = plan_segments(20, 8, 3)
+    plan = cut_segments(20, 8, 3)
     rows = make_rows(plan, fusion_weights(plan), guidance_ramp((1.5, 3.0), 20))
     steps = euler_steps(karras_sigmas(3, 0.002, 700.0))
     engine, expected = LinearEngine(), denoiser_of(LinearEngine(), 20, 8, 3, (1.5, 3.0))
@@ -254,7 +254,7 @@ def test_a_finished_frame_is_what_the_network_believes():
 
 
 def test_nothing_is_allocated_in_steps():
-    plan = plan_segments(40, 8, 3)
+    plan = cut_segments(40, 8, 3)
     rows = make_rows(plan, fusion_weights(plan), guidance_ramp((2.0, 2.0), 40))
     denoiser = Denoiser(IdleEngine(), conditions_of(40, cells=(64, 64)), rows, 4)
     steps: list[Step] = euler_steps(karras_sigmas(10, 0.002, 700.0))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimicmotion_trt.kernels import blend, gather, to_pictures
+from mimicmotion_trt.denoise.kernels import blend, gather, to_pictures
 
 
 @st.composite

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mimicmotion_trt.noise import latent_noise, picture_noise, spread
+from mimicmotion_trt.denoise.noise import latent_noise, picture_noise, spread
 
 CELLS = (2, 3)
 

@@ -12,9 +12,9 @@ import pytest
 
 from mimicmotion_trt import Animator, SettingsError
 from mimicmotion_trt.denoise import Conditions, Denoiser, make_rows
+from mimicmotion_trt.denoise.schedule import PLAIN, Step, euler_steps, karras_sigmas, steps_of
+from mimicmotion_trt.denoise.segments import cut_segments, fusion_weights
 from mimicmotion_trt.engines import FEATURE_CACHE_NETWORKS, EngineSpec, network_specs
-from mimicmotion_trt.schedule import PLAIN, Step, euler_steps, karras_sigmas, steps_of
-from mimicmotion_trt.segments import fusion_weights, plan_segments
 
 Array = np.ndarray[Any, Any]
 SPECS = network_specs(pose_channels=5, token_width=6, image_size=8, cached_channels=3)
@@ -136,7 +136,7 @@ def program(steps: list[Step], outer: bool) -> list[tuple[Any, ...]]:
         np.ones((10, 5, 2, 2), np.float32),
         (6, 127, 0),
     )
-    plan = plan_segments(10, 4, 2)
+    plan = cut_segments(10, 4, 2)
     rows = {
         guided: make_rows(plan, fusion_weights(plan), np.full(10, 2.0 if guided else 1.0, np.float32))
         for guided in (True, False)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from mimicmotion_trt import Animator, Limits
 from mimicmotion_trt.engines.spec import network_specs
+from mimicmotion_trt.networks import POSE_CHUNK
 from mimicmotion_trt.reuse import Answers, digest
-from mimicmotion_trt.stages import POSE_CHUNK
 
 
 def ones(count: int) -> Any:

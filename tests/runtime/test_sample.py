@@ -118,7 +118,7 @@ def test_initial_latents_of_every_frame_are_taken_as_they_are(sample):
 
 
 def test_the_seeds_own_noise_can_be_given(animator, sample):
-    from mimicmotion_trt.noise import latent_noise, picture_noise
+    from mimicmotion_trt.denoise.noise import latent_noise, picture_noise
 
     own = sample(11, seed=9, noise_aug=0.2)
     given = sample(

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimicmotion_trt import Settings
-from mimicmotion_trt.schedule import (
+from mimicmotion_trt.denoise.schedule import (
     ALIGNED,
     PLAIN,
     aligned_sigmas,

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from mimicmotion_trt import Animator, MotionError, Settings, SettingsError
+from mimicmotion_trt.denoise.shapes import EngineShapes
 from mimicmotion_trt.denoisers import Denoisers
 from mimicmotion_trt.engines import EnginePlan, Profile
 from mimicmotion_trt.export.options import Options, PlanOptions
 from mimicmotion_trt.export.profiles import make_profiles
-from mimicmotion_trt.shapes import Shapes
 
 TALL, WIDE = (16, 8), (8, 16)
 
@@ -32,8 +32,8 @@ def plans(animator) -> dict[str, EnginePlan]:
 
 
 @pytest.fixture
-def shapes(plans) -> Shapes:
-    return Shapes(plans)
+def shapes(plans) -> EngineShapes:
+    return EngineShapes(plans)
 
 
 @pytest.mark.parametrize(
@@ -67,11 +67,11 @@ def test_what_was_not_compiled_is_refused_with_its_remedy(shapes):
 def test_rows_are_the_compiled_ones(shapes):
     assert shapes.rows(8, TALL) == (1, 2, 4)
     wide = EnginePlan("tensorrt 1", "SM89", (Profile({"rows": (2, 3, 4), "frames": (8, 8, 8)}),))
-    assert Shapes({"unet": wide}).rows(8, TALL) == (2, 3, 4)
+    assert EngineShapes({"unet": wide}).rows(8, TALL) == (2, 3, 4)
 
 
 def test_graphs_take_anything(animator):
-    shapes = Shapes.of(animator.manifest)
+    shapes = EngineShapes.of(animator.manifest)
     assert not shapes.compiled
     assert shapes.segment(Settings(segment=16), 3, WIDE) == 16
     assert shapes.rows(7, WIDE) == ()

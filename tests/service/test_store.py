@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mimicmotion_trt.denoise.segments import cut_segments
 from mimicmotion_trt.errors import Cancelled, EngineError
 from mimicmotion_trt.events import Done, Queued
-from mimicmotion_trt.segments import plan_segments
 from mimicmotion_trt.service.jobs import JobStore, Keep
 from mimicmotion_trt.service.scheduler import Rates, count_segments
 from mimicmotion_trt.service.status import KeyReused, NotFound
@@ -104,7 +104,7 @@ def test_segments_are_counted_as_they_are_planned(layout):
     for segment, overlap in ((2, 1), (8, 3), (16, 6), (72, 71)):
         settings = Settings(segment=segment, overlap=overlap, layout=layout)
         for frames in range(1, 200):
-            planned = plan_segments(frames + 1, segment, overlap, layout)
+            planned = cut_segments(frames + 1, segment, overlap, layout)
             assert count_segments(settings, frames) == len(planned), (segment, overlap, frames)
     assert count_segments(Settings(), 10) is None
 
@@ -113,7 +113,7 @@ def test_segments_are_counted_as_they_are_planned(layout):
 @given(st.integers(2, 30), st.data(), st.integers(1, 200), st.floats(0, 1, exclude_max=True))
 def test_shifted_segments_are_counted_as_they_are_planned(segment, data, frames, shift):
     settings = Settings(segment=segment, overlap=data.draw(st.integers(1, segment - 1)), layout="shifted")
-    planned = plan_segments(frames + 1, segment, settings.overlap, "shifted", shift)
+    planned = cut_segments(frames + 1, segment, settings.overlap, "shifted", shift)
     assert count_segments(settings, frames, shift) == len(planned)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mimicmotion_trt import PoseSequence
-from mimicmotion_trt.segments import plan_segments
+from mimicmotion_trt.denoise.segments import cut_segments
 from mimicmotion_trt.training import metrics
 from mimicmotion_trt.training.data.samples import VALIDATION_SEED
 from mimicmotion_trt.training.evaluate import MOST_SEED, STRIDE, unseen
@@ -77,9 +77,9 @@ def test_border_jump():
 
 
 def test_borders_of_segments():
-    plan = plan_segments(25, 16, 6)  # frames 1-15 and 10-24 of the sequence: video frames 0-14 and 9-23
+    plan = cut_segments(25, 16, 6)  # frames 1-15 and 10-24 of the sequence: video frames 0-14 and 9-23
     assert metrics.segment_borders(plan) == [9, 15]
-    assert metrics.segment_borders(plan_segments(10, 16, 6)) == []
+    assert metrics.segment_borders(cut_segments(10, 16, 6)) == []
 
 
 def test_every_seed_shows_people_never_seen_in_training():

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from mimicmotion_trt.schedule import euler_steps, karras_sigmas
+from mimicmotion_trt.denoise.schedule import euler_steps, karras_sigmas
 from mimicmotion_trt.training import objective
 from mimicmotion_trt.training.config import ObjectiveConfig
 

@@ -8,19 +8,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from .settings import Settings
+from ..settings import Settings
 
 RHO = 7.0
-SIGMAS = (0.002, 700.0)
-"""SVD's smallest and largest sigma, where neither the settings nor the bundle have others."""
 ALIGNED = (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002)
 """Levels of Stable Video Diffusion's optimised schedule of 10 steps (Sabour et al. 2024, table 3)."""
 GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 """Multiples of it, modulo 1, spread more evenly over [0, 1) than those of any other number, however many."""
-Kind = tuple[float, bool]
-"""(shift, guided) of a step: steps of one kind run the same rows."""
-PLAIN: Kind = (0.0, True)
-"""The kind of every step where no option makes others."""
+VariantKey = tuple[float, bool]
+"""(shift, guided) of a step: steps with the same key run the same rows."""
+PLAIN: VariantKey = (0.0, True)
+"""The key of every step where no option makes others."""
 
 
 def karras_sigmas(steps: int, sigma_min: float, sigma_max: float) -> NDArray[np.float32]:
@@ -66,15 +64,15 @@ class Step:
     sigma: float
     next: float
     shift: float = 0.0
-    """How far the segments' grid is moved, in overlaps; 0 <= shift < 1. Only for the `shifted` layout."""
+    """How far the segments are moved, in overlaps; 0 <= shift < 1. Other than 0 only in the `shifted` layout."""
     guided: bool = True
-    """Whether guidance counts; else the conditional branch runs alone."""
-    whole: bool = True
-    """Whether the whole U-Net runs; else its first level alone, around kept features."""
+    """Whether guidance is applied; otherwise only conditional rows run."""
+    full: bool = True
+    """Whether the full U-Net runs; otherwise only the shallow one, on cached features."""
 
     @property
-    def kind(self) -> Kind:
-        """Steps of one kind run the same rows."""
+    def variant(self) -> VariantKey:
+        """Which of a plan's variants this step runs."""
         return self.shift, self.guided
 
 
@@ -96,25 +94,27 @@ def euler_steps(sigmas: NDArray[np.float32]) -> list[Step]:
     return steps
 
 
-def initial_scale(sigmas: NDArray[np.float32]) -> float:
-    """What noise of unit variance is multiplied by to start: sqrt(sigma_max²+1)."""
-    return math.sqrt(float(sigmas[0]) ** 2 + 1.0)
+def initial_scale(sigma: float) -> float:
+    """What noise of unit variance is multiplied by to start at the largest sigma: sqrt(sigma²+1)."""
+    return math.sqrt(sigma**2 + 1.0)
 
 
 def sigmas_of(settings: Settings) -> NDArray[np.float32]:
-    """The schedule [steps+1] that settings ask for."""
-    spaced = karras_sigmas if settings.schedule == "karras" else aligned_sigmas
-    return spaced(settings.steps, settings.sigma_min or SIGMAS[0], settings.sigma_max or SIGMAS[1])
+    """The schedule [steps+1] that resolved settings ask for."""
+    assert settings.sigma_min is not None
+    assert settings.sigma_max is not None
+    make = karras_sigmas if settings.schedule == "karras" else aligned_sigmas
+    return make(settings.steps, settings.sigma_min, settings.sigma_max)
 
 
 def steps_of(settings: Settings) -> list[Step]:
-    """The steps that settings ask for, and what each runs.
+    """The steps that resolved settings ask for, and what each runs.
 
     A step is guided if its sigma is in (low, high] of `guidance_interval` (Kynkäänniemi et al. 2024: guidance
-    does harm at high noise and nothing at low noise). In the `shifted` layout step k moves the segments' grid
-    by frac(k (sqrt(5) - 1) / 2) overlaps, so that borders of neighbouring steps lie far apart. The whole U-Net
-    runs in the first step, in the first of another kind than the step before, whose rows have no features
-    yet, and `reuse_interval` steps after it last did (DeepCache, Ma et al. 2024: uniform 1:N inference).
+    does harm at high noise and nothing at low noise). In the `shifted` layout step k moves the segments by
+    frac(k (sqrt(5) - 1) / 2) overlaps, so that borders of neighbouring steps lie far apart. The full U-Net
+    runs in the first step, in every step whose variant differs from the step before (there are no cached features
+    of its rows yet), and `reuse_interval` steps after it last ran (DeepCache, Ma et al. 2024: uniform 1:N).
     """
     low, high = settings.guidance_interval or (-math.inf, math.inf)
     moved = GOLDEN_RATIO if settings.layout == "shifted" else 0.0
@@ -122,6 +122,6 @@ def steps_of(settings: Settings) -> list[Step]:
     age = 0
     for k, step in enumerate(euler_steps(sigmas_of(settings))):
         step = replace(step, shift=k * moved % 1.0, guided=low < step.sigma <= high)
-        age = (age + 1) % settings.reuse_interval if steps and steps[-1].kind == step.kind else 0
-        steps.append(replace(step, whole=age == 0))
+        age = (age + 1) % settings.reuse_interval if steps and steps[-1].variant == step.variant else 0
+        steps.append(replace(step, full=age == 0))
     return steps

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicmotion_trt import EngineError, SettingsError
-from mimicmotion_trt.cuda.buckets import PAYS, Buckets, worthwhile
+from mimicmotion_trt.cuda.batch_sizes import PAYS, BatchSizes, worthwhile
 from mimicmotion_trt.engines import Bundle, Engine, Placement, open_engine
 from mimicmotion_trt.errors import DeviceLost, OutOfMemory
 
@@ -49,30 +49,30 @@ def test_what_is_kept_pays_over_the_kept_one_before(seconds):
 
 def test_each_batch_is_timed_once_with_the_real_engine(stand_in, unet, tmp_path):
     device = stand_in(None)
-    buckets = Buckets(device, unet, "build", cache=tmp_path, clock=clock(1.0, 1.5, 2.9))
-    assert buckets.sizes((1, 2, 4), 3, (8, 8)) == (1, 2)
+    sizes = BatchSizes(device, unet, "build", cache=tmp_path, clock=clock(1.0, 1.5, 2.9))
+    assert sizes.choose((1, 2, 4), 3, (8, 8)) == (1, 2)
     assert device.told.count("engine") == 3 * (1 + 3)  # a first call, then three that count
-    assert buckets.sizes((1, 2, 4), 3, (8, 8)) == (1, 2)
-    assert buckets.timed == 1
+    assert sizes.choose((1, 2, 4), 3, (8, 8)) == (1, 2)
+    assert sizes.timed == 1
 
 
 def test_the_next_start_takes_what_was_found(stand_in, unet, tmp_path):
-    Buckets(stand_in(None), unet, "build", cache=tmp_path, clock=clock(1.0, 1.5)).sizes((1, 2), 3, (8, 8))
-    again = Buckets(stand_in(None), unet, "build", cache=tmp_path, clock=clock())
-    assert again.sizes((1, 2), 3, (8, 8)) == (1, 2)
+    BatchSizes(stand_in(None), unet, "build", cache=tmp_path, clock=clock(1.0, 1.5)).choose((1, 2), 3, (8, 8))
+    again = BatchSizes(stand_in(None), unet, "build", cache=tmp_path, clock=clock())
+    assert again.choose((1, 2), 3, (8, 8)) == (1, 2)
     assert again.timed == 0
-    other = Buckets(stand_in(None), unet, "other build", cache=tmp_path, clock=clock(1.0, 2.0))
-    assert other.sizes((1, 2), 3, (8, 8)) == (1,)
+    other = BatchSizes(stand_in(None), unet, "other build", cache=tmp_path, clock=clock(1.0, 2.0))
+    assert other.choose((1, 2), 3, (8, 8)) == (1,)
 
 
 @pytest.mark.parametrize("damage", ["", "[", "3", "[]", "[2]", "[1, 3]"])
 def test_a_damaged_record_is_made_again(stand_in, unet, tmp_path, damage):
-    Buckets(stand_in(None), unet, "b", cache=tmp_path, clock=clock(1.0, 1.5)).sizes((1, 2), 3, (8, 8))
-    (record,) = (tmp_path / "buckets").glob("*.json")
+    BatchSizes(stand_in(None), unet, "b", cache=tmp_path, clock=clock(1.0, 1.5)).choose((1, 2), 3, (8, 8))
+    (record,) = (tmp_path / "batch-sizes").glob("*.json")
     record.write_text(damage)
-    buckets = Buckets(stand_in(None), unet, "b", cache=tmp_path, clock=clock(1.0, 1.5))
-    assert buckets.sizes((1, 2), 3, (8, 8)) == (1, 2)
-    assert buckets.timed == 1
+    sizes = BatchSizes(stand_in(None), unet, "b", cache=tmp_path, clock=clock(1.0, 1.5))
+    assert sizes.choose((1, 2), 3, (8, 8)) == (1, 2)
+    assert sizes.timed == 1
 
 
 def test_no_tensor_of_a_batch_has_more_elements_than_32_bits_count(stand_in, unet, tmp_path):
@@ -82,11 +82,11 @@ def test_no_tensor_of_a_batch_has_more_elements_than_32_bits_count(stand_in, une
         spec = type("Spec", (), {"inputs": (type("Pose", (), {"name": "pose", "shape": (1, 1, 320, 1, 1)}),)})
 
     engine: Any = Real
-    buckets = Buckets(stand_in(None), engine, "b", cache=tmp_path)
-    assert buckets.sizes((1, 2, 4), 72, (72, 128)) == (1,)
+    sizes = BatchSizes(stand_in(None), engine, "b", cache=tmp_path)
+    assert sizes.choose((1, 2, 4), 72, (72, 128)) == (1,)
     for rows, slots, remedy in [((2, 4), 72, "--batch 1"), ((1, 2), 100, "shorter segment")]:
         with pytest.raises(SettingsError, match=r"2\*\*31") as caught:
-            buckets.sizes(rows, slots, (72, 128))
+            sizes.choose(rows, slots, (72, 128))
         assert remedy in caught.value.remedy
 
 
@@ -104,13 +104,13 @@ class Full:
 def test_a_batch_without_room_is_left_out_until_the_next_start(stand_in, unet, tmp_path: Path):
     device = type("Device", (Full, stand_in), {})(None)
     device.error = OutOfMemory("100 MB of the GPU's memory cannot be had.")
-    buckets = Buckets(device, unet, "b", cache=tmp_path, clock=clock(1.0))
+    sizes = BatchSizes(device, unet, "b", cache=tmp_path, clock=clock(1.0))
     for _ in range(2):  # jobs of one process are alike
-        assert buckets.sizes((1, 2), 3, (8, 8)) == (1,)
-    assert buckets.timed == 1
+        assert sizes.choose((1, 2), 3, (8, 8)) == (1,)
+    assert sizes.timed == 1
     device.room = 2
-    again = Buckets(device, unet, "b", cache=tmp_path, clock=clock(1.0, 1.5))
-    assert again.sizes((1, 2), 3, (8, 8)) == (1, 2)
+    again = BatchSizes(device, unet, "b", cache=tmp_path, clock=clock(1.0, 1.5))
+    assert again.choose((1, 2), 3, (8, 8)) == (1, 2)
 
 
 @pytest.mark.parametrize(
@@ -125,6 +125,6 @@ def test_what_is_no_lack_of_room_for_a_larger_batch_is_told(stand_in, unet, tmp_
     device = type("Device", (Full, stand_in), {})(None)
     device.error, device.room = error, room
     with pytest.raises(type(error)) as caught:
-        Buckets(device, unet, "b", cache=tmp_path, clock=clock(1.0)).sizes((1, 2), 3, (8, 8))
+        BatchSizes(device, unet, "b", cache=tmp_path, clock=clock(1.0)).choose((1, 2), 3, (8, 8))
     assert caught.value is error
-    assert not (tmp_path / "buckets").exists()
+    assert not (tmp_path / "batch-sizes").exists()

@@ -12,18 +12,17 @@ import numpy as np
 import pytest
 
 from mimicmotion_trt import Animator, EngineError
-from mimicmotion_trt.cuda.crew import Crew
-from mimicmotion_trt.cuda.denoiser import ProgramCache, make_batches, make_layout
-from mimicmotion_trt.cuda.program import Layout, StepProgram
-from mimicmotion_trt.denoise import Conditions, Denoiser, guidance_ramp, make_rows
+from mimicmotion_trt.cuda.program import StepProgram
+from mimicmotion_trt.cuda.shared_program import SharedProgram
+from mimicmotion_trt.denoise.loop import CpuDenoiser
+from mimicmotion_trt.denoise.plan import Conditions, DenoisePlan
+from mimicmotion_trt.denoise.schedule import Step
 from mimicmotion_trt.engines import Bundle, Engine, Placement, open_engine
 from mimicmotion_trt.limits import Limits
-from mimicmotion_trt.schedule import PLAIN, Step, euler_steps, karras_sigmas
-from mimicmotion_trt.segments import fusion_weights, plan_segments
 
-CELLS, FRAMES = (8, 16), 6
-PLAN = plan_segments(FRAMES, 4, 2, "reference")
-WEIGHTS = fusion_weights(PLAN, "triangular")
+from .plans import conditions_of, noise_of, plan_of, programs_on
+
+FRAMES = 6
 
 
 @pytest.fixture(scope="module")
@@ -33,42 +32,26 @@ def unet(bundle) -> Engine:
 
 @dataclass
 class Alone:
-    """A job of its own sigmas and guidance, and the CPU's step program that does it alone."""
+    """A job of its own sigmas and guidance, and the CPU's denoiser that does it alone."""
 
+    plan: DenoisePlan
     conditions: Conditions
-    guidance: Any
     noise: Any
-    steps: list[Step]
-    denoiser: Denoiser
+    denoiser: CpuDenoiser
 
     @classmethod
-    def make(cls, unet: Engine, seed: int, steps: int) -> Alone:
-        chance = np.random.default_rng(seed)
-        shapes = {tensor.name: tensor.shape for tensor in unet.spec.inputs}
+    def make(cls, unet: Engine, seed: int, steps: int, sizes: tuple[int, ...] = (1, 2, 4)) -> Alone:
+        plan = plan_of(FRAMES, sizes=sizes, steps=steps, guidance=(1.5, 2.0 + seed))
+        conditions, noise = conditions_of(unet, FRAMES, seed), noise_of(FRAMES, seed)
+        return cls(plan, conditions, noise, CpuDenoiser(unet, plan, conditions, noise))
 
-        def drawn(*shape: Any) -> Any:
-            return chance.normal(size=shape).astype(np.float32)
-
-        conditions = Conditions(
-            embedding=drawn(1, shapes["embedding"][2]),
-            image_latents=drawn(4, *CELLS),
-            pose=drawn(FRAMES, shapes["pose"][2], *CELLS) * np.float32(0.1),
-            time_ids=(6.0 + seed, 127.0, 0.02 * seed),
-        )
-        guidance = guidance_ramp((1.5, 2.0 + seed), FRAMES)
-        noise = drawn(FRAMES, 4, *CELLS) * np.float32(10)
-        denoiser = Denoiser(unet, conditions, make_rows(PLAN, WEIGHTS, guidance), 4)
-        denoiser.latents[...] = noise
-        return cls(conditions, guidance, noise, euler_steps(karras_sigmas(steps, 0.05, 10.0)), denoiser)
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        return self.plan.steps
 
     def check(self, latents: Any) -> None:
         scale = np.abs(self.denoiser.latents).max()
         np.testing.assert_allclose(latents, self.denoiser.latents, atol=4e-6 * scale)
-
-
-def shared(jobs: int, sizes: tuple[int, ...] = (1, 2, 4)) -> Layout:
-    rows = make_batches(PLAN, WEIGHTS, guidance_ramp((1.5, 2.0), FRAMES), sizes)
-    return make_layout({PLAIN: rows}, FRAMES, CELLS, sizes, jobs, deep=False)
 
 
 def together(count: int, work: Callable[[int], None]) -> list[BaseException]:
@@ -93,10 +76,10 @@ def together(count: int, work: Callable[[int], None]) -> list[BaseException]:
 @pytest.mark.parametrize("host", ["float32"], indirect=True)
 @pytest.mark.parametrize("sizes", [(1, 2, 4), (4,)])
 def test_some_step_while_others_stand_still(host, stand_in, unet, sizes):
-    program = StepProgram(stand_in(host), unet, shared(3, sizes))
-    jobs = [Alone.make(unet, seed, 4) for seed in range(3)]
+    jobs = [Alone.make(unet, seed, 4, sizes) for seed in range(3)]
+    program = StepProgram(stand_in(host), unet, jobs[0].plan, slots=3)
     for slot, job in enumerate(jobs):
-        program.start(job.conditions, job.guidance, job.noise, slot)
+        program.start(job.plan, job.conditions, job.noise, slot)
     at = [0, 0, 0]  # each job's next step
     for running in ((0,), (0, 2), (0, 1, 2), (1,), (0, 1), (1, 2)):
         program.advance({slot: jobs[slot].steps[at[slot]] for slot in running})
@@ -104,7 +87,7 @@ def test_some_step_while_others_stand_still(host, stand_in, unet, sizes):
             jobs[slot].denoiser.step(jobs[slot].steps[at[slot]])
             at[slot] += 1
         for slot, job in enumerate(jobs):
-            job.check(program.read(program.latents, slot))
+            job.check(program.latents(slot))
     assert at == [4, 4, 3]
 
 
@@ -123,25 +106,24 @@ def test_jobs_in_threads_step_together(host, stand_in, unet):
             return wait
 
     device = Busy(host)
-    layout = shared(3)
-    crew = Crew(StepProgram(device, unet, layout), layout)
     jobs = [Alone.make(unet, seed, 3 + seed) for seed in range(3)]
+    shared = SharedProgram(StepProgram(device, unet, jobs[0].plan, slots=3), key="three")
     device.told.clear()
 
     def run(index: int) -> None:
-        job, slot = jobs[index], crew.join()
-        crew.program.start(job.conditions, job.guidance, job.noise, slot)
+        job, slot = jobs[index], shared.join()
+        shared.program.start(job.plan, job.conditions, job.noise, slot)
         first.release()
         for step in job.steps:
-            crew.step(slot, step)
-        job.check(crew.program.read(crew.program.latents, slot))
-        crew.leave(slot)
+            shared.step(slot, step)
+        job.check(shared.program.latents(slot))
+        shared.leave(slot)
 
     for job in jobs:
         for step in job.steps:
             job.denoiser.step(step)
     assert together(3, run) == []
-    assert crew.idle
+    assert shared.idle
     assert device.told.count("blend_step") < sum(len(job.steps) for job in jobs)
 
 
@@ -160,11 +142,10 @@ def test_a_step_that_fails_is_told_to_all_in_it_and_the_program_is_given_up(host
                 raise EngineError("the GPU failed: lost.")
             super().upload(values, array)
 
-    device, layout = Failing(host), shared(2)
-    crew = Crew(StepProgram(device, unet, layout), layout)
-    job = Alone.make(unet, 0, 2)
-    slots = [crew.join(), crew.join()]
-    crew.step(slots[0], job.steps[0])
+    device, job = Failing(host), Alone.make(unet, 0, 2)
+    shared = SharedProgram(StepProgram(device, unet, job.plan, slots=2), key="two")
+    slots = [shared.join(), shared.join()]
+    shared.step(slots[0], job.steps[0])
     device.broken = True
 
     class Telling(threading.Condition):
@@ -174,14 +155,14 @@ def test_a_step_that_fails_is_told_to_all_in_it_and_the_program_is_given_up(host
             threading.Timer(0.05, asked.wait).start()
             return super().wait(timeout)
 
-    crew._changed = Telling()
-    failed = together(2, lambda index: crew.step(slots[index], job.steps[0]))
+    shared._changed = Telling()
+    failed = together(2, lambda index: shared.step(slots[index], job.steps[0]))
     assert sorted(str(error).split(":")[0] for error in failed) == [
         "a step shared with another job failed",
         "the GPU failed",
     ]
-    crew.leave(slots[0])
-    assert crew.join() is None
+    shared.leave(slots[0])
+    assert shared.join() is None
 
 
 @pytest.mark.parametrize("host", ["float32"], indirect=True)
@@ -197,10 +178,7 @@ def test_animators_jobs_share_a_program_if_they_may(host, stand_in, deep_bundle,
         settings = [replace(plain, seed=1), replace(plain, seed=2, steps=5)]
         expected = [animator.sample(pictures[k], poses[k], settings[k]) for k in range(2)]
         device = stand_in(host)
-        animator.denoisers.programs = ProgramCache(
-            lambda layout, unet, outer: StepProgram(device, unet, layout, outer=outer)
-        )
-
+        animator.sampler.programs = programs_on(device)
         alone = [animator.sample(pictures[k], poses[k], settings[k]) for k in range(2)]
         met = threading.Barrier(2, timeout=60)
 
@@ -212,7 +190,7 @@ def test_animators_jobs_share_a_program_if_they_may(host, stand_in, deep_bundle,
                 np.testing.assert_array_equal(found, alone[index])
 
         assert together(2, run) == []
-        assert animator.denoisers.programs.made == (1 if limits.together == 2 else 2)
+        assert animator.sampler.programs.made == (1 if limits.together == 2 else 2)
         whole = replace(plain, reuse_interval=2)
         assert np.isfinite(animator.sample(pictures[0], poses[0], whole)).all()
 
@@ -222,23 +200,25 @@ def test_a_step_is_made_when_the_call_returns():
     done: list[tuple[int, float]] = []
 
     class Written:
+        slots = 6
+
         def mark(self) -> Callable[[], None]:
             return lambda: None
 
-        def advance(self, steps: dict[int, Step], kind: int) -> None:
+        def advance(self, steps: dict[int, Step]) -> None:
             time.sleep(1e-4)
             done.extend((slot, step.sigma) for slot, step in steps.items())
 
     program: Any = Written()
-    crew, steps = Crew(program, shared(6)), euler_steps(karras_sigmas(40, 0.05, 10.0))
+    shared, steps = SharedProgram(program, key="six"), plan_of(FRAMES, steps=40).steps
 
     def run(index: int) -> None:
-        slot = crew.join()
+        slot = shared.join()
         assert slot is not None
         for step in steps:
-            crew.step(slot, step)
+            shared.step(slot, step)
             assert done.count((slot, step.sigma)) == 1
-        crew.leave(slot)
+        shared.leave(slot)
 
     assert together(6, run) == []
     assert len(done) == 6 * len(steps)

@@ -7,15 +7,15 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from .settings import Fusion, Layout
+from ..settings import Fusion, Layout
 
-Plan = NDArray[np.intp]
+Segments = NDArray[np.intp]
 """[S,N]: the frames of each segment; frame 0, the reference picture's own, stands in every one."""
 
 
-def plan_segments(
+def cut_segments(
     frames: int, segment: int, overlap: int, layout: Layout = "reference", shift: float = 0.0
-) -> Plan:
+) -> Segments:
     """Segments that cover `frames` frames, frame 0 included; a short clip is one short segment.
 
     `reference` (MimicMotion's code): windows of N-1 frames every N-C, and one more that ends at the last
@@ -36,9 +36,9 @@ def plan_segments(
         window, starts = segment - 1, _shifted_starts(frames - 1, segment - 1, int(shift * overlap))
     else:
         window, starts = _compact_windows(frames, segment, overlap)
-    plan = np.zeros((len(starts), window + 1), np.intp)
-    plan[:, 1:] = np.asarray(starts)[:, None] + np.arange(window)
-    return plan
+    segments = np.zeros((len(starts), window + 1), np.intp)
+    segments[:, 1:] = np.asarray(starts)[:, None] + np.arange(window)
+    return segments
 
 
 def _reference_starts(frames: int, segment: int, overlap: int) -> list[int]:
@@ -60,25 +60,25 @@ def _shifted_starts(driven: int, window: int, before: int) -> list[int]:
     return [1 + int(start) for start in np.clip(grid, 0, driven - window)]
 
 
-def fusion_weights(plan: Plan, fusion: Fusion = "triangular") -> NDArray[np.float32]:
+def fusion_weights(segments: Segments, fusion: Fusion = "triangular") -> NDArray[np.float32]:
     """Weights [S,N] of each segment's prediction for each of its frames; they sum to 1 over a frame.
 
-    `triangular`: min(u, 2-u) with u = 2(k+0.5)/N for slot k (MimicMotion's code). `linear`: over the
+    `triangular`: min(u, 2-u) with u = 2(k+0.5)/N for the segment's frame k (MimicMotion's code). `linear`: over the
     n driven frames that two neighbours share, the later one's weight grows by 1/(n+1) a frame (MimicMotion,
     sec. 3.4).
     """
-    count, slots = plan.shape
+    count, length = segments.shape
     if fusion == "triangular":
-        u = 2 * (np.arange(slots) + 0.5) / slots
+        u = 2 * (np.arange(length) + 0.5) / length
         weights = np.tile(np.minimum(u, 2 - u), (count, 1))
     else:
-        weights = np.ones((count, slots))
+        weights = np.ones((count, length))
         for before in range(count - 1):
-            shared = np.intersect1d(plan[before, 1:], plan[before + 1, 1:])
+            shared = np.intersect1d(segments[before, 1:], segments[before + 1, 1:])
             rise = np.arange(1, len(shared) + 1) / (len(shared) + 1)
             weights[before + 1, 1 : 1 + len(shared)] *= rise
-            weights[before, slots - len(shared) :] *= rise[::-1]
-    total = np.zeros(plan.max() + 1)
-    np.add.at(total, plan, weights)
-    normalised: NDArray[np.float32] = (weights / total[plan]).astype(np.float32)
+            weights[before, length - len(shared) :] *= rise[::-1]
+    total = np.zeros(segments.max() + 1)
+    np.add.at(total, segments, weights)
+    normalised: NDArray[np.float32] = (weights / total[segments]).astype(np.float32)
     return normalised

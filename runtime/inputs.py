@@ -1,26 +1,140 @@
-"""A motion in any of its forms, as a stream of poses or of pose pictures."""
+"""What an animation is made from, opened and checked: the picture, and a motion in any of its forms."""
 
 from __future__ import annotations
 
 import os
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import MotionError
+from .denoise.noise import described
+from .errors import MotionError, PictureError
 from .limits import Limits, check_limit
+from .media.picture import read_picture
 from .pose import PoseSequence, open_estimator
 from .settings import SIZE_MULTIPLE, Settings
 
 Picture = NDArray[np.uint8]
+Size = tuple[int, int]
+"""(width, height)."""
 KEYPOINT_SUFFIXES = (".npz", ".json")
 PICTURES_FPS = 15.0
 """Frame rate of pose pictures, which state none: the rate at which MimicMotion was trained."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a caller asks to have animated; see `Animator.animate`."""
+
+    image: Any
+    motion: Any
+    reference_pose: Any = None
+    estimator: str = "mediapipe"
+
+
+@dataclass(frozen=True)
+class AnimationInputs:
+    """The checked inputs of one animation."""
+
+    picture: Picture
+    """The reference picture as it came, uint8 [H,W,3]."""
+    size: Size
+    """Of the video."""
+    motion: Motion
+    reference_pose: PoseSequence | None
+    """Of the picture as it came; None: to be estimated."""
+    estimator: str
+    threads: int | None
+
+    def reference(self) -> PoseSequence:
+        """The pose of the person in the picture, in fractions of the crop that is animated; one frame."""
+        pose = self.reference_pose or self._estimate_reference()
+        return cropped_pose(pose, (self.picture.shape[1], self.picture.shape[0]), self.size)
+
+    def _estimate_reference(self) -> PoseSequence:
+        # In the whole picture, not in the crop: what is around a person helps an estimator to find them.
+        pose = open_estimator(self.estimator, threads=self.threads).estimate(self.picture)
+        if not pose.body_score.any():
+            raise PictureError(
+                "nobody was found in the reference picture.",
+                remedy="Give a picture that shows one person, or the person's pose as reference_pose.",
+                field="image",
+            )
+        return pose
+
+    def driving_poses(self, check: Callable[[], None]) -> Iterator[tuple[int, PoseSequence]]:
+        """Poses of a video motion, frame by frame as (frames done, pose); `check` may raise between frames."""
+        assert self.motion.video is not None
+        estimator = open_estimator(self.estimator, threads=self.threads)
+        for done, frame in enumerate(self.motion.video(), 1):
+            check()
+            yield done, estimator.estimate(frame)
+
+
+def open_inputs(
+    request: Request, settings: Settings, limits: Limits, sizes: tuple[Size, ...], threads: int | None
+) -> AnimationInputs:
+    """Read the picture and the motion's header; raises `InputError`.
+
+    Without `settings.size`, the video has the size of the bundle's `sizes` nearest in shape to the picture.
+    """
+    picture, pose = read_picture(request.image, limits), request.reference_pose
+    if pose is not None and not (isinstance(pose, PoseSequence) and len(pose) == 1):
+        kind = type(pose).__name__
+        raise MotionError(
+            f"the reference pose is {kind}{' of several frames' if kind == 'PoseSequence' else ''}.",
+            remedy="Give a PoseSequence of one frame, or None.",
+            field="reference_pose",
+        )
+    size = settings.size or nearest_size((picture.shape[1], picture.shape[0]), sizes)
+    check_limit("pixels of the video", size[0] * size[1], limits.output_pixels, field="settings.size")
+    motion = open_motion(request.motion, settings, limits)
+    return AnimationInputs(picture, size, motion, pose, request.estimator, threads)
+
+
+def nearest_size(picture: Size, sizes: tuple[Size, ...]) -> Size:
+    """The size of `sizes` nearest in shape to the picture's; of equally near ones the widest."""
+    shape = np.log(picture[0] / picture[1])
+    return min(sizes, key=lambda size: (round(abs(float(np.log(size[0] / size[1]) - shape)), 6), -size[0]))
+
+
+def cropped_pose(pose: PoseSequence, picture: Size, size: Size) -> PoseSequence:
+    """A pose in fractions of a whole picture, in fractions of its centred crop of the shape of `size`."""
+    scale = min(picture[0] / size[0], picture[1] / size[1])
+    box = np.array(size) * scale / picture  # the crop's sides in fractions of the picture's
+    moved = {
+        name: ((getattr(pose, name) - (1 - box) / 2) / box).astype(np.float32)
+        for name in ("body", "hands", "face")
+    }
+    return replace(pose, **moved, size=size)
+
+
+def check_pose_pictures(pictures: Any, settings: Settings) -> Picture:
+    """Pose pictures uint8 [F,H,W,3] of a size that the networks take, or a `MotionError`."""
+    if not _are_pictures(pictures):
+        raise MotionError(
+            f"pose_frames are {described(pictures)}.",
+            remedy="Give uint8 [F,H,W,3], the reference's own pose first.",
+            field="pose_frames",
+        )
+    size = (pictures.shape[2], pictures.shape[1])
+    if size[0] % SIZE_MULTIPLE or size[1] % SIZE_MULTIPLE or settings.size not in (None, size):
+        raise MotionError(
+            f"pose_frames are {size[0]}x{size[1]}.",
+            remedy=f"Both sides must be multiples of {SIZE_MULTIPLE}, and settings.size the same or None.",
+            field="pose_frames",
+        )
+    return pictures  # type: ignore[no-any-return]
+
+
+def _are_pictures(value: Any) -> bool:
+    array = isinstance(value, np.ndarray)
+    return array and value.dtype == np.uint8 and value.ndim == 4 and value.shape[-1] == 3 and value.size > 0
 
 
 @dataclass(frozen=True)
@@ -101,7 +215,7 @@ def _from_poses(poses: PoseSequence, settings: Settings, limits: Limits) -> Moti
 
 
 def _from_array(pictures: NDArray[Any], settings: Settings, limits: Limits) -> Motion:
-    if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[-1] != 3 or not pictures.size:
+    if not _are_pictures(pictures):
         raise MotionError(
             f"pose pictures are {pictures.dtype}{list(pictures.shape)}.",
             remedy="Give uint8 [F,H,W,3] with at least one frame.",
@@ -158,17 +272,6 @@ def _from_video(source: str | Path | bytes, settings: Settings, limits: Limits) 
 def reference_stride(fps: float) -> int:
     """Every how many frames of a driving video the reference implementation takes: about 15 a second."""
     return 2 * max(1, int(fps / 24))
-
-
-def estimate(
-    motion: Motion, name: str, threads: int | None, checked: Callable[[], None]
-) -> Iterator[tuple[int, PoseSequence]]:
-    """Poses of a video motion, frame by frame as (frames done, pose); `checked` may raise between frames."""
-    assert motion.video is not None
-    estimator = open_estimator(name, threads=threads)
-    for done, frame in enumerate(motion.video(), 1):
-        checked()
-        yield done, estimator.estimate(frame)
 
 
 def sized_pictures(pictures: Iterator[Picture], width: int, height: int) -> Iterator[Picture]:

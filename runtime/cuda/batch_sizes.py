@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from ..denoise.shapes import LatentSize
 from ..engines import Engine
 from ..errors import OutOfMemory, SettingsError
 from ..files import cache_folder, keep_in_cache
@@ -32,12 +33,15 @@ WIDEST = 8
 RUNS = 3
 
 
-def too_wide(channels: int, rows: int, slots: int, cells: int) -> bool:
-    """Whether a U-Net's widest tensor has more elements than kernels count; `channels` are its first level's."""
-    return rows * slots * cells * channels * WIDEST > MOST_ELEMENTS
+def too_wide(channels: int, rows: int, segment_frames: int, pixels: int) -> bool:
+    """Whether a U-Net's widest tensor has more elements than kernels count.
+
+    `channels` are those of its first level, `pixels` those of a latent frame.
+    """
+    return rows * segment_frames * pixels * channels * WIDEST > MOST_ELEMENTS
 
 
-class Buckets:
+class BatchSizes:
     """The numbers of rows in a batch that pay, by segment and size; `name` stands for the build and the GPU."""
 
     def __init__(
@@ -56,37 +60,41 @@ class Buckets:
         self.timed = 0
         """How many shapes were timed by this object."""
 
-    def sizes(self, rows: Sequence[int], slots: int, cells: tuple[int, int]) -> tuple[int, ...]:
-        """Those of `rows`, ascending, to use for segments of `slots` frames of `cells` (high, wide).
+    def choose(self, rows: Sequence[int], segment_frames: int, latent_size: LatentSize) -> tuple[int, ...]:
+        """Those of `rows`, ascending, to use for segments of so many frames of a latent size (height, width).
 
         The smallest is always one of them. Raises `SettingsError` where even that is too large for 32 bits, and
         `OutOfMemory` where the GPU has no room for it.
         """
-        small = self._countable(tuple(rows), slots, cells)
+        small = self._countable(tuple(rows), segment_frames, latent_size)
         if len(small) == 1:
             return small
-        shape = (small, slots, cells)
+        shape = (small, segment_frames, latent_size)
         with self._timing:  # of two jobs that come at once, the second finds what the first has found
             if shape not in self._known:
                 path = self._path(shape)
                 found = _read(path, small)
                 if found is None:
                     self.timed += 1
-                    seconds = self._times(small, slots, cells)
+                    seconds = self._times(small, segment_frames, latent_size)
                     found = worthwhile(seconds)
                     if len(seconds) == len(small):  # less room now says nothing of the next start
                         keep_in_cache(path, json.dumps(found).encode())
                 self._known[shape] = found
             return self._known[shape]
 
-    def _countable(self, rows: tuple[int, ...], slots: int, cells: tuple[int, int]) -> tuple[int, ...]:
+    def _countable(
+        self, rows: tuple[int, ...], segment_frames: int, latent_size: LatentSize
+    ) -> tuple[int, ...]:
         """Those of `rows` whose widest tensor has elements that 32 bits count."""
         channels = self._channels()
-        small = tuple(size for size in rows if not too_wide(channels, size, slots, cells[0] * cells[1]))
+        small = tuple(
+            size for size in rows if not too_wide(channels, size, segment_frames, math.prod(latent_size))
+        )
         if not small:
             raise SettingsError(
-                f"{rows[0]} rows of {slots} frames of {8 * cells[1]}x{8 * cells[0]} have tensors of 2**31 elements, "
-                "more than a GPU's kernels count.",
+                f"{rows[0]} rows of {segment_frames} frames of {8 * latent_size[1]}x{8 * latent_size[0]} have "
+                "tensors of 2**31 elements, more than a GPU's kernels count.",
                 remedy="Choose a shorter segment or fewer pixels"
                 + (", or rebuild the bundle with --batch 1." if rows[0] > 1 else "."),
                 field="settings.segment",
@@ -100,23 +108,28 @@ class Buckets:
 
     def _path(self, shape: tuple[Any, ...]) -> Path:
         key = hashlib.sha256(repr((self._name, shape)).encode()).hexdigest()
-        return (self._cache or cache_folder()) / "buckets" / f"{key[:32]}.json"
+        return (self._cache or cache_folder()) / "batch-sizes" / f"{key[:32]}.json"
 
-    def _times(self, sizes: Sequence[int], slots: int, cells: tuple[int, int]) -> dict[int, float]:
+    def _times(self, sizes: Sequence[int], segment_frames: int, latent_size: LatentSize) -> dict[int, float]:
         """Seconds of a call of each size, up to the first one for which the GPU has no room."""
         seconds: dict[int, float] = {}
         for size in sizes:
             try:
-                seconds[size] = self._seconds(size, slots, cells)
+                seconds[size] = self._seconds(size, segment_frames, latent_size)
             except OutOfMemory:
                 if not seconds:
                     raise
                 break
         return seconds
 
-    def _seconds(self, rows: int, slots: int, cells: tuple[int, int]) -> float:
+    def _seconds(self, rows: int, segment_frames: int, latent_size: LatentSize) -> float:
         """Of one call, the fastest of a few."""
-        dims = {"rows": rows, "frames": slots, "latent_height": cells[0], "latent_width": cells[1]}
+        dims = {
+            "rows": rows,
+            "frames": segment_frames,
+            "latent_height": latent_size[0],
+            "latent_width": latent_size[1],
+        }
         device, held = self.device, dict[str, Any]()
 
         def take(tensors: Any) -> dict[str, Any]:

@@ -1,0 +1,233 @@
+"""One step of a program: its memory on the device, and the graph that runs on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ..denoise.plan import DenoisePlan
+from ..denoise.schedule import VariantKey
+from ..engines import Engine
+from . import launches
+from .device import Device, Replay
+
+Selection = tuple[VariantKey, tuple[int, ...]]
+"""Which variant of the plan a step runs, and the slots whose jobs it brings on."""
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """A program's memory on the device; the arrays of its slots lie one behind the other."""
+
+    latents: Any
+    """float32 [slots*F,4,h,w]."""
+    previous: Any
+    """The latents before the last step."""
+    image: Any
+    """float32 [slots,4,h,w]."""
+    pose: Any
+    """[slots*F,C,h,w]."""
+    embedding: Any
+    """[slots,1,D]."""
+    time_ids: Any
+    """float32 [slots,3]."""
+    guidance: Mapping[bool, Any]
+    """float32 [slots*F]: the jobs' own, and 1 for steps that are not guided."""
+    numbers: Any
+    """float32 [slots,4]: timestep, scale, keep and push of each slot's step."""
+    inputs: Mapping[str, Any]
+    """Those of the U-Net, for its largest batch."""
+    outputs: Mapping[str, Any]
+    """Those of the U-Net, for all rows: `prediction`, and `cached_features` where the plan caches them."""
+
+    @classmethod
+    def allocate(cls, device: Device, unet: Engine, plan: DenoisePlan, slots: int) -> Arrays:
+        """Those of a plan for so many slots; raises `OutOfMemory`."""
+        specs = {tensor.name: tensor for tensor in (*unet.spec.inputs, *unet.spec.outputs)}
+        dtypes = {name: np.dtype(spec.dtype) for name, spec in specs.items()}
+        batches = [variant.batches for variant in plan.variants.values()]
+        batches += [shared_batches(plan, jobs) for jobs in range(2, slots + 1)]
+        most, rows = max(map(max, batches)), max(map(sum, batches))
+        frames, segment, size, empty = (
+            slots * plan.frames,
+            plan.segment_frames,
+            plan.latent_size,
+            device.empty,
+        )
+        channels, token = _channels(specs["pose"]), _channels(specs["embedding"])
+        outputs = {"prediction": empty((rows, segment, 4, *size), dtypes["prediction"])}
+        if plan.caches_features:
+            width = _channels(specs["cached_features"])
+            outputs["cached_features"] = empty((rows, segment, width, *size), dtypes["cached_features"])
+        arrays = cls(
+            latents=empty((frames, 4, *size), np.float32),
+            previous=empty((frames, 4, *size), np.float32),
+            image=empty((slots, 4, *size), np.float32),
+            pose=empty((frames, channels, *size), dtypes["pose"]),
+            embedding=empty((slots, 1, token), dtypes["embedding"]),
+            time_ids=empty((slots, 3), np.float32),
+            guidance={guided: uploaded(device, np.ones(frames, np.float32)) for guided in (True, False)},
+            numbers=empty((slots, 4), np.float32),
+            inputs={
+                "latents": empty((most, segment, 8, *size), dtypes["latents"]),
+                "timestep": empty((most,), dtypes["timestep"]),
+                "embedding": empty((most, 1, token), dtypes["embedding"]),
+                "time_ids": empty((most, 3), dtypes["time_ids"]),
+                "pose": empty((most, segment, channels, *size), dtypes["pose"]),
+            },
+            outputs=outputs,
+        )
+        if slots > 1:  # slots without a job are read too: they must hold numbers
+            device.upload(np.zeros(arrays.latents.shape, np.float32), arrays.latents)
+        return arrays
+
+
+def shared_batches(plan: DenoisePlan, jobs: int) -> tuple[int, ...]:
+    """Rows of each call of the U-Net in a step of so many jobs."""
+    return plan.first.batches if jobs == 1 else plan.batching.split(jobs * len(plan.first.rows))
+
+
+def _channels(spec: Any) -> int:
+    size = spec.shape[2]
+    assert isinstance(size, int)
+    return size
+
+
+def uploaded(device: Device, values: np.ndarray[Any, Any]) -> Any:
+    """Values of the host in a new array of the device."""
+    array = device.empty(values.shape, values.dtype)
+    device.upload(values, array)
+    return array
+
+
+class StepGraph:
+    """Steps that differ only in their tables: the engine bound for each batch, and the captured graph.
+
+    Made with the tables of the `selection` that it runs first.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        plan: DenoisePlan,
+        slots: int,
+        selection: Selection,
+        batches: tuple[int, ...],
+        tables: launches.Tables,
+        arrays: Arrays,
+        unet: Engine,
+        shallow: Engine | None,
+        *,
+        graphs: bool,
+    ) -> None:
+        self._device, self._selection = device, selection
+        self._tables = {name: uploaded(device, values) for name, values in vars(tables).items()}
+        guided = plan.variants[selection[0]].guided
+        work = StepWork(device, plan, slots, guided, batches, self._tables, arrays)
+        self.calls = bind(device, unet, batches, arrays.inputs, {}, arrays.outputs)
+        """The U-Net bound for each batch, in order."""
+        self.full = device.record(partial(work.enqueue, self.calls), graphs=graphs)
+        self.shallow: Replay | None = None
+        if plan.caches_features:
+            assert shallow is not None
+            kept = {"cached_features": arrays.outputs["cached_features"]}
+            answers = {"prediction": arrays.outputs["prediction"]}
+            calls = bind(device, shallow, batches, arrays.inputs, kept, answers)
+            try:
+                self.shallow = device.record(partial(work.enqueue, calls), graphs=graphs)
+            except BaseException:
+                self.close()
+                raise
+
+    def select(self, selection: Selection, tables: launches.Tables) -> None:
+        """Upload the tables of the next step where the graph reads them, unless they are there."""
+        if self._selection != selection:
+            for name, values in vars(tables).items():
+                self._device.upload(values, self._tables[name])
+            self._selection = selection
+
+    def close(self) -> None:
+        """Give back graphs and bindings; no step may be under way."""
+        for replay in (self.full, self.shallow):
+            if replay is not None:
+                replay.close()
+        self.calls = []
+        self._tables = {}
+
+
+def bind(
+    device: Device,
+    engine: Engine,
+    batches: tuple[int, ...],
+    inputs: Mapping[str, Any],
+    kept: Mapping[str, Any],
+    outputs: Mapping[str, Any],
+) -> list[Any]:
+    """The engine bound for each batch: all on the same `inputs`, each on its own rows of `kept` and `outputs`."""
+    part, calls, row = device.part, [], 0
+    for size in batches:
+        given = {name: part(array, 0, size) for name, array in inputs.items()}
+        given |= {name: part(array, row, row + size) for name, array in kept.items()}
+        calls.append(
+            engine.bind(given, {name: part(array, row, row + size) for name, array in outputs.items()})
+        )
+        row += size
+    return calls
+
+
+@dataclass(frozen=True)
+class StepWork:
+    """What a step puts on the stream. It holds no program and no graph: a circle would keep GPU memory alive."""
+
+    device: Device
+    plan: DenoisePlan
+    slots: int
+    guided: bool
+    batches: tuple[int, ...]
+    tables: Mapping[str, Any]
+    arrays: Arrays
+
+    def enqueue(self, calls: list[Any], stream: Any) -> None:
+        """One step: gather and run the U-Net for each batch; then blend, guide and step."""
+        row, arrays = 0, self.arrays
+        for size, call in zip(self.batches, calls, strict=True):
+            self._gather(row, size, stream)
+            self.device.call(call, stream)
+            row += size
+        height, width = self.plan.latent_size
+        self.device.launch(
+            launches.blend_step(self.plan.frames, height * width, self.slots),
+            arrays.outputs["prediction"], self.tables["first"], self.tables["covers"],
+            arrays.guidance[self.guided], arrays.numbers, arrays.latents,
+            stream=stream,
+        )  # fmt: skip
+
+    def _gather(self, row: int, size: int, stream: Any) -> None:
+        """Fill the U-Net's inputs for the rows from `row` on."""
+        device, arrays, inputs = self.device, self.arrays, self.arrays.inputs
+        (height, width), segment = self.plan.latent_size, self.plan.segment_frames
+        pixels, pose, embedding = height * width, arrays.pose, arrays.embedding
+        frames, conditional, jobs = (
+            device.part(self.tables[name], row, row + size) for name in ("frames", "conditional", "jobs")
+        )
+        device.launch(
+            launches.gather(size, segment, pixels),
+            arrays.latents, arrays.image, frames, conditional, jobs, arrays.numbers, inputs["latents"],
+            stream=stream,
+        )  # fmt: skip
+        device.launch(
+            launches.gather_conditions(size, segment, pose.shape[1] * pixels, pose.dtype),
+            pose, frames, conditional, inputs["pose"],
+            stream=stream,
+        )  # fmt: skip
+        device.launch(
+            launches.gather_conditions(size, 1, embedding.shape[2], pose.dtype),
+            embedding, jobs, conditional, inputs["embedding"],
+            stream=stream,
+        )  # fmt: skip
+        device.launch(launches.timesteps(size), jobs, arrays.numbers, inputs["timestep"], stream=stream)
+        device.launch(launches.time_ids(size), arrays.time_ids, jobs, inputs["time_ids"], stream=stream)

@@ -1,0 +1,267 @@
+"""The plan of a clip: everything about its denoising that is known before the first step.
+
+A row is one branch (conditional or not) of one segment, and one item of the U-Net's batch. A step gathers its rows
+from the latents, runs the U-Net on batches of them, and updates the latents. Fusion of the segments, guidance and
+the Euler step are all linear in the predictions, so the update is one weighted sum:
+
+    latents <- keep latents + push sum_rows share[row] prediction[row]
+
+share is the fusion weight times g in conditional rows, and times 1 - g in unconditional rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import Cancelled, SettingsError
+from ..settings import Settings
+from .schedule import Step, VariantKey, steps_of
+from .segments import Segments, cut_segments, fusion_weights
+from .shapes import EngineShapes, LatentSize
+
+Float = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One row of a step."""
+
+    frames: NDArray[np.intp]
+    """[N]: the frames of its segment."""
+    conditional: bool
+    share: Float
+    """[N]: the weight of its prediction for each of these frames."""
+
+
+@dataclass(frozen=True, eq=False)
+class StepVariant:
+    """What some of a plan's steps run. Most plans have one variant; options such as `shifted` make more."""
+
+    segments: Segments
+    """[S,N]."""
+    weights: Float
+    """[S,N]: fusion weights; they sum to 1 over a frame."""
+    guidance: Float
+    """[F]: g of each frame."""
+    guided: bool
+    """False: these steps ignore the job's guidance; g is 1 everywhere."""
+    rows: tuple[Row, ...]
+    """The conditional and the unconditional row of each segment; a branch with share 0 everywhere is left out."""
+    batches: tuple[int, ...]
+    """Rows of each call of the U-Net, in order. A call may have more rows than are left: those have share 0."""
+
+    @property
+    def branches(self) -> tuple[bool, ...]:
+        """Of each segment's rows: conditional (True) or not (False)."""
+        return tuple(row.conditional for row in self.rows[: len(self.rows) // len(self.segments)])
+
+
+@dataclass(frozen=True, eq=False)
+class DenoisePlan:
+    """Made once by `make_plan`; the loops of the CPU and of the GPU only execute it."""
+
+    frames: int
+    """F, the reference picture's own included."""
+    latent_size: LatentSize
+    guidance: Float
+    """[F]: g of each frame in guided steps."""
+    steps: tuple[Step, ...]
+    variants: Mapping[VariantKey, StepVariant]
+    """All have segments of equally many frames."""
+    batching: Batching
+    caches_features: bool = False
+    """Whether some steps run the shallow U-Net on cached features."""
+
+    @property
+    def first(self) -> StepVariant:
+        """The variant of the first step."""
+        return self.variants[self.steps[0].variant]
+
+    @property
+    def segment_frames(self) -> int:
+        """N."""
+        return int(self.first.segments.shape[1])
+
+    @property
+    def segments(self) -> int:
+        """S of the first step; progress is told in these."""
+        return len(self.first.segments)
+
+    def variant(self, step: Step) -> StepVariant:
+        """What a step runs."""
+        return self.variants[step.variant]
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How rows are put into calls of the U-Net."""
+
+    sizes: tuple[int, ...] = ()
+    """The only numbers of rows that a call may have, ascending; empty: any number up to `most`."""
+    most: int = 1
+    workers: int = 1
+    """Calls that run at the same time."""
+
+    def split(self, rows: int) -> tuple[int, ...]:
+        """Rows of each call; with `sizes`, the last call may have more rows than are left."""
+        if self.sizes:
+            return split_rows(rows, self.sizes)
+        size = even_size(rows, self.most, self.workers)
+        return tuple(part.stop - part.start for part in slices(rows, size))
+
+
+@dataclass(frozen=True, eq=False)
+class Conditions:
+    """What the networks are told in every step of a clip of F frames."""
+
+    embedding: Float
+    """CLIP's token [1,D]."""
+    image_latents: Float
+    """[4,h,w], not multiplied by the scaling factor."""
+    pose: NDArray[Any]
+    """PoseNet's features [F,C,h,w], in the dtype of the engines."""
+    time_ids: tuple[float, float, float]
+    """(fps - 1, motion bucket, noise_aug)."""
+
+    @property
+    def latent_size(self) -> LatentSize:
+        """(height, width)."""
+        _, height, width = self.image_latents.shape
+        return height, width
+
+
+class Denoiser(Protocol):
+    """Executes a plan for one clip, on any device."""
+
+    plan: DenoisePlan
+
+    @property
+    def latents(self) -> Float:
+        """float32 [F,4,h,w] after the last step."""
+
+    def run(self, step: Step) -> Iterator[int]:
+        """Bring the latents to the next sigma; yields how many segments are done, at least once."""
+
+    def denoised(self, frame: int, step: Step) -> Float:
+        """x0 [4,h,w] of a frame as the step just made predicts it."""
+
+    def close(self, *, broken: bool = False) -> None:
+        """Give back what it holds; `broken`: something failed on it, so that nobody may use that again."""
+
+
+@contextmanager
+def closing(denoiser: Denoiser) -> Iterator[None]:
+    """Close a denoiser at the end, as broken after any error but one that only stops the job."""
+    try:
+        yield
+    except (Cancelled, GeneratorExit):
+        denoiser.close()
+        raise
+    except BaseException:
+        denoiser.close(broken=True)
+        raise
+    denoiser.close()
+
+
+def make_plan(
+    settings: Settings,
+    frames: int,
+    latent_size: LatentSize,
+    shapes: EngineShapes,
+    choose_batching: Callable[[int], Batching],
+) -> DenoisePlan:
+    """The plan of a clip of `frames` frames (the reference picture's own included) under resolved settings.
+
+    `choose_batching(N)` says how the rows of segments of N frames are put into calls. Raises `InputError` where the
+    bundle's engines do not take these segments.
+    """
+    steps = steps_of(settings)
+    guidance = guidance_ramp(settings.guidance, frames)
+    cut = {
+        key: segments_of(settings, frames, latent_size, shapes, shift=key[0])
+        for key in dict.fromkeys(step.variant for step in steps)
+    }
+    batching = choose_batching(next(iter(cut.values())).shape[1])
+    variants = {
+        (shift, guided): make_variant(
+            segments,
+            fusion_weights(segments, settings.fusion),
+            guidance if guided else np.ones_like(guidance),
+            batching,
+            guided=guided,
+        )
+        for (shift, guided), segments in cut.items()
+    }
+    return DenoisePlan(
+        frames, latent_size, guidance, tuple(steps), variants, batching, settings.reuse_interval > 1
+    )
+
+
+def segments_of(
+    settings: Settings, frames: int, latent_size: LatentSize, shapes: EngineShapes, shift: float = 0.0
+) -> Segments:
+    """The segments [S,N] of a step with this shift. Raises `InputError` where the engines do not take them."""
+    segment = shapes.segment(settings, frames, latent_size)
+    if settings.overlap >= segment:
+        raise SettingsError(
+            f"overlap {settings.overlap} is not smaller than the bundle's segment {segment}.",
+            remedy="Choose a smaller overlap.",
+            field="settings.overlap",
+        )
+    segments = cut_segments(frames, segment, settings.overlap, settings.layout, shift)
+    shapes.rows(segments.shape[1], latent_size)
+    return segments
+
+
+def make_variant(
+    segments: Segments, weights: Float, guidance: Float, batching: Batching, *, guided: bool = True
+) -> StepVariant:
+    """A variant of segments [S,N] with weights [S,N] and guidance [F].
+
+    Guidance is uncond + g (cond - uncond), which is g cond + (1 - g) uncond: the shares are g and 1 - g.
+    """
+    rows = []
+    for frames, weight in zip(segments, weights, strict=True):
+        for conditional, part in ((True, guidance), (False, 1 - guidance)):
+            if np.any(part):
+                rows.append(Row(frames, conditional, weight * part[frames]))
+    return StepVariant(segments, weights, guidance, guided, tuple(rows), batching.split(len(rows)))
+
+
+def guidance_ramp(guidance: tuple[float, float], frames: int) -> Float:
+    """Guidance of each frame [F], linear from the first to the last."""
+    return np.linspace(*guidance, frames, dtype=np.float32)
+
+
+def split_rows(rows: int, sizes: Sequence[int]) -> tuple[int, ...]:
+    """Calls of some `sizes`, ascending, that hold so many rows: 7 rows in 1, 2 or 4 are 4, 2 and 1.
+
+    Fewer rows than the smallest size still take one call of that size.
+    """
+    calls = []
+    while rows > 0:
+        calls.append(max((size for size in sizes if size <= rows), default=sizes[0]))
+        rows -= calls[-1]
+    return tuple(calls)
+
+
+def even_size(rows: int, most: int, workers: int) -> int:
+    """Rows of a call, at most `most`, so that all calls end soonest with so many workers; larger if equal."""
+
+    def rounds(size: int) -> int:
+        sizes = [part.stop - part.start for part in slices(rows, size)]
+        return sum(max(sizes[start : start + workers]) for start in range(0, len(sizes), workers))
+
+    return min(range(min(most, rows), 0, -1), key=rounds)
+
+
+def slices(count: int, size: int) -> Iterator[slice]:
+    """Slices of at most `size` that cover `count`."""
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))

@@ -1,0 +1,319 @@
+"""The networks of a bundle on one device: what they encode before the loop, and what they decode after it."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from cachetools import LRUCache
+from numpy.typing import NDArray
+
+from .cuda.decoder import CudaDecoder
+from .denoise.kernels import clip_pixels, to_pictures, to_signed
+from .denoise.noise import check_array, picture_noise
+from .denoise.plan import Conditions, slices
+from .denoise.shapes import EngineShapes, LatentSize
+from .engines import (
+    FEATURE_CACHE_NETWORKS,
+    NETWORKS,
+    Bundle,
+    Call,
+    Engine,
+    ImageStatistics,
+    Placement,
+    open_engine,
+)
+from .engines.cuda_gpu import Gpu
+from .errors import EngineError
+from .limits import Limits
+from .settings import Settings
+
+Array = NDArray[Any]
+Float = NDArray[np.float32]
+Picture = NDArray[np.uint8]
+
+POSE_CHUNK = 8
+"""Pose pictures that PoseNet takes at once."""
+ANY_SHAPE = EngineShapes({})
+"""Of engines that are not compiled."""
+
+
+class ModelInfo(Protocol):
+    """What the pipeline needs to know of a model besides its engines; a bundle's manifest has it."""
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """(width, height) of the videos that it makes."""
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """How many rows a call of the U-Net may have, ascending."""
+
+    @property
+    def scaling_factor(self) -> float:
+        """What latents are divided by before they are decoded."""
+
+    @property
+    def image(self) -> ImageStatistics:
+        """CLIP's input size and normalisation."""
+
+    @property
+    def defaults(self) -> Mapping[str, Any]:
+        """The settings that the model wants."""
+
+    @property
+    def reuses(self) -> bool:
+        """Whether it has the networks that reuse cached features."""
+
+    @property
+    def build(self) -> str:
+        """A hash of all that the engines were made from."""
+
+    @property
+    def note(self) -> str:
+        """A remark for its users."""
+
+
+class Networks:
+    """The engines of a model on one device. Calls may come from several threads."""
+
+    def __init__(
+        self,
+        model: ModelInfo,
+        open_network: Callable[[str], Engine],
+        *,
+        shapes: EngineShapes = ANY_SHAPE,
+        workers: int = 1,
+        cache_bytes: int = 1,
+    ) -> None:
+        """`open_network(name)` opens an engine; `shapes` are those that compiled ones take."""
+        self.model, self.shapes = model, shapes
+        self.workers = workers
+        """Calls of the U-Net that run at the same time on a CPU."""
+        self._open, self._opening = open_network, threading.Lock()
+        self._engines = {name: open_network(name) for name in NETWORKS}
+        self.cache = EncodingCache(cache_bytes)
+        """What was encoded, in case it comes again."""
+        self.decoder = CudaDecoder.open(self._engines["vae_decoder"], model.scaling_factor)
+        """Decodes on a GPU; None on a CPU."""
+
+    @classmethod
+    def open(cls, bundle: Bundle, *, device: str, threads: int | None, limits: Limits) -> Networks:
+        """Those of a bundle. Engines run beside each other on a GPU only where several jobs do."""
+        shapes, cores = EngineShapes.of(bundle.manifest), threads or os.cpu_count() or 1
+        workers = 2 if not shapes.compiled and cores > 1 else 1
+
+        def open_network(network: str) -> Engine:
+            unet = network.startswith("unet")
+            own = cores - 1 if unet and workers > 1 else threads  # the thread that calls works, too
+            stream = "denoise" if unet or limits.jobs == 1 else "around"
+            return open_engine(
+                bundle, network, Placement(device=device, threads=own, spin_threads=unet, stream=stream)
+            )
+
+        return cls(
+            bundle.manifest, open_network, shapes=shapes, workers=workers, cache_bytes=limits.reuse_bytes
+        )
+
+    def __getitem__(self, network: str) -> Engine:
+        """An engine by its network's name; those of the feature cache are opened when first asked for."""
+        with self._opening:
+            if network not in self._engines:
+                self._engines[network] = self._open(network)
+            return self._engines[network]
+
+    def unets(self, settings: Settings) -> tuple[Engine, Engine | None]:
+        """The U-Net for full steps and, where settings reuse cached features, the shallow one."""
+        if settings.reuse_interval == 1:
+            return self["unet"], None
+        caching, shallow = (self[name] for name in FEATURE_CACHE_NETWORKS)
+        return caching, shallow
+
+    @property
+    def gpus(self) -> list[Gpu]:
+        """The GPUs that engines run on; one that several engines share comes once for each."""
+        return [engine.gpu for engine in self._engines.values() if engine.gpu is not None]
+
+    def raise_if_lost(self, error: EngineError) -> None:
+        """Raise `DeviceLost` if a GPU is lost: the error of an engine does not always say so."""
+        for gpu in self.gpus:
+            gpu.raise_if_lost(error)
+
+    # ---- before the loop ----
+
+    def condition(
+        self, picture: Picture, frames: int, settings: Settings, image_noise: Float | None = None
+    ) -> Conditions:
+        """Encode a picture uint8 [H,W,3] for a clip of `frames` frames; the pose features are left to be filled.
+
+        `image_noise` float32 [3,H,W] is used if settings.noise_aug > 0; None draws the seed's.
+        """
+        height, width = picture.shape[:2]
+        noise = None
+        if settings.noise_aug > 0:
+            noise = picture_noise(settings.seed, height, width) if image_noise is None else image_noise
+            noise = check_array(noise, (3, height, width), "image_noise")
+        (features,) = self._engines["pose_net"].spec.outputs
+        channels = features.shape[1]
+        assert isinstance(channels, int)
+        return Conditions(
+            embedding=self.embed_picture(picture),
+            image_latents=self.encode_picture(picture, settings.noise_aug, noise),
+            pose=np.empty((frames, channels, height // 8, width // 8), features.dtype),
+            time_ids=(settings.conditioning_fps - 1, settings.motion_bucket, settings.noise_aug),
+        )
+
+    def embed_picture(self, picture: Picture) -> Float:
+        """CLIP's token [1,D] of a picture uint8 [H,W,3]."""
+
+        def embed() -> Float:
+            pixels = clip_pixels(to_signed(picture), self.model.image)
+            token: Float = self._run("image_encoder", {"pixels": pixels})[0]
+            return token
+
+        return self.cache.get_or_compute(embed, "image_encoder", picture)
+
+    def encode_picture(self, picture: Picture, noise_aug: float, noise: Float | None) -> Float:
+        """The mode of the VAE's posterior [4,h,w] of the picture plus noise_aug * noise [3,H,W]; not scaled."""
+
+        def encode() -> Float:
+            image = to_signed(picture)
+            if noise is not None:
+                image += np.float32(noise_aug) * noise
+            latents: Float = self._run("vae_encoder", {"image": image[None]})[0]
+            return latents
+
+        added = () if noise is None else (noise_aug, noise)
+        return self.cache.get_or_compute(encode, "vae_encoder", picture, *added)
+
+    def encode_poses(self, pictures: Iterable[Picture], out: Array) -> Iterator[int]:
+        """PoseNet's features into out [F,C,h,w], as pose pictures uint8 [H,W,3] come; yields frames done.
+
+        `out` is of the engine's dtype.
+        """
+        frames, _, height, width = out.shape
+        engine = self._engines["pose_net"]
+        chunk = np.empty((min(POSE_CHUNK, frames), 3, height * 8, width * 8), engine.spec.dtypes["pose"])
+        features = np.empty((len(chunk), *out.shape[1:]), out.dtype)
+        calls: dict[int, Call] = {}
+        waiting = iter(pictures)
+        keep = (
+            out.nbytes <= self.cache.most_bytes
+        )  # of a longer clip the first chunks would be gone by the end
+        for part in slices(frames, len(chunk)):
+            drawn = list(itertools.islice(waiting, part.stop - part.start))
+
+            def encode(drawn: list[Picture] = drawn) -> Array:
+                count = len(drawn)
+                if count not in calls:
+                    calls[count] = engine.bind({"pose": chunk[:count]}, {"features": features[:count]})
+                for index, picture in enumerate(drawn):
+                    chunk[index] = to_signed(picture)
+                calls[count]()
+                return features[:count].copy() if keep else features[:count]
+
+            out[part] = self.cache.get_or_compute(encode, "pose_net", *drawn) if keep else encode()
+            yield part.stop
+
+    # ---- after the loop ----
+
+    def check_chunk(self, chunk: int, frames: int, latent_size: LatentSize) -> None:
+        """Raise `SettingsError` if so many frames cannot be decoded at a time."""
+        self.shapes.check_chunk(chunk, frames, latent_size)
+        if self.decoder is not None:
+            self.decoder.check_chunk(chunk, frames, latent_size)
+
+    def decode(self, latents: Float, chunk: int) -> Iterator[Picture]:
+        """uint8 [n,H,W,3] of each chunk of latents [F,4,h,w]; each array is the caller's to keep."""
+        if self.decoder is not None:
+            yield from self.decoder.decode(latents, chunk)
+            return
+        frames, _, height, width = latents.shape
+        size, engine = min(chunk, frames), self._engines["vae_decoder"]
+        scaled = np.empty((size, 4, height, width), engine.spec.dtypes["latents"])
+        planes = np.empty((size, 3, height * 8, width * 8), engine.spec.dtypes["frames_out"])
+        calls: dict[int, Call] = {}
+        for part in slices(frames, size):
+            count = part.stop - part.start
+            if count not in calls:
+                calls[count] = engine.bind({"latents": scaled[:count]}, {"frames_out": planes[:count]})
+            np.divide(latents[part], np.float32(self.model.scaling_factor), out=scaled[:count])
+            calls[count]()
+            pictures = np.empty((count, height * 8, width * 8, 3), np.uint8)
+            to_pictures(planes[:count], pictures)
+            yield pictures
+
+    def close(self) -> None:
+        """Give everything back; no call may follow."""
+        if self.decoder is not None:
+            self.decoder.close()
+        for engine in self._engines.values():
+            engine.close()
+
+    def _run(self, name: str, inputs: dict[str, Float]) -> Float:
+        """One call on one picture; its output as float32, whatever the engine's dtypes are."""
+        engine = self._engines[name]
+        dtypes = engine.spec.dtypes
+        (spec,) = engine.spec.outputs
+        sizes: dict[str, int] = {"batch": 1}
+        if name == "vae_encoder":
+            _, _, height, width = inputs["image"].shape
+            sizes |= {"latent_height": height // 8, "latent_width": width // 8}
+        given = {key: array.astype(dtypes[key], copy=False) for key, array in inputs.items()}
+        output = np.empty([sizes[d] if isinstance(d, str) else d for d in spec.shape], dtypes[spec.name])
+        engine.bind(given, {spec.name: output})()
+        return output.astype(np.float32, copy=False)
+
+
+class EncodingCache:
+    """What networks gave for pictures, by the content of these; the least recently used goes first.
+
+    Calls may come from several threads.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        self.most_bytes = most_bytes
+        """All entries together are never larger."""
+        self.hits = 0
+        """How often an entry was found."""
+        self._entries: LRUCache[bytes, Array] = LRUCache(most_bytes, getsizeof=lambda array: array.nbytes)
+        self._lock = threading.Lock()
+
+    def get_or_compute(self, compute: Callable[[], Array], *key: Array | str | float) -> Array:
+        """The entry of a key, computed if there is none. It cannot be written to.
+
+        The key is everything that the value depends on, and the network's name.
+        """
+        digest = digest_of(*key)
+        with self._lock:
+            if (found := self._entries.get(digest)) is not None:
+                self.hits += 1
+                return found
+        value = compute()
+        if value.nbytes <= self.most_bytes:
+            value.flags.writeable = False
+            with self._lock:
+                self._entries[digest] = value
+        return value
+
+    @property
+    def size(self) -> int:
+        """Bytes that the entries take."""
+        return int(self._entries.currsize)
+
+
+def digest_of(*parts: Array | str | float) -> bytes:
+    """A digest of 32 bytes that equal parts share, and no others."""
+    digest = hashlib.blake2b(digest_size=32)
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            digest.update(repr((part.dtype.str, part.shape)).encode())
+            digest.update(np.ascontiguousarray(part).data)
+        else:
+            digest.update(repr(part).encode())
+    return digest.digest()

@@ -1,0 +1,173 @@
+"""One animation, top to bottom: pose, encode, denoise, decode; each stage yields events and returns its result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
+from itertools import chain
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .denoise.plan import Conditions, Denoiser, closing
+from .denoise.schedule import Step
+from .errors import Cancelled, EngineError, MotionError
+from .events import Progress, Stage
+from .inputs import AnimationInputs, sized_pictures
+from .media.picture import fit_picture
+from .networks import Networks
+from .pose import PoseSequence, iter_pose_pictures, rescale_to_reference
+from .sampler import Sampler
+from .settings import Settings
+
+Float = NDArray[np.float32]
+Picture = NDArray[np.uint8]
+T = TypeVar("T")
+Work = Generator[Progress, None, T]
+"""A stage: yields its events, returns what it made."""
+
+
+class Animation:
+    """An animation under way. Iterate it once for its events; those of the decode stage carry the frames."""
+
+    def __init__(
+        self,
+        networks: Networks,
+        sampler: Sampler,
+        inputs: AnimationInputs,
+        settings: Settings,
+        cancelled: Callable[[], bool],
+        clock: Callable[[], float],
+    ) -> None:
+        self.settings = replace(settings, size=inputs.size)
+        """The settings in force, all filled in."""
+        self.fps = inputs.motion.fps
+        self.size = inputs.size
+        self.frames = inputs.motion.frames
+        """Frames of the finished video; an estimate until the pose stage is over, 0 if there is none."""
+        self.audio = inputs.motion.audio
+        self.poses: PoseSequence | None = None
+        """The poses that are drawn, the reference's own first; None for pose pictures or before they are known."""
+        self._networks, self._sampler, self._inputs = networks, sampler, inputs
+        self._cancelled, self._clock, self._began = cancelled, clock, clock()
+        self._events = self._run()
+
+    def __iter__(self) -> Iterator[Progress]:
+        return self._events
+
+    def close(self) -> None:
+        """Leave the animation where it is and give back what it holds."""
+        self._events.close()
+        self._inputs.motion.close()
+
+    def _run(self) -> Work[None]:
+        try:
+            pictures = yield from self._pose()
+            conditions = yield from self._encode(pictures)
+            latents = yield from self._denoise(conditions)
+            yield from self._decode(latents)
+        except EngineError as error:
+            self._networks.raise_if_lost(error)
+            raise
+        finally:
+            self._inputs.motion.close()
+
+    # ---- pose ----
+
+    def _pose(self) -> Work[Iterator[Picture]]:
+        """Pose pictures uint8 [H,W,3], the reference's own first; drawn one by one as they are asked for."""
+        motion, (width, height), canvas = self._inputs.motion, self.size, self.settings.canvas
+        assert canvas is not None
+        reference = self._inputs.reference()
+        if motion.pictures is not None:
+            self._check()
+            yield self._event("pose", self.frames, self.frames)
+            own = iter_pose_pictures(reference, height, width, canvas)
+            return chain(own, sized_pictures(motion.pictures(), width, height))
+        driving = motion.poses
+        if driving is None:
+            driving = yield from self._estimate()
+        if self.settings.rescale:
+            driving = rescale_to_reference(driving, reference, height, width)
+        self.frames = len(driving)
+        self.poses = PoseSequence.concat(
+            [replace(reference, fps=driving.fps, size=self.size), replace(driving, size=self.size)]
+        )
+        self._check()
+        yield self._event("pose", self.frames, self.frames)
+        return iter_pose_pictures(self.poses, height, width, canvas)
+
+    def _estimate(self) -> Work[PoseSequence]:
+        """The poses of a driving video."""
+        found = []
+        for done, pose in self._inputs.driving_poses(self._check):
+            found.append(pose)
+            yield self._event("pose", done, max(self.frames, done) if self.frames else 0)
+        if not any(pose.body_score.any() for pose in found):
+            raise MotionError(
+                f"nobody was found in {len(found)} frames of the motion.",
+                remedy="Give a video that shows one person, or keypoints.",
+                field="motion",
+            )
+        return replace(PoseSequence.concat(found), fps=self._inputs.motion.fps)
+
+    # ---- encode ----
+
+    def _encode(self, pictures: Iterator[Picture]) -> Work[Conditions]:
+        """Picture and pose pictures through CLIP, the VAE's encoder and PoseNet."""
+        picture = fit_picture(self._inputs.picture, *self.size)
+        frames, (width, height) = self.frames + 1, self.size
+        self._sampler.check(frames, self.settings, (height // 8, width // 8))
+        conditions = self._networks.condition(picture, frames, self.settings)
+        for done in self._networks.encode_poses(pictures, conditions.pose):
+            self._check()
+            yield self._event("encode", done, frames)
+        return conditions
+
+    # ---- denoise ----
+
+    def _denoise(self, conditions: Conditions) -> Work[Float]:
+        """Latents [F,4,h,w] after the last step."""
+        sampler, settings = self._sampler, self.settings
+        plan = sampler.plan(self.frames + 1, settings, conditions.latent_size)
+        denoiser = sampler.denoiser(plan, conditions, sampler.initial_latents(plan, settings), settings)
+        steps, segments = len(plan.steps), plan.segments
+        with closing(denoiser):
+            for index, step in enumerate(plan.steps):
+                for done in denoiser.run(step):
+                    self._check()
+                    if done < segments:
+                        yield self._event("denoise", index, steps, segment=done, segments=segments)
+                preview = self._preview(denoiser, step, index + 1)
+                yield self._event(
+                    "denoise", index + 1, steps, segment=segments, segments=segments, preview=preview
+                )
+            return denoiser.latents
+
+    def _preview(self, denoiser: Denoiser, step: Step, done: int) -> Picture | None:
+        """The middle frame as the step just made predicts it, after every `settings.preview` steps."""
+        every = self.settings.preview
+        if not every or done % every:
+            return None
+        latents = denoiser.denoised(denoiser.plan.frames // 2, step)
+        picture: Picture = next(self._networks.decode(latents[None], 1))[0]
+        return picture
+
+    # ---- decode ----
+
+    def _decode(self, latents: Float) -> Iterator[Progress]:
+        """Chunk by chunk; the first frame is the reference picture's own and is dropped."""
+        done = -1
+        for pictures in self._networks.decode(latents, self.settings.decode_chunk):
+            self._check()
+            fresh = pictures[1:] if done < 0 else pictures
+            done += len(pictures)
+            yield self._event("decode", done, self.frames, frames=fresh)
+
+    def _event(self, stage: Stage, step: int, steps: int, **more: Any) -> Progress:
+        return Progress(stage=stage, step=step, steps=steps, seconds=self._clock() - self._began, **more)
+
+    def _check(self) -> None:
+        if self._cancelled():
+            raise Cancelled("the job was cancelled.")
