@@ -46,6 +46,7 @@ from rich.table import Table
 from torch_loop import TorchLoop
 
 from mimicmotion_trt import Animator, Limits, Settings
+from mimicmotion_trt.bundles import load_bundle
 from mimicmotion_trt.denoise.noise import latent_noise
 from mimicmotion_trt.export.build import image_statistics
 
@@ -209,7 +210,7 @@ class Loops:
                 lambda latents: animator.decode(latents, exact.decode_chunk),
             )
             yield f"ours{more}", self._compared(figures, latents) | memory()
-            yield f"ours{more}", self._throughput(animator, figures["step_s"])
+            yield f"ours{more}", self._throughput(figures["step_s"])
             self._video(animator, replace(fast, steps=2))
             yield f"10 steps{more}", self._faster(seconds(lambda: self._video(animator, fast))) | memory()
             if self.shape.timed == STEPS:
@@ -235,13 +236,16 @@ class Loops:
     def _animator(self, deep_cache: bool = False) -> Iterator[Animator]:
         """Ours; it keeps nothing of a picture, so that every run encodes it again."""
         tidy()
-        folder = self.bundle or write_bundle(
+        with Animator.load(self._folder(deep_cache), limits=Limits(jobs=2, reuse_bytes=1)) as animator:
+            yield animator
+
+    def _folder(self, deep_cache: bool = False) -> Path:
+        """That of the bundle; written once."""
+        return self.bundle or write_bundle(
             self._work / self.shape.configs.name, self.shape.configs, self._device,
             half=self._dtype is torch.float16, size=self.shape.size, segment=self.shape.frames,
             deep_cache=deep_cache,
         )  # fmt: skip
-        with Animator.load(folder, limits=Limits(jobs=2, reuse_bytes=1)) as animator:
-            yield animator
 
     def _sample(self, animator: Animator, settings: Settings) -> Latents:
         picture, poses, noise = self.shape.inputs
@@ -280,10 +284,11 @@ class Loops:
         plain = self._plain_seconds
         return {"video_s": video} if plain is None else {"video_s": video, "faster": plain / video}
 
-    def _throughput(self, animator: Animator, step: float) -> dict[str, float]:
+    def _throughput(self, step: float) -> dict[str, float]:
         """TFLOP/s of the U-Net's two rows, and their share of a large matrix product's."""
         width, height = self.shape.size
-        work, ceiling = animator.manifest.networks["unet"].work, matmul_tflops(self._device)
+        manifest = load_bundle(self._folder()).manifest
+        work, ceiling = manifest.networks["unet"].work, matmul_tflops(self._device)
         tflops = work.flops(rows=2, frames=self.shape.frames, cells=width * height / 64) / step / 1e12
         return {"tflops": tflops, "of_matmul": tflops / ceiling, "matmul_tflops": ceiling}
 

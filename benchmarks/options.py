@@ -33,7 +33,6 @@ from rich.table import Column, Table
 
 from mimicmotion_trt.animator import Animator
 from mimicmotion_trt.bundles import load_bundle
-from mimicmotion_trt.engines import FEATURE_CACHE_NETWORKS
 from mimicmotion_trt.export.build import build_bundle
 from mimicmotion_trt.export.options import Options
 from mimicmotion_trt.files import write_atomic
@@ -105,7 +104,7 @@ def main(
         clips, frames, chosen = 1, 12, chosen | {"steps": 4}
     with opened(bundle, deep_cache, threads) as animator:
         exact = animator.settings(**{"size": animator.manifest.sizes[0], **chosen})
-        deep = set(FEATURE_CACHE_NETWORKS) <= set(animator.manifest.networks)
+        deep = animator.manifest.reuses
         variants = make_variants(exact, few or max(exact.steps // 2, 1), interval, deep)
         seeds = [unseen(seed, index) for index in range(clips)]
         told: dict[str, Any] = {

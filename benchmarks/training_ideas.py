@@ -149,9 +149,8 @@ def judge(plan: Plan, arm: str, weights: Path) -> Scores:
 
     from mimicmotion_trt.training.checkpoints import load_model
     from mimicmotion_trt.training.config import load_config
-    from mimicmotion_trt.training.encoders import Encoders
-    from mimicmotion_trt.training.evaluate import means
-    from mimicmotion_trt.training.torch_animator import torch_animator
+    from mimicmotion_trt.training.metrics import means
+    from mimicmotion_trt.training.torch_animator import Encoders, torch_animator
 
     model = load_model(plan.base, weights)
     tiny = load_config(ROOT / "training" / "configs" / "tiny.yaml")

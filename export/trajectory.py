@@ -14,9 +14,8 @@ from torch import Tensor
 from ..engines import ImageStatistics
 from ..pose import draw_poses
 from ..settings import SIZE_MULTIPLE
-from ..training.encoders import Encoders
 from ..training.synthetic import make_clip
-from ..training.torch_animator import torch_animator
+from ..training.torch_animator import Encoders, torch_animator
 from .proof import Case
 
 CELLS = (SIZE_MULTIPLE // 8) ** 2

@@ -7,6 +7,7 @@ import inspect as inspection
 import json
 import tempfile
 import textwrap
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -376,4 +377,5 @@ def parse_limits(flags: list[str] | None) -> Limits:
 
 def main() -> None:
     """Entry point of `mimicmotion-trt`."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # what is wrong with a picture is said by our error
     app()

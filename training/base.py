@@ -16,14 +16,14 @@ from .checkpoints import PARTS, building, read_config, resolve_base
 from .config import Config
 
 RANDOM = "base-random"
-"""In the folder of a run whose base was not there."""
+"""Folder within a run's output, where the run's base does not exist."""
 
 
 def open_base(config: Config, output: Path) -> tuple[Path, bool]:
-    """The run's base folder, and whether it was there or had to be made of random weights.
+    """The run's base folder, and whether it was found; if not, it is made here with random weights.
 
-    A run that began on random weights goes on with them, even if its base has come to be there since. A hub id's
-    U-Net is downloaded if the run begins with it.
+    A run that began with random weights goes on with them, even if its base has been made since. A hub id's U-Net is
+    downloaded if the run begins with it.
     """
     folder = output / RANDOM
     there = config.base is not None and (Path(config.base).is_dir() or config.recipe is None)
@@ -36,7 +36,7 @@ def open_base(config: Config, output: Path) -> tuple[Path, bool]:
     return folder, False
 
 
-def told_base(config: Config, found: bool) -> str:
+def describe_base(config: Config, found: bool) -> str:
     """What `open_base` found, in words."""
     if found:
         return f"base {config.base}"

@@ -14,26 +14,35 @@ import platform
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from mimicmotion_trt import Animator
 from mimicmotion_trt.bundles import load_bundle
+from mimicmotion_trt.console import explained
 from mimicmotion_trt.engines import Manifest
-from mimicmotion_trt.errors import MimicMotionError, OutputError
-from mimicmotion_trt.training.curves import draw_curves
-from mimicmotion_trt.training.evaluate import MOST_SEED, Scored, means, score_clips, write_sheet
-from mimicmotion_trt.training.history import (
-    ANIMATING,
-    BASES,
-    PROCESSES,
-    STAGES,
-    Stage,
-    read_stages,
-    write_history,
-)
+from mimicmotion_trt.errors import OutputError, SettingsError
+from mimicmotion_trt.training.curves import Curve, RunSummary, draw_curves, read_curve, summarize
+from mimicmotion_trt.training.evaluate import MOST_SEED, Scored, score_clips, write_sheet
+from mimicmotion_trt.training.files import replace_text
+from mimicmotion_trt.training.metrics import means
+from mimicmotion_trt.training.run_folder import snapshot_config
+
+RUNS = {
+    "vae": "tiny-vae", "colours": "tiny-colours", "motion": "tiny", "longer": "tiny-longer", "last": "tiny-last",
+    "decoder": "tiny-decoder", "together": "tiny-together", "structure": "tiny-structure",
+    "finish": "tiny-finish",
+}  # fmt: skip
+"""The folders of the runs in the order of training -> their configs."""
+CHECKPOINT_RUNS = ("motion", "longer", "last", "together", "structure", "finish")
+"""Those that write U-Net and PoseNet."""
+BASE_RUNS = ("vae", "colours", "decoder", "together", "structure", "finish")
+"""Those that write a base folder."""
+PROCESSES = {"structure": 2, "finish": 2}
+"""Those that ran in several processes, each with a batch of its own."""
 
 SHOWN = 4
 """Clips on the contact sheet."""
@@ -60,28 +69,80 @@ MEASURES = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """What the card tells of one run of the model's training; kept in `history.json`, since runs are large."""
+
+    name: str
+    profile: RunSummary
+    config: Mapping[str, Any]
+    """As the run's newest snapshot has it."""
+    curve: Curve | None
+    picture: str | None = None
+    """File name of the picture of its curve, where only that is left."""
+
+
+def read_runs(folder: Path, history: Path | None = None) -> list[RunRecord]:
+    """The runs below a folder, and those of `history` whose folders are gone, in the order of training.
+
+    Raises `SettingsError` if there are none, or the history cannot be read.
+    """
+    records = {one.name: one for one in (read_history(history) if history and history.exists() else [])}
+    for run in (folder / name for name in RUNS):
+        if (run / "metrics.jsonl").is_file():
+            records[run.name] = RunRecord(run.name, summarize(run), snapshot_config(run), read_curve(run))
+    if not records:
+        raise SettingsError(
+            f"{folder} holds none of the runs {', '.join(RUNS)}.", remedy="Train first.", field="runs"
+        )
+    return [records[name] for name in RUNS if name in records]
+
+
+def read_history(path: Path) -> list[RunRecord]:
+    """The records that `write_history` kept."""
+    try:
+        return [
+            RunRecord(
+                one["name"],
+                RunSummary(**one["profile"]),
+                one["config"],
+                Curve(**one["curve"]) if one["curve"] else None,
+                one["picture"],
+            )
+            for one in json.loads(path.read_text())
+        ]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SettingsError(f"{path} cannot be read: {error}", field="history") from None
+
+
+def write_history(path: Path, records: Sequence[RunRecord]) -> None:
+    """Keep the records, a line each; raises `OutputError`."""
+    lines = ",\n".join(json.dumps(asdict(one)) for one in records)
+    replace_text(path, f"[\n{lines}\n]\n")
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def stages_table(stages: Sequence[Stage]) -> str:
-    """What each stage did."""
+def runs_table(runs: Sequence[RunRecord]) -> str:
+    """What each run did."""
     rows = []
-    for stage in stages:
-        config, told = stage.config, stage.profile
+    for run in runs:
+        config, summary = run.config, run.profile
         batch = str(config.get("batch", "?"))
-        if stage.name in PROCESSES:
-            batch += f" × {PROCESSES[stage.name]}"
+        if run.name in PROCESSES:
+            batch += f" × {PROCESSES[run.name]}"
         data = config.get("data", {})
-        last = ", ".join(f"{name} {value:.3g}" for name, value in told.validation.items())
+        last = ", ".join(f"{name} {value:.3g}" for name, value in summary.validation.items())
         rows.append(
             [
-                stage.name, f"{told.steps:,}", batch, f"{data.get('clips', '?'):,}",
-                str(config.get("seed", "?")), f"{told.step_seconds:.2f}",
-                "–" if told.waiting is None else f"{told.waiting:.1%}", f"{told.hours:.2f}",
-                f"{told.loss_begin:.3g} → {told.loss_end:.3g}", last or "–",
+                run.name, f"{summary.steps:,}", batch, f"{data.get('clips', '?'):,}",
+                str(config.get("seed", "?")), f"{summary.step_seconds:.2f}",
+                "–" if summary.waiting is None else f"{summary.waiting:.1%}", f"{summary.hours:.2f}",
+                f"{summary.loss_begin:.3g} → {summary.loss_end:.3g}", last or "–",
             ]
         )  # fmt: skip
     head = [
@@ -114,7 +175,7 @@ def card(
     name: str,
     manifest: Manifest,
     animator: Animator,
-    stages: Sequence[Stage],
+    runs: Sequence[RunRecord],
     scored: Sequence[Scored],
     frames: int,
     seed: int,
@@ -123,24 +184,24 @@ def card(
     settings = animator.settings()
     megabytes = sum(file.bytes for network in manifest.networks.values() for file in network.files) / 1e6
     sizes = ", ".join(f"{width}×{height}" for width, height in manifest.sizes)
-    hours = sum(stage.profile.hours for stage in stages)
-    commands = "\n".join(train_command(stage.name) for stage in stages)
-    bases = [stage.name for stage in stages if stage.name in BASES]
+    hours = sum(run.profile.hours for run in runs)
+    commands = "\n".join(train_command(run.name) for run in runs)
+    bases = [run.name for run in runs if run.name in BASE_RUNS]
     base = f"runs/tiny/{bases[-1]}/final/base" if bases else f"training/models/{name}/base"
-    animating = [stage.name for stage in stages if stage.name in ANIMATING]
-    folder = f"runs/tiny/{animating[-1]}/final" if animating else f"training/models/{name}"
+    trained = [run.name for run in runs if run.name in CHECKPOINT_RUNS]
+    folder = f"runs/tiny/{trained[-1]}/final" if trained else f"training/models/{name}"
     checkpoint = f"{folder}/mimicmotion.safetensors"
-    configs = [stage.config for stage in stages if stage.name in ANIMATING]
+    configs = [run.config for run in runs if run.name in CHECKPOINT_RUNS]
     data = configs[-1].get("data", {}) if configs else {}
-    kept = dict.fromkeys(stage.picture for stage in stages if stage.picture)
-    files = [*kept, f"{name}-curves.png"] if any(stage.curve for stage in stages) else list(kept)
+    kept = dict.fromkeys(run.picture for run in runs if run.picture)
+    files = [*kept, f"{name}-curves.png"] if any(run.curve for run in runs) else list(kept)
     pictures = "\n".join(f"![loss and validation by step](../images/{file})" for file in files)
     people = f"{data['characters']:,} synthetic people" if data else "Synthetic people"
     return f"""# {name}
 
 A small MimicMotion, trained from nothing by this repository: a reference picture and a motion in, a video out.
 It has the structure of the real model (8x VAE, four levels, PoseNet added to `conv_in`, one image token) at a
-fraction of its width. Videos of {sizes}, segments of {settings.segment} slots, {megabytes:.1f} MB in all.
+fraction of its width. Videos of {sizes}, segments of {settings.segment} frames, {megabytes:.1f} MB in all.
 
 ![the first clips of the evaluation: truth over what was sampled](../images/{name}-clips.jpg)
 
@@ -152,7 +213,7 @@ anybody was used. People, rooms and motions of the evaluation are from seeds tha
 
 ## Training
 
-{stages_table(stages)}
+{runs_table(runs)}
 
 Hours are those in steps, {hours:.1f} in all, without preparing and validating; waiting is the share of them spent
 waiting for clips, where it was kept. Machine: {machine()}.
@@ -189,16 +250,16 @@ Apache-2.0, weights included: all that they learned from was drawn by code of th
 """
 
 
-def train_command(stage: str) -> str:
-    """How a stage was trained."""
-    script = f"training/train.py --config training/configs/{STAGES[stage]}.yaml"
-    if stage not in PROCESSES:
+def train_command(run: str) -> str:
+    """The command of a run."""
+    script = f"training/train.py --config training/configs/{RUNS[run]}.yaml"
+    if run not in PROCESSES:
         return f"python {script}"
-    return f"ACCELERATE_USE_CPU=true torchrun --nproc_per_node {PROCESSES[stage]} {script}"
+    return f"ACCELERATE_USE_CPU=true torchrun --nproc_per_node {PROCESSES[run]} {script}"
 
 
 def build_flags(animator: Animator) -> str:
-    """How `build_engines.py` was told of sizes and settings."""
+    """The flags of `build_engines.py` for the bundle's sizes and settings."""
     manifest = animator.manifest
     flags = [f"--size {width}x{height}" for width, height in manifest.sizes]
     for name, value in sorted(manifest.defaults.items()):
@@ -210,21 +271,21 @@ def build_flags(animator: Animator) -> str:
 
 
 def write_card(
-    name: str, bundle: str, stages: Sequence[Stage], output: Path, clips: int, frames: int, seed: int
+    name: str, bundle: str, runs: Sequence[RunRecord], output: Path, clips: int, frames: int, seed: int
 ) -> Path:
     """Evaluate and write the card and its pictures; returns the card's path."""
     images, path = output / "images", output / "models" / f"{name}.md"
     try:
         for folder in (images, path.parent):
             folder.mkdir(parents=True, exist_ok=True)
-        if curves := [stage.curve for stage in stages if stage.curve]:
+        if curves := [run.curve for run in runs if run.curve]:
             draw_curves(curves, images / f"{name}-curves.png")
         with Animator.load(bundle) as animator:
             scored = []
             for one in score_clips(animator, clips, frames, seed, {}):
                 scored.append(one)
                 print(f"clip {len(scored)} of {clips}: {one.scores['psnr']:.2f} dB", file=sys.stderr)
-            text = card(name, load_bundle(bundle).manifest, animator, stages, scored, frames, seed)
+            text = card(name, load_bundle(bundle).manifest, animator, runs, scored, frames, seed)
         write_sheet(images / f"{name}-clips.jpg", scored[:SHOWN])
         path.write_text(text)
     except OSError as error:
@@ -234,7 +295,7 @@ def write_card(
 
 def main(
     bundle: Annotated[str, typer.Option(help="Name or folder of the bundle.")] = "tiny",
-    runs: Annotated[Path, typer.Option(help="Folder of the runs, " + ", ".join(STAGES) + ".")] = Path(
+    runs: Annotated[Path, typer.Option(help="Folder of the runs, " + ", ".join(RUNS) + ".")] = Path(
         "runs/tiny"
     ),
     history: Annotated[Path | None, typer.Option(help="File that keeps what runs were.")] = None,
@@ -246,17 +307,12 @@ def main(
     seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Which people and motions.")] = 0,
 ) -> None:
     """Write a model's card."""
-    try:
-        stages = read_stages(runs, history)
-        path = write_card(Path(bundle).name, bundle, stages, output, clips, frames, seed)
+    with explained():
+        records = read_runs(runs, history)
+        path = write_card(Path(bundle).name, bundle, records, output, clips, frames, seed)
         if history is not None:
-            write_history(history, stages)
+            write_history(history, records)
         print(path)
-    except MimicMotionError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
-"""Reading the base folder (SVD's diffusers layout) and MimicMotion checkpoints, strictly.
+"""The base folder (SVD's diffusers layout) and MimicMotion checkpoints, read strictly and written.
 
-A checkpoint is one flat file of `unet.*` and `pose_net.*` tensors, `.pth` or `.safetensors`. Every key
-and shape has to be the network's; anything else is a `CheckpointError` that names it. Nothing is
-unpickled but tensors.
+A checkpoint is one flat file of `unet.*` and `pose_net.*` tensors, `.pth` or `.safetensors`. Every key and shape
+has to be the network's; anything else is a `CheckpointError` that names it. Only tensors are unpickled.
 """
 
 from __future__ import annotations
@@ -19,12 +18,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..engines import ImageStatistics
 from ..errors import CheckpointError
-from .networks import PoseNet, UNet
+from .networks import ADAPTER, PoseNet, UNet
 
 PARTS = ("unet", "vae", "image_encoder", "scheduler", "feature_extractor")
 LEGACY_KEYS = frozenset({"vision_model.embeddings.position_ids"})
 """Buffers that older releases of transformers wrote and that hold no weights."""
+COMFYUI_FILES = {
+    "unet.": "MimicMotionMergedUnet_1-1-fp16.safetensors",
+    "pose_net.": "mimic_motion_pose_net.safetensors",
+}
+"""Files for ComfyUI by the prefix of their keys, which they lack."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,16 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise CheckpointError(f"{path} holds no JSON object.", field="base")
     return config
+
+
+def read_statistics(base: Path, size: int) -> ImageStatistics:
+    """CLIP's normalisation from `preprocessor_config.json`."""
+    config = read_config(base / "feature_extractor" / "preprocessor_config.json")
+    try:
+        (mr, mg, mb), (sr, sg, sb) = (map(float, config[key]) for key in ("image_mean", "image_std"))
+    except (KeyError, TypeError, ValueError):
+        raise CheckpointError(f"{base} lacks image_mean or image_std.", field="base") from None
+    return ImageStatistics(size, (mr, mg, mb), (sr, sg, sb))
 
 
 def empty_unet(folder: Path) -> UNet:
@@ -257,3 +272,62 @@ def check_keys(expected: Mapping[str, torch.Size], found: Mapping[str, torch.Siz
             remedy="Use the base folder and the checkpoint that belong together.",
             field="checkpoint",
         )
+
+
+def drop_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The entries of `state` under `prefix`, without it."""
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+
+
+def split_adapters(state: Mapping[str, Tensor], prefix: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """(weights in the network's own keys, adapters) of a state whose U-Net keys start with `prefix`."""
+    plain, adapters = {}, {}
+    for key, value in state.items():
+        if key.startswith(prefix) and ".lora_" in key:
+            adapters[key] = value
+        else:
+            plain[key.replace(".base_layer.", ".") if key.startswith(prefix) else key] = value
+    return plain, adapters
+
+
+def fold_adapters(
+    unet: Any, plain: Mapping[str, Tensor], adapters: Mapping[str, Tensor], prefix: str
+) -> dict[str, Tensor]:
+    """Plain weights with scaling * B A added where there is an adapter; nothing is changed in place."""
+    folded = dict(plain)
+    for name, module in unet.named_modules():
+        down, up = (adapters.get(f"{prefix}{name}.lora_{side}.{ADAPTER}.weight") for side in "AB")
+        if down is not None and up is not None:
+            weight = folded[f"{prefix}{name}.weight"]
+            delta = module.scaling[ADAPTER] * (up.double() @ down.double())
+            folded[f"{prefix}{name}.weight"] = (weight.double() + delta).to(weight.dtype)
+    return folded
+
+
+def save_adapters(path: Any, adapters: Mapping[str, Tensor]) -> None:
+    """Write adapters as `.safetensors`, in diffusers' and peft's key layout (`unet.….lora_A.weight`)."""
+    from safetensors.torch import save_file
+
+    tensors = {key.replace(f".{ADAPTER}.", "."): value.contiguous() for key, value in adapters.items()}
+    save_file(tensors, path)
+
+
+def save_weights(folder: Path, weights: Mapping[str, Tensor], *, half: bool, comfyui: bool = False) -> None:
+    """Write `mimicmotion.safetensors` and `.pth` of `unet.*` and `pose_net.*`; float16 if `half`, else float32.
+
+    `comfyui` also writes the two files, float16, that ComfyUI's MimicMotion nodes read: `nodes.py` of
+    kijai/ComfyUI-MimicMotionWrapper. VAE and CLIP are SVD-XT 1.1's there, and only a model of SVD's size fits.
+    """
+    from safetensors.torch import save_file
+
+    tensors = _stored(weights, torch.float16 if half else torch.float32)
+    save_file(tensors, folder / "mimicmotion.safetensors")
+    torch.save(tensors, folder / "mimicmotion.pth")
+    if comfyui:
+        (folder / "comfyui").mkdir()
+        for prefix, name in COMFYUI_FILES.items():
+            save_file(_stored(drop_prefix(tensors, prefix), torch.float16), folder / "comfyui" / name)
+
+
+def _stored(weights: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    return {key: value.detach().to("cpu", dtype).contiguous() for key, value in weights.items()}

@@ -1,15 +1,14 @@
 """`python training/curves.py RUN [RUN …] [--output PICTURE.png] [--json]`: what runs did, from what they wrote.
 
-A run is a folder with `metrics.jsonl`, as `training/train.py` leaves it; it may still be going on. The table
-tells where the time goes: `waiting` is the share of the steps' time that they waited for clips, `prepared` what
-clips took before the first step. The picture has a row for
-each run: the loss, smoothed, and the measure of the validations. --json ends with one line, an object by run.
+A run is a folder with `metrics.jsonl`, as `training/train.py` leaves it; it may still be going on. The table shows
+where the time goes: `waiting` is the share of the steps' time spent waiting for clips, `prepared` the time that clips
+took before the first step. The picture has a row for each run: the loss, smoothed, and a measure of the
+validations. --json ends with one line, an object by run.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +18,9 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from mimicmotion_trt.errors import MimicMotionError, SettingsError
+from mimicmotion_trt.console import explained
+from mimicmotion_trt.errors import SettingsError
+from mimicmotion_trt.training.metrics import describe
 
 Line = Mapping[str, Any]
 MEASURES = ("psnr", "colour_error")
@@ -29,8 +30,8 @@ SMOOTH = 0.02
 
 
 @dataclass(frozen=True, slots=True)
-class Profile:
-    """A run in numbers; times are medians, which a machine's other work sways less."""
+class RunSummary:
+    """A run in numbers; `step_seconds` is a median, which the machine's other work changes less."""
 
     steps: int
     hours: float
@@ -69,7 +70,7 @@ def read_lines(path: Path) -> list[Line]:
         raise SettingsError(f"{path} cannot be read: {error}", field="run") from None
 
 
-def profile(folder: Path) -> Profile:
+def summarize(folder: Path) -> RunSummary:
     """The numbers of a run; raises `SettingsError` if the folder holds none."""
     steps, validations = read_lines(folder / "metrics.jsonl"), read_lines(folder / "validation.jsonl")
     if not steps:
@@ -79,7 +80,7 @@ def profile(folder: Path) -> Profile:
     seconds, waited, losses = (column(steps, name) for name in ("step_seconds", "data_seconds", "loss"))
     part = window(len(losses))
     prepared = [float(line["prepare_seconds"]) for line in steps if "prepare_seconds" in line]
-    return Profile(
+    return RunSummary(
         steps=int(steps[-1]["step"]),
         hours=float(seconds.sum() / 3600),
         step_seconds=float(np.median(seconds)),
@@ -163,23 +164,19 @@ def main(
     from rich.console import Console
     from rich.table import Table
 
-    try:
-        profiles = {str(run): profile(run) for run in runs}
-    except MimicMotionError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+    with explained():
+        summaries = {str(run): summarize(run) for run in runs}
     table = Table("run", "steps", "hours", "s/step", "waiting", "prepared", "loss", "validation")
-    for name, one in profiles.items():
-        told = ", ".join(f"{key} {value:.3f}" for key, value in one.validation.items())
+    for name, one in summaries.items():
         waiting = "" if one.waiting is None else f"{one.waiting:.1%}"
         prepared = "" if one.prepare_seconds is None else f"{one.prepare_seconds:.0f} s"
         numbers = (str(one.steps), f"{one.hours:.2f}", f"{one.step_seconds:.2f}", waiting, prepared)
-        table.add_row(name, *numbers, f"{one.loss_begin:.4g} -> {one.loss_end:.4g}", told)
+        table.add_row(name, *numbers, f"{one.loss_begin:.4g} -> {one.loss_end:.4g}", describe(one.validation))
     Console(markup=False).print(table)
     if output is not None:
         draw_curves([read_curve(run) for run in runs], output)
     if as_json:
-        print(json.dumps({name: asdict(one) for name, one in profiles.items()}))
+        print(json.dumps({name: asdict(one) for name, one in summaries.items()}))
 
 
 if __name__ == "__main__":

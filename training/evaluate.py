@@ -26,9 +26,10 @@ import typer
 from numpy.typing import NDArray
 
 from mimicmotion_trt import Animator
-from mimicmotion_trt.errors import MimicMotionError, SettingsError
+from mimicmotion_trt.console import explained
+from mimicmotion_trt.errors import SettingsError
 from mimicmotion_trt.settings import Settings
-from mimicmotion_trt.training.metrics import means as means  # what else scores clips takes it from here
+from mimicmotion_trt.training.metrics import compare, describe, means, psnr, ssim
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -61,28 +62,23 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
 ) -> None:
     """Compare a bundle's videos of unseen synthetic people with the truth."""
-    try:
+    with explained():
         overrides = dict(map(parse_setting, setting or ()))
         with Animator.load(bundle) as animator:
             began = time.perf_counter()
             scored = []
             for clip in score_clips(animator, synthetic, frames, seed, overrides):
                 scored.append(clip)
-                print(f"clip {len(scored)}: {_told(clip.scores)}", file=sys.stderr, flush=True)
+                print(f"clip {len(scored)}: {describe(clip.scores)}", file=sys.stderr, flush=True)
             seconds = time.perf_counter() - began
         if sheet is not None:
             write_sheet(sheet, scored)
-    except MimicMotionError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
     result = means([clip.scores for clip in scored])
     if as_json:
         told = {"clips": synthetic, "frames": frames, "seed": seed, "seconds": round(seconds, 3)}
         print(json.dumps({**result, **told}))
     else:
-        print(_told(result))
+        print(describe(result))
 
 
 def score_clips(
@@ -111,20 +107,12 @@ def unseen(seed: int, index: int) -> int:
 
 def score(animator: Animator, clip: Any, video: Video, settings: Settings) -> dict[str, float | None]:
     """The measures of one clip; see the top of this file."""
-    from mimicmotion_trt.training.metrics import border_jump, borders, hand_psnr, psnr, ssim
-
     truth = clip.frames
     rebuilt = reconstruct(animator, truth)
-    still = np.broadcast_to(clip.reference, truth.shape)
     return {
-        "psnr": psnr(video, truth),
-        "ssim": ssim(video, truth),
-        "psnr_repeat_reference": psnr(still, truth),
-        "ssim_repeat_reference": ssim(still, truth),
+        **compare(video, truth, clip.reference, clip.truth, settings),
         "psnr_vae": psnr(rebuilt, truth),
         "ssim_vae": ssim(rebuilt, truth),
-        "hand_psnr": hand_psnr(video, truth, clip.truth),
-        "border_jump": border_jump(video, truth, borders(settings, len(truth))),
     }
 
 
@@ -144,10 +132,6 @@ def write_sheet(path: Path, scored: list[Scored]) -> None:
         rows.append((f"{number}: reference, then truth", [clip.reference, *clip.truth]))
         rows.append((f"{number}: sampled, {clip.scores['psnr']:.1f} dB", [clip.reference, *clip.video]))
     write_picture(path, contact_sheet(rows, columns=9))
-
-
-def _told(scores: Mapping[str, float | None]) -> str:
-    return ", ".join(f"{name} {value:.3f}" for name, value in scores.items() if value is not None)
 
 
 def parse_setting(text: str) -> tuple[str, Any]:

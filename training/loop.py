@@ -8,22 +8,21 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..errors import MotionError, OutputError, SettingsError
-from .adapters import count, parameters
+from ..errors import MotionError, SettingsError
 from .base import RANDOM, write_folder
 from .config import Config
-from .files import alone, writing
-from .journal import Journal
-from .optimizer import learning_rate, make_optimizer, set_learning_rate
-from .snapshots import list_snapshots, load_snapshot, save_snapshot
-from .task import Batch, make_task
+from .files import alone
+from .metrics import describe
+from .optimizer import averaged, count, learning_rate, make_optimizer, set_learning_rate, trainable
+from .run_folder import Journal, check_output, list_snapshots, load_snapshot, save_snapshot
+from .stages import open_stage
+from .stages.base import Batch
 
 Say = Callable[[str], None]
 
@@ -36,7 +35,7 @@ class Trainer:
         from diffusers.training_utils import EMAModel
 
         self.config, self.output = config, output
-        check_output(output, resume)
+        check_output(output, resume=resume)
         check_precision(config)
         # A VAE of one layer a block has an attention that nothing runs.
         idle = config.stage not in ("motion", "image_encoder")
@@ -53,19 +52,19 @@ class Trainer:
         self._say: Say = say if self.accelerator.is_main_process else lambda _: None
         accelerate.utils.set_seed(config.seed)
         with self.accelerator.main_process_first():  # which makes a random base, or downloads one, for all
-            if self.accelerator.is_main_process and not list_snapshots(output / "checkpoints"):
+            if self.accelerator.is_main_process and not list_snapshots(output):
                 with alone(output):
                     shutil.rmtree(output / RANDOM, ignore_errors=True)  # of a run that never took a step
-            self.task = make_task(config, self.accelerator.device, output)
-        optimizer = make_optimizer(config.optimizer, parameters(self.task.network))
-        self.network, self.optimizer = self.accelerator.prepare(self.task.network, optimizer)
-        self.parameters = parameters(self.network)
+            self.stage = open_stage(config, self.accelerator.device, output)
+        optimizer = make_optimizer(config.optimizer, trainable(self.stage.network))
+        self.network, self.optimizer = self.accelerator.prepare(self.stage.network, optimizer)
+        self.parameters = trainable(self.network)
         self.average: Any = None
         if config.ema is not None:
             self.average = EMAModel(self.parameters, decay=config.ema)
             self.average.to(self.accelerator.device)
             self.accelerator.register_for_checkpointing(self.average)
-        self.begin = load_snapshot(self.accelerator, output / "checkpoints", config) if resume else 0
+        self.begin = load_snapshot(self.accelerator, output, config) if resume else 0
         self._skipped_steps = 0
         self._skipped_clips: Counter[str] | None = None
 
@@ -73,7 +72,7 @@ class Trainer:
         """Train up to step `stop` (the config's `steps` if None) and write the final weights.
 
         The learning rate follows the config's `steps` wherever the run stops. Whatever ends the process, a
-        resumed run goes on from the last checkpoint with the losses that this one would have had.
+        resumed run goes on from the last snapshot with the losses that this one would have had.
         """
         stop = self.config.steps if stop is None else stop
         if not self.accelerator.is_main_process:
@@ -88,8 +87,10 @@ class Trainer:
 
     def _run(self, stop: int, journal: Journal | None) -> None:
         config = self.config
-        self._say(f"{config.stage}: {count(self.task.network):,} numbers train, steps {self.begin} to {stop}")
-        self._say(self.task.beginning if not self.begin else f"resumed at step {self.begin}")
+        self._say(
+            f"{config.stage}: {count(self.stage.network):,} numbers train, steps {self.begin} to {stop}"
+        )
+        self._say(self.stage.start if not self.begin else f"resumed at step {self.begin}")
         prepared = self._prepare(stop)
         self._tell_skipped(journal)
         step, batches = self.begin, self._batches(stop)
@@ -99,26 +100,25 @@ class Trainer:
                 if journal is not None:
                     journal.step(step, values if step > self.begin + 1 else {**values, **prepared})
                 if step % config.save_every == 0 or step == stop:
-                    save_snapshot(self.accelerator, self.output / "checkpoints", config, step)
+                    save_snapshot(self.accelerator, self.output, config, step)
                 if config.validation.every and step % config.validation.every == 0:
                     self._validate(step, journal)
         except KeyboardInterrupt:
-            self._say(f"interrupted in step {step}; --resume goes on from the last checkpoint")
+            self._say(f"interrupted in step {step}; --resume goes on from the last snapshot")
             raise
         finally:
             batches.close()
         self._tell_skipped(journal)
         self._finish(step)
 
-    def positions(self, step: int, micro: int) -> range:
-        """Which clips this process takes in forward pass `micro` of step 1, 2, …"""
-        config, world = self.config, self.accelerator.num_processes
-        turn = ((step - 1) * config.accumulation + micro) * world + self.accelerator.process_index
-        return range(turn * config.batch, (turn + 1) * config.batch)
+    def positions(self, stop: int) -> Iterator[range]:
+        """The positions of this process's clips in each forward pass to come, up to step `stop`."""
+        config, accelerator = self.config, self.accelerator
+        for turn in range(self.begin * config.accumulation, stop * config.accumulation):
+            first = (turn * accelerator.num_processes + accelerator.process_index) * config.batch
+            yield range(first, first + config.batch)
 
     def _prepare(self, stop: int) -> dict[str, float]:
-        turns = itertools.product(range(self.begin + 1, stop + 1), range(self.config.accumulation))
-        ours = itertools.chain.from_iterable(self.positions(*turn) for turn in turns)
         began = last = time.monotonic()
 
         def report(done: int, total: int) -> None:
@@ -127,13 +127,13 @@ class Trainer:
                 last = time.monotonic()
                 self._say(f"prepared {done} of {total} clips in {last - began:.0f} s")
 
-        self.task.prepare(ours, report)
+        self.stage.prepare(itertools.chain.from_iterable(self.positions(stop)), report)
         self.accelerator.wait_for_everyone()
         return {"prepare_seconds": time.monotonic() - began}
 
     def _tell_skipped(self, journal: Journal | None) -> None:
         """Say and write down what was left out, if that is news."""
-        if journal is not None and (skipped := self.task.skipped()) != self._skipped_clips:
+        if journal is not None and (skipped := self.stage.skipped()) != self._skipped_clips:
             self._skipped_clips = skipped
             journal.skipped(skipped)
             for reason, times in sorted(skipped.items()):
@@ -153,7 +153,7 @@ class Trainer:
             waiting += time.perf_counter() - asked
             with accelerator.accumulate(self.network):
                 with accelerator.autocast():
-                    loss, more = self.task.loss(self.network, batch)
+                    loss, more = self.stage.loss(self.network, batch)
                 accelerator.backward(loss)
                 if accelerator.sync_gradients:
                     norm = self._update()
@@ -164,15 +164,12 @@ class Trainer:
 
     def _batches(self, stop: int) -> Generator[Batch]:
         """The batches of all steps to come; the next one is read while the device computes."""
-        turns = itertools.product(range(self.begin + 1, stop + 1), range(self.config.accumulation))
+        turns = self.positions(stop)
         with ThreadPoolExecutor(1, "reader") as reader:
-            coming = deque(
-                reader.submit(self.task.batch, self.positions(*turn)) for turn in itertools.islice(turns, 2)
-            )
+            coming = deque(reader.submit(self.stage.batch, clips) for clips in itertools.islice(turns, 2))
             while coming:
                 batch = coming.popleft().result()
-                for turn in itertools.islice(turns, 1):
-                    coming.append(reader.submit(self.task.batch, self.positions(*turn)))
+                coming.extend(reader.submit(self.stage.batch, clips) for clips in itertools.islice(turns, 1))
                 yield {name: value.to(self.accelerator.device) for name, value in batch.items()}
 
     def _update(self) -> float:
@@ -194,19 +191,6 @@ class Trainer:
             return float(value)
         return float(self.accelerator.reduce(value.float(), reduction="mean"))
 
-    @contextmanager
-    def _averaged(self) -> Iterator[None]:
-        """The moving average in place of the weights."""
-        if self.average is None:
-            yield
-            return
-        self.average.store(self.parameters)
-        self.average.copy_to(self.parameters)
-        try:
-            yield
-        finally:
-            self.average.restore(self.parameters)
-
     def _validate(self, step: int, journal: Journal | None) -> None:
         if journal is not None and not self._sharded:  # a shard samples nothing; evaluate.py judges such runs
             try:
@@ -218,35 +202,24 @@ class Trainer:
 
     def _judge(self, step: int, journal: Journal) -> None:
         began = time.monotonic()
-        with self._averaged():
-            measures, sheet = self.task.validate()
+        with averaged(self.average, self.parameters):
+            measures, sheet = self.stage.validate()
         journal.validation(step, measures, sheet)
-        told = ", ".join(f"{name} {value:.3f}" for name, value in measures.items() if value is not None)
-        self._say(f"step {step}: {told} ({time.monotonic() - began:.0f} s)")
+        self._say(f"step {step}: {describe(measures)} ({time.monotonic() - began:.0f} s)")
 
     def _finish(self, step: int) -> None:
-        with self._averaged():  # the state is the network's own tensors: saved before they are put back
+        with averaged(
+            self.average, self.parameters
+        ):  # `state` holds the network's own tensors: save it in here
             state = self.accelerator.get_state_dict(self.network)
             if self.accelerator.is_main_process:
-                write_folder(self.output / "final", lambda folder: self.task.save(folder, state))
+                write_folder(self.output / "final", lambda folder: self.stage.save(folder, state))
         if self.accelerator.is_main_process:
             if self._skipped_steps:
                 self._say(f"{self._skipped_steps} steps had gradients that were not finite, and were skipped")
             self._say(f"step {step}: final weights are in {self.output / 'final'}")
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
-
-
-def check_output(output: Path, resume: bool) -> None:
-    """Make the folder of a run; raise `OutputError` if it holds another run that is not to be resumed."""
-    if not resume and ((output / "metrics.jsonl").exists() or list_snapshots(output / "checkpoints")):
-        raise OutputError(
-            f"{output} holds a run already.",
-            remedy="Add --resume to go on with it, or choose another --output.",
-            field="output",
-        )
-    with writing(output):
-        output.mkdir(parents=True, exist_ok=True)
 
 
 def check_sharded(config: Config) -> None:

@@ -22,6 +22,24 @@ MOST = 99.0
 """Decibels of pictures without any difference, where the logarithm has no value."""
 
 
+def compare(
+    video: Pictures, truth: Pictures, reference: Pictures, poses: PoseSequence, settings: Settings
+) -> dict[str, float | None]:
+    """All measures of a video [F,H,W,3]; `poses` tell where the hands are, `settings` where segments meet.
+
+    `…_repeat_reference` are those of the reference picture [H,W,3] shown all the time.
+    """
+    still = np.broadcast_to(reference, truth.shape)
+    return {
+        "psnr": psnr(video, truth),
+        "ssim": ssim(video, truth),
+        "psnr_repeat_reference": psnr(still, truth),
+        "ssim_repeat_reference": ssim(still, truth),
+        "hand_psnr": hand_psnr(video, truth, poses),
+        "border_jump": border_jump(video, truth, borders(settings, len(truth))),
+    }
+
+
 def psnr(video: Pictures, truth: Pictures) -> float:
     """Peak signal-to-noise ratio in dB: the mean over the frames of videos [F,H,W,3]."""
     return float(np.mean([decibels(a, b) for a, b in zip(video, truth, strict=True)]))
@@ -90,6 +108,11 @@ def means(scores: Sequence[Mapping[str, float | None]]) -> dict[str, float | Non
         values = [value for value in (one[name] for one in scores) if value is not None]
         result[name] = float(np.mean(values)) if values else None
     return result
+
+
+def describe(scores: Mapping[str, float | None]) -> str:
+    """Measures in words: `psnr 23.431, ssim 0.823`."""
+    return ", ".join(f"{name} {value:.3f}" for name, value in scores.items() if value is not None)
 
 
 def borders(settings: Settings, frames: int) -> list[int]:

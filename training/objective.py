@@ -1,4 +1,4 @@
-"""What a prediction is measured by: EDM's preconditioning and weights, conditions dropped, the loss.
+"""What the networks are asked and what their answers cost: EDM's preconditioning and weights, and the losses.
 
 Karras et al. 2022 ("EDM", table 1) with sigma_data = 1 and SVD's v-prediction (Blattmann et al. 2023,
 appendix D.4):
@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .config import ObjectiveConfig
+from .config import ObjectiveConfig, VaeConfig
+from .metrics import similarity
 
 
 @dataclass(frozen=True)
@@ -114,3 +115,17 @@ def clip_losses(x0: Tensor, truth: Tensor, weight: Tensor, region: Tensor) -> Te
     """
     error = (x0.float() - truth.float()) ** 2 * region
     return error.flatten(1).mean(dim=1) * weight
+
+
+def picture_loss(settings: VaeConfig, decoded: Tensor, truth: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Weighted sum of the absolute error, the squared error and 1 - SSIM of pictures [B,T,3,H,W] in [-1, 1].
+
+    And its parts, to be logged.
+    """
+    with torch.autocast(decoded.device.type, enabled=False):  # variances in two bytes would be noise
+        decoded = decoded.float()
+        error = decoded - truth
+        l1, mse = error.abs().mean(), (error**2).mean()
+        alike = similarity((decoded.flatten(0, 1) + 1) / 2, (truth.flatten(0, 1) + 1) / 2)
+    total = settings.l1_weight * l1 + settings.mse_weight * mse + settings.ssim_weight * (1 - alike)
+    return total, {"mse": mse.detach(), "ssim": alike.detach()}

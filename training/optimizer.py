@@ -1,10 +1,11 @@
-"""Optimizers and learning rates."""
+"""How weights follow gradients: what trains, optimizers, learning rates, the moving average."""
 
 from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,6 +13,16 @@ from torch import nn
 
 from ..errors import SettingsError
 from .config import OptimizerConfig
+
+
+def trainable(network: nn.Module) -> list[nn.Parameter]:
+    """Those that train."""
+    return [parameter for parameter in network.parameters() if parameter.requires_grad]
+
+
+def count(network: nn.Module) -> int:
+    """How many numbers train."""
+    return sum(parameter.numel() for parameter in trainable(network))
 
 
 def make_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -46,3 +57,17 @@ def set_learning_rate(optimizer: Any, rate: float) -> None:
     """Give every group of parameters the same rate."""
     for group in optimizer.param_groups:
         group["lr"] = rate
+
+
+@contextmanager
+def averaged(average: Any, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """The moving average (diffusers' `EMAModel`, or None for none) in place of the weights."""
+    if average is None:
+        yield
+        return
+    average.store(parameters)
+    average.copy_to(parameters)
+    try:
+        yield
+    finally:
+        average.restore(parameters)

@@ -4,17 +4,70 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..animator import Animator
+from ..denoise.kernels import clip_pixels, to_signed
 from ..engines import Array, Call, EngineSpec, ImageStatistics, network_specs
 from ..limits import Limits
 from ..networks import Networks
-from .encoders import Encoders
+from .checkpoints import load_image_encoder, load_vae, read_statistics
 from .networks import PoseNet, UNet
+
+Picture = NDArray[np.uint8]
+Float = NDArray[np.float32]
+
+
+class Encoders:
+    """The frozen networks that turn pictures into latents and tokens, and latents into pictures."""
+
+    def __init__(self, vae: Any, image_encoder: Any, statistics: ImageStatistics) -> None:
+        self.vae, self.image_encoder, self.statistics = vae, image_encoder, statistics
+        self.scaling_factor = float(vae.config["scaling_factor"])
+
+    @classmethod
+    def load(cls, base: Path, device: torch.device) -> Encoders:
+        """Those of a base folder, on a device; raises `CheckpointError`."""
+        image_encoder: Any = load_image_encoder(base).to(device)
+        statistics = read_statistics(base, int(image_encoder.config.image_size))
+        return cls(load_vae(base).to(device), image_encoder, statistics)
+
+    @property
+    def device(self) -> torch.device:
+        """Where both networks are."""
+        return next(self.vae.parameters()).device  # type: ignore[no-any-return]
+
+    def latent_weights(self) -> list[Tensor]:
+        """The weights that latents depend on."""
+        state: dict[str, Tensor] = self.vae.state_dict()
+        return [state[name] for name in sorted(state) if not name.startswith("decoder.")]
+
+    @torch.inference_mode()
+    def latents(self, pictures: Picture, chunk: int = 8) -> Float:
+        """The posterior's mode [F,4,h,w], not scaled, of pictures uint8 [F,H,W,3]."""
+        parts = [
+            self.mode(torch.from_numpy(to_signed(pictures[i : i + chunk])).to(self.device))
+            for i in range(0, len(pictures), chunk)
+        ]
+        return torch.cat(parts).cpu().numpy()
+
+    @torch.no_grad()
+    def mode(self, images: Tensor) -> Tensor:
+        """The posterior's mode [B,4,h,w], not scaled, of images [B,3,H,W] in [-1, 1]; always float32."""
+        with torch.autocast(images.device.type, enabled=False):
+            return self.vae.encode(images.float()).latent_dist.mode()  # type: ignore[no-any-return]
+
+    @torch.inference_mode()
+    def embed(self, picture: Picture) -> Float:
+        """The token [1,D] of a picture uint8 [H,W,3]."""
+        pixels = torch.from_numpy(clip_pixels(to_signed(picture), self.statistics)).to(self.device)
+        return self.image_encoder(pixels).image_embeds.cpu().numpy()  # type: ignore[no-any-return]
 
 
 class TorchEngine:
@@ -52,7 +105,7 @@ class TorchEngine:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """What a manifest says of a bundle, of networks that are still being trained; see `networks.ModelInfo`."""
+    """What a manifest says of a bundle, for networks that are still being trained; see `networks.ModelInfo`."""
 
     sizes: tuple[tuple[int, int], ...]
     scaling_factor: float
@@ -77,7 +130,7 @@ def torch_animator(
     functions = torch_functions(unet, pose_net, encoders)
     model = TrainedModel((size,), encoders.scaling_factor, encoders.statistics, defaults)
     networks = Networks(model, lambda name: TorchEngine(functions[name], specs[name], device))
-    return Animator(networks, name="training", limits=Limits(reuse_bytes=1))
+    return Animator(networks, name="training", limits=Limits())
 
 
 def torch_functions(unet: nn.Module, pose_net: nn.Module, encoders: Encoders) -> dict[str, Any]:

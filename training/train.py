@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from mimicmotion_trt.errors import MimicMotionError
+from mimicmotion_trt.console import explained
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -42,7 +42,7 @@ def train(
     """Train one stage. Each step adds a JSON line to OUTPUT/metrics.jsonl; OUTPUT/final holds the weights."""
     from mimicmotion_trt.training.config import load_config
 
-    try:
+    with explained():
         settings = load_config(config)
         if seed is not None:
             settings = replace(settings, seed=seed)
@@ -52,11 +52,6 @@ def train(
 
         trainer = Trainer(settings, Path(settings.output), resume=resume, say=_say)
         trainer.run(steps)
-    except MimicMotionError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
 
 
 def _say(line: str) -> None:

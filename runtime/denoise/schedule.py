@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ..settings import Settings
+from ..settings import REFERENCE, Settings
 
 RHO = 7.0
 ALIGNED = (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002)
@@ -100,15 +100,14 @@ def initial_scale(sigma: float) -> float:
 
 
 def sigmas_of(settings: Settings) -> NDArray[np.float32]:
-    """The schedule [steps+1] that resolved settings ask for."""
-    assert settings.sigma_min is not None
-    assert settings.sigma_max is not None
+    """The schedule [steps+1] that settings ask for; the reference's range of sigmas where they have none."""
+    low, high = settings.sigma_min or REFERENCE["sigma_min"], settings.sigma_max or REFERENCE["sigma_max"]
     make = karras_sigmas if settings.schedule == "karras" else aligned_sigmas
-    return make(settings.steps, settings.sigma_min, settings.sigma_max)
+    return make(settings.steps, low, high)
 
 
 def steps_of(settings: Settings) -> list[Step]:
-    """The steps that resolved settings ask for, and what each runs.
+    """The steps that settings ask for, and what each runs.
 
     A step is guided if its sigma is in (low, high] of `guidance_interval` (Kynkäänniemi et al. 2024: guidance
     does harm at high noise and nothing at low noise). In the `shifted` layout step k moves the segments by

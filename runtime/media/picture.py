@@ -64,7 +64,8 @@ def read_picture(source: str | Path | bytes | Picture, limits: Limits | None = N
         raise LimitError(f"{name} does not fit into memory.", remedy="Shrink it.", field="image") from error
     except Exception as error:  # Pillow's errors share no base class
         why = str(error).strip().rstrip(".") or type(error).__name__
-        raise _fault(f"{name} is a {kind} picture that is cut off or damaged: {why}.") from error
+        message = f"{name} is a {kind} picture that is cut off or damaged: {why}."
+        raise _fault(message, "Copy the file again, or give another picture.") from error
 
 
 def picture_format(data: bytes) -> str:

@@ -21,19 +21,21 @@ from numpy.typing import NDArray
 
 from ..errors import LimitError
 from ..limits import Limits, check_limit
-from .source import MediaSource, Source, fault, reason
+from .source import Source, SourceLike, fault, reason
 
 _THREADS = min(4, os.cpu_count() or 1)  # every decoder thread keeps frames of its own
 _FALLBACK_RATE = 25.0  # a single frame, or a stream without timestamps
 
 
 @dataclass(frozen=True, slots=True)
-class _Plan:
-    """What the packets say, before any is decoded."""
+class _Packets:
+    """What a video's packets say before any is decoded."""
 
-    packets: int
+    count: int
     rate: float
-    pixel: Fraction
+    """Frames per second."""
+    pixel_shape: Fraction
+    """Width of a pixel over its height."""
     damaged: bool
 
 
@@ -60,17 +62,17 @@ class VideoReader:
     """Seconds, `frame_count / fps`; 0 where unknown."""
     has_audio: bool
 
-    def __init__(self, source: MediaSource, limits: Limits | None = None) -> None:
+    def __init__(self, source: SourceLike, limits: Limits | None = None) -> None:
         self._source = Source(source, limits or Limits())
         try:
             with self._source.open() as container:
-                self._plan = self._scan(container)
+                self._packets = self._scan(container)
             self._probe()
         except BaseException:
             self.close()
             raise
-        self.fps = self._plan.rate
-        self.frame_count = self._plan.packets or None
+        self.fps = self._packets.rate
+        self.frame_count = self._packets.count or None
         self.duration = (self.frame_count or 0) / self.fps
 
     @property
@@ -95,7 +97,7 @@ class VideoReader:
                 yield index / self.fps, self._to_rgb(frame)
 
     def close(self) -> None:
-        """Give back what the reader holds; reading after that is an error for streams."""
+        """Close the source; a stream cannot be read again afterwards."""
         self._source.close()
 
     def __enter__(self) -> Self:
@@ -106,8 +108,8 @@ class VideoReader:
     ) -> None:
         self.close()
 
-    def _scan(self, container: InputContainer) -> _Plan:
-        """Read the packets' timestamps: quick, and truer than what many a header says."""
+    def _scan(self, container: InputContainer) -> _Packets:
+        """Read the packets' timestamps: quick, and more reliable than many headers."""
         stream = self._video(container)
         self.has_audio = len(container.streams.audio) > 0
         times, damaged = array("q"), False
@@ -126,7 +128,7 @@ class VideoReader:
         promised = stream.frames if "mp4" in container.format.name else 0  # others only guess
         damaged = damaged or count + skipped < promised
         expected = max(count, promised - skipped) if damaged else count
-        return _Plan(expected, _mean_rate(stream, times, unstamped), _pixel_shape(stream), damaged)
+        return _Packets(expected, _mean_rate(stream, times, unstamped), _pixel_shape(stream), damaged)
 
     def _video(self, container: InputContainer) -> VideoStream:
         for stream in container.streams.video:
@@ -149,12 +151,12 @@ class VideoReader:
         check_limit("pixels of a frame of the driving video", width * height, limit, field="motion")
 
     def _probe(self) -> None:
-        """The first frame tells the true size; the plan stands when it has one."""
+        """The first frame tells the true size and how the video is turned."""
         first = next(self._decoded(), None)
         if first is None:
             raise fault(f"{self.name} holds no frames.")
         self._coded = (first.width, first.height)
-        self._shown = (max(1, round(first.width * self._plan.pixel)), first.height)
+        self._shown = (max(1, round(first.width * self._packets.pixel_shape)), first.height)
         self._check_pixels(*self._shown)
         self._turn = _Turn(first)
         self.size = self._turn.size(*self._shown)
@@ -174,22 +176,22 @@ class VideoReader:
                         done += 1
             except (av.FFmpegError, OSError) as error:
                 raise self._damage(done, reason(error)) from error
-        if self._plan.damaged:
+        if self._packets.damaged:
             raise self._damage(done, "the file is cut off there")
 
     def _damage(self, done: int, why: str) -> Exception:
-        total = f" of {self._plan.packets}" if self._plan.packets else ""
+        total = f" of {self._packets.count}" if self._packets.count else ""
         if done == 0:
             return fault(f"{self.name} is damaged: not one frame can be decoded ({why}).")
         return fault(
-            f"{self.name} is damaged after frame {done}{total}, {done / self._plan.rate:.2f} s: {why}.",
+            f"{self.name} is damaged after frame {done}{total}, {done / self._packets.rate:.2f} s: {why}.",
             f"Copy the file again, or ask for at most {done} frames.",
         )
 
     def _on_grid(self) -> Iterator[tuple[int, VideoFrame]]:
         """(grid index, frame): each frame for all grid times nearer to it than to the next."""
         clock = _Clock(1 / self.fps)
-        most = 2 * self._plan.packets + 2  # a forged timestamp must not repeat a frame for ever
+        most = 2 * self._packets.count + 2  # a forged timestamp must not repeat a frame for ever
         waiting: tuple[float, VideoFrame] | None = None
         index = 0
         for frame in self._decoded():

@@ -21,13 +21,16 @@ _DEMUXERS = (
 
 REMEDY = "Give a video such as MP4, MOV, MKV, WebM, AVI or GIF."
 
-MediaSource = str | Path | bytes | BinaryIO
+SourceLike = str | Path | bytes | BinaryIO
 
 
 class Source:
-    """One media source; `open()` gives a fresh container each time. `close()` drops what was spooled."""
+    """A video or sound to read; `open()` gives a fresh container each time.
 
-    def __init__(self, source: MediaSource, limits: Limits) -> None:
+    Raises `MotionError` if there is nothing to read, and `LimitError` if it has too many bytes.
+    """
+
+    def __init__(self, source: SourceLike, limits: Limits) -> None:
         self._spool: IO[bytes] | None = None
         self._data = b""
         self._path = ""
@@ -64,13 +67,13 @@ class Source:
         return {"max_pixels": str(min(self.limits.frame_pixels, 2**31 - 1))}
 
     def close(self) -> None:
-        """Remove the copy of a stream; a source of that kind is of no use afterwards."""
+        """Remove the copy of a stream; it cannot be opened again afterwards."""
         if self._spool is not None:
             self._spool.close()
 
     def _readable(self) -> str | io.BytesIO:
         if self._path:
-            return "file:" + self._path  # whatever else the name may look like
+            return "file:" + self._path  # so that no name is taken for a protocol
         return io.BytesIO(self._data)
 
     def _begin(self) -> bytes:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
+from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +16,7 @@ from ..limits import Limits
 from .network import Picture, check_frame
 from .sequence import PoseSequence
 
+ESTIMATORS = ("mediapipe", "dwpose")
 _FRAMES_RATE = 30.0  # frames per second of frames whose rate is not given
 _HEADER_BYTES = 64
 
@@ -37,15 +39,21 @@ def open_estimator(name: str = "mediapipe", *, threads: int | None = None) -> Po
     `threads` is the number of threads of a network's run, None for all cores. Raises `InputError` for an
     unknown name or missing networks.
     """
-    if name not in _ESTIMATORS:
+    if name not in ESTIMATORS:
         raise InputError(
             f"Unknown pose estimator {name!r}.",
-            remedy=f"Known ones: {', '.join(_ESTIMATORS)}.",
+            remedy=f"Known ones: {', '.join(ESTIMATORS)}.",
             field="estimator",
         )
     if threads is not None and threads < 1:
         raise InputError(f"threads is {threads}.", remedy="Choose 1 or more.", field="threads")
-    return _ESTIMATORS[name](threads)
+    if name == "dwpose":
+        from .dwpose import DwposeEstimator
+
+        return DwposeEstimator(threads=threads)
+    from .mediapipe import MediapipeEstimator
+
+    return MediapipeEstimator(threads=threads)
 
 
 def estimate_poses(
@@ -72,12 +80,16 @@ def estimate_poses(
     found = open_estimator(estimator, threads=threads) if isinstance(estimator, str) else estimator
     found.reset()
     if isinstance(source, str | os.PathLike | bytes):
-        if _is_picture(source):
-            poses, rate = _estimate([_picture(source, limits)], found), 1.0
-        else:
-            poses, rate = _video(source, found, stride, limits)
+        poses, rate = _from_file(source, found, stride, limits)
     else:
-        poses, rate = _estimate(_every(_frames(source), stride), found), _FRAMES_RATE / stride
+        frames = [source] if isinstance(source, np.ndarray) and source.ndim == 3 else source
+        if not isinstance(frames, Iterable):
+            raise MotionError(
+                f"The motion is a {type(frames).__name__}.",
+                remedy="Give a path, bytes, or frames uint8 [F,H,W,3].",
+                field="motion",
+            )
+        poses, rate = _estimate(islice(frames, 0, None, stride), found), _FRAMES_RATE / stride
     if not (poses.body_score > 0).any():
         raise MotionError(
             f"Nobody was found in {len(poses)} frame{'s' * (len(poses) != 1)}.",
@@ -87,56 +99,33 @@ def estimate_poses(
     return replace(poses, fps=rate if fps is None else fps / stride)
 
 
-def _video(
+def _from_file(
     source: str | os.PathLike[str] | bytes, estimator: PoseEstimator, stride: int, limits: Limits | None
 ) -> tuple[PoseSequence, float]:
+    """The poses and their frame rate in a video or a still picture; a GIF counts as a video."""
+    from ..media.picture import picture_format, read_picture
     from ..media.reader import VideoReader
 
-    opened = source if isinstance(source, bytes) else os.fspath(source)
-    with VideoReader(opened, limits) as video:
+    file = source if isinstance(source, bytes) else os.fspath(source)
+    if picture_format(_head(file)) not in ("", "GIF"):
+        return _estimate([read_picture(file, limits)], estimator), 1.0
+    with VideoReader(file, limits) as video:
         poses = _estimate((frame for _, frame in video.frames(stride=stride)), estimator)
         return poses, video.fps / stride
 
 
-def _picture(source: str | os.PathLike[str] | bytes, limits: Limits | None) -> Picture:
-    from ..media.picture import read_picture
-
-    return read_picture(source if isinstance(source, bytes) else os.fspath(source), limits)
-
-
-def _is_picture(source: str | os.PathLike[str] | bytes) -> bool:
-    """Whether a file is a still picture; a GIF counts as a video."""
-    from ..media.picture import picture_format
-
-    if isinstance(source, bytes):
-        head = source[:_HEADER_BYTES]
-    else:
-        try:
-            with open(source, "rb") as file:
-                head = file.read(_HEADER_BYTES)
-        except (OSError, ValueError) as error:
-            raise MotionError(
-                f"{os.fspath(source)!r} cannot be read: {getattr(error, 'strerror', None) or error}.",
-                remedy="Check the path.",
-                field="motion",
-            ) from error
-    return picture_format(head) not in ("", "GIF")
-
-
-def _frames(source: Any) -> Iterable[Picture]:
-    if isinstance(source, np.ndarray):
-        return [source] if source.ndim == 3 else source
-    if not isinstance(source, Iterable):
+def _head(file: str | bytes) -> bytes:
+    if isinstance(file, bytes):
+        return file[:_HEADER_BYTES]
+    try:
+        with open(file, "rb") as stream:
+            return stream.read(_HEADER_BYTES)
+    except (OSError, ValueError) as error:
         raise MotionError(
-            f"The motion is a {type(source).__name__}.",
-            remedy="Give a path, bytes, or frames uint8 [F,H,W,3].",
+            f"{file!r} cannot be read: {getattr(error, 'strerror', None) or error}.",
+            remedy="Check the path.",
             field="motion",
-        )
-    return source
-
-
-def _every(frames: Iterable[Picture], stride: int) -> Iterator[Picture]:
-    return (frame for index, frame in enumerate(frames) if index % stride == 0)
+        ) from error
 
 
 def _estimate(frames: Iterable[Picture], estimator: PoseEstimator) -> PoseSequence:
@@ -154,18 +143,3 @@ def _estimate(frames: Iterable[Picture], estimator: PoseEstimator) -> PoseSequen
     if not poses:
         raise MotionError("The motion has no frames.", remedy="Give at least one frame.", field="motion")
     return PoseSequence.concat(poses)
-
-
-def _mediapipe(threads: int | None) -> PoseEstimator:
-    from .mediapipe import MediapipeEstimator
-
-    return MediapipeEstimator(threads=threads)
-
-
-def _dwpose(threads: int | None) -> PoseEstimator:
-    from .dwpose import DwposeEstimator
-
-    return DwposeEstimator(threads=threads)
-
-
-_ESTIMATORS: dict[str, Callable[[int | None], PoseEstimator]] = {"mediapipe": _mediapipe, "dwpose": _dwpose}

@@ -89,10 +89,9 @@ class PoseSequence:
         object.__setattr__(self, "size", _checked_size(self.size))
         counts = {name: len(getattr(self, name)) for name in SHAPES}
         if len(set(counts.values())) != 1:
-            raise MotionError(
+            raise _wrong(
                 f"The arrays of a pose sequence differ in frames: {counts}.",
-                remedy="Give every array the same number of frames.",
-                field="motion",
+                "Give every array the same number of frames.",
             )
 
     def __len__(self) -> int:
@@ -124,7 +123,7 @@ class PoseSequence:
     def strided(self, stride: int) -> PoseSequence:
         """Every `stride`-th frame, with the frame rate divided to keep the speed of the motion."""
         if stride < 1:
-            raise MotionError(f"stride is {stride}.", remedy="Choose 1 or more.", field="settings.stride")
+            raise _wrong(f"stride is {stride}.", "Choose 1 or more.", "settings.stride")
         return replace(self[::stride], fps=self.fps / stride)
 
     @staticmethod
@@ -132,16 +131,13 @@ class PoseSequence:
         """The parts one after another; all must have the same frame rate and size."""
         whole = list(parts)
         if not whole:
-            raise MotionError(
-                "There are no pose frames to join.", remedy="Give at least one.", field="motion"
-            )
+            raise _wrong("There are no pose frames to join.", "Give at least one.")
         first = whole[0]
         for part in whole:
             if (part.fps, part.size) != (first.fps, first.size):
-                raise MotionError(
+                raise _wrong(
                     f"Poses of {first.fps:g} fps {first.size} and {part.fps:g} fps {part.size} do not join.",
-                    remedy="Join sequences of one frame rate and picture size.",
-                    field="motion",
+                    "Join sequences of one frame rate and picture size.",
                 )
         joined: dict[str, Any] = {n: np.concatenate([getattr(p, n) for p in whole]) for n in SHAPES}
         return replace(first, **joined)
@@ -184,13 +180,13 @@ class PoseSequence:
         elif data.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"{":
             values = _unpack_json(data, name)
         else:
-            raise MotionError(f"{name} is not a pose file.", remedy=_REMEDY, field="motion")
+            raise _wrong(f"{name} is not a pose file.", _REMEDY)
         _check_keys(values, name)
         del values["format"]
         try:
             return PoseSequence(**values)
         except MotionError as error:
-            raise MotionError(f"{name}: {error.message}", remedy=error.remedy, field=error.field) from None
+            raise _wrong(f"{name}: {error.message}", error.remedy, error.field) from None
 
 
 def single_frame(size: tuple[int, int], **seen: npt.NDArray[Any]) -> PoseSequence:
@@ -202,19 +198,18 @@ def single_frame(size: tuple[int, int], **seen: npt.NDArray[Any]) -> PoseSequenc
 
 
 def _checked_array(name: str, value: Any, shape: tuple[int, ...]) -> Floats:
-    wanted = f"[F,{','.join(map(str, shape))}]"
     try:
         given = np.asarray(value)
     except ValueError:  # ragged nested lists
         given = np.empty(0, object)
     if given.dtype.kind not in "fiu" or given.shape[1:] != shape or given.ndim != len(shape) + 1:
-        raise MotionError(
+        raise _wrong(
             f"{name} has shape {list(given.shape)} and type {given.dtype}.",
-            remedy=f"Give numbers of shape {wanted}.",
-            field=f"motion.{name}",
+            f"Give numbers of shape [F,{','.join(map(str, shape))}].",
+            f"motion.{name}",
         )
     if not len(given):
-        raise MotionError(f"{name} has no frames.", remedy="Give at least one frame.", field=f"motion.{name}")
+        raise _wrong(f"{name} has no frames.", "Give at least one frame.", f"motion.{name}")
     with np.errstate(over="ignore"):  # too large for float32 becomes inf, which is named below
         array = np.array(given, np.float32)
     _refuse(name, array, ~np.isfinite(array), "Leave out what was not seen by giving it the score 0.")
@@ -224,13 +219,15 @@ def _checked_array(name: str, value: Any, shape: tuple[int, ...]) -> Floats:
     return array
 
 
+def _wrong(what: str, remedy: str, field: str = "motion") -> MotionError:
+    return MotionError(what, remedy=remedy, field=field)
+
+
 def _refuse(name: str, array: Floats, bad: npt.NDArray[np.bool_], remedy: str) -> None:
     if bad.any():
         frame, *point = (int(i) for i in np.argwhere(bad)[0])
-        raise MotionError(
-            f"{name} is {array[(frame, *point)]} in frame {frame}, point {point}.",
-            remedy=remedy,
-            field=f"motion.{name}",
+        raise _wrong(
+            f"{name} is {array[(frame, *point)]} in frame {frame}, point {point}.", remedy, f"motion.{name}"
         )
 
 
@@ -240,9 +237,7 @@ def _checked_fps(value: Any) -> float:
     except (TypeError, ValueError, OverflowError):
         fps = math.nan
     if not (math.isfinite(fps) and fps > 0):
-        raise MotionError(
-            f"fps is {value!r}.", remedy="Give a positive number of frames per second.", field="motion.fps"
-        )
+        raise _wrong(f"fps is {value!r}.", "Give a positive number of frames per second.", "motion.fps")
     return fps
 
 
@@ -252,9 +247,7 @@ def _checked_size(value: Any) -> tuple[int, int]:
     except (TypeError, ValueError):
         width = height = 0
     if width < 1 or height < 1:
-        raise MotionError(
-            f"size is {value!r}.", remedy="Give (width, height) in whole pixels.", field="motion.size"
-        )
+        raise _wrong(f"size is {value!r}.", "Give (width, height) in whole pixels.", "motion.size")
     return width, height
 
 
@@ -263,26 +256,17 @@ def _read(path: str | os.PathLike[str]) -> tuple[bytes, str]:
         return Path(path).read_bytes(), str(path)
     except (OSError, ValueError) as error:  # ValueError: a null character in the path
         reason = getattr(error, "strerror", None) or error
-        raise MotionError(
-            f"{os.fspath(path)!r} cannot be read: {reason}.", remedy="Check the path.", field="motion"
-        ) from error
+        raise _wrong(f"{os.fspath(path)!r} cannot be read: {reason}.", "Check the path.") from error
 
 
 def _check_keys(values: dict[str, Any], name: str) -> None:
     missing, unknown = sorted(_KEYS - values.keys()), sorted(values.keys() - _KEYS)
     if missing or unknown:
-        faults = [
-            f"{what} {', '.join(keys)}"
-            for what, keys in (("lacks", missing), ("has unknown", unknown))
-            if keys
-        ]
-        raise MotionError(f"{name} {' and '.join(faults)}.", remedy=_REMEDY, field="motion")
+        both = {"lacks": missing, "has unknown": unknown}
+        faults = [f"{what} {', '.join(keys)}" for what, keys in both.items() if keys]
+        raise _wrong(f"{name} {' and '.join(faults)}.", _REMEDY)
     if values["format"] != FORMAT:
-        raise MotionError(
-            f"{name} has format {values['format']!r}; this version reads {FORMAT}.",
-            remedy=_REMEDY,
-            field="motion",
-        )
+        raise _wrong(f"{name} has format {values['format']!r}; this version reads {FORMAT}.", _REMEDY)
 
 
 def _pack_json(sequence: PoseSequence) -> bytes:
@@ -295,7 +279,7 @@ def _unpack_json(data: bytes, name: str) -> dict[str, Any]:
     try:
         values = json.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise MotionError(f"{name} is damaged JSON: {error}.", remedy=_REMEDY, field="motion") from error
+        raise _wrong(f"{name} is damaged JSON: {error}.", _REMEDY) from error
     return dict(values)
 
 
@@ -321,7 +305,7 @@ def _unpack_npz(data: bytes, name: str) -> dict[str, Any]:
                 raise ValueError("it unpacks to more than 1 GiB")
             read = {m.filename.removesuffix(".npy"): _array(archive.read(m), m.filename) for m in members}
     except _DAMAGE as error:
-        raise MotionError(f"{name} is damaged: {error}.", remedy=_REMEDY, field="motion") from error
+        raise _wrong(f"{name} is damaged: {error}.", _REMEDY) from error
     return {key: value.tolist() if key in ("format", "fps", "size") else value for key, value in read.items()}
 
 

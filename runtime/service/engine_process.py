@@ -9,8 +9,6 @@ import multiprocessing
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
-from multiprocessing.connection import Connection
-from typing import Any
 
 from ..errors import DeviceLost, EngineError, MimicMotionError
 from ..events import Done, Event, Failed
@@ -44,14 +42,14 @@ class EngineProcess:
     ) -> None:
         self.config = config
         self.ready: Ready | None = None
-        """What the process said when it was warm last; kept while it restarts."""
+        """The newest report that the process was warm; kept while it restarts."""
         self.warm = False
         self.jobs: set[str] = set()
-        """Those that it runs."""
+        """The ids of the jobs that it runs."""
         self.failure: MimicMotionError | None = None
         """Why this engine was given up."""
         self.deaths = 0
-        """Since something last went well."""
+        """In a row: of the process, since it last finished a job."""
         self.load_seconds = 0.0
         self._on_event = on_event
         self._on_change = on_change
@@ -72,7 +70,7 @@ class EngineProcess:
         return self._link.process.pid if self._link else None
 
     async def start(self) -> None:
-        """Spawn the process; it loads on while this returns."""
+        """Spawn the process; returns before it has loaded."""
         self._link = await asyncio.to_thread(_Link, self.config, asyncio.get_running_loop())
         self._supervisor = asyncio.create_task(self._supervise(self._link))
 
@@ -100,7 +98,7 @@ class EngineProcess:
             await asyncio.wait({self._supervisor})
 
     def _send(self, message: ToEngine) -> None:
-        # A process that just died is noticed, and its job failed, by the supervisor.
+        # If the process has just died, the supervisor notices it and fails the job.
         with contextlib.suppress(OSError):
             if self._link is not None:
                 self._link.connection.send(message)
@@ -116,7 +114,7 @@ class EngineProcess:
             link = self._link = await asyncio.to_thread(_Link, self.config, asyncio.get_running_loop())
 
     async def _stopped_within(self, seconds: float) -> bool:
-        """Wait; True as soon as the engine is to be stopped."""
+        """Wait so long, or until `stop` is called; True in that case."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._stopping.wait()
@@ -136,7 +134,7 @@ class EngineProcess:
             case LoadFailed(error):
                 self._refusal = error
                 if self.ready is None and not isinstance(error, DeviceLost):
-                    self.failure = error  # a bundle that never worked will not start to
+                    self.failure = error  # a bundle that never loaded will not load the next time either
             case JobEvent(job, event):
                 over = isinstance(event, Done | Failed)
                 if over:
@@ -176,11 +174,11 @@ class _Link:
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=worker.main, args=(theirs, config), name="mimicmotion-engine")
         self.process.start()
-        theirs.close()  # or the end of the process would not be the end of the pipe
+        theirs.close()  # or the pipe would stay open when the process dies
         atexit.register(self.process.kill)  # it ignores SIGTERM, and an orphan would hold the device
         self._loop = loop
         self._inbox: asyncio.Queue[FromEngine | None] = asyncio.Queue()
-        threading.Thread(target=self._read, args=(self.connection,), daemon=True).start()
+        threading.Thread(target=self._read, daemon=True).start()
 
     async def messages(self) -> AsyncIterator[FromEngine]:
         """Until the process has closed its end, usually by dying."""
@@ -197,12 +195,11 @@ class _Link:
         self.connection.close()
         return self.process.exitcode
 
-    def _read(self, connection: Connection[Any, Any]) -> None:
-        message: FromEngine | None = None
+    def _read(self) -> None:
         while True:
             try:
-                message = connection.recv()
-            except Exception:  # closed, or cut off in the middle of a message: either way it is over
+                message: FromEngine | None = self.connection.recv()
+            except Exception:  # closed, perhaps in the middle of a message
                 message = None
             try:
                 self._loop.call_soon_threadsafe(self._inbox.put_nowait, message)

@@ -28,7 +28,7 @@ class StoredJob:
     folder: Path
     request_id: str
     fingerprint: bytes
-    """What must be equal for a second request under the same `request_id`."""
+    """Must be equal in a second request under the same `request_id`."""
     motion_kind: MotionKind
     has_reference_pose: bool
     settings: Settings
@@ -38,7 +38,7 @@ class StoredJob:
     ended: float | None = None
     state: State = "receiving"
     position: int | None = None
-    """In the queue, as last told to readers."""
+    """In the queue, as readers were last told."""
     frames: int = 0
     """Of the finished video; 0 until that is known."""
     progress: Progress | None = None
@@ -46,7 +46,7 @@ class StoredJob:
     error: MimicMotionError | None = None
     cancel_asked: bool = False
     readers: int = 0
-    """Of its events; they keep its files."""
+    """How many read its events. A job that is read is not dropped."""
     unread: asyncio.Event = field(default_factory=asyncio.Event)
     """Set while there is no reader."""
     log: EventLog = field(default_factory=EventLog)
@@ -64,7 +64,7 @@ class StoredJob:
 
     @property
     def video(self) -> Path:
-        """The finished MP4, and while the job runs what is decoded of it."""
+        """The MP4; while the job runs, what there is of it."""
         return self.folder / "video.mp4"
 
     def file(self, part: str) -> Path:
@@ -97,7 +97,7 @@ class StoredJob:
                 async for event in self.log.follow(after):
                     if isinstance(event, Video):
                         if self.error is not None:
-                            break  # nobody needs the rest of a video that will never be whole
+                            break  # the video will never be whole
                         if descriptor < 0:
                             descriptor = files.enter_context(self.video.open("rb")).fileno()
                         data = await asyncio.to_thread(os.pread, descriptor, event.size, event.offset)
@@ -169,7 +169,7 @@ class JobStore:
         return self._jobs[job_id]
 
     def same(self, request_id: str, fingerprint: bytes) -> StoredJob | None:
-        """The job that this key already stands for; `KeyReused` if it was another request.
+        """The job that exists under this key; `KeyReused` if the key belongs to another request.
 
         A job that failed or was cancelled gives its key back, so that a caller may try again.
         """

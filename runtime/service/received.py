@@ -50,7 +50,7 @@ class ReceivedVideo:
 
 
 class Delivery:
-    """Takes a job's events in order; `result` is set once the last one proved the video to be whole.
+    """Takes a job's events in order; `result` is set when the last one has shown that the video is whole.
 
     With `output` the video is written beside that path and moved there at the end; without it, it is kept in
     memory up to `IN_MEMORY` and in a temporary file beyond. `first` says from which sequence number on the events

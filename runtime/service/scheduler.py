@@ -1,4 +1,4 @@
-"""Which job runs where and when: a bounded queue in front of the engines, and what jobs are predicted to take."""
+"""Which job runs where and when: a bounded queue in front of the engines. `Rates` predicts how long jobs take."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from .status import Busy, Draining, NotReady
 from .worker import Run
 
 COLD_RETRY = 5.0
-"""Seconds after which to try again where nothing was measured: a bundle that loads for the first time, say."""
+"""Seconds after which a caller may try again where nothing was measured yet."""
 NEWEST = 0.3
 """Weight of the newest job in a moving average."""
 
 
 class Scheduler:
-    """Runs jobs in the order in which their uploads were complete, on each engine as many as it takes.
+    """Runs jobs in the order in which their uploads became complete; each engine runs `Limits.jobs` at a time.
 
     `on_end(job)` is called when a job ended; `on_change()` when `warm` may have changed.
     """
@@ -33,8 +33,8 @@ class Scheduler:
     def __init__(
         self,
         configs: Sequence[EngineConfig],
-        *,
         max_queue: int,
+        *,
         on_end: Callable[[StoredJob], None],
         on_change: Callable[[], None],
         clock: Callable[[], float] = time.time,

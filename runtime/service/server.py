@@ -30,11 +30,11 @@ from .status import reason
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["AnimationService"].full_name
 SWEEP_SECONDS = 30.0
-"""From one look for jobs that are older than `Keep.seconds` to the next."""
+"""Between two searches for jobs that are older than `Keep.seconds`."""
 CANCEL_SECONDS = 5.0
-"""That a cancelled job gets to notice before its process is killed."""
+"""A cancelled job has so long to stop before its process is killed."""
 CHANNEL_OPTIONS = [
-    # Twice a chunk, so that one that is too large is refused by us, with an explanation.
+    # Twice a chunk: gRPC lets a chunk that is too large through, and our own check explains the error.
     ("grpc.max_receive_message_length", 2 * CHUNK_BYTES + 65536),
     ("grpc.max_send_message_length", 2 * CHUNK_BYTES + 65536),
     # A stream may be silent for minutes. Ping callers that went away unseen; let callers ping us every 5 s.
@@ -68,7 +68,7 @@ class AnimationServer:
         self._health = health.aio.HealthServicer()
         self.over = asyncio.Event()
         """Set when no engine can run any more: time to stop."""
-        self._decided = asyncio.Event()  # an engine was warm once, or none will be
+        self._decided = asyncio.Event()  # an engine is warm, or all have been given up
         self._jobs_ended = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -81,10 +81,7 @@ class AnimationServer:
         folder = Path(tempfile.mkdtemp(prefix="mimicmotion-", dir=config.folder))
         self.store = JobStore(folder, config.keep)
         self.scheduler = Scheduler(
-            config.engines(),
-            max_queue=config.max_queue,
-            on_end=self._job_ended,
-            on_change=self._changed,
+            config.engines(), config.max_queue, on_end=self._job_ended, on_change=self._changed
         )
         for engine in self.scheduler.engines:  # before gRPC has threads and sockets of its own
             await engine.start()
@@ -141,13 +138,7 @@ class AnimationServer:
         config = self.config
         self._server = grpc.aio.server(options=CHANNEL_OPTIONS, maximum_concurrent_rpcs=config.max_calls)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        servicer = AnimationServicer(
-            self.store,
-            self.scheduler,
-            config.limits,
-            upload_patience=config.upload_patience,
-            logger=self.logger,
-        )
+        servicer = AnimationServicer(config, self.store, self.scheduler, self.logger)
         pb_grpc.add_AnimationServiceServicer_to_server(servicer, self._server)
         names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)

@@ -1,4 +1,4 @@
-"""The RPCs, each a short story told with the store and the scheduler."""
+"""The RPCs: each asks the store and the scheduler, and answers in messages."""
 
 # ruff: noqa: N802 - methods bear the names of their RPCs
 
@@ -13,9 +13,9 @@ import grpc
 import grpc.aio
 
 from ..errors import Cancelled, EngineError, MimicMotionError, SettingsError
-from ..limits import Limits
 from ..settings import Settings
 from . import uploads, wire
+from .config import ServiceConfig
 from .generated.mimicmotion.v1 import animation_pb2 as pb
 from .generated.mimicmotion.v1 import animation_pb2_grpc as pb_grpc
 from .jobs import JobStore, StoredJob
@@ -52,16 +52,13 @@ def _answered(method: Any) -> Any:
 
 
 class AnimationServicer(pb_grpc.AnimationServiceServicer):
-    """`mimicmotion.v1.AnimationService` over a store and a scheduler that somebody else starts and stops."""
+    """`mimicmotion.v1.AnimationService` over a store and a scheduler, which the server starts and stops."""
 
-    def __init__(
-        self, store: JobStore, scheduler: Scheduler, limits: Limits, *, upload_patience: float, logger: Any
-    ) -> None:
+    def __init__(self, config: ServiceConfig, store: JobStore, scheduler: Scheduler, logger: Any) -> None:
         self.logger = logger
+        self._config = config
         self._store = store
         self._scheduler = scheduler
-        self._limits = limits
-        self._patience = upload_patience
 
     @_answered
     async def Animate(self, request: object, context: Context) -> None:
@@ -113,7 +110,7 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
         self, request: pb.EstimateAnimationRequest, context: Context
     ) -> pb.EstimateAnimationResponse:
         settings = wire.resolve(self._scheduler.defaults, wire.overrides_from_wire(request.settings))
-        uploads.check_output(settings.size, self._limits)
+        uploads.check_output(settings.size, self._config.limits)
         if not 1 <= request.frames <= 1_000_000:
             raise SettingsError(f"frames is {request.frames}.", remedy="Choose 1 to 1000000.", field="frames")
         frames = min(request.frames, settings.frames or request.frames)
@@ -130,9 +127,9 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
     # ---- inside ----
 
     async def _receive(self, context: Context) -> tuple[StoredJob, bool, pb.AnimationHeader]:
-        """(the queued job of this call's upload, whether its key gave one that existed already, the header)."""
-        receiver = uploads.Receiver(context.read, grpc.aio.EOF, self._patience)
-        header = await receiver.header(self._limits)
+        """(the job of this call's upload, whether it existed already under the same key, the header)."""
+        receiver = uploads.Receiver(context.read, grpc.aio.EOF, self._config.upload_patience)
+        header = await receiver.header(self._config.limits)
         fingerprint = _fingerprint(header)
         known = self._store.same(header.request_id, fingerprint)
         if known is not None:
@@ -159,12 +156,12 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
 
     def _settings(self, header: pb.AnimationHeader) -> Settings:
         settings = wire.resolve(self._scheduler.defaults, wire.overrides_from_wire(header.settings))
-        uploads.check_output(settings.size, self._limits)
+        uploads.check_output(settings.size, self._config.limits)
         return replace(settings, preview=(settings.preview or 1) if header.want_previews else 0)
 
 
 def _fingerprint(header: pb.AnimationHeader) -> bytes:
-    """What makes two requests the same: all of the header but how long its caller stays."""
+    """What must be equal in two requests under one key: the header without `detach`."""
     same = pb.AnimationHeader()
     same.CopyFrom(header)
     same.ClearField("detach")

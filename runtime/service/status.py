@@ -1,4 +1,4 @@
-"""Errors on the wire: google.rpc.Status and back, the same classes on both sides; and those of a service only."""
+"""The errors that only a service has, and all errors as google.rpc.Status and back."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -110,7 +110,7 @@ def overrides_from_wire(message: pb.AnimationSettings) -> dict[str, Any]:
 
 def resolve(defaults: Settings, overrides: dict[str, Any]) -> Settings:
     """The bundle's `defaults` with `overrides`; `SettingsError` names the field at fault."""
-    return Settings.from_dict({**{f.name: getattr(defaults, f.name) for f in fields(defaults)}, **overrides})
+    return Settings.from_dict({**defaults.to_dict(), **overrides})
 
 
 def settings_from_wire(message: pb.AnimationSettings) -> Settings:

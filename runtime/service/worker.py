@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ..media import FragmentedMp4
 
 JPEG_QUALITIES = (90, 70, 40)
-"""Of a preview, each tried where the one before makes a file of more than `CHUNK_BYTES`."""
+"""Of previews: the first one that makes a file of at most `CHUNK_BYTES`."""
 
 
 # ---- what crosses the pipe besides events: small frozen values, never pixels or video ----
@@ -100,7 +100,10 @@ FromEngine = Ready | LoadFailed | JobEvent
 
 def main(connection: Connection[Any, Any], config: EngineConfig) -> None:
     """Entry of the spawned process; returns when told to stop."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # these reach the whole group; the server decides
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # sent to the whole group; the server decides
         signal.signal(number, signal.SIG_IGN)
     inbox, lock = _Inbox(connection), threading.Lock()
 
@@ -174,7 +177,7 @@ def _run(animator: Any, run: Run, inbox: _Inbox, send: Callable[[FromEngine], No
 
 
 def _end_if_failed(job: Future[None]) -> None:
-    """A lost GPU, and what a job's thread could not tell the server, ends the process, which the server sees."""
+    """End the process, which the server notices, for a lost GPU and for an error that could not be reported."""
     if (error := job.exception()) is not None:
         traceback.print_exception(error, file=sys.stderr)
         os._exit(1)
@@ -270,7 +273,7 @@ class _VideoFile:
         self._put(self._mp4.write(frames))
 
     def finish(self, seconds: dict[str, float]) -> Done:
-        """Write what is left; `seconds` by stage, to which this is added."""
+        """Write what is left; its time is added to `seconds` (by stage)."""
         if self._mp4 is None:
             raise EngineError("The engine ended without a frame.")
         began = time.monotonic()
@@ -301,7 +304,7 @@ class _VideoFile:
 
 
 def _plain(error: Exception) -> MimicMotionError:
-    """As one of this package's classes, which every process can unpickle; a crash is explained on stderr."""
+    """The error as a class of errors.py, which every process can unpickle; others are printed to stderr."""
     if isinstance(error, MimicMotionError):
         kind: type[MimicMotionError] = next(
             kind for kind in type(error).__mro__ if kind.__module__ == errors.__name__

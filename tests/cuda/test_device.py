@@ -15,23 +15,22 @@ import pytest
 from cuda.bindings import driver
 
 from mimicmotion_trt import Animator, EngineError, PoseSequence
-from mimicmotion_trt import animator as animator_module
-from mimicmotion_trt.cuda import buckets, launches
+from mimicmotion_trt import networks as networks_module
+from mimicmotion_trt.cuda import batch_sizes, launches
 from mimicmotion_trt.cuda import device as device_module
-from mimicmotion_trt.cuda.denoiser import ProgramCache
 from mimicmotion_trt.cuda.device import CudaDevice
-from mimicmotion_trt.cuda.program import Layout, Rows, StepProgram
-from mimicmotion_trt.denoisers import Denoisers
+from mimicmotion_trt.cuda.program import StepProgram
+from mimicmotion_trt.cuda.shared_program import ProgramCache
+from mimicmotion_trt.denoise.plan import DenoisePlan
 from mimicmotion_trt.engines import Bundle, Engine, Placement, open_engine
 from mimicmotion_trt.engines.cuda_errors import LOST, kind_of
 from mimicmotion_trt.engines.cuda_gpu import Gpu
 from mimicmotion_trt.engines.cuda_memory import DeviceArray
 from mimicmotion_trt.errors import DeviceLost, OutOfMemory
+from mimicmotion_trt.sampler import Sampler
 
+from .plans import EveryBatchPays, plan_of, programs_on
 from .stand_in_cuda import Cuda, OnStream
-
-CELLS = (8, 16)
-ALONE = Rows(((0, 1, 2),), ((1.0, 1.0, 1.0),), (True,), (1,))
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +56,6 @@ def device(cuda: Cuda) -> CudaDevice:
     return CudaDevice(Gpu(0), "float32")
 
 
-def layout(frames: int) -> Layout:
-    return Layout((ALONE,), frames, CELLS)
-
-
 def nothing(*arguments: Any, **named: Any) -> None:
     """What a stand-in for the kernels does where no number counts."""
 
@@ -84,18 +79,18 @@ def test_with_and_without_graphs_it_is_the_animator_on_the_cpu(host, cuda, deep_
         expected = animator.sample(picture, poses, settings)
         device = CudaDevice(Gpu(0), "float32")
 
-        def make(layout: Layout, whole: Engine, outer: Engine | None) -> StepProgram:
-            first: Any = outer and OnStream(cuda, outer)
-            on_stream: Any = OnStream(cuda, whole)
-            return StepProgram(device, on_stream, layout, graphs=graphs, outer=first)
+        def make(plan: DenoisePlan, slots: int, unet: Engine, shallow: Engine | None) -> StepProgram:
+            first: Any = shallow and OnStream(cuda, shallow)
+            on_stream: Any = OnStream(cuda, unet)
+            return StepProgram(device, on_stream, plan, slots=slots, graphs=graphs, shallow=first)
 
-        animator.denoisers.programs = ProgramCache(make)
+        timing: Any = EveryBatchPays(device)
+        animator.sampler.programs = ProgramCache(make, timing)
         for _ in range(2):
             found = animator.sample(picture, poses, settings)
             np.testing.assert_allclose(found, expected, atol=4e-6 * np.abs(expected).max())
         assert cuda.told.count("graph") == (2 * settings.steps if graphs else 0)
-        animator.denoisers.programs.close()
-        device.close()
+        animator.sampler.programs.close()  # the device, too
     gc.collect()
     device.gpu.collect()
     assert (cuda.memory, cuda.graphs) == ({}, {})
@@ -113,15 +108,15 @@ def test_a_whole_animator_on_a_gpu(host, cuda, bundle, monkeypatch, tmp_path, gr
         expected = animator.sample(picture, poses, animator.settings(**options))
         frames = animator.decode(expected, 4).astype(int)
     monkeypatch.setenv("MIMICMOTION_CACHE", str(tmp_path))
-    monkeypatch.setattr(buckets, "RUNS", 1)
+    monkeypatch.setattr(batch_sizes, "RUNS", 1)
     gpu = Gpu(0)
 
     def opened(*arguments: Any, **named: Any) -> OnStream:
         return OnStream(cuda, open_engine(*arguments, **named), gpu)
 
-    monkeypatch.setattr(animator_module, "open_engine", opened)
+    monkeypatch.setattr(networks_module, "open_engine", opened)
     with Animator.load(bundle, threads=1, graphs=graphs) as animator:
-        assert list((tmp_path / "buckets").iterdir())
+        assert list((tmp_path / "batch-sizes").iterdir())
         found = animator.sample(picture, poses, animator.settings(**options))
         np.testing.assert_allclose(found, expected, atol=4e-6 * np.abs(expected).max())
         assert np.abs(animator.decode(found, 4).astype(int) - frames).max() <= 1
@@ -140,10 +135,10 @@ def test_a_job_whose_engine_says_little_of_a_lost_gpu(cuda, bundle, monkeypatch,
     def fails(inputs: Any, outputs: Any) -> Any:
         raise EngineError("the engine failed: no reason was given.")
 
-    monkeypatch.setattr(Denoisers, "prepare", nothing)
-    monkeypatch.setattr(animator_module, "open_engine", opened)
+    monkeypatch.setattr(Sampler, "prepare", nothing)
+    monkeypatch.setattr(networks_module, "open_engine", opened)
     with Animator.load(bundle, threads=1) as animator:
-        monkeypatch.setattr(animator._engines["pose_net"], "bind", fails)
+        monkeypatch.setattr(animator.networks["pose_net"], "bind", fails)
         nobody = np.zeros((1, 18, 2), np.float32), np.zeros((1, 18), np.float32)
         hands = np.zeros((1, 2, 21, 2), np.float32), np.zeros((1, 2, 21), np.float32)
         face = np.zeros((1, 68, 2), np.float32), np.zeros((1, 68), np.float32)
@@ -203,7 +198,7 @@ def test_a_closed_program_gives_all_back_without_the_collector(cuda, device, une
     engine: Any = OnStream(cuda, unet)
     gc.disable()
     try:
-        program = StepProgram(device, engine, layout(3))
+        program = StepProgram(device, engine, plan_of(3))
         assert len(engine.bound) == len(cuda.graphs) == 1
         assert cuda.used > 0
         program.close()
@@ -211,7 +206,7 @@ def test_a_closed_program_gives_all_back_without_the_collector(cuda, device, une
         device.close()
         assert cuda.memory == {}
         with pytest.raises(ValueError, match="closed"):
-            program.read(program.latents)
+            program.latents()
     finally:
         gc.enable()
 
@@ -235,32 +230,31 @@ def test_nothing_is_given_back_on_a_stream_that_is_captured(cuda, device):
 def test_idle_programs_make_room_for_others(cuda, device, unet, monkeypatch):
     monkeypatch.setattr(device, "launch", nothing)
     engine: Any = OnStream(cuda, unet)
-    cache = ProgramCache(lambda layout, whole, outer: StepProgram(device, whole, layout))
+    cache = programs_on(device)
     device.gpu.reclaimable.add(cache)
-    crew, slot = cache.join(layout(3), engine)
+    shared, slot = cache.join(plan_of(3), engine)
     one = cuda.used
-    busy, _ = cache.join(layout(3), engine)
-    cache.leave(crew, slot)
+    busy, _ = cache.join(plan_of(3), engine)
+    cache.leave(shared, slot)
     cuda.room = int(2.5 * one)  # two programs at a time
-    other, slot = cache.join(layout(4), engine)
+    other, slot = cache.join(plan_of(4), engine)
     assert len(cache) == 0
     assert busy.program.calls
     with pytest.raises(OutOfMemory, match=r"memory cannot be had: CUDA_ERROR_OUT_OF_MEMORY") as caught:
-        cache.join(layout(5), engine)
+        cache.join(plan_of(2), engine)
     assert "fewer pixels" in caught.value.remedy
     cache.leave(other, slot)
-    assert cache.join(layout(5), engine)[0].program.rows == 1
+    assert len(cache.join(plan_of(2), engine)[0].program.calls) == 1
 
 
 def test_a_broken_program_is_closed_after_its_last_job(cuda, device, unet, monkeypatch):
     monkeypatch.setattr(device, "launch", nothing)
     engine: Any = OnStream(cuda, unet)
-    cache = ProgramCache(lambda layout, whole, outer: StepProgram(device, whole, layout))
-    two = Layout((ALONE,), 3, CELLS, together=((1, 1),))
-    (crew, first), (_, second) = cache.join(two, engine), cache.join(two, engine)
-    cache.leave(crew, first, broken=True)
+    cache = programs_on(device)
+    (shared, first), (_, second) = (cache.join(plan_of(3), engine, slots=2) for _ in range(2))
+    cache.leave(shared, first, broken=True)
     assert len(cuda.graphs) == 2
-    cache.leave(crew, second)
+    cache.leave(shared, second)
     assert cuda.graphs == {}
 
 

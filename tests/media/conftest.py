@@ -77,6 +77,15 @@ def index_of() -> Callable[[np.ndarray], float]:
     return _index
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def clip() -> Callable[..., bytes]:
-    return _clip
+    """`_clip`, but the same clip is encoded once in a session."""
+    made: dict[str, bytes] = {}
+
+    def once(*args: Any, **options: Any) -> bytes:
+        key = repr((args, options))
+        if key not in made:
+            made[key] = _clip(*args, **options)
+        return made[key]
+
+    return once

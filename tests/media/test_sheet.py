@@ -4,11 +4,15 @@ import numpy as np
 import pytest
 
 from mimicmotion_trt.media import contact_sheet
-from mimicmotion_trt.media.sheet import _evenly
 
 
 def plain(value, height=64, width=36):
     return np.full((height, width, 3), value, np.uint8)
+
+
+def shown(sheet):
+    """Greys of the tiles along the lowest row of the sheet."""
+    return sorted({int(p[0]) for p in sheet[-20] if p[0] == p[1] == p[2]})
 
 
 def test_rows_hold_evenly_picked_frames():
@@ -18,16 +22,16 @@ def test_rows_hold_evenly_picked_frames():
         tile_height=80,
     )
     assert sheet.dtype == np.uint8
-    middle = [sheet[-20, column] for column in range(sheet.shape[1])]
-    shown = {int(p[0]) for p in middle if p[0] == p[1] == p[2]}
-    assert shown == {100, 108, 116, 124}
+    assert shown(sheet) == [100, 108, 116, 124]
     assert (sheet == 255).all(axis=2).sum() == 80 * 45
 
 
 @pytest.mark.parametrize(("count", "most"), [(1, 8), (8, 8), (100, 8), (9, 2)])
 def test_first_and_last_frame_are_shown(count, most):
-    picked = _evenly(count, most)
-    assert (picked[0], picked[-1], len(picked)) == (0, count - 1, min(count, most))
+    picked = shown(
+        contact_sheet([("frames", [plain(100 + k) for k in range(count)])], columns=most, tile_height=80)
+    )
+    assert (picked[0], picked[-1], len(picked)) == (100, 99 + count, min(count, most))
 
 
 def test_odd_contents_do_not_crash():

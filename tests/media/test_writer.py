@@ -54,7 +54,7 @@ def test_the_same_frames_give_the_same_bytes(tmp_path, pictures, clip, suffix):
     assert write(tmp_path / f"b{suffix}", pictures, audio=sound).read_bytes() == first
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm"])
+@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
 def test_however_often_grainy_waves_are_written(tmp_path, suffix):
     """x264's macroblock tree gave other bytes for these frames nearly every time."""
     y, x, t, channel = np.ogrid[:240, :320, :10, :3]

@@ -13,9 +13,8 @@ import pytest
 
 from mimicmotion_trt import Animator, Cancelled, Event, Job, Limits, PoseSequence, Settings
 from mimicmotion_trt.events import STAGES
-from mimicmotion_trt.inputs import reference_stride
+from mimicmotion_trt.inputs import nearest_size, reference_stride
 from mimicmotion_trt.media.picture import read_picture, write_picture
-from mimicmotion_trt.pipeline import nearest_size
 
 
 @pytest.fixture
@@ -50,8 +49,8 @@ def test_everything_from_a_picture_and_a_video(animator, quick, person, clip_of)
 
 def test_without_settings_the_bundles_own(animator, person, person_pose, dance):
     job = animator.animate(person, dance[:2], reference_pose=person_pose)
-    assert job.clip.settings.steps == 3
-    assert job.clip.size == (128, 64)  # of 64x128 and 128x64, as near to a square: the widest
+    assert job.animation.settings.steps == 3
+    assert job.animation.size == (128, 64)  # of 64x128 and 128x64, as near to a square: the widest
     assert len(job.result()) == 2
 
 
@@ -80,10 +79,10 @@ def test_a_job_is_sampling_and_decoding(animator, animate, dance, person, person
 
     job = animate(dance[:4], seed=3, steps=2, guidance=2, decode_chunk=2)
     frames = job.result().frames()
-    settings = replace(job.clip.settings, size=None)
-    poses = draw_poses(job.clip.poses, 64, 64, canvas=512)
+    settings = replace(job.animation.settings, size=None)
+    poses = draw_poses(job.animation.poses, 64, 64, canvas=512)
     latents = animator.sample(person, poses, settings)
-    np.testing.assert_array_equal(frames, animator.decode(latents)[1:])
+    np.testing.assert_array_equal(frames, animator.decode(latents, 2)[1:])
 
 
 def test_the_same_seed_gives_the_same_bytes(animate, dance):
@@ -143,7 +142,7 @@ def test_a_picture_in_every_form(animate, dance, person):
 )
 def test_stride_and_frames_of_keypoints(animate, dance, stride, frames, length, fps):
     job = animate(dance[:7], stride=stride, frames=frames)
-    assert (job.clip.frames, job.clip.fps) == (length, pytest.approx(fps))
+    assert (job.animation.frames, job.animation.fps) == (length, pytest.approx(fps))
     assert len(job.result()) == length
 
 
@@ -181,8 +180,8 @@ def test_the_references_stride():
 def test_the_motion_is_fitted_to_the_person_unless_that_is_off(animate, dance):
     fitted, plain = (animate(dance[:3], rescale=rescale) for rescale in (True, False))
     assert not np.array_equal(fitted.result().frames(), plain.result().frames())
-    np.testing.assert_array_equal(plain.clip.poses.body[1:], dance.body[:3])
-    assert len(fitted.clip.poses) == 4  # the reference's own first
+    np.testing.assert_array_equal(plain.animation.poses.body[1:], dance.body[:3])
+    assert len(fitted.animation.poses) == 4  # the reference's own first
 
 
 # --- events ----------------------------------------------------------------------------------------------
@@ -332,7 +331,7 @@ def test_a_mistake_in_the_owners_progress_is_not_the_jobs(animate, dance):
 
 def test_an_unfinished_result_never_passes_for_a_finished_one(animate, dance, monkeypatch):
     job = animate(dance[:3])
-    monkeypatch.setattr("mimicmotion_trt.networks.Stages.decode", _out_of_memory)
+    monkeypatch.setattr("mimicmotion_trt.networks.Networks.decode", _out_of_memory)
     with pytest.raises(MemoryError):
         job.result()
     monkeypatch.undo()

@@ -17,7 +17,7 @@ PLAIN = ImageStatistics(size=16, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 @pytest.mark.parametrize("name", ["single", "long", "augmented"])
 def test_golden_image_embedding(animator, golden_run, name):
     run = golden_run(name)
-    token = animator.stages.embed_picture(read_picture(run.picture))
+    token = animator.networks.embed_picture(read_picture(run.picture))
     np.testing.assert_allclose(token, run.image_embedding[-1], atol=1e-5)
 
 

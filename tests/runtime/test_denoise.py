@@ -13,8 +13,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimicmotion_trt.denoise import Conditions, Denoiser, batch_size, guidance_ramp, make_rows, split_rows
-from mimicmotion_trt.denoise.schedule import Step, euler_steps, karras_sigmas
+from mimicmotion_trt.denoise.loop import CpuDenoiser
+from mimicmotion_trt.denoise.plan import (
+    Batching,
+    Conditions,
+    DenoisePlan,
+    even_size,
+    guidance_ramp,
+    make_variant,
+    split_rows,
+)
+from mimicmotion_trt.denoise.schedule import PLAIN, Step, euler_steps, karras_sigmas
 from mimicmotion_trt.denoise.segments import cut_segments, fusion_weights
 from mimicmotion_trt.engines import EngineSpec, network_specs
 from mimicmotion_trt.errors import EngineError
@@ -24,12 +33,12 @@ HIGH, WIDE, POSE, TOKEN = 2, 3, 5, 6
 
 
 def predict(latents: Array, timestep: Array, embedding: Array, time_ids: Array, pose: Array) -> Array:
-    """A linear network: every input counts, frames of a segment see each other, slots differ."""
+    """A linear network: every input counts, frames of a segment see each other and are told apart."""
     noisy, image = latents[:, :, :4], latents[:, :, 4:]
     scalars = timestep + embedding.sum(axis=(1, 2)) + 0.01 * time_ids.sum(axis=1)
-    slots = np.arange(latents.shape[1], dtype=np.float32)[:, None, None, None]
+    index = np.arange(latents.shape[1], dtype=np.float32)[:, None, None, None]
     mixed = noisy - 0.5 * noisy.mean(axis=1, keepdims=True) + 0.3 * image + 0.2 * pose[:, :, :4]
-    return (mixed + 0.1 * scalars[:, None, None, None, None] + 0.02 * slots).astype(np.float32)
+    return (mixed + 0.1 * scalars[:, None, None, None, None] + 0.02 * index).astype(np.float32)
 
 
 class LinearEngine:
@@ -69,18 +78,33 @@ class IdleEngine(LinearEngine):
         return lambda: None
 
 
-def conditions_of(frames: int, cells: tuple[int, int] = (HIGH, WIDE)) -> Conditions:
+def conditions_of(frames: int, latent_size: tuple[int, int] = (HIGH, WIDE)) -> Conditions:
     random = np.random.default_rng(0)
     return Conditions(
         embedding=random.normal(size=(1, TOKEN)).astype(np.float32),
-        image_latents=random.normal(size=(4, *cells)).astype(np.float32),
-        pose=random.normal(size=(frames, POSE, *cells)).astype(np.float32),
+        image_latents=random.normal(size=(4, *latent_size)).astype(np.float32),
+        pose=random.normal(size=(frames, POSE, *latent_size)).astype(np.float32),
         time_ids=(6.0, 127.0, 0.02),
     )
 
 
 def noise_of(frames: int) -> Array:
     return np.random.default_rng(1).normal(size=(frames, 4, HIGH, WIDE)).astype(np.float32) * 700
+
+
+def plan_of(
+    frames: int,
+    segment: int,
+    overlap: int,
+    guidance: tuple[float, float] = (2.0, 2.0),
+    batching: Batching = Batching(most=4),  # noqa: B008 - frozen
+    latent_size: tuple[int, int] = (HIGH, WIDE),
+) -> DenoisePlan:
+    """A plan without steps of its own: the tests choose them."""
+    segments, ramp = cut_segments(frames, segment, overlap), guidance_ramp(guidance, frames)
+    variant = make_variant(segments, fusion_weights(segments), ramp, batching)
+    (first,) = euler_steps(karras_sigmas(1, 0.002, 700.0))
+    return DenoisePlan(frames, latent_size, ramp, (first,), {PLAIN: variant}, batching)
 
 
 def denoiser_of(
@@ -91,12 +115,10 @@ def denoiser_of(
     guidance: tuple[float, float] = (2.0, 2.0),
     batch: int = 4,
     executor: ThreadPoolExecutor | None = None,
-) -> Denoiser:
-    plan = cut_segments(frames, segment, overlap)
-    rows = make_rows(plan, fusion_weights(plan), guidance_ramp(guidance, frames))
-    denoiser = Denoiser(engine, conditions_of(frames), rows, batch, executor)
-    denoiser.latents[:] = noise_of(frames)
-    return denoiser
+) -> CpuDenoiser:
+    batching = Batching(most=batch, workers=2 if executor else 1)
+    plan = plan_of(frames, segment, overlap, guidance, batching)
+    return CpuDenoiser(engine, plan, conditions_of(frames), noise_of(frames), executor=executor)
 
 
 def reference_step(
@@ -107,21 +129,21 @@ def reference_step(
     x = x.astype(np.float64)
     scaled = x / np.sqrt(sigma**2 + 1)
     summed, total = np.zeros((2, *x.shape)), np.zeros(frames)
-    for plan in cut_segments(frames, segment, overlap):
-        slots = len(plan)
-        u = 2 * (np.arange(slots) + 0.5) / slots
+    for frame in cut_segments(frames, segment, overlap):
+        length = len(frame)
+        u = 2 * (np.arange(length) + 0.5) / length
         weight = np.minimum(u, 2 - u)
-        total[plan] += weight
+        total[frame] += weight
         for branch in (0, 1):  # unconditional first
-            image = np.broadcast_to(c.image_latents * branch, (slots, 4, HIGH, WIDE))
+            image = np.broadcast_to(c.image_latents * branch, (length, 4, HIGH, WIDE))
             prediction = predict(
-                np.concatenate([scaled[plan], image], axis=1)[None].astype(np.float32),
+                np.concatenate([scaled[frame], image], axis=1)[None].astype(np.float32),
                 np.array([0.25 * np.log(sigma)], np.float32),
                 c.embedding[None] * branch,
                 np.array([c.time_ids], np.float32),
-                c.pose[plan][None] * branch,
+                c.pose[frame][None] * branch,
             )[0]
-            summed[branch][plan] += weight[:, None, None, None] * prediction
+            summed[branch][frame] += weight[:, None, None, None] * prediction
     unconditional, conditional = summed / total[:, None, None, None]
     scale = np.linspace(*guidance, frames)[:, None, None, None]
     v = unconditional + scale * (conditional - unconditional)
@@ -144,10 +166,10 @@ def programs(draw: st.DrawFn) -> dict[str, Any]:
 
 @settings(max_examples=60, deadline=None)
 @given(programs(), st.booleans())
-def test_steps_equal_the_references(program, two_lanes):
+def test_steps_equal_the_references(program, two_workers):
     sigmas = karras_sigmas(3, 0.002, 700.0)
     with ThreadPoolExecutor(1) as executor:
-        denoiser = denoiser_of(LinearEngine(), **program, executor=executor if two_lanes else None)
+        denoiser = denoiser_of(LinearEngine(), **program, executor=executor if two_workers else None)
         del program["batch"]
         expected = denoiser.latents.astype(np.float64)
         for step in euler_steps(sigmas):
@@ -168,22 +190,22 @@ def test_the_number_of_rows_in_a_batch_does_not_matter(batch):
 
 
 @given(st.integers(1, 60), st.integers(1, 8), st.integers(1, 2))
-def test_batches_take_the_fewest_turns(rows, most, lanes):
-    size = batch_size(rows, most, lanes)
+def test_batches_take_the_fewest_rounds(rows, most, workers):
+    size = even_size(rows, most, workers)
     assert 1 <= size <= min(rows, most)
-    if lanes == 1:
+    if workers == 1:
         assert size == min(rows, most)
 
 
 @pytest.mark.parametrize(
     ("rows", "sizes", "parts"),
     [
-        (7, (1, 2, 4), [4, 2, 1]),
-        (9, (1, 2, 4), [4, 4, 1]),
-        (7, (2, 4), [4, 2, 1]),
-        (3, (4,), [3]),
-        (5, (4,), [4, 1]),
-        (1, (1,), [1]),
+        (7, (1, 2, 4), (4, 2, 1)),
+        (9, (1, 2, 4), (4, 4, 1)),
+        (7, (2, 4), (4, 2, 2)),
+        (3, (4,), (4,)),
+        (5, (4,), (4, 4)),
+        (1, (1,), (1,)),
     ],
 )
 def test_rows_are_split_into_the_batches_that_an_engine_takes(rows, sizes, parts):
@@ -192,19 +214,16 @@ def test_rows_are_split_into_the_batches_that_an_engine_takes(rows, sizes, parts
 
 @pytest.mark.parametrize("sizes", [(1, 2, 4), (2, 4), (4,), (8,)])
 def test_an_engine_that_takes_few_numbers_of_rows_answers_the_same(sizes):
-    """What a batch lacks is run with rows that count nothing."""
-    plan = cut_segments(20, 8, 3)
-    rows = make_rows(plan, fusion_weights(plan), guidance_ramp((1.5, 3.0), 20))
+    """A batch with fewer rows than that is filled up with rows of weight 0."""
     steps = euler_steps(karras_sigmas(3, 0.002, 700.0))
     engine, expected = LinearEngine(), denoiser_of(LinearEngine(), 20, 8, 3, (1.5, 3.0))
-    denoiser = Denoiser(engine, conditions_of(20), rows, max(sizes), None, sizes)
-    denoiser.latents[:] = noise_of(20)
+    plan = plan_of(20, 8, 3, (1.5, 3.0), Batching(sizes))
+    denoiser = CpuDenoiser(engine, plan, conditions_of(20), noise_of(20))
     for step in steps:
         denoiser.step(step)
         expected.step(step)
     np.testing.assert_allclose(denoiser.latents, expected.latents, rtol=1e-5, atol=1e-4)
     assert set(engine.calls) <= set(sizes)
-    assert denoiser.rows == len(rows)
 
 
 @pytest.mark.parametrize(
@@ -214,10 +233,10 @@ def test_an_engine_that_takes_few_numbers_of_rows_answers_the_same(sizes):
 def test_only_rows_that_count_are_run(guidance, conditional, unconditional):
     engine = LinearEngine()
     denoiser = denoiser_of(engine, 18, 8, 3, guidance)
-    assert denoiser.segments == 3
+    assert denoiser.plan.segments == 3
     (step,) = euler_steps(karras_sigmas(1, 0.002, 700.0))
     denoiser.step(step)
-    assert sum(engine.calls) == denoiser.rows == conditional + unconditional
+    assert sum(engine.calls) == len(denoiser.plan.first.rows) == conditional + unconditional
     assert engine.conditional == conditional
 
 
@@ -226,7 +245,7 @@ def test_guidance_one_is_the_conditional_prediction():
     (step,) = euler_steps(karras_sigmas(1, 0.002, 700.0))
     first.step(step)
     second.step(step)
-    assert (first.rows, second.rows) == (2, 4)
+    assert [len(one.plan.first.rows) for one in (first, second)] == [2, 4]
     np.testing.assert_allclose(first.latents, second.latents, rtol=1e-4, atol=1e-4)
 
 
@@ -237,10 +256,10 @@ def test_segments_done_rise_to_all_of_them():
     done = []
     for count in denoiser.run(step):
         done.append(count)
-        if count < denoiser.segments:
+        if count < denoiser.plan.segments:
             np.testing.assert_array_equal(denoiser.latents, before)  # they stay until all rows are in
     assert done == sorted(done)
-    assert done[-1] == denoiser.segments
+    assert done[-1] == denoiser.plan.segments
     assert not np.array_equal(denoiser.latents, before)
 
 
@@ -250,13 +269,13 @@ def test_a_finished_frame_is_what_the_network_believes():
     x = denoiser.latents.astype(np.float64)
     reference = reference_step(x, step.sigma, 0.0, 8, 3, (2.0, 2.0))  # a step to zero lands on x0
     denoiser.step(step)
-    np.testing.assert_allclose(denoiser.finished(3, step), reference[3], rtol=1e-3, atol=0.1)
+    np.testing.assert_allclose(denoiser.denoised(3, step), reference[3], rtol=1e-3, atol=0.1)
 
 
 def test_nothing_is_allocated_in_steps():
-    plan = cut_segments(40, 8, 3)
-    rows = make_rows(plan, fusion_weights(plan), guidance_ramp((2.0, 2.0), 40))
-    denoiser = Denoiser(IdleEngine(), conditions_of(40, cells=(64, 64)), rows, 4)
+    plan = plan_of(40, 8, 3, latent_size=(64, 64))
+    noise = np.zeros((40, 4, 64, 64), np.float32)
+    denoiser = CpuDenoiser(IdleEngine(), plan, conditions_of(40, latent_size=(64, 64)), noise)
     steps: list[Step] = euler_steps(karras_sigmas(10, 0.002, 700.0))
     for step in steps[:2]:
         denoiser.step(step)
@@ -276,7 +295,7 @@ def test_nothing_is_allocated_in_steps():
     assert now < frame / 2
 
 
-def test_an_engines_failure_comes_through_from_either_lane():
+def test_an_engines_failure_comes_through_from_either_worker():
     class Failing(LinearEngine):
         def __init__(self, at: int) -> None:
             super().__init__()

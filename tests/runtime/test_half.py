@@ -51,6 +51,6 @@ def test_every_step_is_near_that_of_float32(half, animator, golden_run):
 
 
 def test_arrays_are_of_the_engines_dtypes(half, pose_pictures):
-    conditions = half.condition(pose_pictures(1)[0], 3, half.settings())
+    conditions = half.networks.condition(pose_pictures(1)[0], 3, half.settings())
     assert conditions.pose.dtype == np.float16
     assert conditions.embedding.dtype == conditions.image_latents.dtype == np.float32

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from mimicmotion_trt import Animator, SettingsError
-from mimicmotion_trt.denoise import Conditions, Denoiser, make_rows
-from mimicmotion_trt.denoise.schedule import PLAIN, Step, euler_steps, karras_sigmas, steps_of
-from mimicmotion_trt.denoise.segments import cut_segments, fusion_weights
-from mimicmotion_trt.engines import FEATURE_CACHE_NETWORKS, EngineSpec, network_specs
+from mimicmotion_trt.denoise.loop import CpuDenoiser
+from mimicmotion_trt.denoise.plan import Batching, Conditions, make_plan
+from mimicmotion_trt.denoise.schedule import sigmas_of
+from mimicmotion_trt.denoise.shapes import EngineShapes
+from mimicmotion_trt.engines import EngineSpec, network_specs
+from mimicmotion_trt.settings import make_settings
 
 Array = np.ndarray[Any, Any]
 SPECS = network_specs(pose_channels=5, token_width=6, image_size=8, cached_channels=3)
@@ -68,8 +70,9 @@ def test_the_shifted_layout_takes_any_number_of_frames(animator, golden_run, fra
 
 def test_aligned_steps_are_those_of_the_settings(animator, golden_run):
     settings = animator.settings(steps=10, schedule="align-your-steps")
-    assert animator.sigmas(settings)[1] == np.float32(54.5)
-    assert [step.sigma for step in animator.steps(settings)] == animator.sigmas(settings)[:-1].tolist()
+    plan = animator.sampler.plan(5, settings, (8, 16))
+    assert plan.steps[1].sigma == np.float32(54.5)
+    assert [step.sigma for step in plan.steps] == sigmas_of(settings)[:-1].tolist()
     assert np.isfinite(sampled(animator, golden_run("single"), schedule="align-your-steps")).all()
 
 
@@ -88,7 +91,7 @@ def test_reuse_goes_together_with_a_limited_guidance(deep_animator, golden_run):
 
 
 def test_a_bundle_without_the_engines_is_told_how_to_get_them(animator, golden_run):
-    assert set(FEATURE_CACHE_NETWORKS).isdisjoint(animator.manifest.networks)
+    assert not animator.manifest.reuses
     with pytest.raises(SettingsError) as caught:
         sampled(animator, golden_run("single"), reuse_interval=2)
     assert caught.value.field == "settings.reuse_interval"
@@ -128,45 +131,39 @@ class Told:
         pass
 
 
-def program(steps: list[Step], outer: bool) -> list[tuple[Any, ...]]:
-    """What runs when ten frames in segments of four (overlap 2) are denoised, one row at a time."""
+def program(**chosen: Any) -> list[tuple[Any, ...]]:
+    """What runs when ten frames in segments of four (overlap 2) are denoised, all rows of a step in one call."""
+    settings = make_settings({"segment": 4, "overlap": 2, "guidance": 2.0}, chosen)
+    plan = make_plan(settings, 10, (2, 2), EngineShapes({}), lambda _: Batching(most=64))
     conditions = Conditions(
         np.ones((1, 6), np.float32),
         np.ones((4, 2, 2), np.float32),
         np.ones((10, 5, 2, 2), np.float32),
         (6, 127, 0),
     )
-    plan = cut_segments(10, 4, 2)
-    rows = {
-        guided: make_rows(plan, fusion_weights(plan), np.full(10, 2.0 if guided else 1.0, np.float32))
-        for guided in (True, False)
-    }
     told: list[tuple[Any, ...]] = []
-    unet = Told("unet_caching" if outer else "unet", told)
-    more = {"outer": Told("unet_shallow", told)} if outer else {}
-    denoiser = Denoiser(unet, conditions, rows[True], 64, others={(0.0, False): rows[False]}, **more)
-    for step in steps:
+    caches = plan.caches_features
+    unet = Told("unet_caching" if caches else "unet", told)
+    shallow = Told("unet_shallow", told) if caches else None
+    denoiser = CpuDenoiser(unet, plan, conditions, np.zeros((10, 4, 2, 2), np.float32), shallow=shallow)
+    for step in plan.steps:
         denoiser.step(step)
-    return told
+    return [(*ran, plan.steps) for ran in told]
 
 
-def test_steps_of_another_kind_run_rows_of_their_own():
-    first, second = euler_steps(karras_sigmas(2, 0.002, 700.0))
-    told = program([first, replace(second, guided=False)], outer=False)
-    assert first.kind == PLAIN
-    assert told == [("unet", 8, None), ("unet", 4, None)]  # four segments, in both branches or in one
+def test_steps_that_are_not_guided_run_only_conditional_rows():
+    told = program(steps=2, guidance_interval=(1.0, 1000.0))
+    assert [(name, rows) for name, rows, *_ in told] == [("unet", 8), ("unet", 4)]  # four segments
 
 
-def test_features_are_those_of_the_last_whole_step_of_the_same_kind():
-    from mimicmotion_trt import Settings
-
-    steps = steps_of(Settings(steps=6, reuse_interval=2, guidance_interval=(1.0, 100.0)))
+def test_cached_features_are_those_of_the_last_full_step_of_the_same_variant():
+    told = program(steps=6, reuse_interval=2, guidance_interval=(1.0, 100.0))
+    steps = told[0][-1]
     assert [step.guided for step in steps] == [False, False, True, True, False, False]
-    assert [step.whole for step in steps] == [True, False] * 3
-    told = program(steps, outer=True)
-    assert [(name, rows) for name, rows, _ in told] == [
+    assert [step.full for step in steps] == [True, False] * 3
+    assert [(name, rows) for name, rows, *_ in told] == [
         ("unet_caching", 4), ("unet_shallow", 4), ("unet_caching", 8), ("unet_shallow", 8),
         ("unet_caching", 4), ("unet_shallow", 4),
     ]  # fmt: skip
-    kept = [value for _, _, value in told if value is not None]
+    kept = [value for _, _, value, _ in told if value is not None]
     assert kept == [{float(np.float32(steps[index].timestep))} for index in (0, 2, 4)]

@@ -25,7 +25,7 @@ def test_latents_after_every_step_and_frames(animator, golden_run, name):
         assert np.abs(ours - reference).max() <= 1e-4 * np.abs(reference).max()
     np.testing.assert_allclose(latents, run.latents_after_step[-1], rtol=0, atol=1e-3)
 
-    frames = animator.decode(latents)
+    frames = animator.decode(latents, run.settings.decode_chunk)
     assert frames.dtype == np.uint8
     difference = frames.astype(int) - run.frames.transpose(0, 2, 3, 1)
     assert np.abs(difference).max() <= 2
@@ -35,5 +35,5 @@ def test_latents_after_every_step_and_frames(animator, golden_run, name):
 def test_pose_features(animator, golden_run, name):
     run = golden_run(name)
     features = np.empty_like(run.pose_features_first2)
-    assert list(animator.stages.encode_poses(run.poses[:2], features)) == [2]
+    assert list(animator.networks.encode_poses(run.poses[:2], features)) == [2]
     np.testing.assert_allclose(features, run.pose_features_first2, atol=1e-5)

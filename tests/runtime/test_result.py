@@ -101,7 +101,7 @@ def test_a_failure_on_the_way_keeps_the_file_of_before(result, tmp_path, monkeyp
 
 def test_a_result_without_frames_is_not_saved(animator, person, person_pose, dance, tmp_path):
     job = animator.animate(person, dance[:1], reference_pose=person_pose)
-    empty = Result(job.clip)
+    empty = Result(job.animation)
     assert empty.frames().shape == (0, 64, 128, 3)
     with pytest.raises(OutputError, match="no frame"):
         empty.save(tmp_path / "out.mp4")

@@ -21,6 +21,12 @@ from mimicmotion_trt.denoise.schedule import (
     sigmas_of,
     steps_of,
 )
+from mimicmotion_trt.settings import make_settings
+
+
+def chosen(**values) -> Settings:
+    """Settings as a bundle without settings of its own fills them in."""
+    return make_settings({}, values)
 
 
 @pytest.mark.parametrize("name", ["single", "long", "augmented"])
@@ -68,7 +74,7 @@ def test_the_last_step_lands_on_what_the_network_believes():
 
 
 def test_noise_starts_at_the_largest_sigma():
-    assert initial_scale(karras_sigmas(25, 0.002, 700.0)) == pytest.approx(math.sqrt(700.0**2 + 1))
+    assert initial_scale(700.0) == pytest.approx(math.sqrt(700.0**2 + 1))
 
 
 def test_ten_aligned_steps_are_the_published_ones():
@@ -95,28 +101,28 @@ def test_a_wider_range_stretches_the_outermost_pieces():
 
 
 def test_settings_choose_the_schedule():
-    assert sigmas_of(Settings(steps=7)).tolist() == karras_sigmas(7, 0.002, 700.0).tolist()
-    chosen = Settings(steps=7, schedule="align-your-steps", sigma_min=0.01, sigma_max=80.0)
-    assert sigmas_of(chosen).tolist() == aligned_sigmas(7, 0.01, 80.0).tolist()
+    assert sigmas_of(chosen(steps=7)).tolist() == karras_sigmas(7, 0.002, 700.0).tolist()
+    aligned = Settings(steps=7, schedule="align-your-steps", sigma_min=0.01, sigma_max=80.0)
+    assert sigmas_of(aligned).tolist() == aligned_sigmas(7, 0.01, 80.0).tolist()
 
 
 def test_every_step_is_plain_without_options():
-    steps = steps_of(Settings(steps=9))
+    steps = steps_of(chosen(steps=9))
     assert steps == euler_steps(karras_sigmas(9, 0.002, 700.0))
-    assert {step.kind for step in steps} == {PLAIN}
+    assert {step.variant for step in steps} == {PLAIN}
 
 
 def test_the_interval_of_guidance_is_open_below_and_closed_above():
-    settings = Settings(
+    settings = chosen(
         steps=10, schedule="align-your-steps", guidance_interval=(float(np.float32(0.981)), 700.0)
     )
     assert [step.guided for step in steps_of(settings)] == [True] * 6 + [False] * 4
-    limited = Settings(steps=10, guidance_interval=(0.3, 20.0))
+    limited = chosen(steps=10, guidance_interval=(0.3, 20.0))
     assert all(step.guided == (0.3 < step.sigma <= 20.0) for step in steps_of(limited))
 
 
 def test_shifts_of_neighbouring_steps_lie_far_apart():
-    shifts = [step.shift for step in steps_of(Settings(steps=50, layout="shifted"))]
+    shifts = [step.shift for step in steps_of(chosen(steps=50, layout="shifted"))]
     assert shifts[0] == 0
     assert all(0 <= shift < 1 for shift in shifts)
     apart = np.abs(np.diff(shifts))
@@ -126,12 +132,12 @@ def test_shifts_of_neighbouring_steps_lie_far_apart():
 
 @settings(deadline=None)
 @given(st.integers(1, 40), st.integers(1, 8), st.none() | st.tuples(st.floats(0, 1), st.floats(2, 500)))
-def test_the_whole_network_runs_where_there_is_nothing_to_reuse(steps, interval, guided):
+def test_the_full_network_runs_where_there_is_nothing_to_reuse(steps, interval, guided):
     """In the first step, where guidance begins or ends, and at the latest `interval` steps after the last time."""
-    found = steps_of(Settings(steps=steps, reuse_interval=interval, guidance_interval=guided))
+    found = steps_of(chosen(steps=steps, reuse_interval=interval, guidance_interval=guided))
     age = 0
     for before, step in zip([None, *found[:-1]], found, strict=True):
         age += 1
-        fresh = before is None or before.kind != step.kind or age == interval
-        assert step.whole == fresh
-        age = 0 if step.whole else age
+        fresh = before is None or before.variant != step.variant or age == interval
+        assert step.full == fresh
+        age = 0 if step.full else age

@@ -1,4 +1,4 @@
-"""A server around the stand-in animator for each module, and a client of it for each test."""
+"""A server around the stand-in animator, and a client of it for each test."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mimicmotion_trt.service import Client
 from .hosting import Host, hosted
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def host() -> Iterator[Host]:
     with hosted() as running:
         yield running

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from mimicmotion_trt.errors import OutputError, SettingsError
-from mimicmotion_trt.training.card import train_command
-from mimicmotion_trt.training.history import read_history, read_stages, write_history
+from mimicmotion_trt.training.card import read_history, read_runs, train_command, write_history
 
 SCRIPT = Path(__file__).parents[2] / "training" / "card.py"
 
@@ -31,31 +30,31 @@ def runs(tmp_path: Path) -> Path:
 
 
 def test_stages_come_in_the_order_of_training(runs, tmp_path):
-    assert [stage.name for stage in read_stages(runs)] == ["vae", "motion"]
+    assert [run.name for run in read_runs(runs)] == ["vae", "motion"]
     with pytest.raises(SettingsError, match="holds none of the runs"):
-        read_stages(tmp_path / "nowhere")
+        read_runs(tmp_path / "nowhere")
 
 
 def test_what_is_kept_tells_of_runs_that_are_gone(runs, tmp_path):
-    kept, now = tmp_path / "history.json", read_stages(runs)
+    kept, now = tmp_path / "history.json", read_runs(runs)
     write_history(kept, now)
     assert read_history(kept) == now
     (runs / "vae").rename(tmp_path / "gone")
-    assert read_stages(runs, kept) == now
-    assert read_stages(tmp_path / "nowhere", kept) == now
+    assert read_runs(runs, kept) == now
+    assert read_runs(tmp_path / "nowhere", kept) == now
     with pytest.raises(OutputError, match=r"nowhere.*cannot be written"):
         write_history(tmp_path / "nowhere" / "history.json", now)
     kept.write_text("[{}]")
     with pytest.raises(SettingsError, match=r"history.json cannot be read"):
-        read_stages(runs, kept)
+        read_runs(runs, kept)
 
 
 def test_a_run_goes_before_what_is_kept(runs, tmp_path):
     kept = tmp_path / "history.json"
-    write_history(kept, read_stages(runs))
+    write_history(kept, read_runs(runs))
     with (runs / "vae" / "metrics.jsonl").open("a") as lines:
         lines.write('{"step": 21, "loss": 0.5, "data_seconds": 0.01, "step_seconds": 1.5}\n')
-    assert [stage.profile.steps for stage in read_stages(runs, kept)] == [21, 20]
+    assert [run.profile.steps for run in read_runs(runs, kept)] == [21, 20]
 
 
 def test_the_card_tells_what_was_measured(runs, bundle, tmp_path):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mimicmotion_trt.errors import SettingsError
-from mimicmotion_trt.training.curves import draw_curves, profile, read_curve, smooth
+from mimicmotion_trt.training.curves import draw_curves, read_curve, smooth, summarize
 
 SCRIPT = Path(__file__).parents[2] / "training" / "curves.py"
 
@@ -30,7 +30,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_what_was_prepared_and_what_could_not_be_measured(run):
-    assert profile(run).prepare_seconds is None  # as of runs from before it was kept
+    assert summarize(run).prepare_seconds is None  # as of runs from before it was kept
     path = run / "metrics.jsonl"
     lines = [json.loads(line) for line in path.read_text().split("\n")[:-1]]
     for index, seconds in ((0, 40.0), (60, 2.5)):  # begun, and resumed
@@ -38,13 +38,13 @@ def test_what_was_prepared_and_what_could_not_be_measured(run):
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     with (run / "validation.jsonl").open("a") as file:
         file.write('{"step": 100, "psnr": 20.0, "hand_psnr": null}\n')
-    one = profile(run)
+    one = summarize(run)
     assert one.prepare_seconds == 42.5
     assert one.validation == {"psnr": 20.0}
 
 
 def test_the_numbers_of_a_run(run):
-    one = profile(run)
+    one = summarize(run)
     assert one.steps == 100
     assert one.hours == pytest.approx(200 / 3600)
     assert one.step_seconds == 2.0
@@ -79,7 +79,7 @@ def test_the_command_and_its_picture(run, tmp_path):
 
 def test_no_run_and_no_validation(run, tmp_path):
     with pytest.raises(SettingsError, match="holds no run"):
-        profile(tmp_path / "nowhere")
+        summarize(tmp_path / "nowhere")
     (run / "validation.jsonl").unlink()
-    assert profile(run).validation == {}
+    assert summarize(run).validation == {}
     draw_curves([read_curve(run)], tmp_path / "curve.png")

@@ -100,7 +100,7 @@ def test_measures_are_means_of_those_that_have_a_value():
 
 
 def test_the_command_ends_with_a_line_of_json(bundle, tmp_path):
-    command = [sys.executable, ROOT / "training" / "evaluate.py", "--bundle", bundle, "--synthetic", "2"]
+    command = [sys.executable, ROOT / "training" / "evaluate.py", "--bundle", bundle, "--synthetic", "1"]
     command += [
         "--frames",
         "20",

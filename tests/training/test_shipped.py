@@ -12,7 +12,8 @@ from onnx import numpy_helper
 from mimicmotion_trt import Animator
 from mimicmotion_trt.bundles import load_bundle
 from mimicmotion_trt.training.checkpoints import load_model
-from mimicmotion_trt.training.evaluate import means, score_clips
+from mimicmotion_trt.training.evaluate import score_clips
+from mimicmotion_trt.training.metrics import means
 
 MODEL = Path(__file__).parents[2] / "training" / "models" / "tiny"
 

@@ -125,7 +125,9 @@ def test_eight_bit_adam_is_given_the_configs_values(monkeypatch):
         return "an optimizer"
 
     monkeypatch.setitem(sys.modules, "bitsandbytes", types.ModuleType("bitsandbytes"))
-    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", types.SimpleNamespace(AdamW8bit=adam))
+    optim = types.ModuleType("bitsandbytes.optim")
+    monkeypatch.setattr(optim, "AdamW8bit", adam, raising=False)
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", optim)
     config = OptimizerConfig(name="adamw8bit", lr=3e-4, betas=(0.8, 0.9), eps=1e-7, weight_decay=0.2)
     assert make_optimizer(config, iter(["weights"])) == "an optimizer"
     assert given == {

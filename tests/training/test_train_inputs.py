@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mimicmotion_trt.training.config import Config, DataConfig, ObjectiveConfig, ValidationConfig
-from mimicmotion_trt.training.motion_task import MotionNetworks, MotionTask
+from mimicmotion_trt.training.stages.motion import MotionNetworks, MotionStage
 
 
 @pytest.fixture
@@ -22,19 +22,19 @@ def config(golden: Path, tmp_path: Path) -> Config:
     )  # fmt: skip
 
 
-def begin(config: Config) -> MotionTask:
-    task = MotionTask(config, torch.device("cpu"), Path(config.output))
-    task.network.eval()
-    return task
+def begin(config: Config) -> MotionStage:
+    stage = MotionStage(config, torch.device("cpu"), Path(config.output))
+    stage.network.eval()
+    return stage
 
 
 @torch.no_grad()
 def test_a_clip_without_conditions_is_shown_none(config):
     """As in inference's unconditional branch: no features at all, which black pictures would not give."""
-    task = begin(config)
-    batch = {**task.batch([0, 1]), "keep": torch.tensor([True, False])}
-    noisy = batch["latents"] * task.scale + batch["noise"]
-    latents, timestep, embedding, ids, poses, keep = task.inputs(batch, noisy, torch.ones(2))
+    stage = begin(config)
+    batch = {**stage.batch([0, 1]), "keep": torch.tensor([True, False])}
+    noisy = batch["latents"] * stage.scale + batch["noise"]
+    latents, timestep, embedding, ids, poses, keep = stage.inputs(batch, noisy, torch.ones(2))
     assert embedding[0].any()
     assert not embedding[1].any()
     assert latents[0, :, 4:].any()
@@ -44,7 +44,7 @@ def test_a_clip_without_conditions_is_shown_none(config):
         def forward(self, *inputs):
             return inputs[-1:]  # the pose features
 
-    pose_net = task.network.pose_net
+    pose_net = stage.motion.pose_net
     features = MotionNetworks(Shown(), pose_net)(latents, timestep, embedding, ids, poses, keep)
     torch.testing.assert_close(features[0], pose_net(poses[0].permute(0, 3, 1, 2) / 127.5 - 1))
     assert features[0].any()
@@ -57,12 +57,12 @@ def test_noise_is_added_to_the_reference_before_the_vae(config):
     """And the network is told how much: the third of SVD's micro-conditions."""
     quiet = replace(config.objective, noise_aug=False)
     for objective in (config.objective, quiet):
-        task = begin(replace(config, objective=objective))
-        batch = {**task.batch([0]), "keep": torch.tensor([True])}
-        latents, _, _, ids, _, _ = task.inputs(batch, batch["latents"], torch.ones(1))
+        stage = begin(replace(config, objective=objective))
+        batch = {**stage.batch([0]), "keep": torch.tensor([True])}
+        latents, _, _, ids, _, _ = stage.inputs(batch, batch["latents"], torch.ones(1))
         strength = batch["noise_aug"][:, None, None, None] if objective.noise_aug else 0.0
         assert not objective.noise_aug or 0.1 < float(strength) < 2
         picture = batch["reference"] + strength * batch["picture_noise"]
-        expected = task.encoders.mode(picture)[:, None].expand(-1, latents.shape[1], -1, -1, -1)
+        expected = stage.encoders.mode(picture)[:, None].expand(-1, latents.shape[1], -1, -1, -1)
         torch.testing.assert_close(latents[:, :, 4:], expected, rtol=1e-3, atol=2e-2)
         assert float(ids[0, 2]) == pytest.approx(float(batch["noise_aug"][0]))

@@ -1,9 +1,8 @@
-"""The stages before the main one: the VAE and the stand-in for CLIP, from a recipe of random networks."""
+"""The stages, in the order of a model from nothing: each goes on from what the ones before it have written."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,26 +12,17 @@ import pytest
 import torch
 
 from mimicmotion_trt.errors import CheckpointError, SettingsError
-from mimicmotion_trt.training.base import make_base, open_base, told_base
-from mimicmotion_trt.training.checkpoints import load_image_encoder, load_vae, read_config, read_state
-from mimicmotion_trt.training.config import Config, VaeConfig, build
-from mimicmotion_trt.training.motion_task import start_networks
-from mimicmotion_trt.training.temporal import TimeConv, flatten_time_convs, still_time_convs
-
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks this small are faster on one thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+from mimicmotion_trt.training.base import describe_base, make_base, open_base, replace_part
+from mimicmotion_trt.training.checkpoints import load_image_encoder, load_vae, read_config
+from mimicmotion_trt.training.config import Config, VaeConfig
+from mimicmotion_trt.training.networks import TimeConv, flatten_time_convs, zero_time_taps
+from mimicmotion_trt.training.objective import picture_loss
+from mimicmotion_trt.training.stages.image_encoder import BODY_POINTS, colours_of
+from mimicmotion_trt.training.stages.motion import start_networks
 
 
-@pytest.fixture
-def recipe(golden: Path, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def recipe(golden, tmp_path_factory) -> Path:
     """The golden data's configs as a recipe."""
     svd = golden / "tiny" / "svd"
     names = {
@@ -44,110 +34,139 @@ def recipe(golden: Path, tmp_path: Path) -> Path:
     }
     configs = {part: read_config(svd / part / name) for part, name in names.items()}
     configs["vae"] = {key: value for key, value in configs["vae"].items() if not key.startswith("_")}
-    path = tmp_path / "recipe.json"
+    path = tmp_path_factory.mktemp("recipe") / "recipe.json"
     path.write_text(json.dumps(configs))
     return path
 
 
-@pytest.fixture
-def train(recipe: Path, tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
-    """Run a stage; returns the lines of metrics.jsonl."""
-    values = {
-        "output": "unused",
+@pytest.fixture(scope="module")
+def train(runs, recipe, tmp_path_factory):
+    """Runs a stage; all of them share one cache of clips."""
+    common = {
         "recipe": str(recipe),
-        "batch": 2,
+        "base": None,
         "ema": None,
-        "tensorboard": False,
-        "data": {"clips": 4, "characters": 4, "frames": 3, "height": 64, "width": 64, "workers": 0},
-        "optimizer": {"lr": 2e-3},
+        "data": {"cache": str(tmp_path_factory.mktemp("cache"))},
+        "optimizer": {"lr": 2e-3, "schedule": "constant", "warmup": 0},
+        "objective": {"skeleton_weight": 1.0},
         "vae": {"frames": 2, "crop": 64},
-        "validation": {"every": 5, "clips": 2, "settings": {"steps": 2, "overlap": 1}},
+        "validation": {"every": 5, "clips": 1, "frames": 4, "settings": {"steps": 2, "overlap": 1}},
     }
 
-    def run(folder: str, steps: int, **changes: Any) -> list[dict[str, Any]]:
-        from accelerate.state import AcceleratorState
+    def run(folder: Path, steps: int, **changes: Any):
+        from mimicmotion_trt.training.config import merge
 
-        from mimicmotion_trt.training.loop import Trainer
-
-        AcceleratorState._reset_state(reset_partial_state=True)
-        config = replace(build(Config, values, ""), steps=steps, **changes)
-        Trainer(config, tmp_path / folder, say=lambda _: None).run()
-        lines = (tmp_path / folder / "metrics.jsonl").read_text().splitlines()
-        return [json.loads(line) for line in lines]
+        return runs.train(folder, steps, **merge(common, changes))
 
     return run
 
 
-def test_the_three_stages_follow_one_another(train, tmp_path):
-    vae = train("vae", 10, stage="vae")
-    assert vae[-1]["mse"] < vae[0]["mse"]
-    colours = train("colours", 5, stage="image_encoder", base=str(tmp_path / "vae" / "final" / "base"))
-    assert colours[-1]["loss"] < colours[0]["loss"]
-    base = tmp_path / "colours" / "final" / "base"
-    motion = train("motion", 1, base=str(base))
-    assert len(motion) == 1
-    assert not (tmp_path / "motion" / "base-random").exists()
+@pytest.fixture(scope="module")
+def vae(train, tmp_path_factory):
+    return train(tmp_path_factory.mktemp("vae"), 10, stage="vae")
 
-    trained, untrained = load_vae(base), load_vae(tmp_path / "vae" / "base-random")
+
+@pytest.fixture(scope="module")
+def colours(train, vae, tmp_path_factory):
+    return train(tmp_path_factory.mktemp("colours"), 5, stage="image_encoder", base=base_of(vae))
+
+
+@pytest.fixture(scope="module")
+def motion(train, colours, tmp_path_factory):
+    return train(tmp_path_factory.mktemp("motion"), 1, base=base_of(colours))
+
+
+@pytest.fixture(scope="module")
+def trained(colours, motion) -> dict[str, str]:
+    """What the late stages go on from."""
+    return {"base": base_of(colours), "checkpoint": str(motion.folder / "final" / "mimicmotion.safetensors")}
+
+
+def base_of(run: Any) -> str:
+    return str(run.folder / "final" / "base")
+
+
+def falls(run: Any, name: str, last: int) -> bool:
+    """Whether a loss is smaller in the last steps than in the first ones, as many of them."""
+    values = [line[name] for line in run.lines()]
+    return bool(np.mean(values[-last:]) < np.mean(values[:last]))
+
+
+def test_the_vae_learns(vae):
+    assert falls(vae, "mse", 1)
+    trained, untrained = load_vae(Path(base_of(vae))), load_vae(vae.folder / "base-random")
     assert not torch.equal(trained.encoder.conv_in.weight, untrained.encoder.conv_in.weight)
     assert trained.config["scaling_factor"] != untrained.config["scaling_factor"]
-    encoder, before = (load_image_encoder(tmp_path / n / "final" / "base") for n in ("colours", "vae"))
-    assert not torch.equal(encoder.visual_projection.weight, before.visual_projection.weight)
-    (line,) = (tmp_path / "vae" / "validation.jsonl").read_text().splitlines()[-1:]
-    assert 5 < json.loads(line)["psnr"] < 40
-    (line,) = (tmp_path / "colours" / "validation.jsonl").read_text().splitlines()[-1:]
-    assert 0 < json.loads(line)["colour_error"] < 255
+    assert 5 < vae.lines("validation")[-1]["psnr"] < 40
 
 
-def test_the_decoder_learns_behind_the_unet(train, tmp_path):
-    train("vae", 1, stage="vae")
-    base = tmp_path / "vae" / "final" / "base"
-    train("motion", 1, base=str(base))
-    checkpoint = str(tmp_path / "motion" / "final" / "mimicmotion.safetensors")
-    vae = VaeConfig(frames=2, crop=64, ssim_weight=0.5, true_latents=0.5)
-    lines = train("decoder", 12, stage="decoder", base=str(base), checkpoint=checkpoint, vae=vae)
-    assert np.mean([line["loss"] for line in lines[-4:]]) < np.mean([line["loss"] for line in lines[:4]])
+def test_the_image_encoder_learns_colours(vae, colours):
+    assert falls(colours, "loss", 1)
+    after, before = (load_image_encoder(Path(base_of(run))) for run in (colours, vae))
+    assert not torch.equal(after.visual_projection.weight, before.visual_projection.weight)
+    assert 0 < colours.lines("validation")[-1]["colour_error"] < 255
 
-    before, after = (load_vae(tmp_path / name / "final" / "base") for name in ("vae", "decoder"))
+
+def test_the_motion_stage_begins_with_their_base(motion):
+    assert len(motion.lines()) == 1
+    assert not (motion.folder / "base-random").exists()
+
+
+def test_the_decoder_learns_behind_the_unet(train, trained, tmp_path):
+    settings = {"ssim_weight": 0.5, "true_latents": 0.5}
+    decoder = train(tmp_path / "decoder", 12, stage="decoder", vae=settings, **trained)
+    assert falls(decoder, "loss", 4)
+    before, after = (load_vae(Path(base)) for base in (trained["base"], base_of(decoder)))
     for name, value in after.state_dict().items():
         if not name.startswith("decoder."):
             assert torch.equal(value, before.state_dict()[name]), name
     assert not torch.equal(after.decoder.conv_out.weight, before.decoder.conv_out.weight)
     assert after.config["scaling_factor"] == before.config["scaling_factor"]
-    assert not list((tmp_path / "decoder" / "final").glob("mimicmotion*"))
-    train("again", 1, base=str(tmp_path / "decoder" / "final" / "base"))  # clips of the same latents
-    names = [[p.name for p in (tmp_path / run / "cache").glob("motion-*")] for run in ("motion", "again")]
-    assert len(names[0]) == 1
-    assert names[0] == names[1]
-    (line,) = (tmp_path / "decoder" / "validation.jsonl").read_text().splitlines()[-1:]
-    assert 5 < json.loads(line)["psnr"] < 40
+    assert not list((decoder.folder / "final").glob("mimicmotion*"))
+    assert 5 < decoder.lines("validation")[-1]["psnr"] < 40
 
 
-def test_unet_and_decoder_learn_together_from_pictures(train, tmp_path):
-    train("vae", 1, stage="vae")
-    base = tmp_path / "vae" / "final" / "base"
-    train("motion", 1, base=str(base))
-    weights = tmp_path / "motion" / "final" / "mimicmotion.safetensors"
-    vae = VaeConfig(frames=2, crop=64, ssim_weight=0.5, true_latents=0.25, first_step=0.5)
-    given = {"base": str(base), "checkpoint": str(weights), "vae": vae}
-    lines = train("together", 8, stage="together", **given)
-    for name in ("loss", "latents"):
-        assert np.mean([line[name] for line in lines[-3:]]) < np.mean([line[name] for line in lines[:3]])
+def test_another_decoder_leaves_stored_clips_valid(runs, trained, tmp_path):
+    base, changed = Path(trained["base"]), tmp_path / "changed"
+    vae = load_vae(base)
+    vae.decoder.conv_out.bias.data += 1
+    replace_part(base, changed, "vae", vae)
+    for number, folder in enumerate((base, changed)):
+        trainer = runs.trainer(
+            tmp_path / f"{number}", base=str(folder), data={"cache": str(tmp_path / "cache")}
+        )
+        trainer.stage.prepare([0], lambda *_: None)
+    assert len(list((tmp_path / "cache").glob("motion-*"))) == 1
 
-    before, after = (read_state(tmp_path / n / "final" / weights.name) for n in ("motion", "together"))
+
+def test_unet_and_decoder_learn_together_from_pictures(train, trained, motion, tmp_path):
+    settings = {"ssim_weight": 0.5, "true_latents": 0.25, "first_step": 0.5}
+    together = train(tmp_path, 8, stage="together", vae=settings, **trained)
+    assert falls(together, "loss", 3)
+    assert falls(together, "latents", 3)
+    before, after = motion.weights(), together.weights()
     assert after.keys() == before.keys()
     assert not torch.equal(after["unet.conv_out.weight"], before["unet.conv_out.weight"])
     assert not torch.equal(after["pose_net.final_proj.weight"], before["pose_net.final_proj.weight"])
-    old, new = (load_vae(tmp_path / n / "final" / "base").state_dict() for n in ("vae", "together"))
+    old, new = (load_vae(Path(base)).state_dict() for base in (trained["base"], base_of(together)))
     changed = {name.split(".")[0] for name in old if not torch.equal(old[name], new[name])}
     assert changed == {"decoder"}
-    (line,) = (tmp_path / "together" / "validation.jsonl").read_text().splitlines()[-1:]
-    assert 5 < json.loads(line)["psnr"] < 40
+    assert 5 < together.lines("validation")[-1]["psnr"] < 40
+
+
+def test_the_gradient_of_the_pictures_reaches_the_unet(train, trained, motion, tmp_path):
+    """With no weight on latents, what is left to move the U-Net comes through the decoder."""
+    before = motion.weights()["unet.conv_out.bias"]
+    after = {}
+    for true in (0.0, 1.0):
+        settings = {"latent_weight": 0.0, "true_latents": true}
+        run = train(tmp_path / f"{true}", 1, stage="together", vae=settings, **trained)
+        after[true] = run.weights()["unet.conv_out.bias"]
+    assert not torch.equal(after[0.0], before)
+    torch.testing.assert_close(after[1.0], before, rtol=1e-4, atol=0)  # AdamW's decay of weights alone
 
 
 def test_autocast_leaves_the_loss_of_pictures_alone():
-    from mimicmotion_trt.training.decoder_task import picture_loss
-
     torch.manual_seed(0)
     truth = torch.rand(1, 2, 3, 32, 32) * 2 - 1
     near, settings = truth + 0.1 * torch.randn_like(truth), VaeConfig(ssim_weight=1.0)
@@ -157,47 +176,30 @@ def test_autocast_leaves_the_loss_of_pictures_alone():
     assert torch.equal(plain, cast)
 
 
-def test_the_gradient_of_the_pictures_reaches_the_unet(train, tmp_path):
-    """With no weight on latents, what is left to move the U-Net comes through the decoder."""
-    train("vae", 1, stage="vae")
-    base = tmp_path / "vae" / "final" / "base"
-    train("motion", 1, base=str(base))
-    weights = tmp_path / "motion" / "final" / "mimicmotion.safetensors"
-    given = {"stage": "together", "base": str(base), "checkpoint": str(weights)}
-    for name, true in (("seen", 0.0), ("hidden", 1.0)):
-        train(name, 1, vae=VaeConfig(frames=2, latent_weight=0.0, true_latents=true), **given)
-    before, seen, hidden = (
-        read_state(tmp_path / name / "final" / weights.name)["unet.conv_out.bias"]
-        for name in ("motion", "seen", "hidden")
-    )
-    assert not torch.equal(seen, before)
-    torch.testing.assert_close(hidden, before, rtol=1e-4, atol=0)  # AdamW's decay of weights alone
-
-
-def test_sharded_weights_do_not_learn_together(train, monkeypatch):
+def test_sharded_weights_do_not_learn_together(train, tmp_path, monkeypatch):
     from accelerate import Accelerator
     from accelerate.utils import DistributedType
 
     monkeypatch.setattr(Accelerator, "distributed_type", property(lambda _: DistributedType.FSDP))
     with pytest.raises(SettingsError, match=r"together.*sharded") as caught:
-        train("together", 1, stage="together", checkpoint="unused")
+        train(tmp_path / "together", 1, stage="together", checkpoint="unused")
     assert "ddp.yaml" in str(caught.value)
     with pytest.raises(SettingsError, match="moving average of sharded weights"):
-        train("average", 1, ema=0.99)
+        train(tmp_path / "average", 1, ema=0.99)
 
 
 def test_a_base_that_is_not_there_is_told(recipe, tmp_path):
     config = Config(output="unused", base="runs/nowhere", recipe=str(recipe))
     folder, found = open_base(config, tmp_path)
     assert folder == tmp_path / "base-random"
-    assert told_base(config, found) == f"base runs/nowhere is not there: random networks of {recipe}"
+    assert describe_base(config, found) == f"base runs/nowhere is not there: random networks of {recipe}"
     here = replace(config, base=str(folder))
-    assert told_base(here, open_base(here, tmp_path / "other")[1]) == f"base {folder}"
+    assert describe_base(here, open_base(here, tmp_path / "other")[1]) == f"base {folder}"
 
 
 def test_what_a_run_without_a_step_left_is_made_anew(train, recipe, tmp_path):
     make_base(tmp_path / "run" / "base-random", read_config(recipe), 0)
-    train("run", 1, stage="image_encoder", seed=5)
+    train(tmp_path / "run", 1, stage="image_encoder", seed=5)
     make_base(tmp_path / "five", read_config(recipe), 5)
     left, wanted = (
         load_image_encoder(tmp_path / n).visual_projection.weight for n in ("run/base-random", "five")
@@ -254,7 +256,6 @@ def test_a_recipe_that_builds_nothing(recipe, tmp_path):
 
 def test_colours_are_those_at_the_points():
     from mimicmotion_trt import PoseSequence
-    from mimicmotion_trt.training.colour_task import BODY_POINTS, colours_of
 
     body = np.full((1, 18, 2), 0.25, np.float32)
     body[0, 10] = (1.5, 0.5)  # a foot beside the picture
@@ -290,6 +291,6 @@ def test_flat_time_convolutions_are_the_same_sums():
     assert isinstance(conv[0], TimeConv)
     assert list(conv.state_dict()) == keys
     torch.testing.assert_close(conv(x), expected)
-    still_time_convs(conv)
+    zero_time_taps(conv)
     alone = conv(x[:, :, 1:2])
     torch.testing.assert_close(conv(x)[:, :, 1:2], alone)

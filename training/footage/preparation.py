@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -39,24 +39,20 @@ class Options:
     """Clips whose crop would have to be enlarged more than this are left out."""
 
     def __post_init__(self) -> None:
-        rules = self.rules
-        sides = self.size or (16, 16)
+        rules, sides = self.rules, self.size or (16, 16)
         checks = {
-            "size": min(sides) >= 16 and max(sides) <= 8192,
-            "fps": 0 < self.fps <= 1000 and 0 < self.frames_fps <= 1000,
-            "min-frames": rules.min_frames >= 4,
-            "max-frames": rules.max_frames >= 2 * rules.min_frames,  # or halves of a long shot were too short
-            "max-jitter": rules.max_jitter > 0,
-            "max-enlarge": self.max_enlarge >= 1,
+            "size": (min(sides) >= 16 and max(sides) <= 8192, "16 to 8192 pixels"),
+            "fps": (0 < self.fps <= 1000, "a rate above 0, at most 1000"),
+            "frames-fps": (0 < self.frames_fps <= 1000, "a rate above 0, at most 1000"),
+            "min-frames": (rules.min_frames >= 4, "4 or more"),
+            # or halves of a long shot would be too short
+            "max-frames": (rules.max_frames >= 2 * rules.min_frames, "at least twice --min-frames"),
+            "max-jitter": (rules.max_jitter > 0, "a number above 0"),
+            "max-enlarge": (self.max_enlarge >= 1, "1 or more"),
         }
-        for name, sound in checks.items():
+        for name, (sound, wanted) in checks.items():
             if not sound:
-                raise SettingsError(
-                    f"--{name} is out of range.",
-                    remedy="Sizes are 16 to 8192, rates above 0, frames 4 or more, the most twice the least, "
-                    "enlargements 1 or more.",
-                    field=name,
-                )
+                raise SettingsError(f"--{name} is out of range.", remedy=f"Choose {wanted}.", field=name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,19 +81,18 @@ class Progress(Protocol):
 
 
 class Preparation:
-    """Makes or continues the folder `output`: shards, and in `cache` the surveys. It needs `lock_folder(output)`."""
+    """Makes or continues the folder `output`: shards, and in `cache` the surveys. Only one may work on a folder."""
 
     def __init__(
         self, folder: Path, output: Path, options: Options, estimator: PoseEstimator, shard_clips: int = 64,
-        limit: int | None = None, count: Callable[[Picture], int] | None = None,
+        limit: int | None = None,
     ) -> None:  # fmt: skip
         """`limit`: how many recordings at most. Raises `InputError` if there are none."""
         self._options = options
         self.videos = find_videos(folder, output)[:limit]
         _check_settings(output / SETTINGS, options)
-        self._survey = Surveyor(
-            output / "cache", estimator, options.estimator, options.fps, options.frames_fps, count
-        )
+        rates = (options.fps, options.frames_fps)
+        self._survey = Surveyor(output / "cache", estimator, options.estimator, *rates)
         self.writer = ShardWriter(output, shard_clips)
 
     def run(self, progress: Progress) -> list[Verdict]:

@@ -52,12 +52,11 @@ class Surveyor:
     """Surveys recordings, and keeps each survey in `folder` under a name made from the recording's content."""
 
     def __init__(
-        self, folder: Path, estimator: PoseEstimator, kind: str, fps: float, frames_fps: float,
-        count: Callable[[Picture], int] | None = None,
-    ) -> None:  # fmt: skip
+        self, folder: Path, estimator: PoseEstimator, kind: str, fps: float, frames_fps: float
+    ) -> None:
         self._folder, self._kind, self._fps, self._frames_fps = folder, kind, fps, frames_fps
         self._estimator = estimator
-        self._count = count or PeopleCounter()
+        self._count = PeopleCounter()
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             for left in folder.glob(".*"):  # by a run that was killed

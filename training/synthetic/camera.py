@@ -83,32 +83,30 @@ class View:
     @staticmethod
     def of(skeleton: Skeleton, camera: Camera) -> View:
         """The skeleton as `camera`, of as many frames, sees it."""
+        neck, hips = skeleton.body[:, NECK], skeleton.body[:, [leg[0] for leg in LEGS]].mean(axis=1)
+        rise = hips[:, 1] - neck[:, 1]
+        rise = np.where(np.abs(rise) < 0.05, 0.05, rise)
+
+        def per_frame(values: Array, points: Array) -> Array:
+            return values.reshape(len(points), *(1,) * (points.ndim - 2), *values.shape[1:])
 
         def pixels(points: Array) -> Array:
-            shape = (len(points), *(1,) * (points.ndim - 2))
-            offset = camera.offset.reshape(*shape, 2)
-            return camera.scale.reshape(*shape, 1) * points[..., :2] + offset
+            scale, offset = per_frame(camera.scale, points), per_frame(camera.offset, points)
+            return scale[..., None] * points[..., :2] + offset
 
-        hips = skeleton.body[:, [leg[0] for leg in LEGS]].mean(axis=1)
+        def depth(points: Array) -> Array:
+            share = (points[..., 1] - per_frame(neck[:, 1], points)) / per_frame(rise, points)
+            share = np.clip(share, 0, 1)
+            level = per_frame(neck[:, 2], points) * (1 - share) + per_frame(hips[:, 2], points) * share
+            return points[..., 2] - level
+
         return View(
-            skeleton, camera.scale, pixels(skeleton.body), _depth(skeleton.body, skeleton),
-            pixels(skeleton.hands), _depth(skeleton.hands, skeleton), pixels(skeleton.face),
-            pixels(skeleton.toes), pixels(skeleton.skull), _depth(skeleton.skull, skeleton), pixels(hips),
+            skeleton, camera.scale, pixels(skeleton.body), depth(skeleton.body), pixels(skeleton.hands),
+            depth(skeleton.hands), pixels(skeleton.face), pixels(skeleton.toes), pixels(skeleton.skull),
+            depth(skeleton.skull), pixels(hips),
         )  # fmt: skip
 
     @property
     def character(self) -> Character:
         """Who is seen."""
         return self.skeleton.character
-
-
-def _depth(points: Array, skeleton: Skeleton) -> Array:
-    shape = (len(points), *(1,) * (points.ndim - 2))
-    neck = skeleton.body[:, NECK]
-    hips = skeleton.body[:, [leg[0] for leg in LEGS]].mean(axis=1)
-    rise = hips[:, 1] - neck[:, 1]
-    rise = np.where(np.abs(rise) < 0.05, 0.05, rise).reshape(shape)
-    share = np.clip((points[..., 1] - neck[:, 1].reshape(shape)) / rise, 0, 1)
-    level = neck[:, 2].reshape(shape) * (1 - share) + hips[:, 2].reshape(shape) * share
-    relative: Array = points[..., 2] - level
-    return relative

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -163,7 +163,7 @@ def film(
     floor = float(np.clip(camera.offset[:, 1].mean() / height - 0.1, 0.55, 0.95))
     room = paint_backdrop(skeleton.character.backdrop, height * times, width * times, floor)
     view = View.of(skeleton, large)
-    things = [layer.larger(times) for layer in passing]
+    things = [replace(layer, outline=layer.outline * times) for layer in passing]
     painted = paint(room, large, view, figure_parts(view), things, times)
     if exposures > 1:
         painted = painted.reshape(-1, exposures, height, width, 4).mean(axis=1)

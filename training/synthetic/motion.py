@@ -209,8 +209,12 @@ def retarget(character: Character, motion: PoseSequence, times: Array, rng: Rng)
     turned: Array = np.tanh(6 * np.sum(unit(ears) * nose, axis=-1) / (unit_length * size.head))
 
     def bone(first: int, last: int, length: float, towards: Array | float) -> Array:
-        full = max(source.length(first, last), 0.75 * length * unit_length)
-        return _bone(source.vector(first, last) / full, length, towards)
+        """[F,3]; the share of its length that the picture does not show points to the viewer or away."""
+        share = source.vector(first, last) / max(source.length(first, last), 0.75 * length * unit_length)
+        shown = np.clip(np.linalg.norm(share, axis=-1), 0, 1)
+        flat = unit(share) * (length * shown)[:, None]
+        depth = length * np.sqrt(1 - shown**2) * towards
+        return np.concatenate([flat, depth[:, None]], axis=1)
 
     body = np.zeros((len(times), 18, 3))
     middle = np.zeros((len(times), 3))
@@ -275,14 +279,6 @@ def _filled(motion: PoseSequence) -> Array:
     for joint in _AT_REST:
         fill(joint)
     return points
-
-
-def _bone(share: Array, length: float, towards: Array | float) -> Array:
-    """A bone [F,3] of `length`, of which `share` [F,2] is seen; what is not points to the viewer or away."""
-    seen = np.clip(np.linalg.norm(share, axis=-1), 0, 1)
-    flat = unit(share) * (length * seen)[:, None]
-    depth = length * np.sqrt(1 - seen**2) * towards
-    return np.concatenate([flat, depth[:, None]], axis=1)
 
 
 def _axes(right: Array, down: Array) -> Array:

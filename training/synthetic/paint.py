@@ -32,10 +32,6 @@ class Layer:
     shown: Flags | None = None  # [F]; None: always
     kind: Kind = "convex"  # `any` outlines may be hollow; of `hull` the convex hull is painted
 
-    def larger(self, factor: float) -> Layer:
-        """The shape on a picture of `factor` times the size."""
-        return Layer(self.outline * factor, self.colour, self.shown, self.kind)
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,29 +11,30 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..denoise.kernels import to_signed
-from . import objective
-from .adapters import add_adapters, fold_adapters, save_adapters, split_adapters
-from .base import open_base, told_base
-from .checkpoints import (
+from ...animator import Animator
+from ...denoise.kernels import to_signed
+from ...media.sheet import contact_sheet
+from .. import objective
+from ..checkpoints import (
     assign,
     empty_pose_net,
     empty_unet,
     find_weights,
+    fold_adapters,
     read_config,
     read_state,
+    save_adapters,
+    save_weights,
+    split_adapters,
 )
-from .comfyui import save_comfyui
-from .config import Config
-from .data.regions import region_weights
-from .data.samples import HeldOut, Sample, clips_key, drawn_poses, open_dataset, with_reference
-from .data.store import Arrays, Store, clip_at
-from .encoders import Encoders
-from .networks import PoseNet, UNet
-from .task import Batch, Measures, Report, cache_folder, fingerprint, generator_at
-from .temporal import flatten_time_convs, quiet_branches, still_time_convs
-from .torch_animator import torch_animator
-from .validation import validate_motion
+from ..config import Config
+from ..data.regions import region_weights
+from ..data.samples import Sample, drawn_poses, with_reference
+from ..data.store import Arrays
+from ..metrics import compare, means
+from ..networks import PoseNet, UNet, add_adapters, flatten_time_convs, zero_branches, zero_time_taps
+from ..torch_animator import Encoders, torch_animator
+from .base import Batch, Losses, Measures, Stage, generator_at
 
 
 class MotionNetworks(nn.Module):
@@ -58,27 +58,27 @@ class MotionNetworks(nn.Module):
         return prediction
 
 
-class MotionTask:
-    """See `task.Task`. The VAE and the image encoder are frozen; what they say of a clip is stored."""
+class MotionStage(Stage):
+    """The result is a checkpoint. VAE and image encoder are frozen; their outputs for each clip are stored."""
 
     def __init__(self, config: Config, device: torch.device, output: Path) -> None:
-        self._config, self._device = config, device
-        self._base, found = open_base(config, output)
-        unet = config.checkpoint or ("U-Net of the base" if has_unet(self._base) else "random U-Net")
-        self.beginning = f"{told_base(config, found)}; {unet}"
-        self.encoders = Encoders.load(self._base, device)
-        self.network = MotionNetworks(*start_networks(config, self._base)).to(device)
-        dataset = open_dataset(config.data)
-        self.held_out = HeldOut(config)
-        image_encoder = sorted((self._base / "image_encoder").glob("*"))
-        vae = self.encoders.latent_weights()  # its decoder may learn, and the clips stay what they are
-        name = f"motion-{fingerprint(clips_key(config.data, dataset), *image_encoder, *vae)}"
-        self._store = Store(cache_folder(config, output) / name, dataset, self.examine)
-        self._clips = len(dataset)
+        super().__init__(config, device, output)
+        unet = config.checkpoint or ("U-Net of the base" if has_unet(self.base) else "random U-Net")
+        self.start = f"{self.start}; {unet}"
+        self.encoders = Encoders.load(self.base, device)
+        self.motion = MotionNetworks(*start_networks(config, self.base)).to(device)
+        self.network: nn.Module = self.motion
+        image_encoder = sorted((self.base / "image_encoder").glob("*"))
+        vae = self.encoders.latent_weights()  # without the decoder, which may learn
+        self.encoded = self.open_store("motion", self.encode, *image_encoder, *vae)
 
-    def examine(self, sample: Sample) -> Arrays:
-        """What is stored of a clip."""
-        data = self._config.data
+    def encode(self, sample: Sample) -> Arrays:
+        """What is stored of a clip of F frames, the reference first.
+
+        Latents float16 [F,4,h,w], not scaled, token [1,D], pose pictures uint8 [F,H,W,3], reference uint8 [H,W,3],
+        and the keypoints that tell where hands and limbs are.
+        """
+        data = self.config.data
         pictures, poses = with_reference(sample)
         return {
             "latents": self.encoders.latents(pictures).astype(np.float16),
@@ -93,15 +93,10 @@ class MotionTask:
             "hands_score": poses.hands_score,
         }
 
-    def prepare(self, positions: Iterable[int], report: Report) -> None:
-        """Encode the clips that are not stored yet."""
-        indices = (clip_at(self._config.seed, self._clips, position) for position in positions)
-        self._store.fill(indices, self._config.data.workers, report)
-
     def batch(self, positions: Sequence[int]) -> Batch:
-        """Clips and what chance decides for them."""
-        config = self._config
-        clips = [self._store[clip_at(config.seed, self._clips, position)] for position in positions]
+        """Clips and the random choices for them."""
+        config = self.config
+        clips = [self.encoded[self.clip_at(position)] for position in positions]
         regions = [
             region_weights(
                 config.objective,
@@ -130,20 +125,20 @@ class MotionTask:
         }
 
     @property
-    def settings(self) -> dict[str, Any]:
-        """How clips are sampled: the scheduler's range of sigmas, and what the config says of validation."""
-        scheduler = read_config(self._base / "scheduler" / "scheduler_config.json")
+    def sampling(self) -> dict[str, Any]:
+        """The settings that clips are sampled with: the scheduler's sigmas and `validation.settings`."""
+        scheduler = read_config(self.base / "scheduler" / "scheduler_config.json")
         sigmas = {name: float(scheduler[name]) for name in ("sigma_min", "sigma_max")}
-        return {**sigmas, **self._config.validation.settings}
+        return {**sigmas, **self.config.validation.settings}
 
     @property
     def scale(self) -> float:
-        """Of the VAE's latents, to unit variance."""
+        """What the VAE's latents are multiplied by, for unit variance."""
         return self.encoders.scaling_factor
 
     def inputs(self, batch: Batch, noisy: Tensor, sigma: Tensor) -> tuple[Tensor, ...]:
         """What the networks are shown of noisy clips [B,F,4,h,w] at sigma [B]; see `MotionNetworks.forward`."""
-        config, keep = self._config.objective, batch["keep"]
+        config, keep = self.config.objective, batch["keep"]
         image_latents = batch["latents"][:, 0]
         if config.noise_aug:
             noise = batch["picture_noise"] * objective.spread(batch["noise_aug"], batch["picture_noise"])
@@ -158,45 +153,71 @@ class MotionTask:
         )
 
     def predict(self, network: nn.Module, batch: Batch, noisy: Tensor, sigma: Tensor) -> Tensor:
-        """What the networks believe of noisy clips [B,F,4,h,w] at sigma [B]: x0 as they are, of unit variance."""
+        """The network's x0 of noisy clips [B,F,4,h,w] at sigma [B], of unit variance."""
         v = network(*self.inputs(batch, noisy, sigma))
         return objective.denoised(v.float(), noisy, sigma)
 
-    def loss(self, network: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, network: nn.Module, batch: Batch) -> Losses:
         """See `objective`."""
         sigma, truth = batch["sigma"], batch["latents"] * self.scale
         noisy = truth + batch["noise"] * objective.spread(sigma, truth)
         x0 = self.predict(network, batch, noisy, sigma)
-        weight = objective.loss_weight(sigma, self._config.objective.weight_limit)
+        weight = objective.loss_weight(sigma, self.config.objective.weight_limit)
         losses = objective.clip_losses(x0, truth, weight, batch["region"])
         plain = objective.clip_losses(x0, truth, torch.ones_like(weight), torch.ones_like(batch["region"]))
         return losses.mean(), {"x0_error": plain.mean().detach(), "sigma": sigma.mean()}
 
     def validate(self) -> tuple[Measures, NDArray[np.uint8]]:
         """Sample held-out clips through the runtime's loop."""
-        config, networks = self._config, self.network
-        defaults = {"segment": config.data.frames, "canvas": config.data.canvas, **self.settings}
-        size = (config.data.width, config.data.height)
-        networks.eval()
-        animator = torch_animator(networks.unet, networks.pose_net, self.encoders, size, defaults)
+        data = self.config.data
+        defaults = {"segment": data.frames, "canvas": data.canvas, **self.sampling}
+        self.motion.eval()
+        animator = torch_animator(
+            self.motion.unet, self.motion.pose_net, self.encoders, (data.width, data.height), defaults
+        )
         try:
             samples = self.held_out.samples()
-            return validate_motion(animator, samples, confidence_aware=config.data.confidence_aware)
+            return validate_motion(animator, samples, confidence_aware=data.confidence_aware)
         finally:
-            networks.train()
+            self.motion.train()
 
     def save(self, folder: Path, state: Mapping[str, Tensor]) -> None:
-        """Write `mimicmotion.pth` and `.safetensors`: flat `unet.*`, `pose_net.*`; adapters folded in or apart."""
-        weights, adapters = split_adapters(self.network.unet, state, "unet.")
+        """Write the checkpoint; adapters go to `lora.safetensors`, and with `lora.merge` into the weights as well."""
+        config, unet = self.config, self.motion.unet
+        weights, adapters = split_adapters(state, "unet.")
         if adapters:
             save_adapters(folder / "lora.safetensors", adapters)
-        if adapters and self._config.lora is not None and self._config.lora.merge:
-            weights = fold_adapters(self.network.unet, weights, adapters, "unet.")
-        save_weights(folder, weights, self._config)
+        if adapters and config.lora is not None and config.lora.merge:
+            weights = fold_adapters(unet, weights, adapters, "unet.")
+        save_weights(folder, weights, half=config.half_weights, comfyui=config.comfyui)
 
-    def skipped(self) -> Counter[str]:
-        """See `task.Task`."""
-        return self._store.skipped + self.held_out.skipped
+
+def validate_motion(
+    animator: Animator, samples: Sequence[Sample], *, confidence_aware: bool
+) -> tuple[Measures, NDArray[np.uint8]]:
+    """The measures of `metrics.compare`, means over the sampled clips, and a contact sheet.
+
+    Clips are sampled with the animator's default settings and a seed for each. Poses are drawn as for training,
+    and the same poses tell where the hands are.
+    """
+    scores: list[dict[str, float | None]] = []
+    rows = []
+    for seed, sample in enumerate(samples):
+        settings = animator.settings(seed=seed)
+        pictures, poses = with_reference(sample)
+        assert settings.canvas is not None
+        height, width = pictures.shape[1:3]
+        drawn = drawn_poses(poses, height, width, settings.canvas, confidence_aware=confidence_aware)
+        reference, truth = sample["reference"], sample["frames"]
+        latents = animator.sample(reference, drawn, settings)
+        video = animator.decode(latents, settings.decode_chunk)[1:]
+        scores.append(compare(video, truth, reference, sample["observed"], settings))
+        rows += [
+            (f"clip {seed}: reference, then poses", [reference, *drawn[1:]]),
+            ("truth", [reference, *truth]),
+            (f"sampled, {scores[-1]['psnr']:.1f} dB", [reference, *video]),
+        ]
+    return means(scores), contact_sheet(rows)
 
 
 def start_networks(config: Config, base: Path) -> tuple[UNet, PoseNet]:
@@ -216,12 +237,12 @@ def start_networks(config: Config, base: Path) -> tuple[UNet, PoseNet]:
             assign({"": unet}, read_state(file), str(file), torch.float32)
         else:
             unet = UNet(**{key: value for key, value in unet.config.items() if not key.startswith("_")})
-            still_time_convs(unet)
-            quiet_branches(unet)
+            zero_time_taps(unet)
+            zero_branches(unet)
             nn.init.zeros_(unet.conv_out.weight)
         if pose_net is None:
             pose_net = PoseNet(unet.config["block_out_channels"][0])
-            wake_pose_net(pose_net)
+            start_pose_net(pose_net)
     flatten_time_convs(unet)
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
@@ -235,22 +256,10 @@ def has_unet(base: Path) -> bool:
     return any(file.suffix in (".safetensors", ".bin") for file in (base / "unet").glob("*"))
 
 
-def wake_pose_net(pose_net: PoseNet) -> None:
+def start_pose_net(pose_net: PoseNet) -> None:
     """He's initialisation of the eight convolutions; the projection stays at zero."""
     for module in pose_net.conv_layers:
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight)
             assert module.bias is not None
             nn.init.zeros_(module.bias)
-
-
-def save_weights(folder: Path, weights: Mapping[str, Tensor], config: Config) -> None:
-    """Write a checkpoint in both formats that `checkpoints.read_state` takes, and `comfyui/` if it is asked for."""
-    from safetensors.torch import save_file
-
-    dtype = torch.float16 if config.half_weights else torch.float32
-    tensors = {key: value.detach().to("cpu", dtype).contiguous() for key, value in weights.items()}
-    save_file(tensors, folder / "mimicmotion.safetensors")
-    torch.save(tensors, folder / "mimicmotion.pth")
-    if config.comfyui:
-        save_comfyui(folder / "comfyui", tensors)

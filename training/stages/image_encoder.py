@@ -1,13 +1,12 @@
-"""The second stage of a model from scratch: a stand-in for CLIP learns to name colours.
+"""The second stage of a model from nothing: a small stand-in for CLIP learns to name colours.
 
-Its token has to tell the colours of a person's clothes, skin and surroundings, at points that the reference
-pose gives; a linear layer that is thrown away afterwards reads them from it.
+Its token has to tell the colours of a person's clothes, skin and surroundings, at points that the reference pose
+gives. A linear layer reads them from the token; it is thrown away afterwards.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..denoise.kernels import clip_pixels, to_signed
-from ..pose import PoseSequence
-from ..pose.draw import BODY_THRESHOLD
-from .base import open_base, replace_part, told_base
-from .checkpoints import load_image_encoder
-from .config import Config
-from .data.samples import HeldOut, Sample, clips_key, open_dataset
-from .data.store import Arrays, Store, clip_at
-from .encoders import read_statistics
-from .task import Batch, Measures, Report, cache_folder, fingerprint
+from ...denoise.kernels import clip_pixels, to_signed
+from ...pose import PoseSequence
+from ...pose.draw import BODY_THRESHOLD
+from ..checkpoints import drop_prefix, load_image_encoder, read_statistics
+from ..config import Config
+from ..data.samples import Sample
+from ..data.store import Arrays
+from .base import Batch, Losses, Measures, Stage
 
 BODY_POINTS = (
     (0,), (1, 8, 11), (2, 3), (3, 4), (5, 6), (6, 7), (8, 9), (9, 10), (11, 12), (12, 13), (10,), (13,)
@@ -34,11 +31,11 @@ BODY_POINTS = (
 """Means of these body points: face, chest, upper arms and forearms, thighs and shins, feet."""
 CORNERS = ((0.06, 0.06), (0.94, 0.06), (0.06, 0.94), (0.94, 0.94))
 PATCH = 0.012
-"""Radius of the patch whose mean colour counts, as a fraction of the picture's height."""
+"""Radius of the patch whose mean colour is named, as a fraction of the picture's height."""
 
 
-class Namer(nn.Module):
-    """The image encoder and what reads colours from its token."""
+class ColourNamer(nn.Module):
+    """The image encoder, and the layer that reads colours from its token."""
 
     def __init__(self, encoder: Any) -> None:
         super().__init__()
@@ -51,53 +48,42 @@ class Namer(nn.Module):
         return colours.reshape(len(colours), -1, 3)
 
 
-class ColourTask:
-    """See `task.Task`. The result is a base folder with the trained image encoder."""
+class ImageEncoderStage(Stage):
+    """The result is a base folder with the trained image encoder."""
 
     def __init__(self, config: Config, device: torch.device, output: Path) -> None:
-        self._config, self._device = config, device
-        self._base, found = open_base(config, output)
-        self.beginning = told_base(config, found)
-        encoder: Any = load_image_encoder(self._base).requires_grad_(True).train()
-        self._statistics = read_statistics(self._base, int(encoder.config.image_size))
+        super().__init__(config, device, output)
+        encoder: Any = load_image_encoder(self.base).requires_grad_(True).train()
+        self.statistics = read_statistics(self.base, int(encoder.config.image_size))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.network = Namer(encoder).to(device)
-        self._held_out = HeldOut(config)
-        dataset = open_dataset(config.data)
-        folder = cache_folder(config, output) / f"colours-{fingerprint(clips_key(config.data, dataset))}"
-        self._store = Store(folder, dataset, store_colours)
-        self._clips = len(dataset)
-
-    def prepare(self, positions: Iterable[int], report: Report) -> None:
-        """Generate the clips that are not stored yet."""
-        indices = (clip_at(self._config.seed, self._clips, position) for position in positions)
-        self._store.fill(indices, self._config.data.workers, report)
+            self.network = ColourNamer(encoder).to(device)
+        self.colours = self.open_store("colours", store_colours)
 
     def batch(self, positions: Sequence[int]) -> Batch:
-        """Pixels [B,3,S,S], colours [B,K,3] and which of them are to be seen [B,K]."""
-        indices = [clip_at(self._config.seed, self._clips, position) for position in positions]
-        return self._collate([self._store[index] for index in indices])
+        """Pixels [B,3,S,S], colours [B,K,3], and which of them are visible [B,K]."""
+        return self.collate([self.colours[self.clip_at(position)] for position in positions])
 
-    def _collate(self, clips: Sequence[Arrays]) -> Batch:
-        pixels = [clip_pixels(to_signed(clip["reference"]), self._statistics)[0] for clip in clips]
+    def collate(self, clips: Sequence[Arrays]) -> Batch:
+        """A batch of what `store_colours` gave."""
+        pixels = [clip_pixels(to_signed(clip["reference"]), self.statistics)[0] for clip in clips]
         return {
             "pixels": torch.from_numpy(np.stack(pixels)),
             "colours": torch.from_numpy(np.stack([clip["colours"] for clip in clips])),
             "visible": torch.from_numpy(np.stack([clip["visible"] for clip in clips])),
         }
 
-    def loss(self, network: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean squared error of the colours that are to be seen."""
+    def loss(self, network: nn.Module, batch: Batch) -> Losses:
+        """Mean squared error of the visible colours."""
         error = (network(batch["pixels"]).float() - batch["colours"]) ** 2
         seen = batch["visible"][..., None].float()
         return (error * seen).sum() / (3 * seen.sum()).clamp(min=1), {}
 
     @torch.inference_mode()
     def validate(self) -> tuple[Measures, NDArray[np.uint8]]:
-        """Mean absolute error in levels of 255, and pictures over the colours that they have and are said to have."""
-        clips = [store_colours(sample) for sample in self._held_out.samples()]
-        batch = {name: value.to(self._device) for name, value in self._collate(clips).items()}
+        """Mean absolute error in levels of 255; the sheet shows each picture's colours over those that are named."""
+        clips = [store_colours(sample) for sample in self.held_out.samples()]
+        batch = {name: value.to(self.device) for name, value in self.collate(clips).items()}
         named = self.network(batch["pixels"]).clamp(0, 1)
         error = (named - batch["colours"]).abs()[batch["visible"]].mean()
         strips = [
@@ -108,18 +94,9 @@ class ColourTask:
 
     def save(self, folder: Path, state: Mapping[str, Tensor]) -> None:
         """Write `base/`: the base folder with this image encoder."""
-        encoder: Any = load_image_encoder(self._base)
-        prefix = "encoder."
-        own = {
-            key.removeprefix(prefix): value.cpu() for key, value in state.items() if key.startswith(prefix)
-        }
-        encoder.load_state_dict(own)
-        encoder = encoder.half() if self._config.half_weights else encoder
-        replace_part(self._base, folder / "base", "image_encoder", encoder)
-
-    def skipped(self) -> Counter[str]:
-        """See `task.Task`."""
-        return self._store.skipped + self._held_out.skipped
+        encoder: Any = load_image_encoder(self.base)
+        encoder.load_state_dict({key: value.cpu() for key, value in drop_prefix(state, "encoder.").items()})
+        self.save_base(folder, "image_encoder", encoder)
 
 
 def store_colours(sample: Sample) -> Arrays:

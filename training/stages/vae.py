@@ -1,9 +1,8 @@
-"""The first stage of a model from scratch: the VAE learns to reconstruct frames."""
+"""The first stage of a model from nothing: the VAE learns to reconstruct frames."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +11,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..denoise.kernels import to_pictures, to_signed
-from ..media.sheet import contact_sheet
-from .base import open_base, replace_part, told_base
-from .checkpoints import load_vae
-from .config import Config
-from .data.samples import HeldOut, Sample, clips_key, open_dataset, with_reference
-from .data.store import Arrays, Store, clip_at
-from .metrics import psnr, ssim
-from .task import Batch, Measures, Report, cache_folder, fingerprint, generator_at
-from .temporal import flatten_time_convs, still_time_convs
+from ...denoise.kernels import to_pictures, to_signed
+from ...media.sheet import contact_sheet
+from ..checkpoints import drop_prefix, load_vae
+from ..config import Config
+from ..data.samples import Sample, with_reference
+from ..data.store import Arrays
+from ..metrics import psnr, ssim
+from ..networks import flatten_time_convs, zero_time_taps
+from .base import Batch, Losses, Measures, Stage, generator_at
+
+MEASURED_CLIPS = 32
+"""Clips whose latents decide about the scaling factor."""
 
 
 class Reconstruction(nn.Module):
-    """The VAE there and back."""
+    """The VAE's encoder and decoder, one after the other."""
 
     def __init__(self, vae: Any) -> None:
         super().__init__()
@@ -38,41 +39,33 @@ class Reconstruction(nn.Module):
         return decoded.unflatten(0, frames.shape[:2]), posterior.mean, posterior.logvar
 
 
-class VaeTask:
-    """See `task.Task`. The result is a base folder with the trained VAE and latents scaled to unit variance."""
+class VaeStage(Stage):
+    """The result is a base folder with the trained VAE, and a factor that scales its latents to unit variance."""
 
     def __init__(self, config: Config, device: torch.device, output: Path) -> None:
-        self._config, self._device = config, device
-        self._base, found = open_base(config, output)
-        self.beginning = told_base(config, found)
-        vae: Any = load_vae(self._base)
-        if not found:
+        super().__init__(config, device, output)
+        vae: Any = load_vae(self.base)
+        if not self.base_found:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(config.seed)
-                clear_path(vae)
-            still_time_convs(vae)
+                let_pictures_pass(vae)
+            zero_time_taps(vae)
             start_posterior(vae, config.vae.log_variance)
         flatten_time_convs(vae)
         vae.requires_grad_(True).train()
         if config.gradient_checkpointing:
             vae.enable_gradient_checkpointing()
-        self._vae: Any = vae
+        self.vae = vae
         self.network = Reconstruction(vae).to(device)
-        self._held_out = HeldOut(config)
-        self._store, self._clips = open_frames(config, output)
-
-    def prepare(self, positions: Iterable[int], report: Report) -> None:
-        """Generate the clips that are not stored yet."""
-        indices = (clip_at(self._config.seed, self._clips, position) for position in positions)
-        self._store.fill(indices, self._config.data.workers, report)
+        self.frames = self.open_store("frames", store_frames)
 
     def batch(self, positions: Sequence[int]) -> Batch:
-        """Frames [B,T,3,S,S], cut from consecutive frames at a place that chance decides, and noise."""
-        settings = self._config.vae
+        """Frames [B,T,3,S,S], cut at a random place from consecutive frames, and unit noise [B*T,4,S/8,S/8]."""
+        settings = self.config.vae
         cuts, noises = [], []
         for position in positions:
-            generator = generator_at(self._config.seed, position)
-            frames = self._store[clip_at(self._config.seed, self._clips, position)]["frames"]
+            generator = generator_at(self.config.seed, position)
+            frames = self.frames[self.clip_at(position)]["frames"]
             side = (settings.crop, settings.crop) if settings.crop else frames.shape[1:3]
             sizes = (min(settings.frames, len(frames)), *side)
             starts = [
@@ -81,13 +74,13 @@ class VaeTask:
             ]
             where = tuple(slice(start, start + size) for start, size in zip(starts, sizes, strict=True))
             cuts.append(to_signed(frames[where]))
-            high, wide = cuts[-1].shape[-2] // 8, cuts[-1].shape[-1] // 8
-            noises.append(torch.randn((sizes[0], 4, high, wide), generator=generator))
+            height, width = cuts[-1].shape[-2] // 8, cuts[-1].shape[-1] // 8
+            noises.append(torch.randn((sizes[0], 4, height, width), generator=generator))
         return {"frames": torch.from_numpy(np.stack(cuts)), "noise": torch.cat(noises)}
 
-    def loss(self, network: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, network: nn.Module, batch: Batch) -> Losses:
         """Absolute and squared errors, and the KL divergence from unit noise per latent value."""
-        settings = self._config.vae
+        settings = self.config.vae
         decoded, mean, log_variance = network(batch["frames"], batch["noise"])
         error = decoded.float() - batch["frames"]
         l1, mse = error.abs().mean(), (error**2).mean()
@@ -95,40 +88,35 @@ class VaeTask:
         total = settings.l1_weight * l1 + settings.mse_weight * mse + settings.kl_weight * kl
         return total, {"mse": mse.detach(), "kl": kl.detach()}
 
-    @torch.inference_mode()
     def validate(self) -> tuple[Measures, NDArray[np.uint8]]:
-        """PSNR and SSIM of whole held-out clips, encoded to the mode and decoded."""
-        clips = [sample["frames"] for sample in self._held_out.samples()]
-        return validate_vae(self._vae, clips, self._device)
+        """PSNR and SSIM of whole held-out clips after encoder and decoder."""
+        return validate_vae(self.vae, self.held_out.samples(), self.device)
 
     def save(self, folder: Path, state: Mapping[str, Tensor]) -> None:
-        """Write `base/`: the base folder with this VAE, its scaling_factor measured."""
-        vae = trained_vae(self._base, state)
-        factor = self.measure_scaling_factor(vae.to(self._device))
-        vae.register_to_config(scaling_factor=factor)
-        replace_part(self._base, folder / "base", "vae", vae.half() if self._config.half_weights else vae)
+        """Write `base/`: the base folder with this VAE, its `scaling_factor` measured."""
+        vae = trained_vae(self.base, state)
+        vae.register_to_config(scaling_factor=self.measure_scaling_factor(vae.to(self.device)))
+        self.save_base(folder, "vae", vae)
 
     @torch.inference_mode()
-    def measure_scaling_factor(self, vae: Any, clips: int = 32) -> float:
-        """One over the standard deviation of the latents' modes, over the first clips."""
+    def measure_scaling_factor(self, vae: Any) -> float:
+        """One over the standard deviation of the posterior's modes, over the first clips."""
         modes = []
-        for index in range(min(clips, self._clips)):
-            images = torch.from_numpy(to_signed(self._store[index]["frames"][:2])).to(self._device)
+        for index in range(min(MEASURED_CLIPS, len(self.dataset))):
+            images = torch.from_numpy(to_signed(self.frames[index]["frames"][:2])).to(self.device)
             modes.append(vae.encode(images).latent_dist.mode())
         return 1.0 / float(torch.cat(modes).double().std())
 
-    def skipped(self) -> Counter[str]:
-        """See `task.Task`."""
-        return self._store.skipped + self._held_out.skipped
 
-
+@torch.inference_mode()
 def validate_vae(
-    vae: Any, clips: Sequence[NDArray[np.uint8]], device: torch.device
+    vae: Any, samples: Sequence[Sample], device: torch.device
 ) -> tuple[Measures, NDArray[np.uint8]]:
-    """PSNR and SSIM of clips uint8 [F,H,W,3], there and back, and a contact sheet."""
+    """PSNR and SSIM of clips that are encoded to the posterior's mode and decoded, and a contact sheet."""
     scores, rows = [], []
     vae.eval()
-    for index, truth in enumerate(clips):
+    for index, sample in enumerate(samples):
+        truth = sample["frames"]
         images = torch.from_numpy(to_signed(truth)).to(device)
         planes = vae.decode(vae.encode(images).latent_dist.mode(), num_frames=len(truth)).sample
         video = np.empty_like(truth)
@@ -143,24 +131,17 @@ def validate_vae(
 def trained_vae(base: Path, state: Mapping[str, Tensor]) -> Any:
     """The base folder's VAE with the weights of a network that holds it as `vae`."""
     vae: Any = load_vae(base)
-    vae.load_state_dict({key.removeprefix("vae."): value.cpu() for key, value in state.items()})
+    vae.load_state_dict({key: value.cpu() for key, value in drop_prefix(state, "vae.").items()})
     return vae
 
 
-def open_frames(config: Config, output: Path) -> tuple[Store, int]:
-    """The store of the clips' pictures, and how many clips there are."""
-    dataset = open_dataset(config.data)
-    name = f"frames-{fingerprint(clips_key(config.data, dataset))}"
-    return Store(cache_folder(config, output) / name, dataset, store_frames), len(dataset)
-
-
 def store_frames(sample: Sample) -> Arrays:
-    """All pictures of a clip, uint8 [1+F,H,W,3]."""
+    """All pictures of a clip, uint8 [1+F,H,W,3], the reference first."""
     return {"frames": with_reference(sample)[0]}
 
 
-def clear_path(vae: nn.Module) -> None:
-    """Initialise so that pictures pass: residual branches at zero, what changes the size averages or repeats.
+def let_pictures_pass(vae: nn.Module) -> None:
+    """Initialize so that pictures pass: residual branches are zero, layers that change the size average or repeat.
 
     A network from PyTorch's own start has to learn this first (18 dB instead of 14 after 150 steps).
     """

@@ -1,0 +1,117 @@
+"""A late stage of a model from nothing: the VAE's decoder learns from what the U-Net samples.
+
+A small U-Net's latents are never quite those of the truth. Encoder, U-Net and PoseNet are frozen here. The decoder
+sees what the U-Net samples in two steps, for some clips the truth's own latents, and learns to draw the true frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ...denoise.kernels import to_signed
+from .. import objective
+from ..checkpoints import load_vae
+from ..config import Config
+from ..networks import flatten_time_convs
+from .base import Batch, Losses, Measures, generator_at
+from .motion import MotionStage
+from .vae import store_frames, trained_vae, validate_vae
+
+
+class Decoding(nn.Module):
+    """The VAE, of which only the decoder trains."""
+
+    def __init__(self, vae: Any) -> None:
+        super().__init__()
+        self.vae = vae
+        vae.requires_grad_(False)
+        vae.decoder.requires_grad_(True)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """latents [B,T,4,h,w], not scaled -> pictures [B,T,3,8h,8w], about -1 to 1."""
+        decoded = self.vae.decode(latents.flatten(0, 1), num_frames=latents.shape[1]).sample
+        planes: Tensor = decoded.unflatten(0, latents.shape[:2])
+        return planes
+
+
+class DecoderStage(MotionStage):
+    """The result is a base folder whose VAE has another decoder and the same latents."""
+
+    def __init__(self, config: Config, device: torch.device, output: Path) -> None:
+        super().__init__(config, device, output)
+        self.motion.requires_grad_(False).eval()
+        self.first_sigma = float(self.sampling["sigma_max"])
+        vae: Any = load_vae(self.base)
+        flatten_time_convs(vae)
+        self.decoding = Decoding(vae.train()).to(device)
+        self.network = self.decoding
+        self.frames = self.open_store("frames", store_frames)
+
+    def batch(self, positions: Sequence[int]) -> Batch:
+        """The motion stage's batch, and of each clip a cut at a random place.
+
+        True frames [B,T,3,S,S] of the cut, its place [B,3] in latents (frame, row, column), and whether the decoder
+        sees the truth's latents [B].
+        """
+        settings = self.config.vae
+        cuts, places, true = [], [], []
+        for position in positions:
+            frames = self.frames[self.clip_at(position)]["frames"]
+            sides = (settings.crop, settings.crop) if settings.crop else frames.shape[1:3]
+            whole = [len(frames), frames.shape[1] // 8, frames.shape[2] // 8]
+            sizes = [min(settings.frames, len(frames)), sides[0] // 8, sides[1] // 8]
+            generator = generator_at(self.config.seed + 1, position)  # other numbers than the motion batch's
+            t, y, x = (
+                int(torch.randint(most - size + 1, (), generator=generator))
+                for most, size in zip(whole, sizes, strict=True)
+            )
+            true.append(bool(torch.rand((), generator=generator) < settings.true_latents))
+            cut = frames[t : t + sizes[0], 8 * y : 8 * (y + sizes[1]), 8 * x : 8 * (x + sizes[2])]
+            cuts.append(to_signed(cut))
+            places.append((t, y, x))
+        return {
+            **super().batch(positions),
+            "frames": torch.from_numpy(np.stack(cuts)),
+            "place": torch.tensor(places),
+            "true": torch.tensor(true),
+        }
+
+    def loss(self, network: nn.Module, batch: Batch) -> Losses:
+        """The errors in pictures, see `objective.picture_loss`."""
+        with torch.no_grad():
+            x0 = self.predict(self.motion, batch, self.step_from_noise(batch), batch["sigma"])
+        return objective.picture_loss(self.config.vae, network(self.cut(batch, x0)), batch["frames"])
+
+    def step_from_noise(self, batch: Batch) -> Tensor:
+        """An Euler step from pure noise to the batch's sigma: noisy latents [B,F,4,h,w] of unit variance."""
+        noise, sigma = batch["noise"], batch["sigma"]
+        first = torch.full_like(sigma, self.first_sigma)
+        noisy = noise * objective.spread(first, noise)
+        x0 = self.predict(self.motion, batch, noisy, first)
+        slope = (noisy - x0) / objective.spread(first, noise)
+        return x0 + slope * objective.spread(sigma, noise)
+
+    def cut(self, batch: Batch, x0: Tensor) -> Tensor:
+        """What the decoder sees, not scaled: the batch's cut of x0 [B,F,4,h,w], or of the truth's latents."""
+        latents = torch.where(objective.spread(batch["true"], x0), batch["latents"], x0 / self.scale)
+        count, _, height, width = batch["frames"].shape[1:]
+        cuts = [
+            clip[t : t + count, :, y : y + height // 8, x : x + width // 8]
+            for clip, (t, y, x) in zip(latents, batch["place"].tolist(), strict=True)
+        ]
+        return torch.stack(cuts)
+
+    def validate(self) -> tuple[Measures, NDArray[np.uint8]]:
+        """PSNR and SSIM of whole held-out clips after encoder and decoder."""
+        return validate_vae(self.decoding.vae, self.held_out.samples(), self.device)
+
+    def save(self, folder: Path, state: Mapping[str, Tensor]) -> None:
+        """Write `base/`: the base folder with this decoder."""
+        self.save_base(folder, "vae", trained_vae(self.base, state))
