@@ -27,11 +27,11 @@ from rich.console import Console
 from rich.table import Table
 
 from mimicmotion_trt.cuda import launches
-from mimicmotion_trt.cuda.device import CudaDevice, Device
-from mimicmotion_trt.cuda.launches import Launch, Tables
+from mimicmotion_trt.cuda.launches import Device, Tables, open_device
 from mimicmotion_trt.denoise.plan import Batching, make_variant
 from mimicmotion_trt.denoise.segments import cut_segments, fusion_weights
-from mimicmotion_trt.engines.cuda_gpu import open_gpu
+from mimicmotion_trt.engines.cuda import open_gpu
+from mimicmotion_trt.engines.cuda_device import Launch
 from mimicmotion_trt.errors import MimicMotionError
 
 FIGURES = ("gb_s", "copy_gb_s", "of_copy")
@@ -88,7 +88,7 @@ def main(
         Console(stderr=True, markup=False).print(f"error: {error}", highlight=False)
         raise SystemExit(1) from None
     report = Report.begin(results, "gpu-kernels", gpu.name)
-    run_parts(parts_of(partial(CudaDevice, gpu), Amount()), report, console, minutes)
+    run_parts(parts_of(partial(open_device, gpu), Amount()), report, console, minutes)
     for dtype, rows in report.found["rows"].items():
         made = Table(dtype, *FIGURES)
         for name, found in rows.items():

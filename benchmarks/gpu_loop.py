@@ -48,7 +48,7 @@ from torch_loop import TorchLoop
 from mimicmotion_trt import Animator, Limits, Settings
 from mimicmotion_trt.bundles import load_bundle
 from mimicmotion_trt.denoise.noise import latent_noise
-from mimicmotion_trt.export.build import image_statistics
+from mimicmotion_trt.export.sources import image_statistics
 
 Latents = np.ndarray[Any, np.dtype[np.float32]]
 Frames = np.ndarray[Any, np.dtype[np.uint8]]

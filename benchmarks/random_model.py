@@ -26,11 +26,12 @@ from mimicmotion_trt.engines import (
     network_specs,
 )
 from mimicmotion_trt.engines.bundle import MANIFEST, describe_file
-from mimicmotion_trt.export.build import image_statistics
-from mimicmotion_trt.export.half import to_half
-from mimicmotion_trt.export.proof import cast_inputs, engine_forms, example_inputs
-from mimicmotion_trt.export.scripting import script
-from mimicmotion_trt.export.work import measure_work
+from mimicmotion_trt.export.float16 import to_float16
+from mimicmotion_trt.export.networks import engine_form
+from mimicmotion_trt.export.sources import image_statistics
+from mimicmotion_trt.export.stats import fit_flops
+from mimicmotion_trt.export.tracing import trace_torchscript
+from mimicmotion_trt.export.verify import cast_inputs, example_inputs
 from mimicmotion_trt.training.checkpoints import Model, read_config
 from mimicmotion_trt.training.networks import PoseNet, UNet
 
@@ -128,12 +129,12 @@ def write_bundle(
     for name in missing:
         if name in FEATURE_CACHE_NETWORKS:  # a form of the U-Net rewrites its module in place
             model = replace(model, unet=random_model(configs, device).unet)
-        module, spec = engine_forms(model)[name](), specs[name]
-        flops = measure_work(name, module, spec)
-        module = to_half(module, name) if half else module
+        module, spec = engine_form(name, model), specs[name]
+        flops = fit_flops(name, module, spec)
+        module = to_float16(module, name) if half else module
         inputs = cast_inputs(example_inputs(name, spec, (2, 2, 8, 16), seed=0), spec)
         path = folder / f"{name}.ts"
-        script(module, {key: value.to(device) for key, value in inputs.items()}, spec, path)
+        trace_torchscript(module, {key: value.to(device) for key, value in inputs.items()}, spec, path)
         unproven, uncounted = Accuracy(0.0, 0.0, 0.0, 0), GraphStats(0, 0, 0, 0, 0, 0, 0, 0, 0)
         networks[name] = Network(spec, (describe_file(path),), unproven, flops, uncounted)
     sigmas: Mapping[str, Any] = {key: float(model.scheduler[key]) for key in ("sigma_min", "sigma_max")}

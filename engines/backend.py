@@ -10,7 +10,7 @@ from typing import Protocol
 
 from ..errors import BundleError
 from .bundle import Bundle
-from .cuda_gpu import Gpu
+from .cuda import Gpu
 from .plan import EnginePlan
 from .spec import Array, EngineSpec
 
@@ -76,7 +76,6 @@ class Backend(Protocol):
         placement: Placement,
         *,
         plan: EnginePlan | None,
-        command: str,
     ) -> Engine:
         """Load one engine file; raises `BundleError` if it does not fit the spec or the machine.
 
@@ -99,5 +98,4 @@ def open_engine(bundle: Bundle, network: str, placement: Placement = ANYWHERE) -
         found.spec,
         placement,
         plan=found.plan,
-        command=bundle.manifest.command,
     )

@@ -83,7 +83,6 @@ def open_engine(
     placement: Placement,
     *,
     plan: EnginePlan | None = None,
-    command: str = "",
 ) -> OnnxRuntimeEngine:
     """Load one ONNX file. The device must be "auto" or "cpu"; there is no plan."""
     if placement.device not in ("auto", "cpu"):

@@ -1,11 +1,13 @@
-"""Engines on TensorRT and TensorRT-RTX: one class, on memory that is fixed when it is bound."""
+"""Engines on TensorRT and TensorRT-RTX: one class for both, on memory that is fixed when an engine is bound."""
 
 from __future__ import annotations
 
+import json
 import mmap
-import threading
 import weakref
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,77 +15,39 @@ import numpy as np
 
 from ..errors import BundleError, EngineError
 from .backend import Placement
-from .bundle import COMMAND
-from .cuda_gpu import Gpu, gpu_index, open_gpu
-from .cuda_memory import DeviceArray
+from .cuda import Gpu
+from .cuda_memory import DeviceArray, Memory, error_class
 from .plan import EnginePlan
-from .spec import EngineSpec
-from .tensorrt_binding import Binding, Session
-from .tensorrt_checks import (
-    check_gpu,
-    check_library,
-    check_tensors,
-    check_validity,
-    flavour_of,
-    for_cpu,
-    for_gpu,
-    rebuild,
-)
-from .tensorrt_layers import Layers, read_layers
-from .tensorrt_library import EXTRAS, open_library
+from .spec import Array, EngineSpec
+from .tensorrt_library import REBUILD, Session, check_plan, check_validity, flavour_of, open_session
 
-_sessions: weakref.WeakValueDictionary[tuple[str, int, str], Session] = weakref.WeakValueDictionary()
-_opening = threading.Lock()
-
-
-def open_session(flavour: str, device: str, stream: str, command: str = COMMAND) -> Session:
-    """The session of a flavour and a stream of a device; it goes with its last engine. Raises `BundleError`.
-
-    `command` is what builds the bundle again.
-    """
-    on_cpu = f"For the CPU rebuild it: {rebuild(for_cpu(command))}."
-    index = gpu_index(device, on_cpu)
-    with _opening:
-        session = _sessions.get((flavour, index, stream))
-        if session is None:
-            gpu = open_gpu(index, EXTRAS[flavour], on_cpu)
-            library = open_library(flavour)
-            session = Session(library, gpu, library.start(library.api.Runtime))
-            _sessions[flavour, index, stream] = session
-        return session
+FLOAT32 = ("fp32", "float32", "float")
+"""How inspectors name it, in lower case."""
+FULL_LIBRARY = "Install the full library: pip install 'mimicmotion-trt[gpu]'"
+SMALLER = "Use fewer pixels, frames or rows if memory ran out; else report it with the text above."
 
 
 def open_engine(
-    path: Path,
-    spec: EngineSpec,
-    placement: Placement,
-    *,
-    plan: EnginePlan | None,
-    command: str = COMMAND,
+    path: Path, spec: EngineSpec, placement: Placement, *, plan: EnginePlan | None
 ) -> TensorRtEngine:
     """Load one plan on the device "auto", "cuda" or "cuda:1"."""
-    flavour = flavour_of(plan, path.name, command)
-    session = open_session(flavour, placement.device, placement.stream, command)
+    session = open_session(flavour_of(plan, path.name), placement.device, placement.stream)
     assert plan is not None
-    return TensorRtEngine(session, path, spec, plan, command)
+    return TensorRtEngine(session, path, spec, plan)
 
 
 class TensorRtEngine:
     """One plan on one GPU. Calls may come from several threads; they take turns."""
 
-    def __init__(
-        self, session: Session, path: Path, spec: EngineSpec, plan: EnginePlan, command: str = COMMAND
-    ) -> None:
+    def __init__(self, session: Session, path: Path, spec: EngineSpec, plan: EnginePlan) -> None:
         self._session, self._spec, self._plan, self._name = session, spec, plan, path.name
-        self._command = command
         self._bindings: weakref.WeakSet[Binding] = weakref.WeakSet()
-        library, gpu = session.library, session.gpu
-        check_library(library, plan, path.name, command)
+        gpu = session.gpu
         with gpu.lock:
             gpu.activate()
-            check_gpu(gpu, plan, path.stat().st_size, path.name, command, session.portable)
-            self._engine: Any = _load(session, path, plan, command)
-            check_tensors(library.api, self._engine, spec, plan, path, command)
+            check_plan(session, plan, path.stat().st_size, path.name)
+            self._engine: Any = _load(session, path)
+            self._check_tensors()
             if plan.streamable:
                 self.stream_weights()
             gpu.scratch.join()
@@ -101,15 +65,15 @@ class TensorRtEngine:
     def bind(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Binding:
         """See `Engine.bind`; each array may be numpy's, or one on the GPU (`__cuda_array_interface__`).
 
-        What lies on the GPU is used where it lies. What lies on the host is copied in and out by the call,
-        through memory that is taken here. Raises `EngineError` if the plan has no profile for the shapes.
+        Arrays on the GPU are used where they are. Arrays of the host are copied in and out by the call, through
+        memory that is allocated here. Raises `EngineError` if the plan has no profile for the shapes.
         """
-        given = {name: _array(array) for name, array in inputs.items()}
-        made = {name: _array(array) for name, array in outputs.items()}
-        profile = self._plan.choose(self._spec.check(given, made))
+        sources = {name: _array(array) for name, array in inputs.items()}
+        targets = {name: _array(array) for name, array in outputs.items()}
+        profile = self._plan.choose(self._spec.check(sources, targets))
         with self.gpu.lock:
             self.gpu.activate()
-            binding = Binding(self._session, self._opened(), profile, given, made)
+            binding = Binding(self._session, self._opened(), profile, sources, targets)
             self._bindings.add(binding)
         return binding
 
@@ -123,7 +87,7 @@ class TensorRtEngine:
         if not self._plan.streamable:
             raise EngineError(
                 f"the weights of {self._name} cannot stay in the host's memory.",
-                remedy=f"Rebuild it: {rebuild(self._command, '--weight-streaming')}.",
+                remedy="Rebuild the bundle with --weight-streaming.",
             )
         if self._bindings:
             raise EngineError(f"{self._name} is bound already.", remedy="Stream weights before it is bound.")
@@ -139,69 +103,58 @@ class TensorRtEngine:
     def refit(self, graph: str | Path) -> None:
         """Put the weights of an ONNX file of the same network and exporter into the plan: a LoRA, a checkpoint.
 
-        What is bound goes on with the new weights; graphs have to be captured again. Raises `EngineError`; after
-        a failure half of the weights may be new, and the engine is to be closed.
+        Bindings go on with the new weights; graphs have to be captured again. Raises `EngineError`; after a
+        failure half of the weights may be new, and the engine is to be closed.
         """
-        api, logger = self._session.library.api, self._session.library.logger
+        library = self._session.library
         if not self._plan.refittable:
-            command = for_gpu(f"{self._command} --refit", self.gpu.capability, self._session.portable)
             raise EngineError(
-                f"{self._name} does not take other weights.", remedy=f"Rebuild it: {rebuild(command)}."
+                f"{self._name} does not take other weights.", remedy="Rebuild the bundle with --refit."
             )
-        if not hasattr(api, "OnnxParserRefitter"):
-            raise EngineError(
-                f"{self._session.library.version} cannot refit from ONNX.",
-                remedy="Install the full library: pip install 'mimicmotion-trt[gpu]'",
-            )
+        self._check_full("OnnxParserRefitter", "cannot refit from ONNX")
         with self.gpu.lock:
             self.gpu.activate()
             self.gpu.wait()  # nobody may compute with weights that are half new
-            refitter = api.Refitter(self._opened(), logger)
-            parser = api.OnnxParserRefitter(refitter, logger)
-            taken = parser.refit_from_file(str(graph))
-            told = [str(parser.get_error(index).desc()) for index in range(parser.num_errors)]
-            missing = refitter.get_missing_weights() if taken else []
-            if not taken or missing or not refitter.refit_cuda_engine():
-                said, _ = self._session.library.explain("")
-                reason = "; ".join(told) or (f"it lacks {', '.join(missing[:5])}" if missing else said)
+            refitter = library.api.Refitter(self._opened(), library.logger)
+            parser = library.api.OnnxParserRefitter(refitter, library.logger)
+            parsed = parser.refit_from_file(str(graph))
+            errors = [str(parser.get_error(index).desc()) for index in range(parser.num_errors)]
+            missing = refitter.get_missing_weights() if parsed else []
+            if not parsed or missing or not refitter.refit_cuda_engine():
+                said, _ = library.explain("")
+                reason = "; ".join(errors) or (f"it lacks {', '.join(missing[:5])}" if missing else said)
                 raise EngineError(
                     f"the weights of {graph} do not go into {self._name}: {reason}.",
                     remedy="Export the same network with the same options, then close and load this engine again.",
                 )
 
     def serialize(self) -> Any:
-        """The plan with the weights that it has now, as a buffer, and as open for others as it was.
-
-        Raises `EngineError`.
-        """
+        """The plan with the weights that it has now, as a buffer, as refittable as before; raises `EngineError`."""
+        library = self._session.library
         with self.gpu.lock:
             self.gpu.activate()
-            library, engine = self._session.library, self._opened()
+            engine = self._opened()
             settings = engine.create_serialization_config()
             settings.set_flag(library.api.SerializationFlag.INCLUDE_REFIT)
             data = engine.serialize_with_config(settings)
             if data is None:
-                said, remedy = library.explain("Build the bundle without --refit-from.")
+                reason, remedy = library.explain("Build the bundle without --refit-from.")
                 raise EngineError(
-                    f"{self._name} cannot be written by {library.version}: {said}.", remedy=remedy
+                    f"{self._name} cannot be written by {library.version}: {reason}.", remedy=remedy
                 )
             return data
 
     def layers(self) -> Layers:
         """The layers that the plan has after all fusions; raises `EngineError`."""
+        self._check_full("EngineInspector", "does not tell layers")
         with self.gpu.lock:
             self.gpu.activate()
-            api = self._session.library.api
-            if not hasattr(api, "EngineInspector"):
-                raise EngineError(
-                    f"{self._session.library.version} does not tell layers.",
-                    remedy="Install the full library: pip install 'mimicmotion-trt[gpu]'",
-                )
             inspector = self._opened().create_engine_inspector()
-            return read_layers(inspector.get_engine_information(api.LayerInformationFormat.JSON))
+            form = self._session.library.api.LayerInformationFormat.JSON
+            return read_layers(inspector.get_engine_information(form))
 
     def close(self) -> None:
-        """Give up what is bound, then the plan; the last engine of a stream gives up its scratch memory."""
+        """Free bindings, then the plan; the last engine of a stream frees its scratch memory."""
         if self._engine is None:
             return
         with self.gpu.lock:
@@ -217,26 +170,250 @@ class TensorRtEngine:
             raise EngineError("the engine was closed.")
         return self._engine
 
+    def _check_full(self, name: str, what: str) -> None:
+        """Raise `EngineError` if the library is the lean one, without the class `name`."""
+        if not hasattr(self._session.library.api, name):
+            raise EngineError(f"{self._session.library.version} {what}.", remedy=FULL_LIBRARY)
+
+    def _check_tensors(self) -> None:
+        """Raise `BundleError` unless the plan has the tensors and profiles of the manifest."""
+        api, engine, spec, found = self._session.library.api, self._engine, self._spec, {}
+        for index in range(engine.num_io_tensors):
+            name = engine.get_tensor_name(index)
+            dtype = np.dtype(api.nptype(engine.get_tensor_dtype(name))).name
+            is_input = engine.get_tensor_mode(name) == api.TensorIOMode.INPUT
+            found[name] = (is_input, dtype, len(tuple(engine.get_tensor_shape(name))))
+        wanted = {
+            tensor.name: (tensor in spec.inputs, tensor.dtype, len(tensor.shape))
+            for tensor in (*spec.inputs, *spec.outputs)
+        }
+        profiles = len(self._plan.profiles)
+        if found != wanted or engine.num_optimization_profiles != profiles:
+            raise BundleError(
+                f"{self._name} has tensors {found} and {engine.num_optimization_profiles} profiles; its manifest "
+                f"says {wanted} and {profiles}.",
+                remedy=REBUILD,
+            )
+
 
 def _array(array: Any) -> Any:
     return array if isinstance(array, np.ndarray) else DeviceArray.of(array)
 
 
-def _load(session: Session, path: Path, plan: EnginePlan, command: str) -> Any:
+def _load(session: Session, path: Path) -> Any:
     """Read a plan through a memory map, so that its pages are never copied into this process's own memory."""
     library = session.library
     library.messages.clear()
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             if session.portable:
-                check_validity(library, session.runtime, data, session.gpu, path.name, command, plan.target)
+                check_validity(session, data, path.name)
             engine = session.runtime.deserialize_cuda_engine(data)
     except (OSError, ValueError) as error:  # an empty file cannot be mapped
-        raise BundleError(
-            f"{path.name} cannot be read: {error}", remedy=f"Rebuild it: {rebuild(command)}."
-        ) from error
+        raise BundleError(f"{path.name} cannot be read: {error}", remedy=REBUILD) from error
     if engine is None:
-        said, hint = library.explain("The plan may be damaged.")
-        remedy = f"{hint} What rebuilds it: {rebuild(command)}."
-        raise BundleError(f"{path.name} cannot be loaded by {library.version}: {said}.", remedy=remedy)
+        reason, hint = library.explain("The plan may be damaged.")
+        raise BundleError(
+            f"{path.name} cannot be loaded by {library.version}: {reason}.", remedy=f"{hint} {REBUILD}"
+        )
     return engine
+
+
+@dataclass(frozen=True)
+class _Staged:
+    """An array of the host, pinned memory of its size, and memory on the GPU."""
+
+    host: Array
+    pinned: Memory
+    view: Array
+    """The pinned memory as an array."""
+    device: Memory
+
+    @classmethod
+    def of(cls, gpu: Gpu, host: Array) -> _Staged:
+        size = max(host.nbytes, 1)
+        pinned = gpu.pin(size)
+        return cls(host, pinned, pinned.as_array(host.shape, host.dtype), gpu.allocate(size))
+
+
+class Binding:
+    """An engine bound to memory. Calling it runs the engine and, if arrays of the host are bound, waits for it.
+
+    With arrays on the GPU alone a call puts the engine on the GPU's stream and returns; `enqueue` puts it on any
+    other one, such as one that is being captured. Such a binding keeps its scratch memory in place: keep the
+    binding for as long as the graph, and launch the graph in the order of the GPU's stream.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        engine: Any,
+        profile: int,
+        inputs: Mapping[str, Any],
+        outputs: Mapping[str, Any],
+    ) -> None:
+        self._library, self._gpu, self._engine = session.library, session.gpu, engine
+        self._arrays = (dict(inputs), dict(outputs))
+        self._sent = self._stage(inputs)
+        self._fetched = self._stage(outputs)
+        self._context: Any = make_context(session.library.api, engine)
+        if self._context is None:
+            raise self._failed("no execution context could be made")
+        self._set_shapes(profile)
+        for name, address in self._addresses().items():
+            self._check(self._context.set_tensor_address(name, address), f"{name} was not taken")
+        self._capturable: bool | None = None
+        """Whether a CUDA graph can take it; unknown until it has run."""
+        self._scratch_size = int(engine.get_device_memory_size_for_profile_v2(profile))
+        self._scratch_address = 0
+        self._scratch: Memory | None = self._follow_arena()
+        if self._sent or self._fetched:
+            self._scratch = None  # looked up anew by each call, since the arena may have moved
+
+    def __call__(self) -> None:
+        gpu = self._gpu
+        gpu.activate()
+        for staged in self._sent.values():
+            np.copyto(staged.view, staged.host)
+        with gpu.lock:
+            for staged in self._sent.values():
+                gpu.copy(staged.pinned, staged.device)
+            self._execute(gpu.stream)
+            for staged in self._fetched.values():
+                gpu.copy(staged.device, staged.pinned)
+        if self._sent or self._fetched:
+            gpu.wait()
+        for staged in self._fetched.values():
+            np.copyto(staged.host, staged.view)
+
+    def enqueue(self, stream: Any) -> None:
+        """Put the engine alone on a `cuda.core` stream.
+
+        Raises `EngineError` where arrays of the host are bound, and under a capture that the library rules out.
+        """
+        if self._sent or self._fetched:
+            names = ", ".join((*self._sent, *self._fetched))
+            raise EngineError(f"{names} lie on the host.", remedy="Bind arrays on the GPU.")
+        with self._gpu.lock:
+            if self._gpu.capturing and self._capturable is False:
+                raise EngineError(
+                    f"{self._library.version} says that CUDA graphs cannot take this plan; those built with "
+                    "--weight-streaming are such.",
+                    remedy="Run with graphs off (--graphs off), or rebuild the bundle without --weight-streaming.",
+                )
+            self._execute(stream)
+            if self._capturable is None and not self._gpu.capturing:
+                self._capturable = self._ask_capturable(stream)
+
+    def close(self) -> None:
+        """Free the context; no call may follow."""
+        self._context = self._engine = self._scratch = None
+
+    def _execute(self, stream: Any) -> None:
+        if self._context is None:
+            raise EngineError("the engine was closed.")
+        if self._scratch is None:
+            self._follow_arena()
+        if not self._context.execute_async_v3(int(stream.handle)):
+            raise self._failed("the engine failed")
+
+    def _ask_capturable(self, stream: Any) -> bool:
+        """TensorRT-RTX knows; TensorRT fails when it is tried."""
+        if not hasattr(self._context, "is_stream_capturable"):
+            return True
+        return bool(self._context.is_stream_capturable(int(stream.handle)))
+
+    def _follow_arena(self) -> Memory:
+        """The scratch memory as it is now."""
+        memory = self._gpu.scratch.reserve(self._scratch_size)
+        if memory.address != self._scratch_address:
+            self._context.set_device_memory(memory.address, memory.size)
+            self._scratch_address = memory.address
+        return memory
+
+    def _stage(self, arrays: Mapping[str, Any]) -> dict[str, _Staged]:
+        return {
+            name: _Staged.of(self._gpu, array)
+            for name, array in arrays.items()
+            if isinstance(array, np.ndarray)
+        }
+
+    def _set_shapes(self, profile: int) -> None:
+        inputs, outputs = self._arrays
+        stream = int(self._gpu.stream.handle)
+        self._check(
+            self._context.set_optimization_profile_async(profile, stream), "the profile was not taken"
+        )
+        self._gpu.wait()
+        for name, array in inputs.items():
+            self._check(self._context.set_input_shape(name, array.shape), f"{name}'s shape was not taken")
+        for name, array in outputs.items():
+            computed = tuple(self._context.get_tensor_shape(name))
+            if computed != array.shape:
+                raise EngineError(f"the engine computes {name} {list(computed)}, not {list(array.shape)}.")
+
+    def _addresses(self) -> dict[str, int]:
+        bound = self._arrays[0] | self._arrays[1]
+        in_place = {name: array.address for name, array in bound.items() if isinstance(array, DeviceArray)}
+        return in_place | {name: item.device.address for name, item in (self._sent | self._fetched).items()}
+
+    def _check(self, done: bool, what: str) -> None:
+        if not done:
+            raise self._failed(what)
+
+    def _failed(self, what: str) -> EngineError:
+        reason, remedy = self._library.explain(SMALLER)
+        return error_class(reason)(f"{what}: {self._library.version} says: {reason}.", remedy=remedy)
+
+
+def make_context(api: Any, engine: Any) -> Any:
+    """What runs an engine, on scratch memory of ours; None if the library makes none.
+
+    TensorRT-RTX compiles kernels for each new shape, by itself in the background. Here the call waits for them:
+    a graph would keep the slower kernels that run meanwhile, and last bits would depend on when it is captured.
+    """
+    config = engine.create_runtime_config()
+    if config is None:
+        return None
+    config.set_execution_context_allocation_strategy(api.ExecutionContextAllocationStrategy.USER_MANAGED)
+    if hasattr(api, "DynamicShapesKernelSpecializationStrategy"):
+        eager = api.DynamicShapesKernelSpecializationStrategy.EAGER
+        config.dynamic_shapes_kernel_specialization_strategy = eager
+    return engine.create_execution_context(config)
+
+
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """The layers of a plan after all fusions."""
+
+    kinds: Mapping[str, int]
+    """How many of each kind, the most frequent first."""
+    wide: tuple[str, ...]
+    """Names of those whose outputs are float32 only."""
+
+    @property
+    def count(self) -> int:
+        """All of them."""
+        return sum(self.kinds.values())
+
+
+def read_layers(text: str) -> Layers:
+    """Layers of an inspector's JSON; raises `EngineError` if it is not in the detailed form that builds here have."""
+    try:
+        layers = json.loads(text)["Layers"]
+        kinds = Counter(layer["LayerType"] for layer in layers)
+        wide = [layer["Name"] for layer in layers if _only_float32(layer.get("Outputs", ()))]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise EngineError(
+            f"the engine inspector's JSON is not understood: {type(error).__name__} {error}.",
+            remedy="The bundle may still run; rebuild it with this version to see its layers.",
+        ) from error
+    return Layers(dict(kinds.most_common()), tuple(wide))
+
+
+def _only_float32(outputs: Iterable[Mapping[str, Any]]) -> bool:
+    """Layers without outputs do not count. Old inspectors name format and dtype in one string."""
+    words = [
+        str(tensor.get("Datatype", tensor.get("Format/Datatype", ""))).lower().split() for tensor in outputs
+    ]
+    return bool(words) and all(any(word in FLOAT32 for word in tensor) for tensor in words)

@@ -1,22 +1,28 @@
-"""TensorRT and TensorRT-RTX: two libraries with one interface, imported when they are asked for."""
+"""TensorRT and TensorRT-RTX: two libraries with one interface, and whether a plan is for this library and GPU."""
 
 from __future__ import annotations
 
 import functools
 import importlib
+import threading
+import weakref
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import BundleError
-from .plan import FLAVOURS
+from .cuda import Gpu, gpu_index, open_gpu
+from .plan import FLAVOURS, EnginePlan
 
 EXTRAS = {"tensorrt": "gpu", "tensorrt-rtx": "rtx"}
 """Flavour -> the extra of this package that installs it."""
 DISTRIBUTIONS = {"tensorrt": "tensorrt-cu13", "tensorrt-rtx": "tensorrt-rtx-cu13"}
 """Flavour -> what that extra installs."""
-KEPT = 50
-"""Messages that are remembered for an error."""
+REBUILD = "Rebuild the bundle: `mimicmotion-trt inspect` shows the command that built it."
+DOCTOR = "Rebuild the bundle for this GPU, see `mimicmotion-trt doctor`."
+MESSAGES = 50
+"""Messages of the library that are remembered for an error."""
+
 _HINTS = (
     (
         ("version is insufficient", "insufficient driver", "insufficient cuda version"),
@@ -52,6 +58,18 @@ _HINTS = (
     ),
 )
 """What the library says -> the remedy; the first that has one of its words in it."""
+_REASONS = {
+    "MALFORMED_ENGINE": ("is damaged", REBUILD),
+    "VERSION_MISMATCH": ("was compiled by another version", REBUILD),
+    "OLD_CUDA_DRIVER": ("needs a newer driver", "Update the GPU's driver."),
+    "OLD_CUDA_RUNTIME": ("needs a newer CUDA", "Update the GPU's driver and the packages of the rtx extra."),
+    "INSUFFICIENT_GPU_MEMORY": (
+        "needs more memory than the GPU has free",
+        "End other programs that use it, or build for a smaller --size, --segment or --batch.",
+    ),
+    "UNSUPPORTED_CC": ("was not compiled for this GPU, {here}", DOCTOR),
+}
+"""TensorRT-RTX's reasons why a plan does not run -> what is wrong, and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +80,7 @@ class Library:
     api: Any
     """The module, `tensorrt` or `tensorrt_rtx`."""
     logger: Any
-    """Its logger; what it says of warnings and errors is kept in `messages`."""
+    """Its logger, which keeps the library's errors in `messages`."""
     messages: deque[str]
 
     @property
@@ -75,20 +93,34 @@ class Library:
         try:
             return kind(self.logger)
         except (TypeError, RuntimeError) as error:  # pybind11's words for a null pointer
-            said, remedy = self.explain(
+            reason, remedy = self.explain(
                 "It needs a GPU and a driver that work: see `mimicmotion-trt doctor`."
             )
             raise BundleError(
-                f"{self.version} cannot start: {said}.", remedy=remedy, field="backend"
+                f"{self.version} cannot start: {reason}.", remedy=remedy, field="backend"
             ) from error
 
     def explain(self, usual: str) -> tuple[str, str]:
-        """What the library has said since it was last asked, on one line, and the remedy that fits it."""
-        said = "; ".join(dict.fromkeys(self.messages)) or "it gave no reason"
+        """The library's messages since the last call on one line, and the remedy for them, else the `usual` one."""
+        reason = "; ".join(dict.fromkeys(self.messages)) or "it gave no reason"
         self.messages.clear()
-        text = said.lower()
+        text = reason.lower()
         remedy = next((hint for words, hint in _HINTS if any(word in text for word in words)), usual)
-        return said, remedy
+        return reason, remedy
+
+
+@dataclass(frozen=True)
+class Session:
+    """One library on one stream of a GPU, for all engines there: they take turns and share scratch memory."""
+
+    library: Library
+    gpu: Gpu
+    runtime: Any = field(repr=False)
+
+    @property
+    def portable(self) -> bool:
+        """Whether plans run on other GPUs than those they were compiled for; the runtime tells on which."""
+        return hasattr(self.runtime, "get_engine_validity")
 
 
 @functools.cache  # the library keeps the first logger that it is given, so there can be one only
@@ -102,7 +134,7 @@ def open_library(flavour: str) -> Library:
             remedy=f"pip install 'mimicmotion-trt[{EXTRAS[flavour]}]'",
             field="backend",
         ) from error
-    messages: deque[str] = deque(maxlen=KEPT)
+    messages: deque[str] = deque(maxlen=MESSAGES)
     return Library(flavour, api, make_logger(api, messages), messages)
 
 
@@ -118,3 +150,61 @@ def make_logger(api: Any, messages: deque[str]) -> Any:
                 messages.append(" ".join(message.split()))
 
     return Log()
+
+
+_sessions: weakref.WeakValueDictionary[tuple[str, int, str], Session] = weakref.WeakValueDictionary()
+_opening = threading.Lock()
+
+
+def open_session(flavour: str, device: str, stream: str) -> Session:
+    """The session of a flavour and a stream of a device; it goes with its last engine. Raises `BundleError`."""
+    index = gpu_index(device)
+    with _opening:
+        session = _sessions.get((flavour, index, stream))
+        if session is None:
+            gpu = open_gpu(index, EXTRAS[flavour])
+            library = open_library(flavour)
+            session = Session(library, gpu, library.start(library.api.Runtime))
+            _sessions[flavour, index, stream] = session
+        return session
+
+
+def flavour_of(plan: EnginePlan | None, name: str) -> str:
+    """The flavour that compiled a plan; raises `BundleError` if that is unknown."""
+    flavour = plan.library.partition(" ")[0] if plan else ""
+    if flavour not in FLAVOURS:
+        raise BundleError(f"the manifest does not say which TensorRT compiled {name}.", remedy=REBUILD)
+    return flavour
+
+
+def check_plan(session: Session, plan: EnginePlan, size: int, name: str) -> None:
+    """Raise `BundleError` if a plan of `size` bytes is not for this library's version and this GPU, or too large."""
+    library, gpu, here = session.library, session.gpu, f"{session.gpu.name} {session.gpu.capability}"
+    if library.version != plan.library:
+        flavour, _, version = plan.library.partition(" ")
+        raise BundleError(
+            f"{name} was compiled by {plan.library}, and {library.version} is installed.",
+            remedy=f"pip install {DISTRIBUTIONS[flavour]}=={version}, or rebuild the bundle.",
+        )
+    if not session.portable and plan.target != here:
+        raise BundleError(f"{name} was compiled for {plan.target}; this GPU is {here}.", remedy=DOCTOR)
+    free = gpu.free_memory()
+    if size > free and not plan.streamable:
+        raise BundleError(
+            f"{name} takes {size / 1e9:.1f} GB, and {gpu.name} has {free / 1e9:.1f} GB free.",
+            remedy="End other programs that use it, or rebuild the bundle with --weight-streaming.",
+        )
+
+
+def check_validity(session: Session, data: Any, name: str) -> None:
+    """Ask TensorRT-RTX's runtime whether a plan runs here; raises `BundleError` with its reason."""
+    library, here = session.library, f"{session.gpu.name} {session.gpu.capability}"
+    validity, bits = session.runtime.get_engine_validity(data)
+    if validity != library.api.EngineValidity.INVALID:
+        return
+    reason, usual = library.explain(REBUILD)
+    members = library.api.EngineInvalidityDiagnostics.__members__
+    for word, (what, remedy) in _REASONS.items():
+        if int(members[word]) & int(bits):
+            raise BundleError(f"{name} {what.format(here=here)} ({reason}).", remedy=remedy)
+    raise BundleError(f"{name} does not run here: {reason}.", remedy=usual)

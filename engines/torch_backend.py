@@ -1,15 +1,18 @@
 """Engines on PyTorch, eager or compiled: the reference, and the engine for GPUs without TensorRT.
 
 An engine file is a TorchScript trace of the same module that the ONNX files are exported from: it loads with
-PyTorch alone and runs no Python code of its own.
+PyTorch alone and runs no Python code of its own. It is read into a `torch.fx` graph: so its device is chosen when
+it is loaded, sizes are plain integers, and `torch.compile` takes it whole.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import operator
 import os
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +21,8 @@ import numpy as np
 
 from ..errors import BundleError, EngineError, OutOfMemory
 from .backend import Call, Placement
-from .cuda_errors import SMALLER, explained
-from .cuda_gpu import Gpu, gpu_index, open_gpu
+from .cuda import Gpu, gpu_index, open_gpu
+from .cuda_memory import SMALLER, DeviceArray, translate
 from .plan import EnginePlan
 from .spec import Array, EngineSpec
 
@@ -32,10 +35,17 @@ except ImportError as error:
         field="backend",
     ) from error
 
-from .torch_trace import count_tensors, read_trace
-
 MODE_VARIABLE = "MIMICMOTION_TORCH"
 """How torch bundles run: `eager` (if it is not set) or `compile`, which spends minutes on each new kind of call."""
+SIZES: Mapping[str, Callable[..., Any]] = {
+    "aten::add": operator.add,
+    "aten::sub": operator.sub,
+    "aten::mul": operator.mul,
+    "aten::floor_divide": operator.floordiv,
+}
+"""Arithmetic on sizes, which a trace does on tensors."""
+SAME = ("prim::NumToTensor", "aten::Int", "aten::ScalarImplicit")
+"""What turns sizes into tensors and back."""
 
 
 class TorchEngine:
@@ -89,14 +99,12 @@ class TorchEngine:
     def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Call:
         """See `Engine.bind`; PyTorch keeps memory of its own, and on a GPU each call copies in and out.
 
-        With arrays on the GPU the result is a `torch_binding.TorchBinding`, to be put on any stream.
+        With arrays on the GPU the result is a `TorchBinding`, to be put on any stream.
         """
         self._spec.check(inputs, outputs)
         assert self.program is not None
         if not any(isinstance(array, np.ndarray) for array in (*inputs.values(), *outputs.values())):
-            from .torch_binding import TorchBinding, memory_of
-
-            memory = None if self.gpu is None else memory_of(self.gpu)
+            memory = None if self.gpu is None else shared_memory(self.gpu)
             return TorchBinding(self._run, self._spec, inputs, outputs, self._device, memory)
         given = [inputs[tensor.name] for tensor in self._spec.inputs]
         into = [torch.from_numpy(outputs[tensor.name]) for tensor in self._spec.outputs]
@@ -115,12 +123,10 @@ class TorchEngine:
         """Drop the network; on a GPU what PyTorch keeps for its stream goes back, too, unless others are bound."""
         self._program = self._run = None
         if self.gpu is not None:
-            from .torch_binding import memory_of
-
             with contextlib.suppress(EngineError):  # a lost GPU takes nothing back
                 self.gpu.activate()
                 self.gpu.wait()
-                memory_of(self.gpu).free_unused()
+                shared_memory(self.gpu).free_unused()
 
 
 def open_engine(
@@ -129,7 +135,6 @@ def open_engine(
     placement: Placement,
     *,
     plan: EnginePlan | None = None,
-    command: str = "",
 ) -> TorchEngine:
     """Load one engine file on "cpu", "cuda" or "cuda:N"; "auto" takes a GPU if PyTorch finds one.
 
@@ -147,7 +152,7 @@ def open_engine(
 
 @functools.cache
 def _open_gpu(index: int, stream: str) -> Gpu:
-    """One for all engines of a stream of a GPU: their work stands in line there."""
+    """One for all engines of a stream of a GPU, which runs their work in order."""
     return open_gpu(index, "cuda")
 
 
@@ -179,7 +184,7 @@ def _read(array: Array) -> torch.Tensor:
     return torch.from_numpy(array) if array.flags.writeable else torch.tensor(array)
 
 
-class Held:
+class TemporarySetting:
     """A setting of the whole process that holds while at least one call runs, and is put back after.
 
     Of calls at the same time with different values the last one's holds for all.
@@ -224,12 +229,12 @@ def _failure(put: Callable[[], None]) -> EngineError | None:
     try:
         put()
     except RuntimeError as error:  # of sizes that do not fit, of memory, of the GPU
-        return explained(error, "PyTorch failed", SMALLER)
+        return translate(error, "PyTorch failed", SMALLER)
     return None
 
 
-_threads = Held(torch.get_num_threads, torch.set_num_threads)
-_tf32 = Held(
+_threads = TemporarySetting(torch.get_num_threads, torch.set_num_threads)
+_tf32 = TemporarySetting(
     lambda: torch.backends.cudnn.allow_tf32,
     lambda allowed: setattr(torch.backends.cudnn, "allow_tf32", allowed),
 )
@@ -247,3 +252,171 @@ def exact_floats() -> contextlib.AbstractContextManager[None]:
     bundle of precision fp32 by 1e-3; of matrix products it does not.
     """
     return _tf32.at(False)
+
+
+class TorchMemory:
+    """PyTorch's memory for the networks on one stream: a pool in which they take turns, as in `Gpu.scratch`.
+
+    A graph captured with it finds its addresses again, for nothing in the pool goes back while a binding lives that
+    has run in it. Without one the pool is kept for the next: to give it back, and to take as much again, waits for
+    all that the GPU does, on other streams too. It goes where memory is wanted back: PyTorch frees none of its own
+    when a call inside a pool finds none (pytorch#159674).
+    """
+
+    def __init__(self, gpu: Gpu | None) -> None:
+        self.lock = threading.RLock() if gpu is None else gpu.lock
+        """Held by each call: a pool serves one at a time."""
+        self.gpu = gpu
+        self._kept: torch.cuda.MemPool | None = None
+        self._last: weakref.ref[torch.cuda.MemPool] | None = None
+        if gpu is not None:
+            gpu.reclaimable.add(self)
+
+    def pool(self) -> torch.cuda.MemPool:
+        """The pool, a new one if there is none any more; it is kept until `free_unused`."""
+        found = self._last() if self._last else None
+        if found is None:
+            found = torch.cuda.MemPool()
+            self._last = weakref.ref(found)
+        self._kept = found
+        return found
+
+    def free_unused(self) -> None:
+        """What PyTorch keeps: outside of pools, and the pool itself, now or with the last binding that ran in it."""
+        with self.lock:
+            self._kept = None
+            torch.cuda.empty_cache()
+
+
+@functools.cache  # as the `Gpu` is
+def shared_memory(gpu: Gpu) -> TorchMemory:
+    """The memory of all networks on a stream."""
+    return TorchMemory(gpu)
+
+
+class TorchBinding:
+    """A network on arrays of the GPU. Calls only put work on a stream; nobody waits.
+
+    Run it once before a capture, and keep it for as long as the graph: both use the same memory of PyTorch's.
+    """
+
+    def __init__(
+        self,
+        run: Callable[..., torch.Tensor | Sequence[torch.Tensor]],
+        spec: EngineSpec,
+        inputs: Mapping[str, Any],
+        outputs: Mapping[str, Any],
+        device: torch.device,
+        memory: TorchMemory | None = None,
+    ) -> None:
+        """`memory` is shared by the bindings of one stream; None: some of its own."""
+        self._run, self._device = run, device
+        given, made = ([t.name for t in tensors] for tensors in (spec.inputs, spec.outputs))
+        self._arrays = [DeviceArray.of(array) for array in (*map(inputs.get, given), *map(outputs.get, made))]
+        tensors = [torch.as_tensor(array, device=device) for array in self._arrays]
+        self._given, self._into = tensors[: len(given)], tensors[len(given) :]
+        self._memory = memory or TorchMemory(None)
+        self._pool: torch.cuda.MemPool | None = None
+        """Where it ran, and a graph may have addresses; until then any pool will do."""
+
+    def __call__(self) -> None:
+        """Put the network on PyTorch's current stream; raises `EngineError` if PyTorch refuses."""
+        with self._memory.lock:
+            run_twice(self._put, self._memory.gpu)
+
+    def _put(self) -> None:
+        pool = self._pool or self._memory.pool()
+        with torch.inference_mode(), exact_floats(), torch.cuda.use_mem_pool(pool):
+            fill(self._into, self._run(*self._given))
+        self._pool = pool
+
+    def enqueue(self, stream: Any) -> None:
+        """Put the network on a `cuda.core` stream; raises `EngineError` if PyTorch refuses."""
+        outer: Any = torch.cuda.ExternalStream(int(stream.handle), device=self._device)  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(outer):
+            self()
+
+
+def read_trace(trace: Any, device: torch.device) -> torch.fx.GraphModule:
+    """A TorchScript trace without control flow as a graph of ATen operators, whose new tensors are on `device`.
+
+    Raises `ValueError` for an operator that a traced network of ours does not have.
+    """
+    graph, tensors = torch.fx.Graph(), dict(trace.state_dict())
+    traced = trace.inlined_graph
+    own, *arguments = traced.inputs()
+    values: dict[str, Any] = {
+        value.debugName(): graph.placeholder(f"input_{index}") for index, value in enumerate(arguments)
+    }
+    paths, sizes = {own.debugName(): ""}, set[str]()
+    for node in traced.nodes():
+        kind, inputs = node.kind(), [value.debugName() for value in node.inputs()]
+        outputs = [value.debugName() for value in node.outputs()]
+        if kind == "prim::GetAttr":
+            path = f"{paths[inputs[0]]}.{node.s('name')}".lstrip(".")
+            paths[outputs[0]] = path
+            if path in tensors:
+                values[outputs[0]] = graph.get_attr(path)
+            continue
+        given = [values[name] for name in inputs]
+        if kind == "prim::Constant":
+            values[outputs[0]] = _constant(node.output(), device, graph, tensors)
+            if isinstance(values[outputs[0]], int):
+                sizes.add(outputs[0])
+        elif kind in SAME:
+            values[outputs[0]] = given[0]
+            sizes.add(outputs[0])
+        elif kind in ("prim::ListConstruct", "prim::TupleConstruct"):
+            values[outputs[0]] = given
+        elif kind in ("prim::ListUnpack", "prim::TupleUnpack"):
+            for index, name in enumerate(outputs):
+                values[name] = _item(graph, given[0], index)
+        elif kind == "aten::size":
+            values[outputs[0]] = graph.call_method("size", tuple(given))
+        elif kind in SIZES and sizes.issuperset(inputs):
+            values[outputs[0]] = graph.call_function(SIZES[kind], tuple(given[:2]))
+            sizes.add(outputs[0])
+        else:
+            values[outputs[0]] = _call(graph, node, given)
+    (result,) = (values[value.debugName()] for value in traced.outputs())
+    graph.output(result)
+    used = {node.target for node in graph.nodes if node.op == "get_attr"}
+    return torch.fx.GraphModule({name: tensors[name] for name in tensors if name in used}, graph)
+
+
+def count_tensors(graph: torch.fx.Graph) -> tuple[int, int]:
+    """How many a network takes, and how many it answers."""
+    inputs = sum(node.op == "placeholder" for node in graph.nodes)
+    (result,) = next(node.args for node in graph.nodes if node.op == "output")
+    return inputs, len(result) if isinstance(result, (list, tuple)) else 1
+
+
+def _constant(output: Any, device: torch.device, graph: torch.fx.Graph, tensors: dict[str, Any]) -> Any:
+    """A constant's value; of a device the one that is wanted now, of a number in a tensor the number."""
+    value = output.toIValue()
+    if isinstance(value, torch.device):
+        return device
+    if not isinstance(value, torch.Tensor):
+        return value
+    if value.dim() == 0:
+        return value.item()
+    name = f"constant_{len(tensors)}"
+    tensors[name] = value.to(device)
+    return graph.get_attr(name)
+
+
+def _item(graph: torch.fx.Graph, value: Any, index: int) -> Any:
+    return value[index] if isinstance(value, list) else graph.call_function(operator.getitem, (value, index))
+
+
+def _call(graph: torch.fx.Graph, node: Any, given: list[Any]) -> torch.fx.Node:
+    """A call of the same overload of the same ATen operator."""
+    space, _, name = node.schema().partition("(")[0].partition("::")
+    if space != "aten":
+        raise ValueError(f"{node.kind()} is no operator of a traced network")
+    packet, _, overload = name.partition(".")
+    target = getattr(getattr(torch.ops.aten, packet), overload or "default")
+    arguments = list(zip(target._schema.arguments, given, strict=True))
+    positional = tuple(value for argument, value in arguments if not argument.kwarg_only)
+    named = {argument.name: value for argument, value in arguments if argument.kwarg_only}
+    return graph.call_function(target, positional, named)

@@ -17,7 +17,7 @@ from mimicmotion_trt.engines import Manifest
 from mimicmotion_trt.errors import MimicMotionError, SettingsError
 from mimicmotion_trt.export.build import build_bundle
 from mimicmotion_trt.export.options import Options, PlanOptions
-from mimicmotion_trt.export.profiles import left_out
+from mimicmotion_trt.export.tensorrt_build import left_out
 from mimicmotion_trt.settings import parse_size
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)

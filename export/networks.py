@@ -1,7 +1,8 @@
-"""The five networks as engines see them: plain tensors in and out, sizes free, blocks rewritten."""
+"""The networks as engines see them: plain tensors in and out, sizes free, blocks rewritten."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -59,16 +60,16 @@ class UNetEngine(nn.Module):
         x: Tensor = unet.conv_in(latents.flatten(0, 1)) + pose.flatten(0, 1)
         return x, temb, levels
 
-    def leave(self, deep: Tensor, skips: tuple[Tensor, ...], temb: Tensor, level: Clip) -> Tensor:
+    def leave(self, features: Tensor, skips: tuple[Tensor, ...], temb: Tensor, level: Clip) -> Tensor:
         """The last up block and the last convolution."""
         unet: Any = self.unet
-        x: Tensor = _run(unet.up_blocks[-1], deep, temb, level, res_hidden_states_tuple=skips)
+        x: Tensor = _run(unet.up_blocks[-1], features, temb, level, res_hidden_states_tuple=skips)
         x = unet.conv_out(unet.conv_act(unet.conv_norm_out(x)))
         return x.reshape(level.rows, level.frames, x.shape[1], level.height, level.width)
 
 
-class KeepingUNetEngine(UNetEngine):
-    """The U-Net that also answers what enters its last up block, to be kept for later steps.
+class CachingUNetEngine(UNetEngine):
+    """The full U-Net, whose second output is what enters its last up block, cached for later steps.
 
     DeepCache (Ma et al. 2024): what comes up from the deep levels hardly changes from one step to
     the next. The cut is where the first down block's skip connections end.
@@ -77,14 +78,14 @@ class KeepingUNetEngine(UNetEngine):
     def forward(  # type: ignore[override]
         self, latents: Tensor, timestep: Tensor, embedding: Tensor, time_ids: Tensor, pose: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Inputs as of `UNetEngine`; the prediction [R,F,4,h,w] and the deep feature [R,F,C',h,w]."""
-        prediction, deep = self.run(latents, timestep, embedding, time_ids, pose)
+        """Inputs as of `UNetEngine`; the prediction [R,F,4,h,w] and its cached features [R,F,C',h,w]."""
+        prediction, features = self.run(latents, timestep, embedding, time_ids, pose)
         rows, frames, _, height, width = latents.shape
-        return prediction, deep.reshape(rows, frames, deep.shape[1], height, width)
+        return prediction, features.reshape(rows, frames, features.shape[1], height, width)
 
 
-class OuterUNetEngine(UNetEngine):
-    """The first level of the U-Net alone, around a deep feature of an earlier step; drops all other weights."""
+class ShallowUNetEngine(UNetEngine):
+    """The first level of the U-Net alone, around cached features of an earlier step; drops all other weights."""
 
     def __init__(self, unet: Any) -> None:
         unet.down_blocks, unet.up_blocks = unet.down_blocks[:1], unet.up_blocks[-1:]
@@ -176,3 +177,22 @@ class ImageEncoderEngine(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         embedding: Tensor = self.encoder(pixels).image_embeds
         return embedding[:, None]
+
+
+FORMS: dict[str, tuple[Callable[[Any], nn.Module], str]] = {
+    "unet": (UNetEngine, "unet"),
+    "pose_net": (PoseNetEngine, "pose_net"),
+    "vae_encoder": (EncoderEngine, "vae"),
+    "vae_decoder": (DecoderEngine, "vae"),
+    "image_encoder": (ImageEncoderEngine, "image_encoder"),
+    "unet_caching": (CachingUNetEngine, "unet"),
+    "unet_shallow": (ShallowUNetEngine, "unet"),
+}
+"""Network -> the module that engines run, and the part of a model that it is made of."""
+
+
+def engine_form(network: str, model: Any) -> nn.Module:
+    """A network of a model in the form that engines run. It rewrites the model's part in place: record its answers
+    before."""
+    form, part = FORMS[network]
+    return form(getattr(model, part))

@@ -19,8 +19,10 @@ PRECISIONS = {
     "torch": ("fp32", "fp16"),
 }
 """Backend -> the precisions that it can be built in, the usual one first."""
+FLOAT8_SINCE = 89
+"""The first compute capability that multiplies in float8, Ada (8.9)."""
 FLOAT8_CAPABILITIES = ("SM89", "SM120")
-"""What a float8 plan of TensorRT-RTX is for if nobody says: Ada and Blackwell. Nothing older multiplies in it."""
+"""What a float8 plan of TensorRT-RTX is for unless it is said: Ada and Blackwell."""
 MOST_WORKSPACE = 2**43 - 1
 """MiB whose bytes a signed number of 64 bits counts."""
 MOST_STREAMS = 2**31 - 1
@@ -83,7 +85,7 @@ class Options:
     rows: tuple[int, ...] = (1, 2, 4)
     note: str = ""
     deep_cache: bool = False
-    """Also build what `Settings.reuse_interval` needs: the U-Net twice more, whole and its first level alone."""
+    """Also build what `Settings.reuse_interval` needs: the U-Net twice more, full and its first level alone."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """Further Settings that the model wants."""
     plan: PlanOptions = field(default_factory=PlanOptions)
@@ -170,7 +172,7 @@ class Options:
         """Raise `SettingsError` unless the bundle's own settings run on its own engines."""
         if settings.reuse_interval > 1 and not self.deep_cache:
             raise SettingsError(
-                f"reuse_interval {settings.reuse_interval} needs engines that reuse deep features.",
+                f"reuse_interval {settings.reuse_interval} needs engines that reuse cached features.",
                 remedy="Add --deep-cache, or leave --default reuse_interval out.",
                 field="settings.reuse_interval",
             )
@@ -202,7 +204,7 @@ class Options:
             )
         if self.precision != "fp8" or self.backend != "tensorrt-rtx":
             return
-        old = [name for name in self.plan.capabilities if int(name[2:]) < int(FLOAT8_CAPABILITIES[0][2:])]
+        old = [name for name in self.plan.capabilities if int(name[2:]) < FLOAT8_SINCE]
         if old:
             raise SettingsError(
                 f"{', '.join(old)} cannot multiply in float8.",

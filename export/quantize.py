@@ -31,21 +31,6 @@ LEFT = frozenset(
 """Layers that stay float16, by a part of their path."""
 WIDE = ".dequantized"
 """What is read instead of a tensor is named as it is, and this."""
-OLDEST = 89
-"""The first compute capability with float8 tensor cores, Ada."""
-
-
-def check_capability(target: str) -> None:
-    """Raise `ExportError` if one of the capabilities in `target` (`NAME SM86`, `SM86 SM89`) has no float8."""
-    old = [
-        word for word in target.split() if word[:2] == "SM" and word[2:].isdigit() and int(word[2:]) < OLDEST
-    ]
-    if old:
-        raise ExportError(
-            f"{', '.join(old)} cannot multiply in float8.",
-            remedy=f"Choose --precision fp16, or GPUs of SM{OLDEST} and newer.",
-            field="precision",
-        )
 
 
 def quantize(

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .attention import attend
+from .tracing import attend
 
 
 @dataclass(frozen=True)

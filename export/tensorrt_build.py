@@ -1,29 +1,175 @@
-"""An ONNX graph to a TensorRT or TensorRT-RTX plan: strongly typed, no plugins, progress told."""
+"""An ONNX graph to a TensorRT or TensorRT-RTX plan: for which shapes, for which GPU, and how it is compiled.
+
+Plans are strongly typed (precision lives in the graph) and use no plugins.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import os
-import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from ..engines import EnginePlan, EngineSpec, Placement, Profile
+from ..cuda.batch_sizes import too_wide
+from ..engines import EnginePlan, EngineSpec, Manifest, Placement, Profile
+from ..engines.cuda import open_gpu
 from ..engines.tensorrt_backend import open_engine
-from ..engines.tensorrt_library import Library
-from ..errors import ExportError
-from .options import PlanOptions
-from .target import CAPABILITIES, gpu_name, set_capabilities
+from ..engines.tensorrt_library import Library, open_library
+from ..errors import BundleError, ExportError, SettingsError
+from ..files import write_atomic
+from ..networks import POSE_CHUNK
+from ..settings import Settings
+from .options import FLOAT8_SINCE, Options, PlanOptions
 
-ANOTHER = (
+CAPABILITIES = ("SM80", "SM86", "SM89", "SM120")
+"""What a TensorRT-RTX plan is for unless it is said: Ampere, Ada and Blackwell."""
+REINSTALL = (
     "Install the version that this was made for (pip install 'tensorrt-cu13==11.4.*', or "
     "'tensorrt-rtx-cu13==1.7.*' for TensorRT-RTX), or report this if it is that one."
 )
 Progress = Callable[[float], None]
-"""Told a share of the build, 0 to 1; estimates, since the library does not know how many phases come."""
+"""Receives the share of a build that is done, 0 to 1; an estimate, since the library adds phases as it goes."""
+
+
+# --- the shapes that plans are compiled for --------------------------------------------------------------
+
+
+def make_profiles(network: str, spec: EngineSpec, options: Options) -> tuple[Profile, ...]:
+    """One profile for each size; of the U-Net, for each size, length of segment and usable number of rows.
+
+    The U-Net's shapes are fixed in each profile: its kernels are the fastest that way, and TensorRT-RTX 1.7
+    does not compile its token matrices with free sizes. What comes in chunks (PoseNet, VAE decoder) takes any
+    number of frames up to the chunk.
+    """
+    if network == "image_encoder":
+        return (Profile({"batch": (1, 1, 1)}),)
+    if network.startswith("unet"):
+        lengths = sorted({options.model_defaults["segment"], *options.plan.frames}, reverse=True)
+        return tuple(
+            Profile({"rows": _just(rows), "frames": _just(frames), **_latent_size(size)})
+            for size, frames in product(options.sizes, lengths)
+            for rows in usable_rows(spec, options.rows, frames, size)
+        )
+    chunk = options.model_defaults.get("decode_chunk", Settings().decode_chunk)
+    if network == "pose_net":
+        return tuple(
+            Profile({"frames": (1, POSE_CHUNK, POSE_CHUNK), **_pixels(size)}) for size in options.sizes
+        )
+    if network == "vae_encoder":
+        return tuple(Profile({"batch": (1, 1, 1), **_pixels(size)}) for size in options.sizes)
+    return tuple(Profile({"frames": (1, chunk, chunk), **_latent_size(size)}) for size in options.sizes)
+
+
+def usable_rows(spec: EngineSpec, rows: Iterable[int], frames: int, size: tuple[int, int]) -> tuple[int, ...]:
+    """Those of `rows`, ascending, whose elements the runtime's kernels count; raises `SettingsError` if none."""
+    width = next(tensor.shape[2] for tensor in spec.inputs if tensor.name == "pose")
+    assert isinstance(width, int)
+    cells = size[0] // 8 * (size[1] // 8)
+    usable = tuple(count for count in sorted(set(rows)) if not too_wide(width, count, frames, cells))
+    if not usable:
+        raise SettingsError(
+            f"{min(rows)} rows of {frames} frames of {size[0]}x{size[1]} have a tensor of over 2^31 elements.",
+            remedy="Build for --batch 1, a shorter --segment or a smaller --size.",
+            field="batch",
+        )
+    return usable
+
+
+def left_out(manifest: Manifest) -> list[str]:
+    """Sentences on the shapes that a bundle of plans was asked for and not compiled for."""
+    plan = manifest.networks["unet"].plan
+    if plan is None:
+        return []
+    made = {tuple(high for _, _, high in profile.dims.values()) for profile in plan.profiles}
+    lines = []
+    for frames, height, width in dict.fromkeys(shape[1:] for shape in made):
+        rows = [count for count in manifest.rows if (count, frames, height, width) not in made]
+        if rows:
+            counts, size = " or ".join(map(str, rows)), f"{width * 8}x{height * 8}"
+            lines.append(
+                f"not compiled for {counts} rows of {frames} frames of {size}: "
+                "a tensor would have over 2^31 elements"
+            )
+    return sorted(lines)
+
+
+def _just(size: int) -> tuple[int, int, int]:
+    return size, size, size
+
+
+def _latent_size(size: tuple[int, int]) -> dict[str, tuple[int, int, int]]:
+    return {"latent_height": _just(size[1] // 8), "latent_width": _just(size[0] // 8)}
+
+
+def _pixels(size: tuple[int, int]) -> dict[str, tuple[int, int, int]]:
+    return {"height": _just(size[1]), "width": _just(size[0])}
+
+
+# --- the GPU that plans are compiled for -----------------------------------------------------------------
+
+
+def check_target(options: Options) -> None:
+    """Raise `ExportError` for plans that cannot be compiled here, before anything is loaded or exported."""
+    if options.backend == "tensorrt":
+        name = gpu_name()
+        if options.precision == "fp8" and int(name.rpartition("SM")[2]) < FLOAT8_SINCE:
+            raise ExportError(
+                f"{name} cannot multiply in float8.",
+                remedy=f"Choose --precision fp16, or a GPU of SM{FLOAT8_SINCE} or newer.",
+                field="precision",
+            )
+    elif options.backend == "tensorrt-rtx":
+        check_capabilities(open_library(options.backend).api, options.plan.capabilities)
+        if options.plan.refit:
+            gpu_name("TensorRT-RTX compiles with --refit only where a GPU is: leave it out, or build there.")
+
+
+def gpu_name(remedy: str = "Build on the GPU host; --backend tensorrt-rtx builds on any machine.") -> str:
+    """The first GPU, named as the backend names it when it loads plans; raises `ExportError` if there is none."""
+    try:
+        gpu = open_gpu(0)
+    except BundleError as error:
+        raise ExportError(
+            f"no GPU to compile for ({error.message}).", remedy=remedy, field="backend"
+        ) from error
+    return f"{gpu.name} {gpu.capability}"
+
+
+def runs_here(options: Options) -> bool:
+    """Whether this machine has a GPU for the plans that it compiles."""
+    try:
+        gpu = open_gpu(0)
+    except BundleError:
+        return False
+    return options.backend == "tensorrt" or gpu.capability in (options.plan.capabilities or CAPABILITIES)
+
+
+def check_capabilities(api: Any, names: Iterable[str]) -> None:
+    """Raise `ExportError` for a compute capability that the library does not offer."""
+    offered = [name for name in dir(api.ComputeCapability) if name.startswith("SM")]
+    for name in names:
+        if name not in offered:
+            raise ExportError(
+                f"TensorRT-RTX {api.__version__} does not compile for {name}.",
+                remedy=f"It offers {', '.join(offered)}; data-centre GPUs need --backend tensorrt.",
+                field="capability",
+            )
+
+
+def set_capabilities(api: Any, config: Any, names: tuple[str, ...]) -> str:
+    """Compile for GPUs that need not be here; returns what the plan is for. Raises `ExportError`."""
+    check_capabilities(api, names)
+    config.num_compute_capabilities = len(names)
+    for index, name in enumerate(names):
+        config.set_compute_capability(getattr(api.ComputeCapability, name), index)
+    return " ".join(names)
+
+
+# --- compiling -------------------------------------------------------------------------------------------
 
 
 def compile_plan(
@@ -34,15 +180,19 @@ def compile_plan(
     options: PlanOptions,
     output: Path,
     progress: Progress = lambda share: None,
+    timings: Path | None = None,
 ) -> EnginePlan:
     """Compile `graph` (a float16 ONNX file in the standard's operators) into the file `output`.
 
-    The build runs on a thread of its own, so that an interrupt reaches this one: it is then called off, and
-    nothing is written. Raises `ExportError` with what the library said.
+    `timings` is TensorRT's timing cache, read and written: kernels that an earlier build timed on this GPU, also
+    one that was interrupted, are not timed again. The build runs on a thread of its own, so that an interrupt
+    reaches this one: the build is then stopped, and no plan is written. Raises `ExportError` with what the
+    library said.
     """
     stop = threading.Event()
     with ThreadPoolExecutor(1, "tensorrt") as worker:
-        future = worker.submit(_compile, library, graph, spec, profiles, options, output, stop, progress)
+        arguments = (library, graph, spec, profiles, options, output, progress, timings, stop)
+        future = worker.submit(_compile, *arguments)
         try:
             return future.result()
         except BaseException:
@@ -57,8 +207,9 @@ def _compile(
     profiles: tuple[Profile, ...],
     options: PlanOptions,
     output: Path,
-    stop: threading.Event,
     progress: Progress,
+    timings: Path | None,
+    stop: threading.Event,
 ) -> EnginePlan:
     api = library.api
     library.messages.clear()  # what was said of an earlier network is not this one's error
@@ -67,20 +218,36 @@ def _compile(
     parser = api.OnnxParser(network, library.logger)
     if not parser.parse_from_file(str(graph)):
         told = "; ".join(str(parser.get_error(i).desc()) for i in range(parser.num_errors))
-        raise ExportError(f"{graph.name} cannot be read by {library.version}: {told}", remedy=ANOTHER)
+        raise ExportError(f"{graph.name} cannot be read by {library.version}: {told}", remedy=REINSTALL)
     check_tensors(api, network, spec, graph.name)
     if graph.stem.startswith("vae"):
-        allow_pieces(api, network)
+        allow_decomposition(api, network)
     config = builder.create_builder_config()
     target = configure(api, config, options)
     add_profiles(builder, config, spec, profiles)
     config.progress_monitor = make_monitor(api, stop, progress)
-    memory = builder.build_serialized_network(network, config)
+    with timing_cache(library, config, timings):
+        memory = builder.build_serialized_network(network, config)
     if memory is None:
         said, remedy = library.explain("Try another --level, or report it with the text above.")
         raise ExportError(f"{library.version} could not compile {graph.name}: {said}", remedy=remedy)
-    write(output, memory)
+    write_atomic(output, memory)
     return EnginePlan(library.version, target, profiles, options.refit, options.weight_streaming)
+
+
+@contextlib.contextmanager
+def timing_cache(library: Library, config: Any, path: Path | None) -> Iterator[None]:
+    """Let a build read and extend the timing cache `path`; TensorRT-RTX times nothing."""
+    if path is None or library.flavour != "tensorrt":
+        yield
+        return
+    known = path.read_bytes() if path.is_file() else b""
+    if not config.set_timing_cache(config.create_timing_cache(known), ignore_mismatch=False):
+        config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)  # of another GPU
+    try:
+        yield
+    finally:
+        write_atomic(path, config.get_timing_cache().serialize())
 
 
 def refit_plan(
@@ -94,8 +261,8 @@ def refit_plan(
 ) -> EnginePlan:
     """Write a plan of another bundle with the weights of `graph` into the file `output`: seconds, not minutes.
 
-    Raises `ExportError` if that plan is not what would be compiled here but for its weights, `EngineError` if it
-    does not take them, `BundleError` if it does not run here.
+    Raises `ExportError` if that plan differs by more than its weights from what would be compiled here,
+    `EngineError` if it does not take them, `BundleError` if it does not run here.
     """
     path, plan = former
     portable = hasattr(library.api, "ComputeCapability")
@@ -110,21 +277,10 @@ def refit_plan(
     engine = open_engine(path, spec, Placement("cuda"), plan=plan)
     try:
         engine.refit(graph)
-        write(output, engine.serialize())
+        write_atomic(output, engine.serialize())
     finally:
         engine.close()
     return wanted
-
-
-def write(output: Path, data: Any) -> None:
-    """Write beside, then rename."""
-    beside = output.with_name(f".{output.name}.{secrets.token_hex(4)}")
-    try:
-        with beside.open("wb") as stream:
-            stream.write(data)
-        os.replace(beside, output)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def configure(api: Any, config: Any, options: PlanOptions) -> str:
@@ -161,13 +317,13 @@ def check_tensors(api: Any, network: Any, spec: EngineSpec, name: str) -> None:
         found[t][0] == wanted[t][0] and len(found[t][1]) == len(wanted[t][1]) for t in found
     )
     if not same or any(found[t.name] != wanted[t.name] for t in spec.inputs):
-        raise ExportError(f"{name} has tensors {found} instead of {wanted}.", remedy=ANOTHER)
+        raise ExportError(f"{name} has tensors {found} instead of {wanted}.", remedy=REINSTALL)
 
 
-def allow_pieces(api: Any, network: Any) -> None:
+def allow_decomposition(api: Any, network: Any) -> None:
     """Let attentions without a fused kernel be compiled as products and a softmax: the VAE's one wide head.
 
-    Everywhere else a missing kernel is an error: it would cost most of the speed without a word.
+    Everywhere else a missing kernel is an error, since it would cost most of the speed without a message.
     """
     for index in range(network.num_layers):
         layer = network.get_layer(index)
@@ -180,10 +336,10 @@ def add_profiles(builder: Any, config: Any, spec: EngineSpec, profiles: tuple[Pr
     """Compile for all of them, in this order; raises `ExportError` for one that the library refuses."""
     for index, profile in enumerate(profiles):
         if config.add_optimization_profile(make_profile(builder, spec, profile)) != index:
-            raise ExportError(f"the profile {profile} was refused.", remedy=ANOTHER)
+            raise ExportError(f"the profile {profile} was refused.", remedy=REINSTALL)
     if config.num_optimization_profiles != len(profiles):
         raise ExportError(
-            f"{config.num_optimization_profiles} profiles were taken of {len(profiles)}.", remedy=ANOTHER
+            f"{config.num_optimization_profiles} profiles were taken of {len(profiles)}.", remedy=REINSTALL
         )
 
 
@@ -196,7 +352,7 @@ def make_profile(builder: Any, spec: EngineSpec, profile: Profile) -> Any:
 
 
 def make_monitor(api: Any, stop: threading.Event, progress: Progress) -> Any:
-    """Tells how far a build is and calls it off when `stop` is set."""
+    """Reports how far a build is and stops it when `stop` is set."""
 
     class Monitor(api.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:

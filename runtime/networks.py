@@ -28,7 +28,7 @@ from .engines import (
     Placement,
     open_engine,
 )
-from .engines.cuda_gpu import Gpu
+from .engines.cuda import Gpu
 from .errors import EngineError
 from .limits import Limits
 from .settings import Settings

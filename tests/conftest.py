@@ -13,7 +13,7 @@ import pytest
 
 if TYPE_CHECKING:
     from mimicmotion_trt import Animator, Settings
-    from mimicmotion_trt.engines import Bundle, Engine, EngineSpec, FlopModel
+    from mimicmotion_trt.engines import Bundle, Engine
     from mimicmotion_trt.export.options import Options
 
 Array = np.ndarray[Any, Any]
@@ -66,25 +66,7 @@ def golden_run(golden: Path) -> Callable[[str], GoldenRun]:
 
 
 @pytest.fixture(scope="session")
-def counted_once() -> Iterator[None]:
-    """Builds count the operations of the same network once in a process; of many builds that is a fourth."""
-    from mimicmotion_trt.export import work
-
-    measure, known = work.measure_work, {}
-
-    def look_up(network: str, module: Any, spec: EngineSpec) -> FlopModel:
-        key = network, *((name, *value.shape) for name, value in module.named_parameters())
-        if key not in known:
-            known[key] = measure(network, module, spec)
-        return known[key]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(work, "measure_work", look_up)
-        yield
-
-
-@pytest.fixture(scope="session")
-def build_golden(golden: Path, counted_once: None) -> Callable[[str, Options], Path]:
+def build_golden(golden: Path) -> Callable[[str, Options], Path]:
     """Builds the golden networks into build/NAME; once, later runs find the bundle by its build key."""
 
     def build(name: str, options: Options) -> Path:

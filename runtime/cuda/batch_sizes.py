@@ -20,9 +20,10 @@ import numpy as np
 
 from ..denoise.shapes import LatentSize
 from ..engines import Engine
+from ..engines.cuda_device import Replay
 from ..errors import OutOfMemory, SettingsError
 from ..files import cache_folder, keep_in_cache
-from .device import Device, Replay
+from .launches import Device
 
 PAYS = 0.10
 """A larger batch is kept if it is faster by this share of the time of a row."""

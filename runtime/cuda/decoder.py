@@ -15,7 +15,7 @@ from ..engines import Engine
 from ..errors import SettingsError
 from . import launches
 from .batch_sizes import MOST_ELEMENTS
-from .device import CudaDevice, Device
+from .launches import Device, open_device
 
 Float = NDArray[np.float32]
 Picture = NDArray[np.uint8]
@@ -42,7 +42,7 @@ class CudaDecoder:
         """
         if engine.gpu is None:
             return None
-        return cls(CudaDevice(engine.gpu, engine.spec.dtypes["latents"]), engine, scaling_factor)
+        return cls(open_device(engine.gpu, engine.spec.dtypes["latents"]), engine, scaling_factor)
 
     def check_chunk(self, chunk: int, frames: int, latent_size: LatentSize) -> None:
         """Raise `SettingsError` if so many frames at a time make a tensor that 32 bits do not count."""
@@ -77,7 +77,7 @@ class CudaDecoder:
                     works[count] = self._work(own, count, height * width)
                 device.upload(np.ascontiguousarray(latents[part], np.float32), own["latents"])
                 drawn = device.part(pictures[number % 2], 0, count)
-                device.do(partial(works[count], drawn))
+                device.enqueue(partial(works[count], drawn))
                 following = device.fetch(drawn)
                 if coming is not None:
                     yield coming()

@@ -1,21 +1,24 @@
-"""What the kernels of `kernels.cu` are launched with: the tables of a plan's variant, grids, and scalars.
+"""What the kernels of `kernels.cu` are launched with: a plan's tables, grids, scalars; and the device they run on.
 
-Numpy only. A `Launch` is run as `launch(stream, LaunchConfig(grid=blocks, block=threads), kernels[kernel],
+A `Launch` is run as `launch(stream, LaunchConfig(grid=blocks, block=threads), kernels[kernel],
 *pointers, *scalars)`; the pointers are those that its function's docstring names, in that order, each aligned
 to 16 bytes. `REAL` stands for the dtype that the kernels were compiled for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..denoise.plan import StepVariant
 from ..denoise.schedule import Step
+from ..engines.cuda import Gpu
+from ..engines.cuda_device import CudaDevice, Launch, Replay, Work
+from .compiler import compile_kernels
 
 Float = NDArray[np.float32]
 
@@ -105,14 +108,59 @@ def step_numbers(steps: Sequence[Step]) -> Float:
     return np.array([(s.timestep, s.scale, s.keep, s.push) for s in steps], np.float32).reshape(-1, 4)
 
 
-@dataclass(frozen=True)
-class Launch:
-    """One launch of a kernel, but for its pointers."""
+class Device(Protocol):
+    """What a step program needs. Everything happens in the order in which it was asked for."""
 
-    kernel: str
-    blocks: int
-    scalars: tuple[np.generic, ...]
-    threads: int = THREADS
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        """An array on the device; its contents are undefined."""
+
+    def part(self, array: Any, start: int, stop: int) -> Any:
+        """Items `start` to `stop` of an array's first dimension, the same memory."""
+
+    def upload(self, values: NDArray[Any], array: Any) -> None:
+        """Values of the host into an array of the same shape and dtype; they may change afterwards."""
+
+    def download(self, array: Any) -> NDArray[Any]:
+        """The values of an array, once all work that was asked for is done."""
+
+    def fetch(self, array: Any) -> Callable[[], NDArray[Any]]:
+        """Start to copy an array's values to the host, beside work that is asked for later.
+
+        The result waits for them; nothing may be written into the array before it was called.
+        """
+
+    def mark(self) -> Callable[[], None]:
+        """What waits until all work that was asked for by now is done."""
+
+    def enqueue(self, work: Work) -> None:
+        """Put `work(stream)` on the device's stream, with no other work between."""
+
+    def copy(self, source: Any, target: Any) -> None:
+        """One array of the device into another of the same size."""
+
+    def launch(self, what: Launch, *arrays: Any, stream: Any) -> None:
+        """One fused kernel."""
+
+    def call(self, binding: Any, stream: Any) -> None:
+        """One engine that is bound to arrays of this device."""
+
+    def record(self, work: Work, *, graphs: bool) -> Replay:
+        """`work(stream)` as something that can be repeated; as one captured graph if `graphs`."""
+
+    def release_after(self, release: Callable[[], None]) -> None:
+        """Once all work that was asked for is done, call `release`, which frees arrays, bindings and replays."""
+
+    def close(self) -> None:
+        """Free what the device holds of its own; no call may follow."""
+
+
+def open_device(gpu: Gpu, dtype: Any) -> CudaDevice:
+    """A GPU with the kernels for one dtype of engine tensors.
+
+    Raises `KernelError` if the kernels do not compile or load there.
+    """
+    arch = gpu.capability.lower().replace("sm", "sm_")
+    return CudaDevice(gpu, compile_kernels(arch, np.dtype(dtype).name), KERNELS)
 
 
 def gather(rows: int, segment_frames: int, pixels: int) -> Launch:
@@ -163,7 +211,7 @@ def to_pictures(count: int, pixels: int, dtype: Any) -> Launch:
 
 def _launch(kernel: str, items: int, packs: int, *scalars: np.generic) -> Launch:
     """A thread for each pack; every item has blocks of its own."""
-    return Launch(kernel, items * -(-packs // THREADS), scalars)
+    return Launch(kernel, items * -(-packs // THREADS), THREADS, scalars)
 
 
 def _packs(kernel: str, size: int, dtype: Any) -> tuple[str, int]:

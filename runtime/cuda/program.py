@@ -20,8 +20,7 @@ from ..denoise.plan import Conditions, DenoisePlan, StepVariant
 from ..denoise.schedule import Step, VariantKey
 from ..engines import Engine
 from . import launches
-from .device import Device
-from .launches import STILL
+from .launches import STILL, Device
 from .step_graph import Arrays, Selection, StepGraph, shared_batches
 
 Float = NDArray[np.float32]

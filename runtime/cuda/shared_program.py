@@ -9,10 +9,10 @@ from collections.abc import Callable, Hashable
 from ..denoise.plan import DenoisePlan
 from ..denoise.schedule import Step
 from ..engines import Engine
-from ..engines.cuda_errors import explained
+from ..engines.cuda_memory import translate
 from ..errors import EngineError, OutOfMemory
 from .batch_sizes import BatchSizes
-from .device import CudaDevice
+from .launches import open_device
 from .program import StepProgram, program_key, shareable_slots
 
 Make = Callable[[DenoisePlan, int, Engine, Engine | None], StepProgram]
@@ -89,7 +89,7 @@ class SharedProgram:
                 self._broken = True
                 self._asked.pop(slot, None)
                 for other in self._stepping_slots.keys() - {slot}:
-                    self._failed[other] = explained(failure, "a step shared with another job failed", remedy)
+                    self._failed[other] = translate(failure, "a step shared with another job failed", remedy)
             raise
         finally:
             with self._changed:
@@ -120,7 +120,7 @@ class ProgramCache:
         """
         gpu = unet.gpu
         assert gpu is not None
-        device = CudaDevice(gpu, unet.spec.dtypes["latents"])
+        device = open_device(gpu, unet.spec.dtypes["latents"])
 
         def make(plan: DenoisePlan, slots: int, unet: Engine, shallow: Engine | None) -> StepProgram:
             return StepProgram(device, unet, plan, slots=slots, graphs=graphs, shallow=shallow)

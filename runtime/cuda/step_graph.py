@@ -12,8 +12,9 @@ import numpy as np
 from ..denoise.plan import DenoisePlan
 from ..denoise.schedule import VariantKey
 from ..engines import Engine
+from ..engines.cuda_device import Replay
 from . import launches
-from .device import Device, Replay
+from .launches import Device
 
 Selection = tuple[VariantKey, tuple[int, ...]]
 """Which variant of the plan a step runs, and the slots whose jobs it brings on."""

@@ -99,7 +99,7 @@ MIMICMOTION = ModelStats(
     width=320,
     value_bytes=2,
 )
-"""SVD-XT with MimicMotion's U-Net, in fp16: `export.work` on the published configs (tests/export/test_work.py)."""
+"""SVD-XT with MimicMotion's U-Net, in fp16: `export.stats` on the published configs (tests/export/test_stats.py)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -202,10 +202,10 @@ def _to_rgb(image: Image.Image, rawmode: object) -> Picture:
     alpha: NDArray[np.uint8] | None = None
     grey = image.mode in ("1", "L", "LA", "La")
     if image.has_transparency_data:
-        image = image.convert("LA" if grey else "RGBA")
+        image = _as_mode(image, "LA" if grey else "RGBA")
         alpha = np.asarray(image.getchannel("A"))
     if image.mode != "CMYK":
-        image = image.convert("L" if grey else "RGB")
+        image = _as_mode(image, "L" if grey else "RGB")
     colours = np.asarray(_to_srgb(image, profile))
     return colours if alpha is None else _lay_over(colours, alpha, _WHITE)
 
@@ -241,17 +241,22 @@ def _scaled(values: NDArray[np.generic], top: float) -> Picture:
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     """An L, RGB or CMYK image as RGB in sRGB; without a usable profile its values are taken as sRGB."""
     if not profile:
-        return image.convert("RGB")
+        return _as_mode(image, "RGB")
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         if image.mode == "L" and source.profile.xcolor_space.strip() == "RGB":
-            image = image.convert("RGB")
+            image = _as_mode(image, "RGB")
         sought = ImageCms.createProfile("sRGB")
         converted = ImageCms.profileToProfile(image, source, sought, outputMode="RGB")
     except (ImageCms.PyCMSError, OSError, ValueError):  # damaged, or of another kind of picture
-        return image.convert("RGB")
+        return _as_mode(image, "RGB")
     assert converted is not None
     return converted
+
+
+def _as_mode(image: Image.Image, mode: str) -> Image.Image:
+    """Converted; not copied where the mode is the same, for pictures are large."""
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _lay_over(colours: Picture, alpha: Picture, background: tuple[int, int, int]) -> Picture:

@@ -13,7 +13,7 @@ import safetensors.torch
 from random_model import save_model
 
 from mimicmotion_trt.engines import NETWORKS, Bundle
-from mimicmotion_trt.export import proof
+from mimicmotion_trt.export import verify
 from mimicmotion_trt.training.checkpoints import load_model
 
 
@@ -24,7 +24,7 @@ def test_the_command_draws_builds_and_reports(configs, tmp_path, capsys, monkeyp
         save_model(*map(Path, command[3:]))
 
     monkeypatch.setattr(real_size.subprocess, "run", draw_here)
-    monkeypatch.setattr(proof, "SHAPES", proof.SHAPES[:1])
+    monkeypatch.setattr(verify, "SHAPES", verify.SHAPES[:1])
     real_size.main(
         backend="onnxruntime", precision="fp16", size="64x64", segment=2, batch=1, work=tmp_path / "work",
         configs=configs, as_json=True,

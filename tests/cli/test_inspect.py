@@ -16,8 +16,7 @@ from mimicmotion_trt import BundleError, console
 from mimicmotion_trt.cli import app
 from mimicmotion_trt.console import describe_layers, show_bundle
 from mimicmotion_trt.engines import Bundle, EnginePlan, Profile
-from mimicmotion_trt.engines.tensorrt_backend import TensorRtEngine
-from mimicmotion_trt.engines.tensorrt_layers import Layers
+from mimicmotion_trt.engines.tensorrt_backend import Layers, TensorRtEngine
 
 from ..engines.stand_in_tensorrt import SPEC, open_stand_in, plan_of
 

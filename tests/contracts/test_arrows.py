@@ -43,7 +43,7 @@ def test_every_room_is_looked_at(farm):
         ("media/sneaky", "from transformers import CLIPModel", "What serves loads no training framework"),
         ("sneaky", "from .training import networks", "Nobody but the export imports the training room"),
         ("sneaky", "from .export import build_engines", "nobody imports the export"),
-        ("training/sneaky", "from ..export import proof", "nobody imports the export"),
+        ("training/sneaky", "from ..export import verify", "nobody imports the export"),
         ("engines/sneaky", "from ..settings import Settings", "Engines know of the rest"),
         ("engines/sneaky", "import torch", "What serves loads no training framework"),
         ("denoise/sneaky", "from ..cuda import program", "Imports point downward"),

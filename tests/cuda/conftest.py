@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 
 from mimicmotion_trt.cuda.compiler import REALS, SOURCE
-from mimicmotion_trt.cuda.device import Plain
-from mimicmotion_trt.cuda.launches import Launch
+from mimicmotion_trt.engines.cuda_device import Launch, Plain
 
 HERE = Path(__file__).parent
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
@@ -136,7 +135,7 @@ class HostDevice:
     def mark(self) -> Callable[[], None]:
         return lambda: self.told.append("waited")
 
-    def do(self, work: Callable[[Any], None]) -> None:
+    def enqueue(self, work: Callable[[Any], None]) -> None:
         work(None)
 
     def copy(self, source: Any, target: Any) -> None:
@@ -154,8 +153,8 @@ class HostDevice:
 
     def record(self, work: Callable[[Any], None], *, graphs: bool) -> Plain:
         self.recorded += 1
-        self.do(work)
-        return Plain(self.do, work)
+        self.enqueue(work)
+        return Plain(self.enqueue, work)
 
     def release_after(self, release: Callable[[], None]) -> None:
         release()

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from cuda.bindings import driver
 
-from mimicmotion_trt.cuda.launches import Launch
 from mimicmotion_trt.engines import Engine
+from mimicmotion_trt.engines.cuda_device import Launch
 from mimicmotion_trt.engines.cuda_memory import DeviceArray
 
 GOOD = driver.CUresult.CUDA_SUCCESS
@@ -213,7 +213,7 @@ class Cuda:
 
         def launch(stream: Stream, config: LaunchConfig, kernel: str, *arguments: Any) -> None:
             pointers = [argument for argument in arguments if not isinstance(argument, np.generic)]
-            what = Launch(kernel, config.grid, tuple(arguments[len(pointers) :]), config.block)
+            what = Launch(kernel, config.grid, config.block, tuple(arguments[len(pointers) :]))
             stream._put(lambda: cuda.host.run(what, *map(cuda.view, pointers)))
 
         kinds = (Buffer, Event, Stream, Device, LegacyPinnedMemoryResource, ObjectCode, LaunchConfig)

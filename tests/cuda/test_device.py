@@ -17,15 +17,13 @@ from cuda.bindings import driver
 from mimicmotion_trt import Animator, EngineError, PoseSequence
 from mimicmotion_trt import networks as networks_module
 from mimicmotion_trt.cuda import batch_sizes, launches
-from mimicmotion_trt.cuda import device as device_module
-from mimicmotion_trt.cuda.device import CudaDevice
 from mimicmotion_trt.cuda.program import StepProgram
 from mimicmotion_trt.cuda.shared_program import ProgramCache
 from mimicmotion_trt.denoise.plan import DenoisePlan
 from mimicmotion_trt.engines import Bundle, Engine, Placement, open_engine
-from mimicmotion_trt.engines.cuda_errors import LOST, kind_of
-from mimicmotion_trt.engines.cuda_gpu import Gpu
-from mimicmotion_trt.engines.cuda_memory import DeviceArray
+from mimicmotion_trt.engines.cuda import Gpu
+from mimicmotion_trt.engines.cuda_device import CudaDevice
+from mimicmotion_trt.engines.cuda_memory import LOST, DeviceArray, error_class
 from mimicmotion_trt.errors import DeviceLost, OutOfMemory
 from mimicmotion_trt.sampler import Sampler
 
@@ -47,13 +45,13 @@ def cuda(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Cud
     cuda = Cuda(host)
     monkeypatch.setitem(sys.modules, "cuda.core", cuda.core())
     monkeypatch.setitem(sys.modules, "cuda.bindings.driver", cuda.driver())
-    monkeypatch.setattr(device_module, "compile_kernels", lambda arch, dtype: b"cubin")
+    monkeypatch.setattr(launches, "compile_kernels", lambda arch, dtype: b"cubin")
     return cuda
 
 
 @pytest.fixture
 def device(cuda: Cuda) -> CudaDevice:
-    return CudaDevice(Gpu(0), "float32")
+    return launches.open_device(Gpu(0), "float32")
 
 
 def nothing(*arguments: Any, **named: Any) -> None:
@@ -77,7 +75,7 @@ def test_with_and_without_graphs_it_is_the_animator_on_the_cpu(host, cuda, deep_
             **{"steps": 4, "segment": 4, "overlap": 2, "guidance": (1.5, 2.0), **options}
         )
         expected = animator.sample(picture, poses, settings)
-        device = CudaDevice(Gpu(0), "float32")
+        device = launches.open_device(Gpu(0), "float32")
 
         def make(plan: DenoisePlan, slots: int, unet: Engine, shallow: Engine | None) -> StepProgram:
             first: Any = shallow and OnStream(cuda, shallow)
@@ -169,7 +167,7 @@ def test_arrays_go_up_and_come_down(host, device):
     np.testing.assert_array_equal(device.download(array), values)
     ids = device.empty((2, 3), np.float32)
     device.upload(np.array([0, 1], np.int32), jobs := device.empty((2,), np.int32))
-    device.do(lambda stream: device.launch(launches.time_ids(2), array, jobs, ids, stream=stream))
+    device.enqueue(lambda stream: device.launch(launches.time_ids(2), array, jobs, ids, stream=stream))
     np.testing.assert_array_equal(device.download(ids), values.reshape(-1, 3)[:2])
 
 
@@ -316,7 +314,7 @@ def test_waiting_in_another_thread_does_not_disturb_a_capture(cuda, device):
 
 
 USES: dict[str, Callable[[CudaDevice, Any], object]] = {
-    "launch": lambda device, array: device.do(
+    "launch": lambda device, array: device.enqueue(
         lambda stream: device.launch(launches.timesteps(1), array, array, array, stream=stream)
     ),
     "upload": lambda device, array: device.upload(np.zeros(4, np.float32), array),
@@ -358,7 +356,7 @@ def test_a_vague_error_on_a_lost_gpu_is_a_lost_gpu(cuda, device):
         raise EngineError("the engine failed: cuBLAS says no.")
 
     with pytest.raises(DeviceLost, match=r"cuBLAS says no\. \(CUDA_ERROR_UNKNOWN\)"):
-        device.do(work)
+        device.enqueue(work)
 
 
 def test_memory_that_was_given_back_is_not_there_any_more(cuda, device):
@@ -385,13 +383,13 @@ def test_each_error_after_which_nothing_works_is_a_lost_gpu():
         if "will return the same error" in " ".join(str(explanations.get(int(code), "")).split())
     ]
     assert "CUDA_ERROR_ILLEGAL_ADDRESS" in sticky
-    assert {kind_of(f"{name}: some text") for name in sticky} == {DeviceLost}
+    assert {error_class(f"{name}: some text") for name in sticky} == {DeviceLost}
     named = {words.upper() for words in LOST if words.startswith("cuda_error")}
     assert named <= {code.name for code in driver.CUresult}
-    assert kind_of("CUDA_ERROR_OUT_OF_MEMORY: The API call failed") is OutOfMemory
-    assert kind_of("Error Code 1: Cuda Runtime (an illegal memory access was encountered)") is DeviceLost
-    assert kind_of("Error Code 2: OutOfMemory (Requested size was 1 bytes.)") is OutOfMemory
-    assert kind_of("shapes do not fit") is EngineError
+    assert error_class("CUDA_ERROR_OUT_OF_MEMORY: The API call failed") is OutOfMemory
+    assert error_class("Error Code 1: Cuda Runtime (an illegal memory access was encountered)") is DeviceLost
+    assert error_class("Error Code 2: OutOfMemory (Requested size was 1 bytes.)") is OutOfMemory
+    assert error_class("shapes do not fit") is EngineError
 
 
 def test_the_stand_in_offers_real_names_only(cuda):

@@ -16,9 +16,13 @@ torch = pytest.importorskip("torch")
 
 from mimicmotion_trt import EngineError  # noqa: E402
 from mimicmotion_trt.engines import EngineSpec, TensorSpec  # noqa: E402
-from mimicmotion_trt.engines import torch_binding as module  # noqa: E402
-from mimicmotion_trt.engines.torch_backend import exact_floats, run_twice  # noqa: E402
-from mimicmotion_trt.engines.torch_binding import TorchBinding, TorchMemory  # noqa: E402
+from mimicmotion_trt.engines import torch_backend as module  # noqa: E402
+from mimicmotion_trt.engines.torch_backend import (  # noqa: E402
+    TorchBinding,
+    TorchMemory,
+    exact_floats,
+    run_twice,
+)
 from mimicmotion_trt.errors import DeviceLost, OutOfMemory  # noqa: E402
 
 SPEC = EngineSpec((TensorSpec("x", "float32", (4,)),), (TensorSpec("y", "float32", (4,)),))
@@ -82,8 +86,8 @@ def bind(run: Any, memory: TorchMemory) -> tuple[TorchBinding, np.ndarray[Any, A
 
 def test_all_networks_of_a_stream_share_a_pool_that_is_kept_until_it_is_wanted_back(gpu):
     """Between jobs nobody is bound, and to destroy a pool and make another waits for all of the GPU."""
-    memory = module.memory_of(gpu)
-    assert module.memory_of(gpu) is memory
+    memory = module.shared_memory(gpu)
+    assert module.shared_memory(gpu) is memory
     for _ in range(2):
         bound = [bind(lambda x: 2 * x, memory) for _ in range(3)]
         for call, y in bound:

@@ -17,8 +17,7 @@ import numpy as np
 
 from mimicmotion_trt.engines import EnginePlan, EngineSpec, Profile, TensorSpec
 from mimicmotion_trt.engines.cuda_memory import Arena, Memory
-from mimicmotion_trt.engines.tensorrt_binding import Session
-from mimicmotion_trt.engines.tensorrt_library import Library
+from mimicmotion_trt.engines.tensorrt_library import Library, Session
 
 SPEC = EngineSpec((TensorSpec("x", "float16", ("rows", 3)),), (TensorSpec("y", "float32", ("rows", 3)),))
 PROFILES = (Profile({"rows": (1, 1, 1)}), Profile({"rows": (2, 3, 4)}))
@@ -32,7 +31,7 @@ def plan_of(**changes: Any) -> EnginePlan:
 
 
 class HostGpu:
-    """`cuda_gpu.Gpu` on numpy arrays; everything happens at once, `did` tells in which order."""
+    """`cuda.Gpu` on numpy arrays; everything happens at once, `did` tells in which order."""
 
     def __init__(self, free: int = 10**9, capability: str = "SM89") -> None:
         self.index, self.name, self.capability, self.free = 0, "NVIDIA L4", capability, free

@@ -21,19 +21,14 @@ from mimicmotion_trt.engines import (
     TensorSpec,
     open_engine,
     tensorrt_backend,
+    tensorrt_library,
 )
-from mimicmotion_trt.engines.cuda_gpu import count_gpus, gpu_index, open_gpu
+from mimicmotion_trt.engines.cuda import count_gpus, gpu_index, open_gpu
 from mimicmotion_trt.engines.cuda_memory import DeviceArray
 from mimicmotion_trt.engines.tensorrt_backend import TensorRtEngine
-from mimicmotion_trt.engines.tensorrt_binding import Session
-from mimicmotion_trt.engines.tensorrt_checks import check_validity
-from mimicmotion_trt.engines.tensorrt_library import open_library
+from mimicmotion_trt.engines.tensorrt_library import Session, check_validity, open_library
 
 from .stand_in_tensorrt import SCRATCH, SPEC, HostGpu, open_stand_in, plan_of
-
-COMMAND = (
-    "python export/build_engines.py --base DIR_OR_ID --checkpoint FILE --output DIR --backend x --size 64x64"
-)
 
 
 @pytest.fixture
@@ -266,14 +261,6 @@ def test_weights_that_cannot_be_put_in(engine, session, file):
     with pytest.raises(EngineError) as caught:
         engine.refit("good.onnx")
     assert "--refit" in caught.value.remedy
-    command = "build --capability SM80 --capability SM90"
-    made = TensorRtEngine(session, file, SPEC, plan_of(), command)
-    # TensorRT-RTX's runtime has it; its open plans are for one kind of GPU.
-    session.runtime.get_engine_validity = None
-    with pytest.raises(EngineError) as caught:
-        made.refit("good.onnx")
-    assert f"`build --refit --capability {session.gpu.capability}`" in caught.value.remedy
-    del session.runtime.get_engine_validity
     del session.library.api.OnnxParserRefitter  # as in the lean runtime
     with pytest.raises(EngineError, match="cannot refit"):
         TensorRtEngine(session, file, SPEC, plan_of(refittable=True)).refit("good.onnx")
@@ -313,17 +300,17 @@ def test_weights_stay_on_the_host_where_the_plan_allows_it(session, engine, file
             plan_of(library="tensorrt-rtx 1.7"),
             10**9,
             "tensorrt 11.4.0.106 is installed",
-            COMMAND,
+            "rebuild the bundle",
         ),
-        (plan_of(target="NVIDIA H100 SM90"), 10**9, "this GPU is NVIDIA L4 SM89", COMMAND),
-        (plan_of(target="NVIDIA L40S SM89"), 10**9, "this GPU is NVIDIA L4 SM89", COMMAND),
-        (plan_of(), 50, "has 0.0 GB free", f"{COMMAND} --weight-streaming"),
-        (plan_of(profiles=plan_of().profiles[:1]), 10**9, "2 profiles", COMMAND),
+        (plan_of(target="NVIDIA H100 SM90"), 10**9, "this GPU is NVIDIA L4 SM89", "doctor"),
+        (plan_of(target="NVIDIA L40S SM89"), 10**9, "this GPU is NVIDIA L4 SM89", "doctor"),
+        (plan_of(), 50, "has 0.0 GB free", "--weight-streaming"),
+        (plan_of(profiles=plan_of().profiles[:1]), 10**9, "2 profiles", "mimicmotion-trt inspect"),
     ],
 )
 def test_a_plan_that_is_not_for_this_machine(file, plan, free, says, remedy):
     with pytest.raises(BundleError) as caught:
-        TensorRtEngine(open_stand_in(HostGpu(free=free)), file, SPEC, plan, COMMAND)
+        TensorRtEngine(open_stand_in(HostGpu(free=free)), file, SPEC, plan)
     assert says in caught.value.message
     assert remedy in caught.value.remedy
 
@@ -393,17 +380,20 @@ def test_a_machine_that_runs_no_plan(made, says, remedy):
 
 
 @pytest.mark.parametrize(
-    ("capability", "remedy"),
-    [("SM86", f"`{COMMAND} --capability SM86`"), ("SM90", "with --backend tensorrt instead")],
+    ("reason", "says", "remedy"),
+    [
+        ("UNSUPPORTED_CC", "not compiled for this GPU, NVIDIA L4 SM86", "doctor"),
+        ("OLD_CUDA_DRIVER", "needs a newer driver", "Update the GPU's driver"),
+        ("CUDA_ERROR", "does not run here: it gave no reason", "Rebuild the bundle"),
+    ],
 )
-def test_a_gpu_that_a_portable_plan_is_not_for(capability, remedy):
-    """The remedy is the bundle's own command with this GPU's capability, where TensorRT-RTX has it."""
+def test_a_portable_plan_that_does_not_run_here(reason, says, remedy):
     library = open_library("tensorrt-rtx")
-    bits = int(library.api.EngineInvalidityDiagnostics.UNSUPPORTED_CC)
+    bits = int(library.api.EngineInvalidityDiagnostics.__members__[reason])
     runtime = SimpleNamespace(get_engine_validity=lambda data: (library.api.EngineValidity.INVALID, bits))
-    gpu: Any = HostGpu(capability=capability)
-    with pytest.raises(BundleError, match=f"not compiled for this GPU, NVIDIA L4 {capability}") as caught:
-        check_validity(library, runtime, b"", gpu, "unet.plan", COMMAND)
+    gpu: Any = HostGpu(capability="SM86")
+    with pytest.raises(BundleError, match=says) as caught:
+        check_validity(Session(library, gpu, runtime), b"", "unet.plan")
     assert remedy in caught.value.remedy
 
 
@@ -417,8 +407,8 @@ def test_a_library_that_cannot_start(file, monkeypatch):
     library = open_stand_in().library
     library.api.Runtime = Runtime
     library.messages.append("CUDA initialization failure with error: 35")
-    monkeypatch.setattr(tensorrt_backend, "open_gpu", lambda *_: HostGpu())
-    monkeypatch.setattr(tensorrt_backend, "open_library", lambda flavour: library)
+    monkeypatch.setattr(tensorrt_library, "open_gpu", lambda *_: HostGpu())
+    monkeypatch.setattr(tensorrt_library, "open_library", lambda flavour: library)
     with pytest.raises(
         BundleError, match="cannot start: CUDA initialization failure with error: 35"
     ) as caught:
@@ -427,7 +417,7 @@ def test_a_library_that_cannot_start(file, monkeypatch):
 
 
 def has_gpu() -> bool:
-    from mimicmotion_trt.engines.cuda_gpu import load_driver
+    from mimicmotion_trt.engines.cuda import load_driver
 
     try:
         return count_gpus(load_driver()) > 0

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mimicmotion_trt import EngineError
-from mimicmotion_trt.engines.tensorrt_layers import read_layers
+from mimicmotion_trt.engines.tensorrt_backend import read_layers
 
 
 def layer(name: str, kind: str, *outputs: dict[str, Any]) -> dict[str, Any]:

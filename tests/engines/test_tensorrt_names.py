@@ -96,13 +96,13 @@ def has(library: Any, dotted: str) -> bool:
 
 
 def runtime_names() -> set[tuple[str, str]]:
-    modules = ("tensorrt_backend", "tensorrt_binding", "tensorrt_checks", "tensorrt_library")
+    modules = ("tensorrt_backend", "tensorrt_library")
     sources = [(ROOT / "engines" / f"{module}.py").read_text() for module in modules]
     return set().union(*(names_used(source, RUNNING, API) for source in sources))
 
 
 def builder_names() -> set[tuple[str, str]]:
-    sources = [(ROOT / "export" / f"{module}.py").read_text() for module in ("tensorrt_build", "target")]
+    sources = [(ROOT / "export" / f"{module}.py").read_text() for module in ("tensorrt_build",)]
     return set().union(*(names_used(source, BUILDING, API) for source in sources))
 
 
@@ -147,14 +147,14 @@ def test_the_builders_names_are_tensorrt_rtxs():
 
 
 def test_every_reason_that_tensorrt_rtx_gives_is_explained():
-    from mimicmotion_trt.engines.tensorrt_checks import _REASONS
+    from mimicmotion_trt.engines.tensorrt_library import _REASONS
 
     members = set(importlib.import_module("tensorrt_rtx").EngineInvalidityDiagnostics.__members__)
     assert set(_REASONS) == members - {"CUDA_ERROR"}
 
 
 def test_the_names_of_cuda_core():
-    files = ("engines/cuda_gpu.py", "runtime/cuda/device.py", "runtime/cuda/graph.py")
+    files = ("engines/cuda.py", "engines/cuda_device.py", "engines/cuda_memory.py")
     sources = [(ROOT / file).read_text() for file in files]
     used = set().union(*(names_used(source, CUDA, ("core", "self._core")) for source in sources))
     assert {

@@ -21,8 +21,8 @@ from mimicmotion_trt.engines.torch_backend import (  # noqa: E402
     TorchEngine,
     limit_threads,
     open_engine,
+    read_trace,
 )
-from mimicmotion_trt.engines.torch_trace import read_trace  # noqa: E402
 from mimicmotion_trt.errors import DeviceLost  # noqa: E402
 
 SPEC = EngineSpec(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,9 @@ from typing import Any
 
 import pytest
 import torch
+
+from mimicmotion_trt.engines.tensorrt_library import Library
+from mimicmotion_trt.export import sources, tensorrt_build
 
 CROSS, PLAIN = "CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"
 CROSS_UP, PLAIN_UP = "CrossAttnUpBlockSpatioTemporal", "UpBlockSpatioTemporal"
@@ -25,7 +29,7 @@ class Source:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_thread(counted_once: None) -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """These networks are so small that threads only wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -116,3 +120,27 @@ def micro(make_source: Callable[..., Source]) -> Source:
 def state_of() -> Callable[[Source], dict[str, Any]]:
     """The tensors of a checkpoint."""
     return lambda source: torch.load(source.checkpoint, weights_only=True)
+
+
+@dataclass
+class Gpu:
+    """Of a GPU what a build asks."""
+
+    name: str = "NVIDIA L4"
+    capability: str = "SM89"
+
+
+class Api:
+    """Of TensorRT what a build asks before it compiles."""
+
+    __version__ = "11.4.0.106"
+
+
+@pytest.fixture
+def fake_tensorrt(monkeypatch: pytest.MonkeyPatch) -> Gpu:
+    """TensorRT is installed, and there is this GPU."""
+    library = Library("tensorrt", Api(), None, deque())
+    gpu = Gpu()
+    monkeypatch.setattr(sources, "open_library", lambda flavour: library)
+    monkeypatch.setattr(tensorrt_build, "open_gpu", lambda index: gpu)
+    return gpu

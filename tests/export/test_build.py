@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+import errno
 import json
-import math
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from mimicmotion_trt import Animator, CheckpointError, ExportError, OutputError, Settings, SettingsError
-from mimicmotion_trt.engines import NETWORKS, Bundle, Placement, open_engine
-from mimicmotion_trt.export import build, builder, key, proof
+from mimicmotion_trt import Animator, CheckpointError, ExportError, OutputError, SettingsError
+from mimicmotion_trt.engines import NETWORKS, Bundle, Manifest, Placement, open_engine
+from mimicmotion_trt.errors import BundleError, MimicMotionError
+from mimicmotion_trt.export import build, network_build, verify
 from mimicmotion_trt.export.build import build_bundle
-from mimicmotion_trt.export.key import build_key
 from mimicmotion_trt.export.options import Options, PlanOptions
+from mimicmotion_trt.export.output_folder import Workspace
 from mimicmotion_trt.training.checkpoints import Model, load_model
+
+from .test_command import assert_explained, call
+
+LIKE_THE_BUNDLE = Options(sizes=((64, 128), (128, 64)), segment=16, defaults={"canvas": 512, "steps": 3})
+"""What the fixture `bundle` was built with."""
+UNREADABLE = Path("/proc/self/mem")
+"""A file that answers no read at its beginning, not even to root."""
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -58,7 +70,7 @@ def test_networks_of_another_shape_agree_with_pytorch(other_bundle, other):
     manifest = Bundle.load(other_bundle).manifest
     for name, network in manifest.networks.items():
         assert network.agreement.rel_l2 < 1e-5, name
-        assert network.agreement.cases == len(proof.SHAPES) + (
+        assert network.agreement.cases == len(verify.SHAPES) + (
             10 if name == "unet" else 0
         )  # a trajectory too
     assert manifest.networks["image_encoder"].spec.inputs[0].shape == ("batch", 3, 112, 112)
@@ -74,9 +86,9 @@ def test_sizes_rows_and_frames_are_free(other_bundle, other_model, network):
     spec = bundle.manifest.networks[network].spec
     engine = open_engine(bundle, network, Placement(threads=1))
     for seed, shape in enumerate([(1, 1, 8, 24), (2, 5, 16, 8), (3, 2, 24, 16), (1, 3, 8, 8)]):
-        inputs = proof.example_inputs(network, spec, shape, seed)
+        inputs = verify.example_inputs(network, spec, shape, seed)
         with torch.inference_mode():
-            expected = proof.originals(other_model)[network](**inputs).numpy()
+            expected = verify.originals(other_model)[network](**inputs).numpy()
         answer = np.empty(expected.shape, np.float32)
         engine.bind({name: value.numpy() for name, value in inputs.items()}, {spec.outputs[0].name: answer})()
         assert np.linalg.norm(answer - expected) < 1e-5 * np.linalg.norm(expected), shape
@@ -99,12 +111,53 @@ def test_the_bundle_animates(other_bundle):
 # --- built anew only when something changed --------------------------------------------------------------
 
 
+class Quick:
+    """Builds at once, of the files of a bundle that is there; `made` are the networks that were not finished."""
+
+    def __init__(self, bundle: Path) -> None:
+        self.bundle, self.made = bundle, list[str]()
+        self.while_building: Callable[[], Any] = lambda: None
+
+    def __call__(self, folder: Path, checkpoint: Path, workspace: Workspace, options: Options, key: str,
+                 report: Any, former: Bundle | None) -> Manifest:  # fmt: skip
+        whole = Bundle.load(self.bundle).manifest
+        for name in NETWORKS:
+            if name not in workspace.finished:
+                self.made.append(name)
+                shutil.copy(self.bundle / f"{name}.onnx", workspace.bundle)
+                if options.compiles:
+                    workspace.keep(name, whole.networks[name])
+        self.while_building()
+        return replace(whole, build=key, note=options.note)
+
+
+@pytest.fixture
+def quick(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Quick:
+    """What lies around the networks is real, exporting and compiling are not."""
+    made = Quick(bundle)
+    monkeypatch.setattr(build, "build_networks", made)
+    return made
+
+
+@pytest.fixture
+def run(quick: Quick, tiny: Any, tmp_path: Path) -> Callable[..., bool]:
+    """Builds into `out/bundle`; whether anything had to be built."""
+
+    def built(options: Options = LIKE_THE_BUNDLE, output: Path = tmp_path / "out" / "bundle") -> bool:
+        return build_bundle(tiny.base, tiny.checkpoint, output, options)[1]
+
+    return built
+
+
 def test_a_second_run_does_nothing(tiny, previous):
     before = {p: p.stat().st_mtime_ns for p in previous.iterdir()}
-    options = Options(sizes=((64, 128), (128, 64)), segment=16, defaults={"canvas": 512, "steps": 3})
     seen = []
     manifest, built = build_bundle(
-        tiny.base, tiny.checkpoint, previous, options, report=lambda what, done, total: seen.append(what)
+        tiny.base,
+        tiny.checkpoint,
+        previous,
+        LIKE_THE_BUNDLE,
+        report=lambda what, done, total: seen.append(what),
     )
     assert not built
     assert manifest.defaults["steps"] == 3
@@ -112,78 +165,16 @@ def test_a_second_run_does_nothing(tiny, previous):
     assert seen == ["reading"]
 
 
-def test_everything_that_goes_in_is_in_the_key(micro, tmp_path):
-    base = Path(shutil.copytree(micro.base, tmp_path / "svd"))
-    checkpoint = Path(shutil.copy(micro.checkpoint, tmp_path / "model.pth"))
-    options = Options()
-    keys = [build_key(base, checkpoint, options)]
-    assert build_key(micro.base, micro.checkpoint, options) == keys[0]  # wherever the files lie
-    for change in (
-        {"segment": 16},
-        {"note": "x"},
-        {"rows": (1,)},
-        {"sizes": ((64, 64),)},
-        {"defaults": {"steps": 3}},
-    ):
-        keys.append(build_key(base, checkpoint, replace(options, **change)))
-    for path in (*(base / part / "config.json" for part in ("unet", "vae", "image_encoder")),
-                 base / "scheduler" / "scheduler_config.json",
-                 base / "feature_extractor" / "preprocessor_config.json",
-                 base / "vae" / "diffusion_pytorch_model.safetensors",
-                 base / "image_encoder" / "model.safetensors", checkpoint):  # fmt: skip
-        path.write_bytes(path.read_bytes() + b" ")
-        keys.append(build_key(base, checkpoint, options))
-    assert len(set(keys)) == len(keys)
-
-
 @pytest.mark.parametrize(
-    "module", ["engines.spec", "training.checkpoints", "export.proof", "export.trajectory"]
+    ("options", "damage"), [(replace(LIKE_THE_BUNDLE, note="new"), False), (LIKE_THE_BUNDLE, True)]
 )
-def test_the_code_that_makes_and_judges_engines_is_in_the_key(micro, tmp_path, monkeypatch, module):
-    before, real = build_key(micro.base, micro.checkpoint, Options()), key._source
-    changed = tmp_path / "changed.py"
-    changed.write_text(real(module).read_text() + "# changed\n")
-    monkeypatch.setattr(key, "_source", lambda name: changed if name == module else real(name))
-    assert build_key(micro.base, micro.checkpoint, Options()) != before
-
-
-def test_the_chunks_that_plans_are_compiled_for_are_in_the_key(micro, monkeypatch):
-    pytest.importorskip("tensorrt_rtx")
-    graphs, plans = Options(), Options(backend="tensorrt-rtx")
-    before = [build_key(micro.base, micro.checkpoint, options) for options in (graphs, plans)]
-    monkeypatch.setattr(key, "POSE_CHUNK", 16)
-    after = [build_key(micro.base, micro.checkpoint, options) for options in (graphs, plans)]
-    assert [old == new for old, new in zip(before, after, strict=True)] == [True, False]
-
-
-def test_a_note_alone_is_reason_enough_and_a_damaged_bundle_too(tiny, previous, monkeypatch):
-    options = Options(sizes=((64, 128), (128, 64)), segment=16, defaults={"canvas": 512, "steps": 3})
-    builds = []
-    monkeypatch.setattr(build, "_build", lambda *arguments: builds.append(arguments) or 1 / 0)
-    with pytest.raises(ExportError, match="ZeroDivisionError"):
-        build_bundle(tiny.base, tiny.checkpoint, previous, replace(options, note="new"))
-    assert len(builds) == 1
-    (previous / "unet.onnx").write_bytes(b"damaged")
-    with pytest.raises(ExportError):
-        build_bundle(tiny.base, tiny.checkpoint, previous, options)
-    assert len(builds) == 2
-
-
-def test_the_new_bundle_takes_the_place_of_the_old(tiny, previous, bundle, monkeypatch):
-    whole = Bundle.load(bundle).manifest
-
-    def quick(folder, checkpoint, partial, options, key, report, parts, former):
-        for path in bundle.glob("*.onnx"):
-            shutil.copy(path, partial)
-        return replace(whole, build=key, note=options.note)
-
-    monkeypatch.setattr(build, "_build", quick)
-    manifest, built = build_bundle(tiny.base, tiny.checkpoint, previous, Options(note="the new one"))
-    assert built
-    assert Bundle.load(previous).manifest == manifest
-    assert manifest.note == "the new one"
-    assert [path.name for path in previous.parent.iterdir()] == ["bundle"]
-    assert previous.stat().st_mode & 0o777 == 0o755
+def test_another_note_is_reason_enough_and_a_damaged_bundle_too(quick, run, previous, options, damage):
+    if damage:
+        (previous / "unet.onnx").write_bytes(b"damaged")
+    assert run(options, previous)
+    assert quick.made == list(NETWORKS)
+    assert Bundle.load(previous).manifest.note == options.note
+    assert names(previous.parent) == ["bundle"]
 
 
 # --- failures leave what was there -----------------------------------------------------------------------
@@ -191,8 +182,9 @@ def test_the_new_bundle_takes_the_place_of_the_old(tiny, previous, bundle, monke
 
 @pytest.fixture
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One case in the proof."""
-    monkeypatch.setattr(proof, "SHAPES", proof.SHAPES[:1])
+    """One case in the comparison, and a denoising of one step."""
+    monkeypatch.setattr(verify, "SHAPES", verify.SHAPES[:1])
+    monkeypatch.setattr(verify, "STEPS", 1)
 
 
 def test_a_network_that_does_not_agree_is_not_exported(micro, previous, brief, monkeypatch):
@@ -202,7 +194,7 @@ def test_a_network_that_does_not_agree_is_not_exported(micro, previous, brief, m
     def report(what: str, done: int, total: int) -> None:
         told.append((what, done, total))
 
-    monkeypatch.setitem(builder.BOUNDS, "fp32", 1e-12)
+    monkeypatch.setitem(network_build.BOUNDS, "fp32", 1e-12)
     with pytest.raises(ExportError, match="unet does not agree with PyTorch") as caught:
         build_bundle(micro.base, micro.checkpoint, previous, report=report)
     assert "1e-12" in caught.value.message
@@ -223,37 +215,19 @@ def test_weights_that_are_no_numbers_are_found(micro, state_of, brief, tmp_path)
 
 
 @pytest.mark.parametrize("at", ["reading", "loading the checkpoint", "exporting unet"])
-def test_an_interrupted_build_leaves_nothing(micro, previous, brief, at):
+@pytest.mark.parametrize("name", ["bundle", "fresh"])
+def test_an_interrupted_build_leaves_nothing(micro, previous, brief, at, name):
     before = contents(previous.parent)
 
     def interrupt(what, done, total):
         if what == at:
             raise KeyboardInterrupt
 
-    for output in (previous, previous.parent / "fresh"):
-        with pytest.raises(KeyboardInterrupt):
-            build_bundle(micro.base, micro.checkpoint, output, report=interrupt)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        build_bundle(micro.base, micro.checkpoint, previous.with_name(name), report=interrupt)
+    assert not hasattr(caught.value, "__notes__")
     assert contents(previous.parent) == before
-    assert [path.name for path in previous.parent.iterdir()] == ["bundle"]
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(18, "Invalid cross-device link")])
-def test_an_interruption_while_the_folders_change_places(micro, previous, monkeypatch, error):
-    before = contents(previous)
-    real, moves = build.os.rename, []
-
-    def rename(source, target):
-        moves.append(target)
-        if len(moves) == 2:  # the old one is out of the way, the new one not in place
-            raise error
-        real(source, target)
-
-    monkeypatch.setattr(build, "_build", lambda *_: Bundle.load(previous).manifest)
-    monkeypatch.setattr(build.os, "rename", rename)
-    with pytest.raises(KeyboardInterrupt if error is KeyboardInterrupt else OutputError):
-        build_bundle(micro.base, micro.checkpoint, previous)
-    assert contents(previous) == before
-    assert [path.name for path in previous.parent.iterdir()] == ["bundle"]
+    assert names(previous.parent) == ["bundle"]
 
 
 def test_a_network_that_cannot_be_run_is_an_export_error(micro, brief, tmp_path):
@@ -268,28 +242,16 @@ def test_a_network_that_cannot_be_run_is_an_export_error(micro, brief, tmp_path)
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    "fill",
-    [
-        lambda out: (out / "thesis.txt").write_text("years of work"),
-        lambda out: (
-            (out / "manifest.json").write_text("{}"),
-            (out / "thesis.txt").write_text("years of work"),
-        ),
-        lambda out: (out / "unet.onnx").write_text("no manifest beside it"),
-        lambda out: (out / "folder").mkdir(),
-    ],
-    ids=["files", "a manifest among files", "an engine alone", "a folder"],
-)
-def test_a_folder_that_is_no_bundle_is_left_alone(micro, tmp_path, fill):
+@pytest.mark.parametrize("name", ["thesis.txt", "manifest.json", "unet.onnx"])
+def test_a_folder_that_is_no_bundle_is_left_alone(quick, run, tmp_path, name):
     out = tmp_path / "out"
     out.mkdir()
-    fill(out)
-    before = contents(tmp_path)
+    (out / name).write_text("years of work")
     with pytest.raises(OutputError, match="no bundle") as caught:
-        build_bundle(micro.base, micro.checkpoint, out)
+        run(output=out)
     assert caught.value.field == "output"
-    assert contents(tmp_path) == before
+    assert quick.made == []
+    assert contents(tmp_path) == {f"out/{name}": b"years of work"}
 
 
 def test_outputs_that_cannot_be(micro, tmp_path):
@@ -299,103 +261,6 @@ def test_outputs_that_cannot_be(micro, tmp_path):
             build_bundle(micro.base, micro.checkpoint, output)
         assert caught.value.field == "output"
     assert (tmp_path / "file").read_text() == "a file"
-
-
-# --- options and configs ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("values", "field"),
-    [
-        ({"backend": "abacus"}, "backend"),
-        ({"precision": "fp7"}, "precision"),
-        ({"backend": "tensorrt", "precision": "fp32"}, "precision"),
-        ({"plan": PlanOptions(level=5)}, "backend"),
-        ({"backend": "tensorrt-rtx", "plan": PlanOptions(refit=True)}, "capability"),
-        ({"backend": "tensorrt", "plan": PlanOptions(capabilities=("SM89",))}, "capability"),
-        ({"rows": ()}, "batch"),
-        ({"rows": (0,)}, "batch"),
-        ({"rows": (65,)}, "batch"),
-        ({"sizes": ()}, "batch"),
-        ({"sizes": ((64, 65),)}, "settings.size"),
-        ({"segment": 1}, "settings.segment"),
-        ({"segment": "many"}, "settings.segment"),
-        ({"defaults": {"segment": None}}, "settings.segment"),
-        ({"defaults": {"step": 3}}, "settings.step"),
-        ({"defaults": {"steps": 0}}, "settings.steps"),
-        ({"segment": 8, "defaults": {"overlap": 8}}, "settings.overlap"),
-    ],
-)
-def test_wrong_options(values, field):
-    with pytest.raises(SettingsError) as caught:
-        Options(**values)
-    assert caught.value.field == field
-
-
-@pytest.mark.parametrize(("segment", "overlap"), [(2, 1), (6, 5), (7, 6), (72, 6)])
-def test_a_bundles_own_settings_never_contradict_each_other(segment, overlap):
-    assert Settings.from_dict(Options(segment=segment).model_defaults).overlap == overlap
-    assert Settings.from_dict(Options(segment=segment, defaults={"overlap": 1}).model_defaults).overlap == 1
-
-
-SCHEDULER = {
-    "_class_name": "EulerDiscreteScheduler",
-    "prediction_type": "v_prediction",
-    "timestep_type": "continuous",
-    "use_karras_sigmas": True,
-    "sigma_min": 0.002,
-    "sigma_max": 700.0,
-}
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"_class_name": "DDIMScheduler"},
-        {"prediction_type": "epsilon"},
-        {"timestep_type": "discrete"},
-        {"use_karras_sigmas": False},
-        {"sigma_min": 0},
-        {"sigma_min": 701.0},
-        {"sigma_max": None},
-        {"sigma_max": "700"},
-        {"prediction_type": None},
-    ],
-)
-def test_another_scheduler_is_refused(change):
-    build.check_scheduler(SCHEDULER)
-    with pytest.raises(CheckpointError, match="scheduler") as caught:
-        build.check_scheduler(SCHEDULER | change)
-    assert caught.value.field == "base"
-
-
-GOOD = {"image_mean": [0.5, 0, -1], "image_std": [1, 0.5, 2]}
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        {},
-        {"image_mean": [0, 0, 0]},
-        {"image_mean": [0, 0], "image_std": [1, 1]},
-        {"image_mean": "abc", "image_std": [1, 1, 1]},
-        *(GOOD | {"image_std": [1, wrong, 1]} for wrong in (0, -1, math.nan, math.inf)),
-        *(GOOD | {"image_mean": [wrong, 0, 0]} for wrong in (math.nan, -math.inf)),
-    ],
-)
-def test_clips_statistics_must_be_there_and_make_sense(other_model, config):
-    assert build.image_statistics(GOOD, other_model.image_encoder).std == (1, 0.5, 2)
-    with pytest.raises(CheckpointError, match=r"preprocessor_config.json.* image_mean") as caught:
-        build.image_statistics(config, other_model.image_encoder)
-    assert (caught.value.field, bool(caught.value.remedy)) == ("base", True)
-
-
-@pytest.mark.parametrize("factor", [0, -0.2, math.nan, math.inf, "0.18", None])
-def test_latents_must_have_a_scale(factor):
-    build.check_scaling_factor(SimpleNamespace(config={"scaling_factor": 0.18215}))
-    with pytest.raises(CheckpointError, match=r"vae/config.json: scaling_factor is") as caught:
-        build.check_scaling_factor(SimpleNamespace(config={"scaling_factor": factor}))
-    assert (caught.value.field, bool(caught.value.remedy)) == ("base", True)
 
 
 @pytest.mark.parametrize(
@@ -417,35 +282,195 @@ def test_wrong_configs_are_told_before_anything_is_built(micro, tmp_path, file, 
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_an_original_that_answers_zeros_proves_nothing(bundle):
-    opened = Bundle.load(bundle)
-    engine = open_engine(opened, "pose_net", Placement(threads=1))
-    inputs = proof.example_inputs("pose_net", engine.spec, (1, 1, 8, 8), seed=0)
-    zeros = proof.Case(inputs, (torch.zeros(1, engine.spec.outputs[0].shape[1], 8, 8),))
-    with pytest.raises(ExportError, match="nothing but zeros"):
-        proof.compare_engine("pose_net", engine, [zeros], bound=1e9)
+# --- plans: what is finished is kept, and for which GPU --------------------------------------------------
+
+PLANS = Options(backend="tensorrt")
 
 
-def test_the_worst_case_counts(bundle):
-    """One wrong case among good ones, whichever it is, is enough."""
-    loaded = Bundle.load(bundle)
-    spec = loaded.manifest.networks["pose_net"].spec
-    path = loaded.engine_path("pose_net")
-    inputs = [proof.example_inputs("pose_net", spec, shape, seed=0) for shape in proof.SHAPES]
-    answers = [torch.from_numpy(_run(loaded, "pose_net", case)) for case in inputs]
-    good = [proof.Case(case, (answer,)) for case, answer in zip(inputs, answers, strict=True)]
-    assert proof.compare("pose_net", path, spec, good, 1e-4).rel_l2 == 0
-    for index in range(3):
-        for wrong in (answers[index] * 1.01, answers[index] * torch.nan):
-            cases = [*good]
-            cases[index] = proof.Case(inputs[index], (wrong,))
-            with pytest.raises(ExportError, match="pose_net"):
-                proof.compare("pose_net", path, spec, cases, 1e-4)
+def interrupted() -> None:
+    raise KeyboardInterrupt
 
 
-def _run(bundle: Bundle, network: str, inputs: dict[str, torch.Tensor]) -> np.ndarray:
-    frames, _, height, width = inputs["pose"].shape
-    answer = np.empty((frames, 32, height // 8, width // 8), np.float32)
-    engine = open_engine(bundle, network, Placement(threads=1))
-    engine.bind({"pose": inputs["pose"].numpy()}, {"features": answer})()
-    return answer
+@pytest.mark.parametrize("other", [("NVIDIA L40S", "SM89"), ("NVIDIA L4", "SM90")])
+def test_on_another_gpu_the_same_command_builds_anew(quick, run, fake_tensorrt, tmp_path, other):
+    assert run(PLANS)
+    assert not run(PLANS)
+    quick.made.clear()
+    fake_tensorrt.name, fake_tensorrt.capability = other
+    assert run(PLANS)
+    assert quick.made == list(NETWORKS)
+    assert names(tmp_path / "out") == ["bundle"]
+
+
+def test_networks_that_another_gpu_finished_are_not_gone_on_from(quick, run, fake_tensorrt, tmp_path):
+    quick.while_building = interrupted
+    for name in ("NVIDIA L4", "NVIDIA L40S"):
+        fake_tensorrt.name = name
+        with pytest.raises(KeyboardInterrupt):
+            run(PLANS)
+        assert quick.made == list(NETWORKS)
+        quick.made.clear()
+    assert len(names(tmp_path / "out")) == 2
+    quick.while_building = lambda: None
+    assert run(PLANS)
+    assert quick.made == []
+    assert names(tmp_path / "out") == ["bundle"]
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["another bundle is there", "nothing is there"])
+def test_plans_outlive_a_failed_last_step(quick, run, fake_tensorrt, bundle, tmp_path, monkeypatch, before):
+    output = tmp_path / "out" / "bundle"
+    if before:
+        shutil.copytree(bundle, output)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", refuse)
+        with pytest.raises(OutputError, match="cannot be written") as caught:
+            run(PLANS)
+    assert (caught.value.field, bool(caught.value.remedy)) == ("output", True)
+    assert caught.value.__notes__ == [
+        f"finished and kept: {', '.join(NETWORKS)}; the same command goes on from there"
+    ]
+    assert output.exists() == before
+    quick.made.clear()
+    assert run(PLANS)
+    assert quick.made == []
+    Bundle.load(output)
+    assert names(tmp_path / "out") == ["bundle"]
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "torch"])
+def test_of_graphs_nothing_is_kept(quick, run, tmp_path, backend):
+    """They are made in seconds."""
+    quick.while_building = interrupted
+    with pytest.raises(KeyboardInterrupt) as caught:
+        run(Options(backend=backend))
+    assert not hasattr(caught.value, "__notes__")
+    assert names(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("backend", ["tensorrt", "onnxruntime", "torch"])
+def test_a_second_build_of_the_same_is_refused_and_the_first_one_ends_well(
+    quick, run, fake_tensorrt, tmp_path, backend
+):
+    told: list[str] = []
+
+    def second() -> None:
+        with pytest.raises(OutputError, match="another build of this output is running") as caught:
+            run(Options(backend=backend))
+        told.append(caught.value.remedy)
+
+    quick.while_building = second
+    assert run(Options(backend=backend))
+    assert len(told) == 1
+    assert quick.made == list(NETWORKS)
+    assert names(tmp_path / "out") == ["bundle"]
+    Bundle.load(tmp_path / "out" / "bundle")
+
+
+def test_a_build_with_other_options_leaves_the_first_ones_files_alone(quick, run, fake_tensorrt, tmp_path):
+    def second() -> None:
+        quick.while_building = lambda: None
+        assert run(replace(PLANS, note="other"))
+
+    quick.while_building = second
+    assert run(PLANS)
+    assert quick.made == [*NETWORKS, *NETWORKS]
+    assert Bundle.load(tmp_path / "out" / "bundle").manifest.note == ""
+    assert names(tmp_path / "out") == ["bundle"]
+
+
+def test_a_path_through_the_bundle_itself_loses_nothing(quick, run, previous):
+    assert run(Options(note="new"), previous / "sub" / ".." / ".." / "bundle")
+    assert Bundle.load(previous).manifest.note == "new"
+    assert names(previous.parent) == ["bundle"]
+
+
+# --- what cannot be read or written ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("below", ["", "bundle"])
+def test_an_output_whose_name_is_too_long(tiny, tmp_path, below):
+    output = tmp_path / ("x" * 300) / below
+    done = call("--base", tiny.base, "--checkpoint", tiny.checkpoint, "--output", output)
+    assert_explained(done.exit_code, done.stderr, "File name too long")
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "output", ["x" * 245, "file/bundle"], ids=["the folders beside it", "a file above it"]
+)
+def test_an_output_beside_which_nothing_can_be_made(tiny, tmp_path, output):
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot be written") as caught:
+        build_bundle(tiny.base, tiny.checkpoint, tmp_path / output)
+    assert (caught.value.field, bool(caught.value.remedy)) == ("output", True)
+    assert names(tmp_path) == ["file"]
+
+
+def closed(*_: object) -> None:
+    """Root may enter any folder and read any file, so the answer of one that is closed is a stand-in."""
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "closed")
+
+
+def test_an_output_below_a_folder_that_may_not_be_entered(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "find_present", closed)
+    done = call("--base", tiny.base, "--checkpoint", tiny.checkpoint, "--output", tmp_path / "out")
+    assert_explained(done.exit_code, done.stderr, "Permission denied: 'closed'")
+    assert "Check the name, the permissions" in done.stderr
+
+
+def test_a_checkpoint_that_cannot_be_read(tiny, tmp_path):
+    for checkpoint, says in ((UNREADABLE, "Input/output error"), (tmp_path / ("x" * 300), "name too long")):
+        assert_told(CheckpointError, "checkpoint", says, tiny.base, checkpoint, tmp_path / "out")
+    done = call("--base", tiny.base, "--checkpoint", UNREADABLE, "--output", tmp_path / "out")
+    assert_explained(done.exit_code, done.stderr, f"checkpoint {UNREADABLE} cannot be read")
+
+
+def test_a_base_that_cannot_be_read(tiny, tmp_path):
+    base = Path(shutil.copytree(tiny.base, tmp_path / "svd"))
+    (base / "vae" / "more.json").symlink_to(UNREADABLE)
+    assert_told(
+        CheckpointError, "base", f"base {base} cannot be read", base, tiny.checkpoint, tmp_path / "out"
+    )
+    assert_told(CheckpointError, "base", "name too long", "x" * 300, tiny.checkpoint, tmp_path / "out")
+
+
+def test_a_former_bundle_that_cannot_be_read(quick, fake_tensorrt, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(build.Bundle, "load", closed)
+    options = replace(PLANS, plan=PlanOptions(refit=True))
+    with pytest.raises(BundleError, match="former cannot be read") as caught:
+        build_bundle(tiny.base, tiny.checkpoint, tmp_path / "out", options, refit_from=tmp_path / "former")
+    assert caught.value.field == "refit_from"
+
+
+def test_refitting_wants_plans_for_it(quick, fake_tensorrt, tiny, previous, tmp_path):
+    for options, kind, says in (
+        (PLANS, SettingsError, "take other weights"),
+        (replace(PLANS, plan=PlanOptions(refit=True)), SettingsError, "is a bundle for onnxruntime"),
+    ):
+        with pytest.raises(kind, match=says) as caught:
+            build_bundle(tiny.base, tiny.checkpoint, tmp_path / "b", options, refit_from=previous)
+        assert (caught.value.field, bool(caught.value.remedy)) == ("refit_from", True)
+    assert quick.made == []
+
+
+def test_what_a_library_raises_is_an_export_error_still(quick, run):
+    def full() -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    quick.while_building = full
+    with pytest.raises(ExportError, match="No space left"):
+        run()
+
+
+def assert_told(
+    kind: type[MimicMotionError], field: str, says: str, base: Any, checkpoint: Path, output: Path
+) -> None:
+    with pytest.raises(kind, match=says) as caught:
+        build_bundle(base, checkpoint, output)
+    assert (caught.value.field, bool(caught.value.remedy)) == (field, True)
+    assert not output.exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shlex
@@ -17,7 +18,7 @@ from mimicmotion_trt.engines import Bundle
 from mimicmotion_trt.errors import ExportError
 from mimicmotion_trt.export import build_engines
 from mimicmotion_trt.export.options import Options, PlanOptions
-from mimicmotion_trt.export.parts import Parts
+from mimicmotion_trt.export.output_folder import Workspace
 
 SCRIPT = Path(__file__).parents[2] / "export" / "build_engines.py"
 LIKE_THE_BUNDLE = ("--size", "64x128", "--size", "128x64", "--segment", "16",
@@ -75,7 +76,7 @@ def test_a_shell_sees_an_error_and_no_traceback(tiny, tmp_path):
     done = shell(
         "--base", tiny.base, "--checkpoint", tiny.checkpoint, "--output", tmp_path / "o", "--size", "64x65"
     )
-    assert_explained(done.returncode, done.stderr, "multiple of 64")
+    assert_explained(done.returncode, done.stderr, "multiples of 64")
     assert done.stdout == ""
 
 
@@ -101,7 +102,7 @@ def test_a_hub_id_without_a_network(tiny, tmp_path, monkeypatch):
     ("arguments", "says"),
     [
         (["--size", "64"], "WIDTHxHEIGHT"),
-        (["--size", "64x65"], "multiple of 64"),
+        (["--size", "64x65"], "multiples of 64"),
         (["--size", "0x64"], "size is 0"),
         (["--batch", "two"], "no list of numbers"),
         (["--batch", "0"], "1 to 64 rows"),
@@ -219,16 +220,17 @@ def test_finished_networks_are_told_of(tiny, tmp_path, monkeypatch, error):
 )
 def test_what_another_command_keeps_is_none_of_this_ones(tiny, tmp_path, bundle, arguments):
     """A build that was interrupted has left a network; this command would not go on from it."""
-    with Parts(tmp_path / "out", "another build") as parts:
+    with contextlib.suppress(KeyboardInterrupt), Workspace(tmp_path / "out", "another build") as workspace:
         for name, network in Bundle.load(bundle).manifest.networks.items():
             for file in network.files:
-                shutil.copy(bundle / file.name, parts.folder)
-            parts.put(name, network)
+                shutil.copy(bundle / file.name, workspace.bundle)
+            workspace.keep(name, network)
+        raise KeyboardInterrupt
     whole = ["--base", tiny.base, "--checkpoint", tiny.checkpoint, "--output", tmp_path / "out"]
     done = call(*whole, *arguments)
     assert_explained(done.exit_code, done.stderr, "")
     assert "kept" not in done.stderr
-    assert parts.folder.exists()
+    assert workspace.root.exists()
 
 
 def test_a_report_of_what_was_built(tiny, bundle, tmp_path, monkeypatch):

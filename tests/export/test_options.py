@@ -6,9 +6,9 @@ import pytest
 
 from mimicmotion_trt.engines import network_specs
 from mimicmotion_trt.errors import CheckpointError, SettingsError
-from mimicmotion_trt.export.key import build_key
 from mimicmotion_trt.export.options import Options, PlanOptions
-from mimicmotion_trt.export.profiles import make_profiles
+from mimicmotion_trt.export.sources import build_key
+from mimicmotion_trt.export.tensorrt_build import make_profiles
 
 SPECS = network_specs(pose_channels=320, token_width=1024, image_size=224, dtype="float16")
 PLANS = {"backend": "tensorrt", "sizes": ((128, 128),), "segment": 16}

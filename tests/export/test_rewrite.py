@@ -11,8 +11,7 @@ import torch
 from diffusers.models.attention_processor import Attention
 from torch import nn
 
-from mimicmotion_trt.export import networks, proof
-from mimicmotion_trt.export.attention import attend, plain_attention
+from mimicmotion_trt.export import networks, verify
 from mimicmotion_trt.export.rewrite import (
     Clip,
     SelfAttention,
@@ -24,6 +23,7 @@ from mimicmotion_trt.export.rewrite import (
     temporal_share,
     time_conv,
 )
+from mimicmotion_trt.export.tracing import attend, plain_attention
 from mimicmotion_trt.training.checkpoints import load_model
 
 
@@ -148,21 +148,21 @@ def pair(request: pytest.FixtureRequest, tiny: Any, make_source: Callable[..., A
     if request.param == "other":
         source = make_source(widths=(32, 64, 96, 128), heads=(1, 4, 3, 2), layers=2, token=40, vae_layers=2)
     model = load_model(source.base, source.checkpoint)
-    forms = proof.engine_forms(deepcopy(model))
-    rewritten = {name: forms[name]() for name in NETWORKS}
+    copy = deepcopy(model)
+    rewritten = {name: networks.engine_form(name, copy) for name in NETWORKS}
     specs = network_specs(
         pose_channels=model.unet.config["block_out_channels"][0],
         token_width=model.unet.config["cross_attention_dim"],
         image_size=model.image_encoder.config.image_size,
     )
-    return proof.originals(model), rewritten, specs
+    return verify.originals(model), rewritten, specs
 
 
 @pytest.mark.parametrize("network", ["unet", "pose_net", "vae_encoder", "vae_decoder", "image_encoder"])
 @pytest.mark.parametrize("shape", SHAPES[:2])
 def test_whole_networks(pair, network, shape):
     originals, rewritten, specs = pair
-    inputs = proof.example_inputs(network, specs[network], shape, seed=1)
+    inputs = verify.example_inputs(network, specs[network], shape, seed=1)
     expected, found = originals[network](**inputs), rewritten[network](**inputs)
     assert found.shape == expected.shape
     assert float((found - expected).norm() / expected.norm()) < 1e-5
@@ -171,7 +171,7 @@ def test_whole_networks(pair, network, shape):
 @pytest.mark.parametrize("shape", SHAPES[2:])
 def test_the_unet_at_other_sizes(pair, shape):
     originals, rewritten, specs = pair
-    inputs = proof.example_inputs("unet", specs["unet"], shape, seed=2)
+    inputs = verify.example_inputs("unet", specs["unet"], shape, seed=2)
     expected, found = originals["unet"](**inputs), rewritten["unet"](**inputs)
     assert float((found - expected).norm() / expected.norm()) < 1e-5
 

@@ -11,10 +11,8 @@ from transformers import modeling_utils
 
 from mimicmotion_trt.engines import EngineSpec, TensorSpec, network_specs
 from mimicmotion_trt.engines.onnxruntime_backend import OnnxRuntimeEngine
-from mimicmotion_trt.export.dialect import ONNXRUNTIME
 from mimicmotion_trt.export.networks import ImageEncoderEngine
-from mimicmotion_trt.export.scripting import script
-from mimicmotion_trt.export.tracing import finish, trace
+from mimicmotion_trt.export.tracing import ONNXRUNTIME, finish, trace_onnx, trace_torchscript
 from mimicmotion_trt.training.checkpoints import load_image_encoder
 
 SPEC = EngineSpec(
@@ -30,7 +28,7 @@ def run(path, rows: int) -> np.ndarray:
 
 def test_free_sizes_stay_free(tmp_path):
     layer = nn.Linear(4, 3)
-    files = trace(layer, {"x": torch.zeros(2, 4)}, SPEC, tmp_path / "layer.onnx")
+    files = trace_onnx(layer, {"x": torch.zeros(2, 4)}, SPEC, tmp_path / "layer.onnx")
     assert files == [tmp_path / "layer.onnx"]
     for rows in (1, 2, 7):
         expected = layer(torch.arange(rows * 4.0).reshape(rows, 4)).detach().numpy()
@@ -40,7 +38,7 @@ def test_free_sizes_stay_free(tmp_path):
 def test_scattered_weights_are_brought_together(tmp_path):
     """The exporter writes a file for every tensor of a large model; a small one stands for it here."""
     network = nn.Sequential(nn.Linear(4, 300), nn.Linear(300, 3))
-    (path,) = trace(network, {"x": torch.zeros(2, 4)}, SPEC, tmp_path / "net.onnx")
+    (path,) = trace_onnx(network, {"x": torch.zeros(2, 4)}, SPEC, tmp_path / "net.onnx")
     expected = run(path, 5)
     onnx.save(
         onnx.load(str(path)),
@@ -56,7 +54,7 @@ def test_scattered_weights_are_brought_together(tmp_path):
     np.testing.assert_array_equal(run(path, 5), expected)
 
 
-@pytest.mark.parametrize(("write", "name"), [(trace, "clip.onnx"), (script, "clip.ts")])
+@pytest.mark.parametrize(("write", "name"), [(trace_onnx, "clip.onnx"), (trace_torchscript, "clip.ts")])
 def test_nothing_is_warned_of_when_the_image_encoder_is_traced(tiny, tmp_path, monkeypatch, write, name):
     """Its loss is what the tracer of PyTorch asks for, and it has none."""
     said: list[str] = []

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mimicmotion_trt.cuda.device import CudaDevice
-from mimicmotion_trt.engines.cuda_gpu import open_gpu
+from mimicmotion_trt.cuda.launches import open_device
+from mimicmotion_trt.engines.cuda import open_gpu
 
 from .kernel_checks import CHECKS, Array, Kernels
 
@@ -20,7 +20,7 @@ class GpuKernels:
     """The kernels of one dtype, loaded onto the GPU."""
 
     def __init__(self, gpu: Any, dtype: str) -> None:
-        self.dtype, self.device = np.dtype(dtype), CudaDevice(gpu, dtype)
+        self.dtype, self.device = np.dtype(dtype), open_device(gpu, dtype)
 
     def run(self, launch: Any, *arrays: Array) -> None:
         """See `Kernels`."""
@@ -28,7 +28,7 @@ class GpuKernels:
         for array in arrays:
             held.append(self.device.empty(array.shape, array.dtype))
             self.device.upload(array, held[-1])
-        self.device.do(lambda stream: self.device.launch(launch, *held, stream=stream))
+        self.device.enqueue(lambda stream: self.device.launch(launch, *held, stream=stream))
         arrays[-1][...] = self.device.download(held[-1])
 
 

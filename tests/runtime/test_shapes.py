@@ -12,7 +12,7 @@ from mimicmotion_trt import Animator, Limits, MotionError, Settings, SettingsErr
 from mimicmotion_trt.denoise.shapes import EngineShapes
 from mimicmotion_trt.engines import NETWORKS, Bundle, Engine, EnginePlan, Placement, Profile, open_engine
 from mimicmotion_trt.export.options import Options, PlanOptions
-from mimicmotion_trt.export.profiles import make_profiles
+from mimicmotion_trt.export.tensorrt_build import make_profiles
 from mimicmotion_trt.networks import Networks
 
 TALL, WIDE = (16, 8), (8, 16)

@@ -9,26 +9,23 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any
 
 from ..errors import BundleError, DeviceLost, EngineError, MimicMotionError, OutOfMemory
-from .cuda_errors import ANEW, explained
-from .cuda_memory import Arena, Memory, Reclaimable
+from .cuda_memory import RESTART, Arena, Mark, Memory, Reclaimable, translate
 
 MINIMUM_CUDA = 13_000
 """CUDA 13.0 as drivers count; driver release 580 is the first that runs it."""
-PATIENCE = 1.0
-"""Seconds to wait for the turn on another stream, whose holder may be waiting for this one's."""
+LOCK_SECONDS = 1.0
+"""How long to wait for the lock of another stream, whose holder may be waiting for this one's."""
 WITHOUT_GPU = "On the CPU use a bundle built with --backend onnxruntime, which is the usual one."
-"""The remedy that needs no GPU; who knows the bundle gives one of its own."""
 
 _open: weakref.WeakSet[Gpu] = weakref.WeakSet()
 """Every `Gpu` that there is; those of one index share its memory."""
 
 
 class Gpu:
-    """One GPU: a stream, on which its engines' work stands in line, and scratch memory that they share.
+    """One GPU: a stream that runs its engines' work in order, and scratch memory that they share.
 
     Engines on another stream of the same GPU have another `Gpu`, and run side by side with these.
     """
@@ -46,9 +43,9 @@ class Gpu:
         self.lock = threading.RLock()
         """Held while work is put on the stream, since engines share scratch memory."""
         self.capturing = False
-        """Whether the stream is being captured, by whoever has the turn: then nothing may be given back on it."""
+        """Whether the holder of the lock captures the stream: nothing may be freed on it then."""
         self.reclaimable: weakref.WeakSet[Reclaimable] = weakref.WeakSet()
-        """Who holds memory that nobody uses now; they are asked for it where it runs out."""
+        """Holders of memory that nobody uses now; they give it up where memory runs out."""
         self.scratch = Arena(self.allocate)
         self.driver = load_driver()
         self._device = device
@@ -65,13 +62,13 @@ class Gpu:
         """Bytes that are free on the GPU now."""
         error, free, _ = self.driver.cuMemGetInfo()
         if error:
-            raise explained(error.name, f"GPU {self.index} does not tell its free memory")
+            raise translate(error.name, f"GPU {self.index} does not tell its free memory")
         return int(free)
 
     def allocate(self, size: int) -> Memory:
         """Bytes on the GPU, in the order of the stream; raises `OutOfMemory` if there are not as many.
 
-        They go back in somebody's turn, since the driver takes nothing back on a stream that is being captured.
+        They are freed by `collect`, under the lock, since the driver frees nothing on a stream in capture.
         """
 
         def take() -> Any:
@@ -98,14 +95,14 @@ class Gpu:
             return Memory(int(buffer.handle), size, buffer)
 
     def collect(self) -> None:
-        """Give back the memory that nobody refers to any more."""
+        """Free the memory that nobody refers to any more."""
         with self.lock:
             if not self.capturing:
                 self._returned.clear()
 
     def release_after(self, release: Callable[[], None]) -> None:
-        """Let go of what was used on the stream, once that is done, and give its memory back."""
-        with suppress(EngineError):  # of work that failed, and has been told to whoever waited for it
+        """Once the work on the stream is done, call `release`, and free the memory that nobody refers to then."""
+        with suppress(EngineError):  # of work that failed: whoever waited for it was told
             self.activate()
             self.wait()
         with self.lock:
@@ -113,14 +110,14 @@ class Gpu:
             self.collect()
 
     def free_unused(self) -> bool:
-        """Have all memory given back that nobody uses, on other streams too; False where that is not allowed now."""
+        """Free all memory that nobody uses, on other streams too; False where that is not allowed now."""
         with self.lock:
             if self.capturing:
                 return False
             for other in [gpu for gpu in _open if gpu.index == self.index and gpu is not self]:
-                if other.lock.acquire(timeout=PATIENCE):
+                if other.lock.acquire(timeout=LOCK_SECONDS):
                     try:
-                        with suppress(EngineError):  # of that stream's work, told to whoever waits for it
+                        with suppress(EngineError):  # of that stream's work: whoever waits for it is told
                             other._free_own()
                     finally:
                         other.lock.release()
@@ -131,7 +128,7 @@ class Gpu:
             return True
 
     def _free_own(self) -> None:
-        """What nobody uses of this stream's memory, in its turn."""
+        """The unused memory of this stream, under its lock."""
         if not self.capturing:
             for holder in list(self.reclaimable):
                 holder.free_unused()
@@ -146,7 +143,7 @@ class Gpu:
     def wait(self) -> None:
         """Until all that is on the stream is done; raises `EngineError` if it failed.
 
-        For a place in the stream, not for the stream: that would end another thread's capture.
+        Waits for a mark and not for the stream: that would end another thread's capture.
         """
         self.mark().wait()
 
@@ -157,17 +154,17 @@ class Gpu:
 
     @contextmanager
     def error_context(self, what: str) -> Iterator[None]:
-        """Raise what CUDA's own calls inside raise as an error of this package that says `what`."""
+        """Raise an error of CUDA's as one of this package that says `what` went wrong."""
         try:
             yield
         except MimicMotionError:
             raise
         except Exception as error:
-            raise explained(error, what, ANEW) from error
+            raise translate(error, what, RESTART) from error
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """The turn to put work on the stream. An error that leaves the GPU unusable is a `DeviceLost`."""
+        """Hold the lock to put work on the stream. An error that leaves the GPU unusable is a `DeviceLost`."""
         with self.lock:
             self.activate()
             try:
@@ -179,66 +176,41 @@ class Gpu:
                 raise
 
     def raise_if_lost(self, error: EngineError) -> None:
-        """Raise `DeviceLost` if the GPU is, as an error that may have said less suggests."""
+        """Raise `DeviceLost` if the GPU is lost: `error` may have said less."""
         with self.lock:
-            if self.capturing:  # nobody may ask then
+            if self.capturing:  # the stream must not be asked then
                 return
             self.activate()
             (state,) = self.driver.cuStreamQuery(self.stream.handle)
             if state and state.name != "CUDA_ERROR_NOT_READY":
-                raise DeviceLost(f"{error.message} ({state.name})", remedy=ANEW) from error
+                raise DeviceLost(f"{error.message} ({state.name})", remedy=RESTART) from error
 
 
-@dataclass(frozen=True)
-class Mark:
-    """A place in the work of a stream."""
-
-    event: Any
-
-    @property
-    def done(self) -> bool:
-        """Whether the GPU has come there; raises `EngineError` if the work before failed."""
-        try:
-            return bool(self.event.is_done)
-        except Exception as error:
-            raise explained(error, "the GPU failed", ANEW) from error
-
-    def wait(self) -> None:
-        """Until it has; raises `EngineError` if the work before failed."""
-        try:
-            self.event.sync()
-        except Exception as error:
-            raise explained(error, "the GPU failed", ANEW) from error
-
-
-def gpu_index(device: str, without: str = WITHOUT_GPU) -> int:
-    """0 for "auto" and "cuda", 1 for "cuda:1"; raises `BundleError` for what is no GPU.
-
-    `without` is what to do there without one.
-    """
+def gpu_index(device: str) -> int:
+    """0 for "auto" and "cuda", 1 for "cuda:1"; raises `BundleError` for what is no GPU."""
     match = re.fullmatch(r"auto|cuda(?::(\d+))?", device)
     if match is None:
         raise BundleError(
             f"a TensorRT bundle runs on a GPU, not on {device!r}.",
-            remedy=f'Use device="auto" or "cuda:0". {without}',
+            remedy=f'Use device="auto" or "cuda:0". {WITHOUT_GPU}',
             field="device",
         )
     return int(match[1] or 0)
 
 
-def open_gpu(index: int, extra: str = "gpu", without: str = WITHOUT_GPU) -> Gpu:
+def open_gpu(index: int, extra: str = "gpu") -> Gpu:
     """A GPU by its number; raises `BundleError` if there is none, or the driver is too old.
 
-    `extra` of this package is what has to be installed, `without` what to do without a GPU.
+    `extra` of this package is what has to be installed.
     """
     try:
         driver = load_driver()
     except ImportError as error:
         raise BundleError(
             f"CUDA for Python is not installed ({error}).",
-            remedy=f"pip install 'mimicmotion-trt[{extra}]'. {without}",
+            remedy=f"pip install 'mimicmotion-trt[{extra}]'. {WITHOUT_GPU}",
         ) from error
-    count = count_gpus(driver, without)
+    count = count_gpus(driver)
     if index >= count:
         raise BundleError(
             f"there is no GPU {index}: this machine has {count}.",
@@ -258,24 +230,23 @@ def load_driver() -> Any:
     return importlib.import_module("cuda.bindings.driver")
 
 
-def count_gpus(driver: Any, without: str = WITHOUT_GPU) -> int:
-    """How many GPUs there are; raises `BundleError` if there is none, or no driver that runs CUDA 13.
-
-    `without` is what to do then.
-    """
+def count_gpus(driver: Any) -> int:
+    """How many GPUs there are; raises `BundleError` if there is none, or no driver that runs CUDA 13."""
     try:
         _, version = driver.cuDriverGetVersion()
-    except Exception as error:  # the library that the driver brings is not there
-        raise BundleError(f"there is no GPU here, or no NVIDIA driver: {error}", remedy=without) from error
+    except Exception as error:  # the driver's library is not there
+        raise BundleError(
+            f"there is no GPU here, or no NVIDIA driver: {error}", remedy=WITHOUT_GPU
+        ) from error
     if 0 < version < MINIMUM_CUDA:
         raise BundleError(
             f"the NVIDIA driver is too old: it runs CUDA {version // 1000}.{version % 1000 // 10}.",
-            remedy=f"Install driver release 580 or newer, which runs CUDA 13. {without}",
+            remedy=f"Install driver release 580 or newer, which runs CUDA 13. {WITHOUT_GPU}",
         )
     (failure,) = driver.cuInit(0)
     if failure:
-        raise BundleError(f"there is no GPU that answers ({failure.name}).", remedy=without)
+        raise BundleError(f"there is no GPU that answers ({failure.name}).", remedy=WITHOUT_GPU)
     failure, count = driver.cuDeviceGetCount()
     if failure or not count:
-        raise BundleError("there is no GPU here.", remedy=without)
+        raise BundleError("there is no GPU here.", remedy=WITHOUT_GPU)
     return int(count)

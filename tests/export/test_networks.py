@@ -17,7 +17,7 @@ from mimicmotion_trt.engines import (
     Placement,
     open_engine,
 )
-from mimicmotion_trt.export import proof
+from mimicmotion_trt.export import verify
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def deep(deep_bundle: Path) -> Bundle:
 
 def arrays(engine: Engine, seed: int = 0) -> tuple[dict[str, Array], dict[str, Array]]:
     """Inputs of two rows of three frames, and room for the answers."""
-    inputs = proof.example_inputs("unet", engine.spec, (2, 3, 8, 16), seed)
+    inputs = verify.example_inputs("unet", engine.spec, (2, 3, 8, 16), seed)
     sizes = {"rows": 2, "frames": 3, "latent_height": 8, "latent_width": 16}
     outputs = {
         tensor.name: np.zeros([sizes[d] if isinstance(d, str) else d for d in tensor.shape], np.float32)

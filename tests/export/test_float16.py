@@ -1,7 +1,8 @@
-"""Networks in float16: statistics in float32, a VAE whose stream may leave float16's range, the bound kept."""
+"""Networks in float16: statistics in float32, a VAE whose stream may leave float16's range, and the strict judge."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,21 +10,21 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from torch import nn
 
+from mimicmotion_trt import EngineError, ExportError
 from mimicmotion_trt.engines import EngineSpec, TensorSpec, network_specs
 from mimicmotion_trt.engines.onnxruntime_backend import OnnxRuntimeEngine
 from mimicmotion_trt.engines.tensorrt_library import open_library
-from mimicmotion_trt.export import networks, proof
-from mimicmotion_trt.export.attention import plain_attention
-from mimicmotion_trt.export.build import image_statistics, model_defaults
-from mimicmotion_trt.export.builder import BOUNDS
-from mimicmotion_trt.export.dialect import ONNXRUNTIME, STANDARD, halve_weights
-from mimicmotion_trt.export.graph_audit import audit_graph
-from mimicmotion_trt.export.half import Narrow, StableGroupNorm, to_half
+from mimicmotion_trt.export import networks, verify
+from mimicmotion_trt.export.build import model_defaults
+from mimicmotion_trt.export.float16 import Narrow, StableGroupNorm, TensorCoreEngine, to_float16
+from mimicmotion_trt.export.network_build import BOUNDS
 from mimicmotion_trt.export.options import Options
-from mimicmotion_trt.export.tensor_cores import TensorCoreEngine
-from mimicmotion_trt.export.tracing import trace
-from mimicmotion_trt.export.trajectory import record_trajectory
+from mimicmotion_trt.export.sources import image_statistics
+from mimicmotion_trt.export.stats import graph_stats
+from mimicmotion_trt.export.tracing import ONNXRUNTIME, STANDARD, halve_weights, plain_attention, trace_onnx
+from mimicmotion_trt.export.verify import record_trajectory
 from mimicmotion_trt.training.checkpoints import Model, load_model
 
 SHAPE = (2, 2, 8, 16)
@@ -46,8 +47,8 @@ def specs(model) -> dict[str, EngineSpec]:
 
 def export(module: torch.nn.Module, name: str, spec: EngineSpec, path: Path) -> Path:
     """The float16 graph of an engine's module in the standard's operators."""
-    inputs = proof.cast_inputs(proof.example_inputs(name, spec, SHAPE, seed=0), spec)
-    (file,) = trace(to_half(module, name), inputs, spec, path / f"{name}.onnx", STANDARD)
+    inputs = verify.cast_inputs(verify.example_inputs(name, spec, SHAPE, seed=0), spec)
+    (file,) = trace_onnx(to_float16(module, name), inputs, spec, path / f"{name}.onnx", STANDARD)
     return file
 
 
@@ -57,9 +58,11 @@ def test_the_unet_keeps_the_bound_on_a_real_trajectory(model, specs, tmp_path):
     cases = record_trajectory(model, image, defaults, (64, 128), 8)
     assert len(cases) == 10  # both branches of five steps
     file = export(networks.UNetEngine(model.unet), "unet", specs["unet"], tmp_path)
-    agreement = proof.compare("unet", file, specs["unet"], cases, BOUNDS["fp16"])
+    agreement = verify.compare_engine(
+        "unet", OnnxRuntimeEngine(file, specs["unet"], 1), cases, BOUNDS["fp16"]
+    )
     assert 1e-5 < agreement.rel_l2 < 5e-3
-    audit = audit_graph(onnx.load(str(file)))
+    audit = graph_stats(onnx.load(str(file)))
     assert audit.attention == 20  # all of them, spatial and temporal, one operator each
     assert audit.softmax == 0
     assert audit.wide == 0
@@ -149,7 +152,7 @@ def test_layer_norms_of_large_values_are_computed_in_float32(tmp_path):
     )
     x = torch.randn(3, 64, generator=torch.Generator().manual_seed(0)) * 8e3 + 2e4
     x, expected = x.half(), norm(x.half().float()).detach().numpy()
-    (file,) = trace(norm.half(), {"x": x}, spec, tmp_path / "norm.onnx", STANDARD)
+    (file,) = trace_onnx(norm.half(), {"x": x}, spec, tmp_path / "norm.onnx", STANDARD)
     (node,) = (n for n in onnx.load(str(file)).graph.node if n.op_type == "LayerNormalization")
     stash = [a.i for a in node.attribute if a.name == "stash_type"]
     assert stash in ([], [onnx.TensorProto.FLOAT])  # the standard's own, if not said
@@ -176,19 +179,22 @@ def test_the_vae_survives_a_stream_beyond_float16(model, specs, name, tmp_path):
     block = blocks[0].resnets[0] if name == "vae_encoder" else blocks[0].resnets[0].spatial_res_block
     largest: list[float] = []
     block.register_forward_hook(lambda *call: largest.append(call[2].abs().max().item()))
-    record = proof.originals(model)[name]
-    proof.record_cases(name, specs[name], record)
+    record = verify.originals(model)[name]
+    verify.record_cases(name, specs[name], record)
     with torch.no_grad():
         for values in block.conv2.parameters():
             values *= 1e6 / min(largest)
     largest.clear()
-    case = proof.record_cases(name, specs[name], record)[:1]
+    case = verify.record_cases(name, specs[name], record)[:1]
     assert min(largest) > 65504
     form = networks.EncoderEngine(vae) if name == "vae_encoder" else networks.DecoderEngine(vae)
     file = export(form, name, specs[name], tmp_path)
-    assert proof.compare(name, file, specs[name], case, BOUNDS["fp16"]).rel_l2 < 5e-3
+    assert (
+        verify.compare_engine(name, OnnxRuntimeEngine(file, specs[name], 1), case, BOUNDS["fp16"]).rel_l2
+        < 5e-3
+    )
     rounded = TensorCoreEngine(form, specs[name])  # ONNX Runtime would not see what float16 cannot hold
-    assert proof.compare_engine(name, rounded, case, BOUNDS["fp16"], "float16").rel_l2 < 5e-3
+    assert verify.compare_engine(name, rounded, case, BOUNDS["fp16"], "float16").rel_l2 < 5e-3
 
 
 def test_weights_that_float16_holds_are_stored_in_two_bytes(tmp_path):
@@ -198,7 +204,7 @@ def test_weights_that_float16_holds_are_stored_in_two_bytes(tmp_path):
     spec = EngineSpec(
         (TensorSpec("x", "float32", ("rows", 64)),), (TensorSpec("y", "float32", ("rows", 64)),)
     )
-    (file,) = trace(layer, {"x": torch.zeros(2, 64)}, spec, tmp_path / "layer.onnx", ONNXRUNTIME)
+    (file,) = trace_onnx(layer, {"x": torch.zeros(2, 64)}, spec, tmp_path / "layer.onnx", ONNXRUNTIME)
     stored = {t.name: t.data_type for t in onnx.load(str(file)).graph.initializer}
     assert onnx.TensorProto.FLOAT16 in stored.values()
     x, y = np.random.default_rng(0).normal(size=(3, 64)).astype(np.float32), np.empty((3, 64), np.float32)
@@ -212,3 +218,66 @@ def test_weights_that_float16_would_round_stay():
     model = onnx.helper.make_model(graph)
     assert halve_weights(model) == 0
     assert model.graph.initializer[0].data_type == onnx.TensorProto.FLOAT
+
+
+SPEC = EngineSpec((TensorSpec("x", "float16", ("rows", 64)),), (TensorSpec("y", "float16", ("rows", 64)),))
+
+
+def answer(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    y = np.empty((len(x), 64), np.float16)
+    TensorCoreEngine(module, SPEC).bind({"x": x.numpy()}, {"y": y})()
+    return torch.from_numpy(y)
+
+
+class Attention(nn.Module):
+    """Scores and values, with nothing learned."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.softmax(x @ x.T, -1) @ x
+
+
+class Pixels(nn.Module):
+    """A convolution over rows of 8x8 pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(1, 1, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x.reshape(-1, 1, 8, 8)).reshape(-1, 64)
+
+
+@pytest.mark.parametrize("make", [lambda: nn.Linear(64, 64), Pixels])
+def test_a_product_is_the_float32_product_rounded(make: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    module, x = make().half(), torch.randn(5, 64).half()
+    with torch.no_grad():
+        found, expected = answer(module, x), module.float()(x.float())
+    assert torch.equal(found, expected.half())
+
+
+def test_every_product_is_rounded_not_the_last_alone() -> None:
+    x = torch.randn(3, 64, generator=torch.Generator().manual_seed(0)).half()
+    wide = x.float()
+    scores = (wide @ wide.T).half()
+    expected = (torch.softmax(scores, -1).float() @ wide).half()
+    assert torch.equal(answer(Attention(), x), expected)
+
+
+def test_what_float16_cannot_hold_is_seen() -> None:
+    """A stream of 1e5 that is scaled back at once: in float32 nothing but a small number comes out."""
+    module = nn.Sequential(nn.Linear(64, 64, bias=False), nn.Linear(64, 64, bias=False))
+    with torch.no_grad():
+        module[0].weight.copy_(torch.eye(64) * 2e4)
+        module[1].weight.copy_(torch.eye(64) / 2e4)
+    cases = [verify.record_case(lambda x: module(x), {"x": torch.full((2, 64), 5.0)})]
+    assert cases[0].answers[0].max() == pytest.approx(5)
+    with pytest.raises(ExportError, match=r"unet does not agree.*overflow"):
+        verify.compare_engine("unet", TensorCoreEngine(module.half(), SPEC), cases, 5e-3, "float16")
+
+
+def test_arrays_that_are_not_the_specs_are_refused() -> None:
+    with pytest.raises(EngineError, match="float16"):
+        TensorCoreEngine(nn.Linear(64, 64), SPEC).bind(
+            {"x": np.zeros((1, 64), np.float32)}, {"y": np.zeros((1, 64), np.float16)}
+        )

@@ -11,8 +11,8 @@ import pytest
 
 pytest.importorskip("cuda.bindings", reason="needs the GPU packages")
 
-from mimicmotion_trt.engines import cuda_gpu
-from mimicmotion_trt.engines.cuda_gpu import Gpu
+from mimicmotion_trt.engines import cuda as gpus
+from mimicmotion_trt.engines.cuda import Gpu
 from mimicmotion_trt.errors import OutOfMemory
 
 from ..cuda.stand_in_cuda import Cuda
@@ -64,7 +64,7 @@ def test_streams_of_a_gpu_give_back_for_each_other(cuda):
 
 def test_a_stream_that_is_busy_for_long_is_left_alone(cuda, monkeypatch):
     """Whoever has its turn may be waiting for ours."""
-    monkeypatch.setattr(cuda_gpu, "PATIENCE", 0.01)
+    monkeypatch.setattr(gpus, "LOCK_SECONDS", 0.01)
     denoise, around = Gpu(0), Gpu(0)
     holder = Holder(around, 300)
     with held_elsewhere(around), pytest.raises(OutOfMemory):

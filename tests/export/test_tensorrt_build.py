@@ -7,25 +7,21 @@ import shlex
 import signal
 import subprocess
 import sys
-import threading
 import tomllib
 from collections import deque
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from mimicmotion_trt.engines import NETWORKS, Bundle, EnginePlan, EngineSpec, Placement, Profile, TensorSpec
-from mimicmotion_trt.engines.cuda_gpu import open_gpu
+from mimicmotion_trt.engines.cuda import open_gpu
 from mimicmotion_trt.engines.onnxruntime_backend import OnnxRuntimeEngine
 from mimicmotion_trt.engines.tensorrt_library import DISTRIBUTIONS, EXTRAS, Library, open_library
-from mimicmotion_trt.errors import BundleError, EngineError, ExportError, SettingsError
-from mimicmotion_trt.export import builder, key, proof, target, tensorrt_build
+from mimicmotion_trt.errors import BundleError, EngineError, ExportError
+from mimicmotion_trt.export import network_build, sources, tensorrt_build, verify
 from mimicmotion_trt.export.build import build_bundle
-from mimicmotion_trt.export.dialect import STANDARD
-from mimicmotion_trt.export.key import build_key
 from mimicmotion_trt.export.options import Options, PlanOptions
 from mimicmotion_trt.export.tensorrt_build import (
     add_profiles,
@@ -36,7 +32,7 @@ from mimicmotion_trt.export.tensorrt_build import (
     plan_name,
     refit_plan,
 )
-from mimicmotion_trt.export.tracing import trace
+from mimicmotion_trt.export.tracing import STANDARD, trace_onnx
 
 from ..engines.stand_in_tensorrt import HostGpu
 from .full_stand_in import open_full_stand_in
@@ -89,7 +85,7 @@ def graph(tmp_path) -> Path:
     """One convolution in float16."""
     layer = torch.nn.Conv2d(8, 8, 3, padding=1).half()
     inputs = {"x": torch.zeros(2, 8, 8, 8, dtype=torch.float16)}
-    return trace(layer, inputs, SPEC, tmp_path / "conv.onnx", STANDARD)[0]
+    return trace_onnx(layer, inputs, SPEC, tmp_path / "conv.onnx", STANDARD)[0]
 
 
 @pytest.fixture(scope="module")
@@ -137,20 +133,20 @@ def test_the_second_build_has_nothing_to_do(rtx_bundle, tiny):
 CHILD = """
 import signal
 import time
-from mimicmotion_trt.export import build_engines, builder
+from mimicmotion_trt.export import build_engines, network_build
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts beside itself ignores it
-compile_plan = builder.compile_plan
+compile_plan = network_build.compile_plan
 
-def told(library, graph, spec, profiles, options, output, progress):
+def told(library, graph, spec, profiles, options, output, progress, timings):
     def share(done):
         print("compiling", graph.stem, flush=True)
         if graph.stem == "pose_net":
             time.sleep(3)
         progress(done)
-    return compile_plan(library, graph, spec, profiles, options, output, share)
+    return compile_plan(library, graph, spec, profiles, options, output, share, timings)
 
-builder.compile_plan = told
+network_build.compile_plan = told
 build_engines.app()
 """
 
@@ -168,9 +164,9 @@ def test_ctrl_c_leaves_finished_networks_only_and_the_same_command_goes_on(micro
     assert child.returncode == 130
     assert "finished and kept: unet; the same command goes on" in said
     assert "Traceback" not in said
-    (parts,) = tmp_path.iterdir()  # no output, no half of one
-    assert sorted(path.name.partition("-")[0] for path in parts.iterdir()) == ["unet", "unet.json"]
-    (plan,) = parts.glob("unet-*.plan")
+    (kept,) = tmp_path.iterdir()  # no output, no half of one
+    (plan,) = (kept / "bundle").iterdir()
+    assert plan.match("unet-*.plan")
     before = plan.stat().st_ino
     told: list[str] = []
     manifest, built = build_bundle(
@@ -248,13 +244,18 @@ def test_a_plan_says_how_it_was_compiled(library, graph, tmp_path):
 @pytest.mark.parametrize(
     ("index", "count", "says"), [(-1, 1, "frames 1-4 was refused"), (0, 2, "2 profiles")]
 )
-def test_a_profile_that_the_library_refuses(index, count, says):
-    profile = SimpleNamespace(set_shape=lambda *_: None)
-    builder = SimpleNamespace(create_optimization_profile=lambda: profile)
-    config = SimpleNamespace(add_optimization_profile=lambda made: index, num_optimization_profiles=count)
+def test_a_profile_that_the_library_refuses(library, index, count, says):
+
+    class Config:
+        num_optimization_profiles = count
+
+        def add_optimization_profile(self, profile: object) -> int:
+            return index
+
+    builder, config = library.api.Builder(library.logger), Config()
     with pytest.raises(ExportError, match=says) as caught:
         add_profiles(builder, config, SPEC, PROFILES)
-    assert caught.value.remedy == tensorrt_build.ANOTHER
+    assert caught.value.remedy == tensorrt_build.REINSTALL
 
 
 def test_the_version_to_install_is_the_one_of_the_extras():
@@ -263,7 +264,7 @@ def test_the_version_to_install_is_the_one_of_the_extras():
     for flavour, extra in EXTRAS.items():
         name = DISTRIBUTIONS[flavour]
         (wanted,) = (each for each in extras[extra] if each.startswith(name))
-        assert f"'{name}=={wanted.removeprefix(f'{name}>=')}.*'" in tensorrt_build.ANOTHER
+        assert f"'{name}=={wanted.removeprefix(f'{name}>=')}.*'" in tensorrt_build.REINSTALL
 
 
 def test_plans_are_named_by_all_that_makes_them():
@@ -281,17 +282,6 @@ def test_plans_are_named_by_all_that_makes_them():
     names += [plan_name("unet", "key", other) for other in changed]
     assert len(set(names)) == len(names)
     assert plan_name("unet", "key", replace(plan)) == names[0]
-
-
-def test_another_precision_or_weight_is_another_name(micro, state_of, tmp_path):
-    """Both are in the build's key, which names plans."""
-    state = state_of(micro)
-    state["unet.conv_in.bias"] += 1
-    torch.save(state, tmp_path / "other.pth")
-    half, narrow = OPTIONS, replace(OPTIONS, precision="fp8")
-    keys = {build_key(micro.base, micro.checkpoint, options) for options in (half, narrow)}
-    keys.add(build_key(micro.base, tmp_path / "other.pth", half))
-    assert len(keys) == 3
 
 
 def test_what_needs_a_gpu_says_so(library, graph, tmp_path):
@@ -354,16 +344,6 @@ def test_a_plan_of_another_kind_takes_no_weights(library, graph, tmp_path, chang
     assert "--refit-from" in caught.value.remedy
 
 
-def test_refitting_wants_plans_for_it(micro, rtx_bundle, tmp_path):
-    with pytest.raises(SettingsError, match="take other weights") as caught:
-        build_bundle(micro.base, micro.checkpoint, tmp_path / "b", OPTIONS, refit_from=rtx_bundle)
-    assert "--refit" in caught.value.remedy
-    options = Options(backend="tensorrt-rtx", plan=PlanOptions(refit=True, capabilities=("SM89",)))
-    with pytest.raises(BundleError, match="no bundle"):
-        build_bundle(micro.base, micro.checkpoint, tmp_path / "b", options, refit_from=tmp_path)
-    assert not list(tmp_path.glob("*"))
-
-
 def test_a_capability_that_is_not_offered(micro, tmp_path):
     """Told before anything is loaded or exported; nothing is left."""
     told: list[str] = []
@@ -385,13 +365,12 @@ def test_a_capability_that_is_not_offered(micro, tmp_path):
         Options(backend="tensorrt-rtx", plan=PlanOptions(refit=True, capabilities=("SM89",))),
     ],
 )
-def test_without_a_gpu_what_needs_one_is_told_first(micro, tmp_path, monkeypatch, options):
+def test_without_a_gpu_what_needs_one_is_told_first(micro, fake_tensorrt, tmp_path, monkeypatch, options):
     def no_gpu(index: int) -> None:
         raise BundleError("there is no GPU here")
 
     told: list[str] = []
-    monkeypatch.setattr(target, "open_gpu", no_gpu)
-    monkeypatch.setattr(key, "library_version", lambda flavour: "tensorrt 11.4.0.106")
+    monkeypatch.setattr(tensorrt_build, "open_gpu", no_gpu)
     with pytest.raises(ExportError, match="no GPU to compile for") as caught:
         build_bundle(
             micro.base, micro.checkpoint, tmp_path / "out", options, report=lambda what, *_: told.append(what)
@@ -405,35 +384,20 @@ def test_a_failed_build_leaves_no_half_written_graph(micro, tmp_path, monkeypatc
     def fails(*_: object) -> None:
         raise ExportError("no memory")
 
-    monkeypatch.setattr(proof, "compare", fails)  # the graph is there by then
-    monkeypatch.setattr(proof, "SHAPES", proof.SHAPES[:1])
+    monkeypatch.setattr(network_build, "compare_engine", fails)  # the graph is there by then
+    monkeypatch.setattr(verify, "SHAPES", verify.SHAPES[:1])
     with pytest.raises(ExportError, match="no memory"):
         build_bundle(micro.base, micro.checkpoint, tmp_path / "out", OPTIONS)
     assert not list(tmp_path.iterdir())
-
-
-def test_a_build_that_is_called_off_writes_nothing(library, graph, tmp_path):
-    """The monitor's answer stops the library's own loop."""
-    stop = threading.Event()
-
-    def progress(share: float) -> None:
-        stop.set()
-
-    with pytest.raises(ExportError, match="could not compile"):
-        tensorrt_build._compile(
-            library, graph, SPEC, PROFILES, PlanOptions(), tmp_path / "conv.plan", stop, progress
-        )
-    assert [path.name for path in tmp_path.iterdir()] == ["conv.onnx"]
 
 
 @pytest.fixture
 def full(monkeypatch: pytest.MonkeyPatch) -> Library:
     """TensorRT, and a GPU, as stand-ins."""
     library = open_full_stand_in()
-    for module in (builder, target):
+    for module in (network_build, sources, tensorrt_build):
         monkeypatch.setattr(module, "open_library", lambda flavour: library)
-    monkeypatch.setattr(key, "library_version", lambda flavour: library.version)
-    monkeypatch.setattr(target, "open_gpu", lambda index: HostGpu())
+    monkeypatch.setattr(tensorrt_build, "open_gpu", lambda index: HostGpu())
     return library
 
 
@@ -445,8 +409,8 @@ def test_a_bundle_for_the_gpu_of_this_machine(full, micro, tmp_path, monkeypatch
         opened.append((path.stem, plan))
         return OnnxRuntimeEngine(path.with_suffix(".onnx"), spec, threads=1)  # no GPU here runs the plan
 
-    monkeypatch.setattr(builder, "open_engine", open_engine)
-    monkeypatch.setattr(proof, "SHAPES", proof.SHAPES[:1])
+    monkeypatch.setattr(network_build, "open_engine", open_engine)
+    monkeypatch.setattr(verify, "SHAPES", verify.SHAPES[:1])
     options = Options(
         backend="tensorrt", sizes=((64, 128),), segment=2, rows=(1, 2), plan=PlanOptions(level=0),
         defaults={"canvas": 256},
@@ -461,6 +425,20 @@ def test_a_bundle_for_the_gpu_of_this_machine(full, micro, tmp_path, monkeypatch
         assert network.agreement.rel_l2 < 5e-3
     assert len(manifest.networks["unet"].plan.profiles) == 2
     assert manifest.versions["tensorrt"] == "11.4.0.106"
+
+
+def test_what_was_timed_is_kept_for_the_next_build(full, library, graph, tmp_path):
+    """In TensorRT's own cache; TensorRT-RTX times nothing."""
+    timings, options = tmp_path / "timings", PlanOptions(level=0)
+    compile_plan(full, graph, SPEC, PROFILES, options, tmp_path / "conv.plan", timings=timings)
+    first = timings.read_bytes()
+    assert first
+    compile_plan(full, graph, SPEC, PROFILES, options, tmp_path / "conv.plan", timings=timings)
+    assert timings.read_bytes() == first
+    timings.unlink()
+    options = PlanOptions(level=0, capabilities=("SM89",))
+    compile_plan(library, graph, SPEC, PROFILES, options, tmp_path / "conv.plan", timings=timings)
+    assert not timings.exists()
 
 
 def test_a_plan_of_this_machines_gpu_takes_other_weights(full, graph, tmp_path, monkeypatch):
