@@ -10,13 +10,14 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from .engines import Bundle, GraphStats, Manifest, open_engine
-from .engines.tensorrt_layers import Layers
 from .errors import MimicMotionError
 from .events import Done, Event, Preview, Progress, Video
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+
+    from .engines.tensorrt_backend import Layers
 
 NAMED = 20
 """Layers that are named of those that answer in float32."""
