@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,6 +45,7 @@ from mimicmotion_trt.pose import draw_poses
 from mimicmotion_trt.settings import Settings
 
 DOCS = ROOT / "docs" / "scaling.md"
+OVERLAP = 3
 GPUS = ("H100", "A100", "RTX 4090", "L4")
 GPU_FRAMES = (16, 71, 142, 284, 568)
 
@@ -133,7 +134,7 @@ def row_cost(model: ModelStats, point: Point) -> tuple[float, int]:
 
 def settings_of(point: Point, steps: int) -> Settings:
     """The settings of a point."""
-    return Settings(size=point.size, segment=point.segment, overlap=3, steps=steps)
+    return Settings(size=point.size, segment=point.segment, overlap=OVERLAP, steps=steps)
 
 
 def measure(bundle: str, point: Point, steps: int, repeat: int, threads: int) -> dict[str, float]:
@@ -153,8 +154,7 @@ def measure(bundle: str, point: Point, steps: int, repeat: int, threads: int) ->
 def clip_call(bundle: str, point: Point, steps: int, threads: int) -> tuple[Any, float]:
     """A whole animation from pose pictures to frames, and the MiB before it."""
     animator = Animator.load(bundle, threads=threads)
-    values = {name: value for name, value in asdict(settings_of(point, steps)).items() if value is not None}
-    settings = replace(animator.settings(), **{k: values[k] for k in ("size", "segment", "overlap", "steps")})
+    settings = animator.settings(size=point.size, segment=point.segment, overlap=OVERLAP, steps=steps)
     width, height = point.size
     reference = picture(point.size)
     poses = draw_poses(keypoints(point.frames + 1), height, width, settings.canvas or 2160)
