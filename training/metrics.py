@@ -116,7 +116,7 @@ def describe(scores: Mapping[str, float | None]) -> str:
 
 
 def borders(settings: Settings, frames: int) -> list[int]:
-    """`segment_borders` of a video of so many frames in the last step: where borders move, what is left to see."""
+    """`segment_borders` of a video of so many frames. Where borders move from step to step, those of the last one."""
     assert settings.segment is not None
     segment, last = settings.segment, steps_of(settings)[-1].shift
     return segment_borders(cut_segments(frames + 1, segment, settings.overlap, settings.layout, last))

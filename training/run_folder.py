@@ -122,8 +122,8 @@ def check_same(before: dict[str, Any], config: Config) -> None:
 
     Keys that `before` lacks, because the run began when they did not exist, had their defaults.
     """
-    told = {**before, "validation": asdict(config.validation)}  # the one before may have been unsound
-    now, then = asdict(config), asdict(build(told))
+    before = {**before, "validation": asdict(config.validation)}  # the one before may not fit today's checks
+    now, then = asdict(config), asdict(build(before))
     then["data"].update({name: now["data"][name] for name in ("cache", "workers")})
     changed = [key for key in now if key not in MAY_CHANGE and then[key] != now[key]]
     if changed:
