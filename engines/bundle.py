@@ -50,7 +50,7 @@ class Accuracy:
     """The rel_l2 that it had to stay under."""
     cases: int
     judge: str = "onnxruntime"
-    """What ran the engine: onnxruntime, also on behalf of a plan that this machine could not run, or its backend."""
+    """What ran the engine: its backend, or onnxruntime in place of a plan that this machine cannot run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +109,9 @@ class Manifest:
     defaults: Mapping[str, Any]
     """Settings that the model wants: segment, sigma_min, sigma_max, canvas, steps, …"""
     note: str = ""
-    """A remark for whoever uses the bundle."""
+    """A remark for users of the bundle."""
     options: str = ""
-    """What `build_engines.py` was told besides inputs and output, as in a shell; empty in older bundles."""
+    """Options of `build_engines.py` but for inputs and output, as in a shell; empty in older bundles."""
     versions: Mapping[str, str] = field(default_factory=dict)
     format: int = FORMAT
 
