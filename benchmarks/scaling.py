@@ -33,9 +33,9 @@ from mimicmotion_trt.doctor.gpus import EFFICIENCY, PEAK_TFLOPS
 from mimicmotion_trt.doctor.prediction import (
     MIMICMOTION,
     ON_CPU,
-    Model,
-    cells_of,
+    ModelStats,
     cost_of,
+    latent_pixels,
     memory_of,
     unet_values,
 )
@@ -89,7 +89,7 @@ def main(
         print(json.dumps(measure(bundle, point, steps, repeat, threads)))
         return
     console = Console(quiet=as_json, markup=False)
-    model = Model.of(load_bundle(bundle).manifest)
+    model = ModelStats.of(load_bundle(bundle).manifest)
     sweeps: dict[str, Any] = {}
     for name, points in SWEEPS.items():
         chosen = points[:2] if quick else points
@@ -108,7 +108,7 @@ def main(
 
 
 def run_alone(
-    bundle: str, point: Point, steps: int, repeat: int, threads: int, model: Model
+    bundle: str, point: Point, steps: int, repeat: int, threads: int, model: ModelStats
 ) -> dict[str, Any]:
     """One point in a process of its own, with what was predicted of it."""
     command = [sys.executable, __file__, "--bundle", bundle, "--steps", str(steps), "--repeat", str(repeat)]
@@ -124,9 +124,9 @@ def run_alone(
     return {**asdict(point), **json.loads(done.stdout), "predicted": predicted}
 
 
-def row_cost(model: Model, point: Point) -> tuple[float, int]:
+def row_cost(model: ModelStats, point: Point) -> tuple[float, int]:
     """Operations and bytes of one U-Net call."""
-    cells = cells_of(settings_of(point, 1))
+    cells = latent_pixels(settings_of(point, 1))
     flops = model.works["unet"].flops(rows=point.rows, frames=point.segment, cells=cells)
     alive, inputs = unet_values(model, point.rows, point.segment, cells)
     return flops, (ON_CPU * alive + inputs) * model.value_bytes

@@ -123,7 +123,7 @@ def borders(settings: Settings, frames: int) -> list[int]:
 
 
 def segment_borders(plan: Segments) -> list[int]:
-    """Video frames at which a segment begins or after which one ends; slot 0 of the plan is no video frame."""
+    """Video frames at which a segment begins or after which one ends; frame 0 of `plan` is the reference."""
     last = int(plan.max())
     begins = {int(row[1]) - 1 for row in plan if len(row) > 1}
     ends = {int(row[-1]) for row in plan}
