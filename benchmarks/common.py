@@ -114,6 +114,30 @@ class Report:
         """All that was found as one line of JSON."""
         return json.dumps(self.found)
 
+    def plot(self, groups: Mapping[str, Mapping[str, float]], label: str, console: Console) -> None:
+        """Draw a panel of bars for each group beside the file, if there is anything to draw, and matplotlib."""
+        groups = {name: values for name, values in groups.items() if values}
+        if not groups or importlib.util.find_spec("matplotlib") is None:
+            return
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
+
+        heights = [len(values) + 1 for values in groups.values()]
+        figure, axes = pyplot.subplots(
+            len(groups), 1, figsize=(8, 0.35 * sum(heights) + 1), squeeze=False, height_ratios=heights
+        )
+        for axis, (name, values) in zip(axes[:, 0], groups.items(), strict=True):
+            axis.barh(list(values), list(values.values()))
+            axis.set(title=f"{name}: {label}")
+            axis.invert_yaxis()
+        figure.suptitle(self.found["machine"])
+        figure.tight_layout()
+        figure.savefig(self.path.with_suffix(".png"), dpi=110)
+        pyplot.close(figure)
+        console.print(str(self.path.with_suffix(".png")))
+
 
 def run_parts(
     parts: Iterable[tuple[str, str, Part]],
@@ -151,29 +175,3 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def bars(path: Path, title: str, groups: Mapping[str, Mapping[str, float]], label: str) -> bool:
-    """Draw a panel of bars for each group that has some; whether there was anything to draw, and matplotlib."""
-    groups = {name: values for name, values in groups.items() if values}
-    if not groups or importlib.util.find_spec("matplotlib") is None:
-        return False
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    heights = [len(values) + 1 for values in groups.values()]
-    figure, axes = pyplot.subplots(
-        len(groups), 1, figsize=(8, 0.35 * sum(heights) + 1), squeeze=False, height_ratios=heights
-    )
-    for axis, (name, values) in zip(axes[:, 0], groups.items(), strict=True):
-        axis.barh(list(values), list(values.values()))
-        axis.set(title=f"{name}: {label}")
-        axis.invert_yaxis()
-    figure.suptitle(title)
-    figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
-    return True

@@ -22,7 +22,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from common import RESULTS, Figures, Part, Report, bars, run_parts, shown
+from common import RESULTS, Figures, Part, Report, run_parts, shown
 from rich.console import Console
 from rich.table import Table
 
@@ -89,18 +89,14 @@ def main(
         raise SystemExit(1) from None
     report = Report.begin(results, "gpu-kernels", gpu.name)
     run_parts(parts_of(partial(open_device, gpu), Amount()), report, console, minutes)
+    shares = {}
     for dtype, rows in report.found["rows"].items():
         made = Table(dtype, *FIGURES)
         for name, found in rows.items():
             made.add_row(name, *(shown(found[figure]) for figure in FIGURES))
         console.print(made)
-    shares = {
-        dtype: {name: found["of_copy"] for name, found in rows.items()}
-        for dtype, rows in report.found["rows"].items()
-    }
-    picture = report.path.with_suffix(".png")
-    if bars(picture, report.found["machine"], shares, "share of a copy's bandwidth"):
-        console.print(str(picture))
+        shares[dtype] = {name: found["of_copy"] for name, found in rows.items()}
+    report.plot(shares, "share of a copy's bandwidth", console)
     console.print(str(report.path))
     print(report.line)
 

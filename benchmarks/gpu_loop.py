@@ -39,15 +39,16 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from common import RESULTS, Figures, Part, Report, bars, run_parts, shown
+from common import RESULTS, Figures, Part, Report, run_parts, shown
 from random_model import REAL, SMALL, random_model, write_bundle
 from rich.console import Console
 from rich.table import Table
 from torch_loop import TorchLoop
 
 from mimicmotion_trt import Animator, Limits, Settings
-from mimicmotion_trt.bundles import load_bundle
 from mimicmotion_trt.denoise.noise import latent_noise
+from mimicmotion_trt.engines import Manifest
+from mimicmotion_trt.engines.bundle import MANIFEST
 from mimicmotion_trt.export.sources import image_statistics
 
 Latents = np.ndarray[Any, np.dtype[np.float32]]
@@ -139,21 +140,21 @@ def main(
     if unknown := sorted(set(chosen) - set(SHAPES)):
         raise typer.BadParameter(f"{unknown[0]} is none of {', '.join(SHAPES)}")
     console = Console(quiet=as_json, markup=False, highlight=False)
-    report = Report.begin(results, "gpu-loop", machine(), steps=STEPS)
+    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    report = Report.begin(results, "gpu-loop", machine, steps=STEPS)
     with tempfile.TemporaryDirectory() as temporary:
         loops = {name: Loops(SHAPES[name], work or Path(temporary), bundle) for name in chosen}
         run_parts(parts_of(loops, compiled=compile), report, console, minutes)
-    for group in report.found["rows"]:
-        console.print(table(group, report.found["rows"][group]))
+    rows = report.found["rows"]
+    for group in rows:
+        console.print(table(group, rows[group]))
     if "svd-xt" in chosen:
         console.print("published, seconds: " + ", ".join(f"{who} {seconds}" for who, seconds in MARKS))
-    picture = report.path.with_suffix(".png")
     seconds = {
-        group: {row: told["video_s"] for row, told in rows.items() if "video_s" in told}
-        for group, rows in report.found["rows"].items()
+        group: {row: told["video_s"] for row, told in rows[group].items() if "video_s" in told}
+        for group in rows
     }
-    if bars(picture, report.found["machine"], seconds, "seconds of a video"):
-        console.print(str(picture))
+    report.plot(seconds, "seconds of a video", console)
     console.print(str(report.path))
     print(report.line)
 
@@ -177,8 +178,8 @@ class Loops:
 
     def __init__(self, shape: Shape, work: Path, bundle: Path | None = None) -> None:
         self.shape, self.bundle, self._work = shape, bundle, work
-        self._gpu = torch.cuda.is_available()
-        self._device, self._dtype = ("cuda", torch.float16) if self._gpu else ("cpu", torch.float32)
+        on_gpu = torch.cuda.is_available()
+        self._device, self._dtype = ("cuda", torch.float16) if on_gpu else ("cpu", torch.float32)
         self._plain_seconds: float | None = None
         self._plain_latents: Latents | None = None
 
@@ -204,13 +205,13 @@ class Loops:
     def ours(self, compiled: bool = False) -> Iterator[tuple[str, Figures]]:
         """The same on the product: one video, one with options, then two at a time."""
         more, exact, fast = ", compiled" if compiled else "", self.shape.exact, self.shape.fast
-        with compiling(compiled), self._animator() as animator:
+        with self._animator(compiled=compiled) as animator:
             figures, latents = self._timed(
                 lambda steps: self._sample(animator, replace(exact, steps=steps)),
                 lambda latents: animator.decode(latents, exact.decode_chunk),
             )
-            yield f"ours{more}", self._compared(figures, latents) | memory()
-            yield f"ours{more}", self._throughput(figures["step_s"])
+            yield f"ours{more}", figures | self._faster(figures["video_s"]) | memory()
+            yield f"ours{more}", self._throughput(figures["step_s"]) | self._error(latents)
             self._video(animator, replace(fast, steps=2))
             yield f"10 steps{more}", self._faster(seconds(lambda: self._video(animator, fast))) | memory()
             if self.shape.timed == STEPS:
@@ -233,9 +234,10 @@ class Loops:
             yield "ours", {"idle": idle_share(lambda: self._sample(animator, some))}
 
     @contextmanager
-    def _animator(self, deep_cache: bool = False) -> Iterator[Animator]:
+    def _animator(self, *, deep_cache: bool = False, compiled: bool = False) -> Iterator[Animator]:
         """Ours; it keeps nothing of a picture, so that every run encodes it again."""
         tidy()
+        os.environ["MIMICMOTION_TORCH"] = "compile" if compiled else "eager"
         with Animator.load(self._folder(deep_cache), limits=Limits(jobs=2, reuse_bytes=1)) as animator:
             yield animator
 
@@ -273,37 +275,24 @@ class Loops:
         video = encoding + STEPS * step + decoding
         return {"video_s": video, "step_s": step, "encode_s": encoding, "decode_s": decoding}, kept[0]
 
-    def _compared(self, figures: dict[str, float], latents: Latents) -> dict[str, float]:
-        """The figures, and how they and the latents compare with the plain loop's."""
-        compared, expected = figures | self._faster(figures["video_s"]), self._plain_latents
-        if expected is not None and self.bundle is None:
-            compared["rel_l2"] = float(np.linalg.norm(latents - expected) / np.linalg.norm(expected))
-        return compared
-
     def _faster(self, video: float) -> dict[str, float]:
         plain = self._plain_seconds
         return {"video_s": video} if plain is None else {"video_s": video, "faster": plain / video}
 
+    def _error(self, latents: Latents) -> dict[str, float]:
+        """How far latents are from the plain loop's; of a given bundle, whose weights are others, nothing."""
+        expected = self._plain_latents
+        if expected is None or self.bundle is not None:
+            return {}
+        return {"rel_l2": float(np.linalg.norm(latents - expected) / np.linalg.norm(expected))}
+
     def _throughput(self, step: float) -> dict[str, float]:
         """TFLOP/s of the U-Net's two rows, and their share of a large matrix product's."""
         width, height = self.shape.size
-        manifest = load_bundle(self._folder()).manifest
+        manifest = Manifest.from_json((self._folder() / MANIFEST).read_text())
         work, ceiling = manifest.networks["unet"].work, matmul_tflops(self._device)
         tflops = work.flops(rows=2, frames=self.shape.frames, cells=width * height / 64) / step / 1e12
         return {"tflops": tflops, "of_matmul": tflops / ceiling, "matmul_tflops": ceiling}
-
-
-@contextmanager
-def compiling(on: bool) -> Iterator[None]:
-    """Engines of torch bundles that are opened meanwhile are compiled."""
-    before = os.environ.get("MIMICMOTION_TORCH")
-    os.environ["MIMICMOTION_TORCH"] = "compile" if on else "eager"
-    try:
-        yield
-    finally:
-        os.environ.pop("MIMICMOTION_TORCH")
-        if before is not None:
-            os.environ["MIMICMOTION_TORCH"] = before
 
 
 def tidy() -> None:
@@ -327,11 +316,6 @@ def memory() -> dict[str, float]:
         return {}
     free, total = torch.cuda.mem_get_info()
     return {"gib": (total - free) / 2**30}
-
-
-def machine() -> str:
-    """The GPU's name, or cpu."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
 
 
 def matmul_tflops(device: str, side: int = 8192, times: int = 30) -> float:

@@ -104,8 +104,8 @@ def main(
         clips, frames, chosen = 1, 12, chosen | {"steps": 4}
     with opened(bundle, deep_cache, threads) as animator:
         exact = animator.settings(**{"size": animator.manifest.sizes[0], **chosen})
-        deep = animator.manifest.reuses
-        variants = make_variants(exact, few or max(exact.steps // 2, 1), interval, deep)
+        few = few or max(exact.steps // 2, 1)
+        variants = make_variants(exact, few, interval, animator.manifest.reuses)
         seeds = [unseen(seed, index) for index in range(clips)]
         told: dict[str, Any] = {
             "bundle": bundle, "build": animator.manifest.build, "clips": 0, "frames": frames, "seed": seed,
@@ -127,7 +127,7 @@ def main(
 
 @contextmanager
 def opened(bundle: str, model: Path | None, threads: int | None) -> Iterator[Animator]:
-    """The bundle; with the folder that it was built from, one of the same options that can reuse deep features."""
+    """The bundle; with the folder that it was built from, one of the same options that can reuse features."""
     with tempfile.TemporaryDirectory() as folder:
         found = bundle if model is None else str(build_deep(bundle, model, Path(folder) / "bundle"))
         with Animator.load(found, threads=threads) as animator:
@@ -138,19 +138,14 @@ def build_deep(bundle: str, model: Path, output: Path) -> Path:
     """A bundle as `bundle`, and in it the networks that `reuse_interval` needs."""
     like = load_bundle(bundle).manifest
     options = Options(
-        backend=like.backend,
-        precision=like.precision,
-        sizes=like.sizes,
-        segment=like.defaults["segment"],
-        rows=like.rows,
-        defaults=like.defaults,
-        deep_cache=True,
-    )
+        backend=like.backend, precision=like.precision, sizes=like.sizes, segment=like.defaults["segment"],
+        rows=like.rows, defaults=like.defaults, deep_cache=True,
+    )  # fmt: skip
     build_bundle(model / "base", model / "mimicmotion.safetensors", output, options)
     return output
 
 
-def make_variants(exact: Settings, few: int, interval: tuple[float, float], deep: bool) -> Variants:
+def make_variants(exact: Settings, few: int, interval: tuple[float, float], reuses: bool) -> Variants:
     """The options that these settings and the bundle allow, alone; then those that go together."""
     low, high = interval
     limited: dict[str, Any] = {} if exact.guidance == (1.0, 1.0) else {"guidance_interval": interval}
@@ -165,7 +160,7 @@ def make_variants(exact: Settings, few: int, interval: tuple[float, float], deep
     }
     if limited:
         alone[f"guidance in ({low:g}, {high:g}]"] = limited
-    if deep:
+    if reuses:
         alone |= {f"reuse_interval {k}": {"reuse_interval": k} for k in (2, 3)}
         alone["all, compact, reuse 2"] = together | {"layout": "compact", "reuse_interval": 2}
     return alone | {"all, shifted": together | {"layout": "shifted"}}

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,9 +33,9 @@ from mimicmotion_trt.doctor.gpus import EFFICIENCY, PEAK_TFLOPS
 from mimicmotion_trt.doctor.prediction import (
     MIMICMOTION,
     ON_CPU,
-    Model,
-    cells_of,
+    ModelStats,
     cost_of,
+    latent_pixels,
     memory_of,
     unet_values,
 )
@@ -45,6 +45,7 @@ from mimicmotion_trt.pose import draw_poses
 from mimicmotion_trt.settings import Settings
 
 DOCS = ROOT / "docs" / "scaling.md"
+OVERLAP = 3
 GPUS = ("H100", "A100", "RTX 4090", "L4")
 GPU_FRAMES = (16, 71, 142, 284, 568)
 
@@ -88,7 +89,7 @@ def main(
         print(json.dumps(measure(bundle, point, steps, repeat, threads)))
         return
     console = Console(quiet=as_json, markup=False)
-    model = Model.of(load_bundle(bundle).manifest)
+    model = ModelStats.of(load_bundle(bundle).manifest)
     sweeps: dict[str, Any] = {}
     for name, points in SWEEPS.items():
         chosen = points[:2] if quick else points
@@ -107,7 +108,7 @@ def main(
 
 
 def run_alone(
-    bundle: str, point: Point, steps: int, repeat: int, threads: int, model: Model
+    bundle: str, point: Point, steps: int, repeat: int, threads: int, model: ModelStats
 ) -> dict[str, Any]:
     """One point in a process of its own, with what was predicted of it."""
     command = [sys.executable, __file__, "--bundle", bundle, "--steps", str(steps), "--repeat", str(repeat)]
@@ -123,9 +124,9 @@ def run_alone(
     return {**asdict(point), **json.loads(done.stdout), "predicted": predicted}
 
 
-def row_cost(model: Model, point: Point) -> tuple[float, int]:
+def row_cost(model: ModelStats, point: Point) -> tuple[float, int]:
     """Operations and bytes of one U-Net call."""
-    cells = cells_of(settings_of(point, 1))
+    cells = latent_pixels(settings_of(point, 1))
     flops = model.works["unet"].flops(rows=point.rows, frames=point.segment, cells=cells)
     alive, inputs = unet_values(model, point.rows, point.segment, cells)
     return flops, (ON_CPU * alive + inputs) * model.value_bytes
@@ -133,7 +134,7 @@ def row_cost(model: Model, point: Point) -> tuple[float, int]:
 
 def settings_of(point: Point, steps: int) -> Settings:
     """The settings of a point."""
-    return Settings(size=point.size, segment=point.segment, overlap=3, steps=steps)
+    return Settings(size=point.size, segment=point.segment, overlap=OVERLAP, steps=steps)
 
 
 def measure(bundle: str, point: Point, steps: int, repeat: int, threads: int) -> dict[str, float]:
@@ -153,8 +154,7 @@ def measure(bundle: str, point: Point, steps: int, repeat: int, threads: int) ->
 def clip_call(bundle: str, point: Point, steps: int, threads: int) -> tuple[Any, float]:
     """A whole animation from pose pictures to frames, and the MiB before it."""
     animator = Animator.load(bundle, threads=threads)
-    values = {name: value for name, value in asdict(settings_of(point, steps)).items() if value is not None}
-    settings = replace(animator.settings(), **{k: values[k] for k in ("size", "segment", "overlap", "steps")})
+    settings = animator.settings(size=point.size, segment=point.segment, overlap=OVERLAP, steps=steps)
     width, height = point.size
     reference = picture(point.size)
     poses = draw_poses(keypoints(point.frames + 1), height, width, settings.canvas or 2160)

@@ -1,4 +1,4 @@
-"""The one face of every backend, and the table that imports each only when it is asked for."""
+"""What every backend offers, and `open_engine`, which imports a backend only when a bundle needs it."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ class Engine(Protocol):
         """Where it runs; None on a CPU."""
 
     def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Call:
-        """Fix the arrays of a call: each call reads and writes this memory and allocates none of its own.
+        """Fix the arrays of a call: each call reads and writes this memory, and allocates none.
 
         Raises `EngineError` if an array is not what the spec says.
         """
 
     def close(self) -> None:
-        """Give back what the engine holds; no call may follow."""
+        """Free what the engine holds; no call may follow."""
 
 
 class Backend(Protocol):

@@ -7,16 +7,20 @@ import json
 import math
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
 from ..errors import BundleError
-from .plan import EnginePlan, check_profiles, read_plan
-from .spec import FEATURE_CACHE_NETWORKS, Dim, EngineSpec, TensorSpec, check_specs
+from ..validation import explain
+from .plan import EnginePlan
+from .spec import FEATURE_CACHE_NETWORKS, EngineSpec, check_specs
 from .stats import FlopModel, GraphStats
+
+T = TypeVar("T")
 
 FORMAT = 2
 MANIFEST = "manifest.json"
@@ -46,7 +50,7 @@ class Accuracy:
     """The rel_l2 that it had to stay under."""
     cases: int
     judge: str = "onnxruntime"
-    """What ran the engine: onnxruntime, also on behalf of a plan that this machine could not run, or its backend."""
+    """What ran the engine: its backend, or onnxruntime in place of a plan that this machine cannot run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +109,9 @@ class Manifest:
     defaults: Mapping[str, Any]
     """Settings that the model wants: segment, sigma_min, sigma_max, canvas, steps, …"""
     note: str = ""
-    """A remark for whoever uses the bundle."""
+    """A remark for users of the bundle."""
     options: str = ""
-    """What `build_engines.py` was told besides inputs and output, as in a shell; empty in older bundles."""
+    """Options of `build_engines.py` but for inputs and output, as in a shell; empty in older bundles."""
     versions: Mapping[str, str] = field(default_factory=dict)
     format: int = FORMAT
 
@@ -128,7 +132,7 @@ class Manifest:
 
     @property
     def reuses(self) -> bool:
-        """Whether it has the networks that reuse deep features."""
+        """Whether it has the networks that reuse cached features."""
         return set(FEATURE_CACHE_NETWORKS) <= set(self.networks)
 
     @property
@@ -148,27 +152,43 @@ class Manifest:
             if raw["format"] != FORMAT:
                 raise BundleError(f"bundle format {raw['format']} is not {FORMAT}.", remedy=REBUILD)
             _complete(raw)
-            image = raw["image"]
-            manifest = cls(
-                backend=str(raw["backend"]),
-                precision=str(raw["precision"]),
-                build=str(raw["build"]),
-                networks={name: read_network(value) for name, value in raw["networks"].items()},
-                sizes=tuple((int(width), int(height)) for width, height in raw["sizes"]),
-                rows=tuple(int(rows) for rows in raw["rows"]),
-                scaling_factor=float(raw["scaling_factor"]),
-                image=ImageStatistics(int(image["size"]), _three(image["mean"]), _three(image["std"])),
-                defaults=dict(raw["defaults"]),
-                note=str(raw["note"]),
-                options=str(raw["options"]),
-                versions={name: str(version) for name, version in raw["versions"].items()},
-            )
+            manifest = _read(cls, raw)
+            for network in manifest.networks.values():
+                _check_network(network)
             _compare(raw, json.loads(manifest.to_json()), "")
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise BundleError(
                 f"{MANIFEST} is damaged ({type(error).__name__}: {error}).", remedy=REBUILD
             ) from None
         return manifest
+
+
+def read_network(raw: Mapping[str, Any]) -> Network:
+    """One network of a manifest's JSON; raises TypeError or ValueError if it is none."""
+    network = _read(Network, raw)
+    _check_network(network)
+    return network
+
+
+def _read(kind: type[T], raw: Any) -> T:
+    """A dataclass from JSON's values, converted where that is possible; raises ValueError."""
+    try:
+        return TypeAdapter(kind).validate_python(raw)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        own = first.get("ctx", {}).get("error")  # what a `__post_init__` raised
+        raise ValueError(str(own or explain(error, BundleError).message)) from None
+
+
+def _check_network(network: Network) -> None:
+    """Raise TypeError or ValueError unless it has files, dtypes of numpy's and profiles for its tensors."""
+    if not network.files:
+        raise ValueError("a network has no file")
+    for tensor in (*network.spec.inputs, *network.spec.outputs):
+        if np.dtype(tensor.dtype).name != tensor.dtype:
+            raise ValueError(f"{tensor.dtype!r} is not the name of a dtype")
+    if network.plan is not None:
+        network.plan.check_profiles(network.spec)
 
 
 def _no_number(name: str) -> float:
@@ -176,17 +196,18 @@ def _no_number(name: str) -> float:
 
 
 def _complete(raw: dict[str, Any]) -> None:
-    """Give a manifest what those of the same format did not say at first."""
+    """Add the keys that manifests of this format did not have at first."""
     raw.setdefault("options", "")
     for network in raw["networks"].values():
         network["agreement"].setdefault("judge", "onnxruntime" if raw["backend"] != "torch" else "torch")
 
 
 def _compare(raw: Any, read: Any, place: str) -> None:
-    """Raise ValueError at the first place where JSON holds more than was read from it, or had to be converted."""
+    """Raise ValueError at the first place where JSON has other keys than were read, or a value was converted."""
     if isinstance(raw, dict) and isinstance(read, dict):
-        if unknown := sorted(set(raw) - set(read)):
-            raise ValueError(f"unknown keys {unknown}{f' in {place}' if place else ''}")
+        for what, keys in (("unknown", set(raw) - set(read)), ("missing", set(read) - set(raw))):
+            if keys:
+                raise ValueError(f"{what} keys {sorted(keys)}{f' in {place}' if place else ''}")
         for key, value in raw.items():
             _compare(value, read[key], f"{place}.{key}" if place else key)
     elif isinstance(raw, list) and isinstance(read, list) and len(raw) == len(read):
@@ -194,40 +215,6 @@ def _compare(raw: Any, read: Any, place: str) -> None:
             _compare(value, own, f"{place}[{index}]")
     elif raw != read:
         raise ValueError(f"{place} is of a wrong kind: {raw!r:.100}")
-
-
-def _three(values: Any) -> tuple[float, float, float]:
-    first, second, third = values
-    return float(first), float(second), float(third)
-
-
-def read_network(raw: Mapping[str, Any]) -> Network:
-    """One network of a manifest's JSON; raises TypeError, ValueError or KeyError if it is none."""
-
-    def tensors(values: Any) -> tuple[TensorSpec, ...]:
-        return tuple(
-            TensorSpec(str(v["name"]), np.dtype(v["dtype"]).name, tuple(map(_dim, v["shape"])))
-            for v in values
-        )
-
-    files = tuple(File(str(f["name"]), int(f["bytes"]), str(f["sha256"])) for f in raw["files"])
-    if not files:
-        raise ValueError("a network has no file")
-    spec = EngineSpec(tensors(raw["spec"]["inputs"]), tensors(raw["spec"]["outputs"]))
-    a = raw["agreement"]
-    agreement = Accuracy(
-        float(a["max_abs"]), float(a["rel_l2"]), float(a["bound"]), int(a["cases"]), str(a["judge"])
-    )
-    work = FlopModel(**{f.name: float(raw["work"][f.name]) for f in fields(FlopModel)})
-    plan = read_plan(raw["plan"])
-    if plan is not None:
-        check_profiles(spec, plan.profiles)
-    audit = GraphStats(**{f.name: int(raw["audit"][f.name]) for f in fields(GraphStats)})
-    return Network(spec, files, agreement, work, audit, plan)
-
-
-def _dim(value: Any) -> Dim:
-    return value if isinstance(value, str) else int(value)
 
 
 @dataclass(frozen=True, slots=True)

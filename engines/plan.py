@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from ..errors import EngineError
 from .spec import EngineSpec
@@ -17,9 +16,14 @@ FLAVOURS = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Sizes of the free dimensions that one set of kernels was compiled for."""
+    """Sizes of the free dimensions that one set of kernels was compiled for; raises `ValueError` if they are none."""
 
     dims: Mapping[str, Range]
+
+    def __post_init__(self) -> None:
+        for low, usual, high in self.dims.values():
+            if not 0 < low <= usual <= high:
+                raise ValueError(f"{[low, usual, high]} is no range of sizes")
 
     def fits(self, sizes: Mapping[str, int]) -> bool:
         """Whether every size lies within its range."""
@@ -61,32 +65,11 @@ class EnginePlan:
             remedy="Use a size, segment and batch of the bundle, or rebuild it with --size, --segment, --batch.",
         )
 
-
-def read_plan(raw: Any) -> EnginePlan | None:
-    """A plan from a manifest's JSON; raises TypeError, ValueError or KeyError if it is none."""
-    if raw is None:
-        return None
-    profiles = tuple(Profile({str(k): _range(v) for k, v in p["dims"].items()}) for p in raw["profiles"])
-    if not profiles:
-        raise ValueError("a plan has no profile")
-    for name in ("refittable", "streamable"):
-        if not isinstance(raw[name], bool):
-            raise ValueError(f"{name} is {raw[name]!r}")
-    return EnginePlan(
-        str(raw["library"]), str(raw["target"]), profiles, bool(raw["refittable"]), bool(raw["streamable"])
-    )
-
-
-def check_profiles(spec: EngineSpec, profiles: tuple[Profile, ...]) -> None:
-    """Raise ValueError unless every profile gives a range for exactly the spec's free dimensions of inputs."""
-    free = {dim for tensor in spec.inputs for dim in tensor.shape if isinstance(dim, str)}
-    for profile in profiles:
-        if set(profile.dims) != free:
-            raise ValueError(f"a profile has {sorted(profile.dims)}, the tensors {sorted(free)}")
-
-
-def _range(values: Any) -> Range:
-    low, usual, high = (int(value) for value in values)
-    if not 0 < low <= usual <= high:
-        raise ValueError(f"{values} is no range of sizes")
-    return low, usual, high
+    def check_profiles(self, spec: EngineSpec) -> None:
+        """Raise ValueError unless every profile gives a range for exactly the free dimensions of the inputs."""
+        if not self.profiles:
+            raise ValueError("a plan has no profile")
+        free = {dim for tensor in spec.inputs for dim in tensor.shape if isinstance(dim, str)}
+        for profile in self.profiles:
+            if set(profile.dims) != free:
+                raise ValueError(f"a profile has {sorted(profile.dims)}, the tensors {sorted(free)}")

@@ -17,8 +17,8 @@ Dim = int | str
 
 NETWORKS = ("unet", "pose_net", "vae_encoder", "vae_decoder", "image_encoder")
 FEATURE_CACHE_NETWORKS = ("unet_caching", "unet_shallow")
-"""Networks of a bundle built with --deep-cache besides: the U-Net that also answers its deep feature, and its
-first level alone, which takes that feature from an earlier step."""
+"""Two networks more of a bundle built with --deep-cache: the full U-Net that also gives its cached features, and the
+shallow U-Net (its first level alone), which takes these features from an earlier step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ def _check_array(spec: TensorSpec, array: Array, sizes: dict[str, int]) -> None:
 
 
 WIDE = frozenset({"timestep", "time_ids"})
-"""Tensors that are float32 in every precision: float16 rounds micro-conditions and ln sigma too coarsely."""
+"""Tensors that are float32 in every precision: float16 is too coarse for micro-conditions and ln sigma."""
 
 
 def network_specs(
@@ -86,9 +86,9 @@ def network_specs(
     dtype: str = "float32",
     cached_channels: int | None = None,
 ) -> dict[str, EngineSpec]:
-    """The five networks of a bundle: pictures of `height` x `width`, latents of `latent_height` x `latent_width`.
+    """The five networks of a bundle: pictures of `height` x `width`, latents of an eighth of that.
 
-    With `cached_channels`, the channels of the U-Net's deep feature, the two of `FEATURE_CACHE_NETWORKS` follow.
+    With `cached_channels`, the channels of the cached features, the two of `FEATURE_CACHE_NETWORKS` follow.
     """
 
     def spec(inputs: dict[str, tuple[Dim, ...]], output: str, shape: tuple[Dim, ...]) -> EngineSpec:
@@ -99,26 +99,26 @@ def network_specs(
             (TensorSpec(output, dtype, shape),),
         )
 
-    clip: tuple[Dim, ...] = ("rows", "frames")
-    cells: tuple[Dim, ...] = ("latent_height", "latent_width")
+    segment: tuple[Dim, ...] = ("rows", "frames")
+    latent: tuple[Dim, ...] = ("latent_height", "latent_width")
     five = {
         "unet": spec(
             {
-                "latents": (*clip, 8, *cells),
+                "latents": (*segment, 8, *latent),
                 "timestep": ("rows",),
                 "embedding": ("rows", 1, token_width),
                 "time_ids": ("rows", 3),
-                "pose": (*clip, pose_channels, *cells),
+                "pose": (*segment, pose_channels, *latent),
             },
             "prediction",
-            (*clip, 4, *cells),
+            (*segment, 4, *latent),
         ),
         "pose_net": spec(
-            {"pose": ("frames", 3, "height", "width")}, "features", ("frames", pose_channels, *cells)
+            {"pose": ("frames", 3, "height", "width")}, "features", ("frames", pose_channels, *latent)
         ),
-        "vae_encoder": spec({"image": ("batch", 3, "height", "width")}, "latents", ("batch", 4, *cells)),
+        "vae_encoder": spec({"image": ("batch", 3, "height", "width")}, "latents", ("batch", 4, *latent)),
         "vae_decoder": spec(
-            {"latents": ("frames", 4, *cells)}, "frames_out", ("frames", 3, "height", "width")
+            {"latents": ("frames", 4, *latent)}, "frames_out", ("frames", 3, "height", "width")
         ),
         "image_encoder": spec(
             {"pixels": ("batch", 3, image_size, image_size)}, "embedding", ("batch", 1, token_width)
@@ -126,11 +126,11 @@ def network_specs(
     }
     if cached_channels is None:
         return five
-    unet, deep = five["unet"], TensorSpec("cached_features", dtype, (*clip, cached_channels, *cells))
+    unet, features = five["unet"], TensorSpec("cached_features", dtype, (*segment, cached_channels, *latent))
     return {
         **five,
-        "unet_caching": EngineSpec(unet.inputs, (*unet.outputs, deep)),
-        "unet_shallow": EngineSpec((*unet.inputs, deep), unet.outputs),
+        "unet_caching": EngineSpec(unet.inputs, (*unet.outputs, features)),
+        "unet_shallow": EngineSpec((*unet.inputs, features), unet.outputs),
     }
 
 

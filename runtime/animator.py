@@ -175,7 +175,7 @@ class Animator:
             pass
         plan = self.sampler.plan(len(poses), settings, conditions.latent_size)
         latents = self.sampler.initial_latents(plan, settings, initial_latents)
-        denoiser = self.sampler.denoiser(plan, conditions, latents, settings)
+        denoiser = self.sampler.denoiser(plan, conditions, latents)
         with closing(denoiser):
             for index, step in enumerate(plan.steps):
                 for _ in denoiser.run(step):

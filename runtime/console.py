@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from .engines.tensorrt_backend import Layers
+
 NAMED = 20
 """Layers that are named of those that answer in float32."""
 
@@ -155,11 +157,16 @@ def layer_lines(bundle: Bundle) -> Iterator[str]:
             with closing(engine):
                 layers = engine.layers()
         except MimicMotionError as error:
-            yield f"layers after compilation cannot be told here: {error}"
+            yield f"layers after compilation cannot be read here: {error}"
             return
-        kinds = ", ".join(f"{count} {kind}" for kind, count in layers.kinds.items())
-        wide = "none answers in float32"
-        if layers.wide:
-            more = f" and {len(layers.wide) - NAMED} more" if len(layers.wide) > NAMED else ""
-            wide = f"{len(layers.wide)} of them answer in float32: {', '.join(layers.wide[:NAMED])}{more}"
-        yield f"{name}: {layers.count} layers after compilation ({kinds}); {wide}"
+        yield f"{name}: {describe_layers(layers)}"
+
+
+def describe_layers(layers: Layers) -> str:
+    """How many layers of each kind, and the names of the first that answer in float32."""
+    kinds = ", ".join(f"{count} {kind}" for kind, count in layers.kinds.items())
+    wide = "none answers in float32"
+    if layers.wide:
+        more = f" and {len(layers.wide) - NAMED} more" if len(layers.wide) > NAMED else ""
+        wide = f"{len(layers.wide)} of them answer in float32: {', '.join(layers.wide[:NAMED])}{more}"
+    return f"{layers.count} layers after compilation ({kinds}); {wide}"

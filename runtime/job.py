@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .events import Progress
-from .media.writer import VideoWriter
 from .pipeline import Animation
 
 Picture = NDArray[np.uint8]
@@ -107,6 +106,8 @@ class Result:
         .mp4, .mov, .mkv, .webm, .gif, or PNG pictures for a folder (`frames/`) or pattern (`f/%04d.png`).
         Raises `OutputError`.
         """
+        from .media.writer import VideoWriter  # needs PyAV; a machine that only samples does without
+
         with VideoWriter(path, fps=self.fps, size=self.size, audio=self.animation.audio) as writer:
             for frame in self:
                 writer.write(frame)

@@ -127,17 +127,17 @@ class Networks:
                 self._engines[network] = self._open(network)
             return self._engines[network]
 
-    def unets(self, settings: Settings) -> tuple[Engine, Engine | None]:
-        """The U-Net for full steps and, where settings reuse cached features, the shallow one."""
-        if settings.reuse_interval == 1:
+    def unets(self, *, caching: bool) -> tuple[Engine, Engine | None]:
+        """The U-Net for full steps and, if its features are cached, the shallow one that takes them."""
+        if not caching:
             return self["unet"], None
-        caching, shallow = (self[name] for name in FEATURE_CACHE_NETWORKS)
-        return caching, shallow
+        unet, shallow = (self[name] for name in FEATURE_CACHE_NETWORKS)
+        return unet, shallow
 
     @property
     def gpus(self) -> list[Gpu]:
         """The GPUs that engines run on; one that several engines share comes once for each."""
-        return [engine.gpu for engine in self._engines.values() if engine.gpu is not None]
+        return [engine.gpu for engine in list(self._engines.values()) if engine.gpu is not None]
 
     def raise_if_lost(self, error: EngineError) -> None:
         """Raise `DeviceLost` if a GPU is lost: the error of an engine does not always say so."""

@@ -131,7 +131,8 @@ class Animation:
         """Latents [F,4,h,w] after the last step."""
         sampler, settings = self._sampler, self.settings
         plan = sampler.plan(self.frames + 1, settings, conditions.latent_size)
-        denoiser = sampler.denoiser(plan, conditions, sampler.initial_latents(plan, settings), settings)
+        latents = sampler.initial_latents(plan, settings)
+        denoiser = sampler.denoiser(plan, conditions, latents)
         steps, segments = len(plan.steps), plan.segments
         with closing(denoiser):
             for index, step in enumerate(plan.steps):

@@ -70,11 +70,9 @@ class Sampler:
         scaled: Float = noise * np.float32(initial_scale(plan.steps[0].sigma))
         return scaled
 
-    def denoiser(
-        self, plan: DenoisePlan, conditions: Conditions, latents: Float, settings: Settings
-    ) -> Denoiser:
+    def denoiser(self, plan: DenoisePlan, conditions: Conditions, latents: Float) -> Denoiser:
         """What executes a plan, from latents [F,4,h,w] at the first sigma; close it when it is done."""
-        unet, shallow = self._networks.unets(settings)
+        unet, shallow = self._networks.unets(caching=plan.caches_features)
         if self.programs is not None:
             return CudaDenoiser(self.programs, plan, conditions, latents, unet, shallow, slots=self._slots)
         return CpuDenoiser(unet, plan, conditions, latents, executor=self._executor, shallow=shallow)

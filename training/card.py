@@ -27,7 +27,7 @@ from mimicmotion_trt.engines import Manifest
 from mimicmotion_trt.errors import OutputError, SettingsError
 from mimicmotion_trt.training.curves import Curve, RunSummary, draw_curves, read_curve, summarize
 from mimicmotion_trt.training.evaluate import MOST_SEED, Scored, score_clips, write_sheet
-from mimicmotion_trt.training.files import replace_text
+from mimicmotion_trt.training.files import write_text
 from mimicmotion_trt.training.metrics import means
 from mimicmotion_trt.training.run_folder import snapshot_config
 
@@ -118,7 +118,7 @@ def read_history(path: Path) -> list[RunRecord]:
 def write_history(path: Path, records: Sequence[RunRecord]) -> None:
     """Keep the records, a line each; raises `OutputError`."""
     lines = ",\n".join(json.dumps(asdict(one)) for one in records)
-    replace_text(path, f"[\n{lines}\n]\n")
+    write_text(path, f"[\n{lines}\n]\n")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

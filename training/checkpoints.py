@@ -177,8 +177,8 @@ def building(config: str, remedy: str, field: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # of many kinds, some of their own
-        told = f"{config} builds no network: {type(error).__name__}: {error}"
-        raise CheckpointError(told, remedy=remedy, field=field) from error
+        message = f"{config} builds no network: {type(error).__name__}: {error}"
+        raise CheckpointError(message, remedy=remedy, field=field) from error
 
 
 def find_weights(part: Path, *stems: str) -> Path:

@@ -13,7 +13,7 @@ from ..files import write_atomic
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def output_errors(path: Path) -> Iterator[None]:
     """Turns an OSError that comes up while `path` is written into an `OutputError`."""
     try:
         yield
@@ -25,17 +25,17 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def replace_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
     """Write a whole file or none; raises `OutputError`."""
-    with writing(path):
+    with output_errors(path):
         write_atomic(path, text)
 
 
 @contextmanager
-def alone(output: Path) -> Iterator[None]:
+def lock_folder(output: Path) -> Iterator[None]:
     """Makes the folder and locks it; raises `OutputError` if another run has the lock. It ends with the process."""
     lock = FileLock(output / ".lock", timeout=0)
-    with writing(output):
+    with output_errors(output):
         output.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire()

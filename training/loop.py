@@ -17,7 +17,7 @@ from torch import Tensor
 from ..errors import MotionError, SettingsError
 from .base import RANDOM, write_folder
 from .config import Config
-from .files import alone
+from .files import lock_folder
 from .metrics import describe
 from .optimizer import averaged, count, learning_rate, make_optimizer, set_learning_rate, trainable
 from .run_folder import Journal, check_output, list_snapshots, load_snapshot, save_snapshot
@@ -53,7 +53,7 @@ class Trainer:
         accelerate.utils.set_seed(config.seed)
         with self.accelerator.main_process_first():  # which makes a random base, or downloads one, for all
             if self.accelerator.is_main_process and not list_snapshots(output):
-                with alone(output):
+                with lock_folder(output):
                     shutil.rmtree(output / RANDOM, ignore_errors=True)  # of a run that never took a step
             self.stage = open_stage(config, self.accelerator.device, output)
         optimizer = make_optimizer(config.optimizer, trainable(self.stage.network))
@@ -78,7 +78,7 @@ class Trainer:
         if not self.accelerator.is_main_process:
             self._run(stop, None)
             return
-        with alone(self.output):
+        with lock_folder(self.output):
             journal = Journal(self.output, self.begin, tensorboard=self.config.tensorboard)
             try:
                 self._run(stop, journal)

@@ -116,14 +116,14 @@ def describe(scores: Mapping[str, float | None]) -> str:
 
 
 def borders(settings: Settings, frames: int) -> list[int]:
-    """`segment_borders` of a video of so many frames in the last step: where borders move, what is left to see."""
+    """`segment_borders` of a video of so many frames. Where borders move from step to step, those of the last one."""
     assert settings.segment is not None
     segment, last = settings.segment, steps_of(settings)[-1].shift
     return segment_borders(cut_segments(frames + 1, segment, settings.overlap, settings.layout, last))
 
 
 def segment_borders(plan: Segments) -> list[int]:
-    """Video frames at which a segment begins or after which one ends; slot 0 of the plan is no video frame."""
+    """Video frames at which a segment begins or after which one ends; frame 0 of `plan` is the reference."""
     last = int(plan.max())
     begins = {int(row[1]) - 1 for row in plan if len(row) > 1}
     ends = {int(row[-1]) for row in plan}

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from mimicmotion_trt.errors import MimicMotionError
+from mimicmotion_trt.console import explained
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -46,27 +45,22 @@ def prepare(
     from mimicmotion_trt.pose import open_estimator
     from mimicmotion_trt.settings import parse_size
     from mimicmotion_trt.training.data.shards import read_entries
-    from mimicmotion_trt.training.files import alone
+    from mimicmotion_trt.training.files import lock_folder
     from mimicmotion_trt.training.footage.cutting import Rules
     from mimicmotion_trt.training.footage.preparation import Options, Preparation
     from mimicmotion_trt.training.footage.report import summary, write_report
 
-    try:
+    with explained():
         rules = Rules(min_frames, max_frames, max_jitter)
         options = Options(parse_size(size) if size else None, fps, frames_fps, rules, estimator, max_enlarge)
         finder = open_estimator(estimator, threads=threads)
-        with alone(output):
+        with lock_folder(output):
             work = Preparation(videos, output, options, finder, shard_clips, limit)
             with Lines() if as_json else Bars() as progress:
                 verdicts = work.run(progress)
             numbers = summary(verdicts, work.writer.done, read_entries(output)[1])
             write_report(output, numbers, verdicts, work.writer.done, options)
         print(json.dumps(numbers) if as_json else _as_text(numbers, output))
-    except MimicMotionError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
 
 
 class Bars:

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from ..errors import CheckpointError, MimicMotionError, OutputError
 from ..media.picture import write_picture
 from .config import Config, build
-from .files import replace_text, writing
+from .files import output_errors, write_text
 
 Values = Mapping[str, float | int | None]
 STATE = "run.json"
@@ -34,7 +34,7 @@ def check_output(output: Path, *, resume: bool) -> None:
             remedy="Add --resume to go on with it, or choose another --output.",
             field="output",
         )
-    with writing(output):
+    with output_errors(output):
         output.mkdir(parents=True, exist_ok=True)
 
 
@@ -122,8 +122,8 @@ def check_same(before: dict[str, Any], config: Config) -> None:
 
     Keys that `before` lacks, because the run began when they did not exist, had their defaults.
     """
-    told = {**before, "validation": asdict(config.validation)}  # the one before may have been unsound
-    now, then = asdict(config), asdict(build(told))
+    before = {**before, "validation": asdict(config.validation)}  # the one before may not fit today's checks
+    now, then = asdict(config), asdict(build(before))
     then["data"].update({name: now["data"][name] for name in ("cache", "workers")})
     changed = [key for key in now if key not in MAY_CHANGE and then[key] != now[key]]
     if changed:
@@ -142,17 +142,17 @@ class Journal:
         self._board: Any = None
         for name in ("metrics.jsonl", "validation.jsonl"):
             cut_lines(output / name, begin)
-        with writing(output / "metrics.jsonl"):
+        with output_errors(output / "metrics.jsonl"):
             self._steps = (output / "metrics.jsonl").open("a")
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
-            with writing(output / "tensorboard"):
+            with output_errors(output / "tensorboard"):
                 self._board = SummaryWriter(str(output / "tensorboard"), purge_step=begin + 1)
 
     def step(self, step: int, values: Values) -> None:
         """One line of `metrics.jsonl`, on disk when this returns; what is not finite becomes null."""
-        with writing(self._output / "metrics.jsonl"):
+        with output_errors(self._output / "metrics.jsonl"):
             self._steps.write(_line(step, values))
             self._steps.flush()
         self._plot("train", step, values)
@@ -160,10 +160,10 @@ class Journal:
     def validation(self, step: int, values: Values, sheet: NDArray[np.uint8]) -> None:
         """One line of `validation.jsonl`, and the contact sheet as `validation/step-….png`."""
         sheets, lines = self._output / "validation", self._output / "validation.jsonl"
-        with writing(sheets):
+        with output_errors(sheets):
             sheets.mkdir(exist_ok=True)
         write_picture(sheets / f"step-{step:07d}.png", sheet)
-        with writing(lines), lines.open("a") as file:
+        with output_errors(lines), lines.open("a") as file:
             file.write(_line(step, values))
         self._plot("validation", step, values)
         if self._board is not None:
@@ -171,9 +171,7 @@ class Journal:
 
     def skipped(self, reasons: Mapping[str, int]) -> None:
         """`skipped.json`: reason -> how many clips were left out."""
-        replace_text(
-            self._output / "skipped.json", f"{json.dumps(dict(sorted(reasons.items())), indent=1)}\n"
-        )
+        write_text(self._output / "skipped.json", f"{json.dumps(dict(sorted(reasons.items())), indent=1)}\n")
 
     def close(self) -> None:
         """Close the files."""
@@ -200,7 +198,7 @@ def cut_lines(path: Path, last: int) -> None:
     if not path.exists():
         return
     kept = []
-    with writing(path):
+    with output_errors(path):
         lines = path.read_text().splitlines()
     for line in lines:
         try:
@@ -208,4 +206,4 @@ def cut_lines(path: Path, last: int) -> None:
                 kept.append(line + "\n")
         except (ValueError, KeyError, TypeError):
             continue
-    replace_text(path, "".join(kept))
+    write_text(path, "".join(kept))

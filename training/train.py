@@ -48,7 +48,7 @@ def train(
             settings = replace(settings, seed=seed)
         if output is not None:
             settings = replace(settings, output=str(output))
-        from mimicmotion_trt.training.loop import Trainer  # loads PyTorch: what is wrong is told before
+        from mimicmotion_trt.training.loop import Trainer  # loads PyTorch; by now the config is checked
 
         trainer = Trainer(settings, Path(settings.output), resume=resume, say=_say)
         trainer.run(steps)

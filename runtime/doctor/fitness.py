@@ -89,10 +89,10 @@ def check_clip(manifest: Manifest, settings: Settings, frames: int) -> None:
     Plans take the shapes that they were compiled for, and reused features need networks of their own.
     """
     shapes, (width, height) = EngineShapes.of(manifest), settings.size or (0, 0)
-    cells, every = (height // 8, width // 8), frames + 1
+    latent_size, every = (height // 8, width // 8), frames + 1
     check_reuse(manifest.reuses, settings)
-    segments_of(settings, every, cells, shapes)
-    shapes.check_chunk(settings.decode_chunk, every, cells)
+    segments_of(settings, every, latent_size, shapes)
+    shapes.check_chunk(settings.decode_chunk, every, latent_size)
 
 
 def plan_shapes(manifest: Manifest) -> EngineShapes | None:

@@ -17,7 +17,7 @@ import psutil
 
 from ..engines import Bundle, Placement, open_engine
 from ..settings import Settings
-from .prediction import Model, Throughput, cells_of, cost_of
+from .prediction import ModelStats, Throughput, cost_of, latent_pixels
 
 PACKAGES = ("onnxruntime", "torch", "tensorrt-cu13", "tensorrt-rtx-cu13", "cuda-core", "nvidia-ml-py")
 SMALL_CALL = 5e9
@@ -73,15 +73,14 @@ def time_engine(
 
     None where such a call or its engine is too large to try.
     """
-    unet = bundle.manifest.networks["unet"]
-    slots, cells = cost_of(Model.of(bundle.manifest), settings, frames).slots, cells_of(settings)
-    work = unet.work.flops(frames=slots, cells=cells)
+    assert settings.size is not None
+    unet, (width, height) = bundle.manifest.networks["unet"], settings.size
+    frames = cost_of(ModelStats.of(bundle.manifest), settings, frames).segment_frames
+    work = unet.work.flops(frames=frames, cells=latent_pixels(settings))
     weights = sum(file.bytes for file in unet.files)
     if bundle.manifest.backend != "onnxruntime" or work > SMALL_CALL or weights > SMALL_FILE:
         return None
-    assert settings.size is not None
-    wide, high = settings.size[0] // 8, settings.size[1] // 8
-    sizes = {"rows": 1, "frames": slots, "latent_height": high, "latent_width": wide}
+    sizes = {"rows": 1, "frames": frames, "latent_height": height // 8, "latent_width": width // 8}
     engine = open_engine(bundle, "unet", Placement("cpu", spin_threads=True))
     inputs, outputs = (
         {t.name: np.zeros([sizes[d] if isinstance(d, str) else d for d in t.shape], t.dtype) for t in tensors}

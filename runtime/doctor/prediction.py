@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -16,10 +16,10 @@ from ..cuda.batch_sizes import MOST_ELEMENTS, too_wide
 from ..cuda.decoder import WIDEST
 from ..denoise.schedule import steps_of
 from ..denoise.segments import cut_segments
-from ..denoise.shapes import EngineShapes
+from ..denoise.shapes import EngineShapes, LatentSize
 from ..engines import NETWORKS, FlopModel, Manifest
 from ..errors import SettingsError
-from ..settings import Settings
+from ..settings import Settings, resolve_settings
 
 UNET_TENSORS = 16
 """Tensors as wide as the U-Net's first level that are alive at its peak: the feed-forward of the last
@@ -30,7 +30,7 @@ then the block's own two."""
 ON_CPU = 3
 """Memory of activations on a CPU, as a multiple of those alive: ONNX Runtime's arena grows by doubling, and
 convolutions need scratch memory. Measured on the small bundle (docs/scaling.md), where it was 1.7 to 4.7."""
-OTHER_SEGMENTS = (72, 36, 16)
+OTHER_SEGMENTS: tuple[int, ...] = (72, 36, 16)
 """Shorter segments that are tried besides a bundle's own."""
 OTHER_CHUNKS = (8, 4, 2, 1)
 """Frames decoded at a time that are tried where the settings' own number does not fit into memory."""
@@ -49,7 +49,7 @@ class Throughput:
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class ModelStats:
     """What predictions need to know of a bundle's networks."""
 
     works: Mapping[str, FlopModel]
@@ -63,7 +63,7 @@ class Model:
     """Values of `weights` that may stay in the host's memory: those of plans built with --weight-streaming."""
 
     @classmethod
-    def of(cls, manifest: Manifest) -> Model:
+    def of(cls, manifest: Manifest) -> ModelStats:
         """The networks of a bundle; all bytes of its files count as weights."""
         size = 4 if manifest.precision == "fp32" else 2  # of fp8 too: all but some weights take 2
         networks = {name: manifest.networks[name] for name in NETWORKS}
@@ -73,11 +73,11 @@ class Model:
         works = {name: network.work for name, network in manifest.networks.items()}
         return cls(works, sum(files.values()) // size, int(width), size, streamable // size)
 
-    def halved(self) -> Model:
+    def halved(self) -> ModelStats:
         """The same networks in fp16."""
         return replace(self, value_bytes=2)
 
-    def widened(self) -> Model:
+    def widened(self) -> ModelStats:
         """The same networks in float32: ONNX Runtime's CPU provider converts float16 to it."""
         return replace(self, value_bytes=4)
 
@@ -87,7 +87,7 @@ class Model:
         return 128 * math.sqrt(self.works["vae_decoder"].linear / MIMICMOTION.works["vae_decoder"].linear)
 
 
-MIMICMOTION = Model(
+MIMICMOTION = ModelStats(
     works={
         "unet": FlopModel(161628160.0, 249856000.0, 266411520.0, 7301.25, 11280.0),
         "pose_net": FlopModel(0.0, 0.0, 674816.0, 0.0, 0.0),
@@ -112,7 +112,7 @@ class Cost:
     steps: int
     rows: int
     """Rows of the U-Net in a step, in the longest where steps differ."""
-    slots: int
+    segment_frames: int
     """Frames of a row."""
 
     @property
@@ -158,8 +158,8 @@ class Prediction:
     """Why it does not fit; empty if it does."""
 
 
-def cells_of(settings: Settings) -> int:
-    """Latent cells of a frame; raises `SettingsError` without a size."""
+def latent_pixels(settings: Settings) -> int:
+    """Latent pixels of a frame; raises `SettingsError` without a size."""
     if settings.size is None:
         raise SettingsError(
             "a prediction needs a size.", remedy="Give --size WIDTHxHEIGHT.", field="settings.size"
@@ -168,10 +168,10 @@ def cells_of(settings: Settings) -> int:
     return width // 8 * (height // 8)
 
 
-def cost_of(model: Model, settings: Settings, frames: int) -> Cost:
+def cost_of(model: ModelStats, settings: Settings, frames: int) -> Cost:
     """What a video of `frames` frames costs; the reference picture's own frame comes on top.
 
-    `settings` need size and segment. Raises `SettingsError`.
+    `settings` need a size and a segment. Raises `SettingsError`.
     """
     if settings.segment is None or frames < 1:
         raise SettingsError(
@@ -179,7 +179,7 @@ def cost_of(model: Model, settings: Settings, frames: int) -> Cost:
             remedy="Give at least one frame.",
             field="settings.segment" if settings.segment is None else "settings.frames",
         )
-    cells, every, works = cells_of(settings), frames + 1, model.works
+    pixels, every, works = latent_pixels(settings), frames + 1, model.works
     if settings.reuse_interval > 1 and "unet_shallow" not in works:
         raise SettingsError(
             "a prediction of reused features needs the networks for it.",
@@ -187,48 +187,49 @@ def cost_of(model: Model, settings: Settings, frames: int) -> Cost:
             field="settings.reuse_interval",
         )
     both = settings.guidance not in ((1.0, 1.0), (0.0, 0.0))
-    steps: Counter[tuple[int, int, str]] = Counter()  # (rows, slots, network) of each
-    for ((shift, guided), full), count in Counter((s.variant, s.full) for s in steps_of(settings)).items():
-        plan = cut_segments(every, settings.segment, settings.overlap, settings.layout, shift)
-        network = "unet" if full else "unet_shallow"
-        steps[len(plan) * (1 + (both and guided)), plan.shape[1], network] += count
-    rows, slots, _ = max(steps)
-    encode = works["image_encoder"].flops() + works["vae_encoder"].flops(cells=cells)
+    calls: Counter[tuple[int, int, str]] = Counter()  # (rows, segment frames, network) -> steps like that
+    steps = steps_of(resolve_settings(settings, {}))
+    for ((shift, guided), full), count in Counter((step.variant, step.full) for step in steps).items():
+        segments = cut_segments(every, settings.segment, settings.overlap, settings.layout, shift)
+        rows = len(segments) * (1 + (both and guided))
+        calls[rows, segments.shape[1], "unet" if full else "unet_shallow"] += count
+    encode = works["image_encoder"].flops() + works["vae_encoder"].flops(cells=pixels)
+    rows, segment_frames, _ = max(calls)
     return Cost(
-        encode=encode + works["pose_net"].flops(frames=every, cells=cells),
+        encode=encode + works["pose_net"].flops(frames=every, cells=pixels),
         denoise=sum(
-            count * works[network].flops(rows=some, frames=slots, cells=cells)
-            for (some, slots, network), count in steps.items()
+            count * works[network].flops(rows=some, frames=length, cells=pixels)
+            for (some, length, network), count in calls.items()
         ),
-        decode=works["vae_decoder"].flops(frames=every, cells=cells),
+        decode=works["vae_decoder"].flops(frames=every, cells=pixels),
         steps=settings.steps,
         rows=rows,
-        slots=slots,
+        segment_frames=segment_frames,
     )
 
 
-def unet_values(model: Model, rows: int, slots: int, cells: int) -> tuple[int, int]:
-    """Values alive at the U-Net's worst moment, and those of its inputs and outputs."""
-    row = rows * slots * cells
+def unet_values(model: ModelStats, rows: int, segment_frames: int, pixels: int) -> tuple[int, int]:
+    """Values alive at the U-Net's peak, and those of its inputs and outputs."""
+    row = rows * segment_frames * pixels
     return row * UNET_TENSORS * model.width, row * (8 + model.width + 4)
 
 
 def memory_of(
-    model: Model, settings: Settings, frames: int, rows: int, jobs: int = 1, *, gpu: bool = False
+    model: ModelStats, settings: Settings, frames: int, rows: int, jobs: int = 1, *, gpu: bool = False
 ) -> Memory:
-    """Peak memory with `rows` rows at once: weights, and what grows with frames and cells.
+    """Peak memory with `rows` rows at once: weights, and what grows with frames and pixels.
 
-    activations = bytes max(rows slots cells 16 width, chunk 64 cells 6 decoder_width), on a CPU 3 times that;
-    state = latents (two float32 copies), features and rows. With several jobs, a GPU denoises some while it decodes
-    another one, so both activations are added; a CPU computes the jobs side by side, each with its own. Weights that
-    a plan streams are not counted. An estimate: engines differ in what they keep and reuse.
+    activations = bytes max(rows N pixels 16 width, chunk 64 pixels 6 decoder_width), on a CPU 3 times that, with N
+    frames in a segment; state = latents (two float32 copies), features and rows. With several jobs, a GPU denoises
+    some while it decodes another one, so both activations are added; a CPU computes the jobs side by side, each with
+    its own. Weights that a plan streams are not counted. An estimate: engines differ in what they keep and reuse.
     """
-    cells, slots = cells_of(settings), cost_of(model, settings, frames).slots
+    pixels = latent_pixels(settings)
     chunk = min(settings.decode_chunk, frames + 1)
-    unet, inputs = unet_values(model, rows, slots, cells)
-    decoder = chunk * 64 * cells * DECODER_TENSORS * model.decoder_width
-    latents = (frames + 1) * cells * 4 * 2 * 4
-    features = (frames + 1) * cells * model.width
+    unet, inputs = unet_values(model, rows, cost_of(model, settings, frames).segment_frames, pixels)
+    decoder = chunk * 64 * pixels * DECODER_TENSORS * model.decoder_width
+    latents = (frames + 1) * pixels * 4 * 2 * 4
+    features = (frames + 1) * pixels * model.width
     activations = unet + decoder if gpu and jobs > 1 else max(unet, decoder) * (1 if gpu else ON_CPU * jobs)
     streamed = model.streamable if gpu else 0
     return Memory(
@@ -239,8 +240,8 @@ def memory_of(
     )
 
 
-def choices(
-    model: Model,
+def predict(
+    model: ModelStats,
     settings: Settings,
     frames: int,
     rows: Iterable[int],
@@ -256,27 +257,28 @@ def choices(
     unknown. With the `shapes` of compiled plans only what these take is predicted; raises `InputError` if they do not
     take the settings themselves.
     """
-    own, size = settings.segment or OTHER_SEGMENTS[0], settings.size or (0, 0)
-    others: Iterable[int] = OTHER_SEGMENTS
-    cells = (size[1] // 8, size[0] // 8)
+    assert settings.segment is not None
+    width, height = settings.size or (0, 0)
+    latent_size = (height // 8, width // 8)
+    own, others = settings.segment, OTHER_SEGMENTS
     if shapes is not None:
-        own = shapes.segment(settings, frames + 1, cells)
-        others = reversed(shapes.segment_lengths(cells))
+        own = shapes.segment(settings, frames + 1, latent_size)
+        others = shapes.segment_lengths(latent_size)[::-1]
     found = []
     for segment in (own, *(other for other in others if other < min(own, frames + 1))):
-        tried = replace(settings, segment=segment, overlap=min(settings.overlap, segment - 1))
-        cost = cost_of(model, tried, frames)
-        takes = {min(many, cost.rows) for many in rows}
+        way = replace(settings, segment=segment, overlap=min(settings.overlap, segment - 1))
+        cost = cost_of(model, way, frames)
+        batches = {min(count, cost.rows) for count in rows}
         if shapes is not None:  # the last batch is filled up with padding rows of weight 0
-            compiled = shapes.rows(cost.slots, cells)
-            takes = {count for count in compiled if count <= cost.rows} or {compiled[0]}
-        for chunk in _chunks(settings, frames, cells, shapes):
+            compiled = shapes.rows(cost.segment_frames, latent_size)
+            batches = {count for count in compiled if count <= cost.rows} or {compiled[0]}
+        for chunk in _chunks(settings, frames, latent_size, shapes):
+            way = replace(way, decode_chunk=chunk)
             made = []
-            for count in sorted(takes, reverse=True):
-                way = replace(tried, decode_chunk=chunk)
+            for count in sorted(batches, reverse=True):
                 memory = memory_of(model, way, frames, count, jobs, gpu=gpu)
                 why = "" if free is None or memory.total <= free else "more memory than is free"
-                if _too_wide(model, way, frames, count, cost.slots, gpu):
+                if _too_wide(model, way, frames, count, cost.segment_frames, gpu):
                     why = "a tensor of over 2^31 elements"
                 made.append(Prediction(segment, count, chunk, memory, cost, not why, why))
             found += [choice for choice in made if choice.fits or chunk == settings.decode_chunk]
@@ -285,28 +287,29 @@ def choices(
     return found
 
 
-def _chunks(
-    settings: Settings, frames: int, cells: tuple[int, int], shapes: EngineShapes | None
-) -> list[int]:
-    """Frames to decode at a time, the settings' own first, then fewer; only what compiled plans take."""
-    own = settings.decode_chunk
-
-    def taken(chunk: int) -> bool:
-        with suppress(SettingsError):
-            if shapes is not None:
-                shapes.check_chunk(chunk, frames + 1, cells)
-            return True
-        return False
-
-    return [own, *(chunk for chunk in OTHER_CHUNKS if chunk < min(own, frames + 1) and taken(chunk))]
-
-
-def _too_wide(model: Model, settings: Settings, frames: int, rows: int, slots: int, gpu: bool) -> bool:
-    """Whether the U-Net or, on a GPU, the decoder has a tensor of more elements than kernels can count."""
-    cells, chunk = cells_of(settings), min(settings.decode_chunk, frames + 1)
-    return too_wide(model.width, rows, slots, cells) or (gpu and chunk * 64 * cells * WIDEST > MOST_ELEMENTS)
-
-
 def best(found: Sequence[Prediction]) -> Prediction | None:
     """The first that fits."""
     return next((choice for choice in found if choice.fits), None)
+
+
+def _chunks(
+    settings: Settings, frames: int, latent_size: LatentSize, shapes: EngineShapes | None
+) -> Iterator[int]:
+    """Frames to decode at a time, the settings' own first, then fewer; only what compiled plans take."""
+    own = settings.decode_chunk
+    yield own
+    for chunk in OTHER_CHUNKS:
+        if chunk < min(own, frames + 1):
+            with suppress(SettingsError):
+                if shapes is not None:
+                    shapes.check_chunk(chunk, frames + 1, latent_size)
+                yield chunk
+
+
+def _too_wide(
+    model: ModelStats, settings: Settings, frames: int, rows: int, segment_frames: int, gpu: bool
+) -> bool:
+    """Whether the U-Net or, on a GPU, the decoder has a tensor of more elements than kernels can count."""
+    pixels, chunk = latent_pixels(settings), min(settings.decode_chunk, frames + 1)
+    decoder = chunk * 64 * pixels * WIDEST
+    return too_wide(model.width, rows, segment_frames, pixels) or (gpu and decoder > MOST_ELEMENTS)

@@ -29,7 +29,7 @@ from .fitness import (
 )
 from .gpus import MINIMUM_DRIVER, GpuInfo, Gpus, read_gpus
 from .host import Host, time_engine, time_product
-from .prediction import MIMICMOTION, Model, Prediction, Throughput, best, choices
+from .prediction import MIMICMOTION, ModelStats, Prediction, Throughput, best, predict
 
 CONTEXT = 700 * 2**20
 """Bytes of GPU memory for the CUDA context and TensorRT's own kernels, an assumption."""
@@ -151,11 +151,11 @@ def _bundle_outlooks(bundle: Bundle, question: Question, host: Host, gpus: Gpus)
     fits_clip = partial(check_clip, manifest, settings, frames)
     if not manifest.reuses:
         settings = replace(settings, reuse_interval=1)  # so that its operations can be counted
-    model, rows, jobs = Model.of(manifest), manifest.rows, question.jobs
+    model, rows, jobs = ModelStats.of(manifest), manifest.rows, question.jobs
     if manifest.backend in ON_CPU or not gpus.found:
         fault = fault_of(partial(check_cpu, bundle, host), fits_clip)
         built = model if manifest.backend == "torch" else model.widened()
-        found = choices(built, settings, frames, rows, host.memory_free, jobs)
+        found = predict(built, settings, frames, rows, host.memory_free, jobs)
         speed = time_engine(bundle, settings, frames) or time_product()
         yield _outlook(name, "CPU", fault, settings, frames, found, speed)
     for gpu in gpus.found:
@@ -163,7 +163,7 @@ def _bundle_outlooks(bundle: Bundle, question: Question, host: Host, gpus: Gpus)
         built = model if manifest.backend == "torch" else model.halved()
         shapes = None if fault else plan_shapes(manifest)  # a rebuilt bundle takes what is asked
         free = gpu.memory_free - CONTEXT
-        found = choices(built, settings, frames, rows, free, jobs, gpu=True, shapes=shapes)
+        found = predict(built, settings, frames, rows, free, jobs, gpu=True, shapes=shapes)
         peak = gpu.throughput if built.value_bytes == 2 else None  # the peak is that of half precision
         yield _outlook(name, gpu.name, fault, settings, frames, found, peak)
 
@@ -174,13 +174,13 @@ def _model_outlooks(question: Question, host: Host, gpus: Gpus) -> Iterator[Outl
     settings, frames = question.apply(FULL_SIZE)
     for gpu in gpus.found:
         free = gpu.memory_free - CONTEXT
-        found = choices(MIMICMOTION, settings, frames, rows, free, jobs, gpu=True)
+        found = predict(MIMICMOTION, settings, frames, rows, free, jobs, gpu=True)
         fault = fault_of(partial(check_machine, gpu, gpu.flavour, gpus, host)) or BundleError(
             "not built yet.", remedy=f"Build it: {COMMAND} {options_for(gpu, gpu.flavour)}"
         )
         yield _outlook(name, gpu.name, fault, settings, frames, found, gpu.throughput)
     if not gpus.found:
-        found = choices(MIMICMOTION.widened(), settings, frames, rows, host.memory_free, jobs)
+        found = predict(MIMICMOTION.widened(), settings, frames, rows, host.memory_free, jobs)
         fault = BundleError("not built yet.", remedy="Use a machine with a GPU: a CPU is too slow for it.")
         yield _outlook(name, "CPU", fault, settings, frames, found, time_product())
 

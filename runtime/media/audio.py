@@ -22,8 +22,8 @@ _NEEDS_SETUP = ("aac", "vorbis", "flac", "opus", "alac")  # copied only if the c
 class AudioTrack:
     """Sound for `output`, counted from the first frame of the source's video.
 
-    Copied as it is where its codec is in `copied`, else encoded by `encoder`. Damaged sound ends where the
-    damage begins: it is not worth a finished video.
+    Copied as it is where its codec is in `copied`, else encoded by `encoder`. Where the sound is damaged it
+    ends, and the video goes on without it.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class AudioTrack:
         try:
             for packet in packets:
                 if packet.pts is None or packet.pts < 0 or (last is not None and packet.pts <= last):
-                    continue  # before the first frame, or a clock that runs backward
+                    continue  # before the first frame, or a timestamp that runs backward
                 last = packet.dts = packet.pts
                 packet.stream = self._stream
                 yield packet.pts * packet.time_base, packet

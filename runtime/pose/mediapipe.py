@@ -15,7 +15,6 @@ from .landmarks import (
     Body,
     BodyDetector,
     BodyTracker,
-    Candidate,
     Crop,
     FaceFinder,
     HandFinder,
@@ -91,18 +90,15 @@ class MediapipeEstimator:
             body = self._track(picture, self._crop)
             if body.presence >= PRESENT:
                 return body
-        for candidate in self._ranked(picture, self._detect(picture))[:_TRIES]:
-            body = self._track(picture, candidate.crop)
-            if body.presence >= PRESENT:
-                return body
-        return None
-
-    def _ranked(self, picture: Picture, people: list[Candidate]) -> list[Candidate]:
-        """The people seen, in the order in which to try them."""
+        people = self._detect(picture)
         centres = np.array([person.centre for person in people]).reshape(-1, 2)
         radii = np.array([person.radius for person in people])
         last = None if self._last is None else np.array(self._last.centre)
-        return [people[i] for i in rank(centres, radii, (picture.shape[1], picture.shape[0]), last)]
+        for index in rank(centres, radii, (picture.shape[1], picture.shape[0]), last)[:_TRIES]:
+            body = self._track(picture, people[index].crop)
+            if body.presence >= PRESENT:
+                return body
+        return None
 
     def _whole(self, picture: Picture, body: Body, size: tuple[int, int]) -> PoseSequence:
         scale = np.array([picture.shape[1], picture.shape[0]], np.float64)

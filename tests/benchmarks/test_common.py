@@ -7,7 +7,7 @@ import io
 import json
 
 import pytest
-from common import Report, bars, run_parts
+from common import Report, run_parts
 from rich.console import Console
 
 
@@ -65,13 +65,16 @@ def test_after_the_minutes_given_nothing_begins(report):
     assert read(report)["left"] == {"shape": {"c": "no time was left"}}
 
 
-def test_bars_are_drawn_where_there_is_something_to_draw(tmp_path):
-    picture = tmp_path / "results" / "bars.png"
-    assert not bars(picture, "NVIDIA H200", {"small": {}}, "seconds")
-    assert bars(picture, "NVIDIA H200", {"small": {}, "real": {"plain": 2.0, "ours": 1.0}}, "seconds")
+def test_bars_are_drawn_where_there_is_something_to_draw(report):
+    console, picture = Console(file=io.StringIO()), report.path.with_suffix(".png")
+    report.plot({"small": {}}, "seconds", console)
+    assert not picture.exists()
+    report.save()
+    report.plot({"small": {}, "real": {"plain": 2.0, "ours": 1.0}}, "seconds", console)
     assert picture.stat().st_size > 3000
 
 
-def test_without_matplotlib_nothing_is_drawn(tmp_path, monkeypatch):
+def test_without_matplotlib_nothing_is_drawn(report, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert not bars(tmp_path / "bars.png", "", {"real": {"plain": 2.0}}, "seconds")
+    report.plot({"real": {"plain": 2.0}}, "seconds", Console(file=io.StringIO()))
+    assert not report.path.with_suffix(".png").exists()

@@ -19,9 +19,9 @@ MODEL = Path(__file__).parents[2] / "training" / "models" / "tiny"
 
 def test_what_the_bundle_allows_is_tried():
     exact = Settings(segment=8, overlap=3)
-    names = set(options.make_variants(exact, 10, (0.3, 20.0), deep=False))
+    names = set(options.make_variants(exact, 10, (0.3, 20.0), reuses=False))
     assert {"exact", "10 steps, align-your-steps", "layout shifted", "guidance in (0.3, 20]"} <= names
-    deep = options.make_variants(exact, 10, (0.3, 20.0), deep=True)
+    deep = options.make_variants(exact, 10, (0.3, 20.0), reuses=True)
     assert set(deep) - names == {
         "reuse_interval 2",
         "reuse_interval 3",
@@ -29,7 +29,7 @@ def test_what_the_bundle_allows_is_tried():
     }
     for more in deep.values():
         Settings.from_dict({**exact.to_dict(), **more})  # no combination is refused
-    unguided = options.make_variants(Settings(guidance=1), 10, (0.3, 20.0), deep=True)
+    unguided = options.make_variants(Settings(guidance=1), 10, (0.3, 20.0), reuses=True)
     assert not any("guidance_interval" in more for more in unguided.values())
 
 
@@ -86,7 +86,7 @@ def test_the_usual_clips_tell_the_layouts_apart():
 def test_the_shipped_model_is_built_with_what_reuse_interval_needs(tmp_path):
     built = load_bundle(str(options.build_deep("tiny", MODEL, tmp_path / "bundle"))).manifest
     shipped = load_bundle("tiny").manifest
-    assert set(options.FEATURE_CACHE_NETWORKS) <= set(built.networks)
+    assert built.reuses
     assert (built.sizes, built.rows, built.defaults) == (shipped.sizes, shipped.rows, shipped.defaults)
 
 

@@ -125,7 +125,7 @@ def test_a_preview_brings_one_frame_down(host, stand_in, deep_bundle):
         animator.sampler.programs = programs_on(device)
         plan = animator.sampler.plan(6, settings, conditions.latent_size)
         noise = animator.sampler.initial_latents(plan, settings)
-        denoiser = animator.sampler.denoiser(plan, conditions, noise, settings)
+        denoiser = animator.sampler.denoiser(plan, conditions, noise)
         for _ in denoiser.run(plan.steps[0]):
             pass
         found = denoiser.denoised(3, plan.steps[0])

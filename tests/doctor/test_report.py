@@ -257,7 +257,7 @@ def test_features_that_no_network_reuses(bundle, deep_bundle, tmp_path):
         (folder / "manifest.json").write_text(wanting.to_json())
         (outlooks[name],) = look(Library(driver=""), folder).outlooks
     assert not outlooks["lacking"].runs
-    assert "no engines that reuse deep features" in outlooks["lacking"].problem
+    assert "no engines that reuse cached features" in outlooks["lacking"].problem
     assert "rebuild it with --deep-cache" in outlooks["lacking"].remedy
     assert outlooks["deep"].runs
     lacking, deep = (outlooks[name].choices[0].cost.denoise for name in ("lacking", "deep"))

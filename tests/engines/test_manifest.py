@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 import json
 import shlex
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mimicmotion_trt import BundleError
+from mimicmotion_trt.bundles import load_bundle
 from mimicmotion_trt.engines import (
     Accuracy,
     EnginePlan,
@@ -78,8 +78,8 @@ def test_manifest_round_trip(manifest):
 
 
 @pytest.fixture(scope="module")
-def text(bundle: Path) -> str:
-    return (bundle / "manifest.json").read_text()
+def text() -> str:
+    return (load_bundle("tiny").folder / "manifest.json").read_text()
 
 
 @settings(max_examples=200, deadline=None)

@@ -171,6 +171,21 @@ def test_of_an_animation_the_first_frame_is_taken(form):
     assert np.abs(read_picture(made).astype(int) - QUARTERS).mean() < 6
 
 
+def test_deep_grey_of_other_formats():
+    assert read_picture(b"P5 2 1 65535\n" + struct.pack(">2H", 0x8080, 0xFFFF))[0, :, 0].tolist() == [
+        128,
+        255,
+    ]
+    light = Image.fromarray(np.array([[-1, 0.5, 2, np.nan]], np.float32))
+    assert read_picture(saved(light, "TIFF"))[0, :, 0].tolist() == [0, 128, 255, 0]
+
+
+def test_a_transparent_colour_of_16_bits():
+    row = struct.pack(">6H", 0xFFFF, 0, 0, 0, 0, 0xFFFF)
+    picture = read_picture(png(2, 16, 2, row, struct.pack(">3H", 0xFFFF, 0, 0)))
+    assert picture[0].tolist() == [[255, 255, 255], [0, 0, 255]]
+
+
 def test_an_array_is_checked_and_taken_as_it_is():
     assert np.array_equal(read_picture(QUARTERS), QUARTERS)
     assert np.array_equal(read_picture(QUARTERS[:, ::2]), QUARTERS[:, ::2])

@@ -132,6 +132,10 @@ def test_the_async_client_does_the_same(host, tmp_path):
             result = await animation.result()
             with pytest.raises(errors.PictureError):
                 await client.animate(script(fail="PictureError"), b"a video").result()
+            async with client.animate(script(pause=0.02), b"a video", {"steps": 1000}) as endless:
+                await anext(endless)
+            with pytest.raises(errors.Cancelled):
+                await client.watch(endless.job).result()
             created = await client.create(script(frames=5), b"a video", {"frames": 4})
             await client.watch(created.job).save(tmp_path / "second.mp4")
             info = await client.get(created.job)
@@ -142,6 +146,12 @@ def test_the_async_client_does_the_same(host, tmp_path):
             assert await client.health() == "SERVING"
             return seen, result.read()
 
+    async def nobody_there():
+        async with AsyncClient("127.0.0.1:1") as client:
+            with pytest.raises(errors.ServiceError, match="not ready after"):
+                await client.wait_until_ready(0.1)
+
+    asyncio.run(nobody_there())
     seen, video = asyncio.run(story())
     assert (seen[0], seen[-1]) == ("accepted", "done")
     assert video == (tmp_path / "out.mp4").read_bytes()

@@ -24,7 +24,7 @@ from mimicmotion_trt.media.writer import VideoWriter
 from mimicmotion_trt.pose import PoseSequence
 from mimicmotion_trt.training.data.shards import read_entries
 from mimicmotion_trt.training.data.transforms import around_person, share_inside
-from mimicmotion_trt.training.files import alone
+from mimicmotion_trt.training.files import lock_folder
 from mimicmotion_trt.training.footage.cutting import NOBODY, SEVERAL, SHAKY, SHORT, Rules, cut, jitter
 from mimicmotion_trt.training.footage.preparation import Options
 from mimicmotion_trt.training.footage.survey import NOT_COUNTED, ChangeMeter, Survey
@@ -249,7 +249,7 @@ def test_other_settings_for_the_same_shards_are_refused(
         result = CliRunner().invoke(app, arguments)
         assert result.exit_code == 1
         assert said in result.stderr
-    with alone(prepared[0]):
+    with lock_folder(prepared[0]):
         result = CliRunner().invoke(app, [str(footage), "--output", str(prepared[0]), *FLAGS])
         assert result.exit_code == 1
         assert "another run" in result.stderr

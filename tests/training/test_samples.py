@@ -23,7 +23,7 @@ from mimicmotion_trt.training.data.samples import (
     usable_sample,
     with_reference,
 )
-from mimicmotion_trt.training.data.store import Store, clip_at
+from mimicmotion_trt.training.data.store import ClipOrder, Store
 
 CONFIG = DataConfig(clips=12, characters=3, frames=3, height=64, width=64)
 
@@ -193,10 +193,11 @@ def test_a_cache_that_cannot_be_written_is_told(tmp_path):
 
 
 def test_every_clip_comes_once_in_an_epoch_in_another_order():
-    first, second = ([clip_at(7, 20, 20 * epoch + k) for k in range(20)] for epoch in (0, 1))
+    order = ClipOrder(7, 20)
+    first, second = ([order[20 * epoch + k] for k in range(20)] for epoch in (0, 1))
     assert sorted(first) == sorted(second) == list(range(20))
     assert first != second
-    assert first == [clip_at(7, 20, k) for k in range(20)]
+    assert first == [order[k] for k in range(20)]
 
 
 def test_people_that_are_held_out_are_others():

@@ -12,7 +12,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import suppress
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...files import write_atomic
-from ..files import writing
+from ..files import output_errors
 from .samples import ClipDataset, Sample, usable_sample
 
 Arrays = dict[str, NDArray[Any]]
@@ -94,7 +93,7 @@ class Store:
         sample, reason = found
         arrays = self._make(sample)
         path = self._path(index)
-        with writing(path):
+        with output_errors(path):
             self._folder.mkdir(parents=True, exist_ok=True)
             self._note(index, reason)
             write_atomic(path, lambda file: np.savez_compressed(file, allow_pickle=False, **arrays))
@@ -118,12 +117,19 @@ class Store:
         return self._folder / f"{index:07d}.npz"
 
 
-def clip_at(seed: int, clips: int, position: int) -> int:
-    """Which clip comes at a position of the endless, shuffled sequence: a function of its arguments only."""
-    epoch, place = divmod(position, clips)
-    return int(_shuffled(seed, clips, epoch)[place])
+class ClipOrder:
+    """The index of the clip at each position of an endless sequence: every clip once an epoch, epochs shuffled.
 
+    It depends on `seed` and the number of clips only, so a resumed run goes on where it was.
+    """
 
-@lru_cache(maxsize=4)
-def _shuffled(seed: int, clips: int, epoch: int) -> NDArray[np.int64]:
-    return np.random.default_rng([seed, epoch]).permutation(clips)
+    def __init__(self, seed: int, clips: int) -> None:
+        self._seed, self._clips = seed, clips
+        self._epoch, self._shuffled = -1, np.zeros(0, np.int64)
+
+    def __getitem__(self, position: int) -> int:
+        epoch, place = divmod(position, self._clips)
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._shuffled = np.random.default_rng([self._seed, epoch]).permutation(self._clips)
+        return int(self._shuffled[place])

@@ -14,7 +14,7 @@ from ...media.picture import encode_picture
 from ...pose import PoseEstimator, PoseSequence
 from ..data.shards import ShardWriter
 from ..data.transforms import Crop, Picture, around_person, share_inside
-from ..files import replace_text
+from ..files import write_text
 from .cutting import DAMAGED, LARGE, OUTSIDE, SMALL, TWICE, Rules, Span, cut, jitter
 from .survey import Survey, Surveyor
 from .videos import Video, find_videos, open_frames
@@ -208,7 +208,7 @@ def _check_settings(path: Path, options: Options) -> None:
     try:
         theirs = {**defaults, **json.loads(path.read_text())}
     except (OSError, ValueError, TypeError):
-        replace_text(path, json.dumps(mine, indent=2) + "\n")
+        write_text(path, json.dumps(mine, indent=2) + "\n")
         return
     if theirs != mine:
         raise SettingsError(

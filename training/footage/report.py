@@ -17,7 +17,7 @@ from ...media.sheet import Row, contact_sheet
 from ...pose import PoseSequence, draw_poses
 from ..data.shards import Entry
 from ..data.transforms import Picture
-from ..files import replace_text
+from ..files import write_text
 from .preparation import Options, Verdict
 from .videos import Video, open_frames
 
@@ -58,7 +58,7 @@ def write_report(
         }
         for verdict in verdicts
     ]
-    replace_text(folder / "report.json", json.dumps({**numbers, "verdicts": rows}, indent=1) + "\n")
+    write_text(folder / "report.json", json.dumps({**numbers, "verdicts": rows}, indent=1) + "\n")
     kept = [done[verdict.key] for verdict in verdicts if verdict.key in done]
     write_picture(folder / KEPT, _sheet([_kept_row(entry) for entry in _evenly(kept, _ROWS)]))
     left = _left_out_rows([verdict for verdict in verdicts if verdict.reason], options)

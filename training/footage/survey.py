@@ -20,7 +20,7 @@ from ...pose.landmarks import PRESENT, Body, BodyDetector, BodyTracker
 from ...pose.network import shrink
 from ...pose.sequence import SHAPES, Floats
 from ..data.store import DAMAGE
-from ..files import replace_text, writing
+from ..files import output_errors, write_text
 from .videos import Picture, Video, open_frames
 
 NOT_COUNTED = 255
@@ -57,7 +57,7 @@ class Surveyor:
         self._folder, self._kind, self._fps, self._frames_fps = folder, kind, fps, frames_fps
         self._estimator = estimator
         self._count = PeopleCounter()
-        with writing(folder):
+        with output_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             for left in folder.glob(".*"):  # by a run that was killed
                 left.unlink()
@@ -76,7 +76,7 @@ class Surveyor:
             raise MotionError(str(json.loads(fault.read_text())["fault"]), field="videos")
         with suppress(*DAMAGE, InputError):
             return _load(path)
-        with writing(self._folder):
+        with output_errors(self._folder):
             survey = self._make_or_note(video, fault, report)
             _save(path, survey)
         return survey
@@ -88,7 +88,7 @@ class Surveyor:
         except LimitError:  # on a machine with other limits it may be read
             raise
         except InputError as error:
-            replace_text(fault, json.dumps({"fault": error.message}))
+            write_text(fault, json.dumps({"fault": error.message}))
             raise MotionError(error.message, remedy=error.remedy, field="videos") from error
 
     def _make(self, video: Video, report: Callable[[int], None]) -> Survey:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..base import describe_base, open_base, replace_part
 from ..config import Config
 from ..data.samples import HeldOut, Sample, clips_key, open_dataset
-from ..data.store import Arrays, Store, clip_at
+from ..data.store import Arrays, ClipOrder, Store
 
 Batch = dict[str, Tensor]
 Losses = tuple[Tensor, dict[str, Tensor]]
@@ -43,6 +43,7 @@ class Stage(ABC):
         self.start = describe_base(config, self.base_found)
         """What the networks were before training, in words."""
         self.dataset = open_dataset(config.data)
+        self.order = ClipOrder(config.seed, len(self.dataset))
         self.held_out = HeldOut(config)
         self._cache = Path(config.data.cache) if config.data.cache else output / "cache"
         self._stores: list[Store] = []
@@ -54,13 +55,9 @@ class Stage(ABC):
         self._stores.append(store)
         return store
 
-    def clip_at(self, position: int) -> int:
-        """The index of the clip at a position."""
-        return clip_at(self.config.seed, len(self.dataset), position)
-
     def prepare(self, positions: Iterable[int], report: Report) -> None:
         """Make what the coming batches read and is not stored yet; `report(done, of)` after each clip."""
-        indices = [self.clip_at(position) for position in positions]
+        indices = [self.order[position] for position in positions]
         for store in self._stores:
             store.fill(indices, self.config.data.workers, report)
 

@@ -63,7 +63,7 @@ class DecoderStage(MotionStage):
         settings = self.config.vae
         cuts, places, true = [], [], []
         for position in positions:
-            frames = self.frames[self.clip_at(position)]["frames"]
+            frames = self.frames[self.order[position]]["frames"]
             sides = (settings.crop, settings.crop) if settings.crop else frames.shape[1:3]
             whole = [len(frames), frames.shape[1] // 8, frames.shape[2] // 8]
             sizes = [min(settings.frames, len(frames)), sides[0] // 8, sides[1] // 8]

@@ -62,7 +62,7 @@ class ImageEncoderStage(Stage):
 
     def batch(self, positions: Sequence[int]) -> Batch:
         """Pixels [B,3,S,S], colours [B,K,3], and which of them are visible [B,K]."""
-        return self.collate([self.colours[self.clip_at(position)] for position in positions])
+        return self.collate([self.colours[self.order[position]] for position in positions])
 
     def collate(self, clips: Sequence[Arrays]) -> Batch:
         """A batch of what `store_colours` gave."""

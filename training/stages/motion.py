@@ -96,7 +96,7 @@ class MotionStage(Stage):
     def batch(self, positions: Sequence[int]) -> Batch:
         """Clips and the random choices for them."""
         config = self.config
-        clips = [self.encoded[self.clip_at(position)] for position in positions]
+        clips = [self.encoded[self.order[position]] for position in positions]
         regions = [
             region_weights(
                 config.objective,
@@ -171,13 +171,13 @@ class MotionStage(Stage):
         """Sample held-out clips through the runtime's loop."""
         data = self.config.data
         defaults = {"segment": data.frames, "canvas": data.canvas, **self.sampling}
+        size = (data.width, data.height)
         self.motion.eval()
-        animator = torch_animator(
-            self.motion.unet, self.motion.pose_net, self.encoders, (data.width, data.height), defaults
-        )
         try:
             samples = self.held_out.samples()
-            return validate_motion(animator, samples, confidence_aware=data.confidence_aware)
+            unet, pose_net = self.motion.unet, self.motion.pose_net
+            with torch_animator(unet, pose_net, self.encoders, size, defaults) as animator:
+                return validate_motion(animator, samples, confidence_aware=data.confidence_aware)
         finally:
             self.motion.train()
 

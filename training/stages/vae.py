@@ -65,7 +65,7 @@ class VaeStage(Stage):
         cuts, noises = [], []
         for position in positions:
             generator = generator_at(self.config.seed, position)
-            frames = self.frames[self.clip_at(position)]["frames"]
+            frames = self.frames[self.order[position]]["frames"]
             side = (settings.crop, settings.crop) if settings.crop else frames.shape[1:3]
             sizes = (min(settings.frames, len(frames)), *side)
             starts = [
