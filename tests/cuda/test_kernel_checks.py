@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 
+from mimicmotion_trt.cuda import launches
 from mimicmotion_trt.cuda.launches import KERNELS
+from mimicmotion_trt.engines.cuda import Gpu
 
 from ..gpu.kernel_checks import CHECKS
+from ..gpu.test_kernels import GpuKernels
+from .stand_in_cuda import Cuda
 
 
 class Watched:
@@ -40,3 +46,14 @@ def test_every_kernel_is_checked_and_computes_numpys_bits(host):
 def test_a_wrong_kernel_is_noticed(host, kernel):
     with pytest.raises(AssertionError, match="not equal"):
         check_all(Watched(host, kernel))
+
+
+def test_the_gpus_kernels_are_run_as_those_of_a_host(host, monkeypatch):
+    """On a stand-in for CUDA: arrays go up, the kernel runs on the stream, the last array comes down."""
+    cuda = Cuda(host)
+    monkeypatch.setitem(sys.modules, "cuda.core", cuda.core())
+    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", cuda.driver())
+    monkeypatch.setattr(launches, "compile_kernels", lambda arch, dtype: b"cubin")
+    kernels = GpuKernels(Gpu(0), host.dtype.name)
+    check_all(kernels)
+    kernels.device.close()
