@@ -6,11 +6,12 @@ import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
 
 from ..engines import FEATURE_CACHE_NETWORKS, NETWORKS
 from ..errors import SettingsError
 from ..settings import Settings
+from ..validation import Whole, checked
 
 PRECISIONS = {
     "onnxruntime": ("fp32", "fp16", "fp8"),
@@ -23,21 +24,18 @@ FLOAT8_SINCE = 89
 """The first compute capability that multiplies in float8, Ada (8.9)."""
 FLOAT8_CAPABILITIES = ("SM89", "SM120")
 """What a float8 plan of TensorRT-RTX is for unless it is said: Ada and Blackwell."""
-MOST_WORKSPACE = 2**43 - 1
-"""MiB whose bytes a signed number of 64 bits counts."""
-MOST_STREAMS = 2**31 - 1
-"""TensorRT counts them in 32 bits."""
 
 
+@checked(SettingsError)
 @dataclass(frozen=True)
 class PlanOptions:
     """What TensorRT is told when it compiles; raises `SettingsError` when built with values out of range."""
 
-    level: int = 3
+    level: Annotated[int, Whole(0, 5)] = 3
     """Optimisation level, 0 (quick to build) to 5 (quick to run)."""
-    workspace: int | None = None
-    """MiB of scratch memory that a kernel may use at most; None: all there is."""
-    aux_streams: int | None = None
+    workspace: Annotated[int, Whole(1, 2**43 - 1)] | None = None
+    """MiB of scratch memory that a kernel may use at most, whose bytes 63 bits count; None: all there is."""
+    aux_streams: Annotated[int, Whole(0, 2**31 - 1)] | None = None
     """Further streams that independent layers may run on; None leaves it to the library."""
     capabilities: tuple[str, ...] = ()
     """Compute capabilities that a TensorRT-RTX plan is for (SM75, SM80, SM86, SM89, SM120, SM121)."""
@@ -49,14 +47,6 @@ class PlanOptions:
     """Further lengths of segments, for clips that are shorter than the model's own."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.level <= 5:
-            raise SettingsError(f"level is {self.level}.", remedy="Choose 0 to 5.", field="level")
-        for name, low, high in (("workspace", 1, MOST_WORKSPACE), ("aux_streams", 0, MOST_STREAMS)):
-            value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                raise SettingsError(
-                    f"{name} is {value}.", remedy=f"Choose {low} to {high}, or leave it out.", field=name
-                )
         if any(frames < 2 for frames in self.frames):
             raise SettingsError(
                 f"frames are {', '.join(map(str, self.frames))}: a segment has 2 or more.",

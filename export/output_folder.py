@@ -17,14 +17,12 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ..engines import FEATURE_CACHE_NETWORKS, NETWORKS, Bundle, Manifest, Network
+from ..engines import NETWORKS, Bundle, Manifest, Network
 from ..engines.bundle import MANIFEST, check_file, read_network
 from ..errors import BundleError, OutputError
 from ..files import write_atomic
 
-ENGINE_FILE = re.compile(
-    rf"({'|'.join(NETWORKS + FEATURE_CACHE_NETWORKS)})(-[0-9a-f]+)?\.(onnx|weights|plan|ts)"
-)
+ENGINE_FILE = re.compile(rf"({'|'.join(NETWORKS)}|unet_[a-z]+)(-[0-9a-f]+)?\.(onnx|weights|plan|ts)")
 """The name of an engine file, or of its external weights, of any version and backend."""
 BEGINNING = re.compile(rb'\s*\{\s*"backend":\s*"(onnxruntime|tensorrt|tensorrt-rtx|torch)"')
 """How the manifest of a bundle begins, whatever its format and however its end was damaged."""

@@ -189,50 +189,38 @@ def compile_plan(
     reaches this one: the build is then stopped, and no plan is written. Raises `ExportError` with what the
     library said.
     """
-    stop = threading.Event()
+    stop, api = threading.Event(), library.api
+
+    def build() -> EnginePlan:
+        library.messages.clear()  # what was said of an earlier network is not this one's error
+        builder = library.start(api.Builder)
+        network = builder.create_network(1 << int(api.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        parser = api.OnnxParser(network, library.logger)  # holds the weights until the plan is built
+        if not parser.parse_from_file(str(graph)):
+            told = "; ".join(str(parser.get_error(i).desc()) for i in range(parser.num_errors))
+            raise ExportError(f"{graph.name} cannot be read by {library.version}: {told}", remedy=REINSTALL)
+        check_tensors(api, network, spec, graph.name)
+        if graph.stem.startswith("vae"):
+            allow_decomposition(api, network)
+        config = builder.create_builder_config()
+        target = configure(api, config, options)
+        add_profiles(builder, config, spec, profiles)
+        config.progress_monitor = make_monitor(api, stop, progress)
+        with timing_cache(library, config, timings):
+            memory = builder.build_serialized_network(network, config)
+        if memory is None:
+            said, remedy = library.explain("Try another --level, or report it with the text above.")
+            raise ExportError(f"{library.version} could not compile {graph.name}: {said}", remedy=remedy)
+        write_atomic(output, memory)
+        return EnginePlan(library.version, target, profiles, options.refit, options.weight_streaming)
+
     with ThreadPoolExecutor(1, "tensorrt") as worker:
-        arguments = (library, graph, spec, profiles, options, output, progress, timings, stop)
-        future = worker.submit(_compile, *arguments)
+        future = worker.submit(build)
         try:
             return future.result()
         except BaseException:
             stop.set()
             raise
-
-
-def _compile(
-    library: Library,
-    graph: Path,
-    spec: EngineSpec,
-    profiles: tuple[Profile, ...],
-    options: PlanOptions,
-    output: Path,
-    progress: Progress,
-    timings: Path | None,
-    stop: threading.Event,
-) -> EnginePlan:
-    api = library.api
-    library.messages.clear()  # what was said of an earlier network is not this one's error
-    builder = library.start(api.Builder)
-    network = builder.create_network(1 << int(api.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = api.OnnxParser(network, library.logger)
-    if not parser.parse_from_file(str(graph)):
-        told = "; ".join(str(parser.get_error(i).desc()) for i in range(parser.num_errors))
-        raise ExportError(f"{graph.name} cannot be read by {library.version}: {told}", remedy=REINSTALL)
-    check_tensors(api, network, spec, graph.name)
-    if graph.stem.startswith("vae"):
-        allow_decomposition(api, network)
-    config = builder.create_builder_config()
-    target = configure(api, config, options)
-    add_profiles(builder, config, spec, profiles)
-    config.progress_monitor = make_monitor(api, stop, progress)
-    with timing_cache(library, config, timings):
-        memory = builder.build_serialized_network(network, config)
-    if memory is None:
-        said, remedy = library.explain("Try another --level, or report it with the text above.")
-        raise ExportError(f"{library.version} could not compile {graph.name}: {said}", remedy=remedy)
-    write_atomic(output, memory)
-    return EnginePlan(library.version, target, profiles, options.refit, options.weight_streaming)
 
 
 @contextlib.contextmanager

@@ -28,6 +28,8 @@ from .test_command import assert_explained, call
 
 LIKE_THE_BUNDLE = Options(sizes=((64, 128), (128, 64)), segment=16, defaults={"canvas": 512, "steps": 3})
 """What the fixture `bundle` was built with."""
+SMALL = Options(sizes=((64, 128),), segment=2)
+"""What is quick to build."""
 UNREADABLE = Path("/proc/self/mem")
 """A file that answers no read at its beginning, not even to root."""
 
@@ -52,8 +54,8 @@ def previous(bundle: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def other(make_source: Callable[..., Any]) -> Any:
-    """Two layers a block, widths and heads that differ from level to level, another width of tokens."""
-    return make_source(widths=(32, 64, 128), heads=(1, 4, 2), layers=2, token=40)
+    """Widths and heads that differ from level to level, another width of tokens."""
+    return make_source(widths=(32, 64, 96), heads=(1, 4, 3), token=40)
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +198,7 @@ def test_a_network_that_does_not_agree_is_not_exported(micro, previous, brief, m
 
     monkeypatch.setitem(network_build.BOUNDS, "fp32", 1e-12)
     with pytest.raises(ExportError, match="unet does not agree with PyTorch") as caught:
-        build_bundle(micro.base, micro.checkpoint, previous, report=report)
+        build_bundle(micro.base, micro.checkpoint, previous, SMALL, report=report)
     assert "1e-12" in caught.value.message
     assert contents(previous.parent) == before
     assert [path.name for path in previous.parent.iterdir()] == ["bundle"]
@@ -210,7 +212,7 @@ def test_weights_that_are_no_numbers_are_found(micro, state_of, brief, tmp_path)
     state["unet.conv_in.weight"][0, 0, 0, 0] = float("nan")
     torch.save(state, tmp_path / "wrong.pth")
     with pytest.raises(ExportError, match=r"unet does not agree with PyTorch.* nan"):
-        build_bundle(micro.base, tmp_path / "wrong.pth", tmp_path / "out" / "bundle")
+        build_bundle(micro.base, tmp_path / "wrong.pth", tmp_path / "out" / "bundle", SMALL)
     assert not list((tmp_path / "out").iterdir())
 
 
@@ -224,7 +226,7 @@ def test_an_interrupted_build_leaves_nothing(micro, previous, brief, at, name):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt) as caught:
-        build_bundle(micro.base, micro.checkpoint, previous.with_name(name), report=interrupt)
+        build_bundle(micro.base, micro.checkpoint, previous.with_name(name), SMALL, report=interrupt)
     assert not hasattr(caught.value, "__notes__")
     assert contents(previous.parent) == before
     assert names(previous.parent) == ["bundle"]

@@ -35,14 +35,9 @@ def model(tiny) -> Model:
     return load_model(tiny.base, tiny.checkpoint)
 
 
-@pytest.fixture
-def specs(model) -> dict[str, EngineSpec]:
-    return network_specs(
-        pose_channels=model.unet.config["block_out_channels"][0],
-        token_width=model.unet.config["cross_attention_dim"],
-        image_size=model.image_encoder.config.image_size,
-        dtype="float16",
-    )
+@pytest.fixture(scope="module")
+def specs() -> dict[str, EngineSpec]:
+    return network_specs(pose_channels=32, token_width=32, image_size=224, dtype="float16")
 
 
 def export(module: torch.nn.Module, name: str, spec: EngineSpec, path: Path) -> Path:
@@ -52,24 +47,30 @@ def export(module: torch.nn.Module, name: str, spec: EngineSpec, path: Path) -> 
     return file
 
 
-def test_the_unet_keeps_the_bound_on_a_real_trajectory(model, specs, tmp_path):
+@pytest.fixture(scope="module")
+def unet(tiny, specs, tmp_path_factory) -> tuple[list[verify.Case], Path]:
+    """What the U-Net answers along a denoising, and its float16 graph."""
+    model = load_model(tiny.base, tiny.checkpoint)
     image = image_statistics(model.feature_extractor, model.image_encoder)
-    defaults = model_defaults(model, Options(segment=16))
-    cases = record_trajectory(model, image, defaults, (64, 128), 8)
+    cases = record_trajectory(model, image, model_defaults(model, Options(segment=16)), (64, 128), 8)
+    folder = tmp_path_factory.mktemp("unet")
+    return cases, export(networks.UNetEngine(model.unet), "unet", specs["unet"], folder)
+
+
+def test_the_unet_keeps_the_bound_on_a_real_trajectory(unet, specs):
+    cases, file = unet
     assert len(cases) == 10  # both branches of five steps
-    file = export(networks.UNetEngine(model.unet), "unet", specs["unet"], tmp_path)
-    agreement = verify.compare_engine(
-        "unet", OnnxRuntimeEngine(file, specs["unet"], 1), cases, BOUNDS["fp16"]
-    )
-    assert 1e-5 < agreement.rel_l2 < 5e-3
-    audit = graph_stats(onnx.load(str(file)))
-    assert audit.attention == 20  # all of them, spatial and temporal, one operator each
-    assert audit.softmax == 0
-    assert audit.wide == 0
+    engine = OnnxRuntimeEngine(file, specs["unet"], 1)
+    accuracy = verify.compare_engine("unet", engine, cases, BOUNDS["fp16"])
+    assert 1e-5 < accuracy.rel_l2 < 5e-3
+    counted = graph_stats(onnx.load(str(file)))
+    assert counted.attention == 20  # all of them, spatial and temporal, one operator each
+    assert counted.softmax == 0
+    assert counted.wide == 0
 
 
-def test_float16_is_raised_to_the_opset_that_keeps_statistics_wide(model, specs, tmp_path):
-    file = export(networks.UNetEngine(model.unet), "unet", specs["unet"], tmp_path)
+def test_float16_is_raised_to_the_opset_that_keeps_statistics_wide(unet):
+    _, file = unet
     graph = onnx.load(str(file))
     onnx.checker.check_model(graph)
     assert {entry.domain: entry.version for entry in graph.opset_import} == {"": 23}

@@ -261,6 +261,7 @@ DAMAGED: dict[str, Callable[[Path], object]] = {
     "of plans": lambda folder: (folder / "unet.onnx").rename(folder / "unet-0123456789abcdef.plan"),
     "of PyTorch": lambda folder: (folder / "unet.onnx").rename(folder / "unet.ts"),
     "with large weights": lambda folder: (folder / "unet_caching.weights").touch(),
+    "of a version with other networks": lambda folder: (folder / "unet_keep.onnx").touch(),
 }
 
 

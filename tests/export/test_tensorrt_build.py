@@ -401,6 +401,7 @@ def full(monkeypatch: pytest.MonkeyPatch) -> Library:
     return library
 
 
+@pytest.mark.filterwarnings("ignore:.*Timing cache:DeprecationWarning")  # of the stand-in
 def test_a_bundle_for_the_gpu_of_this_machine(full, micro, tmp_path, monkeypatch):
     """The plans are for that very GPU, and what judges them is the engine that loads them."""
     opened: list[tuple[str, EnginePlan]] = []
@@ -427,6 +428,7 @@ def test_a_bundle_for_the_gpu_of_this_machine(full, micro, tmp_path, monkeypatch
     assert manifest.versions["tensorrt"] == "11.4.0.106"
 
 
+@pytest.mark.filterwarnings("ignore:.*Timing cache:DeprecationWarning")  # of the stand-in
 def test_what_was_timed_is_kept_for_the_next_build(full, library, graph, tmp_path):
     """In TensorRT's own cache; TensorRT-RTX times nothing."""
     timings, options = tmp_path / "timings", PlanOptions(level=0)

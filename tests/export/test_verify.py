@@ -65,7 +65,7 @@ def make_call(network: str, engine: Engine, shape=SHAPES[1], seed: int = 0):
 def test_an_engine_is_one_of_polygraphys_runners(opened, network):
     """Beside polygraphy's own runner of the same file, in polygraphy's own comparison: nothing between them."""
     engine = open_engine(opened, network, Placement(threads=1))
-    calls = [make_call(network, engine, shape, seed) for seed, shape in enumerate(SHAPES)]
+    calls = [make_call(network, engine, shape, seed) for seed, shape in enumerate(SHAPES[:2])]
     session = onnxruntime.InferenceSession(opened.engine_path(network), providers=["CPUExecutionProvider"])
     runners = [OnnxrtRunner(session, name="its own"), EngineRunner(engine, "ours")]
     (result,) = Comparator.compare_accuracy(
@@ -73,7 +73,7 @@ def test_an_engine_is_one_of_polygraphys_runners(opened, network):
     )
     assert result
     found = result["its own", "ours"]
-    assert [list(outputs) for outputs in found] == [[t.name for t in engine.spec.outputs]] * len(SHAPES)
+    assert [list(outputs) for outputs in found] == [[t.name for t in engine.spec.outputs]] * 2
 
 
 def test_every_output_of_every_call_is_measured(pose_net):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-# pytestmark = pytest.mark.gpu
+pytestmark = pytest.mark.gpu
 
 BOUNDS = {"fp32": 1e-3, "fp16": 0.02}
 """Largest relative L2 error of the last latents: sums in another order, and products rounded in every step."""
