@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
+import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +22,14 @@ from torch import Tensor, nn
 
 from ..engines import ImageStatistics
 from ..errors import CheckpointError
+from .config import Config
+from .files import output_errors
 from .networks import ADAPTER, PoseNet, UNet
 
+RANDOM = "base-random"
+"""Folder within a run's output, where the run's base does not exist."""
 PARTS = ("unet", "vae", "image_encoder", "scheduler", "feature_extractor")
+LAYOUT = "The base folder must have SVD's diffusers layout."
 LEGACY_KEYS = frozenset({"vision_model.embeddings.position_ids"})
 """Buffers that older releases of transformers wrote and that hold no weights."""
 COMFYUI_FILES = {
@@ -51,7 +58,7 @@ def load_model(base: str | Path, checkpoint: str | Path, *, dtype: torch.dtype =
     folder = resolve_base(base)
     unet = empty_unet(folder)
     pose_net = empty_pose_net(unet)
-    assign({"unet": unet, "pose_net": pose_net}, read_state(Path(checkpoint)), str(checkpoint), dtype)
+    assign({"unet.": unet, "pose_net.": pose_net}, read_state(Path(checkpoint)), str(checkpoint), dtype)
     return Model(
         unet=unet.eval().requires_grad_(False),
         pose_net=pose_net.eval().requires_grad_(False),
@@ -88,7 +95,7 @@ def resolve_base(base: str | Path, *, with_unet: bool = False) -> Path:
         LocalEntryNotFoundError,
         OSError,
         ValueError,
-    ) as error:  # ValueError: no such id can be
+    ) as error:  # ValueError: a malformed id
         raise CheckpointError(
             f"base {str(base)!r} could not be downloaded: {error}",
             remedy="Check the id and your access to it, or download it yourself and give the folder.",
@@ -101,9 +108,7 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text())
     except FileNotFoundError:
-        raise CheckpointError(
-            f"{path} is missing.", remedy="The base folder must have SVD's diffusers layout.", field="base"
-        ) from None
+        raise CheckpointError(f"{path} is missing.", remedy=LAYOUT, field="base") from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}", field="base") from None
     if not isinstance(config, dict):
@@ -123,7 +128,7 @@ def read_statistics(base: Path, size: int) -> ImageStatistics:
 
 def empty_unet(folder: Path) -> UNet:
     """The U-Net of the base folder's config on the meta device: shapes without memory."""
-    unet: UNet = _empty(UNet, read_config(folder / "unet" / "config.json"), folder / "unet")
+    unet: UNet = _empty(UNet, folder / "unet")
     return unet
 
 
@@ -138,7 +143,7 @@ def load_vae(folder: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
     from diffusers import AutoencoderKLTemporalDecoder
 
     part = folder / "vae"
-    vae = _empty(AutoencoderKLTemporalDecoder, read_config(part / "config.json"), part)
+    vae = _empty(AutoencoderKLTemporalDecoder, part)
     file = find_weights(part, "diffusion_pytorch_model")
     assign({"": vae}, read_state(file), str(file), dtype)
     return vae.eval().requires_grad_(False)  # type: ignore[no-any-return]
@@ -149,11 +154,7 @@ def load_image_encoder(folder: Path, dtype: torch.dtype = torch.float32) -> nn.M
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
     part = folder / "image_encoder"
-    encoder = _empty(
-        lambda **values: CLIPVisionModelWithProjection(CLIPVisionConfig.from_dict(values)),
-        read_config(part / "config.json"),
-        part,
-    )
+    encoder = _empty(lambda **values: CLIPVisionModelWithProjection(CLIPVisionConfig.from_dict(values)), part)
     file = find_weights(part, "model", "pytorch_model")
     state = {key: value for key, value in read_state(file).items() if key not in LEGACY_KEYS}
     assign({"": encoder}, state, str(file), dtype)
@@ -164,10 +165,10 @@ def load_image_encoder(folder: Path, dtype: torch.dtype = torch.float32) -> nn.M
     return encoder.eval().requires_grad_(False)  # type: ignore[no-any-return]
 
 
-def _empty(kind: Any, config: Mapping[str, Any], part: Path) -> Any:
+def _empty(kind: Any, part: Path) -> Any:
+    config = read_config(part / "config.json")
     values = {key: value for key, value in config.items() if not key.startswith("_")}
-    remedy = "The base folder must have SVD's diffusers layout."
-    with building(f"{part}/config.json", remedy, "base"), torch.device("meta"):
+    with building(f"{part}/config.json", LAYOUT, "base"), torch.device("meta"):
         return kind(**values)
 
 
@@ -232,22 +233,17 @@ def assign(
     source: str,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Put `state` into `networks` (prefix -> network), after every key and shape has been checked."""
-    prefixes = {name: f"{name}." if name else "" for name in networks}
-    check_keys(
-        {
-            prefixes[name] + key: value.shape
-            for name, net in networks.items()
-            for key, value in net.state_dict().items()
-        },
-        {key: value.shape for key, value in state.items()},
-        source,
-    )
-    for name, network in networks.items():
-        prefix = prefixes[name]
+    """Load `state` into `networks` (prefix of their keys -> network), after every key and shape has been checked."""
+    expected = {
+        prefix + key: value.shape
+        for prefix, network in networks.items()
+        for key, value in network.state_dict().items()
+    }
+    check_keys(expected, {key: value.shape for key, value in state.items()}, source)
+    for prefix, network in networks.items():
         own = {
             key: value.to(dtype) if dtype and value.is_floating_point() else value
-            for key, value in ((k.removeprefix(prefix), v) for k, v in state.items() if k.startswith(prefix))
+            for key, value in drop_prefix(state, prefix).items()
         }
         network.load_state_dict(own, strict=True, assign=True)
 
@@ -331,3 +327,80 @@ def save_weights(folder: Path, weights: Mapping[str, Tensor], *, half: bool, com
 
 def _stored(weights: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
     return {key: value.detach().to("cpu", dtype).contiguous() for key, value in weights.items()}
+
+
+def open_base(config: Config, output: Path) -> tuple[Path, bool]:
+    """The run's base folder, and whether it was found; if not, it is made here with random weights.
+
+    A run that began with random weights goes on with them, even if its base has been made since. A hub id's U-Net is
+    downloaded if the run begins with it.
+    """
+    folder = output / RANDOM
+    there = config.base is not None and (Path(config.base).is_dir() or config.recipe is None)
+    if config.base is not None and there and not folder.exists():
+        with_unet = config.checkpoint is None and config.stage not in ("vae", "image_encoder")
+        return resolve_base(config.base, with_unet=with_unet), True
+    if not folder.exists():
+        assert config.recipe is not None
+        make_base(folder, read_config(Path(config.recipe)), config.seed)
+    return folder, False
+
+
+def describe_base(config: Config, found: bool) -> str:
+    """What `open_base` found, in words."""
+    if found:
+        return f"base {config.base}"
+    missing = "no base is given" if config.base is None else f"base {config.base} is not there"
+    return f"{missing}: random networks of {config.recipe}"
+
+
+def make_base(folder: Path, recipe: Mapping[str, Any], seed: int) -> None:
+    """Write a base folder whose VAE and image encoder have random weights; `recipe` is part -> config."""
+    from diffusers import AutoencoderKLTemporalDecoder
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    if missing := set(PARTS) - set(recipe):
+        raise CheckpointError(f"the recipe lacks {', '.join(sorted(missing))}.", field="recipe")
+
+    def fill(partial: Path) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            with building("the recipe", "Give configs as in training/configs/tiny-networks.json.", "recipe"):
+                vae = AutoencoderKLTemporalDecoder(**recipe["vae"])
+                encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(**recipe["image_encoder"]))
+            vae.save_pretrained(partial / "vae")
+            encoder.save_pretrained(partial / "image_encoder")
+        for part, name in (
+            ("unet", "config.json"),
+            ("scheduler", "scheduler_config.json"),
+            ("feature_extractor", "preprocessor_config.json"),
+        ):
+            (partial / part).mkdir()
+            (partial / part / name).write_text(json.dumps(recipe[part], indent=2))
+
+    write_folder(folder, fill)
+
+
+def replace_part(source: Path, folder: Path, part: str, network: Any) -> None:
+    """Write a base folder that is `source` but for one part, a diffusers or transformers model."""
+
+    def fill(partial: Path) -> None:
+        for name in PARTS:
+            if name != part:
+                shutil.copytree(source / name, partial / name)
+        network.save_pretrained(partial / part)
+
+    write_folder(folder, fill)
+
+
+def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Let `fill` write into a folder beside, then put it in place of what was there."""
+    with output_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as place:
+            partial = Path(place) / "new"
+            partial.mkdir()
+            fill(partial)
+            if folder.exists():
+                folder.rename(Path(place) / "old")
+            partial.rename(folder)

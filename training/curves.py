@@ -1,9 +1,8 @@
 """`python training/curves.py RUN [RUN …] [--output PICTURE.png] [--json]`: what runs did, from what they wrote.
 
-A run is a folder with `metrics.jsonl`, as `training/train.py` leaves it; it may still be going on. The table shows
-where the time goes: `waiting` is the share of the steps' time spent waiting for clips, `prepared` the time that clips
-took before the first step. The picture has a row for each run: the loss, smoothed, and a measure of the
-validations. --json ends with one line, an object by run.
+A run is the output of `training/train.py`, and may still be going on. `waiting` is the share of the steps' time spent
+waiting for clips, `prepared` the time that clips took before the first step. The picture has a row for each run:
+the loss, smoothed, and a measure of the validations. --json ends with one line, an object by run.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from numpy.typing import NDArray
+from typer import Argument, Option
 
 from mimicmotion_trt.console import explained
 from mimicmotion_trt.errors import SettingsError
@@ -79,6 +79,8 @@ def summarize(folder: Path) -> RunSummary:
         )
     seconds, waited, losses = (column(steps, name) for name in ("step_seconds", "data_seconds", "loss"))
     part = window(len(losses))
+    last = validations[-1] if validations else {}
+    validation = {name: value for name, value in last.items() if name != "step" and value is not None}
     prepared = [float(line["prepare_seconds"]) for line in steps if "prepare_seconds" in line]
     return RunSummary(
         steps=int(steps[-1]["step"]),
@@ -87,14 +89,9 @@ def summarize(folder: Path) -> RunSummary:
         waiting=float(waited.sum() / seconds.sum()),
         loss_begin=float(np.nanmean(losses[:part])),
         loss_end=float(np.nanmean(losses[-part:])),
-        validation=_measures(validations[-1]) if validations else {},
+        validation=validation,
         prepare_seconds=sum(prepared) if prepared else None,
     )
-
-
-def _measures(line: Line) -> dict[str, float]:
-    """The measures of a validation that have a value."""
-    return {name: value for name, value in line.items() if name != "step" and value is not None}
 
 
 def column(lines: Sequence[Line], name: str) -> NDArray[np.float64]:
@@ -156,9 +153,9 @@ def draw_curves(curves: Sequence[Curve], path: Path) -> None:
 
 
 def main(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
-    output: Annotated[Path | None, typer.Option(help="Picture to write: .png.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
+    runs: Annotated[list[Path], Argument(help="Folders of runs.")],
+    output: Annotated[Path | None, Option(help="Picture to write: .png.")] = None,
+    as_json: Annotated[bool, Option("--json", help="End with one line of JSON.")] = False,
 ) -> None:
     """Show what runs did and where their time went."""
     from rich.console import Console

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
+import math
 import shutil
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import MotionError, SettingsError
-from .base import RANDOM, write_folder
-from .config import Config
+from .checkpoints import RANDOM, write_folder
+from .config import Config, OptimizerConfig
 from .files import lock_folder
 from .metrics import describe
-from .optimizer import averaged, count, learning_rate, make_optimizer, set_learning_rate, trainable
 from .run_folder import Journal, check_output, list_snapshots, load_snapshot, save_snapshot
-from .stages import open_stage
+from .stages import STAGES
 from .stages.base import Batch
 
 Say = Callable[[str], None]
@@ -38,24 +40,24 @@ class Trainer:
         check_output(output, resume=resume)
         check_precision(config)
         # A VAE of one layer a block has an attention that nothing runs.
-        idle = config.stage not in ("motion", "image_encoder")
+        unused = config.stage not in ("motion", "image_encoder")
         self.accelerator = accelerate.Accelerator(
             mixed_precision=config.precision,
             gradient_accumulation_steps=config.accumulation,
-            kwargs_handlers=[accelerate.DistributedDataParallelKwargs(find_unused_parameters=idle)],
+            kwargs_handlers=[accelerate.DistributedDataParallelKwargs(find_unused_parameters=unused)],
         )
         self._sharded = self.accelerator.distributed_type.value in ("FSDP", "DEEPSPEED")
         if self._sharded:
             check_sharded(config)
         if (plugin := self.accelerator.state.deepspeed_plugin) is not None:
-            tell_deepspeed(plugin, config)
+            configure_deepspeed(plugin, config)
         self._say: Say = say if self.accelerator.is_main_process else lambda _: None
         accelerate.utils.set_seed(config.seed)
         with self.accelerator.main_process_first():  # which makes a random base, or downloads one, for all
             if self.accelerator.is_main_process and not list_snapshots(output):
                 with lock_folder(output):
                     shutil.rmtree(output / RANDOM, ignore_errors=True)  # of a run that never took a step
-            self.stage = open_stage(config, self.accelerator.device, output)
+            self.stage = STAGES[config.stage](config, self.accelerator.device, output)
         optimizer = make_optimizer(config.optimizer, trainable(self.stage.network))
         self.network, self.optimizer = self.accelerator.prepare(self.stage.network, optimizer)
         self.parameters = trainable(self.network)
@@ -87,12 +89,11 @@ class Trainer:
 
     def _run(self, stop: int, journal: Journal | None) -> None:
         config = self.config
-        self._say(
-            f"{config.stage}: {count(self.stage.network):,} numbers train, steps {self.begin} to {stop}"
-        )
+        count = sum(parameter.numel() for parameter in trainable(self.stage.network))
+        self._say(f"{config.stage}: {count:,} numbers train, steps {self.begin} to {stop}")
         self._say(self.stage.start if not self.begin else f"resumed at step {self.begin}")
         prepared = self._prepare(stop)
-        self._tell_skipped(journal)
+        self._report_skipped(journal)
         step, batches = self.begin, self._batches(stop)
         try:
             for step in range(self.begin + 1, stop + 1):
@@ -108,14 +109,14 @@ class Trainer:
             raise
         finally:
             batches.close()
-        self._tell_skipped(journal)
+        self._report_skipped(journal)
         self._finish(step)
 
     def positions(self, stop: int) -> Iterator[range]:
         """The positions of this process's clips in each forward pass to come, up to step `stop`."""
         config, accelerator = self.config, self.accelerator
-        for turn in range(self.begin * config.accumulation, stop * config.accumulation):
-            first = (turn * accelerator.num_processes + accelerator.process_index) * config.batch
+        for number in range(self.begin * config.accumulation, stop * config.accumulation):
+            first = (number * accelerator.num_processes + accelerator.process_index) * config.batch
             yield range(first, first + config.batch)
 
     def _prepare(self, stop: int) -> dict[str, float]:
@@ -131,8 +132,8 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         return {"prepare_seconds": time.monotonic() - began}
 
-    def _tell_skipped(self, journal: Journal | None) -> None:
-        """Say and write down what was left out, if that is news."""
+    def _report_skipped(self, journal: Journal | None) -> None:
+        """Report the clips that were left out, if there are others than at the last report."""
         if journal is not None and (skipped := self.stage.skipped()) != self._skipped_clips:
             self._skipped_clips = skipped
             journal.skipped(skipped)
@@ -144,7 +145,8 @@ class Trainer:
         config, accelerator = self.config, self.accelerator
         began = time.perf_counter()
         rate = learning_rate(config.optimizer, step - 1, config.steps)
-        set_learning_rate(self.optimizer, rate)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
         waiting, norm = 0.0, float("nan")
         parts: dict[str, float] = {}
         for _ in range(config.accumulation):
@@ -164,12 +166,14 @@ class Trainer:
 
     def _batches(self, stop: int) -> Generator[Batch]:
         """The batches of all steps to come; the next one is read while the device computes."""
-        turns = self.positions(stop)
+        positions = self.positions(stop)
         with ThreadPoolExecutor(1, "reader") as reader:
-            coming = deque(reader.submit(self.stage.batch, clips) for clips in itertools.islice(turns, 2))
+            coming = deque(reader.submit(self.stage.batch, clips) for clips in itertools.islice(positions, 2))
             while coming:
                 batch = coming.popleft().result()
-                coming.extend(reader.submit(self.stage.batch, clips) for clips in itertools.islice(turns, 1))
+                coming.extend(
+                    reader.submit(self.stage.batch, clips) for clips in itertools.islice(positions, 1)
+                )
                 yield {name: value.to(self.accelerator.device) for name, value in batch.items()}
 
     def _update(self) -> float:
@@ -192,20 +196,17 @@ class Trainer:
         return float(self.accelerator.reduce(value.float(), reduction="mean"))
 
     def _validate(self, step: int, journal: Journal | None) -> None:
-        if journal is not None and not self._sharded:  # a shard samples nothing; evaluate.py judges such runs
+        if journal is not None and not self._sharded:  # a shard cannot sample: use evaluate.py afterwards
+            began = time.monotonic()
             try:
-                self._judge(step, journal)
+                with averaged(self.average, self.parameters):
+                    measures, sheet = self.stage.validate()
+                journal.validation(step, measures, sheet)
+                self._say(f"step {step}: {describe(measures)} ({time.monotonic() - began:.0f} s)")
             except MotionError as error:
                 self._say(f"step {step} is not validated: {error}")
-            self._tell_skipped(journal)
+            self._report_skipped(journal)
         self.accelerator.wait_for_everyone()
-
-    def _judge(self, step: int, journal: Journal) -> None:
-        began = time.monotonic()
-        with averaged(self.average, self.parameters):
-            measures, sheet = self.stage.validate()
-        journal.validation(step, measures, sheet)
-        self._say(f"step {step}: {describe(measures)} ({time.monotonic() - began:.0f} s)")
 
     def _finish(self, step: int) -> None:
         with averaged(
@@ -238,7 +239,7 @@ def check_sharded(config: Config) -> None:
         )
 
 
-def tell_deepspeed(plugin: Any, config: Config) -> None:
+def configure_deepspeed(plugin: Any, config: Config) -> None:
     """Give accelerate's DeepSpeed plugin what it would else ask a data loader for, and what the config says."""
     plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = config.batch
     plugin.deepspeed_config["gradient_accumulation_steps"] = config.accumulation
@@ -253,3 +254,50 @@ def check_precision(config: Config) -> None:
             remedy="Choose no or bf16.",
             field="precision",
         )
+
+
+def trainable(network: nn.Module) -> list[nn.Parameter]:
+    """The parameters that train."""
+    return [parameter for parameter in network.parameters() if parameter.requires_grad]
+
+
+def make_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """The optimizer that the config names; raises `SettingsError` if its library is not there."""
+    kind: Any = torch.optim.AdamW
+    if config.name == "adamw8bit":
+        try:
+            kind = importlib.import_module("bitsandbytes.optim").AdamW8bit
+        except ImportError:
+            raise SettingsError(
+                "optimizer adamw8bit needs bitsandbytes, which is not installed.",
+                remedy="`pip install bitsandbytes` on a machine with a GPU, or choose adamw.",
+                field="optimizer.name",
+            ) from None
+    optimizer: torch.optim.Optimizer = kind(
+        parameters, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay
+    )
+    return optimizer
+
+
+def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
+    """The rate of step 0, 1, …, steps-1: a linear rise over `warmup` steps, then constant or half a cosine."""
+    if step < config.warmup:
+        return config.lr * (step + 1) / (config.warmup + 1)
+    if config.schedule == "constant":
+        return config.lr
+    share = min(1.0, (step - config.warmup) / max(1, steps - config.warmup))
+    return config.lr * (config.final_lr + (1 - config.final_lr) * 0.5 * (1 + math.cos(math.pi * share)))
+
+
+@contextmanager
+def averaged(average: Any, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """The moving average (diffusers' `EMAModel`, or None for none) in place of the weights."""
+    if average is None:
+        yield
+        return
+    average.store(parameters)
+    average.copy_to(parameters)
+    try:
+        yield
+    finally:
+        average.restore(parameters)

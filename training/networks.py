@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -24,18 +25,9 @@ class PoseNet(nn.Module):
 
     def __init__(self, out_channels: int = 320) -> None:
         super().__init__()
-        widths = [
-            (3, 3, 1),
-            (3, 16, 2),
-            (16, 16, 1),
-            (16, 32, 2),
-            (32, 32, 1),
-            (32, 64, 2),
-            (64, 64, 1),
-            (64, 128, 1),
-        ]
+        channels, strides = (3, 3, 16, 16, 32, 32, 64, 64, 128), (1, 2, 1, 2, 1, 2, 1, 1)
         layers: list[nn.Module] = []
-        for inner, outer, stride in widths:
+        for (inner, outer), stride in zip(pairwise(channels), strides, strict=True):
             size, padding = (4, 1) if stride == 2 else (3, 1)
             layers += [nn.Conv2d(inner, outer, size, stride, padding), nn.SiLU()]
         self.conv_layers = nn.Sequential(*layers)

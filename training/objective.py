@@ -12,8 +12,6 @@ The network's input, timestep and meaning of v are those of the runtime's Euler 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -21,30 +19,16 @@ from .config import ObjectiveConfig, VaeConfig
 from .metrics import similarity
 
 
-@dataclass(frozen=True)
-class Draw:
-    """What chance decides for a batch of B clips."""
-
-    sigma: Tensor
-    """[B]"""
-    noise: Tensor
-    """Unit noise [B,F,4,h,w]."""
-    keep: Tensor
-    """Bool [B]: whether the clip is shown its conditions."""
-    noise_aug: Tensor
-    """[B]: strength of the noise on the reference picture, in units of its range [-1, 1]."""
-    picture_noise: Tensor
-    """Unit noise [B,3,H,W]."""
-
-
 def draw(
     config: ObjectiveConfig,
     latents: tuple[int, ...],
     picture: tuple[int, ...],
     generators: list[torch.Generator],
-) -> Draw:
-    """One draw for each generator; `latents` is (F,4,h,w), `picture` (3,H,W).
+) -> dict[str, Tensor]:
+    """The random values of B clips, from a generator each; `latents` is (F,4,h,w), `picture` (3,H,W).
 
+    sigma [B]; unit noise [B,F,4,h,w]; keep bool [B], whether the clip is shown its conditions; noise_aug [B], the
+    strength of the noise on the reference picture in units of its range [-1, 1]; picture_noise, unit noise [B,3,H,W].
     Everything is drawn for every clip whatever is switched on, so that switches do not change what follows.
     """
 
@@ -54,13 +38,13 @@ def draw(
     sigma = torch.exp(each() * config.log_sigma_std + config.log_sigma_mean)
     chance = torch.stack([torch.rand((), generator=generator) for generator in generators])
     strength = torch.exp(each() * config.noise_aug_std + config.noise_aug_mean)
-    return Draw(
-        sigma=sigma,
-        noise=each(*latents),
-        keep=chance >= config.drop_condition,
-        noise_aug=strength if config.noise_aug else torch.zeros_like(strength),
-        picture_noise=each(*picture),
-    )
+    return {
+        "sigma": sigma,
+        "noise": each(*latents),
+        "keep": chance >= config.drop_condition,
+        "noise_aug": strength if config.noise_aug else torch.zeros_like(strength),
+        "picture_noise": each(*picture),
+    }
 
 
 def spread(values: Tensor, like: Tensor) -> Tensor:

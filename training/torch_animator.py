@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..animator import Animator
 from ..denoise.kernels import clip_pixels, to_signed
@@ -30,6 +30,7 @@ class Encoders:
     def __init__(self, vae: Any, image_encoder: Any, statistics: ImageStatistics) -> None:
         self.vae, self.image_encoder, self.statistics = vae, image_encoder, statistics
         self.scaling_factor = float(vae.config["scaling_factor"])
+        self.device = next(vae.parameters()).device
 
     @classmethod
     def load(cls, base: Path, device: torch.device) -> Encoders:
@@ -37,11 +38,6 @@ class Encoders:
         image_encoder: Any = load_image_encoder(base).to(device)
         statistics = read_statistics(base, int(image_encoder.config.image_size))
         return cls(load_vae(base).to(device), image_encoder, statistics)
-
-    @property
-    def device(self) -> torch.device:
-        """Where both networks are."""
-        return next(self.vae.parameters()).device  # type: ignore[no-any-return]
 
     def latent_weights(self) -> list[Tensor]:
         """The weights that latents depend on."""
@@ -121,39 +117,26 @@ def torch_animator(
     unet: UNet, pose_net: PoseNet, encoders: Encoders, size: tuple[int, int], defaults: Mapping[str, Any]
 ) -> Animator:
     """An animator on these modules, in eval mode; `size` is (width, height), `defaults` as in a manifest."""
+    vae, image_encoder = encoders.vae, encoders.image_encoder
+
+    def run_unet(
+        latents: Tensor, timestep: Tensor, embedding: Tensor, time_ids: Tensor, pose: Tensor
+    ) -> Tensor:
+        return unet(latents, timestep, embedding, time_ids, pose)[0]  # type: ignore[no-any-return]
+
+    functions: dict[str, Callable[..., Tensor]] = {
+        "unet": run_unet,
+        "pose_net": lambda pose: pose_net(pose),
+        "vae_encoder": lambda image: encoders.mode(image),
+        "vae_decoder": lambda latents: vae.decode(latents, num_frames=len(latents)).sample,
+        "image_encoder": lambda pixels: image_encoder(pixels).image_embeds[:, None],
+    }
     device = next(unet.parameters()).device
     specs = network_specs(
         pose_channels=unet.config["block_out_channels"][0],
         token_width=unet.config["cross_attention_dim"],
         image_size=encoders.statistics.size,
     )
-    functions = torch_functions(unet, pose_net, encoders)
     model = TrainedModel((size,), encoders.scaling_factor, encoders.statistics, defaults)
     networks = Networks(model, lambda name: TorchEngine(functions[name], specs[name], device))
     return Animator(networks, name="training", limits=Limits())
-
-
-def torch_functions(unet: nn.Module, pose_net: nn.Module, encoders: Encoders) -> dict[str, Any]:
-    """The five networks with the engines' inputs and outputs (`engines.network_specs`)."""
-
-    def run_unet(
-        latents: Tensor, timestep: Tensor, embedding: Tensor, time_ids: Tensor, pose: Tensor
-    ) -> Tensor:
-        prediction: Tensor = unet(latents, timestep, embedding, time_ids, pose)[0]
-        return prediction
-
-    def decode(latents: Tensor) -> Tensor:
-        frames: Tensor = encoders.vae.decode(latents, num_frames=len(latents)).sample
-        return frames
-
-    def embed(pixels: Tensor) -> Tensor:
-        token: Tensor = encoders.image_encoder(pixels).image_embeds[:, None]
-        return token
-
-    return {
-        "unet": run_unet,
-        "pose_net": lambda pose: pose_net(pose),
-        "vae_encoder": lambda image: encoders.mode(image),
-        "vae_decoder": decode,
-        "image_encoder": embed,
-    }

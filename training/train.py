@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from mimicmotion_trt.console import explained
 
@@ -30,14 +31,14 @@ programs on the same cores steps are up to 7x faster."""
 
 @app.command()
 def train(
-    config: Annotated[Path, typer.Option(help="YAML file, see training/configs.")],
+    config: Annotated[Path, Option(help="YAML file, see training/configs.")],
     steps: Annotated[
         int | None,
-        typer.Option(min=1, help="Stop after this step; the learning rate still follows the config's steps."),
+        Option(min=1, help="Stop after this step; the learning rate still follows the config's steps."),
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="Folder of the run; the config's if not given.")] = None,
-    resume: Annotated[bool, typer.Option(help="Go on from the newest checkpoint in the output.")] = False,
-    seed: Annotated[int | None, typer.Option(help="Instead of the config's.")] = None,
+    output: Annotated[Path | None, Option(help="Folder of the run; the config's if not given.")] = None,
+    resume: Annotated[bool, Option(help="Go on from the newest checkpoint in the output.")] = False,
+    seed: Annotated[int | None, Option(help="Instead of the config's.")] = None,
 ) -> None:
     """Train one stage. Each step adds a JSON line to OUTPUT/metrics.jsonl; OUTPUT/final holds the weights."""
     from mimicmotion_trt.training.config import load_config

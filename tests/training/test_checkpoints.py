@@ -49,7 +49,7 @@ def own_base(base: Path, tmp_path: Path) -> Path:
 def networks(base: Path) -> dict[str, torch.nn.Module]:
     """The two networks of a checkpoint on the meta device; nothing is put into them where it does not fit."""
     unet = empty_unet(base)
-    return {"unet": unet, "pose_net": empty_pose_net(unet)}
+    return {"unet.": unet, "pose_net.": empty_pose_net(unet)}
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from mimicmotion_trt.training.config import ObjectiveConfig
 F, H, W = 3, 8, 8
 
 
-def draws(config: ObjectiveConfig, count: int = 4, seed: int = 0) -> objective.Draw:
+def draws(config: ObjectiveConfig, count: int = 4, seed: int = 0) -> dict[str, torch.Tensor]:
     generators = [torch.Generator().manual_seed(seed + index) for index in range(count)]
     return objective.draw(config, (F, 4, H, W), (3, 16, 16), generators)
 
@@ -60,19 +60,19 @@ def test_weights():
 def test_sigmas_are_log_normal():
     config = ObjectiveConfig(log_sigma_mean=0.7, log_sigma_std=1.6)
     generators = [torch.Generator().manual_seed(index) for index in range(4000)]
-    logs = objective.draw(config, (1,), (1,), generators).sigma.log()
+    logs = objective.draw(config, (1,), (1,), generators)["sigma"].log()
     assert logs.mean().item() == pytest.approx(0.7, abs=0.08)
     assert logs.std().item() == pytest.approx(1.6, abs=0.06)
 
 
 def test_a_switch_does_not_change_what_else_is_drawn():
     on, off = draws(ObjectiveConfig()), draws(ObjectiveConfig(noise_aug=False, drop_condition=0.0))
-    assert torch.equal(on.noise, off.noise)
-    assert torch.equal(on.sigma, off.sigma)
-    assert off.noise_aug.tolist() == [0.0] * 4
-    assert (on.noise_aug > 0).all()
-    assert off.keep.all()
-    assert not draws(ObjectiveConfig(drop_condition=1.0)).keep.any()
+    assert torch.equal(on["noise"], off["noise"])
+    assert torch.equal(on["sigma"], off["sigma"])
+    assert off["noise_aug"].tolist() == [0.0] * 4
+    assert (on["noise_aug"] > 0).all()
+    assert off["keep"].all()
+    assert not draws(ObjectiveConfig(drop_condition=1.0))["keep"].any()
 
 
 def test_latents_of_a_kept_and_of_a_dropped_clip():

@@ -11,7 +11,7 @@ import pytest
 
 from mimicmotion_trt.errors import SettingsError
 from mimicmotion_trt.training.config import OptimizerConfig, load_config
-from mimicmotion_trt.training.optimizer import learning_rate, make_optimizer
+from mimicmotion_trt.training.loop import learning_rate, make_optimizer
 
 CONFIGS = Path(__file__).parents[2] / "training" / "configs"
 
@@ -100,7 +100,7 @@ def test_devices_are_configured_as_accelerate_reads_it():
     from accelerate.commands.config.config_args import load_config_from_file
     from accelerate.utils import DeepSpeedPlugin
 
-    from mimicmotion_trt.training.loop import tell_deepspeed
+    from mimicmotion_trt.training.loop import configure_deepspeed
 
     ddp, fsdp, deepspeed = (
         load_config_from_file(str(CONFIGS / "accelerate" / f"{name}.yaml"))
@@ -111,7 +111,7 @@ def test_devices_are_configured_as_accelerate_reads_it():
     plugin = DeepSpeedPlugin(zero_stage=deepspeed.deepspeed_config["zero_stage"])
     assert plugin.is_auto("train_micro_batch_size_per_gpu")  # what accelerate refuses without a data loader
     config = replace(load_config(CONFIGS / "finetune-svd.yaml"), batch=2)
-    tell_deepspeed(plugin, config)
+    configure_deepspeed(plugin, config)
     assert plugin.get_value("train_micro_batch_size_per_gpu") == 2
     assert plugin.get_value("gradient_accumulation_steps") == config.accumulation
     assert plugin.get_value("gradient_clipping") == config.optimizer.clip_norm

@@ -12,8 +12,15 @@ import pytest
 import torch
 
 from mimicmotion_trt.errors import CheckpointError, SettingsError
-from mimicmotion_trt.training.base import describe_base, make_base, open_base, replace_part
-from mimicmotion_trt.training.checkpoints import load_image_encoder, load_vae, read_config
+from mimicmotion_trt.training.checkpoints import (
+    describe_base,
+    load_image_encoder,
+    load_vae,
+    make_base,
+    open_base,
+    read_config,
+    replace_part,
+)
 from mimicmotion_trt.training.config import Config, VaeConfig
 from mimicmotion_trt.training.networks import TimeConv, flatten_time_convs, zero_time_taps
 from mimicmotion_trt.training.objective import picture_loss

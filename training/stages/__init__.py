@@ -1,16 +1,10 @@
-"""The stages of training, one a file; `open_stage` makes the one that a config names."""
+"""The stages of training by the names that configs give them."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import torch
-
-from ..config import Config
 from .base import Stage
-from .decoder import DecoderStage
+from .decoder import DecoderStage, JointStage
 from .image_encoder import ImageEncoderStage
-from .joint import JointStage
 from .motion import MotionStage
 from .vae import VaeStage
 
@@ -21,8 +15,3 @@ STAGES: dict[str, type[Stage]] = {
     "decoder": DecoderStage,
     "together": JointStage,
 }
-
-
-def open_stage(config: Config, device: torch.device, output: Path) -> Stage:
-    """The stage `config.stage`, its networks on `device`; a random base and a cache of clips lie in `output`."""
-    return STAGES[config.stage](config, device, output)

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..base import describe_base, open_base, replace_part
+from ..checkpoints import describe_base, open_base, replace_part
 from ..config import Config
 from ..data.samples import HeldOut, Sample, clips_key, open_dataset
 from ..data.store import Arrays, ClipOrder, Store

@@ -14,19 +14,7 @@ from torch import Tensor, nn
 from ...animator import Animator
 from ...denoise.kernels import to_signed
 from ...media.sheet import contact_sheet
-from .. import objective
-from ..checkpoints import (
-    assign,
-    empty_pose_net,
-    empty_unet,
-    find_weights,
-    fold_adapters,
-    read_config,
-    read_state,
-    save_adapters,
-    save_weights,
-    split_adapters,
-)
+from .. import checkpoints, objective
 from ..config import Config
 from ..data.regions import region_weights
 from ..data.samples import Sample, drawn_poses, with_reference
@@ -35,6 +23,9 @@ from ..metrics import compare, means
 from ..networks import PoseNet, UNet, add_adapters, flatten_time_convs, zero_branches, zero_time_taps
 from ..torch_animator import Encoders, torch_animator
 from .base import Batch, Losses, Measures, Stage, generator_at
+
+REGION_POINTS = ("body", "body_score", "hands", "hands_score")
+"""The keypoints that tell where hands and limbs are."""
 
 
 class MotionNetworks(nn.Module):
@@ -87,10 +78,7 @@ class MotionStage(Stage):
                 poses, data.height, data.width, data.canvas, confidence_aware=data.confidence_aware
             ),
             "reference": sample["reference"],
-            "body": poses.body,
-            "body_score": poses.body_score,
-            "hands": poses.hands,
-            "hands_score": poses.hands_score,
+            **{name: getattr(poses, name) for name in REGION_POINTS},
         }
 
     def batch(self, positions: Sequence[int]) -> Batch:
@@ -101,7 +89,7 @@ class MotionStage(Stage):
             region_weights(
                 config.objective,
                 (clip["latents"].shape[-2], clip["latents"].shape[-1]),
-                **{name: clip[name] for name in ("body", "body_score", "hands", "hands_score")},
+                **{name: clip[name] for name in REGION_POINTS},
             )
             for clip in clips
         ]
@@ -111,23 +99,19 @@ class MotionStage(Stage):
             (3, *clips[0]["reference"].shape[:2]),
             [generator_at(config.seed, position) for position in positions],
         )
-        stacked = {
-            name: np.stack([clip[name] for clip in clips]) for name in ("latents", "embedding", "poses")
+        parts = {
+            "latents": [clip["latents"].astype(np.float32) for clip in clips],
+            "embedding": [clip["embedding"] for clip in clips],
+            "poses": [clip["poses"] for clip in clips],
+            "reference": [to_signed(clip["reference"]) for clip in clips],
+            "region": regions,
         }
-        references = np.stack([to_signed(clip["reference"]) for clip in clips])
-        return {
-            "latents": torch.from_numpy(stacked["latents"].astype(np.float32)),
-            "embedding": torch.from_numpy(stacked["embedding"]),
-            "poses": torch.from_numpy(stacked["poses"]),
-            "reference": torch.from_numpy(references),
-            "region": torch.from_numpy(np.stack(regions)),
-            **vars(drawn),
-        }
+        return {**{name: torch.from_numpy(np.stack(arrays)) for name, arrays in parts.items()}, **drawn}
 
     @property
     def sampling(self) -> dict[str, Any]:
         """The settings that clips are sampled with: the scheduler's sigmas and `validation.settings`."""
-        scheduler = read_config(self.base / "scheduler" / "scheduler_config.json")
+        scheduler = checkpoints.read_config(self.base / "scheduler" / "scheduler_config.json")
         sigmas = {name: float(scheduler[name]) for name in ("sigma_min", "sigma_max")}
         return {**sigmas, **self.config.validation.settings}
 
@@ -184,12 +168,12 @@ class MotionStage(Stage):
     def save(self, folder: Path, state: Mapping[str, Tensor]) -> None:
         """Write the checkpoint; adapters go to `lora.safetensors`, and with `lora.merge` into the weights as well."""
         config, unet = self.config, self.motion.unet
-        weights, adapters = split_adapters(state, "unet.")
+        weights, adapters = checkpoints.split_adapters(state, "unet.")
         if adapters:
-            save_adapters(folder / "lora.safetensors", adapters)
+            checkpoints.save_adapters(folder / "lora.safetensors", adapters)
         if adapters and config.lora is not None and config.lora.merge:
-            weights = fold_adapters(unet, weights, adapters, "unet.")
-        save_weights(folder, weights, half=config.half_weights, comfyui=config.comfyui)
+            weights = checkpoints.fold_adapters(unet, weights, adapters, "unet.")
+        checkpoints.save_weights(folder, weights, half=config.half_weights, comfyui=config.comfyui)
 
 
 def validate_motion(
@@ -225,16 +209,18 @@ def start_networks(config: Config, base: Path) -> tuple[UNet, PoseNet]:
 
     A base without a U-Net gets a random one where the config has a recipe; without one it is a `CheckpointError`.
     """
-    unet, pose_net = empty_unet(base), None
+    unet, pose_net = checkpoints.empty_unet(base), None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         if config.checkpoint is not None:
-            pose_net = empty_pose_net(unet)
-            state = read_state(Path(config.checkpoint))
-            assign({"unet": unet, "pose_net": pose_net}, state, config.checkpoint, torch.float32)
+            pose_net = checkpoints.empty_pose_net(unet)
+            state = checkpoints.read_state(Path(config.checkpoint))
+            checkpoints.assign(
+                {"unet.": unet, "pose_net.": pose_net}, state, config.checkpoint, torch.float32
+            )
         elif config.recipe is None or has_unet(base):
-            file = find_weights(base / "unet", "diffusion_pytorch_model")
-            assign({"": unet}, read_state(file), str(file), torch.float32)
+            file = checkpoints.find_weights(base / "unet", "diffusion_pytorch_model")
+            checkpoints.assign({"": unet}, checkpoints.read_state(file), str(file), torch.float32)
         else:
             unet = UNet(**{key: value for key, value in unet.config.items() if not key.startswith("_")})
             zero_time_taps(unet)
