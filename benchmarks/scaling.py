@@ -29,7 +29,7 @@ from rich.table import Table
 
 from mimicmotion_trt.animator import Animator
 from mimicmotion_trt.bundles import load_bundle
-from mimicmotion_trt.doctor.gpus import EFFICIENCY, PEAK_TFLOPS
+from mimicmotion_trt.doctor.machine import EFFICIENCY, PEAK_TFLOPS, unet_call
 from mimicmotion_trt.doctor.prediction import (
     MIMICMOTION,
     ON_CPU,
@@ -168,18 +168,7 @@ def clip_call(bundle: str, point: Point, steps: int, threads: int) -> tuple[Any,
 def row_call(bundle: str, point: Point, threads: int) -> tuple[Any, float]:
     """One U-Net call of `rows` rows, and the MiB before it."""
     engine = open_engine(load_bundle(bundle), "unet", Placement(threads=threads, spin_threads=True))
-    width, height = point.size
-    sizes = {
-        "rows": point.rows,
-        "frames": point.segment,
-        "latent_height": height // 8,
-        "latent_width": width // 8,
-    }
-    inputs, outputs = (
-        {t.name: np.zeros([sizes[d] if isinstance(d, str) else d for d in t.shape], t.dtype) for t in tensors}
-        for tensors in (engine.spec.inputs, engine.spec.outputs)
-    )
-    return engine.bind(inputs, outputs), peak_mib()
+    return unet_call(engine, point.rows, point.segment, point.size), peak_mib()
 
 
 def peak_mib() -> float:
