@@ -18,7 +18,7 @@ from random_model import random_model, write_bundle
 from torch_loop import TorchLoop
 
 from mimicmotion_trt import Animator
-from mimicmotion_trt.export.sources import image_statistics
+from mimicmotion_trt.export.networks import image_statistics
 
 
 @pytest.fixture(scope="module")
