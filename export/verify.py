@@ -116,26 +116,18 @@ def originals(model: Any) -> dict[str, Callable[..., Any]]:
     """The networks as PyTorch and diffusers compute them, with the engines' inputs."""
     unet, vae = model.unet, model.vae
 
-    def run_unet(
-        latents: Tensor, timestep: Tensor, embedding: Tensor, time_ids: Tensor, pose: Tensor
-    ) -> Tensor:
-        return unet(latents, timestep, embedding, time_ids, pose)[0]  # type: ignore[no-any-return]
+    def run_unet(**inputs: Tensor) -> Tensor:
+        return unet(*(inputs[name] for name in UNET_INPUTS))[0]  # type: ignore[no-any-return]
 
     def run_caching(**inputs: Tensor) -> tuple[Tensor, Tensor]:
         kept: list[Tensor] = []
-        hook = unet.up_blocks[-2].register_forward_hook(lambda _, __, answer: kept.append(answer))
-        try:
+        with unet.up_blocks[-2].register_forward_hook(lambda _, __, answer: kept.append(answer)):
             prediction = run_unet(**inputs)
-        finally:
-            hook.remove()
         return prediction, kept[0].reshape(*prediction.shape[:2], *kept[0].shape[1:])
 
     def run_shallow(cached_features: Tensor, **inputs: Tensor) -> Tensor:
-        hook = unet.up_blocks[-2].register_forward_hook(lambda *_: cached_features.flatten(0, 1))
-        try:
+        with unet.up_blocks[-2].register_forward_hook(lambda *_: cached_features.flatten(0, 1)):
             return run_unet(**inputs)
-        finally:
-            hook.remove()
 
     return {
         "unet": run_unet,
@@ -188,7 +180,7 @@ def record_trajectory(
     """
     width, height = size
     encoders = Encoders(model.vae, model.image_encoder, image)
-    animator = torch_animator(model.unet, model.pose_net, encoders, (width, height), defaults)
+    animator = torch_animator(model.unet, model.pose_net, encoders, size, defaults)
     settings = replace(
         animator.settings(), steps=steps, seed=seed, segment=frames, reuse_interval=1, size=None,
         overlap=min(animator.settings().overlap, frames - 1),
@@ -199,15 +191,11 @@ def record_trajectory(
     cases: list[Case] = []
 
     def keep(_: Any, given: tuple[Tensor, ...], answer: tuple[Tensor, ...]) -> None:
-        inputs = dict(zip(UNET_INPUTS, given, strict=True))
-        cases.append(Case({name: value.clone() for name, value in inputs.items()}, (answer[0].clone(),)))
+        inputs = {name: value.clone() for name, value in zip(UNET_INPUTS, given, strict=True)}
+        cases.append(Case(inputs, (answer[0].clone(),)))
 
-    hook = model.unet.register_forward_hook(keep)
-    try:
+    with closing(animator), model.unet.register_forward_hook(keep):
         animator.sample(clip.reference, np.concatenate(poses), settings)
-    finally:
-        hook.remove()
-        animator.close()
     return cases
 
 
