@@ -96,6 +96,7 @@ def rtx_bundle(tiny, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_all_five_networks_are_compiled(rtx_bundle, library):
     manifest = Bundle.load(rtx_bundle).manifest
     assert [path.name for path in rtx_bundle.parent.iterdir()] == ["bundle"]  # no finished parts are left
@@ -121,6 +122,7 @@ def test_all_five_networks_are_compiled(rtx_bundle, library):
     )
 
 
+@pytest.mark.slow
 def test_the_second_build_has_nothing_to_do(rtx_bundle, tiny):
     before = {path: path.stat().st_mtime_ns for path in rtx_bundle.iterdir()}
     _, built = build_bundle(tiny.base, tiny.checkpoint, rtx_bundle, OPTIONS)
@@ -150,6 +152,7 @@ build_engines.app()
 """
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_finished_networks_only_and_the_same_command_goes_on(micro, tmp_path):
     """A real process, interrupted by the signal that Ctrl-C sends while TensorRT-RTX compiles the second network."""
     arguments = shlex.split(OPTIONS.arguments)
