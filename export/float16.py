@@ -69,7 +69,7 @@ class StableGroupNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         compute = _GroupNorm.apply if torch.onnx.is_in_onnx_export() else wide_group_norm
-        y: Tensor = compute(x, self.weight, self.bias, self.groups, self.eps)  # type: ignore[no-untyped-call]
+        y: Tensor = compute(x, self.weight, self.bias, self.groups, self.eps)
         return y
 
 

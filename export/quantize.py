@@ -126,7 +126,8 @@ def insert(model: Any, largest: Mapping[str, float]) -> None:
 
 def scale_of(largest: Array) -> Array:
     """float16 scales that bring `largest` to the end of float8's range."""
-    return np.maximum(largest.astype(np.float32) / LARGEST, SMALLEST_SCALE).astype(np.float16)
+    scale: Array = np.maximum(largest.astype(np.float32) / LARGEST, SMALLEST_SCALE).astype(np.float16)
+    return scale
 
 
 def to_float8(values: Array, scale: Array) -> Array:

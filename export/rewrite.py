@@ -282,9 +282,10 @@ def time_conv(conv: nn.Conv3d, scale: float = 1.0) -> nn.Conv2d:
 
 def padded_conv(conv: nn.Conv2d, inputs: int = 0, outputs: int = 0) -> nn.Conv2d:
     """A convolution with channels of zeros added, up to `inputs` and `outputs` in all."""
-    more_in, more_out = max(0, inputs - conv.in_channels), max(0, outputs - conv.out_channels)
-    sizes: Any = (conv.in_channels + more_in, conv.out_channels + more_out, conv.kernel_size)
-    padded = nn.Conv2d(*sizes, cast(Any, conv.stride), cast(Any, conv.padding), device="meta")
+    inputs, outputs = max(inputs, conv.in_channels), max(outputs, conv.out_channels)
+    more_in, more_out = inputs - conv.in_channels, outputs - conv.out_channels
+    kernel, stride, padding = cast(Any, (conv.kernel_size, conv.stride, conv.padding))
+    padded = nn.Conv2d(inputs, outputs, kernel, stride, padding, device="meta")
     assert conv.bias is not None
     weight = F.pad(conv.weight, (0, 0, 0, 0, 0, more_in, 0, more_out))
     padded.weight = nn.Parameter(weight, requires_grad=False)
