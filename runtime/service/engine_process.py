@@ -15,7 +15,7 @@ from ..events import Done, Event, Failed
 from . import worker
 from .config import EngineConfig
 from .status import EngineLost
-from .worker import Cancel, FromEngine, JobEvent, LoadFailed, Ready, Run, Stop, ToEngine
+from .worker import Cancel, FromEngine, Ready, Run, ToEngine
 
 LONGEST_PAUSE = 30.0
 """Seconds between a death and the next start, at most."""
@@ -91,7 +91,7 @@ class EngineProcess:
             return
         for job in self.jobs:
             self.cancel(job)
-        self._send(Stop())
+        self._send(None)
         done, _ = await asyncio.wait({self._supervisor}, timeout=patience if self.warm else 0.0)
         if not done and self._link is not None:
             self._link.process.kill()
@@ -131,11 +131,11 @@ class EngineProcess:
                 self.ready, self.warm, self._refusal = message, True, None
                 self.load_seconds = time.monotonic() - link.born
                 self._on_change()
-            case LoadFailed(error):
-                self._refusal = error
-                if self.ready is None and not isinstance(error, DeviceLost):
-                    self.failure = error  # a bundle that never loaded will not load the next time either
-            case JobEvent(job, event):
+            case MimicMotionError():
+                self._refusal = message
+                if self.ready is None and not isinstance(message, DeviceLost):
+                    self.failure = message  # a bundle that never loaded will not load the next time either
+            case (job, event):
                 over = isinstance(event, Done | Failed)
                 if over:
                     self.jobs.discard(job)

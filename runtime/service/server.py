@@ -20,7 +20,7 @@ from grpc_reflection.v1alpha import reflection
 
 from ..errors import ServiceError
 from ..events import CHUNK_BYTES
-from .config import ServiceConfig, Tls
+from .config import ServiceConfig, Tls, read_pem
 from .generated.mimicmotion.v1 import animation_pb2 as pb
 from .generated.mimicmotion.v1 import animation_pb2_grpc as pb_grpc
 from .jobs import JobStore, StoredJob
@@ -240,12 +240,10 @@ def _bind(server: grpc.aio.Server, host: str, port: int, tls: Tls | None) -> int
 
 
 def _credentials(tls: Tls) -> grpc.ServerCredentials:
-    try:
-        pair = (tls.key.read_bytes(), tls.certificate.read_bytes())
-        client_ca = tls.client_ca.read_bytes() if tls.client_ca is not None else None
-    except OSError as error:
-        raise ServiceError(f"{error.filename} cannot be read: {error.strerror}.", field="tls") from error
-    return grpc.ssl_server_credentials([pair], client_ca, require_client_auth=client_ca is not None)
+    key, certificate, client_ca = read_pem(tls.key, tls.certificate, tls.client_ca)
+    return grpc.ssl_server_credentials(
+        [(key, certificate)], client_ca, require_client_auth=client_ca is not None
+    )
 
 
 def make_logger(as_json: bool) -> Any:

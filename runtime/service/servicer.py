@@ -14,7 +14,7 @@ import grpc.aio
 
 from ..errors import Cancelled, EngineError, MimicMotionError, SettingsError
 from ..settings import Settings
-from . import uploads, wire
+from . import transfer, wire
 from .config import ServiceConfig
 from .generated.mimicmotion.v1 import animation_pb2 as pb
 from .generated.mimicmotion.v1 import animation_pb2_grpc as pb_grpc
@@ -110,7 +110,7 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
         self, request: pb.EstimateAnimationRequest, context: Context
     ) -> pb.EstimateAnimationResponse:
         settings = wire.resolve(self._scheduler.defaults, wire.overrides_from_wire(request.settings))
-        uploads.check_output(settings.size, self._config.limits)
+        transfer.check_output(settings.size, self._config.limits)
         if not 1 <= request.frames <= 1_000_000:
             raise SettingsError(f"frames is {request.frames}.", remedy="Choose 1 to 1000000.", field="frames")
         frames = min(request.frames, settings.frames or request.frames)
@@ -128,7 +128,7 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
 
     async def _receive(self, context: Context) -> tuple[StoredJob, bool, pb.AnimationHeader]:
         """(the job of this call's upload, whether it existed already under the same key, the header)."""
-        receiver = uploads.Receiver(context.read, grpc.aio.EOF, self._config.upload_patience)
+        receiver = transfer.Receiver(context.read, grpc.aio.EOF, self._config.upload_patience)
         header = await receiver.header(self._config.limits)
         fingerprint = _fingerprint(header)
         known = self._store.same(header.request_id, fingerprint)
@@ -156,7 +156,7 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
 
     def _settings(self, header: pb.AnimationHeader) -> Settings:
         settings = wire.resolve(self._scheduler.defaults, wire.overrides_from_wire(header.settings))
-        uploads.check_output(settings.size, self._config.limits)
+        transfer.check_output(settings.size, self._config.limits)
         return replace(settings, preview=(settings.preview or 1) if header.want_previews else 0)
 
 
