@@ -57,31 +57,26 @@ class Upload:
         detach: bool = False,
     ) -> None:
         given = settings_to_wire(settings)
-        with ExitStack() as files:
-            opened = {"picture": _picture(image), "motion": _motion(motion)}
-            if reference_pose is not None:
-                opened["reference_pose"] = io.BytesIO(reference_pose.to_bytes())
-            for file in opened.values():
-                files.enter_context(file)
-            self._kept = files.pop_all()
-        self._files = opened
+        self._files = {"picture": _picture(image), "motion": _motion(motion)}
+        if reference_pose is not None:
+            self._files["reference_pose"] = io.BytesIO(reference_pose.to_bytes())
+        sizes: Any = {f"{name}_bytes": _size(file) for name, file in self._files.items()}
         self._header = pb.AnimationHeader(
             settings=given,
-            motion_kind=_kind(opened["motion"]),
+            motion_kind=_kind(self._files["motion"]),
             request_id=request_id,
             container=pb.CONTAINER_MP4,
             want_previews=given.preview > 0,
-            picture_bytes=_size(opened["picture"]),
-            motion_bytes=_size(opened["motion"]),
-            reference_pose_bytes=_size(opened["reference_pose"]) if reference_pose is not None else 0,
             detach=detach,
+            **sizes,
         )
 
     def __iter__(self) -> Iterator[pb.AnimationUpload]:
-        with self._kept:
+        with ExitStack() as files:
+            opened = {name: files.enter_context(file) for name, file in self._files.items()}
             yield pb.AnimationUpload(header=self._header)
-            for name in PARTS:
-                while name in self._files and (data := self._files[name].read(CHUNK_BYTES)):
+            for name, file in opened.items():  # in the order of `PARTS`
+                while data := file.read(CHUNK_BYTES):
                     part: Any = {name: data}
                     yield pb.AnimationUpload(**part)
 
@@ -142,8 +137,7 @@ def _size(file: BinaryIO) -> int:
 class Receiver:
     """Reads the upload of one call; never more than its header declares. Raises `UploadError` for broken rules.
 
-    `read()` gives the call's next message, or `end` after the last one; `Late` is raised after `patience` seconds
-    without any.
+    `read()` gives the call's next message, or `end` after the last one; `patience` is in seconds.
     """
 
     def __init__(self, read: Callable[[], Awaitable[Any]], end: object, patience: float) -> None:

@@ -160,7 +160,7 @@ def _animate(animator: Any, run: Run, cancelled: Callable[[], bool], report: Cal
         reference_pose=_pose_sequence(run.reference_pose) if run.reference_pose is not None else None,
         cancelled=cancelled,
     )
-    with closing(clip), _VideoFile(run.video, clip, report) as video:
+    with closing(clip), closing(_VideoFile(run.video, clip, report)) as video:
         report(Started(clip.frames, float(clip.fps), tuple(clip.size)))
         for event in clip:
             now = time.monotonic()
@@ -201,12 +201,10 @@ def _jpeg(picture: Any) -> bytes:
     """A JPEG file of at most one chunk."""
     import cv2
 
-    data = b""
     for quality in JPEG_QUALITIES:
         _, coded = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-        data = coded.tobytes()
-        if len(data) <= CHUNK_BYTES:
-            return data
+        if len(coded) <= CHUNK_BYTES:
+            return coded.tobytes()
     return _jpeg(np.ascontiguousarray(picture[::2, ::2]))
 
 
@@ -222,10 +220,7 @@ class _VideoFile:
         self._offset = 0
         self._frames = 0
 
-    def __enter__(self) -> _VideoFile:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self._file.close()
 
     def write(self, frames: NDArray[np.uint8]) -> None:
@@ -271,9 +266,8 @@ class _VideoFile:
 def _plain(error: Exception) -> MimicMotionError:
     """The error as a class of errors.py, which every process can unpickle; others are printed to stderr."""
     if isinstance(error, MimicMotionError):
-        kind: type[MimicMotionError] = next(
-            kind for kind in type(error).__mro__ if kind.__module__ == errors.__name__
-        )
+        kind: type[MimicMotionError]
+        kind = next(kind for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
         return kind(error.message, remedy=error.remedy, field=error.field)
     traceback.print_exception(error, file=sys.stderr)
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
