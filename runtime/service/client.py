@@ -369,17 +369,13 @@ def local_server(
         with log.open("w") as output:
             process = subprocess.Popen(command, stdout=output, stderr=output)
             try:
-                with Client(_address(process, ready, log, patience)) as client:
+                until = time.monotonic() + patience
+                while not (ready.exists() and ready.read_text()):
+                    if time.monotonic() > until or process.poll() is not None:
+                        raise ServiceError(f"the server did not start: {log.read_text()[-2000:].strip()}")
+                    time.sleep(0.02)
+                with Client(ready.read_text()) as client:
                     yield client
             finally:
                 process.terminate()
                 process.wait()
-
-
-def _address(process: subprocess.Popen[bytes], ready: Path, log: Path, patience: float) -> str:
-    until = time.monotonic() + patience
-    while time.monotonic() < until and process.poll() is None:
-        if ready.exists() and (address := ready.read_text().strip()):
-            return address
-        time.sleep(0.02)
-    raise ServiceError(f"the server did not start: {log.read_text()[-2000:].strip()}")

@@ -232,32 +232,24 @@ def _bind(server: grpc.aio.Server, host: str, port: int, tls: Tls | None) -> int
     try:
         if tls is None:
             return server.add_insecure_port(address)
-        return server.add_secure_port(address, _credentials(tls))
+        key, certificate, client_ca = read_pem(tls.key, tls.certificate, tls.client_ca)
+        credentials = grpc.ssl_server_credentials([(key, certificate)], client_ca, client_ca is not None)
+        return server.add_secure_port(address, credentials)
     except RuntimeError as error:
         raise ServiceError(
             f"{address} cannot be bound: {error}.", remedy="Choose another port or host.", field="port"
         ) from error
 
 
-def _credentials(tls: Tls) -> grpc.ServerCredentials:
-    key, certificate, client_ca = read_pem(tls.key, tls.certificate, tls.client_ca)
-    return grpc.ssl_server_credentials(
-        [(key, certificate)], client_ca, require_client_auth=client_ca is not None
-    )
-
-
 def make_logger(as_json: bool) -> Any:
     """A structlog logger that needs no global configuration, so that an embedding program keeps its own."""
-    style: Any = (
-        structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=False)
-    )
-    processors = [
+    steps: list[Any] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
-        style,
+        structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=False),
     ]
-    return structlog.wrap_logger(structlog.PrintLogger(sys.stderr), processors=processors)
+    return structlog.wrap_logger(structlog.PrintLogger(sys.stderr), processors=steps)
 
 
 def log_job(logger: Any, job: StoredJob) -> None:

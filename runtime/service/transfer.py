@@ -230,12 +230,6 @@ async def _write(file: BinaryIO, data: bytes) -> None:
         raise Busy(f"The server's disk is full: {error.strerror}.", retry_after=60.0) from error
 
 
-def check_output(size: tuple[int, int] | None, limits: Limits) -> None:
-    """Raise `LimitError` if a video of this (width, height) is larger than allowed."""
-    if size is not None:
-        check_limit("pixels of a frame", size[0] * size[1], limits.output_pixels, field="settings.size")
-
-
 # ---- the video, received by the client ----
 
 
