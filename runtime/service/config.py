@@ -43,7 +43,7 @@ class Keep:
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """What an engine process is told when it is spawned."""
+    """What an engine process gets when it is spawned."""
 
     bundle: str | Path
     device: str

@@ -32,7 +32,7 @@ State = Literal["receiving", "queued", "running", "succeeded", "failed", "cancel
 
 @dataclass(frozen=True, slots=True)
 class JobInfo:
-    """A job as the server tells of it; times are seconds since 1970, None where it has not come to that."""
+    """A job as the server reports it; times are seconds since 1970, None before it started or ended."""
 
     job: str
     request_id: str
