@@ -34,8 +34,7 @@ from mimicmotion_trt.engines import (
 )
 from mimicmotion_trt.engines.bundle import MANIFEST, describe_file
 from mimicmotion_trt.export.float16 import to_float16
-from mimicmotion_trt.export.networks import engine_form
-from mimicmotion_trt.export.sources import image_statistics
+from mimicmotion_trt.export.networks import engine_form, image_statistics
 from mimicmotion_trt.export.stats import fit_flops
 from mimicmotion_trt.export.tracing import trace_torchscript
 from mimicmotion_trt.export.verify import cast_inputs, example_inputs
