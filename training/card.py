@@ -1,7 +1,9 @@
 """`python training/card.py --bundle tiny --runs runs/tiny --output docs`: the card of a model trained here.
 
-Evaluates the bundle on people that no training has seen, and writes OUTPUT/models/NAME.md with the curves of the runs
-and a contact sheet in OUTPUT/images. --history is a file that keeps what runs wrote, for when their folders are gone.
+Evaluates the bundle on people that no training has seen, and writes OUTPUT/models/NAME.md with the curves of
+the runs and a contact sheet in OUTPUT/images. With --history what it tells of runs is kept in that file, and
+tells of those that are gone. Every number in it is measured now or read from what the runs
+wrote; what the model cannot do is said in `LIMITS`.
 """
 
 from __future__ import annotations
@@ -17,18 +19,17 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer import Option
 
 from mimicmotion_trt import Animator
 from mimicmotion_trt.bundles import load_bundle
 from mimicmotion_trt.console import explained
 from mimicmotion_trt.engines import Manifest
-from mimicmotion_trt.errors import SettingsError
+from mimicmotion_trt.errors import OutputError, SettingsError
 from mimicmotion_trt.training.curves import Curve, RunSummary, draw_curves, read_curve, summarize
 from mimicmotion_trt.training.evaluate import MOST_SEED, Scored, score_clips, write_sheet
-from mimicmotion_trt.training.files import output_errors, write_text
+from mimicmotion_trt.training.files import write_text
 from mimicmotion_trt.training.metrics import means
-from mimicmotion_trt.training.run_folder import list_snapshots, snapshot_config
+from mimicmotion_trt.training.run_folder import snapshot_config
 
 RUNS = {
     "vae": "tiny-vae", "colours": "tiny-colours", "motion": "tiny", "longer": "tiny-longer", "last": "tiny-last",
@@ -88,7 +89,7 @@ def read_runs(folder: Path, history: Path | None = None) -> list[RunRecord]:
     """
     records = {one.name: one for one in (read_history(history) if history and history.exists() else [])}
     for run in (folder / name for name in RUNS):
-        if list_snapshots(run):
+        if (run / "metrics.jsonl").is_file():
             records[run.name] = RunRecord(run.name, summarize(run), snapshot_config(run), read_curve(run))
     if not records:
         raise SettingsError(
@@ -102,11 +103,11 @@ def read_history(path: Path) -> list[RunRecord]:
     try:
         return [
             RunRecord(
-                **{
-                    **one,
-                    "profile": RunSummary(**one["profile"]),
-                    "curve": Curve(**one["curve"]) if one["curve"] else None,
-                }
+                one["name"],
+                RunSummary(**one["profile"]),
+                one["config"],
+                Curve(**one["curve"]) if one["curve"] else None,
+                one["picture"],
             )
             for one in json.loads(path.read_text())
         ]
@@ -131,23 +132,31 @@ def runs_table(runs: Sequence[RunRecord]) -> str:
     rows = []
     for run in runs:
         config, summary = run.config, run.profile
-        batch = (
-            f"{config['batch']} × {PROCESSES[run.name]}" if run.name in PROCESSES else str(config["batch"])
-        )
-        waiting = "–" if summary.waiting is None else f"{summary.waiting:.1%}"
-        loss = f"{summary.loss_begin:.3g} → {summary.loss_end:.3g}"
-        last = ", ".join(f"{name} {value:.3g}" for name, value in summary.validation.items()) or "–"
-        numbers = [f"{summary.steps:,}", batch, f"{config['data']['clips']:,}", str(config["seed"])]
-        times = [f"{summary.step_seconds:.2f}", waiting, f"{summary.hours:.2f}"]
-        rows.append([run.name, *numbers, *times, loss, last])
-    head = "stage, steps, batch, clips, seed, s/step, waiting, hours, loss, last validation"
-    return table(head.split(", "), rows)
+        batch = str(config.get("batch", "?"))
+        if run.name in PROCESSES:
+            batch += f" × {PROCESSES[run.name]}"
+        data = config.get("data", {})
+        last = ", ".join(f"{name} {value:.3g}" for name, value in summary.validation.items())
+        rows.append(
+            [
+                run.name, f"{summary.steps:,}", batch, f"{data.get('clips', '?'):,}",
+                str(config.get("seed", "?")), f"{summary.step_seconds:.2f}",
+                "–" if summary.waiting is None else f"{summary.waiting:.1%}", f"{summary.hours:.2f}",
+                f"{summary.loss_begin:.3g} → {summary.loss_end:.3g}", last or "–",
+            ]
+        )  # fmt: skip
+    head = [
+        "stage", "steps", "batch", "clips", "seed", "s/step", "waiting", "hours", "loss", "last validation"
+    ]  # fmt: skip
+    return table(head, rows)
 
 
 def measures_table(scores: Mapping[str, float | None]) -> str:
     """The evaluation's means."""
-    values = {name: "–" if scores[name] is None else f"{scores[name]:.3f}" for name in MEASURES}
-    rows = [[f"`{name}`", values[name], meaning] for name, meaning in MEASURES.items()]
+    rows = []
+    for name, meaning in MEASURES.items():
+        value = scores[name]
+        rows.append([f"`{name}`", "–" if value is None else f"{value:.3f}", meaning])
     return table(["measure", "mean", "what"], rows)
 
 
@@ -182,10 +191,12 @@ def card(
     trained = [run.name for run in runs if run.name in CHECKPOINT_RUNS]
     folder = f"runs/tiny/{trained[-1]}/final" if trained else f"training/models/{name}"
     checkpoint = f"{folder}/mimicmotion.safetensors"
-    people = f"{runs[-1].config['data']['characters']:,} synthetic people"
+    configs = [run.config for run in runs if run.name in CHECKPOINT_RUNS]
+    data = configs[-1].get("data", {}) if configs else {}
     kept = dict.fromkeys(run.picture for run in runs if run.picture)
     files = [*kept, f"{name}-curves.png"] if any(run.curve for run in runs) else list(kept)
     pictures = "\n".join(f"![loss and validation by step](../images/{file})" for file in files)
+    people = f"{data['characters']:,} synthetic people" if data else "Synthetic people"
     return f"""# {name}
 
 A small MimicMotion, trained from nothing by this repository: a reference picture and a motion in, a video out.
@@ -242,9 +253,9 @@ Apache-2.0, weights included: all that they learned from was drawn by code of th
 def train_command(run: str) -> str:
     """The command of a run."""
     script = f"training/train.py --config training/configs/{RUNS[run]}.yaml"
-    if processes := PROCESSES.get(run):
-        return f"ACCELERATE_USE_CPU=true torchrun --nproc_per_node {processes} {script}"
-    return f"python {script}"
+    if run not in PROCESSES:
+        return f"python {script}"
+    return f"ACCELERATE_USE_CPU=true torchrun --nproc_per_node {PROCESSES[run]} {script}"
 
 
 def build_flags(animator: Animator) -> str:
@@ -259,32 +270,46 @@ def build_flags(animator: Animator) -> str:
     return " \\\n  ".join(flags)
 
 
-def main(
-    bundle: Annotated[str, Option(help="Name or folder of the bundle.")] = "tiny",
-    runs: Annotated[Path, Option(help=f"Folder of the runs, {', '.join(RUNS)}.")] = Path("runs/tiny"),
-    history: Annotated[Path | None, Option(help="File that keeps what runs were.")] = None,
-    output: Annotated[Path, Option(help="Folder whose models/ and images/ are written.")] = Path("docs"),
-    clips: Annotated[int, Option(min=1, max=1000, help="Clips to evaluate.")] = 20,
-    frames: Annotated[int, Option(min=2, help="Frames of each.")] = 24,
-    seed: Annotated[int, Option(min=0, max=MOST_SEED, help="Which people and motions.")] = 0,
-) -> None:
-    """Write a model's card."""
-    name = Path(bundle).name
+def write_card(
+    name: str, bundle: str, runs: Sequence[RunRecord], output: Path, clips: int, frames: int, seed: int
+) -> Path:
+    """Evaluate and write the card and its pictures; returns the card's path."""
     images, path = output / "images", output / "models" / f"{name}.md"
-    with explained(), output_errors(path):
-        records = read_runs(runs, history)
+    try:
         for folder in (images, path.parent):
             folder.mkdir(parents=True, exist_ok=True)
-        if curves := [run.curve for run in records if run.curve]:
+        if curves := [run.curve for run in runs if run.curve]:
             draw_curves(curves, images / f"{name}-curves.png")
-        scored = []
         with Animator.load(bundle) as animator:
-            for clip in score_clips(animator, clips, frames, seed, {}):
-                scored.append(clip)
-                print(f"clip {len(scored)} of {clips}: {clip.scores['psnr']:.2f} dB", file=sys.stderr)
-            text = card(name, load_bundle(bundle).manifest, animator, records, scored, frames, seed)
+            scored = []
+            for one in score_clips(animator, clips, frames, seed, {}):
+                scored.append(one)
+                print(f"clip {len(scored)} of {clips}: {one.scores['psnr']:.2f} dB", file=sys.stderr)
+            text = card(name, load_bundle(bundle).manifest, animator, runs, scored, frames, seed)
         write_sheet(images / f"{name}-clips.jpg", scored[:SHOWN])
         path.write_text(text)
+    except OSError as error:
+        raise OutputError(f"the card cannot be written: {error}", field="output") from error
+    return path
+
+
+def main(
+    bundle: Annotated[str, typer.Option(help="Name or folder of the bundle.")] = "tiny",
+    runs: Annotated[Path, typer.Option(help="Folder of the runs, " + ", ".join(RUNS) + ".")] = Path(
+        "runs/tiny"
+    ),
+    history: Annotated[Path | None, typer.Option(help="File that keeps what runs were.")] = None,
+    output: Annotated[Path, typer.Option(help="Folder whose models/ and images/ are written.")] = Path(
+        "docs"
+    ),
+    clips: Annotated[int, typer.Option(min=1, max=1000, help="Clips to evaluate.")] = 20,
+    frames: Annotated[int, typer.Option(min=2, help="Frames of each.")] = 24,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Which people and motions.")] = 0,
+) -> None:
+    """Write a model's card."""
+    with explained():
+        records = read_runs(runs, history)
+        path = write_card(Path(bundle).name, bundle, records, output, clips, frames, seed)
         if history is not None:
             write_history(history, records)
         print(path)

@@ -1,7 +1,14 @@
 """`python training/evaluate.py --bundle B --synthetic CLIPS --frames N --seed S --json`.
 
-Animates synthetic people that no training has seen by motions that it has not seen either, through the public
-`Animator`, and compares with the truth. docs/training.md says what the measures mean.
+Animates synthetic people that no training has seen by motions that it has not seen either, through the
+public `Animator`, and compares with the truth. The last line printed with --json is an object:
+
+psnr, ssim                 of the video; dB, and 0 to 1
+psnr_repeat_reference, ssim_repeat_reference   of the reference picture shown all the time
+psnr_vae, ssim_vae         of the truth after the VAE's encoder and decoder: what denoising cannot exceed
+hand_psnr                  in the boxes of the hands; null if no hand is seen
+border_jump                how much more the video jumps where segments meet than elsewhere, in levels of 255
+                           (the truth's own jumps taken off); null for a single segment
 """
 
 from __future__ import annotations
@@ -17,7 +24,6 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from numpy.typing import NDArray
-from typer import Option
 
 from mimicmotion_trt import Animator
 from mimicmotion_trt.console import explained
@@ -45,15 +51,15 @@ class Scored:
 
 @app.command()
 def evaluate(
-    bundle: Annotated[str, Option(help="Name or folder of the bundle.")] = "tiny",
-    synthetic: Annotated[int, Option(min=1, max=STRIDE, help="Clips.")] = 20,
-    frames: Annotated[int, Option(min=1, help="Frames of each clip.")] = 24,
-    seed: Annotated[int, Option(min=0, max=MOST_SEED, help="Which people and motions.")] = 0,
-    sheet: Annotated[Path | None, Option(help="Write a contact sheet: .png or .jpg.")] = None,
+    bundle: Annotated[str, typer.Option(help="Name or folder of the bundle.")] = "tiny",
+    synthetic: Annotated[int, typer.Option(min=1, max=STRIDE, help="Clips.")] = 20,
+    frames: Annotated[int, typer.Option(min=1, help="Frames of each clip.")] = 24,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Which people and motions.")] = 0,
+    sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet: .png or .jpg.")] = None,
     setting: Annotated[
-        list[str] | None, Option(help="NAME=VALUE (JSON) over the bundle's settings; repeat.")
+        list[str] | None, typer.Option(help="NAME=VALUE (JSON) over the bundle's settings; repeat.")
     ] = None,
-    as_json: Annotated[bool, Option("--json", help="End with one line of JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
 ) -> None:
     """Compare a bundle's videos of unseen synthetic people with the truth."""
     with explained():
@@ -69,8 +75,8 @@ def evaluate(
             write_sheet(sheet, scored)
     result = means([clip.scores for clip in scored])
     if as_json:
-        run = {"clips": synthetic, "frames": frames, "seed": seed, "seconds": round(seconds, 3)}
-        print(json.dumps({**result, **run}))
+        told = {"clips": synthetic, "frames": frames, "seed": seed, "seconds": round(seconds, 3)}
+        print(json.dumps({**result, **told}))
     else:
         print(describe(result))
 
@@ -100,15 +106,20 @@ def unseen(seed: int, index: int) -> int:
 
 
 def score(animator: Animator, clip: Any, video: Video, settings: Settings) -> dict[str, float | None]:
-    """The measures of one clip; those of the VAE are of the truth's frames through its encoder and decoder."""
+    """The measures of one clip; see the top of this file."""
     truth = clip.frames
-    latents = np.stack([animator.networks.encode_picture(frame, 0.0, None) for frame in truth])
-    rebuilt = animator.decode(latents * np.float32(animator.manifest.scaling_factor))
+    rebuilt = reconstruct(animator, truth)
     return {
         **compare(video, truth, clip.reference, clip.truth, settings),
         "psnr_vae": psnr(rebuilt, truth),
         "ssim_vae": ssim(rebuilt, truth),
     }
+
+
+def reconstruct(animator: Animator, frames: Video) -> Video:
+    """Frames uint8 [F,H,W,3] through the VAE's encoder and decoder."""
+    latents = np.stack([animator.networks.encode_picture(frame, 0.0, None) for frame in frames])
+    return animator.decode(latents * np.float32(animator.manifest.scaling_factor))
 
 
 def write_sheet(path: Path, scored: list[Scored]) -> None:

@@ -111,8 +111,9 @@ def load_snapshot(accelerator: Any, output: Path, config: Config) -> int:
 
 
 def snapshot_config(output: Path) -> dict[str, Any]:
-    """The config in a run's newest snapshot as plain values."""
-    config: dict[str, Any] = json.loads((list_snapshots(output)[-1] / STATE).read_text())["config"]
+    """The config in a run's newest snapshot as plain values; empty if there is none."""
+    snapshots = list_snapshots(output)
+    config: dict[str, Any] = json.loads((snapshots[-1] / STATE).read_text())["config"] if snapshots else {}
     return config
 
 
