@@ -22,7 +22,7 @@ from .stats import FlopModel, GraphStats
 
 T = TypeVar("T")
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "manifest.json"
 REBUILD = "Rebuild the bundle with `python export/build_engines.py`."
 COMMAND = "python export/build_engines.py --base DIR_OR_ID --checkpoint FILE --output DIR"
@@ -111,7 +111,7 @@ class Manifest:
     note: str = ""
     """A remark for users of the bundle."""
     options: str = ""
-    """Options of `build_engines.py` but for inputs and output, as in a shell; empty in older bundles."""
+    """Options of `build_engines.py` but for inputs and output, as in a shell."""
     versions: Mapping[str, str] = field(default_factory=dict)
     format: int = FORMAT
 
@@ -138,7 +138,7 @@ class Manifest:
     @property
     def command(self) -> str:
         """The command that builds the bundle again, but for the names of its inputs and output."""
-        return f"{COMMAND} {self.options or f'--backend {self.backend} …'}"
+        return f"{COMMAND} {self.options}"
 
     def to_json(self) -> str:
         """The text of `manifest.json`."""
@@ -150,8 +150,9 @@ class Manifest:
         try:
             raw = json.loads(text, parse_constant=_no_number)
             if raw["format"] != FORMAT:
-                raise BundleError(f"bundle format {raw['format']} is not {FORMAT}.", remedy=REBUILD)
-            _complete(raw)
+                raise BundleError(
+                    f"it has format {raw['format']}, and this version reads {FORMAT} only.", remedy=REBUILD
+                )
             manifest = _read(cls, raw)
             for network in manifest.networks.values():
                 _check_network(network)
@@ -193,13 +194,6 @@ def _check_network(network: Network) -> None:
 
 def _no_number(name: str) -> float:
     raise ValueError(f"{name} is no number")
-
-
-def _complete(raw: dict[str, Any]) -> None:
-    """Add the keys that manifests of this format did not have at first."""
-    raw.setdefault("options", "")
-    for network in raw["networks"].values():
-        network["agreement"].setdefault("judge", "onnxruntime" if raw["backend"] != "torch" else "torch")
 
 
 def _compare(raw: Any, read: Any, place: str) -> None:

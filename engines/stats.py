@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 class FlopModel:
     """Floating point operations of the matrix products and convolutions of one network; a multiply-add is two.
 
-    A call has `rows` rows of `frames` frames of `cells` latent cells each (height/8 * width/8 pixels). Networks
+    A call has `rows` rows of `frames` frames of `pixels` latent pixels each (height/8 * width/8). Networks
     without rows have one; a batch of pictures counts as frames. Raises `ValueError` when built with a
     coefficient that is negative or no finite number.
     """
@@ -20,11 +20,11 @@ class FlopModel:
     frame: float
     """A frame, whatever its size: its time embedding; all of the image encoder."""
     linear: float
-    """A cell: convolutions and linear layers."""
+    """A latent pixel: convolutions and linear layers."""
     spatial: float
-    """A pair of cells of one frame: attention over space."""
+    """A pair of pixels of one frame: attention over space."""
     temporal: float
-    """A pair of frames at one cell: attention over time."""
+    """A pair of frames at one pixel: attention over time."""
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -32,10 +32,10 @@ class FlopModel:
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"work {f.name} is {value}, not a number of operations")
 
-    def flops(self, *, rows: float = 1, frames: float = 1, cells: float = 0) -> float:
-        """rows (fixed + frames (frame + cells (linear + cells spatial + frames temporal)))."""
-        of_a_cell = self.linear + cells * self.spatial + frames * self.temporal
-        return rows * (self.fixed + frames * (self.frame + cells * of_a_cell))
+    def flops(self, *, rows: float = 1, frames: float = 1, pixels: float = 0) -> float:
+        """rows (fixed + frames (frame + pixels (linear + pixels spatial + frames temporal)))."""
+        of_a_pixel = self.linear + pixels * self.spatial + frames * self.temporal
+        return rows * (self.fixed + frames * (self.frame + pixels * of_a_pixel))
 
 
 @dataclass(frozen=True, slots=True)
