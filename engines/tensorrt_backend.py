@@ -17,8 +17,7 @@ from ..errors import BundleError, EngineError
 from .backend import Placement
 from .cuda import Gpu
 from .cuda_memory import DeviceArray, Memory, error_class
-from .plan import EnginePlan
-from .spec import Array, EngineSpec
+from .spec import Array, EnginePlan, EngineSpec
 from .tensorrt_library import REBUILD, Session, check_plan, check_validity, flavour_of, open_session
 
 FLOAT32 = ("fp32", "float32", "float")

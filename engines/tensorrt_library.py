@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import BundleError
 from .cuda import Gpu, gpu_index, open_gpu
-from .plan import FLAVOURS, EnginePlan
+from .spec import FLAVOURS, EnginePlan
 
 EXTRAS = {"tensorrt": "gpu", "tensorrt-rtx": "rtx"}
 """Flavour -> the extra of this package that installs it."""
