@@ -42,13 +42,12 @@ def prepare(
     as_json: Annotated[bool, typer.Option("--json", help="Lines of JSON; the last is the summary.")] = False,
 ) -> None:
     """Find one-person clips in recordings and pack them, with their poses, into webdataset shards."""
+    from mimicmotion_trt.files import lock_folder
     from mimicmotion_trt.pose import open_estimator
     from mimicmotion_trt.settings import parse_size
     from mimicmotion_trt.training.data.shards import read_entries
-    from mimicmotion_trt.training.files import lock_folder
     from mimicmotion_trt.training.footage.cutting import Rules
-    from mimicmotion_trt.training.footage.preparation import Options, Preparation
-    from mimicmotion_trt.training.footage.report import summary, write_report
+    from mimicmotion_trt.training.footage.preparation import Options, Preparation, summary, write_report
 
     with explained():
         rules = Rules(min_frames, max_frames, max_jitter)

@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...files import write_atomic
-from ..files import output_errors
+from ...files import output_errors, write_atomic
 from .samples import ClipDataset, Sample, usable_sample
 
 Arrays = dict[str, NDArray[Any]]

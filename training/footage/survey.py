@@ -14,13 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InputError, LimitError, MotionError
-from ...files import write_atomic
+from ...files import output_errors, write_atomic, write_text
 from ...pose import PoseEstimator, PoseSequence
 from ...pose.landmarks import PRESENT, Body, BodyDetector, BodyTracker
 from ...pose.network import shrink
 from ...pose.sequence import SHAPES, Floats
 from ..data.store import DAMAGE
-from ..files import output_errors, write_text
 from .videos import Picture, Video, open_frames
 
 NOT_COUNTED = 255

@@ -16,8 +16,7 @@ from .figure import figure_parts
 from .geometry import Array, Rng, take
 from .keypoints import observed_keypoints, true_keypoints
 from .motion import dance, retarget
-from .paint import Layer, light_up, paint
-from .scenery import Picture, paint_backdrop
+from .paint import Layer, Picture, light_up, paint, paint_backdrop
 from .skeleton import Skeleton
 
 TRAIN_SEEDS = range(1_000_000)
