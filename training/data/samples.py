@@ -65,19 +65,13 @@ class SyntheticClips:
 
         config = self.config
         clip = make_clip(
-            self.first + index,
-            config.frames - 1,
-            config.height,
-            config.width,
-            fps=config.fps,
+            self.first + index, config.frames - 1, config.height, config.width, fps=config.fps,
             character_seed=self.first + index % config.characters,
-        )
-        return Sample(
-            frames=clip.frames,
-            observed=clip.observed,
-            reference=clip.reference,
-            reference_pose=clip.reference_pose,
-        )
+        )  # fmt: skip
+        return {
+            "frames": clip.frames, "observed": clip.observed,
+            "reference": clip.reference, "reference_pose": clip.reference_pose,
+        }  # fmt: skip
 
 
 def open_dataset(config: DataConfig, *, held_out: bool = False) -> ClipDataset:
@@ -220,6 +214,6 @@ def drawn_poses(
 
 def certain(poses: PoseSequence) -> PoseSequence:
     """The poses with a confidence of 1 where it is above the threshold of drawing, and 0 elsewhere."""
-    names = ("body_score", "hands_score", "face_score")
-    sure = {name: (getattr(poses, name) > BODY_THRESHOLD).astype(np.float32) for name in names}
-    return replace(poses, **sure)
+    scores = (poses.body_score, poses.hands_score, poses.face_score)
+    body, hands, face = ((score > BODY_THRESHOLD).astype(np.float32) for score in scores)
+    return replace(poses, body_score=body, hands_score=hands, face_score=face)

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,24 +80,23 @@ class Entry:
         return self._read([2 + frame for frame in frames])
 
     def _read(self, members: Sequence[int]) -> list[bytes]:
+        found = []
         try:
             with self.shard.open("rb") as file:
-                return [self._member(file, member) for member in members]
+                for member in members:
+                    file.seek(self.offset + sum(map(_stored, self.sizes[:member])) + _BLOCK)
+                    found.append(file.read(self.sizes[member]))
         except OSError as error:
             raise MotionError(
                 "a shard cannot be read.", remedy=f"It is {self.shard}.", field="data"
             ) from error
-
-    def _member(self, file: BinaryIO, member: int) -> bytes:
-        file.seek(self.offset + sum(map(_stored, self.sizes[:member])) + _BLOCK)
-        data = file.read(self.sizes[member])
-        if zlib.crc32(data) != self.checks[member]:
+        if [zlib.crc32(data) for data in found] != [self.checks[member] for member in members]:
             raise MotionError(
                 "the data of a clip is damaged.",
                 remedy=f"It is {self.key} in {self.shard}; delete the shard and prepare it again.",
                 field="data",
             )
-        return data
+        return found
 
 
 class ShardWriter:
@@ -108,7 +107,7 @@ class ShardWriter:
     """
 
     def __init__(self, folder: Path, clips: int) -> None:
-        self._folder, self._clips = folder, clips
+        self._folder, self._clips, self._part = folder, clips, folder / ".shard-part.tar"
         folder.mkdir(parents=True, exist_ok=True)
         for left in folder.glob(".shard-*"):
             left.unlink()
@@ -120,7 +119,9 @@ class ShardWriter:
     def add(self, key: str, meta: Mapping[str, Any], poses: PoseSequence, pictures: Iterable[bytes]) -> None:
         """Add a clip: its JPEG pictures are taken one by one. Raises `OutputError` if it cannot be written."""
         try:
-            tar = self._tar or self._begin()
+            if self._tar is None:
+                self._tar = tarfile.open(self._part, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+            tar = self._tar
             row: dict[str, Any] = {"key": key, "offset": tar.offset, "sizes": [], "checks": [], "meta": meta}
             for name, data in _members(key, meta, poses, pictures):
                 info = tarfile.TarInfo(name)
@@ -141,7 +142,7 @@ class ShardWriter:
         self._tar.close()
         name = next(n for i in range(10**6) if not (self._folder / f"{(n := f'shard-{i:06d}')}.tar").exists())
         write_atomic(self._folder / f"{name}.json", json.dumps({"format": 1, "clips": self._index}))
-        os.replace(self._folder / ".shard-part.tar", self._folder / f"{name}.tar")
+        os.replace(self._part, self._folder / f"{name}.tar")
         for row in self._index:
             self.done[row["key"]] = _entry(self._folder / f"{name}.tar", row)
         self._tar, self._index = None, []
@@ -150,13 +151,8 @@ class ShardWriter:
         """Delete the shard that is being written, if any."""
         if self._tar is not None:
             self._tar.close()
-            (self._folder / ".shard-part.tar").unlink()
+            self._part.unlink()
             self._tar, self._index = None, []
-
-    def _begin(self) -> tarfile.TarFile:
-        path = self._folder / ".shard-part.tar"
-        self._tar = tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 - closed by `close`
-        return self._tar
 
 
 def read_entries(folder: Path) -> tuple[list[Entry], Counter[str]]:
@@ -232,7 +228,7 @@ class ShardClips:
         self._augment, self._seed = augment, seed
         entries, self.skipped = read_entries(folder)
         ours = _split(entries, held_out, folder)
-        self.entries = [entry for entry in ours if self._fast_enough(entry) and self._long_enough(entry)]
+        self.entries = [entry for entry in ours if self._usable(entry)]
         if not self.entries:
             part = " that is held out and" if held_out else ""
             raise SettingsError(
@@ -264,13 +260,11 @@ class ShardClips:
         chosen = mirror(chosen) if variation.flipped else chosen
         chosen = replace(chosen, fps=poses.fps / self._stride(entry))
         return checked(
-            Sample(
-                frames=pictures[:-1],
-                observed=chosen[:-1],
-                reference=pictures[-1],
-                reference_pose=chosen[-1],
-            )
-        )
+            {
+                "frames": pictures[:-1], "observed": chosen[:-1],
+                "reference": pictures[-1], "reference_pose": chosen[-1],
+            }
+        )  # fmt: skip
 
     def epoch(self, number: int) -> Iterator[Sample]:
         """All clips in an order shuffled by (`seed`, `number`); damaged ones are left out and counted."""
@@ -280,16 +274,15 @@ class ShardClips:
             except MotionError as error:
                 self.skipped[error.message.rstrip(".")] += 1
 
-    def _fast_enough(self, entry: Entry) -> bool:
-        """Whether its rate is near enough to the wanted one; slower clips would look faster than they were."""
-        fast = float(entry.meta["fps"]) >= _SLOWEST * self._fps
-        self.skipped.update([] if fast else ["slower than two thirds of the wanted rate"])
-        return fast
-
-    def _long_enough(self, entry: Entry) -> bool:
-        long = entry.frames > (self._frames - 1) * self._stride(entry) + 1
-        self.skipped.update([] if long else ["too short for the window and a reference"])
-        return long
+    def _usable(self, entry: Entry) -> bool:
+        """Whether it is long enough, and its rate near enough to the wanted one; why not is counted."""
+        reason = ""
+        if float(entry.meta["fps"]) < _SLOWEST * self._fps:  # it would look faster than it was
+            reason = "slower than two thirds of the wanted rate"
+        elif entry.frames <= (self._frames - 1) * self._stride(entry) + 1:
+            reason = "too short for the window and a reference"
+        self.skipped.update([reason] if reason else [])
+        return not reason
 
     def _stride(self, entry: Entry) -> int:
         return max(1, round(float(entry.meta["fps"]) / self._fps))
@@ -313,7 +306,10 @@ class ShardClips:
     ) -> Picture:
         pictures = np.empty((len(frames), self._size[1], self._size[0], 3), np.uint8)
         for place, data in zip(pictures, entry.pictures(frames), strict=True):
-            picture = _decoded(data)
+            try:
+                picture = read_picture(data)
+            except PictureError as error:
+                raise MotionError("a frame of a clip cannot be decoded.", field="data") from error
             if (picture.shape[1], picture.shape[0]) != stored:
                 raise MotionError("a clip has other sizes of frames and poses.", field="data")
             cut = variation.recolour(crop.cut(picture, self._size))
@@ -329,14 +325,9 @@ def open_clips(config: DataConfig, *, held_out: bool = False) -> ShardClips:
     if config.path is None:
         raise SettingsError("data.path is not given.", remedy="Give the folder of shards.", field="data.path")
     return ShardClips(
-        Path(config.path),
-        config.frames - 1,
-        (config.width, config.height),
-        config.fps,
-        clips=config.clips,
-        held_out=held_out,
-        augment=NONE if held_out else Augment(),
-    )
+        Path(config.path), config.frames - 1, (config.width, config.height), config.fps, clips=config.clips,
+        held_out=held_out, augment=NONE if held_out else Augment(),
+    )  # fmt: skip
 
 
 def pose_pictures(sample: Sample, canvas: int) -> NDArray[np.uint8]:
@@ -360,10 +351,3 @@ def _split(entries: list[Entry], held_out: bool, folder: Path) -> list[Entry]:
     if not apart or len(apart) == len(videos):
         apart = videos[:1]
     return [entry for entry in entries if (entry.meta["digest"] in apart) == held_out]
-
-
-def _decoded(data: bytes) -> Picture:
-    try:
-        return read_picture(data)
-    except PictureError as error:
-        raise MotionError("a frame of a clip cannot be decoded.", field="data") from error

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import numpy as np
@@ -73,19 +73,6 @@ class Verdict:
     detail: str = ""
 
 
-class Progress(Protocol):
-    """Where the state of a preparation is shown."""
-
-    def begin(self, videos: int) -> None:
-        """So many recordings."""
-
-    def frames(self, video: str, done: int) -> None:
-        """So many frames of one are posed."""
-
-    def end(self, video: str, kept: int, left_out: Counter[str]) -> None:
-        """One recording is done."""
-
-
 class Preparation:
     """Makes or continues the folder `output`: shards, and in `cache` the surveys. Only one may work on a folder."""
 
@@ -101,31 +88,35 @@ class Preparation:
         self._survey = Surveyor(output / "cache", estimator, options.estimator, *rates)
         self.writer = ShardWriter(output, shard_clips)
 
-    def run(self, progress: Progress) -> list[Verdict]:
-        """Prepare all recordings. Shards that are complete stay if it is stopped."""
+    def run(
+        self, frames_done: Callable[[Video, int], None], video_done: Callable[[Video, list[Verdict]], None]
+    ) -> list[Verdict]:
+        """Prepare all recordings. Shards that are complete stay if it is stopped.
+
+        `frames_done(video, frames)` is called after each frame, `video_done(video, verdicts)` after each recording.
+        """
         verdicts: list[Verdict] = []
         seen: set[str] = set()
-        progress.begin(len(self.videos))
         try:
             for video in self.videos:
-                judged = self._prepare(video, seen, progress)
+                judged = self._prepare(video, seen, frames_done)
                 verdicts += judged
-                reasons = Counter(verdict.reason for verdict in judged if verdict.reason)
-                progress.end(video.name, sum(not verdict.reason for verdict in judged), reasons)
+                video_done(video, judged)
             self.writer.close()
         finally:
             self.writer.discard()
         return verdicts
 
-    def _prepare(self, video: Video, seen: set[str], progress: Progress) -> list[Verdict]:
+    def _prepare(
+        self, video: Video, seen: set[str], frames_done: Callable[[Video, int], None]
+    ) -> list[Verdict]:
         try:
             digest = video.digest()
             if digest in seen:
                 return [Verdict(video, None, TWICE)]
             seen.add(digest)
-            survey = self._survey(video, digest, lambda done: progress.frames(video.name, done))
-            spans = cut(survey, self._options.rules)
-            return self._write(video, digest, survey, spans)
+            survey = self._survey(video, digest, lambda done: frames_done(video, done))
+            return self._write(video, digest, survey, cut(survey, self._options.rules))
         except LimitError as error:
             return [Verdict(video, None, LARGE, detail=error.message)]
         except InputError as error:
@@ -185,15 +176,9 @@ class _Clip:
 
     def meta(self, video: Video, digest: str, span: Span) -> dict[str, Any]:
         return {
-            "video": video.name,
-            "digest": digest,
-            "start": span.start,
-            "stop": span.stop,
-            "fps": self.poses.fps,
-            "size": list(self.size),
-            "crop": asdict(self.crop),
-            "jitter": round(self.jitter, 5),
-        }
+            "video": video.name, "digest": digest, "start": span.start, "stop": span.stop, "fps": self.poses.fps,
+            "size": list(self.size), "crop": asdict(self.crop), "jitter": round(self.jitter, 5),
+        }  # fmt: skip
 
 
 def _between(numbered: Iterator[tuple[int, Picture]], span: Span) -> Iterator[Picture]:
@@ -240,11 +225,7 @@ def summary(verdicts: Sequence[Verdict], done: dict[str, Entry], skipped: Counte
 
 
 def write_report(
-    folder: Path,
-    numbers: dict[str, Any],
-    verdicts: Sequence[Verdict],
-    done: dict[str, Entry],
-    options: Options,
+    folder: Path, numbers: dict[str, Any], verdicts: list[Verdict], done: dict[str, Entry], options: Options
 ) -> None:
     """Write `report.json`, `kept.jpg` and `left-out.jpg` into `folder`."""
     rows = [
@@ -278,14 +259,9 @@ def _kept_row(entry: Entry) -> Row:
 
 def _overlaid(pictures: list[Picture], poses: PoseSequence) -> list[Picture]:
     height, width = pictures[0].shape[:2]
-    scale = _TILE / height
-    small = [
-        np.asarray(
-            cv2.resize(p, (max(1, round(width * scale)), _TILE), interpolation=cv2.INTER_AREA), np.uint8
-        )
-        for p in pictures
-    ]
-    drawn = draw_poses(poses, small[0].shape[0], small[0].shape[1], 512)
+    columns = max(1, round(width * _TILE / height))
+    small = [cv2.resize(picture, (columns, _TILE), interpolation=cv2.INTER_AREA) for picture in pictures]
+    drawn = draw_poses(poses, _TILE, columns, 512)
     return [np.maximum(picture // 2, pose) for picture, pose in zip(small, drawn, strict=True)]
 
 
@@ -297,12 +273,11 @@ def _left_out_rows(verdicts: list[Verdict], options: Options) -> list[Row]:
     rows: list[Row] = []
     for reason, found in sorted(by_reason.items()):
         for verdict in _evenly(found, _ROWS_A_REASON):
-            span = verdict.span
-            place = "" if span is None else f" {span.start}-{span.stop}"
+            place, pictures = "", list[Picture]()
+            if span := verdict.span:
+                place = f" {span.start}-{span.stop}"
+                pictures = _frames(verdict.video, _evenly(range(span.start, span.stop), _COLUMNS), options)
             label = f"{reason} (1 of {len(found)}): {verdict.video.name}{place} {verdict.detail}"
-            pictures = [] if span is None else _frames(
-                verdict.video, _evenly(range(span.start, span.stop), _COLUMNS), options
-            )  # fmt: skip
             rows.append((label[:120], pictures))
     return rows
 

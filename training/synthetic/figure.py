@@ -97,10 +97,8 @@ def hand_parts(view: View, side: int) -> list[Part]:
     unit_length = view.scale * person.body.hand
     rim = person.light.rim(person.skin)
     palm, fingers = list[Layer](), list[Layer]()
-    for knuckles, wide, narrow, colour in (
-        ((5, 17), 0.17, 0.12, rim),
-        ((17, 13, 9, 5), 0.14, 0.1, person.skin),
-    ):
+    palms = (((5, 17), 0.17, 0.12, rim), ((17, 13, 9, 5), 0.14, 0.1, person.skin))
+    for knuckles, wide, narrow, colour in palms:
         for knuckle in knuckles:
             outline = tube(points[:, 0], points[:, knuckle], unit_length * wide, unit_length * narrow)
             palm.append(Layer(outline, colour))
@@ -119,8 +117,7 @@ def hand_parts(view: View, side: int) -> list[Part]:
 def _seam(start: Array, end: Array, wide: Array, narrow: Array, garment: Garment, side: float) -> Layer:
     """A stripe down the outer side."""
     shift = 0.55 * side * garment.loose
-    sideways = [1.0, 0.0]
-    first, last = start + shift * wide[:, None] * sideways, end + shift * narrow[:, None] * sideways
+    first, last = start + shift * wide[:, None] * [1.0, 0.0], end + shift * narrow[:, None] * [1.0, 0.0]
     return Layer(tube(first, last, wide * 0.22, narrow * 0.22), garment.second)
 
 
@@ -130,8 +127,7 @@ class Trunk:
     def __init__(self, view: View) -> None:
         size, loose = view.character.body, 0.5 + 0.5 * view.character.top.loose
         neck, hips = view.body[:, NECK], view.hips
-        levels = np.linspace(_ROWS[0], _ROWS[-1], _FINE * (len(_ROWS) - 1) + 1)
-        self.levels = levels
+        self.levels = levels = np.linspace(_ROWS[0], _ROWS[-1], _FINE * (len(_ROWS) - 1) + 1)
         arm, hip = size.shoulder + 0.75 * size.arm_radius, size.hip + size.thigh_radius * 1.02
         ribs = 0.55 * size.shoulder + 0.5 * max(size.waist, 0.08)
         widths = (0.42 * arm, arm, ribs * 1.08, ribs, size.waist * loose, hip * 0.97, hip * loose)
@@ -143,16 +139,14 @@ class Trunk:
         axes = axes * view.scale[:, None, None, None]
         self._sideways, self._forward = axes[..., :2, 0], axes[..., :2, 2]
         self._centre = neck[:, None] + (hips - neck)[:, None] * levels[:, None]
-        self.left, self.right = self._edges(unit(hips - neck))
-
-    def _edges(self, down: Array) -> tuple[Array, Array]:
+        down = unit(hips - neck)
         normal = np.stack([down[:, 1], -down[:, 0]], axis=-1)[:, None]
         normal = normal * np.where(self._sideways.mean(axis=1)[:, None, :1] < 0, -1.0, 1.0)
         wide, thick = self._width[:, None] * self._sideways, self._thick[:, None] * self._forward
         across = np.sum(wide * normal, axis=-1, keepdims=True)
         towards = np.sum(thick * normal, axis=-1, keepdims=True)
         reach = (across * wide + towards * thick) / np.maximum(np.hypot(across, towards), 1e-6)
-        return self._centre + reach, self._centre - reach
+        self.left, self.right = self._centre + reach, self._centre - reach
 
     def band(self, top: float, bottom: float, size: float = 1.0) -> Array:
         """The outline [F,P,2] between two levels, `size` times as wide."""
@@ -307,20 +301,15 @@ def _eye(head: Head, ring: Array, shown: Flags) -> list[Layer]:
     """Glasses if worn, white, iris, pupil and lashes; `ring` [F,6,2] goes round the eye."""
     person, middle, layers = head.person, ring.mean(axis=1), []
     if person.face.glasses:
-        rim = head.unit * 0.125
-        layers = [Layer(disc(middle, rim), _DARK, shown)]
-        layers.append(Layer(disc(middle, rim * 0.76), shaded(person.skin, 1.12), shown))
+        rim, glass = head.unit * 0.125, shaded(person.skin, 1.12)
+        layers = [Layer(disc(middle, rim), _DARK, shown), Layer(disc(middle, rim * 0.76), glass, shown)]
     open_ = np.linalg.norm(ring[:, 1:3].mean(axis=1) - ring[:, 4:].mean(axis=1), axis=-1)
     radius = np.minimum(head.unit * 0.048 * person.face.eye_size, open_ * 0.62)
     lid = head.unit[:, None, None] * 0.016 * np.array([0.0, -1.0])
     lashes = np.concatenate([ring[:, :4] + lid, ring[:, 3::-1] - 0.3 * lid], axis=1)
-    return [
-        *layers,
-        Layer(ring, _WHITE, shown),
-        Layer(disc(middle, radius), person.face.iris, shown),
-        Layer(disc(middle, radius * 0.55), _DARK, shown),
-        Layer(lashes, _DARK, shown, "any"),
-    ]
+    white, iris = Layer(ring, _WHITE, shown), Layer(disc(middle, radius), person.face.iris, shown)
+    pupil = Layer(disc(middle, radius * 0.55), _DARK, shown)
+    return [*layers, white, iris, pupil, Layer(lashes, _DARK, shown, "any")]
 
 
 def _brow(head: Head, points: Array, shown: Flags) -> Layer:
@@ -375,7 +364,7 @@ def _dome() -> Array:
 
 def _front_hair(head: Head) -> list[Layer]:
     """Fringe, locks beside the face, or a cap."""
-    hair, unit_length, layers = head.person.hair, head.unit, []
+    hair, layers = head.person.hair, []
     if hair.style == "cap":
         return _cap(head)
     if hair.style in ("fringe", "bob"):
@@ -391,7 +380,7 @@ def _front_hair(head: Head) -> list[Layer]:
         drop = 0.35 if hair.style == "bob" else 0.6 * hair.length
         for side in (-1.0, 1.0):
             ends = head.at(np.array([[side * 0.37, -0.2, 0.05], [side * 0.4, drop, 0.05]]))
-            wide, narrow = unit_length * 0.1, unit_length * 0.08
+            wide, narrow = head.unit * 0.1, head.unit * 0.08
             layers += round_tube(ends[:, 0], ends[:, 1], wide, narrow, hair.colour, head.person.light)[:2]
     return layers
 
@@ -415,13 +404,8 @@ def _cap(head: Head) -> list[Layer]:
 
 def _hair(head: Head, outline: Array, kind: Kind = "convex") -> list[Layer]:
     """A tuft of that outline that looks round."""
-    middle, light = outline.mean(axis=1, keepdims=True), head.person.light
-    return [
-        Layer(
-            middle + (outline - middle) * size + light.shift(head.unit * 0.45, size)[:, None],
-            tone,
-            None,
-            kind,
-        )
-        for size, tone in light.tones(head.person.hair.colour)
-    ]
+    middle, light, layers = outline.mean(axis=1, keepdims=True), head.person.light, []
+    for size, tone in light.tones(head.person.hair.colour):
+        moved = middle + (outline - middle) * size + light.shift(head.unit * 0.45, size)[:, None]
+        layers.append(Layer(moved, tone, None, kind))
+    return layers

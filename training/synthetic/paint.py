@@ -166,19 +166,15 @@ def round_tube(
     return layers
 
 
-@dataclass(frozen=True, slots=True)
 class _Stroke:
-    points: npt.NDArray[np.int32]
-    colour: tuple[float, ...]
-    shown: list[bool] | None
-    kind: str
+    """A layer in OpenCV's numbers; `alpha` goes into the fourth channel."""
 
-    @staticmethod
-    def of(layer: Layer, alpha: float) -> _Stroke:
+    def __init__(self, layer: Layer, alpha: float) -> None:
         # A pixel's middle is a whole number for OpenCV and a half for us.
         fixed = np.rint((np.clip(layer.outline, -_FARTHEST, _FARTHEST) - 0.5) * (1 << _SHIFT))
-        shown = None if layer.shown is None else layer.shown.tolist()
-        return _Stroke(fixed.astype(np.int32, order="C"), (*layer.colour, alpha), shown, layer.kind)
+        self.points = fixed.astype(np.int32, order="C")
+        self.colour, self.kind = (*layer.colour, alpha), layer.kind
+        self.shown = None if layer.shown is None else layer.shown.tolist()
 
     def paint(self, canvas: Picture, frame: int) -> None:
         if self.shown is not None and not self.shown[frame]:
@@ -186,10 +182,9 @@ class _Stroke:
         points = self.points[frame]
         if self.kind == "any":
             cv2.fillPoly(canvas, [points], self.colour, cv2.LINE_AA, _SHIFT)
-            return
-        if self.kind == "hull":
-            points = cv2.convexHull(points)
-        cv2.fillConvexPoly(canvas, points, self.colour, cv2.LINE_AA, _SHIFT)
+        else:
+            points = cv2.convexHull(points) if self.kind == "hull" else points
+            cv2.fillConvexPoly(canvas, points, self.colour, cv2.LINE_AA, _SHIFT)
 
 
 def paint(
@@ -201,8 +196,8 @@ def paint(
     """
     frames, (height, width) = len(view.scale), room.shape[:2]
     order = np.argsort(np.stack([part.depth for part in parts]), axis=0, kind="stable").T.tolist()
-    strokes = [[_Stroke.of(layer, 255.0) for layer in part.layers] for part in parts]
-    things = [_Stroke.of(layer, 0.0) for layer in passing]
+    strokes = [[_Stroke(layer, 255.0) for layer in part.layers] for part in parts]
+    things = [_Stroke(layer, 0.0) for layer in passing]
     feet = view.body[:, [leg[2] for leg in LEGS]]
     pictures = np.empty((frames, height // times, width // times, 4), np.float32)
     for frame in range(frames):
