@@ -111,7 +111,7 @@ def usable_sample(dataset: ClipDataset, index: int) -> tuple[Sample, str]:
         try:
             return checked(dataset[candidate]), reason
         except MimicMotionError as error:
-            reason = reason or _reason(error)
+            reason = reason or error.message.rstrip(".")
     raise MotionError(
         f"none of {len(dataset)} clips can be used: {reason}.", remedy="Prepare the data again.", field="data"
     )
@@ -121,10 +121,6 @@ def _candidates(index: int, clips: int) -> Iterator[int]:
     yield index
     others = np.random.default_rng(index).permutation(clips)
     yield from (int(other) for other in others if other != index)
-
-
-def _reason(error: MimicMotionError) -> str:
-    return error.message.rstrip(".")
 
 
 class HeldOut:
@@ -165,7 +161,7 @@ class HeldOut:
             try:
                 found.append(checked(self._dataset[index]))
             except MimicMotionError as error:
-                self._faults[index] = _reason(error)
+                self._faults[index] = error.message.rstrip(".")
         if not found:
             first = next(iter(self._faults.values()), "there is none")
             raise MotionError(f"no clip that is held out can be used: {first}.", field="data")
@@ -180,14 +176,9 @@ class HeldOut:
 def checked(sample: Sample) -> Sample:
     """The sample; raises `MotionError` if its parts do not fit together."""
     frames, reference = sample["frames"], sample["reference"]
-    if (
-        frames.dtype != np.uint8
-        or frames.ndim != 4
-        or reference.shape != frames.shape[1:]
-        or reference.dtype != np.uint8
-        or len(frames) != len(sample["observed"])
-        or len(sample["reference_pose"]) != 1
-    ):
+    pictures = frames.dtype == reference.dtype == np.uint8 and frames.ndim == 4
+    poses = len(frames) == len(sample["observed"]) and len(sample["reference_pose"]) == 1
+    if not (pictures and poses and reference.shape == frames.shape[1:]):
         raise MotionError(
             f"a clip has frames {frames.dtype}{list(frames.shape)}, {len(sample['observed'])} poses and "
             f"a reference {reference.dtype}{list(reference.shape)}.",

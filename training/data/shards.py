@@ -174,9 +174,9 @@ def read_entries(folder: Path) -> tuple[list[Entry], Counter[str]]:
         if len(whole) < len(found):
             skipped["its shard is cut off"] += len(found) - len(whole)
         entries += whole
-    lonely = [tar for tar in folder.glob("shard-*.tar") if not tar.with_suffix(".json").exists()]
-    if lonely:
-        skipped["a shard has no index"] += len(lonely)
+    for tar in folder.glob("shard-*.tar"):
+        if not tar.with_suffix(".json").exists():
+            skipped["a shard has no index"] += 1
     return entries, skipped
 
 
@@ -236,8 +236,8 @@ class ShardClips:
                 remedy=f"Prepare recordings with shots of more than {frames} frames.",
                 field="data.path",
             )
-        stored = [(entry.key, entry.checks) for entry in self.entries]
-        self.content = hashlib.sha256(repr(stored).encode()).hexdigest()
+        stored = repr([(entry.key, entry.checks) for entry in self.entries])
+        self.content = hashlib.sha256(stored.encode()).hexdigest()
         """A hash of the clips' names and checksums, see `samples.clips_key`."""
         self._clips = clips or len(self.entries)
 

@@ -90,8 +90,7 @@ class Store:
 
     def _add(self, index: int, found: Found) -> None:
         sample, reason = found
-        arrays = self._make(sample)
-        path = self._path(index)
+        arrays, path = self._make(sample), self._path(index)
         with output_errors(path):
             self._folder.mkdir(parents=True, exist_ok=True)
             self._note(index, reason)

@@ -232,17 +232,15 @@ def write_report(
         {
             "video": verdict.video.name,
             "frames": None if verdict.span is None else [verdict.span.start, verdict.span.stop],
-            "left_out": verdict.reason or None,
-            "key": verdict.key or None,
+            "left_out": verdict.reason or None, "key": verdict.key or None,
             **({"detail": verdict.detail} if verdict.detail else {}),
         }
         for verdict in verdicts
-    ]
+    ]  # fmt: skip
     write_text(folder / "report.json", json.dumps({**numbers, "verdicts": rows}, indent=1) + "\n")
     kept = [done[verdict.key] for verdict in verdicts if verdict.key in done]
     write_picture(folder / KEPT, _sheet([_kept_row(entry) for entry in _evenly(kept, _ROWS)]))
-    left = _left_out_rows([verdict for verdict in verdicts if verdict.reason], options)
-    write_picture(folder / LEFT_OUT, _sheet(left))
+    write_picture(folder / LEFT_OUT, _sheet(_left_out_rows(verdicts, options)))
 
 
 def _kept_row(entry: Entry) -> Row:
@@ -269,12 +267,13 @@ def _left_out_rows(verdicts: list[Verdict], options: Options) -> list[Row]:
     """A few of each reason, reason by reason."""
     by_reason: dict[str, list[Verdict]] = defaultdict(list)
     for verdict in verdicts:
-        by_reason[verdict.reason].append(verdict)
+        if verdict.reason:
+            by_reason[verdict.reason].append(verdict)
     rows: list[Row] = []
     for reason, found in sorted(by_reason.items()):
         for verdict in _evenly(found, _ROWS_A_REASON):
             place, pictures = "", list[Picture]()
-            if span := verdict.span:
+            if (span := verdict.span) is not None:
                 place = f" {span.start}-{span.stop}"
                 pictures = _frames(verdict.video, _evenly(range(span.start, span.stop), _COLUMNS), options)
             label = f"{reason} (1 of {len(found)}): {verdict.video.name}{place} {verdict.detail}"

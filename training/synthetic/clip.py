@@ -61,14 +61,8 @@ def make_clip(
     one in twelve has something passing. Raises `SettingsError` for arguments out of range.
     """
     _check_ranges(
-        seed=seed,
-        character_seed=character_seed,
-        frames=frames,
-        height=height,
-        width=width,
-        fps=fps,
-        blur=blur,
-    )
+        seed=seed, character_seed=character_seed, frames=frames, height=height, width=width, fps=fps, blur=blur
+    )  # fmt: skip
     character = Character.from_seed(seed if character_seed is None else character_seed)
 
     def stream(purpose: int) -> Rng:
@@ -91,15 +85,8 @@ def make_clip(
     sharp = slice(exposures // 2, None, exposures)  # the middle of each frame's exposures
     view = View(_take(skeleton, sharp), _take(camera, sharp))
     truth = true_keypoints(view, [_take(thing, sharp) for thing in passing], (width, height), fps)
-    return SyntheticClip(
-        frames=pictures[1:],
-        truth=truth[1:],
-        observed=observed_keypoints(truth[1:], view.scale[1:], stream(3)),
-        reference=pictures[0],
-        reference_pose=truth[0],
-        masks=masks[1:],
-        character=character,
-    )
+    observed = observed_keypoints(truth[1:], view.scale[1:], stream(3))
+    return SyntheticClip(pictures[1:], truth[1:], observed, pictures[0], truth[0], masks[1:], character)
 
 
 def iter_clips(

@@ -88,7 +88,8 @@ def ellipse(middle: Array, axes: Array) -> Array:
     c = np.sqrt(np.maximum(spread[:, 1, 1] - b * b, 1e-9))
     x = a[:, None] * np.cos(_RING)
     y = b[:, None] * np.cos(_RING) + c[:, None] * np.sin(_RING)
-    return middle[:, None] + np.stack([x, y], axis=-1)
+    outline: Array = middle[:, None] + np.stack([x, y], axis=-1)
+    return outline
 
 
 def disc(middle: Array, radius: Array) -> Array:
