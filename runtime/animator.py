@@ -169,11 +169,10 @@ class Animator:
         settings = self.resolve(settings)
         poses = check_pose_pictures(pose_frames, settings)
         picture = fit_picture(read_picture(image, self.limits), poses.shape[2], poses.shape[1])
-        self.sampler.check(len(poses), settings, (poses.shape[1] // 8, poses.shape[2] // 8))
-        conditions = self.networks.condition(picture, len(poses), settings, image_noise)
+        plan = self.sampler.plan(len(poses), settings, (poses.shape[1] // 8, poses.shape[2] // 8))
+        conditions = self.networks.condition(picture, plan.frames, settings, image_noise)
         for _ in self.networks.encode_poses(poses, conditions.pose):
             pass
-        plan = self.sampler.plan(len(poses), settings, conditions.latent_size)
         latents = self.sampler.initial_latents(plan, settings, initial_latents)
         denoiser = self.sampler.denoiser(plan, conditions, latents)
         with closing(denoiser):

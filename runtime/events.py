@@ -164,7 +164,7 @@ class Done(Event):
     """Of the video file."""
     sha256: str
     """Of the video file, 64 hexadecimal digits."""
-    seconds: dict[str, float]
+    seconds: dict[str, float] = field(hash=False)
     """By stage: pose, encode, denoise, decode, and write for making the MP4."""
 
     def __str__(self) -> str:

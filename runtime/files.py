@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
+import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -12,46 +12,24 @@ from typing import BinaryIO
 from .errors import OutputError
 
 
-def write_atomic(
-    path: str | Path,
-    content: bytes | str | Callable[[BinaryIO], object],
-    *,
-    mode: int = 0o644,
-    durable: bool = False,
-) -> None:
+def write_atomic(path: str | Path, content: bytes | str | Callable[[BinaryIO], object]) -> None:
     """Write a file beside `path` and rename it, so that a reader finds the old file or the whole new one.
 
     `content`: bytes, text (UTF-8), or a function that writes into the open file. On any error nothing is left
-    behind. `durable`: the file and its name survive a power cut once this returns. Raises OSError.
+    behind. Raises OSError.
     """
     path = Path(path)
-    descriptor, name = tempfile.mkstemp(prefix=".mimicmotion-", dir=path.parent)
+    beside = path.with_name(f".mimicmotion-{secrets.token_hex(8)}")
     try:
-        with os.fdopen(descriptor, "w+b") as file:
+        with beside.open("x+b") as file:
             if callable(content):
                 content(file)
             else:
                 file.write(content.encode() if isinstance(content, str) else content)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        os.chmod(name, mode)
-        os.replace(name, path)
+        os.replace(beside, path)
     except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
+        beside.unlink(missing_ok=True)
         raise
-    if durable:
-        sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Have a folder's names on disk, so that files made or renamed in it survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def cache_folder() -> Path:

@@ -8,7 +8,7 @@ from typing import Annotated
 from .errors import LimitError
 from .validation import Whole, checked
 
-Count = Annotated[int, Whole(1, 2**63 - 1)]
+Count = Annotated[int, Whole(1)]
 
 
 @checked(LimitError, prefix="limits.")

@@ -40,7 +40,7 @@ Picture = NDArray[np.uint8]
 POSE_CHUNK = 8
 """Pose pictures that PoseNet takes at once."""
 ANY_SHAPE = EngineShapes({})
-"""Of engines that are not compiled."""
+"""For engines that take any shape."""
 
 
 class ModelInfo(Protocol):
@@ -64,7 +64,7 @@ class ModelInfo(Protocol):
 
     @property
     def defaults(self) -> Mapping[str, Any]:
-        """The settings that the model wants."""
+        """The model's default settings."""
 
     @property
     def reuses(self) -> bool:
@@ -76,7 +76,7 @@ class ModelInfo(Protocol):
 
     @property
     def note(self) -> str:
-        """A remark for its users."""
+        """A note for its users."""
 
 
 class Networks:
@@ -95,22 +95,29 @@ class Networks:
         self.model, self.shapes = model, shapes
         self.workers = workers
         """Calls of the U-Net that run at the same time on a CPU."""
-        self._open, self._opening = open_network, threading.Lock()
-        self._engines = {name: open_network(name) for name in NETWORKS}
         self.cache = EncodingCache(cache_bytes)
         """What was encoded, in case it comes again."""
-        self.decoder = CudaDecoder.open(self._engines["vae_decoder"], model.scaling_factor)
+        self.decoder: CudaDecoder | None = None
         """Decodes on a GPU; None on a CPU."""
+        self._open, self._opening = open_network, threading.Lock()
+        self._engines: dict[str, Engine] = {}
+        try:
+            self._engines.update((name, open_network(name)) for name in NETWORKS)
+        except BaseException:
+            self.close()
+            raise
+        self.decoder = CudaDecoder.open(self._engines["vae_decoder"], model.scaling_factor)
 
     @classmethod
     def open(cls, bundle: Bundle, *, device: str, threads: int | None, limits: Limits) -> Networks:
-        """Those of a bundle. Engines run beside each other on a GPU only where several jobs do."""
+        """Open a bundle's networks. On a GPU they run in parallel only if several jobs may run."""
         shapes, cores = EngineShapes.of(bundle.manifest), threads or os.cpu_count() or 1
         workers = 2 if not shapes.compiled and cores > 1 else 1
 
         def open_network(network: str) -> Engine:
             unet = network.startswith("unet")
-            own = cores - 1 if unet and workers > 1 else threads  # the thread that calls works, too
+            # ONNX Runtime adds the calling thread, and two calls of the U-Net run at a time.
+            own = cores - 1 if unet and workers > 1 else threads
             stream = "denoise" if unet or limits.jobs == 1 else "around"
             return open_engine(
                 bundle, network, Placement(device=device, threads=own, spin_threads=unet, stream=stream)
@@ -149,7 +156,7 @@ class Networks:
     def condition(
         self, picture: Picture, frames: int, settings: Settings, image_noise: Float | None = None
     ) -> Conditions:
-        """Encode a picture uint8 [H,W,3] for a clip of `frames` frames; the pose features are left to be filled.
+        """Encode a picture uint8 [H,W,3] for a clip of `frames` frames; `encode_poses` fills its `pose`.
 
         `image_noise` float32 [3,H,W] is used if settings.noise_aug > 0; None draws the seed's.
         """
@@ -204,7 +211,7 @@ class Networks:
         waiting = iter(pictures)
         keep = (
             out.nbytes <= self.cache.most_bytes
-        )  # of a longer clip the first chunks would be gone by the end
+        )  # a longer clip would push its own first chunks out of the cache
         for part in slices(frames, len(chunk)):
             drawn = list(itertools.islice(waiting, part.stop - part.start))
 
@@ -271,7 +278,7 @@ class Networks:
 
 
 class EncodingCache:
-    """What networks gave for pictures, by the content of these; the least recently used goes first.
+    """What networks gave for pictures, found by the content of the pictures; the least recently used goes first.
 
     Calls may come from several threads.
     """

@@ -1,4 +1,7 @@
-"""One animation, top to bottom: pose, encode, denoise, decode; each stage yields events and returns its result."""
+"""One animation, top to bottom: pose, encode, denoise, decode.
+
+Each stage is a generator: it yields `Progress` and returns its result.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .denoise.plan import Conditions, Denoiser, closing
+from .denoise.plan import Conditions, DenoisePlan, Denoiser, closing
 from .denoise.schedule import Step
 from .errors import Cancelled, EngineError, MotionError
 from .events import Progress, Stage
@@ -24,8 +27,8 @@ from .settings import Settings
 Float = NDArray[np.float32]
 Picture = NDArray[np.uint8]
 T = TypeVar("T")
-Work = Generator[Progress, None, T]
-"""A stage: yields its events, returns what it made."""
+StageRun = Generator[Progress, None, T]
+"""A stage under way: yields its progress, returns what it made."""
 
 
 class Animation:
@@ -45,10 +48,11 @@ class Animation:
         self.fps = inputs.motion.fps
         self.size = inputs.size
         self.frames = inputs.motion.frames
-        """Frames of the finished video; an estimate until the pose stage is over, 0 if there is none."""
+        """Frames of the finished video; an estimate until the pose stage is over, 0 if not known yet."""
         self.audio = inputs.motion.audio
         self.poses: PoseSequence | None = None
-        """The poses that are drawn, the reference's own first; None for pose pictures or before they are known."""
+        """The poses that are drawn, the reference's own first. None if the motion is pose pictures, or before the
+        pose stage ends."""
         self._networks, self._sampler, self._inputs = networks, sampler, inputs
         self._cancelled, self._clock, self._began = cancelled, clock, clock()
         self._events = self._run()
@@ -57,15 +61,17 @@ class Animation:
         return self._events
 
     def close(self) -> None:
-        """Leave the animation where it is and give back what it holds."""
+        """Stop the animation and give back what it holds."""
         self._events.close()
         self._inputs.motion.close()
 
-    def _run(self) -> Work[None]:
+    def _run(self) -> StageRun[None]:
         try:
             pictures = yield from self._pose()
-            conditions = yield from self._encode(pictures)
-            latents = yield from self._denoise(conditions)
+            width, height = self.size
+            plan = self._sampler.plan(self.frames + 1, self.settings, (height // 8, width // 8))
+            conditions = yield from self._encode(pictures, plan)
+            latents = yield from self._denoise(plan, conditions)
             yield from self._decode(latents)
         except EngineError as error:
             self._networks.raise_if_lost(error)
@@ -75,14 +81,14 @@ class Animation:
 
     # ---- pose ----
 
-    def _pose(self) -> Work[Iterator[Picture]]:
+    def _pose(self) -> StageRun[Iterator[Picture]]:
         """Pose pictures uint8 [H,W,3], the reference's own first; drawn one by one as they are asked for."""
         motion, (width, height), canvas = self._inputs.motion, self.size, self.settings.canvas
         assert canvas is not None
         reference = self._inputs.reference()
         if motion.pictures is not None:
-            self._check()
-            yield self._event("pose", self.frames, self.frames)
+            self._stop_if_cancelled()
+            yield self._progress("pose", self.frames, self.frames)
             own = iter_pose_pictures(reference, height, width, canvas)
             return chain(own, sized_pictures(motion.pictures(), width, height))
         driving = motion.poses
@@ -94,16 +100,17 @@ class Animation:
         self.poses = PoseSequence.concat(
             [replace(reference, fps=driving.fps, size=self.size), replace(driving, size=self.size)]
         )
-        self._check()
-        yield self._event("pose", self.frames, self.frames)
+        self._stop_if_cancelled()
+        yield self._progress("pose", self.frames, self.frames)
         return iter_pose_pictures(self.poses, height, width, canvas)
 
-    def _estimate(self) -> Work[PoseSequence]:
+    def _estimate(self) -> StageRun[PoseSequence]:
         """The poses of a driving video."""
         found = []
-        for done, pose in self._inputs.driving_poses(self._check):
+        for done, pose in self._inputs.driving_poses(self._stop_if_cancelled):
             found.append(pose)
-            yield self._event("pose", done, max(self.frames, done) if self.frames else 0)
+            steps = max(self.frames, done) if self.frames else 0  # the estimate may be too small
+            yield self._progress("pose", done, steps)
         if not any(pose.body_score.any() for pose in found):
             raise MotionError(
                 f"nobody was found in {len(found)} frames of the motion.",
@@ -114,34 +121,30 @@ class Animation:
 
     # ---- encode ----
 
-    def _encode(self, pictures: Iterator[Picture]) -> Work[Conditions]:
+    def _encode(self, pictures: Iterator[Picture], plan: DenoisePlan) -> StageRun[Conditions]:
         """Picture and pose pictures through CLIP, the VAE's encoder and PoseNet."""
         picture = fit_picture(self._inputs.picture, *self.size)
-        frames, (width, height) = self.frames + 1, self.size
-        self._sampler.check(frames, self.settings, (height // 8, width // 8))
-        conditions = self._networks.condition(picture, frames, self.settings)
+        conditions = self._networks.condition(picture, plan.frames, self.settings)
         for done in self._networks.encode_poses(pictures, conditions.pose):
-            self._check()
-            yield self._event("encode", done, frames)
+            self._stop_if_cancelled()
+            yield self._progress("encode", done, plan.frames)
         return conditions
 
     # ---- denoise ----
 
-    def _denoise(self, conditions: Conditions) -> Work[Float]:
+    def _denoise(self, plan: DenoisePlan, conditions: Conditions) -> StageRun[Float]:
         """Latents [F,4,h,w] after the last step."""
-        sampler, settings = self._sampler, self.settings
-        plan = sampler.plan(self.frames + 1, settings, conditions.latent_size)
-        latents = sampler.initial_latents(plan, settings)
-        denoiser = sampler.denoiser(plan, conditions, latents)
-        steps, segments = len(plan.steps), plan.segments
+        latents = self._sampler.initial_latents(plan, self.settings)
+        denoiser = self._sampler.denoiser(plan, conditions, latents)
+        steps, segments = len(plan.steps), plan.segment_count
         with closing(denoiser):
             for index, step in enumerate(plan.steps):
                 for done in denoiser.run(step):
-                    self._check()
+                    self._stop_if_cancelled()
                     if done < segments:
-                        yield self._event("denoise", index, steps, segment=done, segments=segments)
+                        yield self._progress("denoise", index, steps, segment=done, segments=segments)
                 preview = self._preview(denoiser, step, index + 1)
-                yield self._event(
+                yield self._progress(
                     "denoise", index + 1, steps, segment=segments, segments=segments, preview=preview
                 )
             return denoiser.latents
@@ -159,16 +162,16 @@ class Animation:
 
     def _decode(self, latents: Float) -> Iterator[Progress]:
         """Chunk by chunk; the first frame is the reference picture's own and is dropped."""
-        done = -1
+        done = -1  # the reference picture's own frame is not counted
         for pictures in self._networks.decode(latents, self.settings.decode_chunk):
-            self._check()
+            self._stop_if_cancelled()
             fresh = pictures[1:] if done < 0 else pictures
             done += len(pictures)
-            yield self._event("decode", done, self.frames, frames=fresh)
+            yield self._progress("decode", done, self.frames, frames=fresh)
 
-    def _event(self, stage: Stage, step: int, steps: int, **more: Any) -> Progress:
+    def _progress(self, stage: Stage, step: int, steps: int, **more: Any) -> Progress:
         return Progress(stage=stage, step=step, steps=steps, seconds=self._clock() - self._began, **more)
 
-    def _check(self) -> None:
+    def _stop_if_cancelled(self) -> None:
         if self._cancelled():
             raise Cancelled("the job was cancelled.")

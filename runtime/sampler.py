@@ -1,4 +1,4 @@
-"""From a clip's shape to a denoiser that executes its plan: on the CPU, or on the GPU that the engines run on."""
+"""Makes the plan of a clip, and the denoiser that executes it: on the CPU, or on the GPU that the engines run on."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ class Sampler:
         unet, build = networks["unet"], networks.model.build
         self.programs = None if unet.gpu is None else ProgramCache.open(unet, build, graphs=graphs)
         """The step programs of a GPU; None: the loop runs on the CPU."""
-        self._slots = min(limits.jobs, limits.together)
-        two = self.programs is None and networks.workers > 1
-        self._executor = ThreadPoolExecutor(1, "denoise") if two else None
+        self._slots = min(limits.jobs, limits.together)  # jobs that may share a program
+        two_workers = self.programs is None and networks.workers > 1
+        self._executor = ThreadPoolExecutor(1, "denoise") if two_workers else None
 
     def prepare(self, segment: int | None) -> None:
-        """On a GPU, find out now which batches pay, so that no job has to wait for that."""
+        """On a GPU, measure now which batch sizes are fastest, so that no job has to wait for that."""
         if segment is None or self.programs is None:
             return
         for width, height in self._networks.model.sizes:
-            with suppress(SettingsError, OutOfMemory):  # a job that asks for this size will be told
+            with suppress(SettingsError, OutOfMemory):  # a job of this size gets the error
                 self._batching(segment, (height // 8, width // 8))
 
     def check(self, frames: int, settings: Settings, latent_size: LatentSize) -> None:
@@ -86,8 +86,10 @@ class Sampler:
 
     def _batching(self, segment_frames: int, latent_size: LatentSize) -> Batching:
         """How the rows of segments of so many frames are put into calls here."""
-        most = self._networks.model.rows
+        allowed = self._networks.model.rows
         compiled = self._networks.shapes.rows(segment_frames, latent_size)
         if self.programs is not None:
-            return Batching(self.programs.batch_sizes.choose(compiled or most, segment_frames, latent_size))
-        return Batching(compiled, most[-1], 2 if self._executor else 1)
+            return Batching(
+                self.programs.batch_sizes.choose(compiled or allowed, segment_frames, latent_size)
+            )
+        return Batching(compiled, allowed[-1], 2 if self._executor else 1)

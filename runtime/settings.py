@@ -25,7 +25,7 @@ REFERENCE = {"sigma_min": 0.002, "sigma_max": 700.0, "canvas": 2160}
 def _multiple(side: int) -> int:
     if side % SIZE_MULTIPLE:
         nearest = max(SIZE_MULTIPLE, round(side / SIZE_MULTIPLE) * SIZE_MULTIPLE)
-        raise remedied(f"Sides are multiples of {SIZE_MULTIPLE}; the nearest to {side} is {nearest}.")
+        raise remedied(f"The sides are multiples of {SIZE_MULTIPLE}; the nearest to {side} is {nearest}.")
     return side
 
 

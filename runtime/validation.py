@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
-from pydantic import ConfigDict, GetCoreSchemaHandler, TypeAdapter, ValidationError
+from pydantic import ConfigDict, GetCoreSchemaHandler, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, core_schema
 
@@ -50,14 +50,6 @@ def checked(kind: type[MimicMotionError], *, prefix: str = "") -> Callable[[type
         return made  # type: ignore[no-any-return]
 
     return wrap
-
-
-def read(cls: type[T], values: Any, kind: type[MimicMotionError], *, prefix: str = "", what: str = "") -> T:
-    """An object of any type that pydantic knows, from plain values such as JSON's; raises `kind`."""
-    try:
-        return TypeAdapter(cls).validate_python(values)
-    except ValidationError as error:
-        raise explain(error, kind, prefix=prefix, what=what) from None
 
 
 def explain(
@@ -100,7 +92,7 @@ class Whole:
     """A whole number from `low` to `high`; numpy's numbers and 4.0 are taken, bools and texts are not."""
 
     low: int
-    high: int
+    high: int | None = None
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         inner = core_schema.int_schema(ge=self.low, le=self.high)
@@ -153,7 +145,7 @@ def remedied(remedy: str) -> PydanticCustomError:
     return PydanticCustomError("remedied", "{remedy}", {"remedy": remedy})
 
 
-def _number(value: Any, kind: Callable[[Any], float], low: float, high: float) -> float:
+def _number(value: Any, kind: Callable[[Any], float], low: float, high: float | None) -> float:
     name = "whole" if kind is int else "finite"
     try:
         if not isinstance(value, numbers.Real) or isinstance(value, bool) or kind(value) != value:
@@ -161,8 +153,8 @@ def _number(value: Any, kind: Callable[[Any], float], low: float, high: float) -
         plain = kind(value)
     except (TypeError, ValueError, OverflowError):
         raise remedied(f"Give a {name} number.") from None
-    if not (math.isfinite(plain) and low <= plain <= high):
-        raise remedied(f"Choose {low} to {high}.")
+    if not math.isfinite(plain) or plain < low or (high is not None and plain > high):
+        raise remedied(f"Choose {low} or more." if high is None else f"Choose {low} to {high}.")
     return plain
 
 

@@ -53,7 +53,7 @@ class CudaDenoiser:
     def run(self, step: Step) -> Iterator[int]:
         """The same, for the loop of `pipeline`; a step is one graph, so it yields only at the end."""
         self.step(step)
-        yield self.plan.segments
+        yield self.plan.segment_count
 
     def denoised(self, frame: int, step: Step) -> Float:
         """x0 [4,h,w] of a frame as the step just made predicts it: x - sigma d."""

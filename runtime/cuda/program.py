@@ -1,11 +1,11 @@
-"""Executes a plan on a GPU: each step is one graph, captured once for a plan's shape and replayed for each sigma.
+"""Executes a plan on a GPU: each step is one graph, captured once for each variant shape and number of jobs.
 
 What changes from step to step (timestep, scale, keep, push; which rows run, where a plan has several variants) and
 from job to job (latents, poses, picture, guidance) lies in the device's memory, so that a graph never changes.
-Nothing is allocated between jobs.
+A new job allocates no GPU memory.
 
-A program has slots for one or several jobs of equal shape. Each job is at a step of its own. Jobs that go on at the
-same time share a graph and the U-Net's batches; the latents of the others stay as they are.
+A program has slots for one or several jobs of equal shape. Each job is at a step of its own. Jobs that take a step at
+the same time share a graph and the U-Net's batches; the latents of the others stay as they are.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ def program_key(plan: DenoisePlan, slots: int) -> Hashable:
 
 def _content(variant: StepVariant) -> Hashable:
     segments = variant.segments
-    return graph_shape(variant), segments.shape, segments.tobytes(), variant.weights.tobytes()
+    return graph_signature(variant), segments.shape, segments.tobytes(), variant.weights.tobytes()
 
 
-def graph_shape(variant: StepVariant) -> Hashable:
-    """Variants of equal shape run on one graph, after their tables were uploaded."""
+def graph_signature(variant: StepVariant) -> Hashable:
+    """Variants of equal signature can use one graph; the tables of the variant are uploaded first."""
     return len(variant.segments), variant.branches, variant.batches, variant.guided
 
 
@@ -67,7 +67,7 @@ class StepProgram:
         shallow: Engine | None = None,
     ) -> None:
         if slots > shareable_slots(plan, slots):
-            raise ValueError("jobs share full steps of one variant only")
+            raise ValueError("several slots need a plan with one variant and without cached features")
         self._device, self._plan, self.slots = device, plan, slots
         self._arrays: Arrays | None = Arrays.allocate(device, unet, plan, slots)
         self._tables: dict[Selection, launches.Tables] = {}
@@ -82,7 +82,7 @@ class StepProgram:
         """A graph for each shape of a variant and each number of jobs."""
         for key, variant in self._plan.variants.items():
             for jobs in range(1, self.slots + 1):
-                graph_key = graph_shape(variant), jobs
+                graph_key = graph_signature(variant), jobs
                 if graph_key not in self._graphs:
                     selection = (key, tuple(range(jobs)))
                     self._graphs[graph_key] = StepGraph(
@@ -100,7 +100,7 @@ class StepProgram:
     @property
     def calls(self) -> list[Any]:
         """The U-Net bound for each batch of a step of the first variant, in order."""
-        return self._graphs[graph_shape(self._plan.first), 1].calls
+        return self._graphs[graph_signature(self._plan.first), 1].calls
 
     def start(self, plan: DenoisePlan, conditions: Conditions, latents: Float, slot: int = 0) -> None:
         """Load a job into a slot: a plan of this program's key, and latents [F,4,h,w] at the first sigma."""
@@ -124,7 +124,7 @@ class StepProgram:
         """Bring the latents of some slots to their next sigmas at once; all steps are of one variant."""
         running, arrays = tuple(sorted(steps)), self.arrays
         first = steps[running[0]]
-        graph = self._graphs[graph_shape(self._plan.variant(first)), len(running)]
+        graph = self._graphs[graph_signature(self._plan.variant(first)), len(running)]
         selection = (first.variant, running)
         graph.select(selection, self.tables(selection))
         numbers = np.tile(STILL, (self.slots, 1))
@@ -132,8 +132,10 @@ class StepProgram:
         self._device.upload(numbers, arrays.numbers)
         for slot in running:
             self._device.copy(self.of(slot, arrays.latents), self.of(slot, arrays.previous))
-        full = all(step.full for step in steps.values())
-        (graph.full if full or graph.shallow is None else graph.shallow)()
+        full = graph.shallow is None or all(step.full for step in steps.values())
+        replay = graph.full if full else graph.shallow
+        assert replay is not None
+        replay()
 
     def mark(self) -> Callable[[], None]:
         """What waits until all steps that were asked for by now are done."""

@@ -22,9 +22,9 @@ Make = Callable[[DenoisePlan, int, Engine, Engine | None], StepProgram]
 class SharedProgram:
     """Jobs on one program, each in a slot and in a thread of its own.
 
-    A job that asks for a step waits until the GPU has done the step before; all jobs that have asked by then step
-    together. So nobody waits for a job that is busy elsewhere, and a job alone steps alone. A program with one slot
-    enqueues a step while the step before runs, so that the GPU has no gap between them.
+    A job asks for a step and waits until the GPU has done the step before. All jobs that asked by then step together.
+    So no job waits for one that is busy elsewhere, and a job alone steps alone. A program with one slot enqueues a
+    step while the step before runs, so that the GPU has no gap between them.
     """
 
     def __init__(self, program: StepProgram, key: Hashable) -> None:

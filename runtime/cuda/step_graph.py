@@ -17,12 +17,12 @@ from . import launches
 from .launches import Device
 
 Selection = tuple[VariantKey, tuple[int, ...]]
-"""Which variant of the plan a step runs, and the slots whose jobs it brings on."""
+"""Which variant of the plan a step runs, and the slots that take part in it."""
 
 
 @dataclass(frozen=True)
 class Arrays:
-    """A program's memory on the device; the arrays of its slots lie one behind the other."""
+    """A program's memory on the device; the arrays of its slots are stored one after another."""
 
     latents: Any
     """float32 [slots*F,4,h,w]."""
@@ -41,9 +41,10 @@ class Arrays:
     numbers: Any
     """float32 [slots,4]: timestep, scale, keep and push of each slot's step."""
     inputs: Mapping[str, Any]
-    """Those of the U-Net, for its largest batch."""
+    """The U-Net's inputs for its largest batch; every call uses the same ones."""
     outputs: Mapping[str, Any]
-    """Those of the U-Net, for all rows: `prediction`, and `cached_features` where the plan caches them."""
+    """The U-Net's outputs for all rows, since they are read together at the end of a step: `prediction`, and
+    `cached_features` where the plan caches them."""
 
     @classmethod
     def allocate(cls, device: Device, unet: Engine, plan: DenoisePlan, slots: int) -> Arrays:
@@ -82,8 +83,9 @@ class Arrays:
             },
             outputs=outputs,
         )
-        if slots > 1:  # slots without a job are read too: they must hold numbers
+        if slots > 1:  # empty slots are read too, so they must not hold NaN
             device.upload(np.zeros(arrays.latents.shape, np.float32), arrays.latents)
+        device.upload(np.tile(launches.STILL, (slots, 1)), arrays.numbers)
         return arrays
 
 
@@ -106,9 +108,9 @@ def uploaded(device: Device, values: np.ndarray[Any, Any]) -> Any:
 
 
 class StepGraph:
-    """Steps that differ only in their tables: the engine bound for each batch, and the captured graph.
+    """The graph of all steps that differ only in their tables, and the engine bound for each batch.
 
-    Made with the tables of the `selection` that it runs first.
+    It starts with the tables of `selection`; `select` replaces them.
     """
 
     def __init__(
@@ -135,9 +137,9 @@ class StepGraph:
         self.shallow: Replay | None = None
         if plan.caches_features:
             assert shallow is not None
-            kept = {"cached_features": arrays.outputs["cached_features"]}
-            answers = {"prediction": arrays.outputs["prediction"]}
-            calls = bind(device, shallow, batches, arrays.inputs, kept, answers)
+            features = {"cached_features": arrays.outputs["cached_features"]}
+            prediction = {"prediction": arrays.outputs["prediction"]}
+            calls = bind(device, shallow, batches, arrays.inputs, features, prediction)
             try:
                 self.shallow = device.record(partial(work.enqueue, calls), graphs=graphs)
             except BaseException:
@@ -165,14 +167,14 @@ def bind(
     engine: Engine,
     batches: tuple[int, ...],
     inputs: Mapping[str, Any],
-    kept: Mapping[str, Any],
+    features: Mapping[str, Any],
     outputs: Mapping[str, Any],
 ) -> list[Any]:
-    """The engine bound for each batch: all on the same `inputs`, each on its own rows of `kept` and `outputs`."""
+    """The engine bound for each batch: all on the same `inputs`, each on its own rows of `features` and `outputs`."""
     part, calls, row = device.part, [], 0
     for size in batches:
         given = {name: part(array, 0, size) for name, array in inputs.items()}
-        given |= {name: part(array, row, row + size) for name, array in kept.items()}
+        given |= {name: part(array, row, row + size) for name, array in features.items()}
         calls.append(
             engine.bind(given, {name: part(array, row, row + size) for name, array in outputs.items()})
         )
@@ -182,7 +184,10 @@ def bind(
 
 @dataclass(frozen=True)
 class StepWork:
-    """What a step puts on the stream. It holds no program and no graph: a circle would keep GPU memory alive."""
+    """What a step puts on the stream.
+
+    It holds no program and no graph: a reference cycle would keep GPU memory alive.
+    """
 
     device: Device
     plan: DenoisePlan
@@ -193,7 +198,7 @@ class StepWork:
     arrays: Arrays
 
     def enqueue(self, calls: list[Any], stream: Any) -> None:
-        """One step: gather and run the U-Net for each batch; then blend, guide and step."""
+        """One step: gather and run the U-Net for each batch; then one kernel blends, guides and steps."""
         row, arrays = 0, self.arrays
         for size, call in zip(self.batches, calls, strict=True):
             self._gather(row, size, stream)

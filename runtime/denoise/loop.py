@@ -1,4 +1,4 @@
-"""The denoising loop on a CPU: executes a plan with numpy around the U-Net, on memory that is taken once."""
+"""The denoising loop on a CPU: executes a plan with numpy around the U-Net. All memory is allocated at the start."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ Float = NDArray[np.float32]
 class CpuDenoiser:
     """Executes a plan for one clip.
 
-    If the plan's batching has two workers, `executor` runs every second call: on a CPU two calls on half the threads
-    each are faster than one after the other on all. If the plan caches features, `unet` must be the network that
+    If the plan's batching has two workers, two calls run at a time, the second one in `executor`: on a CPU that is
+    faster than one call after the other. If the plan caches features, `unet` must be the network that
     also gives them (`unet_caching`), and `shallow` the one that takes them (`unet_shallow`).
     """
 
@@ -53,7 +53,8 @@ class CpuDenoiser:
         self._scratch = np.empty((plan.segment_frames, 4, *plan.latent_size), np.float32)
 
     def run(self, step: Step) -> Iterator[int]:
-        """Bring the latents to the next sigma; yields how many segments are done. Until the end, latents stay."""
+        """Run one step. Yields the number of finished segments; `latents` change only when the step is complete."""
+        # The two buffers swap roles: the next latents are written where the previous ones were.
         following = np.multiply(self.latents, np.float32(step.keep), out=self.previous)
         batches, rows, done = self._batches[step.variant], len(self.plan.variant(step).rows), 0
         for start in range(0, len(batches), len(self._workers)):
@@ -64,11 +65,11 @@ class CpuDenoiser:
             for batch in together:  # always in the order of the rows: the last bits of the sum depend on it
                 self._blend(batch.worker.prediction, batch.rows, step, following)
                 done += len(batch.rows)
-            yield done * self.plan.segments // rows
+            yield done * self.plan.segment_count // rows  # rows done, in segments
         self.latents, self.previous = following, self.latents
 
     def step(self, step: Step) -> None:
-        """The same without its progress."""
+        """Run one step and ignore its progress."""
         for _ in self.run(step):
             pass
 
@@ -80,7 +81,7 @@ class CpuDenoiser:
         """Nothing to do: it holds only its own memory."""
 
     def _place(self, variant: StepVariant) -> list[Batch]:
-        """The variant's rows on the workers in turn."""
+        """The variant's batches, given to the workers in turn."""
         ends = accumulate(variant.batches, initial=0)
         return [
             self._workers[index % len(self._workers)].batch(variant.rows[start:end], end - start)
@@ -103,7 +104,7 @@ class CpuDenoiser:
 
 
 class Worker:
-    """The arrays that one call at a time runs on, and the engines bound to them."""
+    """Arrays that one call at a time uses, and the engines bound to them."""
 
     def __init__(
         self,

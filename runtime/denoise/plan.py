@@ -50,15 +50,17 @@ class StepVariant:
     guidance: Float
     """[F]: g of each frame."""
     guided: bool
-    """False: these steps ignore the job's guidance; g is 1 everywhere."""
+    """False: no guidance, only conditional rows run; g is 1 everywhere."""
     rows: tuple[Row, ...]
-    """The conditional and the unconditional row of each segment; a branch with share 0 everywhere is left out."""
+    """The conditional and the unconditional row of each segment. A branch that guidance multiplies by 0 in every
+    frame is left out."""
     batches: tuple[int, ...]
-    """Rows of each call of the U-Net, in order. A call may have more rows than are left: those have share 0."""
+    """How many rows each call of the U-Net has, in order. The last call may be larger than needed: its spare rows
+    have weight 0."""
 
     @property
     def branches(self) -> tuple[bool, ...]:
-        """Of each segment's rows: conditional (True) or not (False)."""
+        """The branches that each segment has, in order: (True, False), or one of them. True is conditional."""
         return tuple(row.conditional for row in self.rows[: len(self.rows) // len(self.segments)])
 
 
@@ -73,7 +75,7 @@ class DenoisePlan:
     """[F]: g of each frame in guided steps."""
     steps: tuple[Step, ...]
     variants: Mapping[VariantKey, StepVariant]
-    """All have segments of equally many frames."""
+    """What the steps run, by their key. The segments of all variants have the same N."""
     batching: Batching
     caches_features: bool = False
     """Whether some steps run the shallow U-Net on cached features."""
@@ -89,8 +91,8 @@ class DenoisePlan:
         return int(self.first.segments.shape[1])
 
     @property
-    def segments(self) -> int:
-        """S of the first step; progress is told in these."""
+    def segment_count(self) -> int:
+        """S of the first step; progress is counted in these."""
         return len(self.first.segments)
 
     def variant(self, step: Step) -> StepVariant:
@@ -146,18 +148,18 @@ class Denoiser(Protocol):
         """float32 [F,4,h,w] after the last step."""
 
     def run(self, step: Step) -> Iterator[int]:
-        """Bring the latents to the next sigma; yields how many segments are done, at least once."""
+        """Run one step. Yields the number of finished segments, at least once."""
 
     def denoised(self, frame: int, step: Step) -> Float:
         """x0 [4,h,w] of a frame as the step just made predicts it."""
 
     def close(self, *, broken: bool = False) -> None:
-        """Give back what it holds; `broken`: something failed on it, so that nobody may use that again."""
+        """Give back what it holds; `broken`: something failed on it, so it must not be used again."""
 
 
 @contextmanager
 def closing(denoiser: Denoiser) -> Iterator[None]:
-    """Close a denoiser at the end, as broken after any error but one that only stops the job."""
+    """Close a denoiser at the end: as broken after an error, normally after a cancel."""
     try:
         yield
     except (Cancelled, GeneratorExit):
@@ -183,11 +185,11 @@ def make_plan(
     """
     steps = steps_of(settings)
     guidance = guidance_ramp(settings.guidance, frames)
-    cut = {
-        key: segments_of(settings, frames, latent_size, shapes, shift=key[0])
-        for key in dict.fromkeys(step.variant for step in steps)
+    segments_by_variant = {
+        (shift, guided): segments_of(settings, frames, latent_size, shapes, shift)
+        for shift, guided in dict.fromkeys(step.variant for step in steps)
     }
-    batching = choose_batching(next(iter(cut.values())).shape[1])
+    batching = choose_batching(next(iter(segments_by_variant.values())).shape[1])
     variants = {
         (shift, guided): make_variant(
             segments,
@@ -196,7 +198,7 @@ def make_plan(
             batching,
             guided=guided,
         )
-        for (shift, guided), segments in cut.items()
+        for (shift, guided), segments in segments_by_variant.items()
     }
     return DenoisePlan(
         frames, latent_size, guidance, tuple(steps), variants, batching, settings.reuse_interval > 1
@@ -252,13 +254,16 @@ def split_rows(rows: int, sizes: Sequence[int]) -> tuple[int, ...]:
 
 
 def even_size(rows: int, most: int, workers: int) -> int:
-    """Rows of a call, at most `most`, so that all calls end soonest with so many workers; larger if equal."""
+    """Rows of a call, at most `most`: the number with the smallest total time for so many workers.
 
-    def rounds(size: int) -> int:
+    A call takes time in proportion to its rows. Of equally good numbers the larger one is taken.
+    """
+
+    def total_time(size: int) -> int:
         sizes = [part.stop - part.start for part in slices(rows, size)]
         return sum(max(sizes[start : start + workers]) for start in range(0, len(sizes), workers))
 
-    return min(range(min(most, rows), 0, -1), key=rounds)
+    return min(range(min(most, rows), 0, -1), key=total_time)
 
 
 def slices(count: int, size: int) -> Iterator[slice]:

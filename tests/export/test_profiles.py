@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from mimicmotion_trt.cuda.batch_sizes import BatchSizes
 from mimicmotion_trt.engines import Bundle, EnginePlan, EngineSpec, network_specs
-from mimicmotion_trt.errors import SettingsError
+from mimicmotion_trt.errors import ExportError, SettingsError
 from mimicmotion_trt.export.options import Options, PlanOptions
-from mimicmotion_trt.export.tensorrt_build import left_out, make_profiles, usable_rows
+from mimicmotion_trt.export.tensorrt_build import check_target, left_out, make_profiles, usable_rows
 
 REAL = network_specs(pose_channels=320, token_width=1024, image_size=224, dtype="float16")["unet"]
 
@@ -74,6 +74,19 @@ def test_the_rule_is_the_runtimes_own(rows, frames, wide, high):
     else:
         with pytest.raises(SettingsError):
             usable_rows(REAL, rows, frames, (wide * 64, high * 64))
+
+
+@pytest.mark.parametrize(("capability", "runs"), [("SM80", False), ("SM89", True), ("SM90", True)])
+def test_float8_is_compiled_for_gpus_that_have_it(fake_tensorrt, capability, runs):
+    fake_tensorrt.capability = capability
+    check_target(Options(backend="tensorrt"))
+    options = Options(backend="tensorrt", precision="fp8")
+    if runs:
+        check_target(options)
+        return
+    with pytest.raises(ExportError, match="NVIDIA L4 SM80 cannot multiply in float8") as caught:
+        check_target(options)
+    assert (caught.value.field, bool(caught.value.remedy)) == ("precision", True)
 
 
 def test_what_was_left_out_is_told(bundle):

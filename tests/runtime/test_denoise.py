@@ -233,7 +233,7 @@ def test_an_engine_that_takes_few_numbers_of_rows_answers_the_same(sizes):
 def test_only_rows_that_count_are_run(guidance, conditional, unconditional):
     engine = LinearEngine()
     denoiser = denoiser_of(engine, 18, 8, 3, guidance)
-    assert denoiser.plan.segments == 3
+    assert denoiser.plan.segment_count == 3
     (step,) = euler_steps(karras_sigmas(1, 0.002, 700.0))
     denoiser.step(step)
     assert sum(engine.calls) == len(denoiser.plan.first.rows) == conditional + unconditional
@@ -256,10 +256,10 @@ def test_segments_done_rise_to_all_of_them():
     done = []
     for count in denoiser.run(step):
         done.append(count)
-        if count < denoiser.plan.segments:
+        if count < denoiser.plan.segment_count:
             np.testing.assert_array_equal(denoiser.latents, before)  # they stay until all rows are in
     assert done == sorted(done)
-    assert done[-1] == denoiser.plan.segments
+    assert done[-1] == denoiser.plan.segment_count
     assert not np.array_equal(denoiser.latents, before)
 
 
