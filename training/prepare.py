@@ -90,7 +90,8 @@ def _run(work: Preparation, as_json: bool) -> list[Verdict]:
         kept = sum(not verdict.reason for verdict in verdicts)
         left_out = Counter(verdict.reason for verdict in verdicts if verdict.reason)
         say(video=video.name, kept=kept, left_out=left_out)
-        counts.update(left_out, kept=kept)
+        counts["kept"] += kept
+        counts.update(left_out)
         bars.update(videos, advance=1, note=", ".join(f"{count} {name}" for name, count in counts.items()))
 
     say(videos=len(work.videos))

@@ -129,12 +129,9 @@ class Hair:
 
 @dataclass(frozen=True, slots=True)
 class Garment:
-    """A piece of clothing.
+    """A piece of clothing."""
 
-    `cover` says how many of the limb's two bones it covers, 0 to 2: 0.6 is a short sleeve, 1.9 a long one.
-    """
-
-    cover: float
+    cover: float  # how many of a limb's two bones, 0 to 2: 0.6 is a short sleeve, 1.9 a long one
     pattern: Pattern
     colour: Colour
     second: Colour
@@ -170,8 +167,7 @@ class Light:
 
     def shift(self, radius: Array, size: float) -> Array:
         """How far [F,2] a layer of that size factor moves to the light in a thing of `radius` [F]."""
-        moved: Array = (0.55 * (1 - size) * radius)[:, None] * np.asarray((0.8 * self.side, -0.6))
-        return moved
+        return np.asarray((0.55 * (1 - size) * radius)[:, None] * np.asarray((0.8 * self.side, -0.6)))
 
 
 @dataclass(frozen=True, slots=True)

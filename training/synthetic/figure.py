@@ -155,8 +155,7 @@ class Trunk:
         middle = (left + right) / 2
         outline = np.concatenate([left, right[:, ::-1]], axis=1)
         centre = np.concatenate([middle, middle[:, ::-1]], axis=1)
-        shrunk: Array = centre + (outline - centre) * size
-        return shrunk
+        return np.asarray(centre + (outline - centre) * size)
 
     def patch(self, top: float, bottom: float, angle: float, half: float) -> Array:
         """A patch [F,4,2] on the front, `angle` radians to the left, `half` radians to each side."""
@@ -240,8 +239,7 @@ class Head:
 
     def at(self, points: Array) -> Array:
         """[P,3] of the head to pixels [F,P,2]."""
-        placed: Array = self.view.skull[:, None] + np.einsum("fij,pj->fpi", self.axes[:, :2], points)
-        return placed
+        return np.asarray(self.view.skull[:, None] + np.einsum("fij,pj->fpi", self.axes[:, :2], points))
 
     def ball(self, middle: tuple[float, float, float], size: float, radii: Array | None = None) -> Array:
         """The outline [F,20,2] of an ellipsoid: the skull's own radii times `size` unless given."""

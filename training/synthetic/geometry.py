@@ -34,15 +34,13 @@ def roll(angle: Array) -> Array:
 
 def turn(matrix: Array, vector: Array) -> Array:
     """[F,3,3] applied to [F,3] or [3]: [F,3]."""
-    turned: Array = np.einsum("fij,...j->fi" if vector.ndim == 1 else "fij,fj->fi", matrix, vector)
-    return turned
+    return np.asarray(np.einsum("fij,...j->fi" if vector.ndim == 1 else "fij,fj->fi", matrix, vector))
 
 
 def unit(vector: Array) -> Array:
     """The vectors [...,n] of length 1; a zero stays zero."""
     length = np.linalg.norm(vector, axis=-1, keepdims=True)
-    scaled: Array = vector / np.maximum(length, 1e-9)
-    return scaled
+    return np.asarray(vector / np.maximum(length, 1e-9))
 
 
 def across(vector: Array, direction: Array) -> Array:
@@ -88,15 +86,13 @@ def ellipse(middle: Array, axes: Array) -> Array:
     c = np.sqrt(np.maximum(spread[:, 1, 1] - b * b, 1e-9))
     x = a[:, None] * np.cos(_RING)
     y = b[:, None] * np.cos(_RING) + c[:, None] * np.sin(_RING)
-    outline: Array = middle[:, None] + np.stack([x, y], axis=-1)
-    return outline
+    return np.asarray(middle[:, None] + np.stack([x, y], axis=-1))
 
 
 def disc(middle: Array, radius: Array) -> Array:
     """The outline [F,10,2] of a circle."""
     ring = np.stack([np.cos(_RING[::2]), np.sin(_RING[::2])], axis=-1)
-    outline: Array = middle[:, None] + radius[:, None, None] * ring
-    return outline
+    return np.asarray(middle[:, None] + radius[:, None, None] * ring)
 
 
 def _plane(angle: Array, first: int, second: int) -> Array:

@@ -40,9 +40,6 @@ class Waves:
     def __init__(self, rng: Rng, times: Array, tempo: float, energy: float) -> None:
         self._rng, self._times, self._tempo, self._energy = rng, times, tempo, energy
 
-    def __len__(self) -> int:
-        return len(self._times)
-
     def __call__(self, low: float, high: float, speed: float = 1.0) -> Array:
         """One signal [F] between `low` and `high`; `speed` is a factor of the tempo."""
         rng = self._rng
@@ -52,8 +49,7 @@ class Waves:
         sines = np.sin(2 * np.pi * self._times[:, None] * rates + phases)
         reach = self._energy * (high - low) / 2
         middle = rng.uniform(low + reach, high - reach)
-        wave: Array = middle + reach * np.tanh(1.3 * (sines @ weights) / np.linalg.norm(weights))
-        return wave
+        return np.asarray(middle + reach * np.tanh(1.3 * (sines @ weights) / np.linalg.norm(weights)))
 
     def beat(self, speed: float = 1.0) -> Array:
         """A plain sine [F] on the beat, of random phase."""
@@ -67,7 +63,7 @@ def dance(character: Character, times: Array, rng: Rng) -> Skeleton:
     The dance comes from `rng`: a generator of the same state with other times gives other moments of the same dance.
     """
     waves = Waves(rng, times, tempo=rng.uniform(0.35, 0.95), energy=rng.uniform(0.55, 1.0))
-    root, pelvis, chest, head = _trunk(waves, rng)
+    root, pelvis, chest, head = _trunk(waves, len(times), rng)
     size, body = character.body, np.zeros((len(times), 18, 3))
     body[:, NECK] = -size.torso * unit(0.4 * pelvis[..., 1] + 0.6 * chest[..., 1])
     for side, arm, leg in zip(SIDES, ARMS, LEGS, strict=True):
@@ -96,14 +92,13 @@ def gesture(waves: Waves, rng: Rng) -> Array:
     first, second = (np.asarray(_GESTURES[index]) for index in rng.integers(len(_GESTURES), size=2))
     share = np.clip(waves(-0.6, 1.6, 1.2), 0, 1)[:, None]
     trembling = np.stack([waves(-0.12, 0.12, 1.5) for _ in range(5)], axis=-1)
-    curl: Array = np.clip(first + (second - first) * share + trembling, 0, 1)
-    return curl
+    return np.asarray(np.clip(first + (second - first) * share + trembling, 0, 1))
 
 
-def _trunk(waves: Waves, rng: Rng) -> tuple[Array, Array, Array, Array]:
+def _trunk(waves: Waves, frames: int, rng: Rng) -> tuple[Array, Array, Array, Array]:
     """The rotations [F,3,3] of the whole person, the pelvis, the chest and the head."""
     wide = rng.choice([0.35, 0.7, 1.1], p=[0.5, 0.35, 0.15])
-    root = pitch(np.full(len(waves), rng.uniform(0.05, 0.2))) @ yaw(waves(-wide, wide, 0.5))
+    root = pitch(np.full(frames, rng.uniform(0.05, 0.2))) @ yaw(waves(-wide, wide, 0.5))
     bow = np.maximum(waves(-0.5, 0.75, 0.6), -0.12)
     lean = waves(-0.32, 0.32, 0.8)
     pelvis = root @ pitch(0.35 * bow) @ roll(0.45 * lean - 0.1 * waves.beat()) @ yaw(waves(-0.25, 0.25))
@@ -235,8 +230,7 @@ def _at(values: Array, index: Array) -> Array:
     low = np.floor(index).astype(int)
     high = np.minimum(low + 1, len(values) - 1)
     share = (index - low).reshape(-1, *(1,) * (values.ndim - 1))
-    mixed: Array = values[low] * (1 - share) + values[high] * share
-    return mixed
+    return np.asarray(values[low] * (1 - share) + values[high] * share)
 
 
 def _filled(motion: PoseSequence) -> Array:

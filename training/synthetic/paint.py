@@ -63,8 +63,7 @@ def cast_shadow(canvas: Picture, middle: tuple[float, float], reach: float) -> N
     across = (np.arange(x0, x1, dtype=np.float32) - left + 0.5) / wide - 1
     down = (np.arange(y0, y1, dtype=np.float32) - top + 0.5) / high - 1
     dark = np.clip(1 - across**2 - down[:, None] ** 2, 0, 1) * 0.5
-    region = canvas[y0:y1, x0:x1, :3]
-    region[...] = region * (1 - dark[..., None])
+    canvas[y0:y1, x0:x1, :3] = canvas[y0:y1, x0:x1, :3] * (1 - dark[..., None])
 
 
 def _ramp(one: Colour, other: Colour, share: Floats) -> Floats:
