@@ -6,15 +6,17 @@ import importlib.util
 import json
 import platform
 import re
+import resource
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import typer
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -28,7 +30,10 @@ PERSON = ROOT / "demo" / "person.jpg"
 MOTION = ROOT / "demo" / "balance.npz"
 PACKAGES = ("torch", "cuda-core", "nvidia-cuda-nvrtc", "tensorrt-cu13", "tensorrt-rtx-cu13", "numpy")
 
-# ---- inputs ----
+AsJson = Annotated[bool, typer.Option("--json", help="Print the JSON line only.")]
+BundleName = Annotated[str, typer.Option(help="Bundle, by name or folder.")]
+
+# ---- inputs and measures ----
 
 
 def keypoints(frames: int) -> PoseSequence:
@@ -53,6 +58,18 @@ def driving_video(path: Path, frames: int, size: tuple[int, int] = (480, 854), f
 def picture(size: tuple[int, int]) -> NDArray[np.uint8]:
     """The demo's person, uint8 [H,W,3] of `size` (width, height)."""
     return fit_picture(read_picture(PERSON), *size)
+
+
+def timed(work: Callable[[], Any]) -> float:
+    """Seconds that a piece of work takes; on a GPU it has to wait for what it begins."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def peak_mib() -> float:
+    """The most memory that this process has held so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 # ---- tables in pages: between <!-- NAME: begin --> and <!-- NAME: end --> ----

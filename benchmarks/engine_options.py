@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any
@@ -18,6 +17,7 @@ from typing import Annotated, Any
 import numpy as np
 import onnxruntime as ort
 import typer
+from common import AsJson, BundleName, timed
 from rich.console import Console
 from rich.table import Table
 
@@ -28,11 +28,11 @@ LEVELS = ort.GraphOptimizationLevel
 
 
 def main(
-    bundle: Annotated[str, typer.Option(help="Bundle, by name or folder.")] = "tiny",
+    bundle: BundleName = "tiny",
     frames: Annotated[int, typer.Option(help="Frames in a segment.")] = 8,
     cells: Annotated[str, typer.Option(help="HIGHxWIDE of the latents.")] = "16x8",
     repeat: Annotated[int, typer.Option(help="Timed runs of each.", min=1)] = 9,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the JSON line only.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Time threads, rows, graph optimisation, fixed sizes, binding and two batches at a time."""
     loaded = load_bundle(bundle)
@@ -127,13 +127,7 @@ def bound(engine: Any, feed: dict[str, Array]) -> Callable[[], Any]:
 
 def median_ms(call: Callable[[], Any], repeat: int) -> float:
     """Median milliseconds after two runs to warm up."""
-    times = []
-    for run in range(repeat + 2):
-        began = time.perf_counter()
-        call()
-        if run >= 2:
-            times.append(time.perf_counter() - began)
-    return statistics.median(times) * 1e3
+    return statistics.median([timed(call) for _ in range(repeat + 2)][2:]) * 1e3
 
 
 if __name__ == "__main__":

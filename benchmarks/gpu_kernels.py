@@ -22,7 +22,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from common import RESULTS, Figures, Part, Report, run_parts, shown
+from common import RESULTS, AsJson, Figures, Part, Report, run_parts, shown
 from rich.console import Console
 from rich.table import Table
 
@@ -78,7 +78,7 @@ class Case:
 def main(
     minutes: Annotated[float | None, typer.Option(help="Begin nothing after so many minutes.", min=0)] = None,
     results: Annotated[Path, typer.Option(help="Folder of the JSON file and the plot.")] = RESULTS,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the JSON line only.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Time every kernel and a copy beside it, for float16 and for float32 engines."""
     console = Console(quiet=as_json, markup=False, highlight=False)

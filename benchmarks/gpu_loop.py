@@ -2,7 +2,7 @@
 
     python benchmarks/gpu_loop.py [--shape NAME]… [--minutes N] [--results DIR]
 
-Networks have random weights (`random_model.py`) and run as a torch bundle through the public `Animator`. Without
+Networks have random weights (`torch_model.py`) and run as a torch bundle through the public `Animator`. Without
 `--shape` MimicMotion's 16 and 72 frames at 1024x576 are measured, then small networks; `svd-xt` is the work of the
 published marks: 25 frames, 25 steps, guidance, 1024x576. A row of the table is one way to make the video:
 
@@ -27,7 +27,6 @@ import gc
 import os
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -39,17 +38,16 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from common import RESULTS, Figures, Part, Report, run_parts, shown
-from random_model import REAL, SMALL, random_model, write_bundle
+from common import RESULTS, AsJson, Figures, Part, Report, run_parts, shown, timed
 from rich.console import Console
 from rich.table import Table
-from torch_loop import TorchLoop
+from torch_model import REAL, SMALL, TorchLoop, random_model, write_bundle
 
 from mimicmotion_trt import Animator, Limits, Settings
 from mimicmotion_trt.denoise.noise import latent_noise
 from mimicmotion_trt.engines import Manifest
 from mimicmotion_trt.engines.bundle import MANIFEST
-from mimicmotion_trt.export.sources import image_statistics
+from mimicmotion_trt.export.networks import image_statistics
 
 Latents = np.ndarray[Any, np.dtype[np.float32]]
 Frames = np.ndarray[Any, np.dtype[np.uint8]]
@@ -63,7 +61,7 @@ MARKS = (
     ("the same with DeepCache", 13.6),
 )
 """Published seconds of SVD-XT's 25 frames in 25 steps, guided, at 1024x576, decoding included."""
-FIGURES = (
+FIGURES = [
     "video_s",
     "faster",
     "step_s",
@@ -74,7 +72,7 @@ FIGURES = (
     "of_matmul",
     "idle",
     "gib",
-)
+]
 
 
 @dataclass(frozen=True)
@@ -133,7 +131,7 @@ def main(
     compile: Annotated[
         bool, typer.Option("--compile", help="Networks compiled by torch.compile, too.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the JSON line only.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Time the plain loop and ours on one shape after the other."""
     chosen = shape or DEFAULT
@@ -213,7 +211,7 @@ class Loops:
             yield f"ours{more}", figures | self._faster(figures["video_s"]) | memory()
             yield f"ours{more}", self._throughput(figures["step_s"]) | self._error(latents)
             self._video(animator, replace(fast, steps=2))
-            yield f"10 steps{more}", self._faster(seconds(lambda: self._video(animator, fast))) | memory()
+            yield f"10 steps{more}", self._faster(timed(lambda: self._video(animator, fast))) | memory()
             if self.shape.timed == STEPS:
                 yield f"two jobs{more}", self._faster(self._two(animator, exact)) | memory()
 
@@ -222,7 +220,7 @@ class Loops:
         with self._animator(deep_cache=True) as animator:
             fast = replace(self.shape.fast, reuse_interval=2)
             self._video(animator, replace(fast, steps=3))
-            yield "reuse", self._faster(seconds(lambda: self._video(animator, fast))) | memory()
+            yield "reuse", self._faster(timed(lambda: self._video(animator, fast))) | memory()
 
     def idle(self) -> Iterator[tuple[str, Figures]]:
         """The share of the captured steps' time in which the GPU runs nothing."""
@@ -260,17 +258,17 @@ class Loops:
         """Seconds of one of two videos that are made at the same time."""
         with ThreadPoolExecutor(2) as threads:
             list(threads.map(lambda _: self._video(animator, replace(settings, steps=1)), range(2)))
-            return seconds(lambda: list(threads.map(lambda _: self._video(animator, settings), range(2)))) / 2
+            return timed(lambda: list(threads.map(lambda _: self._video(animator, settings), range(2)))) / 2
 
     def _timed(
         self, sample: Callable[[int], Latents], decode: Callable[[Latents], Frames]
     ) -> tuple[dict[str, float], Latents]:
         """Figures of one way, and its latents after the timed steps; a first run is not timed."""
         decode(sample(1))
-        one = min(seconds(lambda: sample(1)) for _ in range(2))
+        one = min(timed(lambda: sample(1)) for _ in range(2))
         kept: list[Latents] = []
-        many = seconds(lambda: kept.append(sample(self.shape.timed)))
-        step, decoding = (many - one) / (self.shape.timed - 1), seconds(lambda: decode(kept[0]))
+        many = timed(lambda: kept.append(sample(self.shape.timed)))
+        step, decoding = (many - one) / (self.shape.timed - 1), timed(lambda: decode(kept[0]))
         encoding = max(one - step, 0.0)
         video = encoding + STEPS * step + decoding
         return {"video_s": video, "step_s": step, "encode_s": encoding, "decode_s": decoding}, kept[0]
@@ -303,13 +301,6 @@ def tidy() -> None:
         torch.cuda.empty_cache()
 
 
-def seconds(work: Callable[[], Any]) -> float:
-    """That a piece of work takes; it returns what is on the host, so the GPU is done by then."""
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
-
-
 def memory() -> dict[str, float]:
     """GPU memory that is not free, whoever holds it; nothing on a CPU."""
     if not torch.cuda.is_available():
@@ -330,7 +321,7 @@ def matmul_tflops(device: str, side: int = 8192, times: int = 30) -> float:
         if device == "cuda":
             torch.cuda.synchronize()
 
-    return 2 * side**3 * times / statistics.median([seconds(products) for _ in range(4)][1:]) / 1e12
+    return 2 * side**3 * times / statistics.median([timed(products) for _ in range(4)][1:]) / 1e12
 
 
 def idle_share(work: Callable[[], Any]) -> float | None:

@@ -14,14 +14,13 @@ import statistics
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
-from common import PERSON, ROOT, driving_video, keypoints, picture
+from common import PERSON, ROOT, AsJson, BundleName, driving_video, keypoints, picture, timed
 from rich.console import Console
 from rich.table import Table
 
@@ -52,7 +51,7 @@ class Bench:
 
 
 def main(
-    bundle: Annotated[str, typer.Option(help="Bundle, by name or folder.")] = "tiny",
+    bundle: BundleName = "tiny",
     frames: Annotated[int, typer.Option(help="Frames of the finished video.")] = 40,
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT.")] = "128x192",
     steps: Annotated[int | None, typer.Option(help="Denoising steps; the bundle's own if not given.")] = None,
@@ -67,7 +66,7 @@ def main(
     compare: Annotated[str, typer.Option(help="torch: the plain PyTorch loop on the same weights.")] = "",
     base: Annotated[Path, typer.Option(help="Base folder that the bundle was built from.")] = MODEL / "base",
     checkpoint: Annotated[Path, typer.Option(help="Its checkpoint.")] = MODEL / "mimicmotion.safetensors",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the JSON line only.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Time pose, encode, denoise, decode, media and gRPC; warm-up apart, percentiles over repeats."""
     console = Console(quiet=as_json, markup=False)
@@ -147,13 +146,10 @@ def time_grpc(bench: Bench, bundle: str, video: Path) -> dict[str, Any]:
         def through_grpc() -> None:
             client.animate(PERSON, video, bench.settings).save(Path(folder) / "grpc.mp4")
 
-        def in_process() -> None:
-            run_once(bench, video)
-
         through_grpc()
         for _ in range(bench.repeat):
-            for name, run in (("in process", in_process), ("through gRPC", through_grpc)):
-                times[name].append(timed(run))
+            times["in process"].append(timed(lambda: run_once(bench, video)))
+            times["through gRPC"].append(timed(through_grpc))
     direct, remote = (min(times[name]) for name in ("in process", "through gRPC"))
     bench.console.print(f"in process {direct:.3f} s, through gRPC {remote:.3f} s (fastest of {bench.repeat})")
     return {"in_process_s": direct, "grpc_s": remote, "overhead": remote / direct - 1}
@@ -162,7 +158,7 @@ def time_grpc(bench: Bench, bundle: str, video: Path) -> dict[str, Any]:
 def compare_torch(bench: Bench, base: Path, checkpoint: Path) -> dict[str, Any]:
     """Both loops from the same picture, pose pictures and noise to frames, in turn, in this process."""
     import torch
-    from torch_loop import TorchLoop
+    from torch_model import TorchLoop
 
     from mimicmotion_trt.training.checkpoints import load_model
 
@@ -203,13 +199,6 @@ def compare_torch(bench: Bench, base: Path, checkpoint: Path) -> dict[str, Any]:
         f"{ratio:.2f}x the plain PyTorch loop; largest difference of a pixel {difference}/255"
     )
     return {"speedup": ratio, "largest_difference": difference, "torch": torch_s, "ours": ours_s}
-
-
-def timed(call: Callable[[], None]) -> float:
-    """Seconds that a call takes."""
-    began = time.perf_counter()
-    call()
-    return time.perf_counter() - began
 
 
 def spread(values: list[float]) -> dict[str, float]:

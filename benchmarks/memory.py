@@ -9,7 +9,6 @@ memory. Prints a table and, last, one line of JSON with `growth`: the longer run
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from common import PERSON, driving_video
+from common import PERSON, AsJson, BundleName, driving_video, peak_mib
 from rich.console import Console
 from rich.table import Table
 
@@ -29,12 +28,12 @@ from mimicmotion_trt.settings import parse_size
 def main(
     frames: Annotated[list[int] | None, typer.Option(help="Frames of the finished video; repeat.")] = None,
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT.")] = "64x128",
-    bundle: Annotated[str, typer.Option(help="Bundle, by name or folder.")] = "tiny",
+    bundle: BundleName = "tiny",
     steps: Annotated[int, typer.Option(help="Denoising steps.")] = 2,
     alone: Annotated[
         bool, typer.Option(help="Run the one length given in this process.", hidden=True)
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the JSON line only.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure peak memory for each number of frames."""
     lengths = frames or [150, 600]
@@ -65,7 +64,7 @@ def peak(bundle: str, frames: int, size: str, steps: int) -> float:
                 for frame in event.frames if event.frames is not None else ():
                     writer.write(frame)
         assert writer.frames == frames
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return peak_mib()
 
 
 if __name__ == "__main__":

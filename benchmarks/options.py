@@ -25,7 +25,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from common import RESULTS, ROOT, markdown, with_table
+from common import RESULTS, ROOT, AsJson, BundleName, markdown, with_table
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
@@ -76,7 +76,7 @@ class Line:
 
 
 def main(
-    bundle: Annotated[str, typer.Option(help="Bundle, by name or folder.")] = "tiny",
+    bundle: BundleName = "tiny",
     clips: Annotated[int, typer.Option(help="Unseen clips.", min=1, max=STRIDE)] = 8,
     frames: Annotated[int, typer.Option(help="Frames of each.", min=2)] = 24,
     setting: Annotated[
@@ -96,7 +96,7 @@ def main(
     save: Annotated[
         bool, typer.Option(help="Write benchmarks/results/options.json and docs/options.md.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the JSON line only.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run the exact settings and every option, alone and together, on the same clips."""
     chosen: dict[str, Any] = {"rescale": False} | dict(map(parse_setting, setting or ()))

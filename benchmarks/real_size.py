@@ -10,7 +10,6 @@ memory; last, one line of JSON. `--backend onnxruntime --precision fp16` stops a
 from __future__ import annotations
 
 import json
-import resource
 import shutil
 import subprocess
 import sys
@@ -20,9 +19,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from random_model import REAL, save_model
+from common import AsJson, peak_mib
 from rich.console import Console
 from rich.table import Table
+from torch_model import REAL, save_model
 
 from mimicmotion_trt.export.build import build_bundle
 from mimicmotion_trt.export.options import Options, PlanOptions
@@ -40,7 +40,7 @@ def main(
         Path | None, typer.Option(help="Folder for 10 GB of files; a temporary one if not given.")
     ] = None,
     configs: Annotated[Path, typer.Option(help="Configs of the networks, in SVD's layout.")] = REAL,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the JSON line only.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Build the bundle in a process of its own and report."""
     folder = Path(tempfile.mkdtemp(prefix="real-size-")) if work is None else work
@@ -52,13 +52,9 @@ def main(
             subprocess.run([sys.executable, __file__, "draw", str(folder), str(configs)], check=True)
         plan = PlanOptions(capabilities=(capability,)) if backend == "tensorrt-rtx" else PlanOptions()
         options = Options(
-            backend=backend,
-            precision=precision,
-            sizes=(parse_size(size),),
-            segment=segment,
-            rows=(batch,),
+            backend=backend, precision=precision, sizes=(parse_size(size),), segment=segment, rows=(batch,),
             plan=plan,
-        )
+        )  # fmt: skip
         result = build(base, checkpoint, folder / "bundle", options, console)
     finally:
         if work is None:
@@ -79,8 +75,8 @@ def build(base: Path, checkpoint: Path, output: Path, options: Options, console:
         what = what.partition(",")[0]
         now = time.perf_counter()
         if doing and what != doing:
-            stages[doing] = {"seconds": round(now - last, 1), "peak_gib": round(peak_gib(), 2)}
-            console.print(f"{doing}: {now - last:.0f} s, peak so far {peak_gib():.1f} GiB")
+            stages[doing] = {"seconds": round(now - last, 1), "peak_gib": round(peak_mib() / 1024, 2)}
+            console.print(f"{doing}: {now - last:.0f} s, peak so far {peak_mib() / 1024:.1f} GiB")
         if what != doing:
             last, doing = now, what
 
@@ -92,18 +88,13 @@ def build(base: Path, checkpoint: Path, output: Path, options: Options, console:
         "segment": options.segment,
         "rows": manifest.rows,
         "seconds": round(time.perf_counter() - began, 1),
-        "peak_gib": round(peak_gib(), 2),
+        "peak_gib": round(peak_mib() / 1024, 2),
         "stages": stages,
         "networks": {
             name: {"megabytes": round(sum(f.bytes for f in n.files) / 1e6, 1), "rel_l2": n.agreement.rel_l2}
             for name, n in manifest.networks.items()
         },
     }
-
-
-def peak_gib() -> float:
-    """The most memory that this process has held so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def table(result: dict[str, Any]) -> Table:

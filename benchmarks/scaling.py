@@ -12,10 +12,8 @@ engines. Prints tables, draws benchmarks/results/scaling.png and, last, prints o
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,13 +21,24 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from common import RESULTS, ROOT, keypoints, markdown, picture, with_table
+from common import (
+    RESULTS,
+    ROOT,
+    AsJson,
+    BundleName,
+    keypoints,
+    markdown,
+    peak_mib,
+    picture,
+    timed,
+    with_table,
+)
 from rich.console import Console
 from rich.table import Table
 
 from mimicmotion_trt.animator import Animator
 from mimicmotion_trt.bundles import load_bundle
-from mimicmotion_trt.doctor.gpus import EFFICIENCY, PEAK_TFLOPS
+from mimicmotion_trt.doctor.machine import EFFICIENCY, PEAK_TFLOPS, unet_call
 from mimicmotion_trt.doctor.prediction import (
     MIMICMOTION,
     ON_CPU,
@@ -69,7 +78,7 @@ SWEEPS = {
 
 
 def main(
-    bundle: Annotated[str, typer.Option(help="Bundle, by name or folder.")] = "tiny",
+    bundle: BundleName = "tiny",
     steps: Annotated[int, typer.Option(help="Denoising steps.", min=1)] = 4,
     repeat: Annotated[int, typer.Option(help="Timed runs of each; the fastest counts.", min=1)] = 3,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
@@ -79,7 +88,7 @@ def main(
         bool, typer.Option(help="Write the figures beside the picture (.json), and docs/scaling.md.")
     ] = False,
     alone: Annotated[str, typer.Option(help="Measure this point in this process.", hidden=True)] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the JSON line only.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure every sweep, compare it with what operations and the memory's formula predict."""
     steps, repeat = (2, 1) if quick else (steps, repeat)
@@ -143,12 +152,8 @@ def measure(bundle: str, point: Point, steps: int, repeat: int, threads: int) ->
         row_call(bundle, point, threads) if point.rows else clip_call(bundle, point, steps, threads)
     )
     call()
-    seconds = []
-    for _ in range(repeat):
-        began = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - began)
-    return {"seconds": min(seconds), "peak_mib": peak_mib(), "loaded_mib": baseline}
+    fastest = min(timed(call) for _ in range(repeat))
+    return {"seconds": fastest, "peak_mib": peak_mib(), "loaded_mib": baseline}
 
 
 def clip_call(bundle: str, point: Point, steps: int, threads: int) -> tuple[Any, float]:
@@ -168,23 +173,7 @@ def clip_call(bundle: str, point: Point, steps: int, threads: int) -> tuple[Any,
 def row_call(bundle: str, point: Point, threads: int) -> tuple[Any, float]:
     """One U-Net call of `rows` rows, and the MiB before it."""
     engine = open_engine(load_bundle(bundle), "unet", Placement(threads=threads, spin_threads=True))
-    width, height = point.size
-    sizes = {
-        "rows": point.rows,
-        "frames": point.segment,
-        "latent_height": height // 8,
-        "latent_width": width // 8,
-    }
-    inputs, outputs = (
-        {t.name: np.zeros([sizes[d] if isinstance(d, str) else d for d in t.shape], t.dtype) for t in tensors}
-        for tensors in (engine.spec.inputs, engine.spec.outputs)
-    )
-    return engine.bind(inputs, outputs), peak_mib()
-
-
-def peak_mib() -> float:
-    """Peak memory of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return unet_call(engine, point.rows, point.segment, point.size), peak_mib()
 
 
 def summary(name: str, points: list[dict[str, Any]]) -> dict[str, Any]:

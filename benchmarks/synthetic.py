@@ -14,6 +14,7 @@ from typing import Annotated
 
 import cv2
 import typer
+from common import AsJson
 from rich.console import Console
 from rich.table import Table
 
@@ -25,7 +26,7 @@ def main(
     frames: Annotated[int, typer.Option(help="Frames of a clip.", min=1)] = 16,
     clips: Annotated[int, typer.Option(help="Clips in a run.", min=1)] = 20,
     repeat: Annotated[int, typer.Option(help="Timed runs.", min=1)] = 3,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the JSON line only.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Make clips of new characters on one thread; the median rate of the runs, and a core's own time."""
     cv2.setNumThreads(1)

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import hashlib
+import importlib.util
+import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from ..engines import FEATURE_CACHE_NETWORKS, Bundle, Manifest, Network, network_specs
-from ..errors import BundleError, ExportError, MimicMotionError, OutputError, SettingsError
+from ..engines import Bundle, Manifest
+from ..engines.bundle import hash_file
+from ..engines.tensorrt_library import open_library
+from ..errors import BundleError, CheckpointError, ExportError, MimicMotionError, OutputError, SettingsError
+from ..networks import POSE_CHUNK
+from ..settings import Settings
 from .options import Options
 from .output_folder import Workspace, check_output, find_present
-from .sources import build_key, check_scaling_factor, check_scheduler, explained, find_base, image_statistics
-from .tensorrt_build import check_target, make_profiles
+from .tensorrt_build import check_target, gpu_name
 
+FURTHER_CODE = ("engines.spec", "training.checkpoints", "training.networks")
+"""Modules outside `export` that decide on the networks and their tensors."""
 Report = Callable[[str, int, int], None]
 """(what is being done, steps done, steps in all)."""
 
@@ -48,6 +57,8 @@ def build_bundle(
     check_target(options)
     with writing(), Workspace(output, key) as workspace:
         try:
+            from .network_build import build_networks
+
             manifest = build_networks(folder, checkpoint, workspace, options, key, report, former)
         except MimicMotionError:
             raise
@@ -79,90 +90,64 @@ def _former_bundle(folder: str | Path, options: Options) -> Bundle:
     return former
 
 
-def build_networks(
-    folder: Path,
-    checkpoint: Path,
-    workspace: Workspace,
-    options: Options,
-    key: str,
-    report: Report,
-    former: Bundle | None,
-) -> Manifest:
-    """Build the networks that the workspace does not hold yet; returns the manifest of all."""
-    from ..training.checkpoints import load_model
-    from .network_build import NetworkBuild
-    from .networks import engine_form
-    from .verify import record_evidence
-
-    total = len(options.networks) + 1
-    report("loading the checkpoint", 0, total)
-    model: Any = load_model(folder, checkpoint)
-    check_scheduler(model.scheduler)
-    check_scaling_factor(model.vae.config["scaling_factor"])
-    image = image_statistics(model.feature_extractor, model.image_encoder)
-    widths = model.unet.config["block_out_channels"]
-    specs = network_specs(
-        pose_channels=widths[0],
-        token_width=model.unet.config["cross_attention_dim"],
-        image_size=image.size,
-        dtype="float16" if options.half else "float32",
-        cached_channels=widths[1] if options.deep_cache else None,
-    )
-    if options.compiles:  # a shape that cannot be compiled fails before anything is exported
-        make_profiles("unet", specs["unet"], options)
-    report("recording what PyTorch answers", 1, total)
-    defaults = model_defaults(model, options)
-    missing = [name for name in options.networks if name not in workspace.finished]
-    evidence = record_evidence(model, image, specs, options, defaults, missing)
-    networks = dict(workspace.finished)
-    for name in missing:
-        if name in FEATURE_CACHE_NETWORKS:  # the U-Net's weights were given up: once more from the files
-            model = load_model(folder, checkpoint)
-        step = options.networks.index(name) + 1
-        report(f"exporting {name}", step, total)
-        tell = functools.partial(_report_step, report, step, total)
-        build = NetworkBuild(name, specs[name], options, key, workspace, tell, former)
-        networks[name] = build.run(engine_form(name, model), evidence.pop(name))
-        if options.compiles:
-            workspace.keep(name, networks[name])
-    report("done", total, total)
-    return Manifest(
-        backend=options.backend,
-        precision=str(options.precision),
-        build=key,
-        networks={name: networks[name] for name in options.networks},
-        sizes=options.sizes,
-        rows=tuple(sorted(set(options.rows))),
-        scaling_factor=float(model.vae.config["scaling_factor"]),
-        image=image,
-        defaults=defaults,
-        note=options.note,
-        options=options.arguments,
-        versions=library_versions(networks),
-    )
+@contextlib.contextmanager
+def explained(kind: type[MimicMotionError], field: str, what: str) -> Iterator[None]:
+    """Turn an OSError into an error of the input `field`."""
+    try:
+        yield
+    except OSError as error:
+        raise kind(
+            f"{what}: {error}.", remedy="Check the name, the permissions and the free space.", field=field
+        ) from error
 
 
-def _report_step(report: Report, step: int, total: int, what: str) -> None:
-    report(what, step, total)
+def find_base(base: str | Path) -> Path:
+    """The base's folder. PyTorch is loaded only where it has to be downloaded, not to find nothing to do."""
+    with explained(CheckpointError, "base", f"base {base} cannot be read"):
+        if Path(base).is_dir():
+            return Path(base)
+        from ..training.checkpoints import resolve_base
+
+        found: Path = resolve_base(base)
+        return found
 
 
-def model_defaults(model: Any, options: Options) -> dict[str, Any]:
-    """Settings that the model wants, the base's range of sigmas among them."""
-    sigmas = {name: float(model.scheduler[name]) for name in ("sigma_min", "sigma_max")}
-    return {**sigmas, **options.model_defaults}
+def build_key(folder: Path, checkpoint: Path, options: Options) -> str:
+    """Hash of all that a bundle is made from: weights, configs, options, and the code that exports and judges.
 
-
-def library_versions(networks: Mapping[str, Network]) -> dict[str, str]:
-    """The versions of what exported, judged and compiled the networks."""
-    import diffusers
-    import onnxruntime
-    import polygraphy
-    import torch
-    import transformers
-
-    modules = (torch, diffusers, transformers, onnxruntime, polygraphy)
-    compilers = {network.plan.library for network in networks.values() if network.plan}
-    return {
-        **{module.__name__: module.__version__ for module in modules},
-        **{name: version for name, _, version in (library.partition(" ") for library in compilers)},
+    Of plans also the library that compiles and, where it compiles for the GPU that is there, that GPU.
+    """
+    with explained(CheckpointError, "checkpoint", f"checkpoint {checkpoint} cannot be read"):
+        if not checkpoint.is_file():
+            wrong = "is a folder" if checkpoint.is_dir() else "does not exist"
+            raise CheckpointError(
+                f"checkpoint {checkpoint} {wrong}.",
+                remedy="Give MimicMotion's file, .pth or .safetensors.",
+                field="checkpoint",
+            )
+        weights = hash_file(checkpoint)
+    with explained(CheckpointError, "base", f"base {folder} cannot be read"):
+        parts = ("vae", "image_encoder", "scheduler", "feature_extractor")
+        files = [folder / "unet" / "config.json", *(p for part in parts for p in (folder / part).glob("*.*"))]
+        base = {str(path.relative_to(folder)): hash_file(path) for path in files if path.is_file()}
+    entries = {
+        "options": asdict(options),
+        "base": base,
+        "checkpoint": weights,
+        "library": open_library(options.backend).version if options.compiles else None,
+        "gpu": gpu_name() if options.backend == "tensorrt" else None,
+        "chunks": (POSE_CHUNK, Settings().decode_chunk) if options.compiles else None,
+        "code": hash_code(code_files()),
     }
+    return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
+
+
+def code_files() -> list[Path]:
+    """The sources whose change makes other engines of the same weights, or judges them otherwise."""
+    specs = (importlib.util.find_spec(f"mimicmotion_trt.{module}") for module in FURTHER_CODE)
+    return [*Path(__file__).parent.glob("*.py"), *(Path(str(spec.origin)) for spec in specs if spec)]
+
+
+def hash_code(files: Iterable[Path]) -> str:
+    """One hash of some sources, wherever they are installed."""
+    return hashlib.sha256("".join(sorted(map(hash_file, files))).encode()).hexdigest()

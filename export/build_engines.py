@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from typer import Option
 
 from mimicmotion_trt.engines import Manifest
 from mimicmotion_trt.errors import MimicMotionError, SettingsError
@@ -25,59 +26,50 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 @app.command()
 def build(
-    base: Annotated[str, typer.Option(help="SVD-XT in diffusers' layout: a folder, or a hub id.")],
-    checkpoint: Annotated[Path, typer.Option(help="MimicMotion checkpoint, .pth or .safetensors.")],
-    output: Annotated[Path, typer.Option(help="Folder of the bundle.")],
+    base: Annotated[str, Option(help="SVD-XT in diffusers' layout: a folder, or a hub id.")],
+    checkpoint: Annotated[Path, Option(help="MimicMotion checkpoint, .pth or .safetensors.")],
+    output: Annotated[Path, Option(help="Folder of the bundle.")],
     backend: Annotated[
-        str, typer.Option(help="What runs the engines: onnxruntime, tensorrt, tensorrt-rtx or torch.")
+        str, Option(help="What runs the engines: onnxruntime, tensorrt, tensorrt-rtx or torch.")
     ] = "onnxruntime",
     size: Annotated[
-        list[str] | None, typer.Option(help="WIDTHxHEIGHT that the model is meant for; repeat.")
+        list[str] | None, Option(help="WIDTHxHEIGHT that the model is meant for; repeat.")
     ] = None,
-    segment: Annotated[
-        int, typer.Option(help="Frames in a segment: 72 for checkpoint 1.1, 16 for 1.0.")
-    ] = 72,
+    segment: Annotated[int, Option(help="Frames in a segment: 72 for checkpoint 1.1, 16 for 1.0.")] = 72,
     precision: Annotated[
-        str | None, typer.Option(help="fp32, fp16 or fp8; the backend's usual one if not given.")
+        str | None, Option(help="fp32, fp16 or fp8; the backend's usual one if not given.")
     ] = None,
     margin: Annotated[
-        float, typer.Option(help="fp8: room for activations, over the largest seen in calibration.")
+        float, Option(help="fp8: room for activations, over the largest seen in calibration.")
     ] = 1.0,
-    batch: Annotated[
-        str, typer.Option(help="Rows that the U-Net may run at once, comma-separated.")
-    ] = "1,2,4",
+    batch: Annotated[str, Option(help="Rows that the U-Net may run at once, comma-separated.")] = "1,2,4",
     default: Annotated[
-        list[str] | None,
-        typer.Option(help="NAME=VALUE: a setting that the model wants (JSON value); repeat."),
+        list[str] | None, Option(help="NAME=VALUE: a setting that the model wants (JSON value); repeat.")
     ] = None,
     frames: Annotated[
-        str, typer.Option(help="TensorRT: further lengths of segments, comma-separated, for shorter clips.")
+        str, Option(help="TensorRT: further lengths of segments, comma-separated, for shorter clips.")
     ] = "",
-    level: Annotated[int, typer.Option(help="TensorRT: optimisation level, 0 to 5.")] = 3,
-    workspace: Annotated[
-        int | None, typer.Option(help="TensorRT: MiB of scratch memory for one kernel.")
-    ] = None,
-    aux_streams: Annotated[int | None, typer.Option(help="TensorRT: further streams.")] = None,
+    level: Annotated[int, Option(help="TensorRT: optimisation level, 0 to 5.")] = 3,
+    workspace: Annotated[int | None, Option(help="TensorRT: MiB of scratch memory for one kernel.")] = None,
+    aux_streams: Annotated[int | None, Option(help="TensorRT: further streams.")] = None,
     capability: Annotated[
-        list[str] | None, typer.Option(help="TensorRT-RTX: a GPU to compile for, such as SM89; repeat.")
+        list[str] | None, Option(help="TensorRT-RTX: a GPU to compile for, such as SM89; repeat.")
     ] = None,
-    refit: Annotated[bool, typer.Option(help="TensorRT: plans that take other weights later.")] = False,
+    refit: Annotated[bool, Option(help="TensorRT: plans that take other weights later.")] = False,
     refit_from: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             help="TensorRT: a bundle built with --refit whose plans take these weights; none is compiled."
         ),
     ] = None,
     weight_streaming: Annotated[
-        bool, typer.Option(help="TensorRT: weights may stay in the host's memory.")
+        bool, Option(help="TensorRT: weights may stay in the host's memory.")
     ] = False,
     deep_cache: Annotated[
-        bool, typer.Option(help="Also build what the setting reuse_interval needs (DeepCache).")
+        bool, Option(help="Also build what the setting reuse_interval needs (DeepCache).")
     ] = False,
-    note: Annotated[str, typer.Option(help="A remark for whoever uses the bundle.")] = "",
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON line at the end, nothing else.")
-    ] = False,
+    note: Annotated[str, Option(help="A remark for whoever uses the bundle.")] = "",
+    as_json: Annotated[bool, Option("--json", help="Print one JSON line at the end, nothing else.")] = False,
 ) -> None:
     """Export the networks, prove them against PyTorch, and write a bundle.
 
@@ -109,15 +101,12 @@ def build(
         columns = (TextColumn("{task.description:32}"), BarColumn(), TimeElapsedColumn())
         with Progress(*columns, console=console) as progress:
             task = progress.add_task("starting")
+
+            def report(what: str, done: int, total: int) -> None:
+                progress.update(task, description=what, completed=done, total=total)
+
             manifest, built = build_bundle(
-                base,
-                checkpoint,
-                output,
-                options,
-                refit_from=refit_from,
-                report=lambda what, done, total: progress.update(
-                    task, description=what, completed=done, total=total
-                ),
+                base, checkpoint, output, options, refit_from=refit_from, report=report
             )
     except MimicMotionError as error:
         print("\n".join([f"error: {error}", *_notes(error)]), file=sys.stderr)
@@ -140,7 +129,7 @@ def build(
 
 
 def _notes(error: BaseException) -> list[str]:
-    """What the build says besides: which networks are finished and kept."""
+    """Which networks are finished and kept."""
     return getattr(error, "__notes__", [])
 
 

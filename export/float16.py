@@ -43,10 +43,9 @@ def to_float16(engine_form: nn.Module, network: str) -> nn.Module:
 def stable_norms(module: nn.Module) -> None:
     """Replace every group and instance norm, in place."""
     for name, child in list(module.named_children()):
-        if isinstance(child, nn.GroupNorm):
-            setattr(module, name, StableGroupNorm(child.num_groups, child))
-        elif isinstance(child, nn.InstanceNorm2d):
-            setattr(module, name, StableGroupNorm(child.num_features, child))
+        if isinstance(child, nn.GroupNorm | nn.InstanceNorm2d):
+            groups = child.num_groups if isinstance(child, nn.GroupNorm) else child.num_features
+            setattr(module, name, StableGroupNorm(groups, child))
         else:
             stable_norms(child)
 
@@ -69,10 +68,8 @@ class StableGroupNorm(nn.Module):
         self.groups, self.eps, self.weight, self.bias = groups, norm.eps, norm.weight, norm.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        arguments = (x, self.weight, self.bias, self.groups, self.eps)
-        if not torch.onnx.is_in_onnx_export():
-            return wide_group_norm(*arguments)
-        y: Tensor = _GroupNorm.apply(*arguments)  # type: ignore[no-untyped-call]
+        compute = _GroupNorm.apply if torch.onnx.is_in_onnx_export() else wide_group_norm
+        y: Tensor = compute(x, self.weight, self.bias, self.groups, self.eps)
         return y
 
 
@@ -144,13 +141,10 @@ class TensorCores(TorchDispatchMode):  # type: ignore[no-untyped-call]
 class TensorCoreEngine:
     """A network's float16 module in PyTorch on a CPU as an engine, to be compared."""
 
+    gpu = None
+
     def __init__(self, module: nn.Module, spec: EngineSpec) -> None:
         self.module, self.spec = module, spec
-
-    @property
-    def gpu(self) -> None:
-        """It runs on the CPU."""
-        return None
 
     def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Call:
         """Raises `EngineError` if an array is not what the spec says."""

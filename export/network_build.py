@@ -1,32 +1,128 @@
-"""One network to the files of a bundle: exported, proven and, where the backend compiles, compiled."""
+"""The networks of a model to the files of a bundle: exported, proven and, where the backend compiles, compiled."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import onnx
+import onnxruntime
+import polygraphy
+import torch
+import transformers
 from torch import nn
 
-from ..engines import Accuracy, Bundle, EnginePlan, EngineSpec, FlopModel, Network, Placement
+from ..engines import (
+    FEATURE_CACHE_NETWORKS,
+    Bundle,
+    Engine,
+    EnginePlan,
+    EngineSpec,
+    Manifest,
+    Network,
+    Placement,
+    network_specs,
+)
 from ..engines.bundle import describe_file
 from ..engines.onnxruntime_backend import OnnxRuntimeEngine
 from ..engines.tensorrt_backend import open_engine
 from ..engines.tensorrt_library import open_library
 from ..engines.torch_backend import TorchEngine
+from ..training.checkpoints import load_model
 from .float16 import TensorCoreEngine, to_float16
+from .networks import check_scaling_factor, check_scheduler, engine_form, image_statistics
 from .options import Options
 from .output_folder import Workspace
 from .quantize import quantize
 from .stats import fit_flops, graph_stats, program_stats
 from .tensorrt_build import compile_plan, make_profiles, plan_name, refit_plan
 from .tracing import ONNXRUNTIME, STANDARD, trace_onnx, trace_torchscript
-from .verify import Evidence, call_arrays, cast_inputs, compare_engine, example_inputs
+from .verify import Evidence, call_arrays, cast_inputs, compare_engine, example_inputs, record_evidence
 
 BOUNDS = {"fp32": 3e-4, "fp16": 5e-3, "fp8": 0.3}
 """Largest relative L2 error of an engine against float32 PyTorch; fp8 of the U-Net alone."""
+Report = Callable[[str, int, int], None]
+"""(what is being done, steps done, steps in all)."""
+
+
+def build_networks(
+    folder: Path,
+    checkpoint: Path,
+    workspace: Workspace,
+    options: Options,
+    key: str,
+    report: Report,
+    former: Bundle | None,
+) -> Manifest:
+    """Build the networks that the workspace does not hold yet; returns the manifest of all."""
+    step, total = 0, len(options.networks) + 1
+
+    def report_step(what: str) -> None:
+        report(what, step, total)
+
+    report_step("loading the checkpoint")
+    model: Any = load_model(folder, checkpoint)
+    check_scheduler(model.scheduler)
+    check_scaling_factor(model.vae.config["scaling_factor"])
+    image = image_statistics(model.feature_extractor, model.image_encoder)
+    widths = model.unet.config["block_out_channels"]
+    specs = network_specs(
+        pose_channels=widths[0],
+        token_width=model.unet.config["cross_attention_dim"],
+        image_size=image.size,
+        dtype="float16" if options.half else "float32",
+        cached_channels=widths[1] if options.deep_cache else None,
+    )
+    if options.compiles:  # a shape that cannot be compiled fails before anything is exported
+        make_profiles("unet", specs["unet"], options)
+    report("recording what PyTorch answers", 1, total)
+    defaults = model_defaults(model, options)
+    missing = [name for name in options.networks if name not in workspace.finished]
+    evidence = record_evidence(model, image, specs, options, defaults, missing)
+    networks = dict(workspace.finished)
+    for name in missing:
+        if name in FEATURE_CACHE_NETWORKS:  # the U-Net's weights were given up: once more from the files
+            model = load_model(folder, checkpoint)
+        step = options.networks.index(name) + 1
+        report_step(f"exporting {name}")
+        build = NetworkBuild(name, specs[name], options, key, workspace, report_step, former)
+        networks[name] = build.run(engine_form(name, model), evidence.pop(name))
+        if options.compiles:
+            workspace.keep(name, networks[name])
+    report("done", total, total)
+    return Manifest(
+        backend=options.backend,
+        precision=str(options.precision),
+        build=key,
+        networks={name: networks[name] for name in options.networks},
+        sizes=options.sizes,
+        rows=tuple(sorted(set(options.rows))),
+        scaling_factor=float(model.vae.config["scaling_factor"]),
+        image=image,
+        defaults=defaults,
+        note=options.note,
+        options=options.arguments,
+        versions=library_versions(networks),
+    )
+
+
+def model_defaults(model: Any, options: Options) -> dict[str, Any]:
+    """Settings that the model wants, the base's range of sigmas among them."""
+    sigmas = {name: float(model.scheduler[name]) for name in ("sigma_min", "sigma_max")}
+    return {**sigmas, **options.model_defaults}
+
+
+def library_versions(networks: Mapping[str, Network]) -> dict[str, str]:
+    """The versions of what exported, judged and compiled the networks."""
+    modules = (torch, diffusers, transformers, onnxruntime, polygraphy)
+    compilers = {network.plan.library for network in networks.values() if network.plan}
+    return {
+        **{module.__name__: module.__version__ for module in modules},
+        **{name: version for name, _, version in (library.partition(" ") for library in compilers)},
+    }
 
 
 @dataclass
@@ -51,61 +147,43 @@ class NetworkBuild:
             module = to_float16(module, self.name)
         shape = (2, 2, 8, 16) if self.options.half else (2, 3, 16, 24)
         inputs = cast_inputs(example_inputs(self.name, self.spec, shape, seed=0), self.spec)
+        bound = BOUNDS["fp8" if evidence.calibration else "fp16" if self.options.half else "fp32"]
         if self.options.backend == "torch":
-            return self._script(module, inputs, evidence, flops)
+            path = trace_torchscript(module, inputs, self.spec, self.workspace.bundle / f"{self.name}.ts")
+            module.to("meta")
+            self.report(f"comparing {self.name} with PyTorch")
+            script = TorchEngine(path, self.spec, "cpu", None)
+            counted = program_stats(script.program)
+            accuracy = compare_engine(self.name, script, evidence.cases, bound, "torch")
+            return Network(self.spec, (describe_file(path),), accuracy, flops, counted)
         dialect = STANDARD if self.options.half else ONNXRUNTIME
         files = trace_onnx(module, inputs, self.spec, self.workspace.bundle / f"{self.name}.onnx", dialect)
-        accuracies = [self._judge_float16(module, evidence)] if self.options.half else []
+        accuracies = []
+        if self.options.half:  # each product rounded to float16, which ONNX Runtime on a CPU does not do
+            self.report(f"comparing {self.name} in float16 with PyTorch")
+            engine: Engine = TensorCoreEngine(module, self.spec)
+            accuracies.append(compare_engine(self.name, engine, evidence.cases, BOUNDS["fp16"], "float16"))
         module.to("meta")
-        accuracies.append(self._judge_graph(files, evidence))
-        accuracy = max(accuracies, key=lambda accuracy: accuracy.rel_l2)
-        counted = graph_stats(onnx.load(str(files[0]), load_external_data=False))
-        if not self.options.compiles:
-            return Network(self.spec, tuple(map(describe_file, files)), accuracy, flops, counted)
-        compiled, plan = self._compile(files[0])
-        if evidence.of_plan:
-            accuracy = self._judge_plan(compiled, plan, evidence)
-        for path in files:
-            path.unlink()
-        compiled = compiled.replace(self.workspace.bundle / plan_name(self.name, self.key, plan))
-        return Network(self.spec, (describe_file(compiled),), accuracy, flops, counted, plan)
-
-    def _script(self, module: nn.Module, inputs: Any, evidence: Evidence, flops: FlopModel) -> Network:
-        """A TorchScript file, proven by the engine that will run it."""
-        path = trace_torchscript(module, inputs, self.spec, self.workspace.bundle / f"{self.name}.ts")
-        module.to("meta")
-        self.report(f"comparing {self.name} with PyTorch")
-        engine = TorchEngine(path, self.spec, "cpu", None)
-        counted = program_stats(engine.program)
-        bound = BOUNDS[str(self.options.precision)]
-        accuracy = compare_engine(self.name, engine, evidence.cases, bound, "torch")
-        return Network(self.spec, (describe_file(path),), accuracy, flops, counted)
-
-    def _bound(self, evidence: Evidence) -> float:
-        return BOUNDS["fp8" if evidence.calibration else "fp16" if self.options.half else "fp32"]
-
-    def _judge_float16(self, module: nn.Module, evidence: Evidence) -> Accuracy:
-        """What is lost where each product is rounded to float16, which ONNX Runtime on a CPU does not do."""
-        self.report(f"comparing {self.name} in float16 with PyTorch")
-        engine = TensorCoreEngine(module, self.spec)
-        return compare_engine(self.name, engine, evidence.cases, BOUNDS["fp16"], "float16")
-
-    def _judge_graph(self, files: list[Path], evidence: Evidence) -> Accuracy:
-        """What ONNX Runtime answers, after the graph is quantized where there are calls to calibrate it on."""
         if evidence.calibration:
             self.report(f"calibrating {self.name}")
             calls = [call_arrays(case, self.spec) for case in evidence.calibration]
             quantize(files, calls, self.options.margin)
         self.report(f"comparing {self.name} with PyTorch")
         engine = OnnxRuntimeEngine(files[0], self.spec, threads=None)
-        return compare_engine(self.name, engine, evidence.cases, self._bound(evidence))
-
-    def _judge_plan(self, path: Path, plan: EnginePlan, evidence: Evidence) -> Accuracy:
-        """What the plan itself answers on this machine's GPU."""
-        self.report(f"comparing the plan of {self.name} with PyTorch")
-        engine = open_engine(path, self.spec, Placement("cuda"), plan=plan)
-        judge = self.options.backend
-        return compare_engine(self.name, engine, evidence.of_plan, self._bound(evidence), judge)
+        accuracies.append(compare_engine(self.name, engine, evidence.cases, bound))
+        accuracy = max(accuracies, key=lambda accuracy: accuracy.rel_l2)
+        counted = graph_stats(onnx.load(str(files[0]), load_external_data=False))
+        if not self.options.compiles:
+            return Network(self.spec, tuple(map(describe_file, files)), accuracy, flops, counted)
+        compiled, plan = self._compile(files[0])
+        if evidence.of_plan:
+            self.report(f"comparing the plan of {self.name} with PyTorch")
+            engine = open_engine(compiled, self.spec, Placement("cuda"), plan=plan)
+            accuracy = compare_engine(self.name, engine, evidence.of_plan, bound, self.options.backend)
+        for path in files:
+            path.unlink()
+        compiled = compiled.replace(self.workspace.bundle / plan_name(self.name, self.key, plan))
+        return Network(self.spec, (describe_file(compiled),), accuracy, flops, counted, plan)
 
     def _compile(self, graph: Path) -> tuple[Path, EnginePlan]:
         """The plan of a graph: compiled, or the former bundle's with the graph's weights."""
@@ -115,13 +193,9 @@ class NetworkBuild:
             self.report(f"refitting {self.name}")
             old = (self.former.engine_path(self.name), self.former.manifest.networks[self.name].plan)
             return output, refit_plan(library, graph, self.spec, profiles, self.options.plan, old, output)
-        return output, compile_plan(
-            library,
-            graph,
-            self.spec,
-            profiles,
-            self.options.plan,
-            output,
-            lambda share: self.report(f"compiling {self.name}, {share:.0%}"),
-            self.workspace.timings,
-        )
+
+        def progress(share: float) -> None:
+            self.report(f"compiling {self.name}, {share:.0%}")
+
+        plan, timings = self.options.plan, self.workspace.timings
+        return output, compile_plan(library, graph, self.spec, profiles, plan, output, progress, timings)

@@ -1,13 +1,16 @@
-"""The networks as engines see them: plain tensors in and out, sizes free, blocks rewritten."""
+"""The networks as engines see them: plain tensors in and out, sizes free, blocks rewritten; and their configs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..engines import ImageStatistics
+from ..errors import CheckpointError
 from .rewrite import Clip, padded_conv, rewrite, time_conv
 
 
@@ -71,8 +74,8 @@ class UNetEngine(nn.Module):
 class CachingUNetEngine(UNetEngine):
     """The full U-Net, whose second output is what enters its last up block, cached for later steps.
 
-    DeepCache (Ma et al. 2024): what comes up from the deep levels hardly changes from one step to
-    the next. The cut is where the first down block's skip connections end.
+    DeepCache (Ma et al. 2024): what the lower levels give hardly changes from one step to the next. The cut is where
+    the first down block's skip connections end.
     """
 
     def forward(  # type: ignore[override]
@@ -115,8 +118,8 @@ def _run(block: Any, x: Tensor, temb: Tensor, level: Clip, **more: Any) -> Any:
 class PoseNetEngine(nn.Module):
     """PoseNet: pose [F,3,H,W] in [-1, 1] -> features [F,C,H/8,W/8].
 
-    The three channels between its first two convolutions are padded with zeros to eight, which vector
-    units take whole: SiLU keeps them zero, so nothing changes but the time.
+    The three channels between its first two convolutions are padded with zeros to eight, as vector units
+    want: SiLU keeps zeros, so only the time changes.
     """
 
     def __init__(self, pose_net: Any) -> None:
@@ -127,8 +130,7 @@ class PoseNetEngine(nn.Module):
         self.pose_net = pose_net
 
     def forward(self, pose: Tensor) -> Tensor:
-        features: Tensor = self.pose_net(pose)
-        return features
+        return self.pose_net(pose)  # type: ignore[no-any-return]
 
 
 class EncoderEngine(nn.Module):
@@ -139,8 +141,7 @@ class EncoderEngine(nn.Module):
         self.encoder, self.quant_conv = rewrite(vae.encoder), vae.quant_conv
 
     def forward(self, image: Tensor) -> Tensor:
-        moments: Tensor = self.quant_conv(self.encoder(image))
-        return moments.chunk(2, dim=1)[0]
+        return self.quant_conv(self.encoder(image)).chunk(2, dim=1)[0]  # type: ignore[no-any-return]
 
 
 class DecoderEngine(nn.Module):
@@ -175,8 +176,7 @@ class ImageEncoderEngine(nn.Module):
         self.encoder = rewrite(encoder)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        embedding: Tensor = self.encoder(pixels).image_embeds
-        return embedding[:, None]
+        return self.encoder(pixels).image_embeds[:, None]  # type: ignore[no-any-return]
 
 
 FORMS: dict[str, tuple[Callable[[Any], nn.Module], str]] = {
@@ -196,3 +196,47 @@ def engine_form(network: str, model: Any) -> nn.Module:
     before."""
     form, part = FORMS[network]
     return form(getattr(model, part))
+
+
+def check_scheduler(config: Mapping[str, Any]) -> None:
+    """Raise `CheckpointError` unless the base's scheduler is the one that the runtime implements."""
+    wanted = {
+        "_class_name": "EulerDiscreteScheduler",
+        "prediction_type": "v_prediction",
+        "timestep_type": "continuous",
+        "use_karras_sigmas": True,
+    }
+    wrong = {key: config.get(key) for key, value in wanted.items() if config.get(key) != value}
+    low, high = (config.get(key) for key in ("sigma_min", "sigma_max"))
+    ordered = isinstance(low, int | float) and isinstance(high, int | float) and 0 < low < high
+    if wrong or not ordered:
+        raise CheckpointError(
+            f"the base's scheduler is not SVD's ({wrong or 'sigma_min, sigma_max'}).",
+            remedy=f"Expected {wanted} with 0 < sigma_min < sigma_max.",
+            field="base",
+        )
+
+
+def check_scaling_factor(value: Any) -> None:
+    """Raise `CheckpointError` unless latents can be divided by the VAE's scaling factor."""
+    if not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise CheckpointError(
+            f"vae/config.json: scaling_factor is {value!r}.",
+            remedy="Expected a positive number, 0.18215 for SVD.",
+            field="base",
+        )
+
+
+def image_statistics(config: Mapping[str, Any], encoder: Any) -> ImageStatistics:
+    """CLIP's input size, and its normalisation from `preprocessor_config.json`; raises `CheckpointError`."""
+    try:
+        red, green, blue = map(float, config["image_mean"])
+        r, g, b = map(float, config["image_std"])
+        return ImageStatistics(int(encoder.config.image_size), (red, green, blue), (r, g, b))
+    except (KeyError, TypeError, ValueError):
+        mean, std = config.get("image_mean"), config.get("image_std")
+        raise CheckpointError(
+            f"preprocessor_config.json: image_mean is {mean}, image_std {std}.",
+            remedy="Expected three finite numbers each, those of image_std positive.",
+            field="base",
+        ) from None

@@ -139,16 +139,11 @@ class Options:
         words += ["--segment", str(self.segment), "--batch", ",".join(map(str, self.rows))]
         for name, value in self.defaults.items():
             words += ["--default", f"{name}={json.dumps(value)}"]
-        words += _given(self, margin="--margin", deep_cache="--deep-cache", note="--note")
-        words += _given(
-            self.plan,
-            level="--level",
-            workspace="--workspace",
-            aux_streams="--aux-streams",
-            capabilities="--capability",
-            refit="--refit",
-            weight_streaming="--weight-streaming",
-        )
+        words += _given(self, "margin", "deep_cache", "note")
+        words += _given(self.plan, "level", "workspace", "aux_streams")
+        for name in self.plan.capabilities:
+            words += ["--capability", name]
+        words += _given(self.plan, "refit", "weight_streaming")
         if self.plan.frames:
             words += ["--frames", ",".join(map(str, self.plan.frames))]
         return shlex.join(words)
@@ -222,16 +217,11 @@ class Options:
         return {"segment": segment, **overlap, **self.defaults}
 
 
-def _given(options: Any, **flags: str) -> list[str]:
-    """Flags of those fields that are not as usual: alone, with their value, or once for each of several."""
+def _given(options: Any, *names: str) -> list[str]:
+    """Flags of those fields that are not as usual, with their value unless that is True."""
     words = []
-    for name, flag in flags.items():
-        value = getattr(options, name)
-        if value == getattr(type(options), name):
-            continue
-        if value is True:
-            words.append(flag)
-        else:
-            for one in value if isinstance(value, tuple) else (value,):
-                words += [flag, str(one)]
+    for name in names:
+        value, flag = getattr(options, name), f"--{name.replace('_', '-')}"
+        if value != getattr(type(options), name):
+            words += [flag] if value is True else [flag, str(value)]
     return words

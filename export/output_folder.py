@@ -7,6 +7,7 @@ the lock when the process ends, however it ends.
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import json
 import os
@@ -55,16 +56,12 @@ def _is_replaceable(output: Path) -> bool:
     if not output.is_dir():
         return False
     paths = list(output.iterdir())
-    if not all(
-        path.is_file() and (path.name == MANIFEST or ENGINE_FILE.fullmatch(path.name)) for path in paths
-    ):
-        return False
     if not paths:
         return True
-    if not (output / MANIFEST).exists():
+    manifest = output / MANIFEST
+    if not manifest.is_file() or not BEGINNING.match(manifest.read_bytes()):
         return False
-    with (output / MANIFEST).open("rb") as stream:
-        return BEGINNING.match(stream.read(200)) is not None
+    return all(path == manifest or (path.is_file() and ENGINE_FILE.fullmatch(path.name)) for path in paths)
 
 
 class Workspace:
@@ -128,15 +125,13 @@ class Workspace:
             noted = {name: read_network(raw) for name, raw in json.loads(self._notes.read_text()).items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return {}
-        return {name: network for name, network in noted.items() if self._has_files(network)}
-
-    def _has_files(self, network: Network) -> bool:
-        try:
-            for file in network.files:
-                check_file(self.bundle, file)
-        except BundleError:
-            return False
-        return True
+        found = {}
+        for name, network in noted.items():
+            with contextlib.suppress(BundleError):
+                for file in network.files:
+                    check_file(self.bundle, file)
+                found[name] = network
+        return found
 
     def _tidy(self) -> None:
         """Delete what belongs to no finished network, as an interrupted build leaves it."""
@@ -147,7 +142,7 @@ class Workspace:
                 path.unlink()
 
     def publish(self, manifest: Manifest) -> None:
-        """Put the finished bundle in its place."""
+        """Move the finished bundle to its place."""
         write_atomic(self.bundle / MANIFEST, manifest.to_json())
         if os.path.lexists(self.output):
             os.rename(self.output, self._former)
@@ -155,17 +150,13 @@ class Workspace:
         self._drop_others()
 
     def _restore(self) -> None:
-        """Put back what was there before, if the finished bundle did not get to its place."""
+        """Move back what was there before, if the finished bundle did not get to its place."""
         if os.path.lexists(self._former) and not os.path.lexists(self.output):
             os.rename(self._former, self.output)
 
     def _drop_others(self) -> None:
         """Delete what earlier builds of this output left, unless they still run."""
         for folder in self.output.parent.glob(f".{glob.escape(self.output.name)}.build-*"):
-            if folder == self.root:
-                continue
-            try:
-                with FileLock(folder / LOCK, timeout=0):
+            if folder != self.root:
+                with contextlib.suppress(Timeout, OSError), FileLock(folder / LOCK, timeout=0):
                     shutil.rmtree(folder, ignore_errors=True)
-            except (Timeout, OSError):
-                continue

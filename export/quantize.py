@@ -16,11 +16,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx.helper import make_node, make_tensor, make_tensor_value_info
+from onnx.numpy_helper import from_array, to_array
 
 from ..engines import Array
 from ..errors import ExportError
 
+FLOAT8 = onnx.TensorProto.FLOAT8E4M3FN
 LARGEST = 448.0
 """The largest number of float8 e4m3 (OCP 8-bit Floating Point Specification, table 1)."""
 SMALLEST_SCALE = 2.0**-20
@@ -33,15 +39,11 @@ WIDE = ".dequantized"
 """What is read instead of a tensor is named as it is, and this."""
 
 
-def quantize(
-    files: list[Path], calibration: Iterable[Mapping[str, Array]], margin: float = 1.0
-) -> list[Path]:
-    """Quantize the float16 graph `files[0]` in place, calibrated on inputs of real calls; the files again.
+def quantize(files: list[Path], calibration: Iterable[Mapping[str, Array]], margin: float = 1.0) -> None:
+    """Quantize the float16 graph `files[0]` in place, calibrated on inputs of real calls.
 
     Raises `ExportError` if there is nothing to quantize, or a tensor is not finite on the way.
     """
-    import onnx
-
     graph = onnx.load(str(files[0]), load_external_data=False)
     largest = measure(files[0], graph, sorted({node.input[0] for node in products(graph)}), calibration)
     model = onnx.load(str(files[0]))
@@ -52,7 +54,6 @@ def quantize(
         onnx.save(model, str(files[0]))
     else:
         onnx.save(model, str(files[0]), save_as_external_data=True, location=files[1].name)
-    return files
 
 
 def products(model: Any) -> list[Any]:
@@ -77,27 +78,19 @@ def measure(
 
     `graph` is the model of the file `path`; it gains outputs. Weights outside it are read where they lie.
     """
-    import onnx
-    import onnxruntime as ort
-
     if not names:
         raise ExportError("the graph has no product to quantize.", field="precision")
-    helper = onnx.helper
-    for index, name in enumerate(names):
-        graph.graph.node.append(helper.make_node("Abs", [name], [f"magnitude_{index}"]))
-        graph.graph.node.append(
-            helper.make_node("ReduceMax", [f"magnitude_{index}"], [f"largest_{index}"], keepdims=0)
-        )
-        graph.graph.output.append(
-            helper.make_tensor_value_info(f"largest_{index}", onnx.TensorProto.FLOAT16, [])
-        )
+    outputs = [f"largest_{index}" for index in range(len(names))]
+    for name, output in zip(names, outputs, strict=True):
+        graph.graph.node.append(make_node("Abs", [name], [f"abs_{output}"]))
+        graph.graph.node.append(make_node("ReduceMax", [f"abs_{output}"], [output], keepdims=0))
+        graph.graph.output.append(make_tensor_value_info(output, onnx.TensorProto.FLOAT16, []))
     beside = path.with_suffix(".calibration.onnx")
     try:
         onnx.save(graph, str(beside))
         options = ort.SessionOptions()
         options.log_severity_level = 4
         session: Any = ort.InferenceSession(str(beside), options, providers=["CPUExecutionProvider"])
-        outputs = [f"largest_{index}" for index in range(len(names))]
         found = [np.array(session.run(outputs, dict(inputs)), np.float32) for inputs in calibration]
     finally:
         beside.unlink(missing_ok=True)
@@ -108,38 +101,27 @@ def measure(
     return dict(zip(names, map(float, largest), strict=True))
 
 
-def insert(model: Any, largest: Mapping[str, float]) -> int:
-    """Put the nodes in, in place; returns the number of products quantized."""
-    import onnx
-
+def insert(model: Any, largest: Mapping[str, float]) -> None:
+    """Add the nodes, in place."""
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     shapes = {name: tuple(tensor.dims) for name, tensor in weights.items()}
     nodes: list[Any] = []
     done: set[str] = set()
-    count = 0
     for node in model.graph.node:
         if _is_quantized(node, shapes):
             x, weight, axis = node.input[0], node.input[1], _output_axis(node)
             if x not in done:  # what several products read is rounded once
                 nodes += _round(model, x, scale_of(np.array(largest[x], np.float32)))
             if weight not in done:
-                nodes.append(_store(model, weight, onnx.numpy_helper.to_array(weights[weight]), axis))
+                nodes.append(_store(model, weight, to_array(weights[weight]), axis))
             done |= {x, weight}
             node.input[0], node.input[1] = x + WIDE, weight + WIDE
-            count += 1
         nodes.append(node)
     used = {name for node in nodes for name in node.input}
     tensors = [tensor for tensor in model.graph.initializer if tensor.name in used]
-    _replace(model.graph.node, nodes)
-    _replace(model.graph.initializer, tensors)
-    return count
-
-
-def _replace(field: Any, values: list[Any]) -> None:
-    """Give a repeated field other contents, some of which it holds already."""
-    copies = [type(value).FromString(value.SerializeToString()) for value in values]
-    del field[:]
-    field.extend(copies)
+    del model.graph.node[:], model.graph.initializer[:]
+    model.graph.node.extend(nodes)
+    model.graph.initializer.extend(tensors)
 
 
 def scale_of(largest: Array) -> Array:
@@ -150,11 +132,8 @@ def scale_of(largest: Array) -> Array:
 
 def to_float8(values: Array, scale: Array) -> Array:
     """values / scale in float8 e4m3, rounded to nearest even; what is beyond the range takes its end."""
-    import ml_dtypes
-
     scaled = values.astype(np.float32) / scale.astype(np.float32)
-    rounded: Array = np.clip(scaled, -LARGEST, LARGEST).astype(ml_dtypes.float8_e4m3fn)
-    return rounded
+    return np.clip(scaled, -LARGEST, LARGEST).astype(ml_dtypes.float8_e4m3fn)
 
 
 def _output_axis(node: Any) -> int:
@@ -166,38 +145,21 @@ def _output_axis(node: Any) -> int:
 
 def _round(model: Any, name: str, scale: Array) -> list[Any]:
     """Nodes that bring an activation to float8 and back; its scale becomes a constant of the graph."""
-    import onnx
-
-    helper, constant = onnx.helper, f"{name}.scale"
-    model.graph.initializer.append(onnx.numpy_helper.from_array(scale, constant))
+    stored, constant = f"{name}.float8", f"{name}.scale"
+    model.graph.initializer.append(from_array(scale, constant))
     return [
-        helper.make_node(
-            "QuantizeLinear",
-            [name, constant],
-            [f"{name}.float8"],
-            f"{name}/quantize",
-            output_dtype=onnx.TensorProto.FLOAT8E4M3FN,
-        ),
-        helper.make_node(
-            "DequantizeLinear", [f"{name}.float8", constant], [name + WIDE], f"{name}/dequantize"
-        ),
+        make_node("QuantizeLinear", [name, constant], [stored], f"{name}/quantize", output_dtype=FLOAT8),
+        make_node("DequantizeLinear", [stored, constant], [name + WIDE], f"{name}/dequantize"),
     ]
 
 
 def _store(model: Any, name: str, values: Array, axis: int) -> Any:
     """Store weights in float8 with one scale an output channel; the node that they come out of."""
-    import onnx
-
     others = tuple(i for i in range(values.ndim) if i != axis)
     scale = scale_of(np.abs(values).max(axis=others))
     narrow = to_float8(values, scale.reshape([-1 if i == axis else 1 for i in range(values.ndim)]))
     stored, constant = f"{name}.float8", f"{name}.scale"
-    model.graph.initializer.append(
-        onnx.helper.make_tensor(
-            stored, onnx.TensorProto.FLOAT8E4M3FN, values.shape, narrow.tobytes(), raw=True
-        )
-    )
-    model.graph.initializer.append(onnx.numpy_helper.from_array(scale, constant))
-    return onnx.helper.make_node(
-        "DequantizeLinear", [stored, constant], [name + WIDE], f"{name}/dequantize", axis=axis
-    )
+    tensor = make_tensor(stored, FLOAT8, values.shape, narrow.tobytes(), raw=True)
+    model.graph.initializer.append(tensor)
+    model.graph.initializer.append(from_array(scale, constant))
+    return make_node("DequantizeLinear", [stored, constant], [name + WIDE], f"{name}/dequantize", axis=axis)

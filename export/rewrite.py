@@ -87,9 +87,8 @@ class ResBlock(nn.Module):
         clip = cast(Clip, image_only_indicator)
         channels = self.channels
         x: Tensor = self.spatial(hidden_states, temb)
-        x = x.reshape(clip.rows, clip.frames, channels, clip.height * clip.width).transpose(
-            1, 2
-        )  # [R,C,F,hw]
+        x = x.reshape(clip.rows, clip.frames, channels, clip.height * clip.width)
+        x = x.transpose(1, 2)  # [R,C,F,hw]
         y = self.conv1(F.silu(self.norm1(x)))
         if self.time_emb_proj is not None:
             assert clip.temb is not None
@@ -100,7 +99,7 @@ class ResBlock(nn.Module):
 
 
 class Transformer(nn.Module):
-    """TransformerSpatioTemporalModel: attention over a frame's cells, then over each cell's frames."""
+    """TransformerSpatioTemporalModel: attention over a frame's positions, then over each position's frames."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -118,18 +117,18 @@ class Transformer(nn.Module):
         return_dict: bool = False,
     ) -> tuple[Tensor]:
         clip = cast(Clip, image_only_indicator)
-        images, cells = clip.rows * clip.frames, clip.height * clip.width
+        images, positions = clip.rows * clip.frames, clip.height * clip.width
         width = self.proj_in.in_features
-        x = self.norm(hidden_states).reshape(images, width, cells).transpose(1, 2).reshape(-1, width)
+        x = self.norm(hidden_states).reshape(images, width, positions).transpose(1, 2).reshape(-1, width)
         x = self.proj_in(x)
         inner = self.proj_in.out_features
         position = self.time_pos_embed(self.time_proj(torch.arange(clip.frames, device=x.device)).to(x.dtype))
         for spatial, temporal in zip(self.spatial, self.temporal, strict=True):
             x = spatial(x, clip)
-            y = x.reshape(clip.rows, clip.frames, cells, inner) + position[:, None]
+            y = x.reshape(clip.rows, clip.frames, positions, inner) + position[:, None]
             y = temporal(y.reshape(-1, inner), clip)
             x = (1.0 - self.share) * x + self.share * y
-        x = self.proj_out(x).reshape(images, cells, width).transpose(1, 2)
+        x = self.proj_out(x).reshape(images, positions, width).transpose(1, 2)
         return (x.reshape(images, width, clip.height, clip.width) + hidden_states,)
 
 
@@ -139,13 +138,12 @@ class SpatialBlock(nn.Module):
     def __init__(self, block: Any) -> None:
         super().__init__()
         self.norm1, self.norm3, self.ff = block.norm1, block.norm3, FeedForward(block.ff)
-        self.attn1 = SelfAttention(block.attn1)
-        self.attn2 = TokenAttention(block.attn2)
+        self.attn1, self.attn2 = SelfAttention(block.attn1), TokenAttention(block.attn2)
 
     def forward(self, x: Tensor, clip: Clip) -> Tensor:
         """x [R*F*hw,C]."""
-        cells = clip.height * clip.width
-        x = self.attn1(self.norm1(x), clip.rows * clip.frames, cells) + x
+        positions = clip.height * clip.width
+        x = self.attn1(self.norm1(x), clip.rows * clip.frames, positions) + x
         x = self.attn2(x, clip)
         return cast(Tensor, self.ff(self.norm3(x)) + x)
 
@@ -159,16 +157,15 @@ class TemporalBlock(nn.Module):
             raise NotImplementedError("a temporal block that changes its width has no rewritten form")
         self.norm_in, self.norm1, self.norm3 = block.norm_in, block.norm1, block.norm3
         self.ff_in, self.ff = FeedForward(block.ff_in), FeedForward(block.ff)
-        self.attn1 = SelfAttention(block.attn1)
-        self.attn2 = TokenAttention(block.attn2)
+        self.attn1, self.attn2 = SelfAttention(block.attn1), TokenAttention(block.attn2)
 
     def forward(self, x: Tensor, clip: Clip) -> Tensor:
-        """x [R*F*hw,C]; the frames of one cell are brought together for attention only."""
-        cells, width = clip.height * clip.width, x.shape[-1]
+        """x [R*F*hw,C]; the frames of one position are brought together for attention only."""
+        positions, width = clip.height * clip.width, x.shape[-1]
         x = self.ff_in(self.norm_in(x)) + x
-        y = self.norm1(x).reshape(clip.rows, clip.frames, cells, width).transpose(1, 2).reshape(-1, width)
-        y = self.attn1(y, clip.rows * cells, clip.frames)
-        y = y.reshape(clip.rows, cells, clip.frames, width).transpose(1, 2).reshape(-1, width)
+        y = self.norm1(x).reshape(clip.rows, clip.frames, positions, width).transpose(1, 2).reshape(-1, width)
+        y = self.attn1(y, clip.rows * positions, clip.frames)
+        y = y.reshape(clip.rows, positions, clip.frames, width).transpose(1, 2).reshape(-1, width)
         x = self.attn2(y + x, clip)
         return cast(Tensor, self.ff(self.norm3(x)) + x)
 
@@ -235,18 +232,19 @@ class ClipAttention(SelfAttention):
 
 
 class SelfAttention2d(nn.Module):
-    """The VAE's attention block: group norm, self-attention over cells, residual; [B,C,h,w]."""
+    """The VAE's attention block: group norm, self-attention over positions, residual; [B,C,h,w]."""
 
     def __init__(self, attention: Any) -> None:
         super().__init__()
-        self.norm = attention.group_norm
-        self.attention = SelfAttention(attention)
+        self.norm, self.attention = attention.group_norm, SelfAttention(attention)
 
     def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
         images, width, height, wide = hidden_states.shape
-        cells = height * wide
-        x: Tensor = self.norm(hidden_states).reshape(images, width, cells).transpose(1, 2).reshape(-1, width)
-        x = self.attention(x, images, cells).reshape(images, cells, width).transpose(1, 2)
+        positions = height * wide
+        x: Tensor = (
+            self.norm(hidden_states).reshape(images, width, positions).transpose(1, 2).reshape(-1, width)
+        )
+        x = self.attention(x, images, positions).reshape(images, positions, width).transpose(1, 2)
         return x.reshape(images, width, height, wide) + hidden_states
 
 
@@ -274,9 +272,8 @@ def split_linear(linear: nn.Linear, parts: int) -> list[nn.Linear]:
 def time_conv(conv: nn.Conv3d, scale: float = 1.0) -> nn.Conv2d:
     """A convolution (k,1,1) along time as a 2-D one (k,1), its output times `scale`."""
     kernel = conv.kernel_size[0]
-    flat = nn.Conv2d(
-        conv.in_channels, conv.out_channels, (kernel, 1), padding=(kernel // 2, 0), device="meta"
-    )
+    sizes = (conv.in_channels, conv.out_channels, (kernel, 1))
+    flat = nn.Conv2d(*sizes, padding=(kernel // 2, 0), device="meta")
     assert conv.bias is not None
     flat.weight = nn.Parameter(conv.weight[..., 0] * scale, requires_grad=False)
     flat.bias = nn.Parameter(conv.bias * scale, requires_grad=False)
@@ -285,15 +282,10 @@ def time_conv(conv: nn.Conv3d, scale: float = 1.0) -> nn.Conv2d:
 
 def padded_conv(conv: nn.Conv2d, inputs: int = 0, outputs: int = 0) -> nn.Conv2d:
     """A convolution with channels of zeros added, up to `inputs` and `outputs` in all."""
-    more_in, more_out = max(0, inputs - conv.in_channels), max(0, outputs - conv.out_channels)
-    padded = nn.Conv2d(
-        conv.in_channels + more_in,
-        conv.out_channels + more_out,
-        (conv.kernel_size[0], conv.kernel_size[1]),
-        (conv.stride[0], conv.stride[1]),
-        conv.padding if isinstance(conv.padding, str) else (conv.padding[0], conv.padding[1]),
-        device="meta",
-    )
+    inputs, outputs = max(inputs, conv.in_channels), max(outputs, conv.out_channels)
+    more_in, more_out = inputs - conv.in_channels, outputs - conv.out_channels
+    kernel, stride, padding = cast(Any, (conv.kernel_size, conv.stride, conv.padding))
+    padded = nn.Conv2d(inputs, outputs, kernel, stride, padding, device="meta")
     assert conv.bias is not None
     weight = F.pad(conv.weight, (0, 0, 0, 0, 0, more_in, 0, more_out))
     padded.weight = nn.Parameter(weight, requires_grad=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
 from typing import Any
 
@@ -23,7 +24,7 @@ Shape = tuple[int, int, int, int]
 SHAPES: tuple[Shape, ...] = ((1, 1, 8, 16), (1, 2, 8, 16), (1, 3, 8, 16), (1, 1, 16, 16), (1, 1, 24, 16))
 CHECK: Shape = (1, 5, 16, 32)
 DENOMINATOR = 2.0**12
-"""Coefficients are whole multiples of 1 over this: a pair of cells at the U-Net's deepest level is 1/64**2."""
+"""Coefficients are whole multiples of 1 over this: a pair of positions at the U-Net's deepest level is 1/64**2."""
 
 SHAPE_KEEPING = (F.group_norm, F.layer_norm, F.instance_norm, F.silu, F.gelu)
 ATTENTION = ("Attention", "MultiHeadAttention")
@@ -44,10 +45,8 @@ def fit_flops(network: str, module: nn.Module, spec: EngineSpec) -> FlopModel:
     of network. Exact for one row; positions in time, which the rows of a batch share, count once a row (3e-5 of
     the whole at 576x1024). Raises `ExportError` if the operations do not grow as `FlopModel` says.
     """
-    weights = {
-        name: torch.empty_like(tensor, device="meta")
-        for name, tensor in (*module.named_parameters(), *module.named_buffers())
-    }
+    tensors = (*module.named_parameters(), *module.named_buffers())
+    weights = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors}
     counted = [count_flops(module, weights, spec, shape) for shape in SHAPES]
     columns = [[1, f, f * h * w, f * (h * w) ** 2, f * f * h * w] for _, f, h, w in SHAPES]
     solved = np.linalg.solve(np.array(columns, np.float64), np.array(counted, np.float64))
@@ -64,15 +63,18 @@ def fit_flops(network: str, module: nn.Module, spec: EngineSpec) -> FlopModel:
     return model
 
 
+def input_shapes(spec: EngineSpec, shape: Shape, batch: int) -> dict[str, list[int]]:
+    """The shape of each input of a call."""
+    rows, frames, height, width = shape
+    sizes = {"rows": rows, "frames": frames, "batch": batch, "latent_height": height, "latent_width": width}
+    sizes |= {"height": height * 8, "width": width * 8}
+    return {t.name: [sizes[d] if isinstance(d, str) else d for d in t.shape] for t in spec.inputs}
+
+
 def count_flops(module: nn.Module, weights: dict[str, Tensor], spec: EngineSpec, shape: Shape) -> int:
     """Operations of one call, as PyTorch's `FlopCounterMode` counts them, with `weights` on the meta device."""
-    rows, frames, height, width = shape
-    sizes = {"rows": rows, "frames": frames, "batch": frames, "latent_height": height, "latent_width": width}
-    sizes |= {"height": height * 8, "width": width * 8}
-    inputs = tuple(
-        torch.empty([sizes[d] if isinstance(d, str) else d for d in tensor.shape], device="meta")
-        for tensor in spec.inputs
-    )
+    shapes = input_shapes(spec, shape, batch=shape[1])
+    inputs = tuple(torch.empty(sizes, device="meta") for sizes in shapes.values())
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter, _ProductsOnly():
         functional_call(module, weights, inputs)
@@ -121,14 +123,11 @@ def graph_stats(model: Any) -> GraphStats:
 def size_tensors(model: Any) -> set[str]:
     """Tensors that hold sizes: results of Shape operators, and of arithmetic on nothing but these."""
     found: set[str] = set()
-    constants = {tensor.name for tensor in model.graph.initializer} | {
-        node.output[0] for node in model.graph.node if node.op_type == "Constant"
-    }
+    constants = {"", *(tensor.name for tensor in model.graph.initializer)}
+    constants |= {node.output[0] for node in model.graph.node if node.op_type == "Constant"}
     for node in model.graph.node:  # sorted: what a node reads stands before it
-        read = [name for name in node.input if name and name not in constants]
-        if node.op_type == "Shape" or (
-            node.op_type in SIZE_OPERATORS and read and all(name in found for name in read)
-        ):
+        read = set(node.input) - constants
+        if node.op_type == "Shape" or (node.op_type in SIZE_OPERATORS and read and read <= found):
             found.update(node.output)
     return found
 
@@ -159,8 +158,5 @@ def _kind(node: torch.fx.Node) -> str:
 
 def _weight(program: torch.fx.GraphModule, node: torch.fx.Node) -> Tensor:
     """The weights of a product."""
-    value: Any = program
     weight: Any = node.args[1]
-    for name in weight.target.split("."):
-        value = getattr(value, name)
-    return value  # type: ignore[no-any-return]
+    return operator.attrgetter(weight.target)(program)  # type: ignore[no-any-return]

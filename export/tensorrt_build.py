@@ -55,21 +55,20 @@ def make_profiles(network: str, spec: EngineSpec, options: Options) -> tuple[Pro
             for rows in usable_rows(spec, options.rows, frames, size)
         )
     chunk = options.model_defaults.get("decode_chunk", Settings().decode_chunk)
-    if network == "pose_net":
-        return tuple(
-            Profile({"frames": (1, POSE_CHUNK, POSE_CHUNK), **_pixels(size)}) for size in options.sizes
-        )
-    if network == "vae_encoder":
-        return tuple(Profile({"batch": (1, 1, 1), **_pixels(size)}) for size in options.sizes)
-    return tuple(Profile({"frames": (1, chunk, chunk), **_latent_size(size)}) for size in options.sizes)
+    batch, sides = {
+        "pose_net": ({"frames": (1, POSE_CHUNK, POSE_CHUNK)}, _pixels),
+        "vae_encoder": ({"batch": (1, 1, 1)}, _pixels),
+        "vae_decoder": ({"frames": (1, chunk, chunk)}, _latent_size),
+    }[network]
+    return tuple(Profile({**batch, **sides(size)}) for size in options.sizes)
 
 
 def usable_rows(spec: EngineSpec, rows: Iterable[int], frames: int, size: tuple[int, int]) -> tuple[int, ...]:
     """Those of `rows`, ascending, whose elements the runtime's kernels count; raises `SettingsError` if none."""
     width = next(tensor.shape[2] for tensor in spec.inputs if tensor.name == "pose")
     assert isinstance(width, int)
-    cells = size[0] // 8 * (size[1] // 8)
-    usable = tuple(count for count in sorted(set(rows)) if not too_wide(width, count, frames, cells))
+    positions = size[0] // 8 * (size[1] // 8)
+    usable = tuple(count for count in sorted(set(rows)) if not too_wide(width, count, frames, positions))
     if not usable:
         raise SettingsError(
             f"{min(rows)} rows of {frames} frames of {size[0]}x{size[1]} have a tensor of over 2^31 elements.",
@@ -160,15 +159,6 @@ def check_capabilities(api: Any, names: Iterable[str]) -> None:
             )
 
 
-def set_capabilities(api: Any, config: Any, names: tuple[str, ...]) -> str:
-    """Compile for GPUs that need not be here; returns what the plan is for. Raises `ExportError`."""
-    check_capabilities(api, names)
-    config.num_compute_capabilities = len(names)
-    for index, name in enumerate(names):
-        config.set_compute_capability(getattr(api.ComputeCapability, name), index)
-    return " ".join(names)
-
-
 # --- compiling -------------------------------------------------------------------------------------------
 
 
@@ -197,9 +187,8 @@ def compile_plan(
         network = builder.create_network(1 << int(api.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         parser = api.OnnxParser(network, library.logger)  # holds the weights until the plan is built
         if not parser.parse_from_file(str(graph)):
-            told = "; ".join(str(parser.get_error(i).desc()) for i in range(parser.num_errors))
-            raise ExportError(f"{graph.name} cannot be read by {library.version}: {told}", remedy=REINSTALL)
-        check_tensors(api, network, spec, graph.name)
+            said = "; ".join(str(parser.get_error(i).desc()) for i in range(parser.num_errors))
+            raise ExportError(f"{graph.name} cannot be read by {library.version}: {said}", remedy=REINSTALL)
         if graph.stem.startswith("vae"):
             allow_decomposition(api, network)
         config = builder.create_builder_config()
@@ -262,12 +251,9 @@ def refit_plan(
             remedy="Give the former bundle's options, or leave out --refit-from to compile.",
             field="refit_from",
         )
-    engine = open_engine(path, spec, Placement("cuda"), plan=plan)
-    try:
+    with contextlib.closing(open_engine(path, spec, Placement("cuda"), plan=plan)) as engine:
         engine.refit(graph)
         write_atomic(output, engine.serialize())
-    finally:
-        engine.close()
     return wanted
 
 
@@ -288,24 +274,12 @@ def configure(api: Any, config: Any, options: PlanOptions) -> str:
     config.profiling_verbosity = api.ProfilingVerbosity.DETAILED  # so that `inspect` can tell layers apart
     if not hasattr(api, "ComputeCapability"):
         return gpu_name()
-    return set_capabilities(api, config, options.capabilities or CAPABILITIES)
-
-
-def check_tensors(api: Any, network: Any, spec: EngineSpec, name: str) -> None:
-    """Raise `ExportError` unless the network's tensors are the spec's: names, dtypes, free dimensions."""
-    inputs = [network.get_input(i) for i in range(network.num_inputs)]
-    outputs = [network.get_output(i) for i in range(network.num_outputs)]
-    found = {t.name: (api.nptype(t.dtype)().dtype.name, tuple(t.shape)) for t in (*inputs, *outputs)}
-    wanted = {
-        t.name: (t.dtype, tuple(-1 if isinstance(d, str) else d for d in t.shape))
-        for t in (*spec.inputs, *spec.outputs)
-    }
-    # Of an output's dimensions the parser may know more than the spec says.
-    same = set(found) == set(wanted) and all(
-        found[t][0] == wanted[t][0] and len(found[t][1]) == len(wanted[t][1]) for t in found
-    )
-    if not same or any(found[t.name] != wanted[t.name] for t in spec.inputs):
-        raise ExportError(f"{name} has tensors {found} instead of {wanted}.", remedy=REINSTALL)
+    names = options.capabilities or CAPABILITIES
+    check_capabilities(api, names)
+    config.num_compute_capabilities = len(names)
+    for index, name in enumerate(names):
+        config.set_compute_capability(getattr(api.ComputeCapability, name), index)
+    return " ".join(names)
 
 
 def allow_decomposition(api: Any, network: Any) -> None:
@@ -323,20 +297,11 @@ def allow_decomposition(api: Any, network: Any) -> None:
 def add_profiles(builder: Any, config: Any, spec: EngineSpec, profiles: tuple[Profile, ...]) -> None:
     """Compile for all of them, in this order; raises `ExportError` for one that the library refuses."""
     for index, profile in enumerate(profiles):
-        if config.add_optimization_profile(make_profile(builder, spec, profile)) != index:
+        made = builder.create_optimization_profile()
+        for tensor in spec.inputs:
+            made.set_shape(tensor.name, *(profile.shape(tensor.shape, which) for which in range(3)))
+        if config.add_optimization_profile(made) != index:
             raise ExportError(f"the profile {profile} was refused.", remedy=REINSTALL)
-    if config.num_optimization_profiles != len(profiles):
-        raise ExportError(
-            f"{config.num_optimization_profiles} profiles were taken of {len(profiles)}.", remedy=REINSTALL
-        )
-
-
-def make_profile(builder: Any, spec: EngineSpec, profile: Profile) -> Any:
-    """The library's form of a profile."""
-    made = builder.create_optimization_profile()
-    for tensor in spec.inputs:
-        made.set_shape(tensor.name, *(profile.shape(tensor.shape, which) for which in range(3)))
-    return made
 
 
 def make_monitor(api: Any, stop: threading.Event, progress: Progress) -> Any:

@@ -4,10 +4,8 @@ PyTorch's exporter would take attention and group norms to pieces. It writes the
 own, `mimicmotion`, and `translate` turns these into what the target has one kernel for: ONNX Runtime's
 MultiHeadAttention, or Attention of the ONNX standard (opset 23), which TensorRT fuses.
 
-By the standard a softmax is computed in its inputs' type unless `softmax_precision` says otherwise. The graphs do
-not say it: TensorRT-RTX 1.7 refuses a graph that does ("Setting softmax precision is not supported"), and ONNX
-Runtime computes in float32 in any case. Scores of float16 overflow at 65504, hundreds of times what trained
-attention reaches.
+No graph sets `softmax_precision`: TensorRT-RTX 1.7 refuses it, and ONNX Runtime computes in float32 in any case.
+Scores of float16 overflow at 65504, hundreds of times what trained attention reaches.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ import logging
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,24 +28,19 @@ from ..engines import EngineSpec
 if TYPE_CHECKING:
     import onnx
 
-OPSET = 20
-"""What PyTorch's exporter writes; `Dialect.opset` raises it."""
 DOMAIN = "mimicmotion"
 ALIGNMENT = 4096
 """Bytes to which weights outside the graph are aligned, so that they can be mapped."""
 
 
-@dataclass(frozen=True)
-class Dialect:
-    """Whose operators a graph is written in."""
+class Dialect(Enum):
+    """Whose operators a graph is written in; the value is the version of the ONNX standard."""
 
-    name: str
-    opset: int | None
-    """The standard's version that the graph is raised to; None leaves the exporter's."""
+    ONNXRUNTIME = 20
+    STANDARD = 23
 
 
-ONNXRUNTIME = Dialect("onnxruntime", None)
-STANDARD = Dialect("standard", 23)
+ONNXRUNTIME, STANDARD = Dialect.ONNXRUNTIME, Dialect.STANDARD
 
 
 class _FusedAttention(torch.autograd.Function):
@@ -98,7 +91,7 @@ def trace_onnx(
             input_names=[tensor.name for tensor in spec.inputs],
             output_names=[tensor.name for tensor in spec.outputs],
             dynamic_axes=axes,
-            opset_version=OPSET,
+            opset_version=ONNXRUNTIME.value,
             dynamo=False,  # the dynamo exporter fixes a size that becomes 1 at the deepest level
         )
     return finish(path, dialect)
@@ -176,30 +169,25 @@ def translate(model: onnx.ModelProto, dialect: Dialect) -> None:
     import onnx
 
     for node in model.graph.node:
-        if node.domain == DOMAIN:
-            attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-            _translate(node, attributes, dialect)
+        if node.domain != DOMAIN:
+            continue
+        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        node.domain = ""
+        if node.op_type == "Attention":
+            heads, scale = attributes["heads"], attributes["scale"]
+            if dialect is ONNXRUNTIME:
+                node.domain, node.op_type = "com.microsoft", "MultiHeadAttention"
+                attributes = {"num_heads": heads, "scale": scale}
+            else:
+                attributes = {"q_num_heads": heads, "kv_num_heads": heads, "scale": scale}
+        del node.attribute[:]
+        node.attribute.extend(onnx.helper.make_attribute(*entry) for entry in sorted(attributes.items()))
     opsets = {entry.domain: entry.version for entry in model.opset_import if entry.domain != DOMAIN}
-    opsets[""] = dialect.opset or opsets[""]  # operators used here only gained dtypes between 20 and 23
+    opsets[""] = dialect.value  # operators used here only gained dtypes between 20 and 23
     if any(node.domain == "com.microsoft" for node in model.graph.node):
         opsets["com.microsoft"] = 1
     del model.opset_import[:]
     model.opset_import.extend(onnx.helper.make_opsetid(*entry) for entry in opsets.items())
-
-
-def _translate(node: Any, attributes: dict[str, Any], dialect: Dialect) -> None:
-    import onnx
-
-    node.domain = ""
-    if node.op_type == "Attention":
-        heads, scale = attributes["heads"], attributes["scale"]
-        if dialect is ONNXRUNTIME:
-            node.domain, node.op_type = "com.microsoft", "MultiHeadAttention"
-            attributes = {"num_heads": heads, "scale": scale}
-        else:
-            attributes = {"q_num_heads": heads, "kv_num_heads": heads, "scale": scale}
-    del node.attribute[:]
-    node.attribute.extend(onnx.helper.make_attribute(*entry) for entry in sorted(attributes.items()))
 
 
 def halve_weights(model: onnx.ModelProto, *, at_least: int = 256) -> int:

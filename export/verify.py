@@ -2,7 +2,7 @@
 
 `record_evidence` keeps what the originals answer before they are rewritten: at several shapes, of the U-Net also
 along a denoising, and where a plan's GPU is here at the shapes of the plan. `compare_engine` runs an engine on such
-cases. The comparison is polygraphy's; its runner is the engine that will serve, bound as the runtime binds it.
+cases, bound as the runtime binds it, in polygraphy's comparison.
 """
 
 from __future__ import annotations
@@ -30,15 +30,11 @@ from ..settings import SIZE_MULTIPLE
 from ..training.synthetic import make_clip
 from ..training.torch_animator import Encoders, torch_animator
 from .options import Options
+from .stats import Shape, input_shapes
 from .tensorrt_build import make_profiles, runs_here
 
 Inputs = dict[str, Tensor]
-Shape = tuple[int, int, int, int]
-"""(rows, frames, latent height, latent width)."""
-
-# One frame and several, one row and several, both orientations. Not 8x8, where norms at the deepest level are over a
-# single position: in a narrow network they are then over one or two numbers and magnify rounding (PyTorch itself is
-# 1e-5 from float64 there).
+# One frame and several, one row and several, both orientations. Not 8x8: see `LEAST_LATENTS`.
 SHAPES: tuple[Shape, ...] = ((1, 1, 8, 16), (2, 5, 16, 8), (3, 4, 8, 24))
 STEPS = 5
 """Of the denoising that the U-Net is judged on."""
@@ -104,7 +100,8 @@ def record_evidence(
 
     found = {}
     for name in names:
-        found[name] = evidence = Evidence(record_cases(name, specs[name], functions[name]))
+        examples = [example_inputs(name, specs[name], shape, seed) for seed, shape in enumerate(SHAPES)]
+        found[name] = evidence = Evidence([record_case(functions[name], inputs) for inputs in examples])
         if name == "unet":
             evidence.cases += denoise(*small, STEPS)
             for seed, steps in CALIBRATION if options.precision == "fp8" else ():
@@ -119,26 +116,18 @@ def originals(model: Any) -> dict[str, Callable[..., Any]]:
     """The networks as PyTorch and diffusers compute them, with the engines' inputs."""
     unet, vae = model.unet, model.vae
 
-    def run_unet(
-        latents: Tensor, timestep: Tensor, embedding: Tensor, time_ids: Tensor, pose: Tensor
-    ) -> Tensor:
-        return unet(latents, timestep, embedding, time_ids, pose)[0]  # type: ignore[no-any-return]
+    def run_unet(**inputs: Tensor) -> Tensor:
+        return unet(*(inputs[name] for name in UNET_INPUTS))[0]  # type: ignore[no-any-return]
 
     def run_caching(**inputs: Tensor) -> tuple[Tensor, Tensor]:
         kept: list[Tensor] = []
-        hook = unet.up_blocks[-2].register_forward_hook(lambda _, __, answer: kept.append(answer))
-        try:
+        with unet.up_blocks[-2].register_forward_hook(lambda _, __, answer: kept.append(answer)):
             prediction = run_unet(**inputs)
-        finally:
-            hook.remove()
         return prediction, kept[0].reshape(*prediction.shape[:2], *kept[0].shape[1:])
 
     def run_shallow(cached_features: Tensor, **inputs: Tensor) -> Tensor:
-        hook = unet.up_blocks[-2].register_forward_hook(lambda *_: cached_features.flatten(0, 1))
-        try:
+        with unet.up_blocks[-2].register_forward_hook(lambda *_: cached_features.flatten(0, 1)):
             return run_unet(**inputs)
-        finally:
-            hook.remove()
 
     return {
         "unet": run_unet,
@@ -153,16 +142,9 @@ def originals(model: Any) -> dict[str, Callable[..., Any]]:
 
 def example_inputs(network: str, spec: EngineSpec, shape: Shape, seed: int) -> Inputs:
     """Inputs of one network at one shape, float32, seeded."""
-    rows, frames, height, width = shape
-    sizes = {"rows": rows, "frames": frames, "batch": rows, "latent_height": height, "latent_width": width}
-    sizes |= {"height": height * 8, "width": width * 8}
-    generator = torch.Generator().manual_seed(seed)
-    inputs = {
-        tensor.name: torch.randn(
-            [sizes[d] if isinstance(d, str) else d for d in tensor.shape], generator=generator
-        )
-        for tensor in spec.inputs
-    }
+    rows, generator = shape[0], torch.Generator().manual_seed(seed)
+    shapes = input_shapes(spec, shape, batch=rows)
+    inputs = {name: torch.randn(sizes, generator=generator) for name, sizes in shapes.items()}
     if network.startswith("unet"):
         inputs["timestep"] = torch.rand(rows, generator=generator) * 3.2 - 1.55  # 0.25 ln sigma
         inputs["time_ids"] = torch.tensor([[6.0, 127.0, 0.02 * row] for row in range(rows)])
@@ -171,13 +153,6 @@ def example_inputs(network: str, spec: EngineSpec, shape: Shape, seed: int) -> I
     elif network == "vae_decoder":
         inputs = {name: value * 5.0 for name, value in inputs.items()}  # unit latents over the scaling factor
     return inputs
-
-
-def record_cases(network: str, spec: EngineSpec, original: Callable[..., Any]) -> list[Case]:
-    """The original's answers at every shape."""
-    return [
-        record_case(original, example_inputs(network, spec, shape, seed)) for seed, shape in enumerate(SHAPES)
-    ]
 
 
 def record_case(original: Callable[..., Any], inputs: Inputs) -> Case:
@@ -205,7 +180,7 @@ def record_trajectory(
     """
     width, height = size
     encoders = Encoders(model.vae, model.image_encoder, image)
-    animator = torch_animator(model.unet, model.pose_net, encoders, (width, height), defaults)
+    animator = torch_animator(model.unet, model.pose_net, encoders, size, defaults)
     settings = replace(
         animator.settings(), steps=steps, seed=seed, segment=frames, reuse_interval=1, size=None,
         overlap=min(animator.settings().overlap, frames - 1),
@@ -216,15 +191,11 @@ def record_trajectory(
     cases: list[Case] = []
 
     def keep(_: Any, given: tuple[Tensor, ...], answer: tuple[Tensor, ...]) -> None:
-        inputs = dict(zip(UNET_INPUTS, given, strict=True))
-        cases.append(Case({name: value.clone() for name, value in inputs.items()}, (answer[0].clone(),)))
+        inputs = {name: value.clone() for name, value in zip(UNET_INPUTS, given, strict=True)}
+        cases.append(Case(inputs, (answer[0].clone(),)))
 
-    hook = model.unet.register_forward_hook(keep)
-    try:
+    with closing(animator), model.unet.register_forward_hook(keep):
         animator.sample(clip.reference, np.concatenate(poses), settings)
-    finally:
-        hook.remove()
-        animator.close()
     return cases
 
 
@@ -296,16 +267,15 @@ def stack(cases: list[Case], rows: int) -> Case:
 
 @dataclass(frozen=True)
 class Deviation:
-    """How far one answer of an engine is from what was expected, and whether that is near enough."""
+    """How far one answer of an engine is from what was expected, and whether that is near enough.
+
+    `rel_l2` is the L2 norm of the difference over `norm`, that of what was expected; `bound` is the largest allowed.
+    """
 
     max_abs: float
-    """Largest absolute difference."""
     rel_l2: float
-    """L2 norm of the difference over `norm`."""
     norm: float
-    """L2 norm of what was expected."""
     bound: float
-    """Largest `rel_l2` allowed."""
 
     def __bool__(self) -> bool:
         return self.rel_l2 <= self.bound  # False for NaN
@@ -319,9 +289,7 @@ def compare_engine(
     Raises `ExportError` if the worst relative error exceeds `bound`, or if every expected answer is zero.
     """
     outputs = [tensor.name for tensor in engine.spec.outputs]
-    expected = [
-        dict(zip(outputs, (answer.numpy() for answer in case.answers), strict=True)) for case in cases
-    ]
+    expected = [dict(zip(outputs, map(Tensor.numpy, case.answers), strict=True)) for case in cases]
     with closing(engine):
         calls = (call_arrays(case, engine.spec) for case in cases)
         found = compare_answers(engine, judge, calls, expected, bound)
@@ -374,7 +342,7 @@ class EngineRunner(BaseRunner):  # type: ignore[misc]
         self._engine = engine
 
     def get_input_metadata_impl(self) -> TensorMetadata:
-        """Names, dtypes and shapes of the inputs; a free size is None."""
+        """Of the inputs; a free size is None."""
         metadata = TensorMetadata()
         for tensor in self._engine.spec.inputs:
             shape = [None if isinstance(dim, str) else dim for dim in tensor.shape]
@@ -403,11 +371,9 @@ def measure(output: str, expected: Array, answer: Array, bound: float) -> Deviat
 
 def make_outputs(spec: EngineSpec, inputs: Mapping[str, Array]) -> dict[str, Array]:
     """Arrays for the answers to `inputs`; a latent position is 8x8 pixels."""
-    sizes = {
-        dim: size
-        for tensor in spec.inputs
-        for dim, size in zip(tensor.shape, inputs[tensor.name].shape, strict=True)
-    }
+    sizes: dict[Any, int] = {}
+    for tensor in spec.inputs:
+        sizes |= zip(tensor.shape, inputs[tensor.name].shape, strict=True)
     for latent, pixels in (("latent_height", "height"), ("latent_width", "width")):
         if latent in sizes:
             sizes[pixels] = sizes[latent] * 8
@@ -421,9 +387,8 @@ def make_outputs(spec: EngineSpec, inputs: Mapping[str, Array]) -> dict[str, Arr
 
 def call_arrays(case: Case, spec: EngineSpec) -> dict[str, Array]:
     """A case's inputs as an engine takes them."""
-    return {
-        name: np.ascontiguousarray(value.numpy()) for name, value in cast_inputs(case.inputs, spec).items()
-    }
+    inputs = cast_inputs(case.inputs, spec)
+    return {name: np.ascontiguousarray(value.numpy()) for name, value in inputs.items()}
 
 
 def cast_inputs(inputs: Inputs, spec: EngineSpec) -> Inputs:

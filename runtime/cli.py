@@ -105,9 +105,7 @@ def field_docs(kind: type) -> dict[str, str]:
 
 def read_settings(chosen: Chosen) -> Chosen:
     """The settings that are named, sizes read from their text; raises `SettingsError` if they cannot be."""
-    values = dict(chosen)
-    if "size" in values:
-        values["size"] = parse_size(values["size"])
+    values = chosen | ({"size": parse_size(chosen["size"])} if "size" in chosen else {})
     Settings.from_dict(values)
     return values
 
@@ -158,8 +156,8 @@ def animate(
             if server:
                 done = _on_server(request, reporter, server)
             else:
-                options = {"device": device, "threads": threads, "limits": parse_limits(limit)}
-                options["graphs"] = graphs == "on"
+                limits, captured = parse_limits(limit), graphs == "on"
+                options = {"device": device, "threads": threads, "limits": limits, "graphs": captured}
                 done = _in_process(request, reporter, bundle, options, estimator)
         reporter.line({"event": "done", "output": str(output), **done})
         if not as_json:
@@ -333,11 +331,10 @@ def inspect(
 
     with explained(as_json):
         found = load_bundle(bundle)
-        manifest = found.manifest
         if as_json:
-            print(json.dumps(json.loads(manifest.to_json())))
-            return
-        show_bundle(found, Console(markup=False))
+            print(json.dumps(json.loads(found.manifest.to_json())))
+        else:
+            show_bundle(found, Console(markup=False))
 
 
 @app.command()

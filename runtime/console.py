@@ -92,8 +92,8 @@ def show_bundle(bundle: Bundle, console: Console) -> None:
     """
     manifest = bundle.manifest
     console.print(f"{bundle.folder}: {manifest.backend}, {manifest.precision}, build {manifest.build[:12]}")
-    for table in (network_table, error_table, audit_table):
-        console.print(table(manifest))
+    for table in tables(manifest):
+        console.print(table)
     for line in (*plan_lines(manifest), *layer_lines(bundle)):
         console.print(line)
     settings = f"rows {list(manifest.rows)}, defaults {dict(manifest.defaults)}"
@@ -103,27 +103,22 @@ def show_bundle(bundle: Bundle, console: Console) -> None:
         console.print(f"note: {manifest.note}")
 
 
-def network_table(manifest: Manifest) -> Table:
-    """Size and tensors of each network."""
+def tables(manifest: Manifest) -> tuple[Table, ...]:
+    """Of each network its size and tensors, how far it is from PyTorch, and what its graph is made of."""
     from rich.table import Table
 
-    table = Table("network", "MB", "inputs and outputs")
+    networks = Table("network", "MB", "inputs and outputs")
+    errors = Table("errors", "rel. L2", "bound", "largest difference", "cases", "run by")
+    graphs = Table("audit", *manifest.networks)
     for name, network in manifest.networks.items():
-        size = sum(file.bytes for file in network.files) / 1e6
+        size, a = sum(file.bytes for file in network.files) / 1e6, network.agreement
         tensors = "\n".join(map(str, (*network.spec.inputs, *network.spec.outputs)))
-        table.add_row(name, f"{size:.1f}", tensors)
-    return table
-
-
-def error_table(manifest: Manifest) -> Table:
-    """How far each network is from PyTorch, over how many calls, and what ran it then."""
-    from rich.table import Table
-
-    table = Table("errors", "rel. L2", "bound", "largest difference", "cases", "run by")
-    for name, network in manifest.networks.items():
-        a = network.agreement
-        table.add_row(name, f"{a.rel_l2:.1e}", f"{a.bound:.0e}", f"{a.max_abs:.1e}", str(a.cases), a.judge)
-    return table
+        networks.add_row(name, f"{size:.1f}", tensors)
+        errors.add_row(name, f"{a.rel_l2:.1e}", f"{a.bound:.0e}", f"{a.max_abs:.1e}", str(a.cases), a.judge)
+    for kind in fields(GraphStats):
+        counts = (getattr(network.audit, kind.name) for network in manifest.networks.values())
+        graphs.add_row(kind.name, *map(str, counts))
+    return networks, errors, graphs
 
 
 def plan_lines(manifest: Manifest) -> Iterator[str]:
@@ -134,17 +129,6 @@ def plan_lines(manifest: Manifest) -> Iterator[str]:
             place = ", which may stay in the host's memory" if plan.streamable else ""
             yield f"{name}: {plan.library} for {plan.target}; {weights}{place}"
             yield from (f"  {profile}" for profile in plan.profiles)
-
-
-def audit_table(manifest: Manifest) -> Table:
-    """What the graphs of a bundle are made of: a column for each network."""
-    from rich.table import Table
-
-    table = Table("audit", *manifest.networks)
-    for kind in fields(GraphStats):
-        counts = (getattr(network.audit, kind.name) for network in manifest.networks.values())
-        table.add_row(kind.name, *map(str, counts))
-    return table
 
 
 def layer_lines(bundle: Bundle) -> Iterator[str]:

@@ -10,8 +10,7 @@ from ..engines import Bundle, EnginePlan, Manifest
 from ..engines.tensorrt_library import DISTRIBUTIONS, EXTRAS
 from ..errors import BundleError, InputError, MimicMotionError
 from ..settings import Settings
-from .gpus import MINIMUM_CAPABILITY, GpuInfo, Gpus
-from .host import Host
+from .machine import MINIMUM_CAPABILITY, GpuInfo, Gpus, Host
 
 ON_CPU = ("onnxruntime", "torch")
 """Backends that run on a CPU, too."""
@@ -49,16 +48,12 @@ def check_gpu(bundle: Bundle, gpu: GpuInfo, gpus: Gpus, host: Host) -> None:
     check_machine(gpu, backend, gpus, host)
     if backend == "torch":
         return
+    remedy = _build_again(options_for(gpu, backend))
     if plan is None or not _is_for(plan, gpu):
-        raise BundleError(
-            f"{_made(manifest)}, not for {gpu.name} {gpu.sm}.", remedy=_build_again(options_for(gpu, backend))
-        )
+        raise BundleError(f"{_made(manifest)}, not for {gpu.name} {gpu.sm}.", remedy=remedy)
     installed = f"{backend} {host.packages[DISTRIBUTIONS[backend]]}"
     if installed != plan.library:
-        raise BundleError(
-            f"compiled by {plan.library}, and {installed} is installed.",
-            remedy=_build_again(options_for(gpu, backend)),
-        )
+        raise BundleError(f"compiled by {plan.library}, and {installed} is installed.", remedy=remedy)
 
 
 def check_machine(gpu: GpuInfo, backend: str, gpus: Gpus, host: Host) -> None:
@@ -84,10 +79,7 @@ def check_machine(gpu: GpuInfo, backend: str, gpus: Gpus, host: Host) -> None:
 
 
 def check_clip(manifest: Manifest, settings: Settings, frames: int) -> None:
-    """Raise `InputError` if a bundle cannot make `frames` frames, besides the reference picture's own.
-
-    Plans take the shapes that they were compiled for, and reused features need networks of their own.
-    """
+    """Raise `InputError` if a bundle cannot make `frames` frames, besides the reference picture's own."""
     shapes, (width, height) = EngineShapes.of(manifest), settings.size or (0, 0)
     latent_size, every = (height // 8, width // 8), frames + 1
     check_reuse(manifest.reuses, settings)
@@ -95,14 +87,8 @@ def check_clip(manifest: Manifest, settings: Settings, frames: int) -> None:
     shapes.check_chunk(settings.decode_chunk, every, latent_size)
 
 
-def plan_shapes(manifest: Manifest) -> EngineShapes | None:
-    """The shapes that a bundle's plans take; None for a bundle of graphs, which take any."""
-    shapes = EngineShapes.of(manifest)
-    return shapes if shapes.compiled else None
-
-
 def options_for(gpu: GpuInfo, backend: str) -> str:
-    """What `build_engines.py` must be told so that a bundle runs on a GPU."""
+    """The options of `build_engines.py` with which a bundle runs on a GPU."""
     return f"--backend {backend}" + (f" --capability {gpu.sm}" if backend == "tensorrt-rtx" else "")
 
 

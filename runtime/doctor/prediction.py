@@ -1,7 +1,6 @@
 """What an animation will cost, before it runs: operations, memory and seconds, from what its networks cost.
 
 Operations are exact. Memory is an estimate, and seconds are operations over a throughput that the caller gives.
-The service's estimate (`service/rates.py`) learns from finished jobs instead.
 """
 
 from __future__ import annotations
@@ -72,14 +71,6 @@ class ModelStats:
         width = next(t.shape[2] for t in manifest.networks["unet"].spec.inputs if t.name == "pose")
         works = {name: network.work for name, network in manifest.networks.items()}
         return cls(works, sum(files.values()) // size, int(width), size, streamable // size)
-
-    def halved(self) -> ModelStats:
-        """The same networks in fp16."""
-        return replace(self, value_bytes=2)
-
-    def widened(self) -> ModelStats:
-        """The same networks in float32: ONNX Runtime's CPU provider converts float16 to it."""
-        return replace(self, value_bytes=4)
 
     @property
     def decoder_width(self) -> float:
@@ -241,16 +232,9 @@ def memory_of(
 
 
 def predict(
-    model: ModelStats,
-    settings: Settings,
-    frames: int,
-    rows: Iterable[int],
-    free: int | None,
-    jobs: int = 1,
-    *,
-    gpu: bool = False,
-    shapes: EngineShapes | None = None,
-) -> list[Prediction]:
+    model: ModelStats, settings: Settings, frames: int, rows: Iterable[int], free: int | None,
+    jobs: int = 1, *, gpu: bool = False, shapes: EngineShapes | None = None,
+) -> list[Prediction]:  # fmt: skip
     """Ways to run `jobs` of it at once, the best first: the settings' own segment and chunk, most rows.
 
     Smaller chunks follow where they fit and the settings' own does not. `free` is the memory in bytes, None if
@@ -259,7 +243,7 @@ def predict(
     """
     assert settings.segment is not None
     width, height = settings.size or (0, 0)
-    latent_size = (height // 8, width // 8)
+    latent_size, pixels = (height // 8, width // 8), latent_pixels(settings)
     own, others = settings.segment, OTHER_SEGMENTS
     if shapes is not None:
         own = shapes.segment(settings, frames + 1, latent_size)
@@ -277,8 +261,10 @@ def predict(
             made = []
             for count in sorted(batches, reverse=True):
                 memory = memory_of(model, way, frames, count, jobs, gpu=gpu)
+                decoder = min(chunk, frames + 1) * 64 * pixels * WIDEST
+                wide = too_wide(model.width, count, cost.segment_frames, pixels)
                 why = "" if free is None or memory.total <= free else "more memory than is free"
-                if _too_wide(model, way, frames, count, cost.segment_frames, gpu):
+                if wide or (gpu and decoder > MOST_ELEMENTS):  # more than kernels can count
                     why = "a tensor of over 2^31 elements"
                 made.append(Prediction(segment, count, chunk, memory, cost, not why, why))
             found += [choice for choice in made if choice.fits or chunk == settings.decode_chunk]
@@ -304,12 +290,3 @@ def _chunks(
                 if shapes is not None:
                     shapes.check_chunk(chunk, frames + 1, latent_size)
                 yield chunk
-
-
-def _too_wide(
-    model: ModelStats, settings: Settings, frames: int, rows: int, segment_frames: int, gpu: bool
-) -> bool:
-    """Whether the U-Net or, on a GPU, the decoder has a tensor of more elements than kernels can count."""
-    pixels, chunk = latent_pixels(settings), min(settings.decode_chunk, frames + 1)
-    decoder = chunk * 64 * pixels * WIDEST
-    return too_wide(model.width, rows, segment_frames, pixels) or (gpu and decoder > MOST_ELEMENTS)

@@ -12,25 +12,18 @@ from rich.console import Console
 from rich.table import Table
 
 from ..bundles import list_bundles, load_bundle, own_settings
+from ..denoise.shapes import EngineShapes
 from ..engines import Bundle
 from ..engines.bundle import COMMAND
 from ..engines.tensorrt_library import DISTRIBUTIONS, EXTRAS
 from ..errors import BundleError, EngineError, MimicMotionError, SettingsError
 from ..settings import Settings
-from .fitness import (
-    ON_CPU,
-    check_clip,
-    check_cpu,
-    check_gpu,
-    check_machine,
-    fault_of,
-    options_for,
-    plan_shapes,
-)
-from .gpus import MINIMUM_DRIVER, GpuInfo, Gpus, read_gpus
-from .host import Host, time_engine, time_product
+from .fitness import ON_CPU, check_clip, check_cpu, check_gpu, check_machine, fault_of, options_for
+from .machine import MINIMUM_DRIVER, GpuInfo, Gpus, Host, read_gpus, time_engine, time_product
 from .prediction import MIMICMOTION, ModelStats, Prediction, Throughput, best, predict
 
+CPU_VALUE = 4
+"""Bytes of a value on a CPU, in every precision: ONNX Runtime's CPU provider converts float16 to float32."""
 CONTEXT = 700 * 2**20
 """Bytes of GPU memory for the CUDA context and TensorRT's own kernels, an assumption."""
 FPS = 15
@@ -85,9 +78,7 @@ class Outlook:
     runs: bool
     """Whether it runs as it is, with the first choice that fits."""
     problem: str
-    """Why it does not run; empty if it does."""
     remedy: str
-    """What to do about that."""
     needs: str
     """Flags that make it fit into memory; empty if none are needed."""
     size: tuple[int, int]
@@ -154,16 +145,17 @@ def _bundle_outlooks(bundle: Bundle, question: Question, host: Host, gpus: Gpus)
     model, rows, jobs = ModelStats.of(manifest), manifest.rows, question.jobs
     if manifest.backend in ON_CPU or not gpus.found:
         fault = fault_of(partial(check_cpu, bundle, host), fits_clip)
-        built = model if manifest.backend == "torch" else model.widened()
+        built = model if manifest.backend == "torch" else replace(model, value_bytes=CPU_VALUE)
         found = predict(built, settings, frames, rows, host.memory_free, jobs)
         speed = time_engine(bundle, settings, frames) or time_product()
         yield _outlook(name, "CPU", fault, settings, frames, found, speed)
     for gpu in gpus.found:
         fault = fault_of(partial(check_gpu, bundle, gpu, gpus, host), fits_clip)
-        built = model if manifest.backend == "torch" else model.halved()
-        shapes = None if fault else plan_shapes(manifest)  # a rebuilt bundle takes what is asked
+        built = model if manifest.backend == "torch" else replace(model, value_bytes=2)
+        shapes = EngineShapes.of(manifest)
+        compiled = None if fault or not shapes.compiled else shapes  # a rebuilt bundle takes what is asked
         free = gpu.memory_free - CONTEXT
-        found = predict(built, settings, frames, rows, free, jobs, gpu=True, shapes=shapes)
+        found = predict(built, settings, frames, rows, free, jobs, gpu=True, shapes=compiled)
         peak = gpu.throughput if built.value_bytes == 2 else None  # the peak is that of half precision
         yield _outlook(name, gpu.name, fault, settings, frames, found, peak)
 
@@ -180,20 +172,17 @@ def _model_outlooks(question: Question, host: Host, gpus: Gpus) -> Iterator[Outl
         )
         yield _outlook(name, gpu.name, fault, settings, frames, found, gpu.throughput)
     if not gpus.found:
-        found = predict(MIMICMOTION.widened(), settings, frames, rows, host.memory_free, jobs)
+        found = predict(
+            replace(MIMICMOTION, value_bytes=CPU_VALUE), settings, frames, rows, host.memory_free, jobs
+        )
         fault = BundleError("not built yet.", remedy="Use a machine with a GPU: a CPU is too slow for it.")
         yield _outlook(name, "CPU", fault, settings, frames, found, time_product())
 
 
 def _outlook(
-    bundle: str,
-    device: str,
-    fault: MimicMotionError | None,
-    settings: Settings,
-    frames: int,
-    found: list[Prediction],
-    speed: Throughput | None,
-) -> Outlook:
+    bundle: str, device: str, fault: MimicMotionError | None, settings: Settings, frames: int,
+    found: list[Prediction], speed: Throughput | None,
+) -> Outlook:  # fmt: skip
     assert settings.size is not None
     chosen = best(found)
     if chosen is None and fault is None:
@@ -206,7 +195,7 @@ def _outlook(
         runs=fault is None,
         problem=fault.message if fault else "",
         remedy=fault.remedy if fault else "",
-        needs=_flags(settings, found[0], chosen) if chosen else "",
+        needs=_flags(found[0], chosen) if chosen else "",
         size=settings.size,
         frames=frames,
         steps=settings.steps,
@@ -216,12 +205,11 @@ def _outlook(
     )
 
 
-def _flags(settings: Settings, usual: Prediction, chosen: Prediction) -> str:
+def _flags(usual: Prediction, chosen: Prediction) -> str:
     """The flags with which a choice fits where the usual one does not."""
-    flags = [f"--segment {chosen.segment}"] if chosen.segment != usual.segment else []
-    if chosen.decode_chunk != settings.decode_chunk:
-        flags.append(f"--decode-chunk {chosen.decode_chunk}")
-    return " ".join(flags)
+    names = ("segment", "decode_chunk")
+    changed = {name: getattr(chosen, name) for name in names if getattr(chosen, name) != getattr(usual, name)}
+    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in changed.items())
 
 
 def _advice(host: Host, gpus: Gpus) -> Iterator[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 _HOME = {
     "AnimationServer": "server",
-    "AsyncClient": "async_client",
+    "AsyncClient": "client",
     "Client": "client",
     "ClientTls": "client",
     "Keep": "config",

@@ -1,31 +1,35 @@
-"""The synchronous client, and a server of this machine to try it on."""
+"""The clients, and a server of this machine to try them on."""
+
+# mypy: no-warn-return-any
+# The calls of both clients are written once; `_answer` returns a value in one and a coroutine in the other.
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import grpc
+import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from ..errors import MimicMotionError, ServiceError
+from ..errors import ServiceError
 from ..events import Event
 from ..pose import PoseSequence
+from .config import read_pem
 from .generated.mimicmotion.v1 import animation_pb2 as pb
 from .generated.mimicmotion.v1 import animation_pb2_grpc as pb_grpc
-from .received import Delivery, ReceivedVideo
 from .status import from_rpc_error
-from .uploads import Image, Motion, Upload
+from .transfer import Delivery, Image, Motion, ReceivedVideo, Upload
 from .wire import Estimate, JobInfo, SettingsLike, estimate_from_wire, info_from_wire, settings_to_wire
 
-Answer = TypeVar("Answer")
 CHANNEL_OPTIONS = [
     ("grpc.max_receive_message_length", 4 * 2**20),
     # A queued job's stream may be silent for long: find out when the server is gone.
@@ -47,22 +51,14 @@ class ClientTls:
 
     def credentials(self) -> grpc.ChannelCredentials:
         """Raises `ServiceError` if a file cannot be read."""
-        try:
-            ca, key, certificate = (
-                path.read_bytes() if path is not None else None
-                for path in (self.ca, self.key, self.certificate)
-            )
-        except OSError as error:
-            raise ServiceError(f"{error.filename} cannot be read: {error.strerror}.", field="tls") from error
-        return grpc.ssl_channel_credentials(ca, key, certificate)
+        return grpc.ssl_channel_credentials(*read_pem(self.ca, self.key, self.certificate))
 
 
-class Animation(Iterator[Event]):
-    """A job's events as they come. `result()` takes what is left of them; leaving early cancels the call.
+# ---- the events of a job ----
 
-    Raises what the animation raised on the server, as the same class with `field` and `remedy`;
-    `ServiceError` if the server cannot be reached or the stream is damaged.
-    """
+
+class _Events:
+    """What both kinds of `Animation` share."""
 
     def __init__(self, call: Any, delivery: Delivery) -> None:
         self._call = call
@@ -73,17 +69,29 @@ class Animation(Iterator[Event]):
         """The job's name on the server, empty until it was accepted."""
         return self._delivery.job
 
+    def cancel(self) -> None:
+        """Stop listening; the server cancels a job that was not detached."""
+        self._call.cancel()
+        self._delivery.abort()
+
+
+class Animation(_Events, Iterator[Event]):
+    """A job's events as they come. `result()` takes what is left of them; leaving early cancels the call.
+
+    Raises what the animation raised on the server, as the same class with `field` and `remedy`;
+    `ServiceError` if the server cannot be reached or the stream is damaged.
+    """
+
     def __next__(self) -> Event:
         try:
             for response in self._call:
                 event = self._delivery.take(response.event)
                 if event is not None:
                     return event
-        except grpc.RpcError as error:
+        except BaseException as error:
             self.cancel()
-            raise from_rpc_error(error) from None
-        except BaseException:
-            self.cancel()
+            if isinstance(error, grpc.RpcError):
+                raise from_rpc_error(error) from None
             raise
         raise StopIteration
 
@@ -91,20 +99,11 @@ class Animation(Iterator[Event]):
         """Wait for the end; the finished video."""
         for _ in self:
             pass
-        try:
-            return self._delivery.end()
-        except MimicMotionError:
-            self.cancel()
-            raise
+        return self._delivery.end()
 
     def save(self, path: str | Path) -> Path:
         """Wait for the end and write the MP4 to `path`."""
         return self.result().save(path)
-
-    def cancel(self) -> None:
-        """Stop listening; the server cancels a job that was not detached."""
-        self._call.cancel()
-        self._delivery.abort()
 
     def __enter__(self) -> Self:
         return self
@@ -113,16 +112,62 @@ class Animation(Iterator[Event]):
         self.cancel()
 
 
-class Client:
-    """Talks to a server at `address` ("host:port"); `timeout` is for all calls but streams, in seconds."""
+class AsyncAnimation(_Events, AsyncIterator[Event]):
+    """Like `Animation`, for asyncio; files are written outside the event loop."""
+
+    async def __anext__(self) -> Event:
+        try:
+            async for response in self._call:
+                event = await asyncio.to_thread(self._delivery.take, response.event)
+                if event is not None:
+                    return event
+        except BaseException as error:
+            self.cancel()
+            if isinstance(error, grpc.RpcError):
+                raise from_rpc_error(error) from None
+            raise
+        raise StopAsyncIteration
+
+    async def result(self) -> ReceivedVideo:
+        async for _ in self:
+            pass
+        return self._delivery.end()
+
+    async def save(self, path: str | Path) -> Path:
+        result = await self.result()
+        return await asyncio.to_thread(result.save, path)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.cancel()
+
+
+# ---- the calls ----
+
+Events = TypeVar("Events", bound=_Events)
+Info = TypeVar("Info")
+Infos = TypeVar("Infos")
+Cost = TypeVar("Cost")
+Health = TypeVar("Health")
+
+
+class _Calls(Generic[Events, Info, Infos, Cost, Health]):
+    """Every call of both clients. What its methods return depends on the client: a value, or a coroutine of it."""
+
+    _grpc: Any
+    """The module `grpc` or `grpc.aio`."""
+    _events: type[Events]
 
     def __init__(self, address: str, *, tls: ClientTls | None = None, timeout: float = 10.0) -> None:
+        """`address` is "host:port"; `timeout` is for all calls but streams and uploads, in seconds."""
         if tls is None:
-            self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+            self._channel = self._grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
         else:
-            self._channel = grpc.secure_channel(address, tls.credentials(), options=CHANNEL_OPTIONS)
-        self._stub = pb_grpc.AnimationServiceStub(self._channel)
-        self._health = health_pb2_grpc.HealthStub(self._channel)
+            self._channel = self._grpc.secure_channel(address, tls.credentials(), options=CHANNEL_OPTIONS)
+        self._stub: Any = pb_grpc.AnimationServiceStub(self._channel)
+        self._health: Any = health_pb2_grpc.HealthStub(self._channel)
         self._timeout = timeout
 
     def animate(
@@ -136,7 +181,7 @@ class Client:
         timeout: float | None = None,
         request_id: str = "",
         detach: bool = False,
-    ) -> Animation:
+    ) -> Events:
         """Animate `image` (path, bytes of a file, or uint8 [H,W,3]) with `motion` (path or bytes of a video
         or of keypoints, a `PoseSequence`, or pose pictures uint8 [F,H,W,3]).
 
@@ -147,8 +192,8 @@ class Client:
             image, motion, settings, reference_pose=reference_pose, request_id=request_id, detach=detach
         )
         delivery = Delivery(output)
-        requests = (pb.AnimateRequest(upload=part) for part in upload)
-        return Animation(self._stub.Animate(requests, timeout=timeout), delivery)
+        requests = self._requests(upload, pb.AnimateRequest)
+        return self._events(self._stub.Animate(requests, timeout=timeout), delivery)
 
     def create(
         self,
@@ -159,44 +204,71 @@ class Client:
         reference_pose: PoseSequence | None = None,
         request_id: str = "",
         timeout: float | None = None,
-    ) -> JobInfo:
+    ) -> Info:
         """Like `animate`, but returns once the job is queued; it goes on without its caller."""
         upload = Upload(image, motion, settings, reference_pose=reference_pose, request_id=request_id)
-        requests = (pb.CreateAnimationRequest(upload=part) for part in upload)
-        return info_from_wire(_answer(self._stub.CreateAnimation, requests, timeout).animation)
+        requests = self._requests(upload, pb.CreateAnimationRequest)
+        return self._answer(self._stub.CreateAnimation, requests, _job_info, timeout)
 
     def watch(
         self, job: str, *, after: int = 0, output: str | Path | None = None, timeout: float | None = None
-    ) -> Animation:
+    ) -> Events:
         """The job's events after sequence number `after`; from 0 on, its video as well."""
         delivery = Delivery(output, first=after)
         request = pb.WatchAnimationRequest(job=job, after_sequence=after)
-        return Animation(self._stub.WatchAnimation(request, timeout=timeout), delivery)
+        return self._events(self._stub.WatchAnimation(request, timeout=timeout), delivery)
 
-    def get(self, job: str) -> JobInfo:
+    def get(self, job: str) -> Info:
         """Raises `ServiceError` if the server does not know the job (any more)."""
         request = pb.GetAnimationRequest(job=job)
-        return info_from_wire(_answer(self._stub.GetAnimation, request, self._timeout).animation)
+        return self._answer(self._stub.GetAnimation, request, _job_info, self._timeout)
 
-    def list(self) -> list[JobInfo]:
+    def list(self) -> Infos:
         """All jobs that the server keeps, newest first."""
-        answer = _answer(self._stub.ListAnimations, pb.ListAnimationsRequest(), self._timeout)
-        return [info_from_wire(animation) for animation in answer.animations]
+        request = pb.ListAnimationsRequest()
+        return self._answer(self._stub.ListAnimations, request, _job_infos, self._timeout)
 
-    def cancel(self, job: str) -> JobInfo:
+    def cancel(self, job: str) -> Info:
         """Ask the job to stop; a running one does within a denoising step."""
         request = pb.CancelAnimationRequest(job=job)
-        return info_from_wire(_answer(self._stub.CancelAnimation, request, self._timeout).animation)
+        return self._answer(self._stub.CancelAnimation, request, _job_info, self._timeout)
 
-    def estimate(self, frames: int, settings: SettingsLike = None) -> Estimate:
+    def estimate(self, frames: int, settings: SettingsLike = None) -> Cost:
         """What a video of `frames` frames would cost, from what the server measured so far."""
         request = pb.EstimateAnimationRequest(settings=settings_to_wire(settings), frames=frames)
-        return estimate_from_wire(_answer(self._stub.EstimateAnimation, request, self._timeout))
+        return self._answer(self._stub.EstimateAnimation, request, estimate_from_wire, self._timeout)
 
-    def health(self) -> str:
+    def health(self) -> Health:
         """SERVING or NOT_SERVING (loading, or about to stop)."""
-        answer = _answer(self._health.Check, health_pb2.HealthCheckRequest(), self._timeout)
-        return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+        request = health_pb2.HealthCheckRequest()
+        return self._answer(self._health.Check, request, _health_name, self._timeout)
+
+    def _requests(self, upload: Upload, kind: Any) -> Any:
+        """The messages of an upload, each as a request of this kind."""
+        raise NotImplementedError
+
+    def _answer(self, call: Any, request: Any, decode: Callable[[Any], Any], timeout: float | None) -> Any:
+        """Call and decode the answer; raises the server's error."""
+        raise NotImplementedError
+
+
+def _job_info(answer: Any) -> JobInfo:
+    return info_from_wire(answer.animation)
+
+
+def _job_infos(answer: pb.ListAnimationsResponse) -> list[JobInfo]:
+    return [info_from_wire(animation) for animation in answer.animations]
+
+
+def _health_name(answer: health_pb2.HealthCheckResponse) -> str:
+    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+
+
+class Client(_Calls[Animation, JobInfo, list[JobInfo], Estimate, str]):
+    """Talks to a server; every method returns when the answer is there."""
+
+    _grpc = grpc
+    _events = Animation
 
     def wait_until_ready(self, timeout: float = 60.0) -> None:
         """Return when the server is SERVING; raises `ServiceError` after `timeout` seconds."""
@@ -221,12 +293,65 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _requests(self, upload: Upload, kind: Any) -> Iterator[Any]:
+        return (kind(upload=part) for part in upload)
 
-def _answer(call: Callable[..., Answer], request: Any, timeout: float | None) -> Answer:
-    try:
-        return call(request, timeout=timeout)
-    except grpc.RpcError as error:
-        raise from_rpc_error(error) from None
+    def _answer(self, call: Any, request: Any, decode: Callable[[Any], Any], timeout: float | None) -> Any:
+        try:
+            return decode(call(request, timeout=timeout))
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from None
+
+
+Answer = TypeVar("Answer")
+Awaited = Coroutine[Any, Any, Answer]
+
+
+class AsyncClient(
+    _Calls[AsyncAnimation, Awaited[JobInfo], Awaited[list[JobInfo]], Awaited[Estimate], Awaited[str]]
+):
+    """Talks to a server with asyncio. Make it on the event loop that uses it."""
+
+    _grpc = grpc.aio
+    _events = AsyncAnimation
+
+    async def wait_until_ready(self, timeout: float = 60.0) -> None:
+        until = time.monotonic() + timeout
+        while True:
+            try:
+                state = await self.health()
+            except ServiceError as error:
+                state = str(error)
+            if state == "SERVING":
+                return
+            if time.monotonic() > until:
+                raise ServiceError(f"The server is not ready after {timeout:g} s: {state}")
+            await asyncio.sleep(RETRY_SECONDS)
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def _requests(self, upload: Upload, kind: Any) -> AsyncIterator[Any]:
+        parts = iter(upload)
+        while (part := await asyncio.to_thread(next, parts, None)) is not None:
+            yield kind(upload=part)
+
+    async def _answer(
+        self, call: Any, request: Any, decode: Callable[[Any], Any], timeout: float | None
+    ) -> Any:
+        try:
+            return decode(await call(request, timeout=timeout))
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from None
+
+
+# ---- a server of this machine ----
 
 
 @contextmanager
@@ -244,17 +369,13 @@ def local_server(
         with log.open("w") as output:
             process = subprocess.Popen(command, stdout=output, stderr=output)
             try:
-                with Client(_address(process, ready, log, patience)) as client:
+                until = time.monotonic() + patience
+                while not (ready.exists() and ready.read_text()):
+                    if time.monotonic() > until or process.poll() is not None:
+                        raise ServiceError(f"the server did not start: {log.read_text()[-2000:].strip()}")
+                    time.sleep(0.02)
+                with Client(ready.read_text()) as client:
                     yield client
             finally:
                 process.terminate()
                 process.wait()
-
-
-def _address(process: subprocess.Popen[bytes], ready: Path, log: Path, patience: float) -> str:
-    until = time.monotonic() + patience
-    while time.monotonic() < until and process.poll() is None:
-        if ready.exists() and (address := ready.read_text().strip()):
-            return address
-        time.sleep(0.02)
-    raise ServiceError(f"the server did not start: {log.read_text()[-2000:].strip()}")

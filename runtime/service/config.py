@@ -23,6 +23,14 @@ class Tls:
     client_ca: Path | None = None
 
 
+def read_pem(*paths: Path | None) -> list[Any]:
+    """The bytes of each file; None for one that is not given. Raises `ServiceError` if one cannot be read."""
+    try:
+        return [path.read_bytes() if path is not None else None for path in paths]
+    except OSError as error:
+        raise ServiceError(f"{error.filename} cannot be read: {error.strerror}.", field="tls") from error
+
+
 @dataclass(frozen=True)
 class Keep:
     """How much of finished jobs is kept; the oldest go first."""
@@ -35,7 +43,7 @@ class Keep:
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """What an engine process is told when it is spawned."""
+    """What an engine process gets when it is spawned."""
 
     bundle: str | Path
     device: str

@@ -15,7 +15,7 @@ from ..events import Done, Event, Failed
 from . import worker
 from .config import EngineConfig
 from .status import EngineLost
-from .worker import Cancel, FromEngine, JobEvent, LoadFailed, Ready, Run, Stop, ToEngine
+from .worker import Cancel, FromEngine, Ready, Run, ToEngine
 
 LONGEST_PAUSE = 30.0
 """Seconds between a death and the next start, at most."""
@@ -80,7 +80,6 @@ class EngineProcess:
         self._send(run)
 
     def cancel(self, job: str) -> None:
-        """Ask the process to stop a job within a step."""
         if job in self.jobs:
             self._send(Cancel(job))
 
@@ -91,7 +90,7 @@ class EngineProcess:
             return
         for job in self.jobs:
             self.cancel(job)
-        self._send(Stop())
+        self._send(None)
         done, _ = await asyncio.wait({self._supervisor}, timeout=patience if self.warm else 0.0)
         if not done and self._link is not None:
             self._link.process.kill()
@@ -107,18 +106,14 @@ class EngineProcess:
         while True:
             async for message in link.messages():
                 self._receive(message, link)
-            exit_code = await link.close()
-            self._lost(exit_code)
-            if self.failure is not None or await self._stopped_within(self.pause):
+            self._lost(await link.close())
+            if self.failure is not None:
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), self.pause)
+            if self._stopping.is_set():
                 return
             link = self._link = await asyncio.to_thread(_Link, self.config, asyncio.get_running_loop())
-
-    async def _stopped_within(self, seconds: float) -> bool:
-        """Wait so long, or until `stop` is called; True in that case."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._stopping.wait()
-        return self._stopping.is_set()
 
     @property
     def pause(self) -> float:
@@ -131,11 +126,11 @@ class EngineProcess:
                 self.ready, self.warm, self._refusal = message, True, None
                 self.load_seconds = time.monotonic() - link.born
                 self._on_change()
-            case LoadFailed(error):
-                self._refusal = error
-                if self.ready is None and not isinstance(error, DeviceLost):
-                    self.failure = error  # a bundle that never loaded will not load the next time either
-            case JobEvent(job, event):
+            case MimicMotionError():
+                self._refusal = message
+                if self.ready is None and not isinstance(message, DeviceLost):
+                    self.failure = message  # a bundle that never loaded will not load the next time either
+            case (job, event):
                 over = isinstance(event, Done | Failed)
                 if over:
                     self.jobs.discard(job)
@@ -196,14 +191,8 @@ class _Link:
         return self.process.exitcode
 
     def _read(self) -> None:
-        while True:
-            try:
-                message: FromEngine | None = self.connection.recv()
-            except Exception:  # closed, perhaps in the middle of a message
-                message = None
-            try:
-                self._loop.call_soon_threadsafe(self._inbox.put_nowait, message)
-            except RuntimeError:  # the loop is gone, and nobody waits for messages any more
-                return
-            if message is None:
-                return
+        with contextlib.suppress(RuntimeError):  # the loop is gone, and nobody waits for messages any more
+            with contextlib.suppress(Exception):  # closed, perhaps in the middle of a message
+                while True:
+                    self._loop.call_soon_threadsafe(self._inbox.put_nowait, self.connection.recv())
+            self._loop.call_soon_threadsafe(self._inbox.put_nowait, None)

@@ -38,7 +38,7 @@ class StoredJob:
     ended: float | None = None
     state: State = "receiving"
     position: int | None = None
-    """In the queue, as readers were last told."""
+    """In the queue, as in the newest `Queued` event."""
     frames: int = 0
     """Of the finished video; 0 until that is known."""
     progress: Progress | None = None
@@ -72,7 +72,7 @@ class StoredJob:
         return self.folder / part
 
     def info(self) -> JobInfo:
-        """The job as others see it now."""
+        """The job as it is now."""
         return JobInfo(
             job=self.id,
             request_id=self.request_id,

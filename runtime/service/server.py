@@ -20,7 +20,7 @@ from grpc_reflection.v1alpha import reflection
 
 from ..errors import ServiceError
 from ..events import CHUNK_BYTES
-from .config import ServiceConfig, Tls
+from .config import ServiceConfig, Tls, read_pem
 from .generated.mimicmotion.v1 import animation_pb2 as pb
 from .generated.mimicmotion.v1 import animation_pb2_grpc as pb_grpc
 from .jobs import JobStore, StoredJob
@@ -232,34 +232,24 @@ def _bind(server: grpc.aio.Server, host: str, port: int, tls: Tls | None) -> int
     try:
         if tls is None:
             return server.add_insecure_port(address)
-        return server.add_secure_port(address, _credentials(tls))
+        key, certificate, client_ca = read_pem(tls.key, tls.certificate, tls.client_ca)
+        credentials = grpc.ssl_server_credentials([(key, certificate)], client_ca, client_ca is not None)
+        return server.add_secure_port(address, credentials)
     except RuntimeError as error:
         raise ServiceError(
             f"{address} cannot be bound: {error}.", remedy="Choose another port or host.", field="port"
         ) from error
 
 
-def _credentials(tls: Tls) -> grpc.ServerCredentials:
-    try:
-        pair = (tls.key.read_bytes(), tls.certificate.read_bytes())
-        client_ca = tls.client_ca.read_bytes() if tls.client_ca is not None else None
-    except OSError as error:
-        raise ServiceError(f"{error.filename} cannot be read: {error.strerror}.", field="tls") from error
-    return grpc.ssl_server_credentials([pair], client_ca, require_client_auth=client_ca is not None)
-
-
 def make_logger(as_json: bool) -> Any:
     """A structlog logger that needs no global configuration, so that an embedding program keeps its own."""
-    style: Any = (
-        structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=False)
-    )
-    processors = [
+    steps: list[Any] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
-        style,
+        structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=False),
     ]
-    return structlog.wrap_logger(structlog.PrintLogger(sys.stderr), processors=processors)
+    return structlog.wrap_logger(structlog.PrintLogger(sys.stderr), processors=steps)
 
 
 def log_job(logger: Any, job: StoredJob) -> None:

@@ -13,14 +13,16 @@ import grpc
 import grpc.aio
 
 from ..errors import Cancelled, EngineError, MimicMotionError, SettingsError
+from ..limits import check_limit
 from ..settings import Settings
-from . import uploads, wire
+from . import wire
 from .config import ServiceConfig
 from .generated.mimicmotion.v1 import animation_pb2 as pb
 from .generated.mimicmotion.v1 import animation_pb2_grpc as pb_grpc
 from .jobs import JobStore, StoredJob
 from .scheduler import Scheduler, count_segments
 from .status import abort
+from .transfer import Receiver
 
 Context = Any  # grpc.aio.ServicerContext; the generated stubs mix it with the synchronous one
 
@@ -109,8 +111,7 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
     async def EstimateAnimation(
         self, request: pb.EstimateAnimationRequest, context: Context
     ) -> pb.EstimateAnimationResponse:
-        settings = wire.resolve(self._scheduler.defaults, wire.overrides_from_wire(request.settings))
-        uploads.check_output(settings.size, self._config.limits)
+        settings = self._settings(request.settings)
         if not 1 <= request.frames <= 1_000_000:
             raise SettingsError(f"frames is {request.frames}.", remedy="Choose 1 to 1000000.", field="frames")
         frames = min(request.frames, settings.frames or request.frames)
@@ -128,13 +129,14 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
 
     async def _receive(self, context: Context) -> tuple[StoredJob, bool, pb.AnimationHeader]:
         """(the job of this call's upload, whether it existed already under the same key, the header)."""
-        receiver = uploads.Receiver(context.read, grpc.aio.EOF, self._config.upload_patience)
+        receiver = Receiver(context.read, grpc.aio.EOF, self._config.upload_patience)
         header = await receiver.header(self._config.limits)
         fingerprint = _fingerprint(header)
         known = self._store.same(header.request_id, fingerprint)
         if known is not None:
             return known, True, header
-        settings = self._settings(header)
+        settings = self._settings(header.settings)
+        settings = replace(settings, preview=(settings.preview or 1) if header.want_previews else 0)
         self._scheduler.check_room()
         job = self._store.create(
             header.request_id,
@@ -154,10 +156,13 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
             raise
         return job, False, header
 
-    def _settings(self, header: pb.AnimationHeader) -> Settings:
-        settings = wire.resolve(self._scheduler.defaults, wire.overrides_from_wire(header.settings))
-        uploads.check_output(settings.size, self._config.limits)
-        return replace(settings, preview=(settings.preview or 1) if header.want_previews else 0)
+    def _settings(self, message: pb.AnimationSettings) -> Settings:
+        """The bundle's settings with those of a call; raises `LimitError` for a size that is too large."""
+        settings = wire.resolve(self._scheduler.defaults, wire.overrides_from_wire(message))
+        if settings.size is not None:
+            pixels = settings.size[0] * settings.size[1]
+            check_limit("pixels of a frame", pixels, self._config.limits.output_pixels, field="settings.size")
+        return settings
 
 
 def _fingerprint(header: pb.AnimationHeader) -> bytes:

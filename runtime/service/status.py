@@ -84,17 +84,12 @@ def reason(kind: type[MimicMotionError]) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).upper()
 
 
-def class_of(name: str) -> type[MimicMotionError]:
-    """The class whose `reason` is `name`; `ServiceError` for one of a newer schema."""
-    return KINDS.get(name, ServiceError)
-
-
 KINDS = {
     reason(kind): kind
     for kind in (*vars(errors).values(), *globals().values())
     if isinstance(kind, type) and issubclass(kind, MimicMotionError)
 }
-"""Every class by its reason."""
+"""Every class by its reason. One that is not here is of a newer schema: a `ServiceError`."""
 
 
 def to_status(error: MimicMotionError) -> status_pb2.Status:
@@ -121,9 +116,8 @@ def from_status(status: status_pb2.Status) -> MimicMotionError:
         detail.Unpack(info)
         detail.Unpack(retry)
     texts = info.metadata
-    rebuilt = class_of(info.reason)(
-        texts["message"] or status.message, remedy=texts["remedy"], field=texts["field"]
-    )
+    kind = KINDS.get(info.reason, ServiceError)
+    rebuilt = kind(texts["message"] or status.message, remedy=texts["remedy"], field=texts["field"])
     if isinstance(rebuilt, Refused):
         rebuilt.retry_after = retry.retry_delay.ToMilliseconds() / 1000
     return rebuilt

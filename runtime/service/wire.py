@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from ..errors import MimicMotionError, SettingsError
+from ..errors import MimicMotionError, ServiceError, SettingsError
 from ..events import Accepted, Done, Event, Preview, Progress, Queued, Started, Video
 from ..settings import Settings
 from . import status
@@ -32,7 +32,7 @@ State = Literal["receiving", "queued", "running", "succeeded", "failed", "cancel
 
 @dataclass(frozen=True, slots=True)
 class JobInfo:
-    """A job as the server tells of it; times are seconds since 1970, None where it has not come to that."""
+    """A job as the server reports it; times are seconds since 1970, None before it started or ended."""
 
     job: str
     request_id: str
@@ -72,11 +72,12 @@ class Estimate:
 
 def settings_to_wire(settings: SettingsLike) -> pb.AnimationSettings:
     """Settings as a message; None stays unset. Raises `SettingsError` for a mapping that makes no settings."""
-    given = {} if settings is None else settings
-    checked = given if isinstance(given, Settings) else Settings.from_dict(given)
-    plain = checked.to_dict()
-    if not isinstance(given, Settings):
-        plain = {name: plain[name] for name in given}
+    if isinstance(settings, Settings):
+        plain = settings.to_dict()
+    else:
+        given = {} if settings is None else settings
+        checked = Settings.from_dict(given).to_dict()
+        plain = {name: checked[name] for name in given}
     message = pb.AnimationSettings()
     for name, value in plain.items():
         if value is None:
@@ -133,96 +134,74 @@ def _enum_name(field: Any, value: int) -> str:
 
 def event_to_wire(event: Event) -> pb.AnimationEvent:
     """An event of a job's log; a `Video` must have its `data`. `Failed` has no message: it ends the call."""
-    message: Any = None
+    return pb.AnimationEvent(sequence=event.sequence, **{event.kind: _event_to_wire(event)})
+
+
+def _event_to_wire(event: Event | None) -> Any:
     match event:
         case Accepted():
             settings = settings_to_wire(event.settings)
-            message = pb.AcceptedEvent(job=event.job, settings=settings, frames=event.frames or None)
+            return pb.AcceptedEvent(job=event.job, settings=settings, frames=event.frames or None)
         case Queued():
-            message = pb.QueuedEvent(position=event.position, eta_seconds=event.eta)
+            return pb.QueuedEvent(position=event.position, eta_seconds=event.eta)
         case Started():
-            frames = event.frames or None
-            message = pb.StartedEvent(frames=frames, fps=event.fps, size=_size_to_wire(event.size))
+            size = pb.Size(width=event.size[0], height=event.size[1])
+            return pb.StartedEvent(frames=event.frames or None, fps=event.fps, size=size)
         case Progress():
-            message = _progress_to_wire(event)
+            return pb.ProgressEvent(
+                stage=pb.Stage.Value(f"STAGE_{event.stage.upper()}"),
+                step=event.step,
+                steps=event.steps,
+                segment=event.segment,
+                segments=event.segments,
+                elapsed_seconds=event.seconds,
+            )
         case Preview():
-            message = pb.PreviewEvent(jpeg=event.jpeg, step=event.step, steps=event.steps)
+            return pb.PreviewEvent(jpeg=event.jpeg, step=event.step, steps=event.steps)
         case Video():
-            message = pb.VideoEvent(offset=event.offset, data=event.data, crc32=event.crc32)
+            return pb.VideoEvent(offset=event.offset, data=event.data, crc32=event.crc32)
         case Done():
-            message = _done_to_wire(event)
-    return pb.AnimationEvent(sequence=event.sequence, **{event.kind: message})
+            return pb.DoneEvent(
+                frames=event.frames,
+                fps=event.fps,
+                size=pb.Size(width=event.size[0], height=event.size[1]),
+                bytes=event.bytes,
+                sha256=event.sha256,
+                seconds=event.seconds,
+            )
+    return None
 
 
 def event_from_wire(message: pb.AnimationEvent) -> Event | None:
     """None for an event of a newer schema."""
-    number = message.sequence
-    match message.WhichOneof("kind"):
+    kind = message.WhichOneof("kind")
+    return None if kind is None else _event_from_wire(message, kind, message.sequence)
+
+
+def _event_from_wire(parent: Any, name: str, number: int) -> Any:
+    """The event in the field `name` of `parent`; None if it is not set."""
+    if not parent.HasField(name):
+        return None
+    m = getattr(parent, name)
+    match name:
         case "accepted":
-            settings = settings_from_wire(message.accepted.settings)
-            return Accepted(message.accepted.job, settings, message.accepted.frames, sequence=number)
+            return Accepted(m.job, settings_from_wire(m.settings), m.frames, sequence=number)
         case "queued":
-            return Queued(message.queued.position, _optional(message.queued, "eta_seconds"), sequence=number)
+            return Queued(m.position, _optional(m, "eta_seconds"), sequence=number)
         case "started":
-            started = message.started
-            return Started(started.frames, started.fps, _size_from_wire(started.size), sequence=number)
+            return Started(m.frames, m.fps, (m.size.width, m.size.height), sequence=number)
         case "progress":
-            return _progress_from_wire(message.progress, number)
+            stage: Any = pb.Stage.Name(m.stage).removeprefix("STAGE_").lower()
+            seconds = m.elapsed_seconds
+            return Progress(stage, m.step, m.steps, m.segment, m.segments, seconds, sequence=number)
         case "preview":
-            return Preview(message.preview.jpeg, message.preview.step, message.preview.steps, sequence=number)
+            return Preview(m.jpeg, m.step, m.steps, sequence=number)
         case "video":
-            video = message.video
-            return Video(video.offset, len(video.data), video.crc32, video.data, sequence=number)
+            return Video(m.offset, len(m.data), m.crc32, m.data, sequence=number)
         case "done":
-            return _done_from_wire(message.done, number)
+            size = m.size.width, m.size.height
+            return Done(m.frames, m.fps, size, m.bytes, m.sha256, dict(m.seconds), sequence=number)
     return None
-
-
-def _progress_to_wire(event: Progress) -> pb.ProgressEvent:
-    return pb.ProgressEvent(
-        stage=pb.Stage.Value(f"STAGE_{event.stage.upper()}"),
-        step=event.step,
-        steps=event.steps,
-        segment=event.segment,
-        segments=event.segments,
-        elapsed_seconds=event.seconds,
-    )
-
-
-def _progress_from_wire(message: pb.ProgressEvent, number: int) -> Progress:
-    stage: Any = pb.Stage.Name(message.stage).removeprefix("STAGE_").lower()
-    return Progress(
-        stage,
-        message.step,
-        message.steps,
-        message.segment,
-        message.segments,
-        message.elapsed_seconds,
-        sequence=number,
-    )
-
-
-def _done_to_wire(event: Done) -> pb.DoneEvent:
-    return pb.DoneEvent(
-        frames=event.frames,
-        fps=event.fps,
-        size=_size_to_wire(event.size),
-        bytes=event.bytes,
-        sha256=event.sha256,
-        seconds=event.seconds,
-    )
-
-
-def _done_from_wire(message: pb.DoneEvent, number: int) -> Done:
-    return Done(
-        message.frames,
-        message.fps,
-        _size_from_wire(message.size),
-        message.bytes,
-        message.sha256,
-        dict(message.seconds),
-        sequence=number,
-    )
 
 
 # ---- jobs ----
@@ -238,8 +217,8 @@ def info_to_wire(info: JobInfo) -> pb.Animation:
         create_time=_time_to_wire(info.created),
         start_time=_time_to_wire(info.started),
         end_time=_time_to_wire(info.ended),
-        progress=None if info.progress is None else _progress_to_wire(info.progress),
-        done=None if info.done is None else _done_to_wire(info.done),
+        progress=_event_to_wire(info.progress),
+        done=_event_to_wire(info.done),
         error=None if info.error is None else _error_to_wire(info.error),
     )
 
@@ -256,8 +235,8 @@ def info_from_wire(message: pb.Animation) -> JobInfo:
         created=message.create_time.ToMilliseconds() / 1000,
         started=_time_from_wire(message, "start_time"),
         ended=_time_from_wire(message, "end_time"),
-        progress=_progress_from_wire(message.progress, number) if message.HasField("progress") else None,
-        done=_done_from_wire(message.done, number) if message.HasField("done") else None,
+        progress=_event_from_wire(message, "progress", number),
+        done=_event_from_wire(message, "done", number),
         error=_error_from_wire(message.error) if message.HasField("error") else None,
     )
 
@@ -268,7 +247,7 @@ def _error_to_wire(error: MimicMotionError) -> pb.AnimationError:
 
 
 def _error_from_wire(message: pb.AnimationError) -> MimicMotionError:
-    kind = status.class_of(message.reason)
+    kind = status.KINDS.get(message.reason, ServiceError)
     return kind(message.message, remedy=message.remedy, field=message.field)
 
 
@@ -284,17 +263,6 @@ def estimate_from_wire(message: pb.EstimateAnimationResponse) -> Estimate:
         queue_seconds=_optional(message, "queue_seconds"),
         measured_jobs=message.measured_jobs,
     )
-
-
-# ---- small parts ----
-
-
-def _size_to_wire(size: tuple[int, int]) -> pb.Size:
-    return pb.Size(width=size[0], height=size[1])
-
-
-def _size_from_wire(size: pb.Size) -> tuple[int, int]:
-    return size.width, size.height
 
 
 def _time_to_wire(seconds: float | None) -> Timestamp | None:

@@ -1,8 +1,4 @@
-"""The engine process: loads the animator, then runs jobs, `Limits.jobs` at a time, until its pipe closes.
-
-Each job has a thread. It writes the video into the job's folder as frames are decoded and tells the server where
-each piece lies.
-"""
+"""The engine process: loads the animator, then runs jobs, `Limits.jobs` at a time, each in a thread."""
 
 from __future__ import annotations
 
@@ -15,7 +11,7 @@ import threading
 import time
 import traceback
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -39,7 +35,7 @@ JPEG_QUALITIES = (90, 70, 40)
 """Of previews: the first one that makes a file of at most `CHUNK_BYTES`."""
 
 
-# ---- what crosses the pipe besides events: small frozen values, never pixels or video ----
+# ---- what crosses the pipe: small values, never pixels or video ----
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +59,6 @@ class Cancel:
 
 
 @dataclass(frozen=True, slots=True)
-class Stop:
-    """Leave after the running jobs, if any."""
-
-
-@dataclass(frozen=True, slots=True)
 class Ready:
     """The animator is loaded and warm."""
 
@@ -76,34 +67,18 @@ class Ready:
     defaults: Settings
 
 
-@dataclass(frozen=True, slots=True)
-class LoadFailed:
-    """There is no animator, and the process ends."""
-
-    error: MimicMotionError
-
-
-@dataclass(frozen=True, slots=True)
-class JobEvent:
-    """What happened to one job."""
-
-    job: str
-    event: Event
-
-
-ToEngine = Run | Cancel | Stop
-FromEngine = Ready | LoadFailed | JobEvent
+ToEngine = Run | Cancel | None
+"""None: leave after the running jobs, if any."""
+FromEngine = Ready | MimicMotionError | tuple[str, Event]
+"""An error: there is no animator, and the process ends. A pair: a job's id and what happened to it."""
 
 
 # ---- the process ----
 
 
 def main(connection: Connection[Any, Any], config: EngineConfig) -> None:
-    """Entry of the spawned process; returns when told to stop."""
-    for number in (
-        signal.SIGINT,
-        signal.SIGTERM,
-    ):  # sent to the whole group; the server decides
+    """Entry of the spawned process; returns when the server says so."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group; the server decides
         signal.signal(number, signal.SIG_IGN)
     inbox, lock = _Inbox(connection), threading.Lock()
 
@@ -115,12 +90,12 @@ def main(connection: Connection[Any, Any], config: EngineConfig) -> None:
         animator = config.load(config)
         defaults = animator.settings()
     except Exception as error:
-        send(LoadFailed(_plain(error)))
+        send(_plain(error))
         return
     send(Ready(animator.bundle_name, animator.note, defaults))
     try:
         with ThreadPoolExecutor(config.limits.jobs, "job") as threads:
-            for run in inbox.runs():
+            for run in iter(inbox.runs.get, None):
                 threads.submit(_run, animator, run, inbox, send).add_done_callback(_end_if_failed)
     finally:
         animator.close()
@@ -130,20 +105,12 @@ class _Inbox:
     """Reads the pipe in a thread, so that a cancel arrives while a job runs."""
 
     def __init__(self, connection: Connection[Any, Any]) -> None:
+        self.runs: queue.SimpleQueue[Run | None] = queue.SimpleQueue()
+        """Jobs in their order; None after the last one."""
+        self.cancelled: set[str] = set()
+        """Ids of jobs that are to stop."""
         self._connection = connection
-        self._runs: queue.SimpleQueue[Run | None] = queue.SimpleQueue()
-        self._cancelled: set[str] = set()
         threading.Thread(target=self._read, daemon=True).start()
-
-    def runs(self) -> Iterator[Run]:
-        while (run := self._runs.get()) is not None:
-            yield run
-
-    def cancelled(self, job: str) -> bool:
-        return job in self._cancelled
-
-    def forget(self, job: str) -> None:
-        self._cancelled.discard(job)
 
     def _read(self) -> None:
         while True:
@@ -151,29 +118,27 @@ class _Inbox:
                 message: ToEngine = self._connection.recv()
             except (EOFError, OSError):
                 os._exit(0)  # the server is gone: nobody wants the result, and the device must be freed
-            match message:
-                case Run():
-                    self._runs.put(message)
-                case Cancel(job):
-                    self._cancelled.add(job)
-                case Stop():
-                    self._runs.put(None)
-                    return
+            if isinstance(message, Cancel):
+                self.cancelled.add(message.job)
+                continue
+            self.runs.put(message)
+            if message is None:
+                return
 
 
 def _run(animator: Any, run: Run, inbox: _Inbox, send: Callable[[FromEngine], None]) -> None:
     def report(event: Event) -> None:
-        send(JobEvent(run.job, event))
+        send((run.job, event))
 
     try:
-        report(_animate(animator, run, lambda: inbox.cancelled(run.job), report))
+        report(_animate(animator, run, lambda: run.job in inbox.cancelled, report))
     except BrokenPipeError:
         raise
     except Exception as error:
         report(Failed(_plain(error)))
         if isinstance(error, DeviceLost):  # no job of this process would succeed any more
             raise
-    inbox.forget(run.job)
+    inbox.cancelled.discard(run.job)
 
 
 def _end_if_failed(job: Future[None]) -> None:
@@ -195,7 +160,7 @@ def _animate(animator: Any, run: Run, cancelled: Callable[[], bool], report: Cal
         reference_pose=_pose_sequence(run.reference_pose) if run.reference_pose is not None else None,
         cancelled=cancelled,
     )
-    with closing(clip), _VideoFile(run.video, clip, report) as video:
+    with closing(clip), closing(_VideoFile(run.video, clip, report)) as video:
         report(Started(clip.frames, float(clip.fps), tuple(clip.size)))
         for event in clip:
             now = time.monotonic()
@@ -236,12 +201,10 @@ def _jpeg(picture: Any) -> bytes:
     """A JPEG file of at most one chunk."""
     import cv2
 
-    data = b""
     for quality in JPEG_QUALITIES:
         _, coded = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-        data = coded.tobytes()
-        if len(data) <= CHUNK_BYTES:
-            return data
+        if len(coded) <= CHUNK_BYTES:
+            return coded.tobytes()
     return _jpeg(np.ascontiguousarray(picture[::2, ::2]))
 
 
@@ -257,10 +220,7 @@ class _VideoFile:
         self._offset = 0
         self._frames = 0
 
-    def __enter__(self) -> _VideoFile:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self._file.close()
 
     def write(self, frames: NDArray[np.uint8]) -> None:
@@ -306,9 +266,8 @@ class _VideoFile:
 def _plain(error: Exception) -> MimicMotionError:
     """The error as a class of errors.py, which every process can unpickle; others are printed to stderr."""
     if isinstance(error, MimicMotionError):
-        kind: type[MimicMotionError] = next(
-            kind for kind in type(error).__mro__ if kind.__module__ == errors.__name__
-        )
+        kind: type[MimicMotionError]
+        kind = next(kind for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
         return kind(error.message, remedy=error.remedy, field=error.field)
     traceback.print_exception(error, file=sys.stderr)
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -14,11 +14,10 @@ import pytest
 import torch
 import typer
 from gpu_loop import SHAPES, Loops, Shape, idle_between, parts_of
-from random_model import random_model, write_bundle
-from torch_loop import TorchLoop
+from torch_model import TorchLoop, random_model, write_bundle
 
 from mimicmotion_trt import Animator
-from mimicmotion_trt.export.sources import image_statistics
+from mimicmotion_trt.export.networks import image_statistics
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import real_size
 import safetensors.torch
-from random_model import save_model
+from torch_model import save_model
 
 from mimicmotion_trt.engines import NETWORKS, Bundle
 from mimicmotion_trt.export import verify

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mimicmotion_trt.bundles import SEARCH_VARIABLE
-from mimicmotion_trt.doctor.host import time_product
+from mimicmotion_trt.doctor.machine import time_product
 
 
 @pytest.fixture(autouse=True)

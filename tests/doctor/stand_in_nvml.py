@@ -14,8 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from mimicmotion_trt.doctor import Outlook, Question, Report, examine, show
-from mimicmotion_trt.doctor.gpus import read_gpus
-from mimicmotion_trt.doctor.host import Host
+from mimicmotion_trt.doctor.machine import Host, read_gpus
 from mimicmotion_trt.engines import Bundle, EnginePlan, Profile
 
 GIB = 2**30

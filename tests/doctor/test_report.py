@@ -12,8 +12,7 @@ import pytest
 from mimicmotion_trt import BundleError, SettingsError
 from mimicmotion_trt.bundles import SEARCH_VARIABLE
 from mimicmotion_trt.doctor import Question
-from mimicmotion_trt.doctor.gpus import peak_flops, read_gpus
-from mimicmotion_trt.doctor.host import Host
+from mimicmotion_trt.doctor.machine import Host, peak_flops, read_gpus
 from mimicmotion_trt.engines import Bundle
 
 from .stand_in_nvml import BOTH, H100, HOST, RTX, Card, Library, look, printed, said
@@ -297,14 +296,16 @@ def test_questions_about_what_is_no_animation(asked, field):
 def test_the_processor_is_measured_on_the_job_itself(bundle):
     from mimicmotion_trt import Settings
     from mimicmotion_trt.bundles import load_bundle
-    from mimicmotion_trt.doctor import host
+    from mimicmotion_trt.doctor import machine
 
-    speed = host.time_engine(load_bundle(bundle), Settings(segment=4, overlap=1, size=(64, 64)), 3, seconds=0)
+    speed = machine.time_engine(
+        load_bundle(bundle), Settings(segment=4, overlap=1, size=(64, 64)), 3, seconds=0
+    )
     assert speed is not None
     assert speed.flops > 1e6
     assert "one row" in speed.source
     huge = Settings(segment=72, size=(2048, 2048))
-    assert host.time_engine(load_bundle(bundle), huge, 71) is None
+    assert machine.time_engine(load_bundle(bundle), huge, 71) is None
 
 
 def test_this_host_is_read():

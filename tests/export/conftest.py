@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from mimicmotion_trt.engines.tensorrt_library import Library
-from mimicmotion_trt.export import sources, tensorrt_build
+from mimicmotion_trt.export import build, tensorrt_build
 
 CROSS, PLAIN = "CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"
 CROSS_UP, PLAIN_UP = "CrossAttnUpBlockSpatioTemporal", "UpBlockSpatioTemporal"
@@ -141,6 +141,6 @@ def fake_tensorrt(monkeypatch: pytest.MonkeyPatch) -> Gpu:
     """TensorRT is installed, and there is this GPU."""
     library = Library("tensorrt", Api(), None, deque())
     gpu = Gpu()
-    monkeypatch.setattr(sources, "open_library", lambda flavour: library)
+    monkeypatch.setattr(build, "open_library", lambda flavour: library)
     monkeypatch.setattr(tensorrt_build, "open_gpu", lambda index: gpu)
     return gpu

@@ -137,7 +137,7 @@ class Quick:
 def quick(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Quick:
     """What lies around the networks is real, exporting and compiling are not."""
     made = Quick(bundle)
-    monkeypatch.setattr(build, "build_networks", made)
+    monkeypatch.setattr(network_build, "build_networks", made)
     return made
 
 

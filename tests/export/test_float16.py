@@ -17,11 +17,10 @@ from mimicmotion_trt.engines import EngineSpec, TensorSpec, network_specs
 from mimicmotion_trt.engines.onnxruntime_backend import OnnxRuntimeEngine
 from mimicmotion_trt.engines.tensorrt_library import open_library
 from mimicmotion_trt.export import networks, verify
-from mimicmotion_trt.export.build import model_defaults
 from mimicmotion_trt.export.float16 import Narrow, StableGroupNorm, TensorCoreEngine, to_float16
-from mimicmotion_trt.export.network_build import BOUNDS
+from mimicmotion_trt.export.network_build import BOUNDS, model_defaults
+from mimicmotion_trt.export.networks import image_statistics
 from mimicmotion_trt.export.options import Options
-from mimicmotion_trt.export.sources import image_statistics
 from mimicmotion_trt.export.stats import graph_stats
 from mimicmotion_trt.export.tracing import ONNXRUNTIME, STANDARD, halve_weights, plain_attention, trace_onnx
 from mimicmotion_trt.export.verify import record_trajectory
@@ -180,13 +179,14 @@ def test_the_vae_survives_a_stream_beyond_float16(model, specs, name, tmp_path):
     block = blocks[0].resnets[0] if name == "vae_encoder" else blocks[0].resnets[0].spatial_res_block
     largest: list[float] = []
     block.register_forward_hook(lambda *call: largest.append(call[2].abs().max().item()))
-    record = verify.originals(model)[name]
-    verify.record_cases(name, specs[name], record)
+    original = verify.originals(model)[name]
+    inputs = verify.example_inputs(name, specs[name], verify.SHAPES[0], seed=0)
+    verify.record_case(original, inputs)
     with torch.no_grad():
         for values in block.conv2.parameters():
             values *= 1e6 / min(largest)
     largest.clear()
-    case = verify.record_cases(name, specs[name], record)[:1]
+    case = [verify.record_case(original, inputs)]
     assert min(largest) > 65504
     form = networks.EncoderEngine(vae) if name == "vae_encoder" else networks.DecoderEngine(vae)
     file = export(form, name, specs[name], tmp_path)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from mimicmotion_trt.engines import network_specs
-from mimicmotion_trt.errors import CheckpointError, SettingsError
+from mimicmotion_trt.errors import SettingsError
 from mimicmotion_trt.export.options import Options, PlanOptions
-from mimicmotion_trt.export.sources import build_key
 from mimicmotion_trt.export.tensorrt_build import make_profiles
 
 SPECS = network_specs(pose_channels=320, token_width=1024, image_size=224, dtype="float16")
@@ -91,11 +90,3 @@ def test_what_is_given_twice_counts_once():
 def test_one_capability_given_twice_can_be_refitted():
     plan = PlanOptions(capabilities=("SM89", "SM89"), refit=True)
     assert Options(backend="tensorrt-rtx", plan=plan).plan.capabilities == ("SM89",)
-
-
-@pytest.mark.parametrize(("name", "says"), [("", "is a folder"), ("none.pth", "does not exist")])
-def test_a_checkpoint_that_is_no_file(tiny, tmp_path, name, says):
-    with pytest.raises(CheckpointError, match=says) as caught:
-        build_key(tiny.base, tmp_path / name, Options())
-    assert caught.value.field == "checkpoint"
-    assert ".safetensors" in caught.value.remedy

@@ -65,7 +65,7 @@ def narrow(half: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same in float8, calibrated on other inputs than it is judged on."""
     path = tmp_path_factory.mktemp("narrow") / "small.onnx"
     path.write_bytes(half.read_bytes())
-    assert quantize.quantize([path], [{"x": example(seed).numpy()} for seed in (1, 2)]) == [path]
+    quantize.quantize([path], [{"x": example(seed).numpy()} for seed in (1, 2)])
     assert [file.name for file in path.parent.iterdir()] == ["small.onnx"]
     return path
 

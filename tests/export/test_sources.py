@@ -12,16 +12,10 @@ import torch
 
 from mimicmotion_trt import CheckpointError
 from mimicmotion_trt.engines import ImageStatistics
-from mimicmotion_trt.export import sources
+from mimicmotion_trt.export import build
+from mimicmotion_trt.export.build import build_key, code_files, hash_code
+from mimicmotion_trt.export.networks import check_scaling_factor, check_scheduler, image_statistics
 from mimicmotion_trt.export.options import Options, PlanOptions
-from mimicmotion_trt.export.sources import (
-    build_key,
-    check_scaling_factor,
-    check_scheduler,
-    code_files,
-    hash_code,
-    image_statistics,
-)
 from mimicmotion_trt.training.checkpoints import load_image_encoder
 
 
@@ -62,7 +56,7 @@ def test_another_weight_is_another_key(micro, state_of, tmp_path):
 
 def test_the_code_that_makes_and_judges_engines_is_in_the_key(tmp_path):
     files = code_files()
-    assert {path.name for path in Path(sources.__file__).parent.glob("*.py")} <= {path.name for path in files}
+    assert {path.name for path in Path(build.__file__).parent.glob("*.py")} <= {path.name for path in files}
     assert {"spec.py", "checkpoints.py", "networks.py"} <= {path.name for path in files}
     for number, path in enumerate(files):
         copies = [Path(shutil.copy(file, tmp_path / f"{index}.py")) for index, file in enumerate(files)]
@@ -75,7 +69,7 @@ def test_the_chunks_that_plans_are_compiled_for_are_in_the_key(micro, monkeypatc
     pytest.importorskip("tensorrt_rtx")
     graphs, plans = Options(), Options(backend="tensorrt-rtx")
     before = [build_key(micro.base, micro.checkpoint, options) for options in (graphs, plans)]
-    monkeypatch.setattr(sources, "POSE_CHUNK", 16)
+    monkeypatch.setattr(build, "POSE_CHUNK", 16)
     after = [build_key(micro.base, micro.checkpoint, options) for options in (graphs, plans)]
     assert [old == new for old, new in zip(before, after, strict=True)] == [True, False]
 

@@ -11,6 +11,7 @@ import tomllib
 from collections import deque
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,15 +21,13 @@ from mimicmotion_trt.engines.cuda import open_gpu
 from mimicmotion_trt.engines.onnxruntime_backend import OnnxRuntimeEngine
 from mimicmotion_trt.engines.tensorrt_library import DISTRIBUTIONS, EXTRAS, Library, open_library
 from mimicmotion_trt.errors import BundleError, EngineError, ExportError
-from mimicmotion_trt.export import network_build, sources, tensorrt_build, verify
+from mimicmotion_trt.export import build, network_build, tensorrt_build, verify
 from mimicmotion_trt.export.build import build_bundle
 from mimicmotion_trt.export.options import Options, PlanOptions
 from mimicmotion_trt.export.tensorrt_build import (
     add_profiles,
-    check_tensors,
     compile_plan,
     configure,
-    make_profile,
     plan_name,
     refit_plan,
 )
@@ -97,6 +96,7 @@ def rtx_bundle(tiny, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_all_five_networks_are_compiled(rtx_bundle, library):
     manifest = Bundle.load(rtx_bundle).manifest
     assert [path.name for path in rtx_bundle.parent.iterdir()] == ["bundle"]  # no finished parts are left
@@ -122,6 +122,7 @@ def test_all_five_networks_are_compiled(rtx_bundle, library):
     )
 
 
+@pytest.mark.slow
 def test_the_second_build_has_nothing_to_do(rtx_bundle, tiny):
     before = {path: path.stat().st_mtime_ns for path in rtx_bundle.iterdir()}
     _, built = build_bundle(tiny.base, tiny.checkpoint, rtx_bundle, OPTIONS)
@@ -151,6 +152,7 @@ build_engines.app()
 """
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_finished_networks_only_and_the_same_command_goes_on(micro, tmp_path):
     """A real process, interrupted by the signal that Ctrl-C sends while TensorRT-RTX compiles the second network."""
     arguments = shlex.split(OPTIONS.arguments)
@@ -180,18 +182,18 @@ def test_ctrl_c_leaves_finished_networks_only_and_the_same_command_goes_on(micro
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_shapes_and_profiles_reach_the_library(library, graph):
-    api = library.api
-    builder = api.Builder(library.logger)
-    network = builder.create_network(1 << int(api.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = api.OnnxParser(network, library.logger)
-    assert parser.parse_from_file(str(graph))
-    check_tensors(api, network, SPEC, "conv.onnx")
-    profile = make_profile(builder, SPEC, PROFILES[0])
+def test_profiles_reach_the_library(library):
+    """Read back from the library's own profile."""
+    taken: list[Any] = []
+
+    class Config:
+        def add_optimization_profile(self, profile: Any) -> int:
+            taken.append(profile)
+            return len(taken) - 1
+
+    add_profiles(library.api.Builder(library.logger), Config(), SPEC, PROFILES)
+    profile = taken[0]
     assert [tuple(shape) for shape in profile.get_shape("x")] == [(1, 8, 8, 8), (2, 8, 8, 8), (4, 8, 8, 8)]
-    other = EngineSpec((TensorSpec("x", "float32", ("frames", 8, 8, 8)),), SPEC.outputs)
-    with pytest.raises(ExportError, match="float32"):
-        check_tensors(api, network, other, "conv.onnx")
 
 
 def test_every_option_reaches_the_library(library):
@@ -241,19 +243,13 @@ def test_a_plan_says_how_it_was_compiled(library, graph, tmp_path):
     assert all(0 <= share <= 1 for share in shares)
 
 
-@pytest.mark.parametrize(
-    ("index", "count", "says"), [(-1, 1, "frames 1-4 was refused"), (0, 2, "2 profiles")]
-)
-def test_a_profile_that_the_library_refuses(library, index, count, says):
-
+def test_a_profile_that_the_library_refuses(library):
     class Config:
-        num_optimization_profiles = count
-
         def add_optimization_profile(self, profile: object) -> int:
-            return index
+            return -1
 
     builder, config = library.api.Builder(library.logger), Config()
-    with pytest.raises(ExportError, match=says) as caught:
+    with pytest.raises(ExportError, match="frames 1-4 was refused") as caught:
         add_profiles(builder, config, SPEC, PROFILES)
     assert caught.value.remedy == tensorrt_build.REINSTALL
 
@@ -395,7 +391,7 @@ def test_a_failed_build_leaves_no_half_written_graph(micro, tmp_path, monkeypatc
 def full(monkeypatch: pytest.MonkeyPatch) -> Library:
     """TensorRT, and a GPU, as stand-ins."""
     library = open_full_stand_in()
-    for module in (network_build, sources, tensorrt_build):
+    for module in (build, network_build, tensorrt_build):
         monkeypatch.setattr(module, "open_library", lambda flavour: library)
     monkeypatch.setattr(tensorrt_build, "open_gpu", lambda index: HostGpu())
     return library

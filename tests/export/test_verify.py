@@ -29,9 +29,9 @@ from mimicmotion_trt.engines import (
     open_engine,
 )
 from mimicmotion_trt.export import verify
-from mimicmotion_trt.export.build import model_defaults
+from mimicmotion_trt.export.network_build import model_defaults
+from mimicmotion_trt.export.networks import image_statistics
 from mimicmotion_trt.export.options import Options
-from mimicmotion_trt.export.sources import image_statistics
 from mimicmotion_trt.export.tensorrt_build import make_profiles
 from mimicmotion_trt.export.verify import (
     LEAST_LATENTS,

@@ -19,9 +19,8 @@ from mimicmotion_trt.service.client import Animation
 from mimicmotion_trt.service.engine_process import EngineProcess
 from mimicmotion_trt.service.generated.mimicmotion.v1 import animation_pb2 as pb
 from mimicmotion_trt.service.generated.mimicmotion.v1 import animation_pb2_grpc as pb_grpc
-from mimicmotion_trt.service.received import Delivery
 from mimicmotion_trt.service.status import EngineLost, Late
-from mimicmotion_trt.service.uploads import Upload
+from mimicmotion_trt.service.transfer import Delivery, Upload
 
 from .hosting import STAND_IN, script, until
 

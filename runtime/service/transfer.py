@@ -1,0 +1,350 @@
+"""What crosses a call in pieces: the uploaded files, and the video that comes back. Both ends check every piece."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import os
+import secrets
+import shutil
+import tempfile
+import weakref
+import zlib
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import Cancelled, InputError, MotionError, OutputError, PictureError, ServiceError
+from ..events import CHUNK_BYTES, Accepted, Done, Event, Video
+from ..files import write_atomic
+from ..limits import Limits, check_limit
+from ..pose import PoseSequence
+from .generated.mimicmotion.v1 import animation_pb2 as pb
+from .jobs import StoredJob
+from .status import Busy, Late, UploadError
+from .wire import MOTION_KINDS, PARTS, SettingsLike, event_from_wire, settings_to_wire
+
+LONGEST_KEY = 128
+"""Characters of a request_id."""
+REFERENCE_POSE_BYTES = 2**20
+IN_MEMORY = 32 * 2**20
+"""Bytes of a received video above which it is kept in a temporary file."""
+
+Image = str | Path | bytes | NDArray[np.uint8]
+Motion = str | Path | bytes | PoseSequence | NDArray[np.uint8]
+
+
+# ---- an upload, cut by the client ----
+
+
+class Upload:
+    """The messages of one upload; iterate it once. Raises `InputError` at once for what cannot be read."""
+
+    def __init__(
+        self,
+        image: Image,
+        motion: Motion,
+        settings: SettingsLike,
+        *,
+        reference_pose: PoseSequence | None = None,
+        request_id: str = "",
+        detach: bool = False,
+    ) -> None:
+        given = settings_to_wire(settings)
+        self._files = {"picture": _picture(image), "motion": _motion(motion)}
+        if reference_pose is not None:
+            self._files["reference_pose"] = io.BytesIO(reference_pose.to_bytes())
+        sizes: Any = {f"{name}_bytes": _size(file) for name, file in self._files.items()}
+        self._header = pb.AnimationHeader(
+            settings=given,
+            motion_kind=_kind(self._files["motion"]),
+            request_id=request_id,
+            container=pb.CONTAINER_MP4,
+            want_previews=given.preview > 0,
+            detach=detach,
+            **sizes,
+        )
+
+    def __iter__(self) -> Iterator[pb.AnimationUpload]:
+        with ExitStack() as files:
+            opened = {name: files.enter_context(file) for name, file in self._files.items()}
+            yield pb.AnimationUpload(header=self._header)
+            for name, file in opened.items():  # in the order of `PARTS`
+                while data := file.read(CHUNK_BYTES):
+                    part: Any = {name: data}
+                    yield pb.AnimationUpload(**part)
+
+
+def _picture(image: Image) -> BinaryIO:
+    if not isinstance(image, np.ndarray):
+        return _open(image, PictureError, "image")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise PictureError(
+            f"The picture is an array of {image.dtype} {list(image.shape)}.",
+            remedy="Give uint8 [H,W,3] in RGB order.",
+            field="image",
+        )
+    from ..media import encode_picture
+
+    return io.BytesIO(encode_picture(image))
+
+
+def _motion(motion: Motion) -> BinaryIO:
+    if isinstance(motion, PoseSequence):
+        return io.BytesIO(motion.to_bytes())
+    if not isinstance(motion, np.ndarray):
+        return _open(motion, MotionError, "motion")
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by the upload
+    np.save(file, motion, allow_pickle=False)
+    file.seek(0)
+    return file
+
+
+def _open(source: str | Path | bytes, kind: type[InputError], field: str) -> BinaryIO:
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    try:
+        return Path(source).open("rb")
+    except (OSError, TypeError, ValueError) as error:
+        raise kind(f"{source} cannot be read: {error}.", remedy="Check it.", field=field) from error
+
+
+def _kind(file: BinaryIO) -> pb.MotionKind.ValueType:
+    """By content: zip and JSON hold keypoints, .npy holds pose pictures, all else should be a video."""
+    start = file.read(64)
+    file.seek(0)
+    if start.startswith(b"\x93NUMPY"):
+        return pb.MOTION_KIND_POSE_PICTURES
+    keypoints = start.startswith(b"PK") or start.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"{"
+    return pb.MOTION_KIND_KEYPOINTS if keypoints else pb.MOTION_KIND_VIDEO
+
+
+def _size(file: BinaryIO) -> int:
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    return size
+
+
+# ---- an upload, received by the server ----
+
+
+class Receiver:
+    """Reads the upload of one call; never more than its header declares. Raises `UploadError` for broken rules.
+
+    `read()` gives the call's next message, or `end` after the last one; `patience` is in seconds.
+    """
+
+    def __init__(self, read: Callable[[], Awaitable[Any]], end: object, patience: float) -> None:
+        self._read = read
+        self._end = end
+        self._patience = patience
+
+    async def header(self, limits: Limits) -> pb.AnimationHeader:
+        """The checked header; raises `LimitError` for what this host will never take."""
+        part = await self._next()
+        if part is None or part.WhichOneof("part") != "header":
+            raise UploadError("The upload does not begin with its header.", remedy="Send the header first.")
+        header = part.header
+        if header.motion_kind not in MOTION_KINDS:
+            raise UploadError("motion_kind is not known.", remedy="Set it.", field="motion_kind")
+        if header.container not in (pb.CONTAINER_UNSPECIFIED, pb.CONTAINER_MP4):
+            raise UploadError("container is not known.", remedy="Choose MP4.", field="container")
+        if len(header.request_id) > LONGEST_KEY:
+            raise UploadError(f"request_id is longer than {LONGEST_KEY} characters.", field="request_id")
+        for name, most, least in (
+            ("picture", limits.picture_bytes, 1),
+            ("motion", limits.motion_bytes, 1),
+            ("reference_pose", REFERENCE_POSE_BYTES, 0),
+        ):
+            size = getattr(header, f"{name}_bytes")
+            if size < least:
+                raise UploadError(f"{name}_bytes is {size}.", remedy="State the size.", field=f"{name}_bytes")
+            check_limit(f"bytes of the {name}", size, most, field="image" if name == "picture" else name)
+        return header
+
+    async def files(self, header: pb.AnimationHeader, job: StoredJob) -> None:
+        """Write the uploaded files into the job's folder; raises `Cancelled` if the job is not wanted any more."""
+        part = await self._next()
+        for name in PARTS:
+            declared: int = getattr(header, f"{name}_bytes")
+            if declared == 0:
+                continue
+            with job.file(name).open("wb") as file:
+                received = 0
+                while received < declared:
+                    data = _data(part, name, received, declared)
+                    received += len(data)
+                    await _write(file, data)
+                    part = await self._next()
+                    if job.cancel_asked:
+                        raise Cancelled("The job was cancelled during its upload.")
+        if part is not None:
+            raise UploadError(
+                f"The upload is complete, but {part.WhichOneof('part') or 'an empty message'} follows.",
+                remedy="Send picture, motion and reference pose in this order, with their exact sizes.",
+            )
+
+    async def _next(self) -> pb.AnimationUpload | None:
+        try:
+            async with asyncio.timeout(self._patience):
+                request = await self._read()
+        except TimeoutError:
+            raise Late(
+                f"Nothing was received for {self._patience:g} s in the middle of an upload.",
+                remedy="Send the upload without pauses and close its stream.",
+            ) from None
+        return None if request is self._end else request.upload
+
+
+def _data(part: pb.AnimationUpload | None, name: str, received: int, declared: int) -> bytes:
+    """The next bytes of the file `name`, of which `received` of `declared` are there already."""
+    if part is None or part.WhichOneof("part") != name:
+        found = "ends" if part is None else f"goes on with {part.WhichOneof('part') or 'nothing'}"
+        raise UploadError(
+            f"The upload {found} after {received:,} of {declared:,} bytes of the {name}.",
+            remedy="Send exactly what the header declares, in order.",
+            field=f"{name}_bytes",
+        )
+    data: bytes = getattr(part, name)
+    if not 0 < len(data) <= CHUNK_BYTES:
+        raise UploadError(
+            f"A chunk of the {name} has {len(data):,} bytes.",
+            remedy=f"Send 1 to {CHUNK_BYTES:,} bytes at a time.",
+            field=name,
+        )
+    if received + len(data) > declared:
+        raise UploadError(f"The {name} is larger than its header declares.", field=f"{name}_bytes")
+    return data
+
+
+async def _write(file: BinaryIO, data: bytes) -> None:
+    try:
+        await asyncio.to_thread(file.write, data)
+    except OSError as error:
+        raise Busy(f"The server's disk is full: {error.strerror}.", retry_after=60.0) from error
+
+
+# ---- the video, received by the client ----
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedVideo:
+    """A finished video."""
+
+    done: Done
+    video: IO[bytes]
+    """The file's bytes, open for reading."""
+    path: Path | None
+    """Where it was written, if an output was named."""
+
+    def read(self) -> bytes:
+        """The whole MP4 file."""
+        self.video.seek(0)
+        return self.video.read()
+
+    def save(self, path: str | Path) -> Path:
+        """Write the MP4; the file appears whole or not at all. Raises `OutputError`."""
+        path = Path(path)
+        self.video.seek(0)
+        try:
+            write_atomic(path, lambda file: shutil.copyfileobj(self.video, file))
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        return path
+
+
+class Delivery:
+    """Takes a job's events in order; `result` is set when the last one has shown that the video is whole.
+
+    With `output` the video is written beside that path and moved there at the end; without it, it is kept in
+    memory up to `IN_MEMORY` and in a temporary file beyond. `first` says from which sequence number on the events
+    are: above 0, the video's beginning is missing and there is no result.
+    """
+
+    def __init__(self, output: str | Path | None = None, *, first: int = 0) -> None:
+        self.job = ""
+        self.result: ReceivedVideo | None = None
+        self._output = Path(output) if output is not None else None
+        self._sequence = self._first = first
+        self._offset: int | None = 0 if first == 0 else None
+        self._digest = hashlib.sha256()
+        self._beside: Path | None = None
+        if self._output is None:
+            self._file: IO[bytes] = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115
+        else:
+            self._beside = self._output.with_name(f".{self._output.name}.{secrets.token_hex(4)}.part")
+            try:
+                self._file = self._beside.open("w+b")
+            except OSError as error:
+                raise _unwritable(self._output, error) from error
+            weakref.finalize(self, self._beside.unlink, missing_ok=True)
+
+    def take(self, message: pb.AnimationEvent) -> Event | None:
+        """Check one event; raises `ServiceError` if it is damaged or out of order. None for an unknown kind."""
+        if message.sequence <= self._sequence:
+            raise ServiceError(f"Event {message.sequence} came after event {self._sequence}.")
+        self._sequence = message.sequence
+        event = event_from_wire(message)
+        match event:
+            case Accepted():
+                self.job = event.job
+            case Video():
+                self._take_video(event)
+            case Done():
+                self._finish(event)
+        return event
+
+    def end(self) -> ReceivedVideo:
+        """The result, once the events have ended; raises `ServiceError` if the last one is missing."""
+        if self.result is None:
+            self.abort()
+            raise ServiceError("The events ended before the video was whole.", remedy="Watch the job again.")
+        return self.result
+
+    def abort(self) -> None:
+        """Leave nothing behind."""
+        if self.result is None:
+            self._file.close()
+            if self._beside is not None:
+                self._beside.unlink(missing_ok=True)
+
+    def _take_video(self, event: Video) -> None:
+        if self._offset is None:
+            self._offset = event.offset
+        if event.offset != self._offset:
+            raise ServiceError(f"The video goes on at byte {event.offset} instead of {self._offset}.")
+        if zlib.crc32(event.data) != event.crc32:
+            raise ServiceError(f"The video is damaged at byte {event.offset}.", remedy="Watch the job again.")
+        self._offset += event.size
+        self._digest.update(event.data)
+        try:
+            self._file.write(event.data)
+        except OSError as error:
+            raise _unwritable(self._output or Path(tempfile.gettempdir()), error) from error
+
+    def _finish(self, done: Done) -> None:
+        if self._first > 0:
+            return
+        if self._offset != done.bytes or self._digest.hexdigest() != done.sha256:
+            raise ServiceError("The video is not the one that was made.", remedy="Watch the job again.")
+        if self._output is not None and self._beside is not None:
+            try:
+                self._file.flush()
+                os.replace(self._beside, self._output)
+            except OSError as error:
+                raise _unwritable(self._output, error) from error
+        self.result = ReceivedVideo(done, self._file, self._output)
+
+
+def _unwritable(path: Path, error: OSError) -> OutputError:
+    return OutputError(
+        f"{path} cannot be written: {error.strerror or error}.",
+        remedy="Check the folder and the free space.",
+        field="output",
+    )
