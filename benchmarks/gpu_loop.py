@@ -289,7 +289,7 @@ class Loops:
         width, height = self.shape.size
         manifest = Manifest.from_json((self._folder() / MANIFEST).read_text())
         work, ceiling = manifest.networks["unet"].work, matmul_tflops(self._device)
-        tflops = work.flops(rows=2, frames=self.shape.frames, cells=width * height / 64) / step / 1e12
+        tflops = work.flops(rows=2, frames=self.shape.frames, pixels=width * height / 64) / step / 1e12
         return {"tflops": tflops, "of_matmul": tflops / ceiling, "matmul_tflops": ceiling}
 
 

@@ -1,10 +1,17 @@
 """Engines: what a network is once it is built, and the backends that run it."""
 
 from .backend import Call, Engine, Placement, open_engine
-from .bundle import Accuracy, Bundle, File, ImageStatistics, Manifest, Network
-from .plan import EnginePlan, Profile
-from .spec import FEATURE_CACHE_NETWORKS, NETWORKS, Array, EngineSpec, TensorSpec, network_specs
-from .stats import FlopModel, GraphStats
+from .bundle import Accuracy, Bundle, File, FlopModel, GraphStats, ImageStatistics, Manifest, Network
+from .spec import (
+    FEATURE_CACHE_NETWORKS,
+    NETWORKS,
+    Array,
+    EnginePlan,
+    EngineSpec,
+    Profile,
+    TensorSpec,
+    network_specs,
+)
 
 __all__ = [
     "FEATURE_CACHE_NETWORKS",

@@ -5,13 +5,11 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from ..errors import BundleError
 from .bundle import Bundle
 from .cuda import Gpu
-from .plan import EnginePlan
 from .spec import Array, EngineSpec
 
 BACKENDS = {
@@ -66,23 +64,6 @@ class Engine(Protocol):
         """Free what the engine holds; no call may follow."""
 
 
-class Backend(Protocol):
-    """What each backend's module offers."""
-
-    def open_engine(
-        self,
-        path: Path,
-        spec: EngineSpec,
-        placement: Placement,
-        *,
-        plan: EnginePlan | None,
-    ) -> Engine:
-        """Load one engine file; raises `BundleError` if it does not fit the spec or the machine.
-
-        `plan` is what the manifest says of how the file was compiled, `command` what builds its bundle again.
-        """
-
-
 def open_engine(bundle: Bundle, network: str, placement: Placement = ANYWHERE) -> Engine:
     """Load one network of a bundle on its backend; raises `BundleError`."""
     name = bundle.manifest.backend
@@ -91,11 +72,7 @@ def open_engine(bundle: Bundle, network: str, placement: Placement = ANYWHERE) -
             f"{bundle.folder} was built for {name!r}, which this version does not run.",
             remedy=f"Rebuild it with --backend {' or '.join(BACKENDS)}.",
         )
-    module: Backend = importlib.import_module(f".{BACKENDS[name]}", __package__)
+    module = importlib.import_module(f".{BACKENDS[name]}", __package__)
     found = bundle.manifest.networks[network]
-    return module.open_engine(
-        bundle.engine_path(network),
-        found.spec,
-        placement,
-        plan=found.plan,
-    )
+    engine: Engine = module.open_engine(bundle.engine_path(network), found.spec, placement, plan=found.plan)
+    return engine

@@ -7,7 +7,7 @@ import json
 import math
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,13 +16,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from ..errors import BundleError
 from ..validation import explain
-from .plan import EnginePlan
-from .spec import FEATURE_CACHE_NETWORKS, EngineSpec, check_specs
-from .stats import FlopModel, GraphStats
+from .spec import FEATURE_CACHE_NETWORKS, EnginePlan, EngineSpec, check_specs
 
 T = TypeVar("T")
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "manifest.json"
 REBUILD = "Rebuild the bundle with `python export/build_engines.py`."
 COMMAND = "python export/build_engines.py --base DIR_OR_ID --checkpoint FILE --output DIR"
@@ -51,6 +49,64 @@ class Accuracy:
     cases: int
     judge: str = "onnxruntime"
     """What ran the engine: its backend, or onnxruntime in place of a plan that this machine cannot run."""
+
+
+@dataclass(frozen=True, slots=True)
+class FlopModel:
+    """Floating point operations of the matrix products and convolutions of one network; a multiply-add is two.
+
+    A call has `rows` rows of `frames` frames of `pixels` latent pixels each (height/8 * width/8). Networks
+    without rows have one; a batch of pictures counts as frames. Raises `ValueError` when built with a
+    coefficient that is negative or no finite number.
+    """
+
+    fixed: float
+    """A row: embeddings of its timestep and ids, and its token through the folded cross-attention."""
+    frame: float
+    """A frame, whatever its size: its time embedding; all of the image encoder."""
+    linear: float
+    """A latent pixel: convolutions and linear layers."""
+    spatial: float
+    """A pair of pixels of one frame: attention over space."""
+    temporal: float
+    """A pair of frames at one pixel: attention over time."""
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"work {f.name} is {value}, not a number of operations")
+
+    def flops(self, *, rows: float = 1, frames: float = 1, pixels: float = 0) -> float:
+        """rows (fixed + frames (frame + pixels (linear + pixels spatial + frames temporal)))."""
+        of_a_pixel = self.linear + pixels * self.spatial + frames * self.temporal
+        return rows * (self.fixed + frames * (self.frame + pixels * of_a_pixel))
+
+
+@dataclass(frozen=True, slots=True)
+class GraphStats:
+    """Counts of a graph's operators; raises `ValueError` when built with a negative one."""
+
+    operators: int
+    """All of them, constants excepted."""
+    products: int
+    """Matrix products and convolutions with weights."""
+    wide: int
+    """Those of them that multiply in float32."""
+    attention: int
+    """Attentions recognised: one operator each, one fused kernel."""
+    softmax: int
+    """Attentions left in pieces."""
+    norms: int
+    transposes: int
+    casts: int
+    shapes: int
+    """Operators that compute sizes only."""
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            if getattr(self, f.name) < 0:
+                raise ValueError(f"audit {f.name} is negative")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +167,7 @@ class Manifest:
     note: str = ""
     """A remark for users of the bundle."""
     options: str = ""
-    """Options of `build_engines.py` but for inputs and output, as in a shell; empty in older bundles."""
+    """Options of `build_engines.py` but for inputs and output, as in a shell."""
     versions: Mapping[str, str] = field(default_factory=dict)
     format: int = FORMAT
 
@@ -138,7 +194,7 @@ class Manifest:
     @property
     def command(self) -> str:
         """The command that builds the bundle again, but for the names of its inputs and output."""
-        return f"{COMMAND} {self.options or f'--backend {self.backend} …'}"
+        return f"{COMMAND} {self.options}"
 
     def to_json(self) -> str:
         """The text of `manifest.json`."""
@@ -150,8 +206,9 @@ class Manifest:
         try:
             raw = json.loads(text, parse_constant=_no_number)
             if raw["format"] != FORMAT:
-                raise BundleError(f"bundle format {raw['format']} is not {FORMAT}.", remedy=REBUILD)
-            _complete(raw)
+                raise BundleError(
+                    f"it has format {raw['format']}, and this version reads {FORMAT} only.", remedy=REBUILD
+                )
             manifest = _read(cls, raw)
             for network in manifest.networks.values():
                 _check_network(network)
@@ -193,13 +250,6 @@ def _check_network(network: Network) -> None:
 
 def _no_number(name: str) -> float:
     raise ValueError(f"{name} is no number")
-
-
-def _complete(raw: dict[str, Any]) -> None:
-    """Add the keys that manifests of this format did not have at first."""
-    raw.setdefault("options", "")
-    for network in raw["networks"].values():
-        network["agreement"].setdefault("judge", "onnxruntime" if raw["backend"] != "torch" else "torch")
 
 
 def _compare(raw: Any, read: Any, place: str) -> None:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from ..errors import BundleError, DeviceLost, EngineError, MimicMotionError, OutOfMemory
-from .cuda_memory import RESTART, Arena, Mark, Memory, Reclaimable, translate
+from ..errors import BundleError, DeviceLost, EngineError, OutOfMemory
+from .cuda_memory import RESTART, Arena, Mark, Memory, Reclaimable, error_context, translate
 
 MINIMUM_CUDA = 13_000
 """CUDA 13.0 as drivers count; driver release 580 is the first that runs it."""
@@ -55,7 +55,7 @@ class Gpu:
 
     def activate(self) -> None:
         """Make this the calling thread's GPU."""
-        with self.error_context("the GPU cannot be used"):
+        with error_context("the GPU cannot be used"):
             self._device.set_current()
 
     def free_memory(self) -> int:
@@ -90,7 +90,7 @@ class Gpu:
         return self._take(size, "host", lambda: self._pinned.allocate(size))
 
     def _take(self, size: int, where: str, allocate: Callable[[], Any]) -> Memory:
-        with self.error_context(f"{size / 1e6:,.0f} MB of the {where}'s memory cannot be had"):
+        with error_context(f"{size / 1e6:,.0f} MB of the {where}'s memory cannot be had"):
             buffer = allocate()
             return Memory(int(buffer.handle), size, buffer)
 
@@ -137,7 +137,7 @@ class Gpu:
 
     def copy(self, source: Memory, target: Memory) -> None:
         """Put a copy of equally many bytes on the stream."""
-        with self.error_context("the GPU cannot copy"):
+        with error_context("the GPU cannot copy"):
             target.owner.copy_from(source.owner, stream=self.stream)
 
     def wait(self) -> None:
@@ -149,18 +149,8 @@ class Gpu:
 
     def mark(self) -> Mark:
         """The place in the stream behind all that is on it now."""
-        with self.lock, self.error_context("the GPU failed"):
+        with self.lock, error_context("the GPU failed"):
             return Mark(self.stream.record())
-
-    @contextmanager
-    def error_context(self, what: str) -> Iterator[None]:
-        """Raise an error of CUDA's as one of this package that says `what` went wrong."""
-        try:
-            yield
-        except MimicMotionError:
-            raise
-        except Exception as error:
-            raise translate(error, what, RESTART) from error
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import EngineError, KernelError
 from .cuda import Gpu
-from .cuda_memory import DeviceArray, Mark, Staging, check_result, translate
+from .cuda_memory import DeviceArray, Mark, Staging, check_result, error_context, translate
 from .spec import Array
 
 UPLOAD_BYTES = 16 * 2**20
@@ -104,7 +104,7 @@ class CudaDevice:
 
         The result waits for them; nothing may be written into the array before it was called.
         """
-        with self.gpu.locked(), self.gpu.error_context("the GPU cannot copy"):
+        with self.gpu.locked(), error_context("the GPU cannot copy"):
             self._copies.wait(self.gpu.stream)
             return self._start_fetch(array, self._copies)
 
@@ -115,7 +115,7 @@ class CudaDevice:
         pinned = self._staging.take(array.nbytes)
         with self.gpu.locked():
             self._copy(array.address, pinned.address, array.nbytes, (pinned, array.owner), stream)
-            with self.gpu.error_context("the GPU failed"):
+            with error_context("the GPU failed"):
                 self._last_fetch = mark = Mark(stream.record())
 
         def values() -> Array:
@@ -151,14 +151,14 @@ class CudaDevice:
 
     def _copy(self, source: int, target: int, size: int, owner: Any, stream: Any) -> None:
         buffer = self._core.Buffer
-        with self.gpu.error_context("the GPU cannot copy"):
+        with error_context("the GPU cannot copy"):
             into = buffer.from_handle(target, size, owner=owner)
             into.copy_from(buffer.from_handle(source, size, owner=owner), stream=stream)
 
     def launch(self, what: Launch, *arrays: DeviceArray, stream: Any) -> None:
         """One kernel."""
         pointers = (array.address for array in arrays)
-        with self.gpu.error_context(f"the kernel {what.kernel} could not be launched"):
+        with error_context(f"the kernel {what.kernel} could not be launched"):
             config = self._core.LaunchConfig(grid=what.blocks, block=what.threads)
             self._core.launch(stream, config, self._kernels[what.kernel], *pointers, *what.scalars)
 

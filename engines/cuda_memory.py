@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -65,6 +66,17 @@ def check_result(result: tuple[Any, ...], what: str) -> Any:
     return values[0] if values else None
 
 
+@contextmanager
+def error_context(what: str) -> Iterator[None]:
+    """Raise an error of CUDA's as one of this package that says `what` went wrong."""
+    try:
+        yield
+    except MimicMotionError:
+        raise
+    except Exception as error:
+        raise translate(error, what, RESTART) from error
+
+
 @dataclass(frozen=True)
 class Mark:
     """A place in the work of a stream."""
@@ -74,17 +86,13 @@ class Mark:
     @property
     def done(self) -> bool:
         """Whether the GPU has reached it; raises `EngineError` if the work before failed."""
-        try:
+        with error_context("the GPU failed"):
             return bool(self.event.is_done)
-        except Exception as error:
-            raise translate(error, "the GPU failed", RESTART) from error
 
     def wait(self) -> None:
         """Until the GPU has reached it; raises `EngineError` if the work before failed."""
-        try:
+        with error_context("the GPU failed"):
             self.event.sync()
-        except Exception as error:
-            raise translate(error, "the GPU failed", RESTART) from error
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ import onnxruntime as ort
 
 from ..errors import BundleError, EngineError
 from .backend import Call, Placement
-from .plan import EnginePlan
-from .spec import Array, EngineSpec, TensorSpec
+from .spec import Array, EnginePlan, EngineSpec, TensorSpec
 
 _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16"}
 
@@ -78,11 +77,7 @@ class OnnxRuntimeEngine:
 
 
 def open_engine(
-    path: Path,
-    spec: EngineSpec,
-    placement: Placement,
-    *,
-    plan: EnginePlan | None = None,
+    path: Path, spec: EngineSpec, placement: Placement, *, plan: EnginePlan | None = None
 ) -> OnnxRuntimeEngine:
     """Load one ONNX file. The device must be "auto" or "cpu"; there is no plan."""
     if placement.device not in ("auto", "cpu"):

@@ -17,8 +17,7 @@ from ..errors import BundleError, EngineError
 from .backend import Placement
 from .cuda import Gpu
 from .cuda_memory import DeviceArray, Memory, error_class
-from .plan import EnginePlan
-from .spec import Array, EngineSpec
+from .spec import Array, EnginePlan, EngineSpec
 from .tensorrt_library import REBUILD, Session, check_plan, check_validity, flavour_of, open_session
 
 FLOAT32 = ("fp32", "float32", "float")
@@ -332,18 +331,13 @@ class Binding:
         return memory
 
     def _stage(self, arrays: Mapping[str, Any]) -> dict[str, _Staged]:
-        return {
-            name: _Staged.of(self._gpu, array)
-            for name, array in arrays.items()
-            if isinstance(array, np.ndarray)
-        }
+        hosts = {name: array for name, array in arrays.items() if isinstance(array, np.ndarray)}
+        return {name: _Staged.of(self._gpu, array) for name, array in hosts.items()}
 
     def _set_shapes(self, profile: int) -> None:
         inputs, outputs = self._arrays
-        stream = int(self._gpu.stream.handle)
-        self._check(
-            self._context.set_optimization_profile_async(profile, stream), "the profile was not taken"
-        )
+        done = self._context.set_optimization_profile_async(profile, int(self._gpu.stream.handle))
+        self._check(done, "the profile was not taken")
         self._gpu.wait()
         for name, array in inputs.items():
             self._check(self._context.set_input_shape(name, array.shape), f"{name}'s shape was not taken")

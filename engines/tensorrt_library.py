@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import BundleError
 from .cuda import Gpu, gpu_index, open_gpu
-from .plan import FLAVOURS, EnginePlan
+from .spec import FLAVOURS, EnginePlan
 
 EXTRAS = {"tensorrt": "gpu", "tensorrt-rtx": "rtx"}
 """Flavour -> the extra of this package that installs it."""
@@ -24,39 +24,21 @@ MESSAGES = 50
 """Messages of the library that are remembered for an error."""
 
 _HINTS = (
-    (
-        ("version is insufficient", "insufficient driver", "insufficient cuda version"),
-        "Update the GPU's driver (CUDA 13 needs release 580 or newer).",
-    ),
-    (
-        ("insufficient workspace", "the workspace size", "the workspace memory"),
-        "Give more --workspace, or leave it out; without it, build for a smaller --size, --segment or --batch.",
-    ),
-    (
-        ("out of memory", "outofmemory", "insufficient memory", "memory is insufficient"),
-        "Use fewer pixels, frames or rows, or free memory on the GPU.",
-    ),
-    (
-        ("compute capability", "incompatible device"),
-        "Rebuild the bundle on this machine, or with --capability for its GPU.",
-    ),
-    (
-        (
-            "this version of tensorrt, expecting",
-            "version tag does not match",
-            "serialization version",
-            "plan major version",
-            "newer plan file",
-            "library version",
-        ),
-        "Install the version that built the bundle, or rebuild it.",
-    ),
+    (("version is insufficient", "insufficient driver", "insufficient cuda version"),
+     "Update the GPU's driver (CUDA 13 needs release 580 or newer)."),
+    (("insufficient workspace", "the workspace size", "the workspace memory"),
+     "Give more --workspace, or leave it out; without it, build for a smaller --size, --segment or --batch."),
+    (("out of memory", "outofmemory", "insufficient memory", "memory is insufficient"),
+     "Use fewer pixels, frames or rows, or free memory on the GPU."),
+    (("compute capability", "incompatible device"),
+     "Rebuild the bundle on this machine, or with --capability for its GPU."),
+    (("this version of tensorrt, expecting", "version tag does not match", "serialization version",
+      "plan major version", "newer plan file", "library version"),
+     "Install the version that built the bundle, or rebuild it."),
     (("magic",), "The plan is damaged or of the other flavour: rebuild the bundle."),
-    (  # inside the compiler; any failed call of CUDA reads like that, so all else comes first
-        ("cuda_success",),
-        "This option needs a GPU where the plan is built: leave out --refit, or build there.",
-    ),
-)
+    # inside the compiler; any failed call of CUDA reads like that, so all else comes first
+    (("cuda_success",), "This option needs a GPU where the plan is built: leave out --refit, or build there."),
+)  # fmt: skip
 """What the library says -> the remedy; the first that has one of its words in it."""
 _REASONS = {
     "MALFORMED_ENGINE": ("is damaged", REBUILD),

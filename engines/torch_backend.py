@@ -23,8 +23,7 @@ from ..errors import BundleError, EngineError, OutOfMemory
 from .backend import Call, Placement
 from .cuda import Gpu, gpu_index, open_gpu
 from .cuda_memory import SMALLER, DeviceArray, translate
-from .plan import EnginePlan
-from .spec import Array, EngineSpec
+from .spec import Array, EnginePlan, EngineSpec
 
 try:
     import torch
@@ -130,11 +129,7 @@ class TorchEngine:
 
 
 def open_engine(
-    path: Path,
-    spec: EngineSpec,
-    placement: Placement,
-    *,
-    plan: EnginePlan | None = None,
+    path: Path, spec: EngineSpec, placement: Placement, *, plan: EnginePlan | None = None
 ) -> TorchEngine:
     """Load one engine file on "cpu", "cuda" or "cuda:N"; "auto" takes a GPU if PyTorch finds one.
 

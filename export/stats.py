@@ -24,7 +24,7 @@ Shape = tuple[int, int, int, int]
 SHAPES: tuple[Shape, ...] = ((1, 1, 8, 16), (1, 2, 8, 16), (1, 3, 8, 16), (1, 1, 16, 16), (1, 1, 24, 16))
 CHECK: Shape = (1, 5, 16, 32)
 DENOMINATOR = 2.0**12
-"""Coefficients are whole multiples of 1 over this: a pair of positions at the U-Net's deepest level is 1/64**2."""
+"""Coefficients are whole multiples of 1 over this: two latent pixels at the U-Net's deepest level is 1/64**2."""
 
 SHAPE_KEEPING = (F.group_norm, F.layer_norm, F.instance_norm, F.silu, F.gelu)
 ATTENTION = ("Attention", "MultiHeadAttention")
@@ -54,7 +54,7 @@ def fit_flops(network: str, module: nn.Module, spec: EngineSpec) -> FlopModel:
     model = FlopModel(*(max(0.0, float(value)) for value in np.round(solved * DENOMINATOR) / DENOMINATOR))
     rows, frames, height, width = CHECK
     expected = count_flops(module, weights, spec, CHECK)
-    found = model.flops(rows=rows, frames=frames, cells=height * width)
+    found = model.flops(rows=rows, frames=frames, pixels=height * width)
     if found != expected:
         raise ExportError(
             f"the operations of {network} do not grow as expected: {found:.4g} instead of {expected:.4g}.",

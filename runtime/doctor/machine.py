@@ -75,7 +75,7 @@ def time_engine(
     assert settings.size is not None
     unet = bundle.manifest.networks["unet"]
     frames = cost_of(ModelStats.of(bundle.manifest), settings, frames).segment_frames
-    work = unet.work.flops(frames=frames, cells=latent_pixels(settings))
+    work = unet.work.flops(frames=frames, pixels=latent_pixels(settings))
     weights = sum(file.bytes for file in unet.files)
     if bundle.manifest.backend != "onnxruntime" or work > SMALL_CALL or weights > SMALL_FILE:
         return None

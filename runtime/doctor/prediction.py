@@ -184,15 +184,15 @@ def cost_of(model: ModelStats, settings: Settings, frames: int) -> Cost:
         segments = cut_segments(every, settings.segment, settings.overlap, settings.layout, shift)
         rows = len(segments) * (1 + (both and guided))
         calls[rows, segments.shape[1], "unet" if full else "unet_shallow"] += count
-    encode = works["image_encoder"].flops() + works["vae_encoder"].flops(cells=pixels)
+    encode = works["image_encoder"].flops() + works["vae_encoder"].flops(pixels=pixels)
     rows, segment_frames, _ = max(calls)
     return Cost(
-        encode=encode + works["pose_net"].flops(frames=every, cells=pixels),
+        encode=encode + works["pose_net"].flops(frames=every, pixels=pixels),
         denoise=sum(
-            count * works[network].flops(rows=some, frames=length, cells=pixels)
+            count * works[network].flops(rows=some, frames=length, pixels=pixels)
             for (some, length, network), count in calls.items()
         ),
-        decode=works["vae_decoder"].flops(frames=every, cells=pixels),
+        decode=works["vae_decoder"].flops(frames=every, pixels=pixels),
         steps=settings.steps,
         rows=rows,
         segment_frames=segment_frames,

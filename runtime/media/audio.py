@@ -13,7 +13,7 @@ from av.container import InputContainer, OutputContainer
 from av.packet import Packet
 
 from ..limits import Limits
-from .source import Source
+from .reader import Source
 
 _SAMPLE_RATE = 48_000  # both encoders take it
 _NEEDS_SETUP = ("aac", "vorbis", "flac", "opus", "alac")  # copied only if the container stated their setup
@@ -27,11 +27,7 @@ class AudioTrack:
     """
 
     def __init__(
-        self,
-        source: InputContainer,
-        output: OutputContainer,
-        copied: frozenset[str],
-        encoder: str,
+        self, source: InputContainer, output: OutputContainer, copied: frozenset[str], encoder: str
     ) -> None:
         self._source, self._output = source, output
         self._input: AudioStream = source.streams.audio[0]

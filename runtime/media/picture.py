@@ -27,7 +27,6 @@ _FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000", "PP
 _SIZES = {"PNG": ">16xII", "GIF": "<6xHH", "BMP": "<18xii"}
 """Where width and height stand in headers that state them at a fixed place."""
 _REMEDY = "Give a JPEG, PNG, WebP, AVIF, BMP or TIFF picture."
-_WHITE = (255, 255, 255)
 
 
 def read_picture(source: str | Path | bytes | Picture, limits: Limits | None = None) -> Picture:
@@ -207,7 +206,7 @@ def _to_rgb(image: Image.Image, rawmode: object) -> Picture:
     if image.mode != "CMYK":
         image = _as_mode(image, "L" if grey else "RGB")
     colours = np.asarray(_to_srgb(image, profile))
-    return colours if alpha is None else _lay_over(colours, alpha, _WHITE)
+    return colours if alpha is None else _over_white(colours, alpha)
 
 
 def _to_8_bit(image: Image.Image, rawmode: object) -> Image.Image:
@@ -221,10 +220,7 @@ def _to_8_bit(image: Image.Image, rawmode: object) -> Image.Image:
         return grey
     if image.mode in ("I", "F"):  # whole numbers to 65535 (PPM), or 0 to 1
         return Image.fromarray(_scaled(np.asarray(image), 65535 if image.mode == "I" else 1))
-    if isinstance(key, int) and rawmode in (
-        "L;2",
-        "L;4",
-    ):  # Pillow stretches the pixels to 0..255, not the key
+    if isinstance(key, int) and rawmode in ("L;2", "L;4"):  # Pillow stretches the pixels only
         image.info["transparency"] = key * (85 if rawmode == "L;2" else 17)
     elif isinstance(key, tuple) and rawmode == "RGB;16B":
         image.info["transparency"] = tuple(value >> 8 for value in key)
@@ -259,9 +255,9 @@ def _as_mode(image: Image.Image, mode: str) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def _lay_over(colours: Picture, alpha: Picture, background: tuple[int, int, int]) -> Picture:
+def _over_white(colours: Picture, alpha: Picture) -> Picture:
     opaque = alpha.astype(np.uint16)[..., None]
-    mixed: NDArray[np.uint16] = colours * opaque + np.array(background, np.uint16) * (255 - opaque)
+    mixed: NDArray[np.uint16] = colours * opaque + np.uint16(255) * (255 - opaque)
     return ((mixed + 127) // 255).astype(np.uint8)
 
 

@@ -128,11 +128,7 @@ class FragmentedMp4:
     """
 
     def __init__(
-        self,
-        fps: float,
-        size: tuple[int, int],
-        audio: str | Path | bytes | None = None,
-        crf: int = 18,
+        self, fps: float, size: tuple[int, int], audio: str | Path | bytes | None = None, crf: int = 18
     ) -> None:
         self._pieces = _Pieces()
         self._closed = False

@@ -90,7 +90,7 @@ def _picture(image: Image) -> BinaryIO:
             remedy="Give uint8 [H,W,3] in RGB order.",
             field="image",
         )
-    from ..media import encode_picture
+    from ..media.picture import encode_picture
 
     return io.BytesIO(encode_picture(image))
 

@@ -29,7 +29,7 @@ from ..settings import Settings
 from .config import EngineConfig
 
 if TYPE_CHECKING:
-    from ..media import FragmentedMp4
+    from ..media.writer import FragmentedMp4
 
 JPEG_QUALITIES = (90, 70, 40)
 """Of previews: the first one that makes a file of at most `CHUNK_BYTES`."""
@@ -225,7 +225,7 @@ class _VideoFile:
 
     def write(self, frames: NDArray[np.uint8]) -> None:
         """uint8 [n,H,W,3] RGB."""
-        from ..media import FragmentedMp4
+        from ..media.writer import FragmentedMp4
 
         if self._mp4 is None:
             self._mp4 = FragmentedMp4(self._clip.fps, self._clip.size, audio=self._clip.audio)

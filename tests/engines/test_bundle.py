@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mimicmotion_trt import BundleError
-from mimicmotion_trt.engines import NETWORKS, Bundle, Manifest
+from mimicmotion_trt.engines import NETWORKS, Bundle
 
 
 @pytest.fixture
@@ -66,7 +65,7 @@ def test_a_missing_short_or_long_engine_is_named(broken, network):
     assert f"{network}.onnx is missing" in refusal(broken).message
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", "{}", '{"format": 2}', "[" * 100_000, "\x00"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", "{}", '{"format": 3}', "[" * 100_000, "\x00"])
 def test_a_manifest_that_is_none(broken, text):
     (broken / "manifest.json").write_text(text)
     assert "manifest.json" in refusal(broken).message
@@ -212,15 +211,10 @@ def test_a_manifest_that_no_build_wrote(broken, change):
     assert "manifest.json" in refusal(broken).message
 
 
-def test_a_bundle_from_before_options_and_judges_were_told(bundle):
-    manifest = Bundle.load(bundle).manifest
-    raw = json.loads(manifest.to_json())
-    del raw["options"]
-    for network in raw["networks"].values():
-        del network["agreement"]["judge"]
-    older = Manifest.from_json(json.dumps(raw))
-    assert older == replace(manifest, options="")
-    assert older.command.endswith("--output DIR --backend onnxruntime …")
+def test_a_bundle_of_an_older_format_has_to_be_rebuilt(broken):
+    """Its networks and free dimensions had other names."""
+    edit(broken, lambda raw: raw.update(format=2))
+    assert "format 2, and this version reads 3" in refusal(broken).message
 
 
 def test_a_damaged_file_is_answered_with_the_bundles_own_command(bundle, tmp_path):

@@ -71,7 +71,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
     )
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
 @given(manifests())
 def test_manifest_round_trip(manifest):
     assert Manifest.from_json(manifest.to_json()) == manifest

@@ -48,8 +48,10 @@ def test_two_networks_more_each_proven(deep: Bundle) -> None:
         "latent_width",
     )
     assert all(networks[name].agreement.rel_l2 < 1e-5 for name in FEATURE_CACHE_NETWORKS)
-    whole, outer = (networks[name].work.flops(rows=1, frames=4, cells=128) for name in FEATURE_CACHE_NETWORKS)
-    assert whole == networks["unet"].work.flops(rows=1, frames=4, cells=128)
+    whole, outer = (
+        networks[name].work.flops(rows=1, frames=4, pixels=128) for name in FEATURE_CACHE_NETWORKS
+    )
+    assert whole == networks["unet"].work.flops(rows=1, frames=4, pixels=128)
     assert outer < whole
     sizes = {
         name: sum(file.bytes for file in networks[name].files) for name in ("unet", *FEATURE_CACHE_NETWORKS)

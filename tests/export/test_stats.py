@@ -20,7 +20,7 @@ from mimicmotion_trt.export import networks
 from mimicmotion_trt.export.stats import count_flops, fit_flops, graph_stats
 from mimicmotion_trt.training.checkpoints import empty_pose_net, empty_unet, read_config
 
-CELLS = 72 * 128
+PIXELS = 72 * 128
 """Of a frame of 576x1024."""
 
 
@@ -55,7 +55,7 @@ def test_a_full_size_call_costs_what_predictions_say(real, specs, network, frame
     module, work = real[network], MIMICMOTION.works[network]
     meta = {name: value.to("meta") for name, value in (*module.named_parameters(), *module.named_buffers())}
     counted = count_flops(module, meta, specs[network], (1, frames, 72, 128))
-    assert counted == work.flops(frames=frames, cells=CELLS)
+    assert counted == work.flops(frames=frames, pixels=PIXELS)
 
 
 def test_coefficients_are_found_exactly(real, specs):
@@ -64,15 +64,15 @@ def test_coefficients_are_found_exactly(real, specs):
 
 def test_the_numbers_that_everything_is_compared_with():
     """51.2 TFLOP for 16 frames before 3.8 % of it are folded away; 6.9 a frame decoded."""
-    assert MIMICMOTION.works["unet"].flops(frames=16, cells=CELLS) == pytest.approx(
+    assert MIMICMOTION.works["unet"].flops(frames=16, pixels=PIXELS) == pytest.approx(
         51.2e12 * 0.962, rel=0.002
     )
-    assert MIMICMOTION.works["unet"].flops(frames=72, cells=CELLS) == pytest.approx(222e12, rel=0.002)
-    assert MIMICMOTION.works["vae_decoder"].flops(cells=CELLS) == pytest.approx(6.9e12, rel=0.01)
+    assert MIMICMOTION.works["unet"].flops(frames=72, pixels=PIXELS) == pytest.approx(222e12, rel=0.002)
+    assert MIMICMOTION.works["vae_decoder"].flops(pixels=PIXELS) == pytest.approx(6.9e12, rel=0.01)
 
 
 def test_a_network_that_grows_otherwise_is_refused():
-    """Attention from each cell of all frames to all of them: not a network that the formula describes."""
+    """Attention from each pixel of all frames to all of them: not a network that the formula describes."""
 
     class Everything(nn.Module):
         def forward(self, pose: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,7 @@ import pytest
 
 from mimicmotion_trt import Animator, MimicMotionError
 from mimicmotion_trt.engines import Bundle, open_engine
-from mimicmotion_trt.engines.plan import FLAVOURS
+from mimicmotion_trt.engines.spec import FLAVOURS
 from mimicmotion_trt.engines.tensorrt_library import open_library
 from mimicmotion_trt.export.build import build_bundle
 from mimicmotion_trt.export.options import Options, PlanOptions

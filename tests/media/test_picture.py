@@ -14,7 +14,7 @@ from PIL import ExifTags, Image
 
 from mimicmotion_trt.errors import LimitError, OutputError, PictureError
 from mimicmotion_trt.limits import Limits
-from mimicmotion_trt.media import fit_picture, read_picture, write_picture
+from mimicmotion_trt.media.picture import fit_picture, read_picture, write_picture
 
 QUARTERS = np.zeros((40, 60, 3), np.uint8)
 QUARTERS[:20, :30], QUARTERS[20:, :30], QUARTERS[:20, 30:] = (255, 0, 0), (0, 255, 0), (0, 0, 255)

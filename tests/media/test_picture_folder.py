@@ -5,7 +5,7 @@ import pytest
 
 from mimicmotion_trt.errors import LimitError, MotionError
 from mimicmotion_trt.limits import Limits
-from mimicmotion_trt.media import read_pictures, write_picture
+from mimicmotion_trt.media.picture import read_pictures, write_picture
 
 
 def test_natural_order(tmp_path):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mimicmotion_trt.errors import LimitError, MotionError
 from mimicmotion_trt.limits import Limits
-from mimicmotion_trt.media import VideoReader
+from mimicmotion_trt.media.reader import VideoReader
 
 CONTAINERS = [
     ("mp4", "libx264", "yuv420p"),

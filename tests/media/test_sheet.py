@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mimicmotion_trt.media import contact_sheet
+from mimicmotion_trt.media.sheet import contact_sheet
 
 
 def plain(value, height=64, width=36):

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from mimicmotion_trt.errors import MotionError, OutputError
-from mimicmotion_trt.media import VideoReader, VideoWriter, read_picture
 from mimicmotion_trt.media.movie import exact_rate
+from mimicmotion_trt.media.picture import read_picture
+from mimicmotion_trt.media.reader import VideoReader
+from mimicmotion_trt.media.writer import VideoWriter
 
 VIDEOS = [".mp4", ".mov", ".mkv", ".webm", ".gif"]
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from mimicmotion_trt.errors import OutputError
-from mimicmotion_trt.media import FragmentedMp4, VideoReader
+from mimicmotion_trt.media.reader import VideoReader
+from mimicmotion_trt.media.writer import FragmentedMp4
 
 
 @pytest.fixture

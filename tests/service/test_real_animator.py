@@ -10,7 +10,7 @@ import pytest
 from mimicmotion_trt import Animator, errors
 from mimicmotion_trt.events import Preview, Progress
 from mimicmotion_trt.limits import Limits
-from mimicmotion_trt.media import FragmentedMp4
+from mimicmotion_trt.media.writer import FragmentedMp4
 from mimicmotion_trt.pose import PoseSequence
 from mimicmotion_trt.service import Client
 from mimicmotion_trt.service.config import load_animator

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from mimicmotion_trt.errors import InputError, MotionError, SettingsError
 from mimicmotion_trt.files import lock_folder
-from mimicmotion_trt.media import read_picture, write_picture
+from mimicmotion_trt.media.picture import read_picture, write_picture
 from mimicmotion_trt.media.writer import VideoWriter
 from mimicmotion_trt.pose import PoseSequence
 from mimicmotion_trt.training.data.shards import read_entries

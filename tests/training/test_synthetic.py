@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimicmotion_trt.errors import MotionError, SettingsError
-from mimicmotion_trt.media import read_picture
+from mimicmotion_trt.media.picture import read_picture
 from mimicmotion_trt.pose import PoseSequence, draw_poses
 from mimicmotion_trt.training.synthetic import (
     TEST_SEEDS,
