@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from ..errors import MotionError, SettingsError
+from ..files import lock_folder
 from .base import RANDOM, write_folder
 from .config import Config
-from .files import lock_folder
 from .metrics import describe
 from .optimizer import averaged, count, learning_rate, make_optimizer, set_learning_rate, trainable
 from .run_folder import Journal, check_output, list_snapshots, load_snapshot, save_snapshot
