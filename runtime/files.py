@@ -1,11 +1,11 @@
-"""Files that appear whole or not at all, and the folder for what can be made again."""
+"""Files that appear whole or not at all, folders with one process at a time, the folder of the cache."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -54,3 +54,40 @@ def keep_in_cache(path: Path, content: bytes) -> None:
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, content)
+
+
+@contextlib.contextmanager
+def output_errors(path: Path) -> Iterator[None]:
+    """Turns an OSError that comes up while `path` is written into an `OutputError`."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{path} cannot be written: {error.strerror or error}.",
+            remedy="Check the folder and the free space.",
+            field="output",
+        ) from error
+
+
+@contextlib.contextmanager
+def lock_folder(output: Path) -> Iterator[None]:
+    """Makes the folder and locks it; raises `OutputError` if another run has the lock. It ends with the process."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(output / ".lock", timeout=0)
+    with output_errors(output):
+        output.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise OutputError(f"another run is at work on {output}.", field="output") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file or none; raises `OutputError`."""
+    with output_errors(path):
+        write_atomic(path, text)

@@ -25,9 +25,9 @@ from mimicmotion_trt.bundles import load_bundle
 from mimicmotion_trt.console import explained
 from mimicmotion_trt.engines import Manifest
 from mimicmotion_trt.errors import OutputError, SettingsError
+from mimicmotion_trt.files import write_text
 from mimicmotion_trt.training.curves import Curve, RunSummary, draw_curves, read_curve, summarize
 from mimicmotion_trt.training.evaluate import MOST_SEED, Scored, score_clips, write_sheet
-from mimicmotion_trt.training.files import write_text
 from mimicmotion_trt.training.metrics import means
 from mimicmotion_trt.training.run_folder import snapshot_config
 

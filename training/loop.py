@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import MotionError, SettingsError
+from ..files import lock_folder
 from .checkpoints import RANDOM, write_folder
 from .config import Config, OptimizerConfig
-from .files import lock_folder
 from .metrics import describe
 from .run_folder import Journal, check_output, list_snapshots, load_snapshot, save_snapshot
 from .stages import STAGES

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mimicmotion_trt.console import explained
+
+if TYPE_CHECKING:
+    from mimicmotion_trt.training.footage.preparation import Preparation, Verdict
+    from mimicmotion_trt.training.footage.videos import Video
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -42,13 +46,12 @@ def prepare(
     as_json: Annotated[bool, typer.Option("--json", help="Lines of JSON; the last is the summary.")] = False,
 ) -> None:
     """Find one-person clips in recordings and pack them, with their poses, into webdataset shards."""
+    from mimicmotion_trt.files import lock_folder
     from mimicmotion_trt.pose import open_estimator
     from mimicmotion_trt.settings import parse_size
     from mimicmotion_trt.training.data.shards import read_entries
-    from mimicmotion_trt.training.files import lock_folder
     from mimicmotion_trt.training.footage.cutting import Rules
-    from mimicmotion_trt.training.footage.preparation import Options, Preparation
-    from mimicmotion_trt.training.footage.report import summary, write_report
+    from mimicmotion_trt.training.footage.preparation import Options, Preparation, summary, write_report
 
     with explained():
         rules = Rules(min_frames, max_frames, max_jitter)
@@ -56,72 +59,44 @@ def prepare(
         finder = open_estimator(estimator, threads=threads)
         with lock_folder(output):
             work = Preparation(videos, output, options, finder, shard_clips, limit)
-            with Lines() if as_json else Bars() as progress:
-                verdicts = work.run(progress)
+            verdicts = _run(work, as_json)
             numbers = summary(verdicts, work.writer.done, read_entries(output)[1])
             write_report(output, numbers, verdicts, work.writer.done, options)
         print(json.dumps(numbers) if as_json else _as_text(numbers, output))
 
 
-class Bars:
-    """Bars on stderr: recordings done, and frames of the present one."""
+def _run(work: Preparation, as_json: bool) -> list[Verdict]:
+    """Prepare with bars on stderr, or with a line of JSON on stdout for every recording."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    def __enter__(self) -> Bars:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    counts: Counter[str] = Counter()
+    bars = Progress(
+        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}", markup=False), disable=as_json,
+        console=Console(stderr=True, markup=False, quiet=as_json),
+    )  # fmt: skip
+    videos = bars.add_task("videos", total=len(work.videos), note="")
+    frames = bars.add_task("frames", total=None, note="")
 
-        self._counts: Counter[str] = Counter()
-        self._bars = Progress(
-            TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
-            TimeElapsedColumn(), TextColumn("{task.fields[note]}", markup=False),
-            console=Console(stderr=True, markup=False),
-        )  # fmt: skip
-        self._bars.start()
-        return self
+    def say(**values: Any) -> None:
+        if as_json:
+            print(json.dumps(values), flush=True)
 
-    def __exit__(self, *_: object) -> None:
-        self._bars.stop()
+    def frames_done(video: Video, done: int) -> None:
+        bars.update(frames, completed=done, note=video.name[-40:])
 
-    def begin(self, videos: int) -> None:
-        """So many recordings."""
-        self._all = self._bars.add_task("videos", total=videos, note="")
-        self._one = self._bars.add_task("frames", total=None, note="")
+    def video_done(video: Video, verdicts: list[Verdict]) -> None:
+        kept = sum(not verdict.reason for verdict in verdicts)
+        left_out = Counter(verdict.reason for verdict in verdicts if verdict.reason)
+        say(video=video.name, kept=kept, left_out=left_out)
+        counts["kept"] += kept
+        counts.update(left_out)
+        bars.update(videos, advance=1, note=", ".join(f"{count} {name}" for name, count in counts.items()))
 
-    def frames(self, video: str, done: int) -> None:
-        """So many frames of one are posed."""
-        self._bars.update(self._one, completed=done, note=video[-40:])
-
-    def end(self, video: str, kept: int, left_out: Counter[str]) -> None:
-        """One recording is done."""
-        self._counts["kept"] += kept
-        self._counts.update(left_out)
-        note = ", ".join(f"{count} {name}" for name, count in self._counts.items())
-        self._bars.update(self._all, advance=1, note=note)
-
-
-class Lines:
-    """A line of JSON on stdout for every recording."""
-
-    def __enter__(self) -> Lines:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def begin(self, videos: int) -> None:
-        """So many recordings."""
-        _line({"videos": videos})
-
-    def frames(self, video: str, done: int) -> None:
-        """Nothing is said of frames."""
-
-    def end(self, video: str, kept: int, left_out: Counter[str]) -> None:
-        """One recording is done."""
-        _line({"video": video, "kept": kept, "left_out": dict(left_out)})
-
-
-def _line(values: dict[str, Any]) -> None:
-    print(json.dumps(values), flush=True)
+    say(videos=len(work.videos))
+    with bars:
+        return work.run(frames_done, video_done)
 
 
 def _as_text(numbers: dict[str, object], output: Path) -> str:

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from ..errors import CheckpointError, MimicMotionError, OutputError
+from ..files import output_errors, write_text
 from ..media.picture import write_picture
 from .config import Config, build
-from .files import output_errors, write_text
 
 Values = Mapping[str, float | int | None]
 STATE = "run.json"

@@ -19,12 +19,12 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from mimicmotion_trt.errors import InputError, MotionError, SettingsError
+from mimicmotion_trt.files import lock_folder
 from mimicmotion_trt.media.picture import read_picture, write_picture
 from mimicmotion_trt.media.writer import VideoWriter
 from mimicmotion_trt.pose import PoseSequence
 from mimicmotion_trt.training.data.shards import read_entries
 from mimicmotion_trt.training.data.transforms import around_person, share_inside
-from mimicmotion_trt.training.files import lock_folder
 from mimicmotion_trt.training.footage.cutting import NOBODY, SEVERAL, SHAKY, SHORT, Rules, cut, jitter
 from mimicmotion_trt.training.footage.preparation import Options
 from mimicmotion_trt.training.footage.survey import NOT_COUNTED, ChangeMeter, Survey

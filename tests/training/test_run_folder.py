@@ -103,7 +103,7 @@ def test_what_a_run_refuses(runs, stopped, tmp_path):
 
 
 def test_one_run_at_a_time_writes_to_a_folder(runs, tmp_path):
-    from mimicmotion_trt.training.files import lock_folder
+    from mimicmotion_trt.files import lock_folder
 
     with lock_folder(tmp_path / "run"), pytest.raises(OutputError, match="another run is at work"):
         runs.train(tmp_path / "run", 1)

@@ -65,19 +65,13 @@ class SyntheticClips:
 
         config = self.config
         clip = make_clip(
-            self.first + index,
-            config.frames - 1,
-            config.height,
-            config.width,
-            fps=config.fps,
+            self.first + index, config.frames - 1, config.height, config.width, fps=config.fps,
             character_seed=self.first + index % config.characters,
-        )
-        return Sample(
-            frames=clip.frames,
-            observed=clip.observed,
-            reference=clip.reference,
-            reference_pose=clip.reference_pose,
-        )
+        )  # fmt: skip
+        return {
+            "frames": clip.frames, "observed": clip.observed,
+            "reference": clip.reference, "reference_pose": clip.reference_pose,
+        }  # fmt: skip
 
 
 def open_dataset(config: DataConfig, *, held_out: bool = False) -> ClipDataset:
@@ -117,7 +111,7 @@ def usable_sample(dataset: ClipDataset, index: int) -> tuple[Sample, str]:
         try:
             return checked(dataset[candidate]), reason
         except MimicMotionError as error:
-            reason = reason or _reason(error)
+            reason = reason or error.message.rstrip(".")
     raise MotionError(
         f"none of {len(dataset)} clips can be used: {reason}.", remedy="Prepare the data again.", field="data"
     )
@@ -127,10 +121,6 @@ def _candidates(index: int, clips: int) -> Iterator[int]:
     yield index
     others = np.random.default_rng(index).permutation(clips)
     yield from (int(other) for other in others if other != index)
-
-
-def _reason(error: MimicMotionError) -> str:
-    return error.message.rstrip(".")
 
 
 class HeldOut:
@@ -171,7 +161,7 @@ class HeldOut:
             try:
                 found.append(checked(self._dataset[index]))
             except MimicMotionError as error:
-                self._faults[index] = _reason(error)
+                self._faults[index] = error.message.rstrip(".")
         if not found:
             first = next(iter(self._faults.values()), "there is none")
             raise MotionError(f"no clip that is held out can be used: {first}.", field="data")
@@ -186,14 +176,9 @@ class HeldOut:
 def checked(sample: Sample) -> Sample:
     """The sample; raises `MotionError` if its parts do not fit together."""
     frames, reference = sample["frames"], sample["reference"]
-    if (
-        frames.dtype != np.uint8
-        or frames.ndim != 4
-        or reference.shape != frames.shape[1:]
-        or reference.dtype != np.uint8
-        or len(frames) != len(sample["observed"])
-        or len(sample["reference_pose"]) != 1
-    ):
+    pictures = frames.dtype == reference.dtype == np.uint8 and frames.ndim == 4
+    poses = len(frames) == len(sample["observed"]) and len(sample["reference_pose"]) == 1
+    if not (pictures and poses and reference.shape == frames.shape[1:]):
         raise MotionError(
             f"a clip has frames {frames.dtype}{list(frames.shape)}, {len(sample['observed'])} poses and "
             f"a reference {reference.dtype}{list(reference.shape)}.",
@@ -220,6 +205,6 @@ def drawn_poses(
 
 def certain(poses: PoseSequence) -> PoseSequence:
     """The poses with a confidence of 1 where it is above the threshold of drawing, and 0 elsewhere."""
-    names = ("body_score", "hands_score", "face_score")
-    sure = {name: (getattr(poses, name) > BODY_THRESHOLD).astype(np.float32) for name in names}
-    return replace(poses, **sure)
+    scores = (poses.body_score, poses.hands_score, poses.face_score)
+    body, hands, face = ((score > BODY_THRESHOLD).astype(np.float32) for score in scores)
+    return replace(poses, body_score=body, hands_score=hands, face_score=face)

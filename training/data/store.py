@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...files import write_atomic
-from ..files import output_errors
+from ...files import output_errors, write_atomic
 from .samples import ClipDataset, Sample, usable_sample
 
 Arrays = dict[str, NDArray[Any]]
@@ -91,8 +90,7 @@ class Store:
 
     def _add(self, index: int, found: Found) -> None:
         sample, reason = found
-        arrays = self._make(sample)
-        path = self._path(index)
+        arrays, path = self._make(sample), self._path(index)
         with output_errors(path):
             self._folder.mkdir(parents=True, exist_ok=True)
             self._note(index, reason)

@@ -37,18 +37,15 @@ class Crop:
         part = picture[self.top : self.top + self.height, self.left : self.left + self.width]
         if (self.width, self.height) == size:
             return np.ascontiguousarray(part)
-        shrinks = size[0] < self.width
-        way = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+        way = cv2.INTER_AREA if size[0] < self.width else cv2.INTER_CUBIC
         return np.asarray(cv2.resize(np.ascontiguousarray(part), size, interpolation=way), np.uint8)
 
     def move(self, poses: PoseSequence, size: tuple[int, int]) -> PoseSequence:
         """Keypoints of the whole picture as fractions of the rectangle; `size` becomes theirs."""
         corner, sides = np.array([self.left, self.top]), np.array([self.width, self.height])
-        whole = np.array(poses.size, np.float64)
-        moved: dict[str, Any] = {
-            name: (getattr(poses, name) * whole - corner) / sides for name in ("body", "hands", "face")
-        }
-        return replace(poses, **moved, size=size)
+        parts = (poses.body, poses.hands, poses.face)
+        body, hands, face = ((part * np.array(poses.size, np.float64) - corner) / sides for part in parts)
+        return replace(poses, body=body, hands=hands, face=face, size=size)
 
 
 def around_person(
@@ -117,15 +114,10 @@ class Variation:
         """A draw; it always takes seven random values."""
         chance, scale, right, down, *colours = rng.random(7)
         low, high = augment.scale
-        steps = [augment.colour * (2 * value - 1) for value in colours]
-        return Variation(
-            bool(chance < augment.flip),
-            float(low + (high - low) * scale),
-            (augment.shift * (2 * right - 1), augment.shift * (2 * down - 1)),
-            1 + steps[0],
-            1 + steps[1],
-            steps[2],
-        )
+        shift = (augment.shift * (2 * right - 1), augment.shift * (2 * down - 1))
+        contrast, saturation, brightness = (augment.colour * (2 * value - 1) for value in colours)
+        flipped, scale = bool(chance < augment.flip), float(low + (high - low) * scale)
+        return Variation(flipped, scale, shift, 1 + contrast, 1 + saturation, brightness)
 
     def recolour(self, picture: Picture) -> Picture:
         """uint8 [H,W,3] with other contrast (about middle grey), saturation and brightness."""

@@ -1,25 +1,31 @@
-"""From a folder of recordings to a folder of shards, one recording after another; a stopped run can go on."""
+"""From a folder of recordings to a folder of shards and a report of it; a stopped run can go on."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
+
+import cv2
+import numpy as np
 
 from ...errors import InputError, LimitError, MotionError, SettingsError
-from ...media.picture import encode_picture
-from ...pose import PoseEstimator, PoseSequence
-from ..data.shards import ShardWriter
+from ...files import write_text
+from ...media.picture import encode_picture, read_picture, write_picture
+from ...media.sheet import Row, contact_sheet
+from ...pose import PoseEstimator, PoseSequence, draw_poses
+from ..data.shards import Entry, ShardWriter
 from ..data.transforms import Crop, Picture, around_person, share_inside
-from ..files import write_text
 from .cutting import DAMAGED, LARGE, OUTSIDE, SMALL, TWICE, Rules, Span, cut, jitter
 from .survey import Survey, Surveyor
 from .videos import Video, find_videos, open_frames
 
 SETTINGS = "settings.json"
+KEPT, LEFT_OUT = "kept.jpg", "left-out.jpg"
+_ROWS, _ROWS_A_REASON, _COLUMNS, _TILE = 16, 3, 6, 200
 _LEAST_INSIDE = 0.7
 
 
@@ -67,19 +73,6 @@ class Verdict:
     detail: str = ""
 
 
-class Progress(Protocol):
-    """Where the state of a preparation is shown."""
-
-    def begin(self, videos: int) -> None:
-        """So many recordings."""
-
-    def frames(self, video: str, done: int) -> None:
-        """So many frames of one are posed."""
-
-    def end(self, video: str, kept: int, left_out: Counter[str]) -> None:
-        """One recording is done."""
-
-
 class Preparation:
     """Makes or continues the folder `output`: shards, and in `cache` the surveys. Only one may work on a folder."""
 
@@ -95,31 +88,35 @@ class Preparation:
         self._survey = Surveyor(output / "cache", estimator, options.estimator, *rates)
         self.writer = ShardWriter(output, shard_clips)
 
-    def run(self, progress: Progress) -> list[Verdict]:
-        """Prepare all recordings. Shards that are complete stay if it is stopped."""
+    def run(
+        self, frames_done: Callable[[Video, int], None], video_done: Callable[[Video, list[Verdict]], None]
+    ) -> list[Verdict]:
+        """Prepare all recordings. Shards that are complete stay if it is stopped.
+
+        `frames_done(video, frames)` is called after each frame, `video_done(video, verdicts)` after each recording.
+        """
         verdicts: list[Verdict] = []
         seen: set[str] = set()
-        progress.begin(len(self.videos))
         try:
             for video in self.videos:
-                judged = self._prepare(video, seen, progress)
+                judged = self._prepare(video, seen, frames_done)
                 verdicts += judged
-                reasons = Counter(verdict.reason for verdict in judged if verdict.reason)
-                progress.end(video.name, sum(not verdict.reason for verdict in judged), reasons)
+                video_done(video, judged)
             self.writer.close()
         finally:
             self.writer.discard()
         return verdicts
 
-    def _prepare(self, video: Video, seen: set[str], progress: Progress) -> list[Verdict]:
+    def _prepare(
+        self, video: Video, seen: set[str], frames_done: Callable[[Video, int], None]
+    ) -> list[Verdict]:
         try:
             digest = video.digest()
             if digest in seen:
                 return [Verdict(video, None, TWICE)]
             seen.add(digest)
-            survey = self._survey(video, digest, lambda done: progress.frames(video.name, done))
-            spans = cut(survey, self._options.rules)
-            return self._write(video, digest, survey, spans)
+            survey = self._survey(video, digest, lambda done: frames_done(video, done))
+            return self._write(video, digest, survey, cut(survey, self._options.rules))
         except LimitError as error:
             return [Verdict(video, None, LARGE, detail=error.message)]
         except InputError as error:
@@ -179,15 +176,9 @@ class _Clip:
 
     def meta(self, video: Video, digest: str, span: Span) -> dict[str, Any]:
         return {
-            "video": video.name,
-            "digest": digest,
-            "start": span.start,
-            "stop": span.stop,
-            "fps": self.poses.fps,
-            "size": list(self.size),
-            "crop": asdict(self.crop),
-            "jitter": round(self.jitter, 5),
-        }
+            "video": video.name, "digest": digest, "start": span.start, "stop": span.stop, "fps": self.poses.fps,
+            "size": list(self.size), "crop": asdict(self.crop), "jitter": round(self.jitter, 5),
+        }  # fmt: skip
 
 
 def _between(numbered: Iterator[tuple[int, Picture]], span: Span) -> Iterator[Picture]:
@@ -216,3 +207,99 @@ def _check_settings(path: Path, options: Options) -> None:
             remedy="Give the same, or another output.",
             field="output",
         )
+
+
+def summary(verdicts: Sequence[Verdict], done: dict[str, Entry], skipped: Counter[str]) -> dict[str, Any]:
+    """`videos`, `clips`, `frames`, `seconds`, `left_out` and `unreadable` (reason -> count), `shards`."""
+    entries = [done[verdict.key] for verdict in verdicts if verdict.key in done]
+    reasons = Counter(verdict.reason for verdict in verdicts if verdict.reason)
+    return {
+        "videos": len({verdict.video.name for verdict in verdicts}),
+        "clips": len(entries),
+        "frames": sum(entry.frames for entry in entries),
+        "seconds": round(sum(entry.frames / float(entry.meta["fps"]) for entry in entries), 2),
+        "left_out": dict(sorted(reasons.items())),
+        "unreadable": dict(sorted(skipped.items())),
+        "shards": sorted({entry.shard.name for entry in done.values()}),
+    }
+
+
+def write_report(
+    folder: Path, numbers: dict[str, Any], verdicts: list[Verdict], done: dict[str, Entry], options: Options
+) -> None:
+    """Write `report.json`, `kept.jpg` and `left-out.jpg` into `folder`."""
+    rows = [
+        {
+            "video": verdict.video.name,
+            "frames": None if verdict.span is None else [verdict.span.start, verdict.span.stop],
+            "left_out": verdict.reason or None, "key": verdict.key or None,
+            **({"detail": verdict.detail} if verdict.detail else {}),
+        }
+        for verdict in verdicts
+    ]  # fmt: skip
+    write_text(folder / "report.json", json.dumps({**numbers, "verdicts": rows}, indent=1) + "\n")
+    kept = [done[verdict.key] for verdict in verdicts if verdict.key in done]
+    write_picture(folder / KEPT, _sheet([_kept_row(entry) for entry in _evenly(kept, _ROWS)]))
+    write_picture(folder / LEFT_OUT, _sheet(_left_out_rows(verdicts, options)))
+
+
+def _kept_row(entry: Entry) -> Row:
+    """A clip read back from its shard, with its poses drawn over it."""
+    label = f"{entry.meta['video']} {entry.meta['start']}-{entry.meta['stop']}"
+    try:
+        picked = _evenly(range(entry.frames), _COLUMNS)
+        poses = entry.poses().take(picked)
+        pictures = [read_picture(data) for data in entry.pictures(picked)]
+    except InputError as error:
+        return f"{label}: {error.message}", []
+    return f"{label}, jitter {entry.meta.get('jitter')}", _overlaid(pictures, poses)
+
+
+def _overlaid(pictures: list[Picture], poses: PoseSequence) -> list[Picture]:
+    height, width = pictures[0].shape[:2]
+    columns = max(1, round(width * _TILE / height))
+    small = [cv2.resize(picture, (columns, _TILE), interpolation=cv2.INTER_AREA) for picture in pictures]
+    drawn = draw_poses(poses, _TILE, columns, 512)
+    return [np.maximum(picture // 2, pose) for picture, pose in zip(small, drawn, strict=True)]
+
+
+def _left_out_rows(verdicts: list[Verdict], options: Options) -> list[Row]:
+    """A few of each reason, reason by reason."""
+    by_reason: dict[str, list[Verdict]] = defaultdict(list)
+    for verdict in verdicts:
+        if verdict.reason:
+            by_reason[verdict.reason].append(verdict)
+    rows: list[Row] = []
+    for reason, found in sorted(by_reason.items()):
+        for verdict in _evenly(found, _ROWS_A_REASON):
+            place, pictures = "", list[Picture]()
+            if (span := verdict.span) is not None:
+                place = f" {span.start}-{span.stop}"
+                pictures = _frames(verdict.video, _evenly(range(span.start, span.stop), _COLUMNS), options)
+            label = f"{reason} (1 of {len(found)}): {verdict.video.name}{place} {verdict.detail}"
+            rows.append((label[:120], pictures))
+    return rows
+
+
+def _frames(video: Video, wanted: Sequence[int], options: Options) -> list[Picture]:
+    found: list[Picture] = []
+    try:
+        with open_frames(video, options.fps, options.frames_fps) as (_, frames):
+            for index, frame in enumerate(frames):
+                if index in wanted:
+                    found.append(frame)
+                if len(found) == len(wanted):
+                    break
+    except InputError:
+        pass  # its verdict says what is wrong with it
+    return found
+
+
+def _sheet(rows: list[Row]) -> Picture:
+    return contact_sheet(rows or [("none", [])], columns=_COLUMNS, tile_height=_TILE)
+
+
+def _evenly(items: Sequence[Any], most: int) -> list[Any]:
+    if len(items) <= most:
+        return list(items)
+    return [items[round(k * (len(items) - 1) / (most - 1))] for k in range(most)]

@@ -14,13 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InputError, LimitError, MotionError
-from ...files import write_atomic
+from ...files import output_errors, write_atomic, write_text
 from ...pose import PoseEstimator, PoseSequence
 from ...pose.landmarks import PRESENT, Body, BodyDetector, BodyTracker
 from ...pose.network import shrink
 from ...pose.sequence import SHAPES, Floats
 from ..data.store import DAMAGE
-from ..files import output_errors, write_text
 from .videos import Picture, Video, open_frames
 
 NOT_COUNTED = 255
@@ -55,8 +54,7 @@ class Surveyor:
         self, folder: Path, estimator: PoseEstimator, kind: str, fps: float, frames_fps: float
     ) -> None:
         self._folder, self._kind, self._fps, self._frames_fps = folder, kind, fps, frames_fps
-        self._estimator = estimator
-        self._count = PeopleCounter()
+        self._estimator, self._count = estimator, PeopleCounter()
         with output_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             for left in folder.glob(".*"):  # by a run that was killed
@@ -77,19 +75,15 @@ class Surveyor:
         with suppress(*DAMAGE, InputError):
             return _load(path)
         with output_errors(self._folder):
-            survey = self._make_or_note(video, fault, report)
+            try:
+                survey = self._make(video, report)
+            except LimitError:  # on a machine with other limits it may be read
+                raise
+            except InputError as error:
+                write_text(fault, json.dumps({"fault": error.message}))
+                raise MotionError(error.message, remedy=error.remedy, field="videos") from error
             _save(path, survey)
         return survey
-
-    def _make_or_note(self, video: Video, fault: Path, report: Callable[[int], None]) -> Survey:
-        """The survey; a fault of the recording is kept in the file `fault`."""
-        try:
-            return self._make(video, report)
-        except LimitError:  # on a machine with other limits it may be read
-            raise
-        except InputError as error:
-            write_text(fault, json.dumps({"fault": error.message}))
-            raise MotionError(error.message, remedy=error.remedy, field="videos") from error
 
     def _make(self, video: Video, report: Callable[[int], None]) -> Survey:
         self._estimator.reset()

@@ -20,12 +20,10 @@ from ...media.reader import VideoReader
 
 Picture = NDArray[np.uint8]
 
-# fmt: off
 VIDEO_SUFFIXES = (
     ".asf", ".avi", ".flv", ".gif", ".ivf", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mxf", ".ogv",
     ".ts", ".webm", ".wmv", ".y4m",
-)
-# fmt: on
+)  # fmt: skip
 ASIDE = ("mask", "masks", "densepose", "depth", "pose", "poses", "skeleton", "segmentation")
 """Folders of pictures with these names lie beside the frames and hold no frames."""
 _LIMITS = Limits(motion_bytes=2**62)  # recordings are one's own and may be long
@@ -74,11 +72,8 @@ def find_videos(folder: Path, besides: Path) -> list[Video]:
     found: list[Video] = []
     for place, folders, files in os.walk(folder, followlinks=True):
         here = Path(place)
-        folders[:] = [
-            name
-            for name in folders
-            if not name.startswith(".") and (here / name).resolve() != besides.resolve()
-        ]
+        below = [name for name in folders if (here / name).resolve() != besides.resolve()]
+        folders[:] = [name for name in below if not name.startswith(".")]
         names = [name for name in files if not name.startswith(".")]
         for name in names:
             if Path(name).suffix.lower() in VIDEO_SUFFIXES:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .character import Character
 from .geometry import Array, Rng
 from .motion import Waves
 from .skeleton import LEGS, NECK, Skeleton
@@ -45,9 +44,8 @@ def fitted(skeleton: Skeleton, times: Array, height: int, width: int, rng: Rng) 
     low, high = points.min(axis=0) - _HEAD_ROOM, points.max(axis=0) + 0.6 * _HEAD_ROOM
     scale = min(0.95 * height / (high[1] - low[1]), 0.95 * width / (high[0] - low[0]))
     scale = max(min(scale, 0.85 * height), 0.45 * height)
-    return _handheld(
-        times, rng, height, width, scale, (low + high) / 2, np.array([0.5 * width, 0.5 * height])
-    )
+    middle = np.array([0.5 * width, 0.5 * height])
+    return _handheld(times, rng, height, width, scale, (low + high) / 2, middle)
 
 
 def _handheld(
@@ -59,30 +57,17 @@ def _handheld(
     short, middle = min(height, width), np.array([width, height]) / 2
     zoom = 1 + reach * waves(-0.05, 0.05, 0.4)
     pan = reach * short * np.stack([waves(-0.03, 0.03, 0.5), waves(-0.015, 0.015, 0.5)], axis=-1)
-    steady = at - scale * anchor
-    return Camera(scale * zoom, middle + zoom[:, None] * (steady - middle) + pan, zoom, pan)
+    offset = middle + zoom[:, None] * (at - scale * anchor - middle) + pan
+    return Camera(scale * zoom, offset, zoom, pan)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class View:
-    """A skeleton in the picture. Points are pixels from the picture's corner; depths are standing heights to the
-    viewer from the trunk at the same level, so that what lies before the trunk has a depth above 0."""
+    """A skeleton as a camera of as many frames sees it. Points are pixels from the picture's corner; depths are
+    standing heights to the viewer from the trunk at the same level: what lies before the trunk is above 0."""
 
-    skeleton: Skeleton
-    scale: Array  # [F], pixels of a standing height
-    body: Array  # [F,18,2]
-    body_depth: Array  # [F,18]
-    hands: Array  # [F,2,21,2]
-    hands_depth: Array  # [F,2,21]
-    face: Array  # [F,68,2]
-    toes: Array  # [F,2,2]
-    skull: Array  # [F,2]
-    skull_depth: Array  # [F]
-    hips: Array  # [F,2], their middle
-
-    @staticmethod
-    def of(skeleton: Skeleton, camera: Camera) -> View:
-        """The skeleton as `camera`, of as many frames, sees it."""
+    def __init__(self, skeleton: Skeleton, camera: Camera) -> None:
+        self.skeleton, self.character = skeleton, skeleton.character
+        self.scale = camera.scale  # [F], pixels of a standing height
         neck, hips = skeleton.body[:, NECK], skeleton.body[:, [leg[0] for leg in LEGS]].mean(axis=1)
         rise = hips[:, 1] - neck[:, 1]
         rise = np.where(np.abs(rise) < 0.05, 0.05, rise)
@@ -100,13 +85,8 @@ class View:
             level = per_frame(neck[:, 2], points) * (1 - share) + per_frame(hips[:, 2], points) * share
             return points[..., 2] - level
 
-        return View(
-            skeleton, camera.scale, pixels(skeleton.body), depth(skeleton.body), pixels(skeleton.hands),
-            depth(skeleton.hands), pixels(skeleton.face), pixels(skeleton.toes), pixels(skeleton.skull),
-            depth(skeleton.skull), pixels(hips),
-        )  # fmt: skip
-
-    @property
-    def character(self) -> Character:
-        """Who is seen."""
-        return self.skeleton.character
+        self.body, self.body_depth = pixels(skeleton.body), depth(skeleton.body)  # [F,18,2], [F,18]
+        self.hands, self.hands_depth = pixels(skeleton.hands), depth(skeleton.hands)  # [F,2,21,2], [F,2,21]
+        self.face, self.toes = pixels(skeleton.face), pixels(skeleton.toes)  # [F,68,2], [F,2,2]
+        self.skull, self.skull_depth = pixels(skeleton.skull), depth(skeleton.skull)  # [F,2], [F]
+        self.hips = pixels(hips)  # [F,2], their middle

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal, TypeVar
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -41,21 +41,31 @@ _TONES = ((1.0, 0.74), (0.78, 1.0), (0.36, 1.1))
 """Size and brightness of the layers that make a thing look round."""
 
 
-@dataclass(frozen=True, slots=True)
+def _drawn(low: float, high: float) -> Any:
+    """A field of a dataclass whose value `_draw` chooses from this range."""
+    return field(metadata={"range": (low, high)})
+
+
+def _draw(rng: Rng, cls: Any) -> dict[str, float]:
+    """The values of the fields of a dataclass that are `_drawn`, in their order."""
+    return {one.name: rng.uniform(*one.metadata["range"]) for one in fields(cls) if one.metadata}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Body:
     """Lengths and radii in units of the standing height (of about 1), as seen by the bones."""
 
     head: float  # chin to crown
-    neck: float  # shoulder line to chin
+    neck: float = _drawn(0.028, 0.042)  # shoulder line to chin
     torso: float  # middle of the hips to neck
-    shoulder: float  # half of the distance of the shoulder joints
-    hip: float  # half of the distance of the hip joints
-    upper_arm: float
-    forearm: float
-    hand: float
+    shoulder: float = _drawn(0.098, 0.128)  # half of the distance of the shoulder joints
+    hip: float = _drawn(0.05, 0.066)  # half of the distance of the hip joints
+    upper_arm: float = _drawn(0.158, 0.182)
+    forearm: float = _drawn(0.142, 0.164)
+    hand: float = _drawn(0.112, 0.13)
     thigh: float
     shin: float
-    foot: float
+    foot: float = _drawn(0.1, 0.125)
     arm_radius: float
     wrist_radius: float
     thigh_radius: float
@@ -65,23 +75,46 @@ class Body:
     waist: float  # half of its width
     depth: float  # half of the chest from front to back
 
+    @staticmethod
+    def draw(rng: Rng) -> Body:
+        """A random body."""
+        build = rng.uniform(0.82, 1.28)  # slim to stout
+        leg = rng.uniform(0.235, 0.262)
+        head = rng.uniform(0.142, 0.172)
+        return Body(
+            **_draw(rng, Body), head=head, torso=1 - 2 * leg - head - 0.075, thigh=leg, shin=leg,
+            arm_radius=0.033 * build, wrist_radius=0.021 * build**0.5,
+            thigh_radius=0.056 * build, knee_radius=0.039 * build, ankle_radius=0.026 * build**0.5,
+            neck_radius=0.031 * build**0.5, waist=rng.uniform(0.078, 0.1) * build,
+            depth=rng.uniform(0.062, 0.078) * build,
+        )  # fmt: skip
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Face:
     """Shape of the face, as factors of the usual, and its colours."""
 
-    eye_size: float
-    eye_distance: float
-    mouth_width: float
-    lip: float
-    brow_height: float
-    brow_thickness: float
-    nose: float
-    jaw: float
+    eye_size: float = _drawn(0.85, 1.25)
+    eye_distance: float = _drawn(0.9, 1.1)
+    mouth_width: float = _drawn(0.8, 1.25)
+    lip: float = _drawn(0.8, 1.4)
+    brow_height: float = _drawn(0.8, 1.25)
+    brow_thickness: float = _drawn(0.6, 1.5)
+    nose: float = _drawn(0.8, 1.25)
+    jaw: float = _drawn(0.86, 1.08)
     iris: Colour
     lips: Colour
     beard: bool
     glasses: bool
+
+    @staticmethod
+    def draw(rng: Rng, skin: Colour) -> Face:
+        """A random face."""
+        return Face(
+            **_draw(rng, Face), iris=shaded(vivid(rng), 0.5),
+            lips=_mixed(shaded(skin, 0.8), (190.0, 50.0, 60.0), rng.uniform(0.2, 0.8)),
+            beard=bool(rng.random() < 0.15), glasses=bool(rng.random() < 0.15),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +129,9 @@ class Hair:
 
 @dataclass(frozen=True, slots=True)
 class Garment:
-    """A piece of clothing.
+    """A piece of clothing."""
 
-    `cover` says how many of the limb's two bones it covers, 0 to 2: 0.6 is a short sleeve, 1.9 a long one.
-    """
-
-    cover: float
+    cover: float  # how many of a limb's two bones, 0 to 2: 0.6 is a short sleeve, 1.9 a long one
     pattern: Pattern
     colour: Colour
     second: Colour
@@ -123,9 +153,9 @@ class Backdrop:
 class Light:
     """Where light comes from, how much it falls off, and so in which tones a colour is painted."""
 
-    side: float  # -1 from the left to 1 from the right
-    contrast: float  # depth of the shading, 0.6 to 1.2
-    falloff: float  # share of brightness that is lost on the picture's far side, 0 to 0.35
+    side: float = _drawn(-1, 1)  # from the left to from the right
+    contrast: float = _drawn(0.6, 1.2)  # depth of the shading
+    falloff: float = _drawn(0, 0.35)  # share of brightness that is lost on the picture's far side
 
     def tones(self, colour: Colour) -> list[tuple[float, Colour]]:
         """Size factor and colour of each layer, outermost first."""
@@ -137,8 +167,7 @@ class Light:
 
     def shift(self, radius: Array, size: float) -> Array:
         """How far [F,2] a layer of that size factor moves to the light in a thing of `radius` [F]."""
-        moved: Array = (0.55 * (1 - size) * radius)[:, None] * np.asarray((0.8 * self.side, -0.6))
-        return moved
+        return np.asarray((0.55 * (1 - size) * radius)[:, None] * np.asarray((0.8 * self.side, -0.6)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,62 +195,11 @@ class Character:
         bottom = _bottom(rng, skin, top)
         hair = _hair(rng, skin)
         return Character(
-            seed=seed,
-            body=_body(rng),
-            face=_face(rng, skin),
-            hair=hair,
-            skin=skin,
-            top=top,
-            bottom=bottom,
-            shoes=_cloth(rng),
-            socks=_cloth(rng),
+            seed=seed, body=Body.draw(rng), face=Face.draw(rng, skin), hair=hair, skin=skin, top=top,
+            bottom=bottom, shoes=_cloth(rng), socks=_cloth(rng),
             backdrop=_backdrop(rng, [skin, top.colour, bottom.colour, hair.colour]),
-            light=Light(rng.uniform(-1, 1), rng.uniform(0.6, 1.2), rng.uniform(0, 0.35)),
-        )
-
-
-def _body(rng: Rng) -> Body:
-    build = rng.uniform(0.82, 1.28)  # slim to stout
-    leg = rng.uniform(0.235, 0.262)
-    head = rng.uniform(0.142, 0.172)
-    return Body(
-        head=head,
-        neck=rng.uniform(0.028, 0.042),
-        torso=1 - 2 * leg - head - 0.075,
-        shoulder=rng.uniform(0.098, 0.128),
-        hip=rng.uniform(0.05, 0.066),
-        upper_arm=rng.uniform(0.158, 0.182),
-        forearm=rng.uniform(0.142, 0.164),
-        hand=rng.uniform(0.112, 0.13),
-        thigh=leg,
-        shin=leg,
-        foot=rng.uniform(0.1, 0.125),
-        arm_radius=0.033 * build,
-        wrist_radius=0.021 * build**0.5,
-        thigh_radius=0.056 * build,
-        knee_radius=0.039 * build,
-        ankle_radius=0.026 * build**0.5,
-        neck_radius=0.031 * build**0.5,
-        waist=rng.uniform(0.078, 0.1) * build,
-        depth=rng.uniform(0.062, 0.078) * build,
-    )
-
-
-def _face(rng: Rng, skin: Colour) -> Face:
-    return Face(
-        eye_size=rng.uniform(0.85, 1.25),
-        eye_distance=rng.uniform(0.9, 1.1),
-        mouth_width=rng.uniform(0.8, 1.25),
-        lip=rng.uniform(0.8, 1.4),
-        brow_height=rng.uniform(0.8, 1.25),
-        brow_thickness=rng.uniform(0.6, 1.5),
-        nose=rng.uniform(0.8, 1.25),
-        jaw=rng.uniform(0.86, 1.08),
-        iris=shaded(vivid(rng), 0.5),
-        lips=_mixed(shaded(skin, 0.8), (190.0, 50.0, 60.0), rng.uniform(0.2, 0.8)),
-        beard=bool(rng.random() < 0.15),
-        glasses=bool(rng.random() < 0.15),
-    )
+            light=Light(**_draw(rng, Light)),
+        )  # fmt: skip
 
 
 def _hair(rng: Rng, skin: Colour) -> Hair:
@@ -298,9 +276,8 @@ def _mixed(one: Colour, other: Colour, share: float) -> Colour:
 
 def _between(rng: Rng, table: tuple[tuple[int, int, int], ...], spread: float, mixed: bool = True) -> Colour:
     """A colour of the table, or between it and the next one (others would mix to no hue), with noise of `spread`."""
-    first, second = rng.integers(len(table), size=2)
-    if mixed:
-        second = min(first + 1, len(table) - 1)
+    first = int(rng.integers(len(table), size=2)[0])
+    second = min(first + 1, len(table) - 1)
     share = rng.random() if mixed else 0.0
     colour = np.asarray(table[first]) * (1 - share) + np.asarray(table[second]) * share
     red, green, blue = np.clip(colour + rng.normal(0, spread, 3), 4, 252).tolist()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -13,11 +13,10 @@ from ...pose.sequence import PoseSequence
 from .camera import Camera, View, fitted, framed
 from .character import Character, vivid
 from .figure import figure_parts
-from .geometry import Array, Rng, take
+from .geometry import Array, Rng
 from .keypoints import observed_keypoints, true_keypoints
 from .motion import dance, retarget
-from .paint import Layer, light_up, paint
-from .scenery import Picture, paint_backdrop
+from .paint import Layer, Picture, light_up, paint, paint_backdrop
 from .skeleton import Skeleton
 
 TRAIN_SEEDS = range(1_000_000)
@@ -27,6 +26,11 @@ VALIDATION_SEEDS = range(1_090_000, 1_100_000)
 TEST_SEEDS = range(1_000_000, 2**62)
 """Seeds to test on, those of validation among them: no character, room or dance of training is there."""
 _EXPOSURES = 5
+_RANGES = {
+    "seed": (0, 2**63), "character_seed": (0, 2**63), "frames": (1, 100_000), "height": (16, 4096),
+    "width": (16, 4096), "fps": (1e-3, 1e6), "blur": (0, 1),
+}  # fmt: skip
+T = TypeVar("T", Skeleton, Camera, Layer)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,7 +60,9 @@ def make_clip(
     whether something passes in front. Where these two are None the seed decides: one clip in six is blurred,
     one in twelve has something passing. Raises `SettingsError` for arguments out of range.
     """
-    _check(seed, frames, height, width, fps, character_seed, blur)
+    _check_ranges(
+        seed=seed, character_seed=character_seed, frames=frames, height=height, width=width, fps=fps, blur=blur
+    )  # fmt: skip
     character = Character.from_seed(seed if character_seed is None else character_seed)
 
     def stream(purpose: int) -> Rng:
@@ -77,17 +83,10 @@ def make_clip(
     passing = [passing_thing(times, exposures, height, width, stream(5))] if crossing else []
     pictures, masks = film(skeleton, camera, passing, height, width, exposures)
     sharp = slice(exposures // 2, None, exposures)  # the middle of each frame's exposures
-    view = View.of(take(skeleton, sharp), take(camera, sharp))
-    truth = true_keypoints(view, [take(thing, sharp) for thing in passing], (width, height), fps)
-    return SyntheticClip(
-        frames=pictures[1:],
-        truth=truth[1:],
-        observed=observed_keypoints(truth[1:], view.scale[1:], stream(3)),
-        reference=pictures[0],
-        reference_pose=truth[0],
-        masks=masks[1:],
-        character=character,
-    )
+    view = View(_take(skeleton, sharp), _take(camera, sharp))
+    truth = true_keypoints(view, [_take(thing, sharp) for thing in passing], (width, height), fps)
+    observed = observed_keypoints(truth[1:], view.scale[1:], stream(3))
+    return SyntheticClip(pictures[1:], truth[1:], observed, pictures[0], truth[0], masks[1:], character)
 
 
 def iter_clips(
@@ -117,26 +116,22 @@ def _times(
     return np.concatenate([np.full(exposures, reference), clip.ravel()])
 
 
-def _check(
-    seed: int,
-    frames: int,
-    height: int,
-    width: int,
-    fps: float,
-    character_seed: int | None,
-    blur: float | None,
-) -> None:
-    ranges: tuple[tuple[str, float | None, float, float], ...] = (
-        ("seed", seed, 0, 2**63), ("character_seed", character_seed, 0, 2**63), ("frames", frames, 1, 100_000),
-        ("height", height, 16, 4096), ("width", width, 16, 4096), ("fps", fps, 1e-3, 1e6), ("blur", blur, 0, 1),
-    )  # fmt: skip
-    for name, value, low, high in ranges:
+def _check_ranges(**values: float | None) -> None:
+    for name, value in values.items():
+        low, high = _RANGES[name]
         if value is not None and not low <= value <= high:
             raise SettingsError(
                 f"{name} of a synthetic clip is {value}.",
                 remedy=f"Choose {low:g} to {high:g}.",
                 field=f"synthetic.{name}",
             )
+
+
+def _take(thing: T, frames: slice) -> T:
+    """Some frames of something whose arrays all have frames first."""
+    values = {field.name: getattr(thing, field.name) for field in fields(thing)}
+    taken: dict[str, Any] = {n: value[frames] for n, value in values.items() if isinstance(value, np.ndarray)}
+    return replace(thing, **taken)
 
 
 def passing_thing(times: Array, exposures: int, height: int, width: int, rng: Rng) -> Layer:
@@ -162,7 +157,7 @@ def film(
     large = camera.larger(times)
     floor = float(np.clip(camera.offset[:, 1].mean() / height - 0.1, 0.55, 0.95))
     room = paint_backdrop(skeleton.character.backdrop, height * times, width * times, floor)
-    view = View.of(skeleton, large)
+    view = View(skeleton, large)
     things = [replace(layer, outline=layer.outline * times) for layer in passing]
     painted = paint(room, large, view, figure_parts(view), things, times)
     if exposures > 1:

@@ -7,27 +7,14 @@ are [F,2] and outlines [F,P,2] in pixels, radii [F].
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
-from typing import TYPE_CHECKING, TypeVar
-
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
 Array = npt.NDArray[np.float64]
 Rng = np.random.Generator
-T = TypeVar("T", bound="DataclassInstance")
 
 _ARC = np.linspace(np.pi / 2, 3 * np.pi / 2, 6)
 _RING = np.linspace(0, 2 * np.pi, 20, endpoint=False)
-
-
-def take(thing: T, frames: slice) -> T:
-    """Some frames of a dataclass whose arrays all have frames first: a skeleton, a camera, a layer."""
-    values = {field.name: getattr(thing, field.name) for field in fields(thing)}
-    return replace(thing, **{name: v[frames] for name, v in values.items() if isinstance(v, np.ndarray)})
 
 
 def yaw(angle: Array) -> Array:
@@ -47,15 +34,13 @@ def roll(angle: Array) -> Array:
 
 def turn(matrix: Array, vector: Array) -> Array:
     """[F,3,3] applied to [F,3] or [3]: [F,3]."""
-    turned: Array = np.einsum("fij,...j->fi" if vector.ndim == 1 else "fij,fj->fi", matrix, vector)
-    return turned
+    return np.asarray(np.einsum("fij,...j->fi" if vector.ndim == 1 else "fij,fj->fi", matrix, vector))
 
 
 def unit(vector: Array) -> Array:
     """The vectors [...,n] of length 1; a zero stays zero."""
     length = np.linalg.norm(vector, axis=-1, keepdims=True)
-    scaled: Array = vector / np.maximum(length, 1e-9)
-    return scaled
+    return np.asarray(vector / np.maximum(length, 1e-9))
 
 
 def across(vector: Array, direction: Array) -> Array:
@@ -96,26 +81,22 @@ def ellipse(middle: Array, axes: Array) -> Array:
     flat = axes[:, :2]
     spread = flat @ flat.transpose(0, 2, 1)
     # The outline is the ellipse of this covariance; its root turns a circle into it.
-    a, b, c = spread[:, 0, 0], spread[:, 0, 1], spread[:, 1, 1]
-    a = np.sqrt(np.maximum(a, 1e-9))
-    b = b / a
-    c = np.sqrt(np.maximum(c - b * b, 1e-9))
-    cosine, sine = np.cos(_RING), np.sin(_RING)
-    x = a[:, None] * cosine
-    y = b[:, None] * cosine + c[:, None] * sine
-    return middle[:, None] + np.stack([x, y], axis=-1)
+    a = np.sqrt(np.maximum(spread[:, 0, 0], 1e-9))
+    b = spread[:, 0, 1] / a
+    c = np.sqrt(np.maximum(spread[:, 1, 1] - b * b, 1e-9))
+    x = a[:, None] * np.cos(_RING)
+    y = b[:, None] * np.cos(_RING) + c[:, None] * np.sin(_RING)
+    return np.asarray(middle[:, None] + np.stack([x, y], axis=-1))
 
 
 def disc(middle: Array, radius: Array) -> Array:
     """The outline [F,10,2] of a circle."""
     ring = np.stack([np.cos(_RING[::2]), np.sin(_RING[::2])], axis=-1)
-    outline: Array = middle[:, None] + radius[:, None, None] * ring
-    return outline
+    return np.asarray(middle[:, None] + radius[:, None, None] * ring)
 
 
 def _plane(angle: Array, first: int, second: int) -> Array:
-    matrix = np.zeros((len(angle), 3, 3))
-    matrix[:] = np.eye(3)
+    matrix: Array = np.tile(np.eye(3), (len(angle), 1, 1))
     cosine, sine = np.cos(angle), np.sin(angle)
     matrix[:, first, first] = matrix[:, second, second] = cosine
     matrix[:, first, second], matrix[:, second, first] = sine, -sine

@@ -16,8 +16,7 @@ from .paint import Flags, Layer
 from .skeleton import ARMS, LEFT, LEGS, NECK, RIGHT
 
 HIDDEN, BURIED, OUTSIDE = 0.2, 0.5, 0.05
-"""True scores of a point that something covers, of a covered one of the trunk, whose place is plain all the same, and
-of one outside the picture."""
+"""True scores of a covered point, of a covered one of the trunk (easy to guess), and of one outside the picture."""
 _TRUNK = (1, 2, 5, 8, 11)
 Values = npt.NDArray[Any]
 _HEAD = (0, 14, 15, 16, 17, *range(60, 128))
@@ -135,10 +134,9 @@ def _inside(pixels: Array, layer: Layer) -> Flags:
 def _sequence(points: Array, score: Array, size: tuple[int, int], fps: float) -> PoseSequence:
     """Of points [F,128,2] and scores [F,128]: 18 of the body, 2 x 21 of the hands, 68 of the face."""
     frames, at, sure = len(points), points.astype(np.float32), score.astype(np.float32)
-    hands, hands_score = at[:, 18:60].reshape(frames, 2, 21, 2), sure[:, 18:60].reshape(frames, 2, 21)
-    return PoseSequence(
-        at[:, :18], sure[:, :18], hands, hands_score, at[:, 60:], sure[:, 60:], fps=fps, size=size
-    )
+    body, face = (at[:, :18], sure[:, :18]), (at[:, 60:], sure[:, 60:])
+    hands = at[:, 18:60].reshape(frames, 2, 21, 2), sure[:, 18:60].reshape(frames, 2, 21)
+    return PoseSequence(*body, *hands, *face, fps=fps, size=size)
 
 
 def _joined(body: Values, hands: Values, face: Values) -> Values:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 from ...errors import MotionError
@@ -34,17 +32,13 @@ _AT_REST = {
 
 
 class Waves:
-    """A source of smooth signals at the given times [F], in seconds.
+    """Smooth random signals at the given times [F] in seconds: sines of the beat and of random frequencies.
 
-    Each signal mixes sines of the beat and of random frequencies; `tempo` in Hz is the beat, `energy` in
-    (0, 1] how much of its range a signal fills.
+    `tempo` is the beat in Hz, `energy` in (0, 1] how much of its range a signal fills.
     """
 
     def __init__(self, rng: Rng, times: Array, tempo: float, energy: float) -> None:
         self._rng, self._times, self._tempo, self._energy = rng, times, tempo, energy
-
-    def __len__(self) -> int:
-        return len(self._times)
 
     def __call__(self, low: float, high: float, speed: float = 1.0) -> Array:
         """One signal [F] between `low` and `high`; `speed` is a factor of the tempo."""
@@ -53,24 +47,14 @@ class Waves:
         weights = rng.uniform(0.3, 1.0, _SINES)
         phases = rng.uniform(0, 2 * np.pi, _SINES)
         sines = np.sin(2 * np.pi * self._times[:, None] * rates + phases)
-        wave: Array = np.tanh(1.3 * (sines @ weights) / np.linalg.norm(weights))
         reach = self._energy * (high - low) / 2
         middle = rng.uniform(low + reach, high - reach)
-        return middle + reach * wave
+        return np.asarray(middle + reach * np.tanh(1.3 * (sines @ weights) / np.linalg.norm(weights)))
 
     def beat(self, speed: float = 1.0) -> Array:
         """A plain sine [F] on the beat, of random phase."""
         phase = self._rng.uniform(0, 2 * np.pi)
         return np.sin(2 * np.pi * self._tempo * speed * self._times + phase)
-
-
-class _Trunk(NamedTuple):
-    """Rotations [F,3,3]."""
-
-    root: Array
-    pelvis: Array
-    chest: Array
-    head: Array
 
 
 def dance(character: Character, times: Array, rng: Rng) -> Skeleton:
@@ -79,21 +63,21 @@ def dance(character: Character, times: Array, rng: Rng) -> Skeleton:
     The dance comes from `rng`: a generator of the same state with other times gives other moments of the same dance.
     """
     waves = Waves(rng, times, tempo=rng.uniform(0.35, 0.95), energy=rng.uniform(0.55, 1.0))
-    trunk = _trunk(waves, rng)
+    root, pelvis, chest, head = _trunk(waves, len(times), rng)
     size, body = character.body, np.zeros((len(times), 18, 3))
-    body[:, NECK] = -size.torso * unit(0.4 * trunk.pelvis[..., 1] + 0.6 * trunk.chest[..., 1])
+    body[:, NECK] = -size.torso * unit(0.4 * pelvis[..., 1] + 0.6 * chest[..., 1])
     for side, arm, leg in zip(SIDES, ARMS, LEGS, strict=True):
-        body[:, arm[0]] = body[:, NECK] + side * size.shoulder * trunk.chest[..., 0]
-        body[:, leg[0]] = side * size.hip * trunk.pelvis[..., 0]
-    toes = _legs(character, waves, trunk, body, rng)
-    hands = np.stack([_arm(character, waves, trunk, body, index, rng) for index in (0, 1)], axis=1)
+        body[:, arm[0]] = body[:, NECK] + side * size.shoulder * chest[..., 0]
+        body[:, leg[0]] = side * size.hip * pelvis[..., 0]
+    toes = _legs(character, waves, root, pelvis, body, rng)
+    hands = np.stack([_arm(character, waves, chest, body, index, rng) for index in (0, 1)], axis=1)
     ankles = body[:, [leg[2] for leg in LEGS]]
     shift = np.zeros((len(times), 1, 3))
     shift[:, 0, 0] = waves(-0.08, 0.08, 0.5) - 0.6 * ankles[..., 0].mean(axis=1)
     shift[:, 0, 1] = -ankles[..., 1].max(axis=1) - 1.2 * size.ankle_radius
     shift[:, 0, 1] -= rng.choice([0.0, 0.05]) * np.clip(waves.beat(2.0), 0, 1)  # some dances hop
-    axes = (trunk.chest, trunk.pelvis, trunk.head)
-    return complete(character, body + shift, hands + shift[:, None], toes + shift, axes, expression(waves))
+    axes, face = (chest, pelvis, head), expression(waves)
+    return complete(character, body + shift, hands + shift[:, None], toes + shift, axes, face)
 
 
 def expression(waves: Waves) -> Expression:
@@ -107,30 +91,30 @@ def gesture(waves: Waves, rng: Rng) -> Array:
     """Curl [F,5] of a hand that goes to and fro between two gestures."""
     first, second = (np.asarray(_GESTURES[index]) for index in rng.integers(len(_GESTURES), size=2))
     share = np.clip(waves(-0.6, 1.6, 1.2), 0, 1)[:, None]
-    spare = np.stack([waves(-0.12, 0.12, 1.5) for _ in range(5)], axis=-1)
-    curl: Array = np.clip(first + (second - first) * share + spare, 0, 1)
-    return curl
+    trembling = np.stack([waves(-0.12, 0.12, 1.5) for _ in range(5)], axis=-1)
+    return np.asarray(np.clip(first + (second - first) * share + trembling, 0, 1))
 
 
-def _trunk(waves: Waves, rng: Rng) -> _Trunk:
+def _trunk(waves: Waves, frames: int, rng: Rng) -> tuple[Array, Array, Array, Array]:
+    """The rotations [F,3,3] of the whole person, the pelvis, the chest and the head."""
     wide = rng.choice([0.35, 0.7, 1.1], p=[0.5, 0.35, 0.15])
-    root = pitch(np.full(len(waves), rng.uniform(0.05, 0.2))) @ yaw(waves(-wide, wide, 0.5))
+    root = pitch(np.full(frames, rng.uniform(0.05, 0.2))) @ yaw(waves(-wide, wide, 0.5))
     bow = np.maximum(waves(-0.5, 0.75, 0.6), -0.12)
     lean = waves(-0.32, 0.32, 0.8)
     pelvis = root @ pitch(0.35 * bow) @ roll(0.45 * lean - 0.1 * waves.beat()) @ yaw(waves(-0.25, 0.25))
     chest = root @ pitch(bow) @ roll(lean) @ yaw(waves(-0.35, 0.35))
     nod = pitch(waves(-0.3, 0.35) - 0.5 * bow)
     head = chest @ yaw(waves(-0.75, 0.75, 0.8)) @ nod @ roll(waves(-0.3, 0.3) - 0.5 * lean)
-    return _Trunk(root, pelvis, chest, head)
+    return root, pelvis, chest, head
 
 
-def _legs(character: Character, waves: Waves, trunk: _Trunk, body: Array, rng: Rng) -> Array:
+def _legs(character: Character, waves: Waves, root: Array, pelvis: Array, body: Array, rng: Rng) -> Array:
     """Places knees and ankles; returns the toes [F,2,3]."""
     size = character.body
     toes = np.empty((len(body), 2, 3))
     step, crouch = waves.beat(), np.maximum(waves(-0.5, 0.55, 0.8), 0)
     lift = rng.uniform(0.15, 0.9)
-    frame = 0.5 * (trunk.root + trunk.pelvis)
+    frame = 0.5 * (root + pelvis)
     for index, (side, (hip, knee, ankle)) in enumerate(zip(SIDES, LEGS, strict=True)):
         raised = np.clip(side * step, 0, 1) ** 1.5 * lift
         thigh = crouch + raised * rng.uniform(0.5, 1.2) + waves(-0.15, 0.2)
@@ -146,11 +130,11 @@ def _legs(character: Character, waves: Waves, trunk: _Trunk, body: Array, rng: R
             body[:, joint] = body[:, before] + length * unit(turn(frame, local))
         out = side * (0.35 + 0.3 * spread)
         local = np.stack([np.sin(out), 0.15 + 0.5 * raised, np.cos(out)], axis=-1)
-        toes[:, index] = body[:, ankle] + size.foot * unit(turn(trunk.root, local))
+        toes[:, index] = body[:, ankle] + size.foot * unit(turn(root, local))
     return toes
 
 
-def _arm(character: Character, waves: Waves, trunk: _Trunk, body: Array, index: int, rng: Rng) -> Array:
+def _arm(character: Character, waves: Waves, chest: Array, body: Array, index: int, rng: Rng) -> Array:
     """Places elbow and wrist of one arm; returns the hand [F,21,3]."""
     size, side = character.body, SIDES[index]
     shoulder, elbow, wrist = ARMS[index]
@@ -161,13 +145,13 @@ def _arm(character: Character, waves: Waves, trunk: _Trunk, body: Array, index: 
     hinge = about(hinge, upper, waves(-1.0, 1.0, 0.7))
     bend = waves(0.1, 2.35)[:, None]
     lower = np.cos(bend) * upper + np.sin(bend) * hinge
-    body[:, elbow] = body[:, shoulder] + size.upper_arm * turn(trunk.chest, upper)
-    body[:, wrist] = body[:, elbow] + size.forearm * turn(trunk.chest, lower)
+    body[:, elbow] = body[:, shoulder] + size.upper_arm * turn(chest, upper)
+    body[:, wrist] = body[:, elbow] + size.forearm * turn(chest, lower)
     palm = about(facing(lower, side), lower, waves(-1.1, 1.1, 0.8))
     thumb = np.cross(lower, palm)
     flick = waves(-0.5, 0.5, 1.2)[:, None]
     along = unit(lower + flick * palm + waves(-0.25, 0.25)[:, None] * thumb)
-    along, palm = turn(trunk.chest, along), turn(trunk.chest, across(palm, along))
+    along, palm = turn(chest, along), turn(chest, across(palm, along))
     return hand_points(body[:, wrist], along, palm, gesture(waves, rng), size.hand, side)
 
 
@@ -233,7 +217,10 @@ def retarget(character: Character, motion: PoseSequence, times: Array, rng: Rng)
     down = middle - body[:, NECK]
     chest, hips = _axes(shoulders, down), _axes(pelvis, down)
     head = _head(ears, nose, source.length(16, 17), turned, chest)
-    toes = np.stack([_toes(character, body, hips, index) for index in (0, 1)], axis=1)
+    toes = np.empty((len(times), 2, 3))
+    for index, (side, (_, knee, ankle)) in enumerate(zip(SIDES, LEGS, strict=True)):
+        ahead = turn(hips, np.array([side * 0.55, 0.35, 0.7])) + 0.35 * unit(body[:, ankle] - body[:, knee])
+        toes[:, index] = body[:, ankle] + size.foot * unit(ahead)
     hands = np.stack([_hand(character, body, source, index, waves, rng) for index in (0, 1)], axis=1)
     return complete(character, body, hands, toes, (chest, hips, head), expression(waves))
 
@@ -243,8 +230,7 @@ def _at(values: Array, index: Array) -> Array:
     low = np.floor(index).astype(int)
     high = np.minimum(low + 1, len(values) - 1)
     share = (index - low).reshape(-1, *(1,) * (values.ndim - 1))
-    mixed: Array = values[low] * (1 - share) + values[high] * share
-    return mixed
+    return np.asarray(values[low] * (1 - share) + values[high] * share)
 
 
 def _filled(motion: PoseSequence) -> Array:
@@ -283,9 +269,9 @@ def _filled(motion: PoseSequence) -> Array:
 
 def _axes(right: Array, down: Array) -> Array:
     """The rotation [F,3,3] with that right; its down is as near to `down` as can be."""
-    first = unit(right)
-    second = across(down, first)
-    return np.stack([first, second, np.cross(first, second)], axis=-1)
+    right = unit(right)
+    down = across(down, right)
+    return np.stack([right, down, np.cross(right, down)], axis=-1)
 
 
 def _head(ears: Array, nose: Array, wide: float, turned: Array, chest: Array) -> Array:
@@ -296,12 +282,6 @@ def _head(ears: Array, nose: Array, wide: float, turned: Array, chest: Array) ->
     down = np.stack([-ears[:, 1], ears[:, 0]], axis=-1)
     nod = np.sum(unit(down) * nose, axis=-1) / wide - 0.15
     return _axes(right, upright) @ pitch(np.clip(nod, -0.5, 0.6))
-
-
-def _toes(character: Character, body: Array, pelvis: Array, index: int) -> Array:
-    ankle, knee = body[:, LEGS[index][2]], body[:, LEGS[index][1]]
-    ahead = turn(pelvis, np.array([SIDES[index] * 0.55, 0.35, 0.7]))
-    return ankle + character.body.foot * unit(ahead + 0.35 * unit(ankle - knee))
 
 
 def _hand(character: Character, body: Array, given: _Source, index: int, waves: Waves, rng: Rng) -> Array:

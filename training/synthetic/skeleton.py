@@ -58,8 +58,7 @@ def complete(
     chest, pelvis, head = axes
     size = character.body
     upper = np.array([0.0, -0.5 * size.neck - 0.45 * size.head, 0.1 * size.head])
-    stem = turn(chest, np.array([0.0, -0.5 * size.neck, 0.0])) + turn(head, upper)
-    skull = body[:, NECK] + stem
+    skull = body[:, NECK] + (turn(chest, np.array([0.0, -0.5 * size.neck, 0.0])) + turn(head, upper))
     points = face_points(character.face, expression) * size.head
     face = skull[:, None] + np.einsum("fij,fpj->fpi", head, points)
     body = body.copy()
