@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from ..engines import ImageStatistics
 from ..errors import CheckpointError
+from ..files import output_errors
 from .config import Config
-from .files import output_errors
 from .networks import ADAPTER, PoseNet, UNet
 
 RANDOM = "base-random"
