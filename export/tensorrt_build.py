@@ -38,16 +38,16 @@ Progress = Callable[[float], None]
 # --- the shapes that plans are compiled for --------------------------------------------------------------
 
 
-def make_profiles(network: str, spec: EngineSpec, options: Options) -> tuple[Profile, ...]:
+def make_profiles(name: str, spec: EngineSpec, options: Options) -> tuple[Profile, ...]:
     """One profile for each size; of the U-Net, for each size, length of segment and usable number of rows.
 
     The U-Net's shapes are fixed in each profile: its kernels are the fastest that way, and TensorRT-RTX 1.7
     does not compile its token matrices with free sizes. What comes in chunks (PoseNet, VAE decoder) takes any
     number of frames up to the chunk.
     """
-    if network == "image_encoder":
+    if name == "image_encoder":
         return (Profile({"batch": (1, 1, 1)}),)
-    if network.startswith("unet"):
+    if name.startswith("unet"):
         lengths = sorted({options.model_defaults["segment"], *options.plan.frames}, reverse=True)
         return tuple(
             Profile({"rows": _just(rows), "frames": _just(frames), **_latent_size(size)})
@@ -59,7 +59,7 @@ def make_profiles(network: str, spec: EngineSpec, options: Options) -> tuple[Pro
         "pose_net": ({"frames": (1, POSE_CHUNK, POSE_CHUNK)}, _pixels),
         "vae_encoder": ({"batch": (1, 1, 1)}, _pixels),
         "vae_decoder": ({"frames": (1, chunk, chunk)}, _latent_size),
-    }[network]
+    }[name]
     return tuple(Profile({**batch, **sides(size)}) for size in options.sizes)
 
 

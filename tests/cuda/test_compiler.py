@@ -76,7 +76,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(stand_in, tmp_path):
 
 def test_a_kernel_that_does_not_compile(monkeypatch, tmp_path):
     broken = tmp_path / "kernels.cu"
-    broken.write_text(compiler.SOURCE.read_text().replace("Place p = place(cells);", "", 1))
+    broken.write_text(compiler.SOURCE.read_text().replace("Place p = place(pixels);", "", 1))
     monkeypatch.setattr(compiler, "SOURCE", broken)
     with pytest.raises(mm.KernelError, match=r'identifier "p" is undefined') as caught:
         compile_kernels("sm_90", "float16", tmp_path)
