@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from . import lint_imports
 from .lint_imports import PACKAGE
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -21,6 +24,18 @@ def test_all_contracts_are_kept(farm):
     done = lint_imports.lint(farm, capture_output=True)
     assert done.returncode == 0, done.stdout
     assert "4 kept, 0 broken" in done.stdout
+
+
+def test_a_wheel_has_every_package():
+    """An editable install finds folders that are not listed; a wheel lacks them."""
+    setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    places = {folder: package for package, folder in setup["package-dir"].items()}
+    found = {
+        ".".join([package, *init.parent.relative_to(ROOT / folder).parts])
+        for folder, package in places.items()
+        for init in (ROOT / folder).rglob("__init__.py")
+    }
+    assert set(setup["packages"]) == found
 
 
 def test_every_room_is_looked_at(farm):
