@@ -170,8 +170,9 @@ def score_clips(plan: Plan, animator: Any, *, aware: bool, canvas: int) -> Itera
     width, height = plan.size
     for index in range(plan.eval_clips):
         clip = make_clip(
-            VALIDATION_SEED + index, 2 * plan.frames, height, width, character_seed=index % plan.people
-        )
+            VALIDATION_SEED + index, 2 * plan.frames, height, width, character_seed=index % plan.people,
+            style="rich",
+        )  # fmt: skip
         noisy = worsened(clip.observed, clip.truth, np.random.default_rng((7, index)))
         scores: Scores = {}
         for prefix, observed in (("", clip.observed), ("noisy_", noisy)):

@@ -39,6 +39,8 @@ class DataConfig:
     """`synthetic`, or MODULE:NAME of a function that takes this config and returns a `ClipDataset`."""
     path: str | None = None
     """Folder of the source's files."""
+    style: Literal["doll", "rich"] = "doll"
+    """How synthetic people look; see `synthetic.character.Style`."""
     clips: Count = 4000
     """Clips in an epoch."""
     characters: Count = 4000

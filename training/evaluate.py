@@ -30,6 +30,7 @@ from mimicmotion_trt.console import explained
 from mimicmotion_trt.errors import SettingsError
 from mimicmotion_trt.settings import Settings
 from mimicmotion_trt.training.metrics import compare, describe, means, psnr, ssim
+from mimicmotion_trt.training.synthetic.character import Style
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -56,6 +57,10 @@ def evaluate(
     frames: Annotated[int, typer.Option(min=1, help="Frames of each clip.")] = 24,
     seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Which people and motions.")] = 0,
     sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet: .png or .jpg.")] = None,
+    style: Annotated[
+        Style,
+        typer.Option(help="How people look: as those that the model has learned from; tiny from rich ones."),
+    ] = "rich",
     setting: Annotated[
         list[str] | None, typer.Option(help="NAME=VALUE (JSON) over the bundle's settings; repeat.")
     ] = None,
@@ -67,7 +72,7 @@ def evaluate(
         with Animator.load(bundle) as animator:
             began = time.perf_counter()
             scored = []
-            for clip in score_clips(animator, synthetic, frames, seed, overrides):
+            for clip in score_clips(animator, synthetic, frames, seed, overrides, style):
                 scored.append(clip)
                 print(f"clip {len(scored)}: {describe(clip.scores)}", file=sys.stderr, flush=True)
             seconds = time.perf_counter() - began
@@ -82,7 +87,12 @@ def evaluate(
 
 
 def score_clips(
-    animator: Animator, clips: int, frames: int, seed: int, overrides: Mapping[str, Any]
+    animator: Animator,
+    clips: int,
+    frames: int,
+    seed: int,
+    overrides: Mapping[str, Any],
+    style: Style = "rich",
 ) -> Iterator[Scored]:
     """Animate and compare clip after clip; both the person and the motion are from `synthetic.TEST_SEEDS`."""
     from mimicmotion_trt.training.synthetic import make_clip
@@ -90,7 +100,7 @@ def score_clips(
     settings = animator.settings(**{"size": animator.manifest.sizes[0], "rescale": False, **overrides})
     width, height = settings.size or animator.manifest.sizes[0]
     for index in range(clips):
-        clip = make_clip(unseen(seed, index), frames, height, width)
+        clip = make_clip(unseen(seed, index), frames, height, width, style=style)
         job = animator.animate(clip.reference, clip.observed, settings, reference_pose=clip.reference_pose)
         video = job.result().frames()
         yield Scored(score(animator, clip, video, settings), clip.reference, clip.frames, video)
