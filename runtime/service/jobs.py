@@ -45,6 +45,11 @@ class StoredJob:
     done: Done | None = None
     error: MimicMotionError | None = None
     cancel_asked: bool = False
+    deaths: int = 0
+    """Of engines that ran it."""
+    started_told: bool = False
+    told: list[Video] = field(default_factory=list)
+    """The pieces of its video that were told: a job that runs again makes the same ones."""
     readers: int = 0
     """How many read its events. A job that is read is not dropped."""
     unread: asyncio.Event = field(default_factory=asyncio.Event)
