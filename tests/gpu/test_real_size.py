@@ -21,5 +21,4 @@ def test_the_latents_are_those_of_the_plain_loop(needs_gpu, tmp_path):
 
     loops = Loops(replace(SHAPES["mimicmotion-16"], timed=3), tmp_path)
     list(loops.plain())
-    (error,) = [figures["rel_l2"] for _, figures in loops.ours() if "rel_l2" in figures]
-    assert error <= 0.01
+    assert next(found["rel_l2"] for _, found in loops.ours() if "rel_l2" in found) <= 0.01
