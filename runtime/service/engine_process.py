@@ -29,8 +29,9 @@ class EngineProcess:
     """One engine process. All methods are called on the event loop; nothing here blocks it.
 
     `on_event(job, event)` gets what the process says about a job; for a lost process it gets `Failed(EngineLost)`.
-    `on_change()` is called whenever `warm`, `free` or `failure` changed. What these two raise is reported to
-    the loop's exception handler and does not stop the supervision.
+    `on_change()` is called whenever `warm`, `free` or `failure` changed; `on_lost(engine, exit code)` when its
+    process ended or could not be spawned, before its jobs are told; `lost_why` says why. What these raise is reported
+    to the loop's exception handler and does not stop the supervision.
 
     A process that dies, or cannot be spawned, is started again after `pause` seconds, twice as many after each
     further death in a row. After `tries` deaths in a row before it was warm the engine is given up. A process that
@@ -43,6 +44,7 @@ class EngineProcess:
         *,
         on_event: Callable[[str, Event | Suspended], None],
         on_change: Callable[[], None],
+        on_lost: Callable[[EngineProcess, int | None], None] = lambda engine, exit_code: None,
         pause: float = 0.2,
         tries: int = 5,
     ) -> None:
@@ -61,14 +63,18 @@ class EngineProcess:
         self.load_seconds = 0.0
         self._on_event = on_event
         self._on_change = on_change
+        self._on_lost = on_lost
         self._pause = pause
         self._tries = tries
         self._refusal: MimicMotionError | None = None  # why it did not load when it last tried
+        self.lost_why = ""
+        """Why its process ended the last time."""
         self._hung = ""  # why it was killed
         self._link: _Link | None = None
         self._spawned = asyncio.Event()  # or failed to
         self._stopping = asyncio.Event()
-        self._supervisor: asyncio.Task[None] | None = None
+        self.supervisor: asyncio.Task[None] | None = None
+        """Ends when the engine was stopped or given up. If it raises, nobody looks after the process any more."""
 
     @property
     def free(self) -> bool:
@@ -81,8 +87,8 @@ class EngineProcess:
 
     async def start(self) -> None:
         """Spawn the process; returns before it has loaded."""
-        self._supervisor = asyncio.create_task(self._supervise())
-        self._supervisor.add_done_callback(self._supervision_ended)
+        self.supervisor = asyncio.create_task(self._supervise())
+        self.supervisor.add_done_callback(self._supervision_ended)
         await self._spawned.wait()
 
     def run(self, run: Run, *, patience: float = math.inf, cancel_patience: float = math.inf) -> None:
@@ -108,16 +114,16 @@ class EngineProcess:
     async def stop(self, patience: float = 5.0) -> None:
         """End the process, by force if it is still loading or does not leave within `patience` seconds."""
         self._stopping.set()
-        if self._supervisor is None:
+        if self.supervisor is None:
             return
         for job in self.jobs:
             self.cancel(job)
         self._send(None)
-        done, _ = await asyncio.wait({self._supervisor}, timeout=patience if self.warm else 0.0)
+        done, _ = await asyncio.wait({self.supervisor}, timeout=patience if self.warm else 0.0)
         if not done:
             if self._link is not None:
                 self._link.process.kill()
-            await asyncio.wait({self._supervisor})
+            await asyncio.wait({self.supervisor})
 
     # ---- inside ----
 
@@ -154,7 +160,7 @@ class EngineProcess:
         finally:
             guard.cancel()
             exit_code = await link.close()
-        self._lost(self._hung or f"died (exit code {exit_code})", died=True)
+        self._lost(self._hung or f"died (exit code {exit_code})", exit_code, died=True)
 
     async def _guard(self, link: _Link) -> None:
         """Kill a process that hangs."""
@@ -180,7 +186,7 @@ class EngineProcess:
             case Ready():
                 self.ready, self.warm, self._refusal = message, True, None
                 self.load_seconds = time.monotonic() - link.born
-                _call(self._on_change)
+                guarded(self._on_change)
             case MimicMotionError():
                 self._refusal = message
                 if self.ready is None and not isinstance(message, DeviceLost):
@@ -197,11 +203,11 @@ class EngineProcess:
             self.deaths = 0
         if isinstance(event, Failed) and isinstance(event.error, DeviceLost):
             self.warm = False  # the process is about to end, and takes nothing any more
-        _call(self._on_event, job, event)
+        guarded(self._on_event, job, event)
         if over:
-            _call(self._on_change)
+            guarded(self._on_change)
 
-    def _lost(self, why: str, *, died: bool = False) -> None:
+    def _lost(self, why: str, exit_code: int | None = None, *, died: bool = False) -> None:
         """The process is gone, or never came."""
         loaded, self.warm = self.warm, False
         self.deaths += 1
@@ -210,6 +216,9 @@ class EngineProcess:
                 f"The engine process ended {self.deaths} times while loading; the last time it {why}.",
                 remedy="Look at its messages on standard error.",
             )
+        self.lost_why = why
+        if not self._stopping.is_set():
+            guarded(self._on_lost, self, exit_code)
         jobs, self.jobs = self.jobs, {}
         for job in sorted(jobs):
             lost = EngineLost(
@@ -217,8 +226,8 @@ class EngineProcess:
                 remedy="Send the job again; the engine restarts by itself.",
                 retry_after=self.pause + self.load_seconds,
             )
-            _call(self._on_event, job, Failed(lost))
-        _call(self._on_change)
+            guarded(self._on_event, job, Failed(lost))
+        guarded(self._on_change)
 
     def _supervision_ended(self, task: asyncio.Task[None]) -> None:
         self._spawned.set()
@@ -229,7 +238,7 @@ class EngineProcess:
         if self._link is not None:
             self._link.process.kill()
         _report(error)
-        _call(self._on_change)
+        guarded(self._on_change)
 
 
 @dataclass(slots=True)
@@ -259,7 +268,7 @@ class _Running:
         return ""
 
 
-def _call(function: Callable[..., None], *arguments: object) -> None:
+def guarded(function: Callable[..., None], *arguments: object) -> None:
     """Call what belongs to others: what they raise is reported, and the supervision goes on."""
     try:
         function(*arguments)

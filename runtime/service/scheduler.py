@@ -13,7 +13,7 @@ from ..errors import Cancelled, DeviceLost, MimicMotionError
 from ..events import Accepted, Done, Event, Failed, Progress, Queued, Started, Video
 from ..settings import Settings
 from .config import EngineConfig
-from .engine_process import EngineProcess
+from .engine_process import EngineProcess, guarded
 from .jobs import StoredJob
 from .status import Busy, Draining, EngineLost, NotReady
 from .worker import Run, Suspended
@@ -33,7 +33,8 @@ NEWEST = 0.3
 class Scheduler:
     """Runs jobs in the order in which their uploads became complete; each engine runs `Limits.jobs` at a time.
 
-    `on_end(job)` is called when a job ended; `on_change()` when `warm` may have changed.
+    `on_end(job)` is called when a job ended; `on_change()` when `warm` may have changed; `on_event(job, event)` for
+    each event of a running job; `on_lost(engine, exit code)` when an engine's process ended.
     """
 
     def __init__(
@@ -43,6 +44,8 @@ class Scheduler:
         *,
         on_end: Callable[[StoredJob], None],
         on_change: Callable[[], None],
+        on_event: Callable[[StoredJob, Event], None] = lambda job, event: None,
+        on_lost: Callable[[EngineProcess, int | None], None] = lambda engine, exit_code: None,
         clock: Callable[[], float] = time.time,
         patience: float = 30.0,
     ) -> None:
@@ -53,12 +56,14 @@ class Scheduler:
         self._max_queue = max_queue
         self._on_end = on_end
         self._on_change = on_change
+        self._on_event = on_event
         self._clock = clock
         self._uploads: set[str] = set()
         self._queue: deque[StoredJob] = deque()
         self._running: dict[str, StoredJob] = {}
         self.engines = [
-            EngineProcess(config, on_event=self._event, on_change=self._engine_changed) for config in configs
+            EngineProcess(config, on_event=self._event, on_change=self._engine_changed, on_lost=on_lost)
+            for config in configs
         ]
 
     # ---- state ----
@@ -211,7 +216,7 @@ class Scheduler:
         engine.run(
             run,
             patience=max(self._patience, HUNG_STEPS * step) if step else HUNG_STEPS * self._patience,
-            cancel_patience=max(CANCEL_SECONDS, 2 * step) if step else self._patience,
+            cancel_patience=max(min(CANCEL_SECONDS, self._patience), 2 * (step or 0.0)),
         )
 
     def _event(self, job_id: str, event: Event | Suspended) -> None:
@@ -236,6 +241,7 @@ class Scheduler:
                 elif isinstance(event, Video):
                     job.told.append(event)
                 job.log.append(event)
+                guarded(self._on_event, job, event)
 
     def _lost(self, job: StoredJob, error: MimicMotionError) -> None:
         """An engine died under a job: the job runs again, but not a third time."""
@@ -263,7 +269,7 @@ class Scheduler:
     def _end(self, job: StoredJob, outcome: Done | MimicMotionError) -> None:
         self._running.pop(job.id, None)
         job.end(outcome, self._clock())
-        self._on_end(job)
+        guarded(self._on_end, job)
 
     def _give_back(self, error: MimicMotionError) -> None:
         while self._queue:

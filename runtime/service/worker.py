@@ -51,7 +51,7 @@ class Run:
     video: Path
     settings: Settings
     told: tuple[Video, ...] = ()
-    """The pieces of the video that were told in an earlier run. They must come out the same, and are not told again."""
+    """Pieces of the video that were told in an earlier run: they must come out the same, and are not told again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ def main(connection: Connection[Any, Any], config: EngineConfig) -> None:
 
 
 def _die_with_parent() -> None:
-    """Linux kills this process when the server dies, even while it hangs or is stopped; elsewhere `_Inbox` notices."""
+    """Linux kills this process when the server dies, even one that hangs; elsewhere `_Inbox` notices."""
     if sys.platform == "linux":
         import ctypes
 
@@ -178,9 +178,7 @@ def _end_if_failed(job: Future[None]) -> None:
         os._exit(1)
 
 
-def _animate(
-    animator: Any, run: Run, inbox: _Inbox, report: Callable[[Event], None]
-) -> Done | Suspended:
+def _animate(animator: Any, run: Run, inbox: _Inbox, report: Callable[[Event], None]) -> Done | Suspended:
     def cancelled() -> bool:
         return run.job in inbox.cancelled
 
