@@ -25,7 +25,8 @@ class EngineProcess:
     """One engine process. All methods are called on the event loop; nothing here blocks it.
 
     `on_event(job, event)` gets what the process says about a job, a lost process included, as
-    `Failed(EngineLost)`. `on_change()` is called whenever `warm`, `free` or `failure` changed.
+    `Failed(EngineLost)`. `on_change()` is called whenever `warm`, `free` or `failure` changed; `on_lost(engine,
+    exit code)` when its process ended, before its jobs are told.
 
     A process that dies is started again after `pause` seconds, twice as many after each further death in a row.
     After `tries` deaths in a row before it was warm the engine is given up.
@@ -37,6 +38,7 @@ class EngineProcess:
         *,
         on_event: Callable[[str, Event], None],
         on_change: Callable[[], None],
+        on_lost: Callable[[EngineProcess, int | None], None] = lambda engine, exit_code: None,
         pause: float = 0.2,
         tries: int = 5,
     ) -> None:
@@ -53,12 +55,14 @@ class EngineProcess:
         self.load_seconds = 0.0
         self._on_event = on_event
         self._on_change = on_change
+        self._on_lost = on_lost
         self._pause = pause
         self._tries = tries
         self._refusal: MimicMotionError | None = None  # why it did not load when it last tried
         self._link: _Link | None = None
         self._stopping = asyncio.Event()
-        self._supervisor: asyncio.Task[None] | None = None
+        self.supervisor: asyncio.Task[None] | None = None
+        """Ends when the engine was stopped or given up. If it raises, nobody looks after the process any more."""
 
     @property
     def free(self) -> bool:
@@ -72,7 +76,7 @@ class EngineProcess:
     async def start(self) -> None:
         """Spawn the process; returns before it has loaded."""
         self._link = await asyncio.to_thread(_Link, self.config, asyncio.get_running_loop())
-        self._supervisor = asyncio.create_task(self._supervise(self._link))
+        self.supervisor = asyncio.create_task(self._supervise(self._link))
 
     def run(self, run: Run) -> None:
         """Hand the process a job, while it is `free`."""
@@ -86,15 +90,15 @@ class EngineProcess:
     async def stop(self, patience: float = 5.0) -> None:
         """End the process, by force if it is still loading or does not leave within `patience` seconds."""
         self._stopping.set()
-        if self._supervisor is None:
+        if self.supervisor is None:
             return
         for job in self.jobs:
             self.cancel(job)
         self._send(None)
-        done, _ = await asyncio.wait({self._supervisor}, timeout=patience if self.warm else 0.0)
+        done, _ = await asyncio.wait({self.supervisor}, timeout=patience if self.warm else 0.0)
         if not done and self._link is not None:
             self._link.process.kill()
-            await asyncio.wait({self._supervisor})
+            await asyncio.wait({self.supervisor})
 
     def _send(self, message: ToEngine) -> None:
         # If the process has just died, the supervisor notices it and fails the job.
@@ -149,6 +153,8 @@ class EngineProcess:
                 f"The engine process died {self.deaths} times while loading (exit code {exit_code}).",
                 remedy="Look at its messages on standard error.",
             )
+        if not self._stopping.is_set():
+            self._on_lost(self, exit_code)
         jobs, self.jobs = self.jobs, set()
         for job in sorted(jobs):
             lost = EngineLost(

@@ -34,6 +34,8 @@ class StoredJob:
     settings: Settings
     created: float
     """Times are seconds since 1970."""
+    client: str = ""
+    """Whose job it is: the name of the caller's token, or its address where callers have none."""
     started: float | None = None
     ended: float | None = None
     state: State = "receiving"
@@ -85,6 +87,7 @@ class StoredJob:
             progress=self.progress if self.state == "running" else None,
             done=self.done,
             error=self.error,
+            cancel_pending=self.cancel_asked and self.active,
         )
 
     async def events(self, after: int = 0) -> AsyncGenerator[Event, None]:
@@ -146,13 +149,14 @@ class JobStore:
         settings: Settings,
         *,
         has_reference_pose: bool = False,
+        client: str = "",
     ) -> StoredJob:
         """A job with a folder for its files, whose upload begins."""
         self.sweep()
         folder = self.folder / secrets.token_hex(16)
         folder.mkdir()
         job = StoredJob(
-            folder, request_id, fingerprint, motion_kind, has_reference_pose, settings, self._clock()
+            folder, request_id, fingerprint, motion_kind, has_reference_pose, settings, self._clock(), client
         )
         self._jobs[job.id] = job
         return job

@@ -27,7 +27,8 @@ NEWEST = 0.3
 class Scheduler:
     """Runs jobs in the order in which their uploads became complete; each engine runs `Limits.jobs` at a time.
 
-    `on_end(job)` is called when a job ended; `on_change()` when `warm` may have changed.
+    `on_end(job)` is called when a job ended; `on_change()` when `warm` may have changed; `on_event(job, event)` for
+    each event of a running job; `on_lost(engine, exit code)` when an engine's process ended.
     """
 
     def __init__(
@@ -37,6 +38,8 @@ class Scheduler:
         *,
         on_end: Callable[[StoredJob], None],
         on_change: Callable[[], None],
+        on_event: Callable[[StoredJob, Event], None] = lambda job, event: None,
+        on_lost: Callable[[EngineProcess, int | None], None] = lambda engine, exit_code: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.rates = Rates()
@@ -44,12 +47,14 @@ class Scheduler:
         self._max_queue = max_queue
         self._on_end = on_end
         self._on_change = on_change
+        self._on_event = on_event
         self._clock = clock
         self._uploads: set[str] = set()
         self._queue: deque[StoredJob] = deque()
         self._running: dict[str, StoredJob] = {}
         self.engines = [
-            EngineProcess(config, on_event=self._event, on_change=self._engine_changed) for config in configs
+            EngineProcess(config, on_event=self._event, on_change=self._engine_changed, on_lost=on_lost)
+            for config in configs
         ]
 
     # ---- state ----
@@ -195,6 +200,7 @@ class Scheduler:
                 elif isinstance(event, Progress):
                     job.progress = event
                 job.log.append(event)
+                self._on_event(job, event)
 
     def _end(self, job: StoredJob, outcome: Done | MimicMotionError) -> None:
         self._running.pop(job.id, None)
