@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import errors
-from ..errors import Cancelled, DeviceLost, EngineError, MimicMotionError, MotionError, OutputError
+from ..errors import Cancelled, DeviceLost, EngineError, MimicMotionError, OutputError
 from ..events import CHUNK_BYTES, STAGES, Done, Event, Failed, Preview, Started, Video
 from ..settings import Settings
 from .config import EngineConfig
@@ -226,14 +226,9 @@ def _motion(run: Run) -> Any:
         return run.motion
     if run.motion_kind == "keypoints":
         return _pose_sequence(run.motion)
-    try:
-        return np.load(run.motion, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise MotionError(
-            f"The pose pictures are not a .npy file: {error}.",
-            remedy="Send uint8 [frames, height, width, 3] as numpy.save writes it.",
-            field="motion",
-        ) from None
+    from ..inputs import map_pictures
+
+    return map_pictures(run.motion)
 
 
 def _pose_sequence(path: Path) -> Any:
