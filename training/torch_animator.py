@@ -16,7 +16,7 @@ from ..animator import Animator
 from ..denoise.kernels import clip_pixels, to_signed
 from ..engines import Array, Call, EngineSpec, ImageStatistics, network_specs
 from ..limits import Limits
-from ..networks import Networks
+from ..networks import ModelInfo, Networks
 from .checkpoints import load_image_encoder, load_vae, read_statistics
 from .networks import PoseNet, UNet
 
@@ -66,51 +66,30 @@ class Encoders:
         return self.image_encoder(pixels).image_embeds.cpu().numpy()  # type: ignore[no-any-return]
 
 
-class TorchEngine:
+@dataclass(frozen=True)
+class ModuleEngine:
     """A PyTorch function as an engine; it may live on any device, its arrays are the caller's."""
 
-    def __init__(self, function: Callable[..., Tensor], spec: EngineSpec, device: torch.device) -> None:
-        self._function, self._spec, self._device = function, spec, device
-
-    @property
-    def spec(self) -> EngineSpec:
-        """Its tensors."""
-        return self._spec
-
-    @property
-    def gpu(self) -> None:
-        """It runs on the CPU."""
-        return None
+    function: Callable[..., Tensor]
+    spec: EngineSpec
+    device: torch.device
+    gpu: None = None
 
     def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Call:
         """See `Engine.bind`."""
-        self._spec.check(inputs, outputs)
+        self.spec.check(inputs, outputs)
         given = {name: torch.from_numpy(array) for name, array in inputs.items()}
         (result,) = (torch.from_numpy(array) for array in outputs.values())
 
         @torch.inference_mode()
         def call() -> None:
-            moved = {name: tensor.to(self._device) for name, tensor in given.items()}
-            result.copy_(self._function(**moved))
+            moved = {name: tensor.to(self.device) for name, tensor in given.items()}
+            result.copy_(self.function(**moved))
 
         return call
 
     def close(self) -> None:
         """The module belongs to its owner."""
-
-
-@dataclass(frozen=True)
-class TrainedModel:
-    """What a manifest says of a bundle, for networks that are still being trained; see `networks.ModelInfo`."""
-
-    sizes: tuple[tuple[int, int], ...]
-    scaling_factor: float
-    image: ImageStatistics
-    defaults: Mapping[str, Any]
-    rows: tuple[int, ...] = (1,)
-    reuses: bool = False
-    build: str = ""
-    note: str = ""
 
 
 def torch_animator(
@@ -137,6 +116,6 @@ def torch_animator(
         token_width=unet.config["cross_attention_dim"],
         image_size=encoders.statistics.size,
     )
-    model = TrainedModel((size,), encoders.scaling_factor, encoders.statistics, defaults)
-    networks = Networks(model, lambda name: TorchEngine(functions[name], specs[name], device))
+    model = ModelInfo((size,), encoders.scaling_factor, encoders.statistics, defaults)
+    networks = Networks(model, lambda name: ModuleEngine(functions[name], specs[name], device))
     return Animator(networks, name="training", limits=Limits())
