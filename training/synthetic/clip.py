@@ -115,7 +115,7 @@ def iter_clips(
 
 
 def driver_keypoints(driver: Skeleton, reference: PoseSequence, fps: float, rng: Rng) -> PoseSequence:
-    """What an estimator finds of a `driver`, moved as the runtime fits its first frame, which is left out, to `reference`."""
+    """What is found of a `driver` after the first frame, all moved as the runtime fits that one to `reference`."""
     width, height = reference.size
     frames = len(driver.body)
     view = View(driver, portrait(driver, frames, height, width, rng, near=bool(rng.random() < 0.3)))
