@@ -5,10 +5,12 @@ from __future__ import annotations
 from .base import Stage
 from .decoder import DecoderStage, JointStage
 from .image_encoder import ImageEncoderStage
+from .landmarks import LandmarkStage
 from .motion import MotionStage
 from .vae import VaeStage
 
 STAGES: dict[str, type[Stage]] = {
+    "landmarks": LandmarkStage,
     "vae": VaeStage,
     "image_encoder": ImageEncoderStage,
     "motion": MotionStage,
