@@ -56,7 +56,7 @@ def rewrite(network: nn.Module) -> nn.Module:
 
     forms: dict[type[nn.Module], Callable[[nn.Module], nn.Module]] = {
         ResnetBlock2D: without_idle_branch,
-        SpatioTemporalResBlock: ResBlock,
+        SpatioTemporalResBlock: without_idle_time,
         TransformerSpatioTemporalModel: Transformer,
         Attention: SelfAttention2d,
         CLIPAttention: ClipAttention,
@@ -75,6 +75,11 @@ def without_idle_branch(block: Any) -> nn.Module:
     return Beside(block.conv_shortcut) if ends_in_zeros(block) else block
 
 
+def without_idle_time(block: Any) -> nn.Module:
+    """A spatio-temporal block; only its 2-D part if the branch along time ends in zeros."""
+    return FrameBlock(block) if ends_in_zeros(block.temporal_res_block) else ResBlock(block)
+
+
 class Beside(nn.Module):
     """The way beside a residual branch."""
 
@@ -86,6 +91,19 @@ class Beside(nn.Module):
         return hidden_states if self.shortcut is None else cast(Tensor, self.shortcut(hidden_states))
 
 
+class FrameBlock(nn.Module):
+    """The 2-D part of a SpatioTemporalResBlock: frames on their own."""
+
+    def __init__(self, block: Any) -> None:
+        super().__init__()
+        self.spatial = without_idle_branch(block.spatial_res_block)
+
+    def forward(
+        self, hidden_states: Tensor, temb: Tensor | None = None, image_only_indicator: Any = None
+    ) -> Tensor:
+        return cast(Tensor, self.spatial(hidden_states, temb))
+
+
 class ResBlock(nn.Module):
     """SpatioTemporalResBlock: a 2-D residual block, then a residual block along time, blended."""
 
@@ -93,10 +111,6 @@ class ResBlock(nn.Module):
         super().__init__()
         self.spatial = without_idle_branch(block.spatial_res_block)
         temporal = block.temporal_res_block
-        self.idle = ends_in_zeros(temporal)
-        """Whether the branch along time adds nothing and is left out."""
-        if self.idle:
-            return
         if temporal.conv_shortcut is not None:
             raise NotImplementedError("a temporal block that changes its width has no rewritten form")
         self.norm1, self.norm2 = temporal.norm1, temporal.norm2
@@ -111,8 +125,6 @@ class ResBlock(nn.Module):
         clip = cast(Clip, image_only_indicator)
         channels = self.channels
         x: Tensor = self.spatial(hidden_states, temb)
-        if self.idle:
-            return x
         x = x.reshape(clip.rows, clip.frames, channels, clip.height * clip.width)
         x = x.transpose(1, 2)  # [R,C,F,hw]
         y = self.conv1(F.silu(self.norm1(x)))

@@ -1,9 +1,9 @@
 """Muon: momentum made orthogonal for matrices, Adam for everything else, in one optimizer.
 
-Jordan et al. 2024 ("Muon: An optimizer for hidden layers in neural networks"); updates have the size of Liu et al. 2025
-("Muon is Scalable for LLM Training"), 0.2 sqrt(longer side). That is about Adam's, so both share a learning rate.
-PyTorch's own Muon takes matrices alone. Here a convolution [O,I,...] is the matrix [O, I*...], and matrices of one shape
-are made orthogonal together.
+Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks". Updates are as large as Liu et al. 2025
+make them ("Muon is Scalable for LLM Training"), 0.2 sqrt(longer side): about as Adam's, so both share a rate.
+PyTorch's own Muon takes matrices alone. Here a convolution [O,I,...] is the matrix [O, I*...], and matrices of one
+shape are made orthogonal together.
 """
 
 from __future__ import annotations
