@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mimicmotion_trt.bundles import load_bundle
-from mimicmotion_trt.engines import Array, Bundle
+from mimicmotion_trt.engines import Array, Bundle, call_sizes
 
 LEVELS = ort.GraphOptimizationLevel
 
@@ -99,12 +99,9 @@ def session(
 
 def make_inputs(bundle: Bundle, rows: int, frames: int, high: int, wide: int) -> dict[str, Array]:
     """Inputs of the U-Net."""
-    sizes = {"rows": rows, "frames": frames, "latent_height": high, "latent_width": wide}
-    noise = np.random.default_rng(0)
+    sizes, noise = call_sizes(frames, (high, wide), rows=rows), np.random.default_rng(0)
     return {
-        tensor.name: noise.standard_normal(
-            [sizes[dim] if isinstance(dim, str) else dim for dim in tensor.shape], dtype=np.float32
-        )
+        tensor.name: noise.standard_normal(tensor.sized(sizes), dtype=np.float32)
         for tensor in bundle.manifest.networks["unet"].spec.inputs
     }
 

@@ -18,6 +18,8 @@ _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16"}
 class OnnxRuntimeEngine:
     """One ONNX file in one session; free sizes may differ from call to call."""
 
+    gpu = None
+
     def __init__(
         self, path: Path, spec: EngineSpec, threads: int | None, *, spin_threads: bool = False
     ) -> None:
@@ -33,30 +35,19 @@ class OnnxRuntimeEngine:
                 f"{path.name} cannot be loaded by ONNX Runtime {ort.__version__}: {error}",
                 remedy="Rebuild the bundle, or install the ONNX Runtime that built it.",
             ) from error
-        self._spec = spec
+        self.spec = spec
         _compare(path.name, spec.inputs, self._session.get_inputs())
         _compare(path.name, spec.outputs, self._session.get_outputs())
 
-    @property
-    def spec(self) -> EngineSpec:
-        """Its tensors."""
-        return self._spec
-
-    @property
-    def gpu(self) -> None:
-        """It runs on the CPU."""
-        return None
-
     def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Call:
         """See `Engine.bind`; the arrays live as long as the call does."""
-        self._spec.check(inputs, outputs)
+        self.spec.check(inputs, outputs)
         if self._session is None:
             raise EngineError("the engine was closed.")
         binding = self._session.io_binding()
-        for name, array in inputs.items():
-            binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
-        for name, array in outputs.items():
-            binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        for bind, arrays in ((binding.bind_input, inputs), (binding.bind_output, outputs)):
+            for name, array in arrays.items():
+                bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
         keep = (dict(inputs), dict(outputs))  # a binding holds addresses, not arrays
 
         def call() -> None:
@@ -72,7 +63,7 @@ class OnnxRuntimeEngine:
         return call
 
     def close(self) -> None:
-        """Drop the session; its memory goes with it."""
+        """See `Engine.close`."""
         self._session = None
 
 

@@ -61,7 +61,7 @@ class TorchEngine:
     ) -> None:
         self.gpu = gpu
         """The same device for arrays and graphs of ours; None on a CPU."""
-        self._spec, self._device, self._threads = spec, torch.device(device), threads
+        self.spec, self._device, self._threads = spec, torch.device(device), threads
         try:
             trace: Any = torch.jit.load(str(path), map_location=self._device)  # type: ignore[no-untyped-call]
             program: Any = read_trace(trace, self._device)
@@ -83,11 +83,6 @@ class TorchEngine:
         )
 
     @property
-    def spec(self) -> EngineSpec:
-        """Its tensors."""
-        return self._spec
-
-    @property
     def program(self) -> torch.fx.GraphModule:
         """The network as a graph of ATen operators; raises `EngineError` once the engine is closed."""
         if self._program is None:
@@ -100,13 +95,13 @@ class TorchEngine:
 
         With arrays on the GPU the result is a `TorchBinding`, to be put on any stream.
         """
-        self._spec.check(inputs, outputs)
+        self.spec.check(inputs, outputs)
         assert self.program is not None
         if not any(isinstance(array, np.ndarray) for array in (*inputs.values(), *outputs.values())):
             memory = None if self.gpu is None else shared_memory(self.gpu)
-            return TorchBinding(self._run, self._spec, inputs, outputs, self._device, memory)
-        given = [inputs[tensor.name] for tensor in self._spec.inputs]
-        into = [torch.from_numpy(outputs[tensor.name]) for tensor in self._spec.outputs]
+            return TorchBinding(self._run, self.spec, inputs, outputs, self._device, memory)
+        given = [inputs[tensor.name] for tensor in self.spec.inputs]
+        into = [torch.from_numpy(outputs[tensor.name]) for tensor in self.spec.outputs]
 
         def put() -> None:
             with torch.inference_mode(), limit_threads(self._threads), exact_floats():

@@ -27,10 +27,7 @@ from .options import FLOAT8_SINCE, Options, PlanOptions
 
 CAPABILITIES = ("SM80", "SM86", "SM89", "SM120")
 """What a TensorRT-RTX plan is for unless it is said: Ampere, Ada and Blackwell."""
-REINSTALL = (
-    "Install the version that this was made for (pip install 'tensorrt-cu13==11.4.*', or "
-    "'tensorrt-rtx-cu13==1.7.*' for TensorRT-RTX), or report this if it is that one."
-)
+REINSTALL = "Install the version that the extra `gpu` or `rtx` names, or report this if it is that one."
 Progress = Callable[[float], None]
 """Receives the share of a build that is done, 0 to 1; an estimate, since the library adds phases as it goes."""
 
@@ -128,7 +125,7 @@ def check_target(options: Options) -> None:
 
 
 def gpu_name(remedy: str = "Build on the GPU host; --backend tensorrt-rtx builds on any machine.") -> str:
-    """The first GPU, named as the backend names it when it loads plans; raises `ExportError` if there is none."""
+    """The first GPU, named as in `Session.target`; raises `ExportError` if there is none."""
     try:
         gpu = open_gpu(0)
     except BundleError as error:
@@ -198,8 +195,10 @@ def compile_plan(
         with timing_cache(library, config, timings):
             memory = builder.build_serialized_network(network, config)
         if memory is None:
-            said, remedy = library.explain("Try another --level, or report it with the text above.")
-            raise ExportError(f"{library.version} could not compile {graph.name}: {said}", remedy=remedy)
+            raise ExportError(
+                f"{library.version} could not compile {graph.name}: {library.reason()}",
+                remedy="Try another --level, more --workspace, or a smaller --size, --segment or --batch.",
+            )
         write_atomic(output, memory)
         return EnginePlan(library.version, target, profiles, options.refit, options.weight_streaming)
 
@@ -299,7 +298,7 @@ def add_profiles(builder: Any, config: Any, spec: EngineSpec, profiles: tuple[Pr
     for index, profile in enumerate(profiles):
         made = builder.create_optimization_profile()
         for tensor in spec.inputs:
-            made.set_shape(tensor.name, *(profile.shape(tensor.shape, which) for which in range(3)))
+            made.set_shape(tensor.name, *(tensor.sized(profile.sizes(which)) for which in range(3)))
         if config.add_optimization_profile(made) != index:
             raise ExportError(f"the profile {profile} was refused.", remedy=REINSTALL)
 

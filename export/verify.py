@@ -282,9 +282,9 @@ class Deviation:
 
 
 def compare_engine(
-    network: str, engine: Engine, cases: Sequence[Case], bound: float, judge: str = "onnxruntime"
+    network: str, engine: Engine, cases: Sequence[Case], bound: float, runner: str = "onnxruntime"
 ) -> Accuracy:
-    """Run an engine of the backend `judge` on every case, and close it.
+    """Run an engine of the backend `runner` on every case, and close it.
 
     Raises `ExportError` if the worst relative error exceeds `bound`, or if every expected answer is zero.
     """
@@ -292,7 +292,7 @@ def compare_engine(
     expected = [dict(zip(outputs, map(Tensor.numpy, case.answers), strict=True)) for case in cases]
     with closing(engine):
         calls = (call_arrays(case, engine.spec) for case in cases)
-        found = compare_answers(engine, judge, calls, expected, bound)
+        found = compare_answers(engine, runner, calls, expected, bound)
     if not any(one.norm for one in found):
         raise ExportError(
             f"{network} answers nothing but zeros in PyTorch: no engine can be proven by that.",
@@ -307,7 +307,7 @@ def compare_engine(
             f"(largest difference {max_abs:.2e}).",
             remedy="Check the checkpoint for values that overflow; please report it if they do not.",
         )
-    return Accuracy(max_abs=max_abs, rel_l2=rel_l2, bound=bound, cases=len(cases), judge=judge)
+    return Accuracy(max_abs=max_abs, rel_l2=rel_l2, bound=bound, cases=len(cases), runner=runner)
 
 
 def compare_answers(
@@ -370,19 +370,16 @@ def measure(output: str, expected: Array, answer: Array, bound: float) -> Deviat
 
 
 def make_outputs(spec: EngineSpec, inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """Arrays for the answers to `inputs`; a latent position is 8x8 pixels."""
+    """Arrays for the outputs of a call; a latent position is 8x8 pixels."""
     sizes: dict[Any, int] = {}
     for tensor in spec.inputs:
         sizes |= zip(tensor.shape, inputs[tensor.name].shape, strict=True)
-    for latent, pixels in (("latent_height", "height"), ("latent_width", "width")):
-        if latent in sizes:
-            sizes[pixels] = sizes[latent] * 8
-        elif pixels in sizes:
-            sizes[latent] = sizes[pixels] // 8
-    return {
-        tensor.name: np.empty([sizes[d] if isinstance(d, str) else d for d in tensor.shape], tensor.dtype)
-        for tensor in spec.outputs
-    }
+    for side in ("height", "width"):
+        if side in sizes:
+            sizes[f"latent_{side}"] = sizes[side] // 8
+        elif f"latent_{side}" in sizes:
+            sizes[side] = sizes[f"latent_{side}"] * 8
+    return {tensor.name: np.empty(tensor.sized(sizes), tensor.dtype) for tensor in spec.outputs}
 
 
 def call_arrays(case: Case, spec: EngineSpec) -> dict[str, Array]:

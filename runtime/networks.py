@@ -26,6 +26,7 @@ from .engines import (
     Engine,
     ImageStatistics,
     Placement,
+    call_sizes,
     open_engine,
 )
 from .engines.cuda import Gpu
@@ -267,12 +268,9 @@ class Networks:
         engine = self._engines[name]
         dtypes = engine.spec.dtypes
         (spec,) = engine.spec.outputs
-        sizes: dict[str, int] = {"batch": 1}
-        if name == "vae_encoder":
-            _, _, height, width = inputs["image"].shape
-            sizes |= {"latent_height": height // 8, "latent_width": width // 8}
+        *_, height, width = next(iter(inputs.values())).shape
         given = {key: array.astype(dtypes[key], copy=False) for key, array in inputs.items()}
-        output = np.empty([sizes[d] if isinstance(d, str) else d for d in spec.shape], dtypes[spec.name])
+        output = np.empty(spec.sized(call_sizes(1, (height // 8, width // 8))), spec.dtype)
         engine.bind(given, {spec.name: output})()
         return output.astype(np.float32, copy=False)
 

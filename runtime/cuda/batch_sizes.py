@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..denoise.shapes import LatentSize
-from ..engines import Engine
+from ..engines import Engine, call_sizes
 from ..engines.cuda_device import Replay
 from ..errors import OutOfMemory, SettingsError
 from ..files import cache_folder, keep_in_cache
@@ -125,19 +125,14 @@ class BatchSizes:
 
     def _seconds(self, rows: int, segment_frames: int, latent_size: LatentSize) -> float:
         """Of one call, the fastest of a few."""
-        dims = {
-            "rows": rows,
-            "frames": segment_frames,
-            "latent_height": latent_size[0],
-            "latent_width": latent_size[1],
-        }
+        sizes = call_sizes(segment_frames, latent_size, rows=rows)
         device, held = self.device, dict[str, Any]()
 
         def take(tensors: Any) -> dict[str, Any]:
             for tensor in tensors:
-                shape = tuple(dims[dim] if isinstance(dim, str) else dim for dim in tensor.shape)
-                held[tensor.name] = device.empty(shape, np.dtype(tensor.dtype))
-                device.upload(np.zeros(shape, tensor.dtype), held[tensor.name])
+                zeros = np.zeros(tensor.sized(sizes), tensor.dtype)
+                held[tensor.name] = device.empty(zeros.shape, zeros.dtype)
+                device.upload(zeros, held[tensor.name])
             return {tensor.name: held[tensor.name] for tensor in tensors}
 
         try:

@@ -231,7 +231,7 @@ def test_the_same_latents_and_pictures_as_with_onnx_runtime(torch_bundle, animat
     with Animator.load(torch_bundle, device="cpu", threads=1) as ours:
         assert (ours.manifest.backend, ours.manifest.precision) == ("torch", "fp32")
         for network in ours.manifest.networks.values():
-            assert network.agreement.rel_l2 < 1e-4
+            assert network.accuracy.rel_l2 < 1e-4
         settings = animator.settings(steps=2, segment=4, overlap=1)
         latents, theirs = (a.sample(poses[0], poses, settings) for a in (ours, animator))
         scale = np.abs(theirs).max()

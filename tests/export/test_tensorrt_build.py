@@ -103,19 +103,19 @@ def test_all_five_networks_are_compiled(rtx_bundle, library):
     assert manifest.versions["tensorrt-rtx"] == library.api.__version__
     for name in NETWORKS:
         network = manifest.networks[name]
-        assert network.agreement.rel_l2 < network.agreement.bound == 5e-3
+        assert network.accuracy.rel_l2 < network.accuracy.bound == 5e-3
         assert re.fullmatch(rf"{name}-[0-9a-f]{{16}}\.plan", network.files[0].name)
         assert network.files[0].bytes > 10_000
         assert network.plan is not None
         assert network.plan.library == library.version
         assert network.plan.target == "SM89"
         assert [dict(profile.dims) for profile in network.plan.profiles] == [SHAPES[name]]
-        assert network.agreement.judge in (
+        assert network.accuracy.runner in (
             "float16",
             "onnxruntime",
             "tensorrt-rtx",
         )  # the last on a GPU of SM89
-        assert network.audit.wide == 0
+        assert network.stats.wide == 0
     assert manifest.options == (
         "--backend tensorrt-rtx --precision fp16 --size 64x128 --segment 4 --batch 2 --default canvas=512 "
         "--level 0 --capability SM89"
@@ -417,9 +417,9 @@ def test_a_bundle_for_the_gpu_of_this_machine(full, micro, tmp_path, monkeypatch
     for name, network in manifest.networks.items():
         assert network.plan == dict(opened)[name]
         assert (network.plan.library, network.plan.target) == ("tensorrt 11.4.0.106", "NVIDIA L4 SM89")
-        assert network.agreement.judge == "tensorrt"
-        assert network.agreement.cases == len(network.plan.profiles)
-        assert network.agreement.rel_l2 < 5e-3
+        assert network.accuracy.runner == "tensorrt"
+        assert network.accuracy.cases == len(network.plan.profiles)
+        assert network.accuracy.rel_l2 < 5e-3
     assert len(manifest.networks["unet"].plan.profiles) == 2
     assert manifest.versions["tensorrt"] == "11.4.0.106"
 

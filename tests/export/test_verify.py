@@ -25,6 +25,8 @@ from mimicmotion_trt.engines import (
     Engine,
     Placement,
     Profile,
+    TensorSpec,
+    call_sizes,
     network_specs,
     open_engine,
 )
@@ -190,16 +192,14 @@ PLANS = Options(backend="tensorrt-rtx", sizes=((64, 128),), segment=4, rows=(1, 
 
 def denoise(size: tuple[int, int], frames: int, steps: int) -> list[Case]:
     """Two rows for each step, as with guidance; what they hold tells which is which."""
-    dims = {"rows": 1, "frames": frames, "latent_height": size[1] // 8, "latent_width": size[0] // 8}
+    sizes = call_sizes(frames, (size[1] // 8, size[0] // 8))
+    inputs, (output,) = SPECS["unet"].inputs, SPECS["unet"].outputs
 
-    def tensor(shape: tuple[int | str, ...], value: int) -> torch.Tensor:
-        return torch.full([dims[d] if isinstance(d, str) else d for d in shape], float(value))
+    def filled(tensor: TensorSpec, value: int) -> torch.Tensor:
+        return torch.full(tensor.sized(sizes), float(value))
 
     return [
-        Case(
-            {t.name: tensor(t.shape, index) for t in SPECS["unet"].inputs},
-            (tensor(SPECS["unet"].outputs[0].shape, index),),
-        )
+        Case({tensor.name: filled(tensor, index) for tensor in inputs}, (filled(output, index),))
         for index in range(2 * steps)
     ]
 
@@ -213,7 +213,7 @@ def test_every_profile_is_called_at_its_usual_shape(name):
     spec, profiles = SPECS[name], make_profiles(name, SPECS[name], PLANS)
     cases = record_plan_cases(name, spec, echo, profiles, denoise)
     assert len(cases) == len(profiles)
-    usual = [profile.shape(spec.inputs[0].shape, 1) for profile in profiles]
+    usual = [spec.inputs[0].sized(profile.sizes(1)) for profile in profiles]
     assert [tuple(case.inputs[spec.inputs[0].name].shape) for case in cases] == usual
 
 
