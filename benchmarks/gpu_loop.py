@@ -47,7 +47,7 @@ from mimicmotion_trt import Animator, Limits, Settings
 from mimicmotion_trt.denoise.noise import latent_noise
 from mimicmotion_trt.engines import Manifest
 from mimicmotion_trt.engines.bundle import MANIFEST
-from mimicmotion_trt.export.networks import image_statistics
+from mimicmotion_trt.training.checkpoints import image_statistics
 
 Latents = np.ndarray[Any, np.dtype[np.float32]]
 Frames = np.ndarray[Any, np.dtype[np.uint8]]

@@ -34,12 +34,12 @@ from mimicmotion_trt.engines import (
 )
 from mimicmotion_trt.engines.bundle import MANIFEST, describe_file
 from mimicmotion_trt.export.float16 import to_float16
-from mimicmotion_trt.export.networks import engine_form, image_statistics
+from mimicmotion_trt.export.networks import engine_form
 from mimicmotion_trt.export.stats import fit_flops
 from mimicmotion_trt.export.tracing import trace_torchscript
 from mimicmotion_trt.export.verify import cast_inputs, example_inputs
 from mimicmotion_trt.settings import Settings
-from mimicmotion_trt.training.checkpoints import Model, read_config
+from mimicmotion_trt.training.checkpoints import Model, image_statistics, read_config
 from mimicmotion_trt.training.networks import PoseNet, UNet
 
 REAL = Path(__file__).resolve().parents[1] / "tests" / "data" / "golden" / "real-size"

@@ -31,9 +31,9 @@ from ..engines.onnxruntime_backend import OnnxRuntimeEngine
 from ..engines.tensorrt_backend import open_engine
 from ..engines.tensorrt_library import open_library
 from ..engines.torch_backend import TorchEngine
-from ..training.checkpoints import load_model
-from .float16 import TensorCoreEngine, to_float16
-from .networks import check_scaling_factor, check_scheduler, engine_form, image_statistics
+from ..training.checkpoints import image_statistics, load_model
+from .float16 import tensor_core_engine, to_float16
+from .networks import check_scaling_factor, check_scheduler, engine_form
 from .options import Options
 from .output_folder import Workspace
 from .quantize import quantize
@@ -161,7 +161,7 @@ class NetworkBuild:
         accuracies = []
         if self.options.half:  # each product rounded to float16, which ONNX Runtime on a CPU does not do
             self.report(f"comparing {self.name} in float16 with PyTorch")
-            engine: Engine = TensorCoreEngine(module, self.spec)
+            engine: Engine = tensor_core_engine(module, self.spec)
             accuracies.append(compare_engine(self.name, engine, evidence.cases, BOUNDS["fp16"], "float16"))
         module.to("meta")
         if evidence.calibration:

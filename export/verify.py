@@ -27,8 +27,9 @@ from ..engines import Accuracy, Array, Engine, EngineSpec, ImageStatistics, Prof
 from ..errors import ExportError
 from ..pose import draw_poses
 from ..settings import SIZE_MULTIPLE
+from ..training.checkpoints import image_statistics
 from ..training.synthetic import make_clip
-from ..training.torch_animator import Encoders, torch_animator
+from ..training.torch_animator import Encoders, network_functions, torch_animator
 from .options import Options
 from .stats import Shape, input_shapes
 from .tensorrt_build import make_profiles, runs_here
@@ -91,7 +92,7 @@ def record_evidence(
     names: Iterable[str],
 ) -> dict[str, Evidence]:
     """What the networks `names` answer; `defaults` are the bundle's settings."""
-    functions, judges_plans = originals(model), options.compiles and runs_here(options)
+    functions, plans_run = originals(model), options.compiles and runs_here(options)
     weights = sum(tensor.numel() for tensor in model.unet.parameters())
     small = clip_shape(weights, options.sizes[0], defaults["segment"])
 
@@ -106,38 +107,30 @@ def record_evidence(
             evidence.cases += denoise(*small, STEPS)
             for seed, steps in CALIBRATION if options.precision == "fp8" else ():
                 evidence.calibration += denoise(*small, steps, seed)
-        if judges_plans:
+        if plans_run:
             profiles = make_profiles(name, specs[name], options)
             evidence.of_plan = record_plan_cases(name, specs[name], functions[name], profiles, denoise)
     return found
 
 
 def originals(model: Any) -> dict[str, Callable[..., Any]]:
-    """The networks as PyTorch and diffusers compute them, with the engines' inputs."""
-    unet, vae = model.unet, model.vae
-
-    def run_unet(**inputs: Tensor) -> Tensor:
-        return unet(*(inputs[name] for name in UNET_INPUTS))[0]  # type: ignore[no-any-return]
+    """The networks as PyTorch and diffusers compute them, with the engines' inputs by name."""
+    cut = model.unet.up_blocks[-2]
+    image = image_statistics(model.feature_extractor, model.image_encoder)
+    encoders = Encoders(model.vae, model.image_encoder, image)
+    functions = network_functions(model.unet, model.pose_net, encoders)
 
     def run_caching(**inputs: Tensor) -> tuple[Tensor, Tensor]:
         kept: list[Tensor] = []
-        with unet.up_blocks[-2].register_forward_hook(lambda _, __, answer: kept.append(answer)):
-            prediction = run_unet(**inputs)
+        with cut.register_forward_hook(lambda _, __, output: kept.append(output)):
+            prediction = functions["unet"](**inputs)
         return prediction, kept[0].reshape(*prediction.shape[:2], *kept[0].shape[1:])
 
     def run_shallow(cached_features: Tensor, **inputs: Tensor) -> Tensor:
-        with unet.up_blocks[-2].register_forward_hook(lambda *_: cached_features.flatten(0, 1)):
-            return run_unet(**inputs)
+        with cut.register_forward_hook(lambda *_: cached_features.flatten(0, 1)):
+            return functions["unet"](**inputs)
 
-    return {
-        "unet": run_unet,
-        "pose_net": lambda pose: model.pose_net(pose),
-        "vae_encoder": lambda image: vae.encode(image).latent_dist.mode(),
-        "vae_decoder": lambda latents: vae.decode(latents, num_frames=latents.shape[0]).sample,
-        "image_encoder": lambda pixels: model.image_encoder(pixels).image_embeds[:, None],
-        "unet_caching": run_caching,
-        "unet_shallow": run_shallow,
-    }
+    return {**functions, "unet_caching": run_caching, "unet_shallow": run_shallow}
 
 
 def example_inputs(network: str, spec: EngineSpec, shape: Shape, seed: int) -> Inputs:

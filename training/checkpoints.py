@@ -116,14 +116,24 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def read_statistics(base: Path, size: int) -> ImageStatistics:
-    """CLIP's normalisation from `preprocessor_config.json`."""
-    config = read_config(base / "feature_extractor" / "preprocessor_config.json")
+def read_statistics(base: Path, encoder: Any) -> ImageStatistics:
+    """Those of a base folder; raises `CheckpointError`."""
+    return image_statistics(read_config(base / "feature_extractor" / "preprocessor_config.json"), encoder)
+
+
+def image_statistics(config: Mapping[str, Any], encoder: Any) -> ImageStatistics:
+    """CLIP's input size, and its normalisation from `preprocessor_config.json`; raises `CheckpointError`."""
     try:
-        (mr, mg, mb), (sr, sg, sb) = (map(float, config[key]) for key in ("image_mean", "image_std"))
+        red, green, blue = map(float, config["image_mean"])
+        r, g, b = map(float, config["image_std"])
+        return ImageStatistics(int(encoder.config.image_size), (red, green, blue), (r, g, b))
     except (KeyError, TypeError, ValueError):
-        raise CheckpointError(f"{base} lacks image_mean or image_std.", field="base") from None
-    return ImageStatistics(size, (mr, mg, mb), (sr, sg, sb))
+        mean, std = config.get("image_mean"), config.get("image_std")
+        raise CheckpointError(
+            f"preprocessor_config.json: image_mean is {mean}, image_std {std}.",
+            remedy="Expected three finite numbers each, those of image_std positive.",
+            field="base",
+        ) from None
 
 
 def empty_unet(folder: Path) -> UNet:

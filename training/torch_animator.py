@@ -15,6 +15,7 @@ from torch import Tensor
 from ..animator import Animator
 from ..denoise.kernels import clip_pixels, to_signed
 from ..engines import Array, Call, EngineSpec, ImageStatistics, network_specs
+from ..engines.torch_backend import fill
 from ..limits import Limits
 from ..networks import Networks
 from .checkpoints import load_image_encoder, load_vae, read_statistics
@@ -36,8 +37,7 @@ class Encoders:
     def load(cls, base: Path, device: torch.device) -> Encoders:
         """Those of a base folder, on a device; raises `CheckpointError`."""
         image_encoder: Any = load_image_encoder(base).to(device)
-        statistics = read_statistics(base, int(image_encoder.config.image_size))
-        return cls(load_vae(base).to(device), image_encoder, statistics)
+        return cls(load_vae(base).to(device), image_encoder, read_statistics(base, image_encoder))
 
     def latent_weights(self) -> list[Tensor]:
         """The weights that latents depend on."""
@@ -66,37 +66,28 @@ class Encoders:
         return self.image_encoder(pixels).image_embeds.cpu().numpy()  # type: ignore[no-any-return]
 
 
-class TorchEngine:
-    """A PyTorch function as an engine; it may live on any device, its arrays are the caller's."""
+class FunctionEngine:
+    """A PyTorch function of tensors in the spec's order as an engine; the caller's arrays lie on the host."""
 
-    def __init__(self, function: Callable[..., Tensor], spec: EngineSpec, device: torch.device) -> None:
-        self._function, self._spec, self._device = function, spec, device
+    gpu = None
 
-    @property
-    def spec(self) -> EngineSpec:
-        """Its tensors."""
-        return self._spec
-
-    @property
-    def gpu(self) -> None:
-        """It runs on the CPU."""
-        return None
+    def __init__(self, function: Callable[..., Any], spec: EngineSpec, device: torch.device | str) -> None:
+        self.spec, self._function, self._device = spec, function, device
 
     def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Call:
         """See `Engine.bind`."""
-        self._spec.check(inputs, outputs)
-        given = {name: torch.from_numpy(array) for name, array in inputs.items()}
-        (result,) = (torch.from_numpy(array) for array in outputs.values())
+        self.spec.check(inputs, outputs)
+        given = [torch.from_numpy(inputs[tensor.name]) for tensor in self.spec.inputs]
+        into = [torch.from_numpy(outputs[tensor.name]) for tensor in self.spec.outputs]
 
-        @torch.inference_mode()
+        @torch.no_grad()  # not inference mode, in which `export.float16` could not see operators one by one
         def call() -> None:
-            moved = {name: tensor.to(self._device) for name, tensor in given.items()}
-            result.copy_(self._function(**moved))
+            fill(into, self._function(*(tensor.to(self._device) for tensor in given)))
 
         return call
 
     def close(self) -> None:
-        """The module belongs to its owner."""
+        """The function belongs to its owner."""
 
 
 @dataclass(frozen=True)
@@ -113,10 +104,8 @@ class TrainedModel:
     note: str = ""
 
 
-def torch_animator(
-    unet: UNet, pose_net: PoseNet, encoders: Encoders, size: tuple[int, int], defaults: Mapping[str, Any]
-) -> Animator:
-    """An animator on these modules, in eval mode; `size` is (width, height), `defaults` as in a manifest."""
+def network_functions(unet: UNet, pose_net: PoseNet, encoders: Encoders) -> dict[str, Callable[..., Tensor]]:
+    """The five networks as PyTorch and diffusers compute them, with the engines' inputs in order or by name."""
     vae, image_encoder = encoders.vae, encoders.image_encoder
 
     def run_unet(
@@ -124,13 +113,20 @@ def torch_animator(
     ) -> Tensor:
         return unet(latents, timestep, embedding, time_ids, pose)[0]  # type: ignore[no-any-return]
 
-    functions: dict[str, Callable[..., Tensor]] = {
+    return {
         "unet": run_unet,
         "pose_net": lambda pose: pose_net(pose),
         "vae_encoder": lambda image: encoders.mode(image),
         "vae_decoder": lambda latents: vae.decode(latents, num_frames=len(latents)).sample,
         "image_encoder": lambda pixels: image_encoder(pixels).image_embeds[:, None],
     }
+
+
+def torch_animator(
+    unet: UNet, pose_net: PoseNet, encoders: Encoders, size: tuple[int, int], defaults: Mapping[str, Any]
+) -> Animator:
+    """An animator on these modules, in eval mode; `size` is (width, height), `defaults` as in a manifest."""
+    functions = network_functions(unet, pose_net, encoders)
     device = next(unet.parameters()).device
     specs = network_specs(
         pose_channels=unet.config["block_out_channels"][0],
@@ -138,5 +134,5 @@ def torch_animator(
         image_size=encoders.statistics.size,
     )
     model = TrainedModel((size,), encoders.scaling_factor, encoders.statistics, defaults)
-    networks = Networks(model, lambda name: TorchEngine(functions[name], specs[name], device))
+    networks = Networks(model, lambda name: FunctionEngine(functions[name], specs[name], device))
     return Animator(networks, name="training", limits=Limits())

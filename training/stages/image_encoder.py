@@ -54,7 +54,7 @@ class ImageEncoderStage(Stage):
     def __init__(self, config: Config, device: torch.device, output: Path) -> None:
         super().__init__(config, device, output)
         encoder: Any = load_image_encoder(self.base).requires_grad_(True).train()
-        self.statistics = read_statistics(self.base, int(encoder.config.image_size))
+        self.statistics = read_statistics(self.base, encoder)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.network = ColourNamer(encoder).to(device)
