@@ -14,12 +14,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from ..cuda.batch_sizes import too_wide
-from ..engines import EnginePlan, EngineSpec, Manifest, Placement, Profile
+from ..cuda.batch_sizes import countable_rows
+from ..engines import EnginePlan, EngineSpec, Manifest, Placement, Profile, call_sizes
 from ..engines.cuda import open_gpu
 from ..engines.tensorrt_backend import open_engine
 from ..engines.tensorrt_library import Library, open_library
-from ..errors import BundleError, ExportError, SettingsError
+from ..errors import BundleError, ExportError
 from ..files import write_atomic
 from ..networks import POSE_CHUNK
 from ..settings import Settings
@@ -40,39 +40,26 @@ def make_profiles(name: str, spec: EngineSpec, options: Options) -> tuple[Profil
 
     The U-Net's shapes are fixed in each profile: its kernels are the fastest that way, and TensorRT-RTX 1.7
     does not compile its token matrices with free sizes. What comes in chunks (PoseNet, VAE decoder) takes any
-    number of frames up to the chunk.
+    number of frames up to the chunk. Raises `SettingsError` if no number of rows is usable.
     """
-    if name == "image_encoder":
-        return (Profile({"batch": (1, 1, 1)}),)
+    latent_sizes = [(height // 8, width // 8) for width, height in options.sizes]
     if name.startswith("unet"):
         lengths = sorted({options.model_defaults["segment"], *options.plan.frames}, reverse=True)
-        return tuple(
-            Profile({"rows": _just(rows), "frames": _just(frames), **_latent_size(size)})
-            for size, frames in product(options.sizes, lengths)
-            for rows in usable_rows(spec, options.rows, frames, size)
-        )
-    chunk = options.model_defaults.get("decode_chunk", Settings().decode_chunk)
-    batch, sides = {
-        "pose_net": ({"frames": (1, POSE_CHUNK, POSE_CHUNK)}, _pixels),
-        "vae_encoder": ({"batch": (1, 1, 1)}, _pixels),
-        "vae_decoder": ({"frames": (1, chunk, chunk)}, _latent_size),
-    }[name]
-    return tuple(Profile({**batch, **sides(size)}) for size in options.sizes)
-
-
-def usable_rows(spec: EngineSpec, rows: Iterable[int], frames: int, size: tuple[int, int]) -> tuple[int, ...]:
-    """Those of `rows`, ascending, whose elements the runtime's kernels count; raises `SettingsError` if none."""
-    width = next(tensor.shape[2] for tensor in spec.inputs if tensor.name == "pose")
-    assert isinstance(width, int)
-    positions = size[0] // 8 * (size[1] // 8)
-    usable = tuple(count for count in sorted(set(rows)) if not too_wide(width, count, frames, positions))
-    if not usable:
-        raise SettingsError(
-            f"{min(rows)} rows of {frames} frames of {size[0]}x{size[1]} have a tensor of over 2^31 elements.",
-            remedy="Build for --batch 1, a shorter --segment or a smaller --size.",
-            field="batch",
-        )
-    return usable
+        calls = [
+            call_sizes(frames, latent_size, rows=rows)
+            for latent_size, frames in product(latent_sizes, lengths)
+            for rows in countable_rows(spec, options.rows, frames, latent_size)
+        ]
+    else:
+        decoded = options.model_defaults.get("decode_chunk", Settings().decode_chunk)
+        chunk = {"pose_net": POSE_CHUNK, "vae_decoder": decoded}.get(name, 1)
+        calls = [call_sizes(chunk, latent_size) for latent_size in latent_sizes]
+    free = list(dict.fromkeys(dim for tensor in spec.inputs for dim in tensor.shape if isinstance(dim, str)))
+    least = {} if name.startswith("unet") else {"frames": 1}
+    profiles = (
+        Profile({dim: (least.get(dim, size[dim]), size[dim], size[dim]) for dim in free}) for size in calls
+    )
+    return tuple({str(profile): profile for profile in profiles}.values())
 
 
 def left_out(manifest: Manifest) -> list[str]:
@@ -91,18 +78,6 @@ def left_out(manifest: Manifest) -> list[str]:
                 "a tensor would have over 2^31 elements"
             )
     return sorted(lines)
-
-
-def _just(size: int) -> tuple[int, int, int]:
-    return size, size, size
-
-
-def _latent_size(size: tuple[int, int]) -> dict[str, tuple[int, int, int]]:
-    return {"latent_height": _just(size[1] // 8), "latent_width": _just(size[0] // 8)}
-
-
-def _pixels(size: tuple[int, int]) -> dict[str, tuple[int, int, int]]:
-    return {"height": _just(size[1]), "width": _just(size[0])}
 
 
 # --- the GPU that plans are compiled for -----------------------------------------------------------------

@@ -7,7 +7,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import tomllib
 from collections import deque
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,7 @@ import torch
 from mimicmotion_trt.engines import NETWORKS, Bundle, EnginePlan, EngineSpec, Placement, Profile, TensorSpec
 from mimicmotion_trt.engines.cuda import open_gpu
 from mimicmotion_trt.engines.onnxruntime_backend import OnnxRuntimeEngine
-from mimicmotion_trt.engines.tensorrt_library import DISTRIBUTIONS, EXTRAS, Library, open_library
+from mimicmotion_trt.engines.tensorrt_library import Library, open_library
 from mimicmotion_trt.errors import BundleError, EngineError, ExportError
 from mimicmotion_trt.export import build, network_build, tensorrt_build, verify
 from mimicmotion_trt.export.build import build_bundle
@@ -254,15 +253,6 @@ def test_a_profile_that_the_library_refuses(library):
     assert caught.value.remedy == tensorrt_build.REINSTALL
 
 
-def test_the_version_to_install_is_the_one_of_the_extras():
-    """One of either flavour, since constraints.txt names no TensorRT."""
-    extras = tomllib.loads(PROJECT.read_text())["project"]["optional-dependencies"]
-    for flavour, extra in EXTRAS.items():
-        name = DISTRIBUTIONS[flavour]
-        (wanted,) = (each for each in extras[extra] if each.startswith(name))
-        assert f"'{name}=={wanted.removeprefix(f'{name}>=')}.*'" in tensorrt_build.REINSTALL
-
-
 def test_plans_are_named_by_all_that_makes_them():
     plan = EnginePlan("tensorrt 11.4", "NVIDIA L4 SM89", PROFILES)
     changed = [
@@ -278,21 +268,6 @@ def test_plans_are_named_by_all_that_makes_them():
     names += [plan_name("unet", "key", other) for other in changed]
     assert len(set(names)) == len(names)
     assert plan_name("unet", "key", replace(plan)) == names[0]
-
-
-def test_what_needs_a_gpu_says_so(library, graph, tmp_path):
-    """TensorRT-RTX compiles refittable plans where a GPU is only."""
-    options, output = PlanOptions(refit=True, capabilities=("SM89",)), tmp_path / "conv.plan"
-    if (here := capability_here()) is not None:
-        if not hasattr(library.api.ComputeCapability, here):
-            pytest.skip(f"TensorRT-RTX does not compile for {here}")
-        options = replace(options, capabilities=(here,))
-        assert compile_plan(library, graph, SPEC, PROFILES, options, output).refittable
-        return
-    with pytest.raises(ExportError) as caught:
-        compile_plan(library, graph, SPEC, PROFILES, options, output)
-    assert "needs a GPU" in caught.value.remedy
-    assert not list(tmp_path.glob("*.plan"))
 
 
 class Refitted:
