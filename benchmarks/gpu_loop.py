@@ -139,7 +139,7 @@ def main(
         raise typer.BadParameter(f"{unknown[0]} is none of {', '.join(SHAPES)}")
     console = Console(quiet=as_json, markup=False, highlight=False)
     machine = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    report = Report.begin(results, "gpu-loop", machine, steps=STEPS)
+    report = Report.begin(results, "-".join(["gpu-loop", *(shape or ())]), machine, steps=STEPS)
     with tempfile.TemporaryDirectory() as temporary:
         loops = {name: Loops(SHAPES[name], work or Path(temporary), bundle) for name in chosen}
         run_parts(parts_of(loops, compiled=compile), report, console, minutes)

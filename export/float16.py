@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import flop_registry
 
 from ..engines import EngineSpec
-from ..training.torch_animator import FunctionEngine
+from ..training.torch_animator import ModuleEngine
 from .rewrite import SelfAttention
 from .tracing import DOMAIN
 
@@ -137,11 +137,11 @@ class TensorCores(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return tree_map_only(Tensor, Tensor.half, result)
 
 
-def tensor_core_engine(module: nn.Module, spec: EngineSpec) -> FunctionEngine:
+def tensor_core_engine(module: nn.Module, spec: EngineSpec) -> ModuleEngine:
     """A network's float16 module in PyTorch on a CPU, whose products are as tensor cores round them."""
 
     def run(*inputs: Tensor) -> Any:
         with TensorCores():  # type: ignore[no-untyped-call]
             return module(*inputs)
 
-    return FunctionEngine(run, spec, "cpu")
+    return ModuleEngine(run, spec, torch.device("cpu"))

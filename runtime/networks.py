@@ -7,7 +7,8 @@ import itertools
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Protocol
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from cachetools import LRUCache
@@ -25,6 +26,7 @@ from .engines import (
     Call,
     Engine,
     ImageStatistics,
+    Manifest,
     Placement,
     call_sizes,
     open_engine,
@@ -44,40 +46,31 @@ ANY_SHAPE = EngineShapes({})
 """For engines that take any shape."""
 
 
-class ModelInfo(Protocol):
-    """What the pipeline needs to know of a model besides its engines; a bundle's manifest has it."""
+@dataclass(frozen=True)
+class ModelInfo:
+    """What the pipeline needs to know of a model besides its engines, as in a bundle's manifest."""
 
-    @property
-    def sizes(self) -> tuple[tuple[int, int], ...]:
-        """(width, height) of the videos that it makes."""
+    sizes: tuple[tuple[int, int], ...]
+    """(width, height) of the videos that it makes."""
+    scaling_factor: float
+    """What latents are divided by before they are decoded."""
+    image: ImageStatistics
+    """CLIP's input size and normalisation."""
+    defaults: Mapping[str, Any]
+    """The model's default settings."""
+    rows: tuple[int, ...] = (1,)
+    """How many rows a call of the U-Net may have, ascending."""
+    reuses: bool = False
+    """Whether it has the networks that reuse cached features."""
+    build: str = ""
+    """A hash of all that the engines were made from."""
+    note: str = ""
+    """A note for its users."""
 
-    @property
-    def rows(self) -> tuple[int, ...]:
-        """How many rows a call of the U-Net may have, ascending."""
-
-    @property
-    def scaling_factor(self) -> float:
-        """What latents are divided by before they are decoded."""
-
-    @property
-    def image(self) -> ImageStatistics:
-        """CLIP's input size and normalisation."""
-
-    @property
-    def defaults(self) -> Mapping[str, Any]:
-        """The model's default settings."""
-
-    @property
-    def reuses(self) -> bool:
-        """Whether it has the networks that reuse cached features."""
-
-    @property
-    def build(self) -> str:
-        """A hash of all that the engines were made from."""
-
-    @property
-    def note(self) -> str:
-        """A note for its users."""
+    @classmethod
+    def of(cls, manifest: Manifest) -> ModelInfo:
+        """What a bundle's manifest says."""
+        return cls(**{one.name: getattr(manifest, one.name) for one in fields(cls)})
 
 
 class Networks:
@@ -124,9 +117,8 @@ class Networks:
                 bundle, network, Placement(device=device, threads=own, spin_threads=unet, stream=stream)
             )
 
-        return cls(
-            bundle.manifest, open_network, shapes=shapes, workers=workers, cache_bytes=limits.reuse_bytes
-        )
+        model = ModelInfo.of(bundle.manifest)
+        return cls(model, open_network, shapes=shapes, workers=workers, cache_bytes=limits.reuse_bytes)
 
     def __getitem__(self, network: str) -> Engine:
         """An engine by its network's name; those of the feature cache are opened when first asked for."""

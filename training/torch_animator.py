@@ -17,7 +17,7 @@ from ..denoise.kernels import clip_pixels, to_signed
 from ..engines import Array, Call, EngineSpec, ImageStatistics, network_specs
 from ..engines.torch_backend import fill
 from ..limits import Limits
-from ..networks import Networks
+from ..networks import ModelInfo, Networks
 from .checkpoints import load_image_encoder, load_vae, read_statistics
 from .networks import PoseNet, UNet
 
@@ -66,13 +66,14 @@ class Encoders:
         return self.image_encoder(pixels).image_embeds.cpu().numpy()  # type: ignore[no-any-return]
 
 
-class FunctionEngine:
-    """A PyTorch function of tensors in the spec's order as an engine; the caller's arrays lie on the host."""
+@dataclass(frozen=True)
+class ModuleEngine:
+    """A PyTorch function of tensors in the spec's order as an engine; its arrays are the host's."""
 
-    gpu = None
-
-    def __init__(self, function: Callable[..., Any], spec: EngineSpec, device: torch.device | str) -> None:
-        self.spec, self._function, self._device = spec, function, device
+    function: Callable[..., Any]
+    spec: EngineSpec
+    device: torch.device
+    gpu: None = None
 
     def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Call:
         """See `Engine.bind`."""
@@ -82,26 +83,12 @@ class FunctionEngine:
 
         @torch.no_grad()  # not inference mode, in which `export.float16` could not see operators one by one
         def call() -> None:
-            fill(into, self._function(*(tensor.to(self._device) for tensor in given)))
+            fill(into, self.function(*(tensor.to(self.device) for tensor in given)))
 
         return call
 
     def close(self) -> None:
         """The function belongs to its owner."""
-
-
-@dataclass(frozen=True)
-class TrainedModel:
-    """What a manifest says of a bundle, for networks that are still being trained; see `networks.ModelInfo`."""
-
-    sizes: tuple[tuple[int, int], ...]
-    scaling_factor: float
-    image: ImageStatistics
-    defaults: Mapping[str, Any]
-    rows: tuple[int, ...] = (1,)
-    reuses: bool = False
-    build: str = ""
-    note: str = ""
 
 
 def network_functions(unet: UNet, pose_net: PoseNet, encoders: Encoders) -> dict[str, Callable[..., Tensor]]:
@@ -133,6 +120,6 @@ def torch_animator(
         token_width=unet.config["cross_attention_dim"],
         image_size=encoders.statistics.size,
     )
-    model = TrainedModel((size,), encoders.scaling_factor, encoders.statistics, defaults)
-    networks = Networks(model, lambda name: FunctionEngine(functions[name], specs[name], device))
+    model = ModelInfo((size,), encoders.scaling_factor, encoders.statistics, defaults)
+    networks = Networks(model, lambda name: ModuleEngine(functions[name], specs[name], device))
     return Animator(networks, name="training", limits=Limits())
