@@ -136,7 +136,7 @@ class EnginePlan:
     """The GPU, or the compute capabilities (`SM89 SM120`), that it runs on."""
     profiles: tuple[Profile, ...]
     refittable: bool = False
-    """Whether weights can be put in without a rebuild."""
+    """Whether it takes other weights without a rebuild."""
     streamable: bool = False
     """Whether weights may stay in the host's memory."""
 

@@ -148,21 +148,14 @@ class TensorRtEngine:
 
     def _check_tensors(self) -> None:
         """Raise `BundleError` unless the plan has the tensors and profiles of the manifest."""
-        api, engine, spec, found = self._session.library.api, self._engine, self.spec, {}
-        for index in range(engine.num_io_tensors):
-            name = engine.get_tensor_name(index)
-            dtype = np.dtype(api.nptype(engine.get_tensor_dtype(name))).name
-            is_input = engine.get_tensor_mode(name) == api.TensorIOMode.INPUT
-            found[name] = (is_input, dtype, len(tuple(engine.get_tensor_shape(name))))
-        wanted = {
-            tensor.name: (tensor in spec.inputs, tensor.dtype, len(tensor.shape))
-            for tensor in (*spec.inputs, *spec.outputs)
-        }
-        profiles = len(self._plan.profiles)
-        if found != wanted or engine.num_optimization_profiles != profiles:
+        api, engine = self._session.library.api, self._engine
+        names = map(engine.get_tensor_name, range(engine.num_io_tensors))
+        found = {name: np.dtype(api.nptype(engine.get_tensor_dtype(name))) for name in names}
+        profiles = engine.num_optimization_profiles, len(self._plan.profiles)
+        if found != self.spec.dtypes or profiles[0] != profiles[1]:
             raise BundleError(
-                f"{self._name} has tensors {found} and {engine.num_optimization_profiles} profiles; its manifest "
-                f"says {wanted} and {profiles}.",
+                f"{self._name} has tensors {found} and {profiles[0]} profiles; its manifest says "
+                f"{self.spec.dtypes} and {profiles[1]}.",
                 remedy=REBUILD,
             )
 

@@ -53,9 +53,9 @@ class Library:
 
     def reason(self) -> str:
         """The library's messages since the last call, on one line."""
-        said = "; ".join(dict.fromkeys(self.messages)) or "it gave no reason"
+        reason = "; ".join(dict.fromkeys(self.messages)) or "it gave no reason"
         self.messages.clear()
-        return said
+        return reason
 
 
 @dataclass(frozen=True)

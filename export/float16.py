@@ -50,7 +50,7 @@ def stable_norms(module: nn.Module) -> None:
 
 
 def narrow_layers(module: nn.Module) -> None:
-    """Let every convolution and linear layer multiply in float16 and answer in float32, attention in float16."""
+    """Let every convolution and linear layer multiply in float16 and give float32, attention in float16."""
     attention = isinstance(module, SelfAttention)
     for name, child in list(module.named_children()):
         if isinstance(child, nn.Conv2d | nn.Linear):

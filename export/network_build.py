@@ -78,7 +78,7 @@ def build_networks(
     )
     if options.compiles:  # a shape that cannot be compiled fails before anything is exported
         make_profiles("unet", specs["unet"], options)
-    report("recording what PyTorch answers", 1, total)
+    report("recording what PyTorch computes", 1, total)
     defaults = model_defaults(model, options)
     missing = [name for name in options.networks if name not in workspace.finished]
     evidence = record_evidence(model, image, specs, options, defaults, missing)
@@ -116,7 +116,7 @@ def model_defaults(model: Any, options: Options) -> dict[str, Any]:
 
 
 def library_versions(networks: Mapping[str, Network]) -> dict[str, str]:
-    """The versions of what exported, judged and compiled the networks."""
+    """The versions of what exported, compared and compiled the networks."""
     modules = (torch, diffusers, transformers, onnxruntime, polygraphy)
     compilers = {network.plan.library for network in networks.values() if network.plan}
     return {

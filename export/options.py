@@ -23,18 +23,18 @@ PRECISIONS = {
 FLOAT8_SINCE = 89
 """The first compute capability that multiplies in float8, Ada (8.9)."""
 FLOAT8_CAPABILITIES = ("SM89", "SM120")
-"""What a float8 plan of TensorRT-RTX is for unless it is said: Ada and Blackwell."""
+"""What a float8 plan of TensorRT-RTX is for if no capability is given: Ada and Blackwell."""
 
 
 @checked(SettingsError)
 @dataclass(frozen=True)
 class PlanOptions:
-    """What TensorRT is told when it compiles; raises `SettingsError` when built with values out of range."""
+    """How TensorRT compiles; raises `SettingsError` when built with values out of range."""
 
     level: Annotated[int, Whole(0, 5)] = 3
     """Optimisation level, 0 (quick to build) to 5 (quick to run)."""
     workspace: Annotated[int, Whole(1, 2**43 - 1)] | None = None
-    """MiB of scratch memory that a kernel may use at most, whose bytes 63 bits count; None: all there is."""
+    """MiB of scratch memory that a kernel may use at most (the library counts bytes in 63 bits); None: all."""
     aux_streams: Annotated[int, Whole(0, 2**31 - 1)] | None = None
     """Further streams that independent layers may run on; None leaves it to the library."""
     capabilities: tuple[str, ...] = ()
@@ -49,9 +49,7 @@ class PlanOptions:
     def __post_init__(self) -> None:
         if any(frames < 2 for frames in self.frames):
             raise SettingsError(
-                f"frames are {', '.join(map(str, self.frames))}: a segment has 2 or more.",
-                remedy="Choose lengths of 2 and more, or leave --frames out.",
-                field="frames",
+                f"frames are {self.frames}.", remedy="A segment has 2 frames or more.", field="frames"
             )
         wrong = [name for name in self.capabilities if not (name.startswith("SM") and name[2:].isdigit())]
         if wrong:
@@ -100,7 +98,7 @@ class Options:
         if self.plan != PlanOptions() and not self.compiles:
             raise SettingsError(
                 f"{self.backend} compiles no plan.",
-                remedy="Leave out what only TensorRT is told, or choose --backend tensorrt or tensorrt-rtx.",
+                remedy="Leave out the options of TensorRT, or choose --backend tensorrt or tensorrt-rtx.",
                 field="backend",
             )
         if self.plan.capabilities and self.backend != "tensorrt-rtx":
@@ -132,7 +130,7 @@ class Options:
 
     @property
     def arguments(self) -> str:
-        """What `build_engines.py` is told to build like this, in a shell's words."""
+        """The options of `build_engines.py` that build like this, as in a shell."""
         words = ["--backend", self.backend, "--precision", str(self.precision)]
         for width, height in self.sizes:
             words += ["--size", f"{width}x{height}"]

@@ -26,7 +26,7 @@ from ..settings import Settings
 from .options import FLOAT8_SINCE, Options, PlanOptions
 
 CAPABILITIES = ("SM80", "SM86", "SM89", "SM120")
-"""What a TensorRT-RTX plan is for unless it is said: Ampere, Ada and Blackwell."""
+"""What a TensorRT-RTX plan is for if no capability is given: Ampere, Ada and Blackwell."""
 REINSTALL = "Install the version that the extra `gpu` or `rtx` names, or report this if it is that one."
 Progress = Callable[[float], None]
 """Receives the share of a build that is done, 0 to 1; an estimate, since the library adds phases as it goes."""
@@ -148,19 +148,19 @@ def compile_plan(
 
     `timings` is TensorRT's timing cache, read and written: kernels that an earlier build timed on this GPU, also
     one that was interrupted, are not timed again. The build runs on a thread of its own, so that an interrupt
-    reaches this one: the build is then stopped, and no plan is written. Raises `ExportError` with what the
-    library said.
+    reaches this one: the build is then stopped, and no plan is written. Raises `ExportError` with the
+    library's messages.
     """
     stop, api = threading.Event(), library.api
 
     def build() -> EnginePlan:
-        library.messages.clear()  # what was said of an earlier network is not this one's error
+        library.messages.clear()  # of an earlier network
         builder = library.start(api.Builder)
         network = builder.create_network(1 << int(api.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         parser = api.OnnxParser(network, library.logger)  # holds the weights until the plan is built
         if not parser.parse_from_file(str(graph)):
-            said = "; ".join(str(parser.get_error(i).desc()) for i in range(parser.num_errors))
-            raise ExportError(f"{graph.name} cannot be read by {library.version}: {said}", remedy=REINSTALL)
+            reason = "; ".join(str(parser.get_error(i).desc()) for i in range(parser.num_errors))
+            raise ExportError(f"{graph.name} cannot be read by {library.version}: {reason}", remedy=REINSTALL)
         if graph.stem.startswith("vae"):
             allow_decomposition(api, network)
         config = builder.create_builder_config()
