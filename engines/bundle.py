@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -178,10 +177,6 @@ class Manifest:
             raise ValueError(f"rows are {list(self.rows)}, not ascending numbers from 1 on")
         if not (math.isfinite(self.scaling_factor) and self.scaling_factor > 0):
             raise ValueError(f"scaling_factor is {self.scaling_factor}, not positive")
-        try:
-            shlex.split(self.options)
-        except ValueError as error:
-            raise ValueError(f"options are no words of a shell: {error}") from None
 
     @property
     def reuses(self) -> bool:

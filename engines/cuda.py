@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from ..errors import BundleError, DeviceLost, EngineError, OutOfMemory
-from .cuda_memory import RESTART, Arena, Mark, Memory, Reclaimable, error_context, translate
+from .cuda_memory import RESTART, Arena, Mark, Memory, error_context, translate
 
 MINIMUM_CUDA = 13_000
 """CUDA 13.0 as drivers count; driver release 580 is the first that runs it."""
@@ -41,11 +41,11 @@ class Gpu:
         """`SM90`."""
         self.stream = device.create_stream()
         self.lock = threading.RLock()
-        """Held while work is put on the stream, since engines share scratch memory."""
+        """Held while work is started on the stream, since engines share scratch memory."""
         self.capturing = False
         """Whether the holder of the lock captures the stream: nothing may be freed on it then."""
-        self.reclaimable: weakref.WeakSet[Reclaimable] = weakref.WeakSet()
-        """Holders of memory that nobody uses now; they give it up where memory runs out."""
+        self.reclaimable: weakref.WeakSet[Any] = weakref.WeakSet()
+        """Holders of unused memory, which their `free_unused()` gives up where memory runs out."""
         self.scratch = Arena(self.allocate)
         self.driver = load_driver()
         self._device = device
@@ -102,7 +102,7 @@ class Gpu:
 
     def release_after(self, release: Callable[[], None]) -> None:
         """Once the work on the stream is done, call `release`, and free the memory that nobody refers to then."""
-        with suppress(EngineError):  # of work that failed: whoever waited for it was told
+        with suppress(EngineError):  # of work that failed: whoever waited for it knows
             self.activate()
             self.wait()
         with self.lock:
@@ -117,7 +117,7 @@ class Gpu:
             for other in [gpu for gpu in _open if gpu.index == self.index and gpu is not self]:
                 if other.lock.acquire(timeout=LOCK_SECONDS):
                     try:
-                        with suppress(EngineError):  # of that stream's work: whoever waits for it is told
+                        with suppress(EngineError):  # of that stream's work: whoever waits for it gets it
                             other._free_own()
                     finally:
                         other.lock.release()
@@ -136,7 +136,7 @@ class Gpu:
             self.wait()
 
     def copy(self, source: Memory, target: Memory) -> None:
-        """Put a copy of equally many bytes on the stream."""
+        """Copy equally many bytes, in the order of the stream."""
         with error_context("the GPU cannot copy"):
             target.owner.copy_from(source.owner, stream=self.stream)
 
@@ -154,7 +154,7 @@ class Gpu:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the lock to put work on the stream. An error that leaves the GPU unusable is a `DeviceLost`."""
+        """Hold the lock to start work on the stream. An error that leaves the GPU unusable is a `DeviceLost`."""
         with self.lock:
             self.activate()
             try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.util
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -22,8 +21,8 @@ from .options import Options
 from .output_folder import Workspace, check_output, find_present
 from .tensorrt_build import check_target, gpu_name
 
-FURTHER_CODE = ("engines.spec", "training.checkpoints", "training.networks")
-"""Modules outside `export` that decide on the networks and their tensors."""
+FURTHER_CODE = ("engines/spec.py", "training/checkpoints.py", "training/networks.py")
+"""Sources outside `export` that decide on the networks and their tensors."""
 Report = Callable[[str, int, int], None]
 """(what is being done, steps done, steps in all)."""
 
@@ -73,16 +72,13 @@ def build_bundle(
 
 def _former_bundle(folder: str | Path, options: Options) -> Bundle:
     """The bundle whose plans take other weights; raises `SettingsError` or `BundleError`."""
-    if not options.plan.refit:
-        raise SettingsError(
-            "only plans that take other weights can be refitted.", remedy="Add --refit.", field="refit_from"
-        )
     former = Bundle.load(folder)
     has = former.manifest
-    if not set(options.networks) <= set(has.networks) or has.backend != options.backend:
+    same = has.backend == options.backend and set(options.networks) <= set(has.networks)
+    if not (same and options.plan.refit):
         raise SettingsError(
-            f"{folder} is a bundle for {has.backend} of {', '.join(has.networks)}.",
-            remedy="Give one that was built with the same options.",
+            f"{folder} is a bundle for {has.backend} of {', '.join(has.networks)}, whose plans are not refitted.",
+            remedy="Give one that was built with the same options, --refit among them.",
             field="refit_from",
         )
     return former
@@ -136,8 +132,8 @@ def build_key(folder: Path, checkpoint: Path, options: Options) -> str:
 
 def code_files() -> list[Path]:
     """The sources whose change makes other engines of the same weights, or compares them otherwise."""
-    specs = (importlib.util.find_spec(f"mimicmotion_trt.{module}") for module in FURTHER_CODE)
-    return [*Path(__file__).parent.glob("*.py"), *(Path(str(spec.origin)) for spec in specs if spec)]
+    room = Path(__file__).parent
+    return [*room.glob("*.py"), *(room.parent / name for name in FURTHER_CODE)]
 
 
 def hash_code(files: Iterable[Path]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
@@ -94,7 +94,15 @@ def check_target(options: Options) -> None:
                 field="precision",
             )
     elif options.backend == "tensorrt-rtx":
-        check_capabilities(open_library(options.backend).api, options.plan.capabilities)
+        api = open_library(options.backend).api
+        offered = [name for name in dir(api.ComputeCapability) if name.startswith("SM")]
+        unknown = [name for name in options.plan.capabilities if name not in offered]
+        if unknown:
+            raise ExportError(
+                f"TensorRT-RTX {api.__version__} does not compile for {', '.join(unknown)}.",
+                remedy=f"It offers {', '.join(offered)}; data-centre GPUs need --backend tensorrt.",
+                field="capability",
+            )
         if options.plan.refit:
             gpu_name("TensorRT-RTX compiles with --refit only where a GPU is: leave it out, or build there.")
 
@@ -117,18 +125,6 @@ def runs_here(options: Options) -> bool:
     except BundleError:
         return False
     return options.backend == "tensorrt" or gpu.capability in (options.plan.capabilities or CAPABILITIES)
-
-
-def check_capabilities(api: Any, names: Iterable[str]) -> None:
-    """Raise `ExportError` for a compute capability that the library does not offer."""
-    offered = [name for name in dir(api.ComputeCapability) if name.startswith("SM")]
-    for name in names:
-        if name not in offered:
-            raise ExportError(
-                f"TensorRT-RTX {api.__version__} does not compile for {name}.",
-                remedy=f"It offers {', '.join(offered)}; data-centre GPUs need --backend tensorrt.",
-                field="capability",
-            )
 
 
 # --- compiling -------------------------------------------------------------------------------------------
@@ -164,7 +160,7 @@ def compile_plan(
         if graph.stem.startswith("vae"):
             allow_decomposition(api, network)
         config = builder.create_builder_config()
-        target = configure(api, config, options)
+        configure(api, config, options)
         add_profiles(builder, config, spec, profiles)
         config.progress_monitor = make_monitor(api, stop, progress)
         with timing_cache(library, config, timings):
@@ -175,7 +171,7 @@ def compile_plan(
                 remedy="Try another --level, more --workspace, or a smaller --size, --segment or --batch.",
             )
         write_atomic(output, memory)
-        return EnginePlan(library.version, target, profiles, options.refit, options.weight_streaming)
+        return describe_plan(library, profiles, options)
 
     with ThreadPoolExecutor(1, "tensorrt") as worker:
         future = worker.submit(build)
@@ -216,9 +212,7 @@ def refit_plan(
     `EngineError` if it does not take them, `BundleError` if it does not run here.
     """
     path, plan = former
-    portable = hasattr(library.api, "ComputeCapability")
-    target = " ".join(options.capabilities) if portable else gpu_name()
-    wanted = EnginePlan(library.version, target, profiles, options.refit, options.weight_streaming)
+    wanted = describe_plan(library, profiles, options)
     if plan != wanted:
         raise ExportError(
             f"{path.name} is not the plan that is asked for: {plan} instead of {wanted}.",
@@ -231,8 +225,15 @@ def refit_plan(
     return wanted
 
 
-def configure(api: Any, config: Any, options: PlanOptions) -> str:
-    """Set the builder's options; returns what the plan is for."""
+def describe_plan(library: Library, profiles: tuple[Profile, ...], options: PlanOptions) -> EnginePlan:
+    """What the manifest says of a plan that is compiled like this."""
+    portable = hasattr(library.api, "ComputeCapability")
+    target = " ".join(options.capabilities or CAPABILITIES) if portable else gpu_name()
+    return EnginePlan(library.version, target, profiles, options.refit, options.weight_streaming)
+
+
+def configure(api: Any, config: Any, options: PlanOptions) -> None:
+    """Set the builder's options."""
     config.builder_optimization_level = options.level
     if options.workspace is not None:
         config.set_memory_pool_limit(api.MemoryPoolType.WORKSPACE, options.workspace << 20)
@@ -246,14 +247,11 @@ def configure(api: Any, config: Any, options: PlanOptions) -> str:
     if hasattr(api.BuilderFlag, "REQUIRE_USER_ALLOCATION") and not options.weight_streaming:
         config.set_flag(api.BuilderFlag.REQUIRE_USER_ALLOCATION)
     config.profiling_verbosity = api.ProfilingVerbosity.DETAILED  # so that `inspect` can tell layers apart
-    if not hasattr(api, "ComputeCapability"):
-        return gpu_name()
-    names = options.capabilities or CAPABILITIES
-    check_capabilities(api, names)
-    config.num_compute_capabilities = len(names)
-    for index, name in enumerate(names):
-        config.set_compute_capability(getattr(api.ComputeCapability, name), index)
-    return " ".join(names)
+    if hasattr(api, "ComputeCapability"):
+        names = options.capabilities or CAPABILITIES
+        config.num_compute_capabilities = len(names)
+        for index, name in enumerate(names):
+            config.set_compute_capability(getattr(api.ComputeCapability, name), index)
 
 
 def allow_decomposition(api: Any, network: Any) -> None:

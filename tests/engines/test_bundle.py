@@ -126,7 +126,6 @@ IMPOSSIBLE = {
     "scaling_factor is 0.0": lambda raw: raw.update(scaling_factor=0.0),
     "scaling_factor is inf": lambda raw: raw.update(scaling_factor=float("1e999")),
     "precision is 'int4', not one of fp32": lambda raw: raw.update(precision="int4"),
-    "options are no words of a shell: No closing": lambda raw: raw.update(options="--note 'a"),
     "tensor timestep has the shape [-1]": lambda raw: raw["networks"]["unet"]["spec"]["inputs"][1].update(
         shape=[-1]
     ),

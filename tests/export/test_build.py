@@ -443,7 +443,7 @@ def test_a_base_that_cannot_be_read(tiny, tmp_path):
 
 def test_refitting_wants_plans_for_it(quick, fake_tensorrt, tiny, previous, tmp_path):
     for options, kind, says in (
-        (PLANS, SettingsError, "take other weights"),
+        (PLANS, SettingsError, "are not refitted"),
         (replace(PLANS, plan=PlanOptions(refit=True)), SettingsError, "is a bundle for onnxruntime"),
     ):
         with pytest.raises(kind, match=says) as caught:
