@@ -217,13 +217,21 @@ class Binding:
     ) -> None:
         self._library, self._gpu, self._engine = session.library, session.gpu, engine
         self._arrays = (dict(inputs), dict(outputs))
-        self._sent, self._fetched = self._stage(inputs), self._stage(outputs)
+        self._sent, self._fetched = (
+            {
+                name: _Staged.of(self._gpu, array)
+                for name, array in arrays.items()
+                if isinstance(array, np.ndarray)
+            }
+            for arrays in (inputs, outputs)
+        )
         self._context: Any = make_context(session.library.api, engine)
         if self._context is None:
             raise self._failed("no execution context could be made")
         self._set_shapes(profile)
-        for name, address in self._addresses().items():
-            self._check(self._context.set_tensor_address(name, address), f"{name} was not taken")
+        staged = {name: array.device for name, array in (self._sent | self._fetched).items()}
+        for name, memory in ({**inputs, **outputs} | staged).items():
+            self._check(self._context.set_tensor_address(name, memory.address), f"{name} was not taken")
         self._capturable = True
         """Whether a CUDA graph can take it. TensorRT-RTX knows once it has run; TensorRT fails when it is tried."""
         self._scratch_size = int(engine.get_device_memory_size_for_profile_v2(profile))
@@ -287,10 +295,6 @@ class Binding:
             self._scratch_address = memory.address
         return memory
 
-    def _stage(self, arrays: Mapping[str, Any]) -> dict[str, _Staged]:
-        hosts = {name: array for name, array in arrays.items() if isinstance(array, np.ndarray)}
-        return {name: _Staged.of(self._gpu, array) for name, array in hosts.items()}
-
     def _set_shapes(self, profile: int) -> None:
         inputs, outputs = self._arrays
         done = self._context.set_optimization_profile_async(profile, int(self._gpu.stream.handle))
@@ -302,11 +306,6 @@ class Binding:
             computed = tuple(self._context.get_tensor_shape(name))
             if computed != array.shape:
                 raise EngineError(f"the engine computes {name} {list(computed)}, not {list(array.shape)}.")
-
-    def _addresses(self) -> dict[str, int]:
-        bound = self._arrays[0] | self._arrays[1]
-        in_place = {name: array.address for name, array in bound.items() if isinstance(array, DeviceArray)}
-        return in_place | {name: item.device.address for name, item in (self._sent | self._fetched).items()}
 
     def _check(self, done: bool, what: str) -> None:
         if not done:

@@ -24,7 +24,6 @@ from ..engines import (
     Manifest,
     Network,
     Placement,
-    network_specs,
 )
 from ..engines.bundle import describe_file
 from ..engines.onnxruntime_backend import OnnxRuntimeEngine
@@ -32,6 +31,7 @@ from ..engines.tensorrt_backend import open_engine
 from ..engines.tensorrt_library import open_library
 from ..engines.torch_backend import TorchEngine
 from ..training.checkpoints import image_statistics, load_model
+from ..training.networks import model_specs
 from .float16 import tensor_core_engine, to_float16
 from .networks import check_scaling_factor, check_scheduler, engine_form
 from .options import Options
@@ -68,14 +68,8 @@ def build_networks(
     check_scheduler(model.scheduler)
     check_scaling_factor(model.vae.config["scaling_factor"])
     image = image_statistics(model.feature_extractor, model.image_encoder)
-    widths = model.unet.config["block_out_channels"]
-    specs = network_specs(
-        pose_channels=widths[0],
-        token_width=model.unet.config["cross_attention_dim"],
-        image_size=image.size,
-        dtype="float16" if options.half else "float32",
-        cached_channels=widths[1] if options.deep_cache else None,
-    )
+    dtype = "float16" if options.half else "float32"
+    specs = model_specs(model.unet, image.size, dtype, deep_cache=options.deep_cache)
     if options.compiles:  # a shape that cannot be compiled fails before anything is exported
         make_profiles("unet", specs["unet"], options)
     report("recording what PyTorch computes", 1, total)

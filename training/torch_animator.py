@@ -14,12 +14,12 @@ from torch import Tensor
 
 from ..animator import Animator
 from ..denoise.kernels import clip_pixels, to_signed
-from ..engines import Array, Call, EngineSpec, ImageStatistics, network_specs
+from ..engines import Array, Call, EngineSpec, ImageStatistics
 from ..engines.torch_backend import fill
 from ..limits import Limits
 from ..networks import ModelInfo, Networks
 from .checkpoints import load_image_encoder, load_vae, read_statistics
-from .networks import PoseNet, UNet
+from .networks import PoseNet, UNet, model_specs
 
 Picture = NDArray[np.uint8]
 Float = NDArray[np.float32]
@@ -115,11 +115,7 @@ def torch_animator(
     """An animator on these modules, in eval mode; `size` is (width, height), `defaults` as in a manifest."""
     functions = network_functions(unet, pose_net, encoders)
     device = next(unet.parameters()).device
-    specs = network_specs(
-        pose_channels=unet.config["block_out_channels"][0],
-        token_width=unet.config["cross_attention_dim"],
-        image_size=encoders.statistics.size,
-    )
+    specs = model_specs(unet, encoders.statistics.size)
     model = ModelInfo((size,), encoders.scaling_factor, encoders.statistics, defaults)
     networks = Networks(model, lambda name: ModuleEngine(functions[name], specs[name], device))
     return Animator(networks, name="training", limits=Limits())
