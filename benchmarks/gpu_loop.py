@@ -61,18 +61,9 @@ MARKS = (
     ("the same with DeepCache", 13.6),
 )
 """Published seconds of SVD-XT's 25 frames in 25 steps, guided, at 1024x576, decoding included."""
-FIGURES = [
-    "video_s",
-    "faster",
-    "step_s",
-    "encode_s",
-    "decode_s",
-    "rel_l2",
-    "tflops",
-    "of_matmul",
-    "idle",
-    "gib",
-]
+FIGURES = (
+    "video_s", "faster", "step_s", "encode_s", "decode_s", "rel_l2", "tflops", "of_matmul", "idle", "gib"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

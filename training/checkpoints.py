@@ -29,6 +29,9 @@ from .networks import ADAPTER, PoseNet, UNet
 RANDOM = "base-random"
 """Folder within a run's output, where the run's base does not exist."""
 PARTS = ("unet", "vae", "image_encoder", "scheduler", "feature_extractor")
+SCHEDULER = Path("scheduler", "scheduler_config.json")
+PREPROCESSOR = Path("feature_extractor", "preprocessor_config.json")
+"""Files of the base folder."""
 LAYOUT = "The base folder must have SVD's diffusers layout."
 LEGACY_KEYS = frozenset({"vision_model.embeddings.position_ids"})
 """Buffers that older releases of transformers wrote and that hold no weights."""
@@ -64,8 +67,8 @@ def load_model(base: str | Path, checkpoint: str | Path, *, dtype: torch.dtype =
         pose_net=pose_net.eval().requires_grad_(False),
         vae=load_vae(folder, dtype),
         image_encoder=load_image_encoder(folder, dtype),
-        scheduler=read_config(folder / "scheduler" / "scheduler_config.json"),
-        feature_extractor=read_config(folder / "feature_extractor" / "preprocessor_config.json"),
+        scheduler=read_config(folder / SCHEDULER),
+        feature_extractor=read_config(folder / PREPROCESSOR),
     )
 
 
@@ -95,7 +98,7 @@ def resolve_base(base: str | Path, *, with_unet: bool = False) -> Path:
         LocalEntryNotFoundError,
         OSError,
         ValueError,
-    ) as error:  # ValueError: a malformed id
+    ) as error:  # the last: a malformed id
         raise CheckpointError(
             f"base {str(base)!r} could not be downloaded: {error}",
             remedy="Check the id and your access to it, or download it yourself and give the folder.",
@@ -114,11 +117,6 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise CheckpointError(f"{path} holds no JSON object.", field="base")
     return config
-
-
-def read_statistics(base: Path, encoder: Any) -> ImageStatistics:
-    """Those of a base folder; raises `CheckpointError`."""
-    return image_statistics(read_config(base / "feature_extractor" / "preprocessor_config.json"), encoder)
 
 
 def image_statistics(config: Mapping[str, Any], encoder: Any) -> ImageStatistics:
@@ -380,13 +378,9 @@ def make_base(folder: Path, recipe: Mapping[str, Any], seed: int) -> None:
                 encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(**recipe["image_encoder"]))
             vae.save_pretrained(partial / "vae")
             encoder.save_pretrained(partial / "image_encoder")
-        for part, name in (
-            ("unet", "config.json"),
-            ("scheduler", "scheduler_config.json"),
-            ("feature_extractor", "preprocessor_config.json"),
-        ):
-            (partial / part).mkdir()
-            (partial / part / name).write_text(json.dumps(recipe[part], indent=2))
+        for path in (Path("unet", "config.json"), SCHEDULER, PREPROCESSOR):
+            (partial / path.parent).mkdir()
+            (partial / path).write_text(json.dumps(recipe[path.parent.name], indent=2))
 
     write_folder(folder, fill)
 

@@ -18,7 +18,7 @@ from ..engines import Array, Call, EngineSpec, ImageStatistics
 from ..engines.torch_backend import fill
 from ..limits import Limits
 from ..networks import ModelInfo, Networks
-from .checkpoints import load_image_encoder, load_vae, read_statistics
+from .checkpoints import PREPROCESSOR, image_statistics, load_image_encoder, load_vae, read_config
 from .networks import PoseNet, UNet, model_specs
 
 Picture = NDArray[np.uint8]
@@ -37,7 +37,8 @@ class Encoders:
     def load(cls, base: Path, device: torch.device) -> Encoders:
         """Those of a base folder, on a device; raises `CheckpointError`."""
         image_encoder: Any = load_image_encoder(base).to(device)
-        return cls(load_vae(base).to(device), image_encoder, read_statistics(base, image_encoder))
+        statistics = image_statistics(read_config(base / PREPROCESSOR), image_encoder)
+        return cls(load_vae(base).to(device), image_encoder, statistics)
 
     def latent_weights(self) -> list[Tensor]:
         """The weights that latents depend on."""
