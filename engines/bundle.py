@@ -151,11 +151,11 @@ class Manifest:
     build: str
     """Hash of everything that went into the bundle: weights, configs, options, exporter."""
     networks: Mapping[str, Network]
-    sizes: tuple[tuple[int, int], ...]
+    sizes: Annotated[tuple[tuple[int, int], ...], Field(min_length=1)]
     """(width, height) of the videos that the model is meant for."""
     rows: tuple[int, ...]
     """Numbers of rows that the U-Net runs at once, ascending."""
-    scaling_factor: float
+    scaling_factor: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     """Latents are the VAE's times this."""
     image: ImageStatistics
     defaults: Mapping[str, Any]
@@ -171,12 +171,8 @@ class Manifest:
         check_specs({name: network.spec for name, network in self.networks.items()})
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision is {self.precision!r}, not one of {', '.join(PRECISIONS)}")
-        if not self.sizes:
-            raise ValueError("sizes are none")
         if not self.rows or self.rows[0] < 1 or sorted(set(self.rows)) != list(self.rows):
             raise ValueError(f"rows are {list(self.rows)}, not ascending numbers from 1 on")
-        if not (math.isfinite(self.scaling_factor) and self.scaling_factor > 0):
-            raise ValueError(f"scaling_factor is {self.scaling_factor}, not positive")
 
     @property
     def reuses(self) -> bool:

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from ..errors import BundleError, DeviceLost, EngineError, OutOfMemory
-from .cuda_memory import RESTART, Arena, Mark, Memory, error_context, translate
+from .cuda_memory import RESTART, Arena, Mark, Memory, check_result, error_context
 
 MINIMUM_CUDA = 13_000
 """CUDA 13.0 as drivers count; driver release 580 is the first that runs it."""
@@ -60,38 +60,33 @@ class Gpu:
 
     def free_memory(self) -> int:
         """Bytes that are free on the GPU now."""
-        error, free, _ = self.driver.cuMemGetInfo()
-        if error:
-            raise translate(error.name, f"GPU {self.index} does not tell its free memory")
-        return int(free)
+        return int(check_result(self.driver.cuMemGetInfo(), f"GPU {self.index}'s free memory is unknown"))
 
     def allocate(self, size: int) -> Memory:
         """Bytes on the GPU, in the order of the stream; raises `OutOfMemory` if there are not as many.
 
         They are freed by `collect`, under the lock, since the driver frees nothing on a stream in capture.
         """
-
-        def take() -> Any:
-            return self._device.allocate(size, stream=self.stream)
-
         with self.lock:
             self.collect()
             try:
-                memory = self._take(size, "GPU", take)
+                memory = self._take(size)
             except OutOfMemory:
                 if not self.free_unused():
                     raise
-                memory = self._take(size, "GPU", take)
+                memory = self._take(size)
             weakref.finalize(memory, self._returned.append, memory.owner).atexit = False
             return memory
 
     def pin(self, size: int) -> Memory:
         """Bytes of the host that the GPU copies from and to while the host goes on."""
-        return self._take(size, "host", lambda: self._pinned.allocate(size))
+        with error_context(f"{size / 1e6:,.0f} MB of the host's memory cannot be had"):
+            buffer = self._pinned.allocate(size)
+            return Memory(int(buffer.handle), size, buffer)
 
-    def _take(self, size: int, where: str, allocate: Callable[[], Any]) -> Memory:
-        with error_context(f"{size / 1e6:,.0f} MB of the {where}'s memory cannot be had"):
-            buffer = allocate()
+    def _take(self, size: int) -> Memory:
+        with error_context(f"{size / 1e6:,.0f} MB of the GPU's memory cannot be had"):
+            buffer = self._device.allocate(size, stream=self.stream)
             return Memory(int(buffer.handle), size, buffer)
 
     def collect(self) -> None:

@@ -216,7 +216,7 @@ def test_weights_that_float16_would_round_stay():
     values = np.full(300, 0.1, np.float32)
     graph = onnx.helper.make_graph([], "g", [], [], [onnx.numpy_helper.from_array(values, "w")])
     model = onnx.helper.make_model(graph)
-    assert halve_weights(model) == 0
+    halve_weights(model)
     assert model.graph.initializer[0].data_type == onnx.TensorProto.FLOAT
 
 
