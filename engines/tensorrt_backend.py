@@ -18,7 +18,7 @@ from .backend import Placement
 from .cuda import Gpu
 from .cuda_memory import DeviceArray, Memory, error_class
 from .spec import Array, EnginePlan, EngineSpec
-from .tensorrt_library import REBUILD, Session, check_plan, check_validity, flavour_of, open_session
+from .tensorrt_library import REBUILD, Session, check_plan, check_validity, open_session
 
 FLOAT32 = ("fp32", "float32", "float")
 """How inspectors name it, in lower case."""
@@ -30,8 +30,10 @@ def open_engine(
     path: Path, spec: EngineSpec, placement: Placement, *, plan: EnginePlan | None
 ) -> TensorRtEngine:
     """Load one plan on the device "auto", "cuda" or "cuda:1"."""
-    session = open_session(flavour_of(plan, path.name), placement.device, placement.stream)
-    assert plan is not None
+    if plan is None:
+        raise BundleError(f"the manifest does not say which TensorRT compiled {path.name}.", remedy=REBUILD)
+    flavour = plan.library.partition(" ")[0]
+    session = open_session(flavour, placement.device, placement.stream)
     return TensorRtEngine(session, path, spec, plan)
 
 

@@ -123,14 +123,6 @@ def open_session(flavour: str, device: str, stream: str) -> Session:
         return session
 
 
-def flavour_of(plan: EnginePlan | None, name: str) -> str:
-    """The flavour that compiled a plan; raises `BundleError` if that is unknown."""
-    flavour = plan.library.partition(" ")[0] if plan else ""
-    if flavour not in FLAVOURS:
-        raise BundleError(f"the manifest does not say which TensorRT compiled {name}.", remedy=REBUILD)
-    return flavour
-
-
 def check_plan(session: Session, plan: EnginePlan, size: int, name: str) -> None:
     """Raise `BundleError` if a plan of `size` bytes is not for this library's version and this GPU, or too large."""
     library, gpu = session.library, session.gpu

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
+from pydantic import Field
+
 from ..engines import FEATURE_CACHE_NETWORKS, NETWORKS
 from ..errors import SettingsError
 from ..settings import Settings
@@ -37,25 +39,16 @@ class PlanOptions:
     """MiB of scratch memory that a kernel may use at most (the library counts bytes in 63 bits); None: all."""
     aux_streams: Annotated[int, Whole(0, 2**31 - 1)] | None = None
     """Further streams that independent layers may run on; None leaves it to the library."""
-    capabilities: tuple[str, ...] = ()
+    capabilities: tuple[Annotated[str, Field(pattern=r"^SM\d+$")], ...] = ()
     """Compute capabilities that a TensorRT-RTX plan is for (SM75, SM80, SM86, SM89, SM120, SM121)."""
     refit: bool = False
     """Keep the plan open for other weights."""
     weight_streaming: bool = False
     """Let weights stay in the host's memory where the GPU's is short."""
-    frames: tuple[int, ...] = ()
+    frames: tuple[Annotated[int, Whole(2)], ...] = ()
     """Further lengths of segments, for clips that are shorter than the model's own."""
 
     def __post_init__(self) -> None:
-        if any(frames < 2 for frames in self.frames):
-            raise SettingsError(
-                f"frames are {self.frames}.", remedy="A segment has 2 frames or more.", field="frames"
-            )
-        wrong = [name for name in self.capabilities if not (name.startswith("SM") and name[2:].isdigit())]
-        if wrong:
-            raise SettingsError(
-                f"{wrong[0]!r} is no compute capability.", remedy="For instance SM89.", field="capability"
-            )
         object.__setattr__(self, "capabilities", tuple(dict.fromkeys(self.capabilities)))
 
 
