@@ -18,7 +18,7 @@ from ...media.picture import encode_picture, read_picture, write_picture
 from ...media.sheet import Row, contact_sheet
 from ...pose import PoseEstimator, PoseSequence, draw_poses
 from ..data.shards import Entry, ShardWriter
-from ..data.transforms import Crop, Picture, around_person, share_inside
+from ..data.transforms import Picture, Rectangle, around_person, share_inside
 from .cutting import DAMAGED, LARGE, OUTSIDE, SMALL, TWICE, Rules, Span, cut, jitter
 from .survey import Survey, Surveyor
 from .videos import Video, find_videos, open_frames
@@ -151,7 +151,7 @@ class Preparation:
 class _Clip:
     """A span's crop, and its poses in it."""
 
-    crop: Crop
+    crop: Rectangle
     size: tuple[int, int]
     poses: PoseSequence
     inside: float
