@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -283,15 +285,9 @@ def _left_out_rows(verdicts: list[Verdict], options: Options) -> list[Row]:
 
 def _frames(video: Video, wanted: Sequence[int], options: Options) -> list[Picture]:
     found: list[Picture] = []
-    try:
-        with open_frames(video, options.fps, options.frames_fps) as (_, frames):
-            for index, frame in enumerate(frames):
-                if index in wanted:
-                    found.append(frame)
-                if len(found) == len(wanted):
-                    break
-    except InputError:
-        pass  # its verdict says what is wrong with it
+    with suppress(InputError), open_frames(video, options.fps, options.frames_fps) as (_, frames):
+        # of an unreadable recording the verdict says what is wrong
+        found.extend(frame for index, frame in enumerate(islice(frames, max(wanted) + 1)) if index in wanted)
     return found
 
 
