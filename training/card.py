@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import platform
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -176,10 +175,7 @@ def write_card(
         if curves := [run.curve for run in runs if run.curve]:
             draw_curves(curves, images / f"{name}-curves.png")
         with Animator.load(bundle) as animator:
-            scored = []
-            for one in score_clips(animator, clips, frames, seed, {}):
-                scored.append(one)
-                print(f"clip {len(scored)} of {clips}: {one.scores['psnr']:.2f} dB", file=sys.stderr)
+            scored = score_clips(animator, clips, frames, seed, {})
             settings, manifest = animator.settings(), load_bundle(bundle).manifest
             path.write_text(card(name, manifest, settings, runs, scored, frames, seed))
         write_sheet(images / f"{name}-clips.jpg", scored[:SHOWN])
