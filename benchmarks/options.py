@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,6 +47,8 @@ EXACT = "exact"
 Video = NDArray[np.uint8]
 Variants = dict[str, dict[str, Any]]
 """Name of each variant -> settings over those of the exact run."""
+Line = dict[str, Any]
+"""A variant over all clips: means, and medians of ratios of seconds; see `summary`."""
 
 
 @dataclass(frozen=True)
@@ -60,19 +62,6 @@ class Run:
     """PSNR in dB and SSIM against the exact run's video; of the exact run itself 99 and 1."""
     truth: tuple[float, float]
     """PSNR in dB and SSIM against the truth."""
-
-
-@dataclass(frozen=True)
-class Line:
-    """A variant over all clips: means, and medians of ratios of seconds."""
-
-    option: str
-    speed_up: float
-    denoise_speed_up: float
-    psnr_exact: float
-    ssim_exact: float
-    psnr_truth: float
-    ssim_truth: float
 
 
 def main(
@@ -117,7 +106,7 @@ def main(
             animations, "clips", len(seeds), console=Console(quiet=as_json, stderr=True, markup=False)
         ):
             lines = [summary(name, runs[name], runs[EXACT]) for name in runs]
-            told |= {"clips": len(runs[EXACT]), "options": [asdict(line) for line in lines]}
+            told |= {"clips": len(runs[EXACT]), "options": lines}
             if save:  # after each clip: an end before the last one loses nothing
                 write_atomic(RESULTS / "options.json", json.dumps(told, indent=1) + "\n")
                 write_atomic(DOCS, with_table(DOCS.read_text(), "options", section(lines, told)))
@@ -201,28 +190,27 @@ def animate(animator: Animator, clip: Any, settings: Settings) -> tuple[Video, f
 
 def summary(option: str, runs: Sequence[Run], exact: Sequence[Run]) -> Line:
     """One line of the table."""
+    pairs = list(zip(exact, runs, strict=True))
     psnr_exact, ssim_exact = np.mean([run.exact for run in runs], axis=0).tolist()
     psnr_truth, ssim_truth = np.mean([run.truth for run in runs], axis=0).tolist()
-    return Line(
-        option,
-        statistics.median(a.seconds / b.seconds for a, b in zip(exact, runs, strict=True)),
-        statistics.median(a.denoise / b.denoise for a, b in zip(exact, runs, strict=True)),
-        psnr_exact,
-        ssim_exact,
-        psnr_truth,
-        ssim_truth,
-    )
+    return {
+        "option": option,
+        "speed_up": statistics.median(a.seconds / b.seconds for a, b in pairs),
+        "denoise_speed_up": statistics.median(a.denoise / b.denoise for a, b in pairs),
+        "psnr_exact": psnr_exact,
+        "ssim_exact": ssim_exact,
+        "psnr_truth": psnr_truth,
+        "ssim_truth": ssim_truth,
+    }
 
 
 HEADERS = ("option", "faster", "denoising", "dB, exact", "SSIM", "dB, truth", "SSIM")
+FORMATS = ("", ".2f", ".2f", ".1f", ".3f", ".2f", ".4f")
 
 
 def cells(line: Line) -> list[str]:
     """The line as the table's text."""
-    return [
-        line.option, f"{line.speed_up:.2f}", f"{line.denoise_speed_up:.2f}", f"{line.psnr_exact:.1f}",
-        f"{line.ssim_exact:.3f}", f"{line.psnr_truth:.2f}", f"{line.ssim_truth:.4f}",
-    ]  # fmt: skip
+    return [format(value, how) for value, how in zip(line.values(), FORMATS, strict=True)]
 
 
 def table_of(lines: Sequence[Line], title: str) -> Table:
