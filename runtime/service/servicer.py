@@ -175,5 +175,5 @@ def _fingerprint(header: pb.AnimationHeader) -> bytes:
     same = pb.AnimationHeader()
     same.CopyFrom(header)
     for name in ("detach", "priority", "deadline_seconds"):
-        same.ClearField(name)  # type: ignore[arg-type]
+        same.ClearField(name)
     return same.SerializeToString(deterministic=True)
