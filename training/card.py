@@ -151,6 +151,7 @@ def card(
         seed=seed,
         measures=table(("measure", "mean", "what"), measures),
         commands="\n".join(train_command(run.name) for run in runs),
+        flags=manifest.options.replace(" --", " \\\n  --"),
         base=f"runs/tiny/{bases[-1]}/final/base" if bases else f"{own}/base",
         checkpoint=f"{folder}/mimicmotion.safetensors",
     )
