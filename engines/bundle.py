@@ -99,23 +99,17 @@ class GraphStats:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """One network of a bundle; raises `ValueError` when built without a file, or with profiles of other tensors."""
+    """One network of a bundle."""
 
     __pydantic_config__: ClassVar = STRICT
     spec: EngineSpec
-    files: tuple[File, ...]
+    files: Annotated[tuple[File, ...], Field(min_length=1)]
     """The engine first, then the external weights it reads."""
     accuracy: Annotated[Accuracy, Field(alias="agreement")]
     flops: Annotated[FlopModel, Field(alias="work")]
     stats: Annotated[GraphStats, Field(alias="audit")]
     plan: EnginePlan | None = None
     """What a compiled engine was compiled for; None for graphs that run anywhere."""
-
-    def __post_init__(self) -> None:
-        if not self.files:
-            raise ValueError("a network has no file")
-        if self.plan is not None:
-            self.plan.check_profiles(self.spec)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +192,9 @@ class Manifest:
                     f"it has format {raw['format']}, and this version reads {FORMAT} only.", remedy=REBUILD
                 )
             manifest: Manifest = read_json(cls, text)
+            for network in manifest.networks.values():
+                if network.plan is not None:
+                    network.plan.check_profiles(network.spec)
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise BundleError(
                 f"{MANIFEST} is damaged ({type(error).__name__}: {error}).", remedy=REBUILD
