@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +84,8 @@ class Animator:
     @property
     def build(self) -> str:
         """What an animation's bytes depend on besides inputs and settings: bundle, version and device."""
-        from . import __version__
-
         devices = {gpu.name for gpu in self.networks.gpus} or {"cpu"}
-        return f"{self.manifest.build} {__version__} {', '.join(sorted(devices))}"
+        return f"{self.manifest.build} {version("mimicmotion-trt")} {', '.join(sorted(devices))}"
 
     def settings(self, **overrides: Any) -> Settings:
         """The bundle's own settings with some replaced; raises `SettingsError`."""
