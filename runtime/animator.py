@@ -85,7 +85,7 @@ class Animator:
     def build(self) -> str:
         """What an animation's bytes depend on besides inputs and settings: bundle, version and device."""
         devices = {gpu.name for gpu in self.networks.gpus} or {"cpu"}
-        return f"{self.manifest.build} {version("mimicmotion-trt")} {', '.join(sorted(devices))}"
+        return " ".join([self.manifest.build, version("mimicmotion-trt"), *sorted(devices)])
 
     def settings(self, **overrides: Any) -> Settings:
         """The bundle's own settings with some replaced; raises `SettingsError`."""
