@@ -26,7 +26,6 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from common import RESULTS, ROOT, AsJson, BundleName, markdown, with_table
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from rich.table import Column, Table
@@ -38,13 +37,12 @@ from mimicmotion_trt.export.options import Options
 from mimicmotion_trt.files import write_atomic
 from mimicmotion_trt.settings import Settings
 from mimicmotion_trt.training.evaluate import STRIDE, parse_setting, unseen
-from mimicmotion_trt.training.metrics import psnr, ssim
+from mimicmotion_trt.training.metrics import Pictures, psnr, ssim
 from mimicmotion_trt.training.synthetic import make_clip
 
 DOCS = ROOT / "docs" / "options.md"
 EXACT = "exact"
 
-Video = NDArray[np.uint8]
 Variants = dict[str, dict[str, Any]]
 """Name of each variant -> settings over those of the exact run."""
 Line = dict[str, Any]
@@ -52,7 +50,7 @@ Line = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Run:
+class Outcome:
     """One animation of one clip."""
 
     seconds: float
@@ -157,12 +155,12 @@ def make_variants(exact: Settings, few: int, interval: tuple[float, float], reus
 
 def measure(
     animator: Animator, exact: Settings, variants: Variants, seeds: Sequence[int], frames: int
-) -> Iterator[dict[str, list[Run]]]:
+) -> Iterator[dict[str, list[Outcome]]]:
     """Every variant on every clip, one after the other; yields after each clip what was measured so far.
 
     On the first clip each variant has run once before, in two steps, which take all memory.
     """
-    runs: dict[str, list[Run]] = {name: [] for name in variants}
+    runs: dict[str, list[Outcome]] = {name: [] for name in variants}
     settings = {name: replace(exact, **more) for name, more in variants.items()}
     assert exact.size is not None
     width, height = exact.size
@@ -170,16 +168,16 @@ def measure(
         clip = make_clip(seed, frames, height, width)
         for some in settings.values() if index == 0 else ():
             animate(animator, clip, replace(some, steps=2))
-        first: Video | None = None
+        first: Pictures | None = None
         for name, some in settings.items():
             video, seconds, denoise = animate(animator, clip, some)
             first = video if first is None else first
             against = tuple((psnr(video, other), ssim(video, other)) for other in (first, clip.frames))
-            runs[name].append(Run(seconds, denoise, *against))
+            runs[name].append(Outcome(seconds, denoise, *against))
         yield runs
 
 
-def animate(animator: Animator, clip: Any, settings: Settings) -> tuple[Video, float, float]:
+def animate(animator: Animator, clip: Any, settings: Settings) -> tuple[Pictures, float, float]:
     """The video uint8 [F,H,W,3], seconds in all, and seconds of the denoising."""
     began = time.perf_counter()
     job = animator.animate(clip.reference, clip.observed, settings, reference_pose=clip.reference_pose)
@@ -188,7 +186,7 @@ def animate(animator: Animator, clip: Any, settings: Settings) -> tuple[Video, f
     return job.result().frames(), seconds, ends["denoise"] - ends["encode"]
 
 
-def summary(option: str, runs: Sequence[Run], exact: Sequence[Run]) -> Line:
+def summary(option: str, runs: Sequence[Outcome], exact: Sequence[Outcome]) -> Line:
     """One line of the table."""
     pairs = list(zip(exact, runs, strict=True))
     psnr_exact, ssim_exact = np.mean([run.exact for run in runs], axis=0).tolist()

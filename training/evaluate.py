@@ -23,7 +23,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from numpy.typing import NDArray
 
 from mimicmotion_trt import Animator
 from mimicmotion_trt.console import explained
@@ -31,12 +30,11 @@ from mimicmotion_trt.errors import SettingsError
 from mimicmotion_trt.media.picture import write_picture
 from mimicmotion_trt.media.sheet import contact_sheet
 from mimicmotion_trt.settings import Settings
-from mimicmotion_trt.training.metrics import compare, describe, means, psnr, ssim
+from mimicmotion_trt.training.metrics import Pictures, compare, describe, means, psnr, ssim
 from mimicmotion_trt.training.synthetic import TEST_SEEDS, VALIDATION_SEEDS, make_clip
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
-Video = NDArray[np.uint8]
 STRIDE = 1000
 """Runs with different --seed share no clip, up to this many."""
 MOST_SEED = 2**32 - 1
@@ -47,9 +45,9 @@ class Scored:
     """One clip: its measures and its pictures."""
 
     scores: Mapping[str, float | None]
-    reference: Video
-    truth: Video
-    video: Video
+    reference: Pictures
+    truth: Pictures
+    video: Pictures
 
 
 @app.command()
@@ -108,7 +106,7 @@ def unseen(seed: int, index: int) -> int:
     return TEST_SEEDS[place + passed]
 
 
-def score(animator: Animator, clip: Any, video: Video, settings: Settings) -> dict[str, float | None]:
+def score(animator: Animator, clip: Any, video: Pictures, settings: Settings) -> dict[str, float | None]:
     """The measures of one clip; see the top of this file."""
     latents = np.stack([animator.networks.encode_picture(frame, 0.0, None) for frame in clip.frames])
     rebuilt = animator.decode(latents * np.float32(animator.manifest.scaling_factor))
