@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .bundles import load_bundle
+from .checkpoint import Checkpoints
 from .denoise.noise import check_array
 from .denoise.plan import closing
 from .errors import SettingsError
@@ -79,6 +81,12 @@ class Animator:
         """The bundle's remark for its users."""
         return self.manifest.note
 
+    @property
+    def build(self) -> str:
+        """What an animation's bytes depend on besides inputs and settings: bundle, version and device."""
+        devices = {gpu.name for gpu in self.networks.gpus} or {"cpu"}
+        return " ".join([self.manifest.build, version("mimicmotion-trt"), *sorted(devices)])
+
     def settings(self, **overrides: Any) -> Settings:
         """The bundle's own settings with some replaced; raises `SettingsError`."""
         return make_settings(self.manifest.defaults, overrides)
@@ -133,8 +141,13 @@ class Animator:
         estimator: str = "mediapipe",
         cancelled: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
+        checkpoints: Checkpoints | None = None,
     ) -> Animation:
-        """The same without anything kept: finished frames come with the events and are then forgotten."""
+        """The same without anything kept: finished frames come with the events and are then forgotten.
+
+        With `checkpoints`, made for this bundle's `build` and these settings, the animation goes on from the newest
+        one and keeps new ones as it runs. Its frames are those of an animation that was never stopped.
+        """
         settings = self.resolve(settings)
         request = Request(image, motion, reference_pose, estimator)
         inputs = open_inputs(request, settings, self.limits, self.manifest.sizes, self.threads)
@@ -147,7 +160,7 @@ class Animator:
         except BaseException:
             inputs.motion.close()
             raise
-        return Animation(self.networks, self.sampler, inputs, settings, cancelled, clock)
+        return Animation(self.networks, self.sampler, inputs, settings, cancelled, clock, checkpoints)
 
     def sample(
         self,
