@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .bundles import load_bundle
-from .denoise.noise import check_array
 from .denoise.plan import closing
 from .errors import SettingsError
 from .inputs import Request, check_pose_pictures, open_inputs
@@ -22,6 +21,7 @@ from .networks import Networks
 from .pipeline import Animation
 from .sampler import Sampler
 from .settings import Settings, make_settings, resolve_settings
+from .validation import check_array
 
 Float = NDArray[np.float32]
 Picture = NDArray[np.uint8]

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .denoise.noise import described
 from .errors import MotionError, PictureError
+from .files import motion_errors, read_head
 from .limits import Limits, check_limit
 from .media.picture import read_picture
 from .pose import PoseSequence, open_estimator
 from .settings import SIZE_MULTIPLE, Settings
+from .validation import described
 
 Picture = NDArray[np.uint8]
 Size = tuple[int, int]
@@ -179,33 +180,16 @@ def open_motion(motion: Any, settings: Settings, limits: Limits) -> Motion:
 
 def is_folder(source: str | Path) -> bool:
     """Whether this is a folder; raises `MotionError` if there is nothing there."""
-    try:
+    with motion_errors(source):
         return stat.S_ISDIR(os.stat(source).st_mode)
-    except (OSError, ValueError) as error:
-        raise _unreadable(source, error) from None
 
 
 def is_keypoints(source: str | Path | bytes) -> bool:
     """Whether this is a keypoint file: by suffix, or by its first bytes (a zip archive or a JSON object)."""
-    if isinstance(source, bytes):
-        head = source[:64]
-    else:
-        if Path(source).suffix.lower() in KEYPOINT_SUFFIXES:
-            return True
-        try:
-            with open(source, "rb") as stream:
-                head = stream.read(64)
-        except (OSError, ValueError) as error:
-            raise _unreadable(source, error) from None
+    if not isinstance(source, bytes) and Path(source).suffix.lower() in KEYPOINT_SUFFIXES:
+        return True
+    head = read_head(source)
     return head.startswith(b"PK\x03\x04") or head.lstrip().startswith(b"{")
-
-
-def _unreadable(source: str | Path, error: OSError | ValueError) -> MotionError:
-    return MotionError(
-        f"{str(source)!r:.200} cannot be read: {getattr(error, 'strerror', None) or error}.",
-        remedy="Check the path.",
-        field="motion",
-    )
 
 
 def _from_poses(poses: PoseSequence, settings: Settings, limits: Limits) -> Motion:

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from .cuda.decoder import CudaDecoder
 from .denoise.kernels import clip_pixels, to_pictures, to_signed
-from .denoise.noise import check_array, picture_noise
+from .denoise.noise import picture_noise
 from .denoise.plan import Conditions, slices
-from .denoise.shapes import EngineShapes, LatentSize
+from .denoise.shapes import EngineShapes, LatentSize, shape_of
 from .engines import (
     FEATURE_CACHE_NETWORKS,
     NETWORKS,
@@ -32,6 +32,7 @@ from .engines.cuda import Gpu
 from .errors import EngineError
 from .limits import Limits
 from .settings import Settings
+from .validation import check_array
 
 Array = NDArray[Any]
 Float = NDArray[np.float32]
@@ -209,9 +210,8 @@ class Networks:
         features = np.empty((len(chunk), *out.shape[1:]), out.dtype)
         calls: dict[int, Call] = {}
         waiting = iter(pictures)
-        keep = (
-            out.nbytes <= self.cache.most_bytes
-        )  # a longer clip would push its own first chunks out of the cache
+        # A longer clip would push its own first chunks out of the cache.
+        keep = out.nbytes <= self.cache.most_bytes
         for part in slices(frames, len(chunk)):
             drawn = list(itertools.islice(waiting, part.stop - part.start))
 
@@ -265,14 +265,13 @@ class Networks:
     def _run(self, name: str, inputs: dict[str, Float]) -> Float:
         """One call on one picture; its output as float32, whatever the engine's dtypes are."""
         engine = self._engines[name]
-        dtypes = engine.spec.dtypes
         (spec,) = engine.spec.outputs
         sizes: dict[str, int] = {"batch": 1}
         if name == "vae_encoder":
             _, _, height, width = inputs["image"].shape
             sizes |= {"latent_height": height // 8, "latent_width": width // 8}
-        given = {key: array.astype(dtypes[key], copy=False) for key, array in inputs.items()}
-        output = np.empty([sizes[d] if isinstance(d, str) else d for d in spec.shape], dtypes[spec.name])
+        given = {key: array.astype(engine.spec.dtypes[key], copy=False) for key, array in inputs.items()}
+        output = np.empty(shape_of(spec, sizes), spec.dtype)
         engine.bind(given, {spec.name: output})()
         return output.astype(np.float32, copy=False)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from .cuda.denoiser import CudaDenoiser
 from .cuda.shared_program import ProgramCache
 from .denoise.loop import CpuDenoiser
-from .denoise.noise import check_array, latent_noise, spread
+from .denoise.noise import latent_noise, spread
 from .denoise.plan import Batching, Conditions, DenoisePlan, Denoiser, make_plan, segments_of
 from .denoise.schedule import initial_scale
 from .denoise.shapes import LatentSize, check_reuse
@@ -19,6 +19,7 @@ from .errors import OutOfMemory, SettingsError
 from .limits import Limits
 from .networks import Networks
 from .settings import Settings
+from .validation import check_array
 
 Float = NDArray[np.float32]
 
@@ -51,20 +52,18 @@ class Sampler:
 
     def plan(self, frames: int, settings: Settings, latent_size: LatentSize) -> DenoisePlan:
         """The plan of a clip of `frames` frames, the reference picture's own included; raises `InputError`."""
-        self.check(frames, settings, latent_size)
-        return make_plan(
-            settings,
-            frames,
-            latent_size,
-            self._networks.shapes,
-            lambda segment_frames: self._batching(segment_frames, latent_size),
-        )
+        check_reuse(self._networks.model.reuses, settings)
+
+        def batching(segment_frames: int) -> Batching:
+            self._networks.check_chunk(settings.decode_chunk, frames, latent_size)
+            return self._batching(segment_frames, latent_size)
+
+        return make_plan(settings, frames, latent_size, self._networks.shapes, batching)
 
     def initial_latents(self, plan: DenoisePlan, settings: Settings, given: Float | None = None) -> Float:
         """Latents [F,4,h,w] at the first sigma, from noise `given` [N or F,4,h,w] or the seed's."""
         if given is None:
-            segment = self._networks.shapes.segment(settings, plan.frames, plan.latent_size)
-            noise = latent_noise(settings.seed, plan.frames, segment, plan.latent_size, settings.noise)
+            noise = latent_noise(settings.seed, plan.frames, plan.segment, plan.latent_size, settings.noise)
         else:
             noise = spread(check_array(given, (None, 4, *plan.latent_size), "initial_latents"), plan.frames)
         scaled: Float = noise * np.float32(initial_scale(plan.steps[0].sigma))

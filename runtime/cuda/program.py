@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from ..denoise.plan import Conditions, DenoisePlan, StepVariant
 from ..denoise.schedule import Step, VariantKey
 from ..engines import Engine
+from ..engines.cuda_device import CudaDevice
 from . import launches
-from .launches import STILL, Device
+from .launches import STILL
 from .step_graph import Arrays, Selection, StepGraph, shared_batches
 
 Float = NDArray[np.float32]
@@ -58,7 +59,7 @@ class StepProgram:
 
     def __init__(
         self,
-        device: Device,
+        device: CudaDevice,
         unet: Engine,
         plan: DenoisePlan,
         *,

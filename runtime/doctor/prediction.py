@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from ..cuda.batch_sizes import MOST_ELEMENTS, too_wide
-from ..cuda.decoder import WIDEST
+from ..cuda.decoder import DECODER_CHANNELS
 from ..denoise.schedule import steps_of
 from ..denoise.segments import cut_segments
 from ..denoise.shapes import EngineShapes, LatentSize
@@ -261,7 +261,7 @@ def predict(
             made = []
             for count in sorted(batches, reverse=True):
                 memory = memory_of(model, way, frames, count, jobs, gpu=gpu)
-                decoder = min(chunk, frames + 1) * 64 * pixels * WIDEST
+                decoder = min(chunk, frames + 1) * 64 * pixels * DECODER_CHANNELS
                 wide = too_wide(model.width, count, cost.segment_frames, pixels)
                 why = "" if free is None or memory.total <= free else "more memory than is free"
                 if wide or (gpu and decoder > MOST_ELEMENTS):  # more than kernels can count

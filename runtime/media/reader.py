@@ -23,6 +23,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from ..errors import LimitError, MotionError
+from ..files import plain_file
 from ..limits import Limits, check_limit
 
 _THREADS = min(4, os.cpu_count() or 1)  # every decoder thread keeps frames of its own
@@ -50,7 +51,8 @@ class Source:
         self._path = ""
         self.limits = limits
         if isinstance(source, str | Path):
-            self.name, size = self._take_path(source)
+            path = plain_file(source, "video", fault, REMEDY)
+            self.name, self._path, size = path.name, str(path.absolute()), path.stat().st_size
         elif isinstance(source, bytes | bytearray | memoryview):
             self.name, self._data = "the driving video", bytes(source)
             size = len(self._data)
@@ -95,22 +97,6 @@ class Source:
             return self._data[:12]
         with open(self._path, "rb") as file:
             return file.read(12)
-
-    def _take_path(self, source: str | Path) -> tuple[str, int]:
-        try:
-            path = Path(source)
-            if path.is_dir():
-                raise fault(f"{path} is a directory, not a video.")
-            if not path.exists():
-                raise fault(f"{path} does not exist.", "Check the path.")
-            if not path.is_file():
-                raise fault(f"{path} is not a plain file.")
-            with path.open("rb"):
-                size = path.stat().st_size
-        except (OSError, ValueError) as error:
-            raise fault(f"{str(source)!r:.200} cannot be read: {error}.", "Check the path.") from error
-        self._path = str(path.absolute())
-        return path.name, size
 
     def _take_stream(self, stream: BinaryIO) -> tuple[str, int]:
         """Copied to a file: a stream may allow one reading only, and a container is read several times."""

@@ -10,9 +10,7 @@ import json
 import math
 import operator
 import os
-import struct
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import MotionError, OutputError
-from ..files import write_atomic
+from ..files import motion_errors, output_errors, write_atomic
 
 Floats = npt.NDArray[np.float32]
 
@@ -40,16 +38,6 @@ FORMAT = 1
 """Version of the layout; a file of another one is refused rather than guessed at."""
 _KEYS = {"format", "fps", "size", *SHAPES}
 _MOST_BYTES = 2**30  # unpacked; some 700,000 frames
-_DAMAGE = (
-    ValueError,
-    KeyError,
-    EOFError,
-    OSError,
-    RuntimeError,
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-)
 _REMEDY = "Give a .npz or .json file written by PoseSequence.save, or estimate the poses again."
 
 
@@ -108,9 +96,8 @@ class PoseSequence:
 
     def __getitem__(self, index: int | slice) -> PoseSequence:
         """Some of the frames, or the one frame `index`, at the same frame rate."""
-        if isinstance(index, slice):
-            return self.take(range(len(self))[index])
-        return self.take([range(len(self))[index]])  # IndexError ends iteration
+        chosen = range(len(self))[index]
+        return self.take([chosen] if isinstance(chosen, int) else chosen)
 
     def __iter__(self) -> Iterator[PoseSequence]:
         return (self.take([index]) for index in range(len(self)))
@@ -155,14 +142,8 @@ class PoseSequence:
                 remedy="Name a pose file with one of these.",
                 field="output",
             )
-        try:
+        with output_errors(target):
             write_atomic(target, pack(self))
-        except OSError as error:
-            raise OutputError(
-                f"{target} cannot be written: {error.strerror or error}.",
-                remedy="Check the folder and the free space.",
-                field="output",
-            ) from error
 
     def to_bytes(self) -> bytes:
         """An `.npz` file, which `load` takes."""
@@ -174,7 +155,11 @@ class PoseSequence:
 
         Nothing is unpickled. Raises `MotionError` for a missing, damaged or foreign file.
         """
-        data, name = (source, "The pose data") if isinstance(source, bytes) else _read(source)
+        if isinstance(source, bytes):
+            data, name = source, "The pose data"
+        else:
+            with motion_errors(source):
+                data, name = Path(source).read_bytes(), os.fspath(source)
         if data[:2] == b"PK":
             values = _unpack_npz(data, name)
         elif data.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"{":
@@ -251,14 +236,6 @@ def _checked_size(value: Any) -> tuple[int, int]:
     return width, height
 
 
-def _read(path: str | os.PathLike[str]) -> tuple[bytes, str]:
-    try:
-        return Path(path).read_bytes(), str(path)
-    except (OSError, ValueError) as error:  # ValueError: a null character in the path
-        reason = getattr(error, "strerror", None) or error
-        raise _wrong(f"{os.fspath(path)!r} cannot be read: {reason}.", "Check the path.") from error
-
-
 def _check_keys(values: dict[str, Any], name: str) -> None:
     missing, unknown = sorted(_KEYS - values.keys()), sorted(values.keys() - _KEYS)
     if missing or unknown:
@@ -304,18 +281,15 @@ def _unpack_npz(data: bytes, name: str) -> dict[str, Any]:
             if sum(member.file_size for member in members) > _MOST_BYTES:
                 raise ValueError("it unpacks to more than 1 GiB")
             read = {m.filename.removesuffix(".npy"): _array(archive.read(m), m.filename) for m in members}
-    except _DAMAGE as error:
+    except Exception as error:  # of zipfile, zlib, struct and numpy; they share no base class
         raise _wrong(f"{name} is damaged: {error}.", _REMEDY) from error
     return {key: value.tolist() if key in ("format", "fps", "size") else value for key, value in read.items()}
 
 
 def _array(raw: bytes, member: str) -> np.ndarray[Any, Any]:
-    """One .npy file. The header is compared with the bytes at hand before anything is allocated."""
+    """One .npy file. Unlike `np.load` this takes no memory for a shape that the bytes at hand do not fill."""
     stream = io.BytesIO(raw)
     if np.lib.format.read_magic(stream) != (1, 0):
         raise ValueError(f"{member} has an unknown version")
     shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-    if dtype.kind not in "fiu":
-        raise ValueError(f"{member} holds {dtype}")
-    flat = np.frombuffer(raw, dtype, offset=stream.tell())
-    return flat.reshape(shape, order="F" if fortran else "C")
+    return np.frombuffer(raw, dtype, offset=stream.tell()).reshape(shape, order="F" if fortran else "C")
