@@ -142,11 +142,7 @@ class Animator:
         # Only reading a video tells how many frames it has; until then one segment stands for all.
         known = inputs.motion.video is None
         frames = inputs.motion.frames + 1 if known else settings.segment or 1
-        try:
-            self.sampler.check(frames, settings, (height // 8, width // 8))
-        except BaseException:
-            inputs.motion.close()
-            raise
+        self.sampler.check(frames, settings, (height // 8, width // 8))
         return Animation(self.networks, self.sampler, inputs, settings, cancelled, clock)
 
     def sample(

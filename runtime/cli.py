@@ -226,11 +226,11 @@ def convert(video: Path, output: Path) -> None:
     from .media.reader import VideoReader
     from .media.writer import VideoWriter
 
-    with VideoReader(video) as reader:
-        audio = video if reader.has_audio else None
-        with VideoWriter(output, fps=reader.fps, size=reader.size, audio=audio) as writer:
-            for _, frame in reader.frames():
-                writer.write(frame)
+    reader = VideoReader(video)
+    audio = video if reader.has_audio else None
+    with VideoWriter(output, fps=reader.fps, size=reader.size, audio=audio) as writer:
+        for _, frame in reader.frames():
+            writer.write(frame)
 
 
 @app.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from .errors import MotionError, PictureError
 from .files import motion_errors, read_head
 from .limits import Limits, check_limit
 from .media.picture import read_picture
-from .pose import PoseSequence, open_estimator
+from .pose import PoseEstimator, PoseSequence, open_estimator
 from .settings import SIZE_MULTIPLE, Settings
 from .validation import described
 
@@ -57,9 +57,13 @@ class AnimationInputs:
         pose = self.reference_pose or self._estimate_reference()
         return cropped_pose(pose, (self.picture.shape[1], self.picture.shape[0]), self.size)
 
+    def open_estimator(self) -> PoseEstimator:
+        """The estimator that was asked for."""
+        return open_estimator(self.estimator, threads=self.threads)
+
     def _estimate_reference(self) -> PoseSequence:
         # In the whole picture, not in the crop: what is around a person helps an estimator to find them.
-        pose = open_estimator(self.estimator, threads=self.threads).estimate(self.picture)
+        pose = self.open_estimator().estimate(self.picture)
         if not pose.body_score.any():
             raise PictureError(
                 "nobody was found in the reference picture.",
@@ -67,14 +71,6 @@ class AnimationInputs:
                 field="image",
             )
         return pose
-
-    def driving_poses(self, check: Callable[[], None]) -> Iterator[tuple[int, PoseSequence]]:
-        """Poses of a video motion, frame by frame as (frames done, pose); `check` may raise between frames."""
-        assert self.motion.video is not None
-        estimator = open_estimator(self.estimator, threads=self.threads)
-        for done, frame in enumerate(self.motion.video(), 1):
-            check()
-            yield done, estimator.estimate(frame)
 
 
 def open_inputs(
@@ -153,7 +149,6 @@ class Motion:
     """Frames to find poses in."""
     audio: str | Path | bytes | None = None
     """What the sound comes from."""
-    close: Callable[[], None] = field(default=lambda: None)
 
 
 def open_motion(motion: Any, settings: Settings, limits: Limits) -> Motion:
@@ -215,17 +210,9 @@ def _from_folder(folder: Path, settings: Settings, limits: Limits) -> Motion:
     from .media.picture import list_pictures, read_pictures
 
     stride = settings.stride or 1
-    count = len(list_pictures(folder)[::stride][: settings.frames])
-    check_limit("frames of the motion", count, limits.frames, field="motion")
-
-    def pictures() -> Iterator[Picture]:
-        for index, picture in enumerate(read_pictures(folder, limits)):
-            if index >= count * stride:
-                return
-            if index % stride == 0:
-                yield picture
-
-    return Motion(fps=PICTURES_FPS / stride, frames=count, pictures=pictures)
+    paths = list_pictures(folder)[::stride][: settings.frames]
+    check_limit("frames of the motion", len(paths), limits.frames, field="motion")
+    return Motion(fps=PICTURES_FPS / stride, frames=len(paths), pictures=lambda: read_pictures(paths, limits))
 
 
 def _from_video(source: str | Path | bytes, settings: Settings, limits: Limits) -> Motion:
@@ -249,7 +236,6 @@ def _from_video(source: str | Path | bytes, settings: Settings, limits: Limits) 
         frames=count,
         video=frames,
         audio=source if reader.has_audio else None,
-        close=reader.close,
     )
 
 

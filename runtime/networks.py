@@ -7,7 +7,8 @@ import itertools
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from cachetools import LRUCache
@@ -25,6 +26,7 @@ from .engines import (
     Call,
     Engine,
     ImageStatistics,
+    Manifest,
     Placement,
     open_engine,
 )
@@ -44,40 +46,26 @@ ANY_SHAPE = EngineShapes({})
 """For engines that take any shape."""
 
 
-class ModelInfo(Protocol):
-    """What the pipeline needs to know of a model besides its engines; a bundle's manifest has it."""
+@dataclass(frozen=True)
+class ModelInfo:
+    """What the pipeline needs to know of networks that are no bundle's; a bundle's manifest has the same."""
 
-    @property
-    def sizes(self) -> tuple[tuple[int, int], ...]:
-        """(width, height) of the videos that it makes."""
-
-    @property
-    def rows(self) -> tuple[int, ...]:
-        """How many rows a call of the U-Net may have, ascending."""
-
-    @property
-    def scaling_factor(self) -> float:
-        """What latents are divided by before they are decoded."""
-
-    @property
-    def image(self) -> ImageStatistics:
-        """CLIP's input size and normalisation."""
-
-    @property
-    def defaults(self) -> Mapping[str, Any]:
-        """The model's default settings."""
-
-    @property
-    def reuses(self) -> bool:
-        """Whether it has the networks that reuse cached features."""
-
-    @property
-    def build(self) -> str:
-        """A hash of all that the engines were made from."""
-
-    @property
-    def note(self) -> str:
-        """A note for its users."""
+    sizes: tuple[tuple[int, int], ...]
+    """(width, height) of the videos that it makes."""
+    scaling_factor: float
+    """What latents are divided by before they are decoded."""
+    image: ImageStatistics
+    """CLIP's input size and normalisation."""
+    defaults: Mapping[str, Any]
+    """The model's default settings."""
+    rows: tuple[int, ...] = (1,)
+    """How many rows a call of the U-Net may have, ascending."""
+    reuses: bool = False
+    """Whether it has the networks that reuse cached features."""
+    build: str = ""
+    """A hash of all that the engines were made from."""
+    note: str = ""
+    """A note for its users."""
 
 
 class Networks:
@@ -85,7 +73,7 @@ class Networks:
 
     def __init__(
         self,
-        model: ModelInfo,
+        model: Manifest | ModelInfo,
         open_network: Callable[[str], Engine],
         *,
         shapes: EngineShapes = ANY_SHAPE,
@@ -266,10 +254,8 @@ class Networks:
         """One call on one picture; its output as float32, whatever the engine's dtypes are."""
         engine = self._engines[name]
         (spec,) = engine.spec.outputs
-        sizes: dict[str, int] = {"batch": 1}
-        if name == "vae_encoder":
-            _, _, height, width = inputs["image"].shape
-            sizes |= {"latent_height": height // 8, "latent_width": width // 8}
+        _, _, height, width = next(iter(inputs.values())).shape
+        sizes = {"batch": 1, "latent_height": height // 8, "latent_width": width // 8}
         given = {key: array.astype(engine.spec.dtypes[key], copy=False) for key, array in inputs.items()}
         output = np.empty(shape_of(spec, sizes), spec.dtype)
         engine.bind(given, {spec.name: output})()

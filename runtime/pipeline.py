@@ -63,7 +63,6 @@ class Animation:
     def close(self) -> None:
         """Stop the animation and give back what it holds."""
         self._events.close()
-        self._inputs.motion.close()
 
     def _run(self) -> StageRun[None]:
         try:
@@ -76,8 +75,6 @@ class Animation:
         except EngineError as error:
             self._networks.raise_if_lost(error)
             raise
-        finally:
-            self._inputs.motion.close()
 
     # ---- pose ----
 
@@ -106,9 +103,11 @@ class Animation:
 
     def _estimate(self) -> StageRun[PoseSequence]:
         """The poses of a driving video."""
-        found = []
-        for done, pose in self._inputs.driving_poses(self._stop_if_cancelled):
-            found.append(pose)
+        assert self._inputs.motion.video is not None
+        estimator, found = self._inputs.open_estimator(), []
+        for done, frame in enumerate(self._inputs.motion.video(), 1):
+            self._stop_if_cancelled()
+            found.append(estimator.estimate(frame))
             steps = max(self.frames, done) if self.frames else 0  # the estimate may be too small
             yield self._progress("pose", done, steps)
         if not any(pose.body_score.any() for pose in found):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from ..animator import Animator
 from ..denoise.kernels import clip_pixels, to_signed
 from ..engines import Array, Call, EngineSpec, ImageStatistics, network_specs
 from ..limits import Limits
-from ..networks import Networks
+from ..networks import ModelInfo, Networks
 from .checkpoints import load_image_encoder, load_vae, read_statistics
 from .networks import PoseNet, UNet
 
@@ -99,20 +98,6 @@ class TorchEngine:
         """The module belongs to its owner."""
 
 
-@dataclass(frozen=True)
-class TrainedModel:
-    """What a manifest says of a bundle, for networks that are still being trained; see `networks.ModelInfo`."""
-
-    sizes: tuple[tuple[int, int], ...]
-    scaling_factor: float
-    image: ImageStatistics
-    defaults: Mapping[str, Any]
-    rows: tuple[int, ...] = (1,)
-    reuses: bool = False
-    build: str = ""
-    note: str = ""
-
-
 def torch_animator(
     unet: UNet, pose_net: PoseNet, encoders: Encoders, size: tuple[int, int], defaults: Mapping[str, Any]
 ) -> Animator:
@@ -137,6 +122,6 @@ def torch_animator(
         token_width=unet.config["cross_attention_dim"],
         image_size=encoders.statistics.size,
     )
-    model = TrainedModel((size,), encoders.scaling_factor, encoders.statistics, defaults)
+    model = ModelInfo((size,), encoders.scaling_factor, encoders.statistics, defaults)
     networks = Networks(model, lambda name: TorchEngine(functions[name], specs[name], device))
     return Animator(networks, name="training", limits=Limits())

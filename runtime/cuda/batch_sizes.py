@@ -87,7 +87,8 @@ class BatchSizes:
         self, rows: tuple[int, ...], segment_frames: int, latent_size: LatentSize
     ) -> tuple[int, ...]:
         """Those of `rows` whose widest tensor has elements that 32 bits count."""
-        channels = self._channels()
+        (pose,) = (tensor for tensor in self._unet.spec.inputs if tensor.name == "pose")
+        channels = int(pose.shape[2])
         small = tuple(
             size for size in rows if not too_wide(channels, size, segment_frames, math.prod(latent_size))
         )
@@ -100,11 +101,6 @@ class BatchSizes:
                 field="settings.segment",
             )
         return small
-
-    def _channels(self) -> int:
-        (pose,) = (tensor for tensor in self._unet.spec.inputs if tensor.name == "pose")
-        assert isinstance(pose.shape[2], int)
-        return pose.shape[2]
 
     def _path(self, shape: tuple[Any, ...]) -> Path:
         key = hashlib.sha256(repr((self._name, shape)).encode()).hexdigest()

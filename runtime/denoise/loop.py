@@ -19,7 +19,6 @@ from .shapes import shape_of, unet_sizes
 
 Float = NDArray[np.float32]
 Arrays = Mapping[str, NDArray[Any]]
-NO_ARRAYS: Arrays = {}
 
 
 class CpuDenoiser:
@@ -123,7 +122,7 @@ class Worker:
         self._inputs["time_ids"][:] = conditions.time_ids
         prediction, *self._features = unet.spec.outputs
         self.prediction = np.empty(shape_of(prediction, self._sizes), prediction.dtype)
-        self._calls = {} if shallow else {size: self._bind(unet, size) for size in sizes}
+        self._calls = {} if shallow else {size: self._bind(unet, size, {}, {}) for size in sizes}
 
     def batch(self, rows: tuple[Row, ...], size: int) -> Batch:
         """A batch of `size` rows on these arrays, of which the first are `rows`."""
@@ -132,12 +131,10 @@ class Worker:
         sizes = {**self._sizes, "rows": size}
         # Of this batch alone: later steps read them.
         features = {tensor.name: np.zeros(shape_of(tensor, sizes), tensor.dtype) for tensor in self._features}
-        full = self._bind(self._unet, size, outputs=features)
-        return Batch(rows, self, full, self._bind(self._shallow, size, inputs=features))
+        full = self._bind(self._unet, size, {}, features)
+        return Batch(rows, self, full, self._bind(self._shallow, size, features, {}))
 
-    def _bind(
-        self, engine: Engine, size: int, inputs: Arrays = NO_ARRAYS, outputs: Arrays = NO_ARRAYS
-    ) -> Call:
+    def _bind(self, engine: Engine, size: int, inputs: Arrays, outputs: Arrays) -> Call:
         given = {name: array[:size] for name, array in self._inputs.items()}
         return engine.bind({**given, **inputs}, {"prediction": self.prediction[:size], **outputs})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -93,13 +93,30 @@ def list_pictures(folder: str | Path) -> list[Path]:
     return sorted(pictures, key=_natural)
 
 
-def read_pictures(folder: str | Path, limits: Limits | None = None) -> Iterator[Picture]:
-    """Yields the folder's pictures as uint8 [H,W,3] RGB in natural order, one in memory at a time.
+def read_pictures(paths: Sequence[Path], limits: Limits | None = None) -> Iterator[Picture]:
+    """Yields pictures as uint8 [H,W,3] RGB, one in memory at a time.
 
-    Raises `MotionError` at once if there are none, and on the way if one cannot be read or differs in size
-    from the first; `LimitError` if one has more pixels than a frame may have.
+    Raises `MotionError` if one cannot be read or differs in size from the first, and `LimitError` if one has more
+    pixels than a frame may have.
     """
-    return _read_all(list_pictures(folder), limits or Limits())
+    limits = limits or Limits()
+    first: tuple[int, ...] = ()
+    for path in paths:
+        try:
+            picture = read_picture(path, limits)
+        except PictureError as error:
+            raise _motion_fault(error.message, error.remedy) from error
+        except LimitError as error:
+            raise LimitError(error.message, remedy=error.remedy, field="motion") from error
+        rows, columns = picture.shape[:2]
+        check_limit("pixels of a pose picture", rows * columns, limits.frame_pixels, field="motion")
+        first = first or picture.shape
+        if picture.shape != first:
+            raise _motion_fault(
+                f"{path.name} is {columns}x{rows}, but {paths[0].name} is {first[1]}x{first[0]}.",
+                "Make all pose pictures the same size.",
+            )
+        yield picture
 
 
 def fit_picture(picture: Picture, width: int, height: int) -> Picture:
@@ -247,26 +264,6 @@ def _centre(picture: Picture, width: int, height: int) -> Picture:
     top = (picture.shape[0] - height) // 2
     left = (picture.shape[1] - width) // 2
     return picture[top : top + height, left : left + width]
-
-
-def _read_all(paths: list[Path], limits: Limits) -> Iterator[Picture]:
-    first: tuple[int, ...] = ()
-    for path in paths:
-        try:
-            picture = read_picture(path, limits)
-        except PictureError as error:
-            raise _motion_fault(error.message, error.remedy) from error
-        except LimitError as error:
-            raise LimitError(error.message, remedy=error.remedy, field="motion") from error
-        rows, columns = picture.shape[:2]
-        check_limit("pixels of a pose picture", rows * columns, limits.frame_pixels, field="motion")
-        first = first or picture.shape
-        if picture.shape != first:
-            raise _motion_fault(
-                f"{path.name} is {columns}x{rows}, but {paths[0].name} is {first[1]}x{first[0]}.",
-                "Make all pose pictures the same size.",
-            )
-        yield picture
 
 
 def _natural(path: Path) -> tuple[object, ...]:

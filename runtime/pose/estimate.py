@@ -109,9 +109,9 @@ def _from_file(
     file = source if isinstance(source, bytes) else os.fspath(source)
     if picture_format(read_head(file)) not in ("", "GIF"):
         return _estimate([read_picture(file, limits)], estimator), 1.0
-    with VideoReader(file, limits) as video:
-        poses = _estimate((frame for _, frame in video.frames(stride=stride)), estimator)
-        return poses, video.fps / stride
+    video = VideoReader(file, limits)
+    poses = _estimate((frame for _, frame in video.frames(stride=stride)), estimator)
+    return poses, video.fps / stride
 
 
 def _estimate(frames: Iterable[Picture], estimator: PoseEstimator) -> PoseSequence:
