@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,14 +114,7 @@ class Animator:
         input that cannot be used, here or while the job runs.
         """
         return Job(
-            lambda cancelled: self.stream(
-                image,
-                motion,
-                settings,
-                reference_pose=reference_pose,
-                estimator=estimator,
-                cancelled=cancelled,
-            )
+            partial(self.stream, image, motion, settings, reference_pose=reference_pose, estimator=estimator)
         )
 
     def stream(

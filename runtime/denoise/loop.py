@@ -82,7 +82,7 @@ class CpuDenoiser:
     def close(self, *, broken: bool = False) -> None:
         """Nothing to do: it holds only its own memory."""
 
-    def _place(self, variant: StepVariant) -> list[Batch]:
+    def _place(self, variant: StepVariant) -> list[RowBatch]:
         """The variant's batches, given to the workers in turn."""
         ends = accumulate(variant.batches, initial=0)
         return [
@@ -124,15 +124,15 @@ class Worker:
         self.prediction = np.empty(shape_of(prediction, self._sizes), prediction.dtype)
         self._calls = {} if shallow else {size: self._bind(unet, size, {}, {}) for size in sizes}
 
-    def batch(self, rows: tuple[Row, ...], size: int) -> Batch:
+    def batch(self, rows: tuple[Row, ...], size: int) -> RowBatch:
         """A batch of `size` rows on these arrays, of which the first are `rows`."""
         if self._shallow is None:
-            return Batch(rows, self, self._calls[size], None)
+            return RowBatch(rows, self, self._calls[size], None)
         sizes = {**self._sizes, "rows": size}
         # Of this batch alone: later steps read them.
         features = {tensor.name: np.zeros(shape_of(tensor, sizes), tensor.dtype) for tensor in self._features}
         full = self._bind(self._unet, size, {}, features)
-        return Batch(rows, self, full, self._bind(self._shallow, size, features, {}))
+        return RowBatch(rows, self, full, self._bind(self._shallow, size, features, {}))
 
     def _bind(self, engine: Engine, size: int, inputs: Arrays, outputs: Arrays) -> Call:
         given = {name: array[:size] for name, array in self._inputs.items()}
@@ -155,7 +155,7 @@ class Worker:
 
 
 @dataclass(frozen=True)
-class Batch:
+class RowBatch:
     """Rows that run in one call."""
 
     rows: tuple[Row, ...]

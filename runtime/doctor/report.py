@@ -60,7 +60,7 @@ class Question:
             if not 0 < seconds < math.inf:
                 raise SettingsError(f"seconds is {seconds}.", remedy="Give more than 0.", field="seconds")
             frames = max(1, round(seconds * FPS))
-        return cls(size, frames, jobs)
+        return cls(size=size, frames=frames, jobs=jobs)
 
     def apply(self, own: Settings) -> tuple[Settings, int]:
         """A bundle's own settings in the size that is asked about, and the frames of the video."""
