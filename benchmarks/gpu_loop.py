@@ -47,7 +47,7 @@ from mimicmotion_trt import Animator, Limits, Settings
 from mimicmotion_trt.denoise.noise import latent_noise
 from mimicmotion_trt.engines import Manifest
 from mimicmotion_trt.engines.bundle import MANIFEST
-from mimicmotion_trt.export.networks import image_statistics
+from mimicmotion_trt.training.checkpoints import image_statistics
 
 Latents = np.ndarray[Any, np.dtype[np.float32]]
 Frames = np.ndarray[Any, np.dtype[np.uint8]]
@@ -61,18 +61,9 @@ MARKS = (
     ("the same with DeepCache", 13.6),
 )
 """Published seconds of SVD-XT's 25 frames in 25 steps, guided, at 1024x576, decoding included."""
-FIGURES = [
-    "video_s",
-    "faster",
-    "step_s",
-    "encode_s",
-    "decode_s",
-    "rel_l2",
-    "tflops",
-    "of_matmul",
-    "idle",
-    "gib",
-]
+FIGURES = (
+    "video_s", "faster", "step_s", "encode_s", "decode_s", "rel_l2", "tflops", "of_matmul", "idle", "gib"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -139,7 +130,7 @@ def main(
         raise typer.BadParameter(f"{unknown[0]} is none of {', '.join(SHAPES)}")
     console = Console(quiet=as_json, markup=False, highlight=False)
     machine = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    report = Report.begin(results, "gpu-loop", machine, steps=STEPS)
+    report = Report.begin(results, "-".join(["gpu-loop", *(shape or ())]), machine, steps=STEPS)
     with tempfile.TemporaryDirectory() as temporary:
         loops = {name: Loops(SHAPES[name], work or Path(temporary), bundle) for name in chosen}
         run_parts(parts_of(loops, compiled=compile), report, console, minutes)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from .errors import MotionError, PictureError
 from .files import motion_errors, read_head
-from .limits import Limits, check_limit
+from .limits import FASTEST_FPS, SLOWEST_FPS, Limits, check_limit
 from .media.picture import read_picture
 from .pose import PoseEstimator, PoseSequence, open_estimator
 from .settings import SIZE_MULTIPLE, Settings
@@ -169,7 +169,7 @@ def open_motion(motion: Any, settings: Settings, limits: Limits) -> Motion:
     if not isinstance(motion, bytes) and is_folder(motion):
         return _from_folder(Path(motion), settings, limits)
     if is_keypoints(motion):
-        return _from_poses(PoseSequence.load(motion), settings, limits)
+        return _from_poses(PoseSequence.load(motion, limits), settings, limits)
     return _from_video(motion, settings, limits)
 
 
@@ -187,7 +187,32 @@ def is_keypoints(source: str | Path | bytes) -> bool:
     return head.startswith(b"PK\x03\x04") or head.lstrip().startswith(b"{")
 
 
+def map_pictures(path: Path) -> NDArray[Any]:
+    """The array of a .npy file, read as it is used; raises `MotionError`. Its shape is not checked."""
+    try:
+        return np.lib.format.open_memmap(path, mode="r")
+    except Exception as error:  # numpy evaluates the header as Python: TokenError, SyntaxError and more
+        reason = f": {error!s:.200}" if isinstance(error, ValueError) else ""
+        raise MotionError(
+            f"the pose pictures are not a .npy file{reason}.",
+            remedy="Give uint8 [frames, height, width, 3] as numpy.save writes it.",
+            field="motion",
+        ) from None
+
+
+def _sampled_rate(fps: float, stride: int) -> float:
+    """Frames per second after a stride; raises `MotionError` where no video can have so many, or so few."""
+    if SLOWEST_FPS <= fps / stride <= FASTEST_FPS:
+        return fps / stride
+    raise MotionError(
+        f"the motion has {fps:g} frames per second and a stride of {stride}.",
+        remedy=f"A video has {SLOWEST_FPS:g} to {FASTEST_FPS:g} a second; give another motion, or another stride.",
+        field="settings.stride" if SLOWEST_FPS <= fps <= FASTEST_FPS else "motion",
+    )
+
+
 def _from_poses(poses: PoseSequence, settings: Settings, limits: Limits) -> Motion:
+    _sampled_rate(poses.fps, settings.stride or 1)
     poses = poses.strided(settings.stride or 1)[: settings.frames]
     check_limit("frames of the motion", len(poses), limits.frames, field="motion")
     return Motion(fps=poses.fps, frames=len(poses), poses=poses)
@@ -203,7 +228,7 @@ def _from_array(pictures: NDArray[Any], settings: Settings, limits: Limits) -> M
     stride = settings.stride or 1
     chosen = pictures[::stride][: settings.frames]
     check_limit("frames of the motion", len(chosen), limits.frames, field="motion")
-    return Motion(fps=PICTURES_FPS / stride, frames=len(chosen), pictures=lambda: iter(chosen))
+    return Motion(fps=_sampled_rate(PICTURES_FPS, stride), frames=len(chosen), pictures=lambda: iter(chosen))
 
 
 def _from_folder(folder: Path, settings: Settings, limits: Limits) -> Motion:
@@ -212,7 +237,8 @@ def _from_folder(folder: Path, settings: Settings, limits: Limits) -> Motion:
     stride = settings.stride or 1
     paths = list_pictures(folder)[::stride][: settings.frames]
     check_limit("frames of the motion", len(paths), limits.frames, field="motion")
-    return Motion(fps=PICTURES_FPS / stride, frames=len(paths), pictures=lambda: read_pictures(paths, limits))
+    fps = _sampled_rate(PICTURES_FPS, stride)
+    return Motion(fps=fps, frames=len(paths), pictures=lambda: read_pictures(paths, limits))
 
 
 def _from_video(source: str | Path | bytes, settings: Settings, limits: Limits) -> Motion:
@@ -221,6 +247,7 @@ def _from_video(source: str | Path | bytes, settings: Settings, limits: Limits) 
     reader = VideoReader(source, limits)
     stride = settings.stride or reference_stride(reader.fps)
     count = -(-(reader.frame_count or 0) // stride)
+    fps = _sampled_rate(reader.fps, stride)
     if settings.frames is not None:
         count = min(count, settings.frames)
     else:
@@ -231,12 +258,7 @@ def _from_video(source: str | Path | bytes, settings: Settings, limits: Limits) 
             check_limit("frames of the motion", index + 1, limits.frames, field="motion")
             yield frame
 
-    return Motion(
-        fps=reader.fps / stride,
-        frames=count,
-        video=frames,
-        audio=source if reader.has_audio else None,
-    )
+    return Motion(fps=fps, frames=count, video=frames, audio=source if reader.has_audio else None)
 
 
 def reference_stride(fps: float) -> int:

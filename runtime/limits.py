@@ -9,6 +9,8 @@ from .errors import LimitError
 from .validation import Whole, checked
 
 Count = Annotated[int, Whole(1)]
+SLOWEST_FPS, FASTEST_FPS = 0.01, 1000.0
+"""Frames per second of the videos that can be written: beyond them an MP4's clock has too few or too many ticks."""
 
 
 @checked(LimitError, prefix="limits.")
@@ -20,6 +22,10 @@ class Limits:
     picture_pixels: Count = 100_000_000
     """Checked on the header, before any pixel is decoded."""
     motion_bytes: Count = 2 * 2**30
+    keypoint_bytes: Count = 256 * 2**20
+    """Of a file of keypoints (.npz), unpacked: 1,536 a frame."""
+    json_bytes: Count = 32 * 2**20
+    """Of a file of keypoints as JSON, 2,600 to 7,600 a frame; reading it takes up to 16 times as much memory."""
     frame_pixels: Count = 8192 * 4352
     """Pixels of one frame of the driving video."""
     frames: Count = 20_000

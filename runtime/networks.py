@@ -7,7 +7,7 @@ import itertools
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -48,7 +48,7 @@ ANY_SHAPE = EngineShapes({})
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What the pipeline needs to know of networks that are no bundle's; a bundle's manifest has the same."""
+    """What the pipeline needs to know of a model besides its engines, as in a bundle's manifest."""
 
     sizes: tuple[tuple[int, int], ...]
     """(width, height) of the videos that it makes."""
@@ -66,6 +66,11 @@ class ModelInfo:
     """A hash of all that the engines were made from."""
     note: str = ""
     """A note for its users."""
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> ModelInfo:
+        """What a bundle's manifest says."""
+        return cls(**{one.name: getattr(manifest, one.name) for one in fields(cls)})
 
 
 class Networks:
@@ -112,9 +117,8 @@ class Networks:
                 bundle, network, Placement(device=device, threads=own, spin_threads=unet, stream=stream)
             )
 
-        return cls(
-            bundle.manifest, open_network, shapes=shapes, workers=workers, cache_bytes=limits.reuse_bytes
-        )
+        model = ModelInfo.of(bundle.manifest)
+        return cls(model, open_network, shapes=shapes, workers=workers, cache_bytes=limits.reuse_bytes)
 
     def __getitem__(self, network: str) -> Engine:
         """An engine by its network's name; those of the feature cache are opened when first asked for."""

@@ -106,11 +106,9 @@ def window(steps: int) -> int:
 
 def smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """The running mean over `window`, of as many values as there are whole windows; NaN is left out."""
-    size, known = window(len(values)), np.isfinite(values)
-    total = np.cumsum(np.concatenate([[0.0], np.where(known, values, 0.0)]))
-    count = np.cumsum(np.concatenate([[0], known]))
-    means: NDArray[np.float64] = (total[size:] - total[:-size]) / np.maximum(count[size:] - count[:-size], 1)
-    return means
+    known, ones = np.isfinite(values), np.ones(window(len(values)))
+    total = np.convolve(np.where(known, values, 0.0), ones, "valid")
+    return np.asarray(total / np.maximum(np.convolve(known, ones, "valid"), 1))
 
 
 def read_curve(folder: Path, most: int = 400) -> Curve:

@@ -12,7 +12,6 @@ from ..denoise.schedule import steps_of
 from ..denoise.segments import Segments, cut_segments
 from ..pose import PoseSequence
 from ..settings import Settings
-from .data.regions import box_on_grid
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,6 +79,19 @@ def hand_psnr(video: Pictures, truth: Pictures, poses: PoseSequence) -> float | 
         a, b = (x[frame, top:bottom, left:right].astype(np.float64) for x in (video, truth))
         errors.append(((a - b) ** 2).ravel())
     return decibels(np.concatenate(errors)) if sum(map(len, errors)) else None
+
+
+def box_on_grid(points: NDArray[np.float32], size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """(top, bottom, left, right), ends excluded, of what the box around points [P,2] touches.
+
+    Points are fractions of the picture's sides, `size` = (h, w) are the rows and columns of latents or pixels.
+    """
+    sides = np.array([size[1], size[0]], np.float64)
+    low = np.floor(points.min(axis=0) * sides).astype(int)
+    high = np.floor(points.max(axis=0) * sides).astype(int) + 1
+    left, top = np.clip(low, 0, sides.astype(int))
+    right, bottom = np.clip(high, 0, sides.astype(int))
+    return int(top), int(bottom), int(left), int(right)
 
 
 def border_jump(video: Pictures, truth: Pictures, borders: Sequence[int]) -> float | None:

@@ -1,4 +1,4 @@
-"""What the networks are asked and what their answers cost: EDM's preconditioning and weights, and the losses.
+"""What the networks are asked and what their answers cost: EDM's preconditioning and weights, regions, losses.
 
 Karras et al. 2022 ("EDM", table 1) with sigma_data = 1 and SVD's v-prediction (Blattmann et al. 2023,
 appendix D.4):
@@ -12,11 +12,17 @@ The network's input, timestep and meaning of v are those of the runtime's Euler 
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from ..pose.draw import BODY_THRESHOLD, LIMBS
 from .config import ObjectiveConfig, VaeConfig
-from .metrics import similarity
+from .metrics import box_on_grid, similarity
+
+Float = NDArray[np.float32]
+Mask = NDArray[np.bool_]
 
 
 def draw(
@@ -90,6 +96,57 @@ def time_ids(config: ObjectiveConfig, noise_aug: Tensor) -> Tensor:
     """
     fps = torch.full_like(noise_aug, config.conditioning_fps - 1)
     return torch.stack([fps, torch.full_like(noise_aug, config.motion_bucket), noise_aug], dim=1)
+
+
+def region_weights(
+    config: ObjectiveConfig, latent_size: tuple[int, int], *,
+    body: Float, body_score: Float, hands: Float, hands_score: Float,
+) -> Float:  # fmt: skip
+    """Loss weights [F,1,h,w] of a clip's latents, `latent_size` = (h, w). Where regions overlap the larger counts.
+
+    body [F,18,2], body_score [F,18], hands [F,2,21,2], hands_score [F,2,21] as in `PoseSequence`.
+    """
+    weights = np.ones((len(body), *latent_size), np.float32)
+    if config.skeleton_weight != 1:
+        near = skeleton_mask(body, body_score, latent_size, config.skeleton_radius)
+        weights[near] = config.skeleton_weight
+    if config.hand_weight != 1:
+        boxes = hand_mask(hands, hands_score, latent_size, config.hand_threshold)
+        weights[boxes] = np.maximum(weights[boxes], config.hand_weight)
+    return weights[:, None]
+
+
+def hand_mask(hands: Float, scores: Float, size: tuple[int, int], threshold: float) -> Mask:
+    """Which latents [F,h,w] the box of a hand touches whose 21 confidences are all above the threshold.
+
+    `size` is (h, w). A box that leaves the picture is cut (MimicMotion, sec. 3.3).
+    """
+    mask = np.zeros((len(hands), *size), np.bool_)
+    for frame, hand in np.argwhere((scores > threshold).all(axis=-1)):
+        top, bottom, left, right = box_on_grid(hands[frame, hand], size)
+        mask[frame, top:bottom, left:right] = True
+    return mask
+
+
+def skeleton_mask(body: Float, scores: Float, size: tuple[int, int], radius: float) -> Mask:
+    """Which latents [F,h,w] have their centre at most `radius` of the picture's height from a limb that is drawn.
+
+    `size` is (h, w): latents are square, so it also tells the picture's shape.
+    """
+    high, wide = size
+    y, x = np.mgrid[:high, :wide].astype(np.float32) + np.float32(0.5)
+    centres = np.stack([x, y], axis=-1)
+    points = body * np.array([wide, high], np.float32)
+    mask = np.zeros((len(body), high, wide), np.bool_)
+    for start, end in LIMBS:
+        drawn = np.minimum(scores[:, start], scores[:, end]) >= BODY_THRESHOLD
+        a = points[drawn, start][:, None, None]
+        along = points[drawn, end][:, None, None] - a
+        length = np.maximum((along**2).sum(-1), 1e-9)
+        share = np.clip(((centres - a) * along).sum(-1) / length, 0, 1)
+        distance = np.linalg.norm(centres - a - share[..., None] * along, axis=-1)
+        mask[drawn] |= distance <= radius * high
+    return mask
 
 
 def clip_losses(x0: Tensor, truth: Tensor, weight: Tensor, region: Tensor) -> Tensor:

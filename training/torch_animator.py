@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ..denoise.kernels import clip_pixels, to_signed
 from ..engines import Array, Call, EngineSpec, ImageStatistics, network_specs
 from ..limits import Limits
 from ..networks import ModelInfo, Networks
-from .checkpoints import load_image_encoder, load_vae, read_statistics
+from .checkpoints import PREPROCESSOR, image_statistics, load_image_encoder, load_vae, read_config
 from .networks import PoseNet, UNet
 
 Picture = NDArray[np.uint8]
@@ -35,7 +36,7 @@ class Encoders:
     def load(cls, base: Path, device: torch.device) -> Encoders:
         """Those of a base folder, on a device; raises `CheckpointError`."""
         image_encoder: Any = load_image_encoder(base).to(device)
-        statistics = read_statistics(base, int(image_encoder.config.image_size))
+        statistics = image_statistics(read_config(base / PREPROCESSOR), image_encoder)
         return cls(load_vae(base).to(device), image_encoder, statistics)
 
     def latent_weights(self) -> list[Tensor]:
@@ -65,32 +66,25 @@ class Encoders:
         return self.image_encoder(pixels).image_embeds.cpu().numpy()  # type: ignore[no-any-return]
 
 
-class TorchEngine:
+@dataclass(frozen=True)
+class ModuleEngine:
     """A PyTorch function as an engine; it may live on any device, its arrays are the caller's."""
 
-    def __init__(self, function: Callable[..., Tensor], spec: EngineSpec, device: torch.device) -> None:
-        self._function, self._spec, self._device = function, spec, device
-
-    @property
-    def spec(self) -> EngineSpec:
-        """Its tensors."""
-        return self._spec
-
-    @property
-    def gpu(self) -> None:
-        """It runs on the CPU."""
-        return None
+    function: Callable[..., Tensor]
+    spec: EngineSpec
+    device: torch.device
+    gpu: None = None
 
     def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Call:
         """See `Engine.bind`."""
-        self._spec.check(inputs, outputs)
+        self.spec.check(inputs, outputs)
         given = {name: torch.from_numpy(array) for name, array in inputs.items()}
         (result,) = (torch.from_numpy(array) for array in outputs.values())
 
         @torch.inference_mode()
         def call() -> None:
-            moved = {name: tensor.to(self._device) for name, tensor in given.items()}
-            result.copy_(self._function(**moved))
+            moved = {name: tensor.to(self.device) for name, tensor in given.items()}
+            result.copy_(self.function(**moved))
 
         return call
 
@@ -123,5 +117,5 @@ def torch_animator(
         image_size=encoders.statistics.size,
     )
     model = ModelInfo((size,), encoders.scaling_factor, encoders.statistics, defaults)
-    networks = Networks(model, lambda name: TorchEngine(functions[name], specs[name], device))
+    networks = Networks(model, lambda name: ModuleEngine(functions[name], specs[name], device))
     return Animator(networks, name="training", limits=Limits())

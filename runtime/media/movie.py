@@ -18,6 +18,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from ..errors import OutputError
+from ..limits import FASTEST_FPS, SLOWEST_FPS
 from .audio import AudioTrack, open_audio
 
 _THREADS = 4  # x264 gives the same bytes for the same number of threads, so it must not follow the host
@@ -192,10 +193,10 @@ class _Palette:
 
 def exact_rate(fps: float) -> Fraction:
     """Frames per second as a fraction: 29.97 is 30000/1001, 12.5 is 25/2. Raises `OutputError`."""
-    if not (math.isfinite(fps) and 0.01 <= fps <= 1000):
+    if not (math.isfinite(fps) and SLOWEST_FPS <= fps <= FASTEST_FPS):
         raise OutputError(
             f"the video's frame rate is {fps}.",
-            remedy="Choose 0.01 to 1000 frames per second.",
+            remedy=f"Choose {SLOWEST_FPS:g} to {FASTEST_FPS:g} frames per second.",
             field="output",
         )
     broadcast = Fraction(round(fps * 1.001) * 1000, 1001)

@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import MotionError, OutputError
+from ..errors import LimitError, MotionError, OutputError
 from ..files import motion_errors, output_errors, write_atomic
+from ..limits import Limits, check_limit
 
 Floats = npt.NDArray[np.float32]
 
@@ -37,7 +38,10 @@ SHAPES: dict[str, tuple[int, ...]] = {
 FORMAT = 1
 """Version of the layout; a file of another one is refused rather than guessed at."""
 _KEYS = {"format", "fps", "size", *SHAPES}
-_MOST_BYTES = 2**30  # unpacked; some 700,000 frames
+_MEMBERS, _TEXTS, _DEPTH = 64, 64, 8
+"""More arrays in an .npz, quotation marks in a JSON or lists in lists than any file of ours has (7, 18 and 5)."""
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _REMEDY = "Give a .npz or .json file written by PoseSequence.save, or estimate the poses again."
 
 
@@ -150,20 +154,23 @@ class PoseSequence:
         return _pack_npz(self)
 
     @staticmethod
-    def load(source: str | os.PathLike[str] | bytes) -> PoseSequence:
+    def load(source: str | os.PathLike[str] | bytes, limits: Limits | None = None) -> PoseSequence:
         """Read what `save` wrote, from a path or from the file's bytes, recognised by content.
 
-        Nothing is unpickled. Raises `MotionError` for a missing, damaged or foreign file.
+        Nothing is unpickled. Raises `MotionError` for a missing, damaged or foreign file, and `LimitError` for
+        one that is larger than `limits.keypoint_bytes` or `json_bytes`, before its values are read.
         """
+        limits = limits or Limits()
         if isinstance(source, bytes):
             data, name = source, "The pose data"
         else:
-            with motion_errors(source):
-                data, name = Path(source).read_bytes(), os.fspath(source)
+            with motion_errors(source), open(source, "rb") as file:
+                data, name = file.read(limits.keypoint_bytes + 1), Path(source).name
+        check_limit(f"bytes of {name}", len(data), limits.keypoint_bytes, field="motion")
         if data[:2] == b"PK":
-            values = _unpack_npz(data, name)
-        elif data.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"{":
-            values = _unpack_json(data, name)
+            values = _unpack_npz(data, name, limits)
+        elif data[:64].removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"{":
+            values = _unpack_json(data, name, limits)
         else:
             raise _wrong(f"{name} is not a pose file.", _REMEDY)
         _check_keys(values, name)
@@ -222,7 +229,7 @@ def _checked_fps(value: Any) -> float:
     except (TypeError, ValueError, OverflowError):
         fps = math.nan
     if not (math.isfinite(fps) and fps > 0):
-        raise _wrong(f"fps is {value!r}.", "Give a positive number of frames per second.", "motion.fps")
+        raise _wrong(f"fps is {value!r:.80}.", "Give a positive number of frames per second.", "motion.fps")
     return fps
 
 
@@ -232,7 +239,7 @@ def _checked_size(value: Any) -> tuple[int, int]:
     except (TypeError, ValueError):
         width = height = 0
     if width < 1 or height < 1:
-        raise _wrong(f"size is {value!r}.", "Give (width, height) in whole pixels.", "motion.size")
+        raise _wrong(f"size is {value!r:.80}.", "Give (width, height) in whole pixels.", "motion.size")
     return width, height
 
 
@@ -240,10 +247,10 @@ def _check_keys(values: dict[str, Any], name: str) -> None:
     missing, unknown = sorted(_KEYS - values.keys()), sorted(values.keys() - _KEYS)
     if missing or unknown:
         both = {"lacks": missing, "has unknown": unknown}
-        faults = [f"{what} {', '.join(keys)}" for what, keys in both.items() if keys]
+        faults = [f"{what} {', '.join(keys):.200}" for what, keys in both.items() if keys]
         raise _wrong(f"{name} {' and '.join(faults)}.", _REMEDY)
     if values["format"] != FORMAT:
-        raise _wrong(f"{name} has format {values['format']!r}; this version reads {FORMAT}.", _REMEDY)
+        raise _wrong(f"{name} has format {values['format']!r:.80}; this version reads {FORMAT}.", _REMEDY)
 
 
 def _pack_json(sequence: PoseSequence) -> bytes:
@@ -252,12 +259,29 @@ def _pack_json(sequence: PoseSequence) -> bytes:
     return json.dumps(values, allow_nan=False, separators=(",", ":")).encode()
 
 
-def _unpack_json(data: bytes, name: str) -> dict[str, Any]:
+def _unpack_json(data: bytes, name: str, limits: Limits) -> dict[str, Any]:
+    check_limit(f"bytes of JSON in {name}", len(data), limits.json_bytes, field="motion")
     try:
+        _check_nesting(data)
         values = json.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise _wrong(f"{name} is damaged JSON: {error}.", _REMEDY) from error
     return dict(values)
+
+
+def _check_nesting(data: bytes) -> None:
+    """Raise `ValueError` for JSON of many lists or texts: each takes 20 times its length once it is parsed.
+
+    A frame has 138 lists and 384 commas.
+    """
+    lists = data.count(b"[") + data.count(b"{")
+    if 2 * lists > data.count(b",") + _TEXTS or data.count(b'"') > _TEXTS:
+        raise ValueError("it has more lists or texts than keypoints have")
+    marks = np.frombuffer(data.translate(None, _NOT_BRACKETS), np.uint8)
+    opened = (marks == ord("[")) | (marks == ord("{"))
+    depth = np.cumsum(opened.view(np.int8) * 2 - 1, dtype=np.int32)
+    if depth.max(initial=0) > _DEPTH:
+        raise ValueError(f"lists lie more than {_DEPTH} deep")
 
 
 def _pack_npz(sequence: PoseSequence) -> bytes:
@@ -274,14 +298,20 @@ def _pack_npz(sequence: PoseSequence) -> bytes:
     return buffer.getvalue()
 
 
-def _unpack_npz(data: bytes, name: str) -> dict[str, Any]:
+def _unpack_npz(data: bytes, name: str, limits: Limits) -> dict[str, Any]:
     try:
+        if data.count(b"PK\x01\x02") > _MEMBERS:  # entries of the table of contents, which is read as a whole
+            raise ValueError("it holds too many files")
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = archive.infolist()
-            if sum(member.file_size for member in members) > _MOST_BYTES:
-                raise ValueError("it unpacks to more than 1 GiB")
+            size = sum(member.file_size for member in members)
+            check_limit(f"unpacked bytes of {name}", size, limits.keypoint_bytes, field="motion")
+            if any(member.compress_type not in _PACKED for member in members):
+                raise ValueError("it is packed in a way that numpy does not write")
             read = {m.filename.removesuffix(".npy"): _array(archive.read(m), m.filename) for m in members}
-    except Exception as error:  # of zipfile, zlib, struct and numpy; they share no base class
+    except LimitError:
+        raise
+    except Exception as error:  # of zipfile, zlib and numpy, which evaluates a header as Python: any kind
         raise _wrong(f"{name} is damaged: {error}.", _REMEDY) from error
     return {key: value.tolist() if key in ("format", "fps", "size") else value for key, value in read.items()}
 

@@ -8,7 +8,7 @@ import secrets
 import shutil
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -34,6 +34,8 @@ class StoredJob:
     settings: Settings
     created: float
     """Times are seconds since 1970."""
+    client: str = ""
+    """Whose job it is: the name of the caller's token, or its address where callers have none."""
     started: float | None = None
     ended: float | None = None
     state: State = "receiving"
@@ -45,6 +47,11 @@ class StoredJob:
     done: Done | None = None
     error: MimicMotionError | None = None
     cancel_asked: bool = False
+    deaths: int = 0
+    """Of engines that ran it."""
+    started_told: bool = False
+    told: list[Video] = field(default_factory=list)
+    """The pieces of its video that were told: a job that runs again makes the same ones."""
     readers: int = 0
     """How many read its events. A job that is read is not dropped."""
     unread: asyncio.Event = field(default_factory=asyncio.Event)
@@ -85,6 +92,7 @@ class StoredJob:
             progress=self.progress if self.state == "running" else None,
             done=self.done,
             error=self.error,
+            cancel_pending=self.cancel_asked and self.active,
         )
 
     async def events(self, after: int = 0) -> AsyncGenerator[Event, None]:
@@ -120,10 +128,9 @@ class StoredJob:
             self.state = "cancelled" if isinstance(outcome, Cancelled) else "failed"
             self.error = outcome
         self.log.close()
-        for part in PARTS:
-            self.file(part).unlink(missing_ok=True)
-        if self.done is None:
-            self.video.unlink(missing_ok=True)
+        for file in [self.file(part) for part in PARTS] + [self.video] * (self.done is None):
+            with suppress(OSError):  # it goes with the job's folder in the end
+                file.unlink(missing_ok=True)
 
 
 class JobStore:
@@ -146,13 +153,14 @@ class JobStore:
         settings: Settings,
         *,
         has_reference_pose: bool = False,
+        client: str = "",
     ) -> StoredJob:
         """A job with a folder for its files, whose upload begins."""
         self.sweep()
         folder = self.folder / secrets.token_hex(16)
         folder.mkdir()
         job = StoredJob(
-            folder, request_id, fingerprint, motion_kind, has_reference_pose, settings, self._clock()
+            folder, request_id, fingerprint, motion_kind, has_reference_pose, settings, self._clock(), client
         )
         self._jobs[job.id] = job
         return job

@@ -81,7 +81,11 @@ class AnimationServer:
         folder = Path(tempfile.mkdtemp(prefix="mimicmotion-", dir=config.folder))
         self.store = JobStore(folder, config.keep)
         self.scheduler = Scheduler(
-            config.engines(), config.max_queue, on_end=self._job_ended, on_change=self._changed
+            config.engines(),
+            config.max_queue,
+            on_end=self._job_ended,
+            on_change=self._changed,
+            patience=config.engine_patience,
         )
         for engine in self.scheduler.engines:  # before gRPC has threads and sockets of its own
             await engine.start()

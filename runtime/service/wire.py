@@ -49,6 +49,8 @@ class JobInfo:
     """Set when it succeeded."""
     error: MimicMotionError | None
     """Set when it failed or was cancelled."""
+    cancel_pending: bool = False
+    """It was asked to stop and has not stopped yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +222,7 @@ def info_to_wire(info: JobInfo) -> pb.Animation:
         progress=_event_to_wire(info.progress),
         done=_event_to_wire(info.done),
         error=None if info.error is None else _error_to_wire(info.error),
+        cancel_pending=info.cancel_pending,
     )
 
 
@@ -238,6 +241,7 @@ def info_from_wire(message: pb.Animation) -> JobInfo:
         progress=_event_from_wire(message, "progress", number),
         done=_event_from_wire(message, "done", number),
         error=_error_from_wire(message.error) if message.HasField("error") else None,
+        cancel_pending=message.cancel_pending,
     )
 
 

@@ -17,7 +17,7 @@ from gpu_loop import SHAPES, Loops, Shape, idle_between, parts_of
 from torch_model import TorchLoop, random_model, write_bundle
 
 from mimicmotion_trt import Animator
-from mimicmotion_trt.export.networks import image_statistics
+from mimicmotion_trt.training.checkpoints import image_statistics
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def test_an_unknown_shape_is_refused():
 def test_the_command_on_small_networks(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(SHAPES, "small", replace(SHAPES["small"], frames=3, timed=2))
     gpu_loop.main(shape=["small"], results=tmp_path, as_json=True)
-    (written,) = tmp_path.glob("*.json")
+    (written,) = tmp_path.glob("gpu-loop-small-*.json")
     assert capsys.readouterr().out == written.read_text()
     assert written.with_suffix(".png").exists()
 

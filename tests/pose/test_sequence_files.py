@@ -6,6 +6,8 @@ import contextlib
 import io
 import json
 import pickle
+import struct
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -14,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from mimicmotion_trt.errors import MotionError, OutputError
+from mimicmotion_trt.errors import LimitError, MotionError, OutputError
+from mimicmotion_trt.limits import Limits
 from mimicmotion_trt.pose import PoseSequence
 from mimicmotion_trt.pose.sequence import SHAPES
 
@@ -161,3 +164,44 @@ def test_a_path_that_cannot_be_read_or_written_says_why(tmp_path, make_sequence)
 
 def test_the_demo_motion_loads(demo_motion):
     assert (len(demo_motion), demo_motion.size, demo_motion.fps) == (50, (480, 854), 30.0)
+
+
+@pytest.mark.parametrize(
+    "filler", [b"[],", b"[0],", b'"x",', b"{},", b"0.1,[[[[[[[[[0]]]]]]]]],"], ids=lambda filler: filler[:4]
+)
+def test_json_that_would_take_many_times_its_length_is_refused_before_it_is_parsed(filler):
+    data = b'{"body":[' + filler * (3 * 2**20 // len(filler)) + b"0]}"
+    tracemalloc.start()
+    with pytest.raises(MotionError, match="damaged JSON"):
+        PoseSequence.load(data)
+    assert tracemalloc.get_traced_memory()[1] < 8 * len(data), "not the 20 times of parsed lists"
+    tracemalloc.stop()
+
+
+def test_files_over_the_limits_are_refused_before_they_are_read(saved, make_sequence):
+    data = saved.read_bytes()
+    with pytest.raises(LimitError) as caught:
+        PoseSequence.load(data, Limits(keypoint_bytes=1000, json_bytes=1000))
+    assert caught.value.field == "motion"
+    with zipfile.ZipFile(bomb := io.BytesIO(), "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("body.npy", bytes(2**24))
+    with pytest.raises(LimitError, match="unpacked"):
+        PoseSequence.load(bomb.getvalue(), Limits(keypoint_bytes=2**20))
+
+
+def test_an_archive_of_many_files_or_of_a_foreign_packing_is_refused():
+    with zipfile.ZipFile(many := io.BytesIO(), "w") as archive:
+        for index in range(100):
+            archive.writestr(f"{index}.npy", b"")
+    with zipfile.ZipFile(foreign := io.BytesIO(), "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("body.npy", b"x")
+    for file in (many, foreign):
+        with pytest.raises(MotionError, match="damaged"):
+            PoseSequence.load(file.getvalue())
+
+
+@pytest.mark.parametrize("header", [b"{'descr': '''", b"(" * 5000, b"{'descr': \xff", b"\0\1\2", b"1 if"])
+def test_a_garbled_header_is_the_files_fault(header):
+    member = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header
+    with pytest.raises(MotionError, match="damaged header"):
+        PoseSequence.load(_npz(member))

@@ -193,6 +193,26 @@ def test_folders_without_usable_pictures(refused, tmp_path):
     assert "1.png" in refused(MotionError, motion=tmp_path).message
 
 
+@pytest.mark.parametrize(
+    ("change", "stride", "field"),
+    [({"fps": 1e308}, None, "motion"), ({"fps": 1e-3}, None, "motion"), ({}, 10_000, "settings.stride")],
+)
+def test_a_frame_rate_that_no_video_has_is_found_before_the_work(
+    animator, person, quick, dance, change, stride, field
+):
+    with pytest.raises(MotionError, match="frames per second") as caught:
+        animator.animate(person, replace(dance, **change), replace(quick, stride=stride))
+    assert caught.value.field == field
+
+
+def test_a_video_whose_frames_last_for_days_is_refused_before_the_work(animator, person, quick, clip_of):
+    data = bytearray(clip_of(3))
+    at = data.index(b"stts") + 8  # the table of the frames' lengths: how many entries, then (frames, ticks)
+    data[at + 8 : at + 12] = struct.pack(">I", 2**31 - 1)
+    with pytest.raises(MotionError, match="frames per second"):
+        animator.animate(person, bytes(data), quick)
+
+
 @pytest.mark.parametrize("pose", [3, "pose.npz", [], object()])
 def test_things_that_are_no_reference_pose(refused, pose):
     assert refused(MotionError, reference_pose=pose).field == "reference_pose"

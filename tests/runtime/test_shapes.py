@@ -13,7 +13,7 @@ from mimicmotion_trt.denoise.shapes import EngineShapes
 from mimicmotion_trt.engines import NETWORKS, Bundle, Engine, EnginePlan, Placement, Profile, open_engine
 from mimicmotion_trt.export.options import Options, PlanOptions
 from mimicmotion_trt.export.tensorrt_build import make_profiles
-from mimicmotion_trt.networks import Networks
+from mimicmotion_trt.networks import ModelInfo, Networks
 
 TALL, WIDE = (16, 8), (8, 16)
 
@@ -101,7 +101,7 @@ def compiled(opened: Bundle, plans) -> Animator:
     def open_network(name: str) -> Any:
         return CheckedEngine(open_engine(opened, name, Placement(threads=2)), plans[name])
 
-    networks = Networks(model, open_network, shapes=EngineShapes(plans))
+    networks = Networks(ModelInfo.of(model), open_network, shapes=EngineShapes(plans))
     return Animator(networks, name="compiled", limits=Limits())
 
 

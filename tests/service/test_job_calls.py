@@ -140,12 +140,12 @@ def test_cancel_stops_a_running_job_within_a_step_and_a_waiting_one_at_once(clie
     waiting = client.create(LONG, VIDEO).job
     until(lambda: client.get(running).state == "running")
     assert client.cancel(waiting).state == "cancelled"
-    client.cancel(running)
+    assert client.cancel(running).cancel_pending, "it stops within a step"
     began = time.monotonic()
     with pytest.raises(errors.Cancelled):
         client.watch(running).result()
     assert time.monotonic() - began < 1.0
-    assert client.get(running).state == "cancelled"
+    assert (client.get(running).state, client.get(running).cancel_pending) == ("cancelled", False)
     assert client.cancel(running).state == "cancelled", "cancelling twice is fine"
     assert client.animate(script(), VIDEO).result()
 

@@ -57,7 +57,9 @@ def test_unusable_inputs_are_told_apart_and_harm_nothing(host, client):
         (errors.MotionError, (PERSON, b"no video", SHORT)),
         (errors.MotionError, (PERSON, b"PK no archive", SHORT)),
         (errors.MotionError, (PERSON, b"\x93NUMPY no array", SHORT)),
+        (errors.MotionError, (PERSON, b"\x93NUMPY\x01\x00\x08\x00{'descr'" + bytes(64), SHORT)),
         (errors.MotionError, (PERSON, np.zeros((3, 64, 64), np.uint8), SHORT)),
+        (errors.MotionError, (PERSON, MOTION, {**SHORT, "stride": 10_000})),
         (errors.SettingsError, (PERSON, MOTION, {"overlap": 4000})),
     ]
     for kind, arguments in cases:

@@ -21,7 +21,7 @@ def runs(tmp_path: Path) -> Path:
         folder = tmp_path / "runs" / name
         snapshot = folder / "checkpoints" / "step-0000020"
         snapshot.mkdir(parents=True)
-        config = {"seed": 7, "batch": 3, "data": {"clips": 4000, "characters": 4000}}
+        config = {"stage": name, "seed": 7, "batch": 3, "data": {"clips": 4000, "characters": 4000}}
         (snapshot / "run.json").write_text(json.dumps({"step": 20, "config": config}))
         lines = [{"step": k, "loss": 1 / k, "data_seconds": 0.01, "step_seconds": 1.5} for k in range(1, 21)]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -16,7 +16,6 @@ from ...denoise.kernels import to_signed
 from ...media.sheet import contact_sheet
 from .. import checkpoints, objective
 from ..config import Config
-from ..data.regions import region_weights
 from ..data.samples import Sample, drawn_poses, with_reference
 from ..data.store import Arrays
 from ..metrics import compare, means
@@ -86,7 +85,7 @@ class MotionStage(Stage):
         config = self.config
         clips = [self.encoded[self.order[position]] for position in positions]
         regions = [
-            region_weights(
+            objective.region_weights(
                 config.objective,
                 (clip["latents"].shape[-2], clip["latents"].shape[-1]),
                 **{name: clip[name] for name in REGION_POINTS},
@@ -111,7 +110,7 @@ class MotionStage(Stage):
     @property
     def sampling(self) -> dict[str, Any]:
         """The settings that clips are sampled with: the scheduler's sigmas and `validation.settings`."""
-        scheduler = checkpoints.read_config(self.base / "scheduler" / "scheduler_config.json")
+        scheduler = checkpoints.read_config(self.base / checkpoints.SCHEDULER)
         sigmas = {name: float(scheduler[name]) for name in ("sigma_min", "sigma_max")}
         return {**sigmas, **self.config.validation.settings}
 

@@ -1113,11 +1113,14 @@ class Animation(_message.Message):
     PROGRESS_FIELD_NUMBER: _builtins.int
     DONE_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    CANCEL_PENDING_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     request_id: _builtins.str
     state: Global___AnimationState.ValueType
     last_sequence: _builtins.int
     """Sequence number of the newest event, 0 before the first."""
+    cancel_pending: _builtins.bool
+    """The job was asked to stop and has not stopped yet; a running one does within a denoising step."""
     @_builtins.property
     def settings(self) -> Global___AnimationSettings: ...
     @_builtins.property
@@ -1152,10 +1155,11 @@ class Animation(_message.Message):
         progress: Global___ProgressEvent | None = ...,
         done: Global___DoneEvent | None = ...,
         error: Global___AnimationError | None = ...,
+        cancel_pending: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "done", b"done", "end_time", b"end_time", "error", b"error", "progress", b"progress", "settings", b"settings", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "done", b"done", "end_time", b"end_time", "error", b"error", "job", b"job", "last_sequence", b"last_sequence", "progress", b"progress", "request_id", b"request_id", "settings", b"settings", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_pending", b"cancel_pending", "create_time", b"create_time", "done", b"done", "end_time", b"end_time", "error", b"error", "job", b"job", "last_sequence", b"last_sequence", "progress", b"progress", "request_id", b"request_id", "settings", b"settings", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
