@@ -18,9 +18,8 @@ from .inputs import Request, check_pose_pictures, open_inputs
 from .job import Job
 from .limits import Limits
 from .media.picture import fit_picture, read_picture
-from .networks import Networks
+from .networks import Networks, Sampler
 from .pipeline import Animation
-from .sampler import Sampler
 from .settings import Settings, make_settings, resolve_settings
 from .validation import check_array
 

@@ -19,9 +19,8 @@ from .errors import Cancelled, EngineError, MotionError
 from .events import Progress, Stage
 from .inputs import AnimationInputs, sized_pictures
 from .media.picture import fit_picture
-from .networks import Networks
+from .networks import Networks, Sampler
 from .pose import PoseSequence, iter_pose_pictures, rescale_to_reference
-from .sampler import Sampler
 from .settings import Settings
 
 Float = NDArray[np.float32]

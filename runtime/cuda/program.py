@@ -98,11 +98,6 @@ class StepProgram:
             raise ValueError("the step program was closed")
         return self._arrays
 
-    @property
-    def calls(self) -> list[Any]:
-        """The U-Net bound for each batch of a step of the first variant, in order."""
-        return self._graphs[graph_signature(self._plan.first), 1].calls
-
     def start(self, plan: DenoisePlan, conditions: Conditions, latents: Float, slot: int = 0) -> None:
         """Load a job into a slot: a plan of this program's key, and latents [F,4,h,w] at the first sigma."""
         arrays, frames = self.arrays, plan.frames

@@ -110,9 +110,8 @@ class StepGraph:
         self._tables = {name: uploaded(device, values) for name, values in vars(tables).items()}
         guided = plan.variants[selection[0]].guided
         work = StepWork(device, plan, slots, guided, batches, self._tables, arrays)
-        self.calls = bind(device, unet, batches, arrays)
-        """The U-Net bound for each batch, in order."""
-        self.full = device.record(partial(work.enqueue, self.calls), graphs=graphs)
+        calls = bind(device, unet, batches, arrays)
+        self.full = device.record(partial(work.enqueue, calls), graphs=graphs)
         self.shallow: Replay | None = None
         if plan.caches_features:
             assert shallow is not None
@@ -135,7 +134,6 @@ class StepGraph:
         for replay in (self.full, self.shallow):
             if replay is not None:
                 replay.close()
-        self.calls = []
         self._tables = {}
 
 
