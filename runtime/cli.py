@@ -283,15 +283,14 @@ def pose(
 
 def _draw_sheet(poses: Any, path: Path) -> None:
     from .media.picture import write_picture
-    from .media.sheet import contact_sheet
+    from .media.sheet import contact_sheet, evenly
     from .pose import draw_poses
 
     width, height = poses.size
     scale = 256 / max(width, height)
-    chosen = poses.take(
-        [round(i * (len(poses) - 1) / 7) for i in range(8)] if len(poses) > 8 else range(len(poses))
+    drawn = draw_poses(
+        poses.take(evenly(len(poses), 8)), max(1, round(height * scale)), max(1, round(width * scale)), 1024
     )
-    drawn = draw_poses(chosen, max(1, round(height * scale)), max(1, round(width * scale)), 1024)
     write_picture(path, contact_sheet([("poses", list(drawn))]))
 
 

@@ -39,7 +39,7 @@ def contact_sheet(rows: Sequence[Row], *, columns: int = 8, tile_height: int = 1
 def _band(
     label: str, frames: Sequence[NDArray[np.uint8]], columns: int, tile_height: int, gap: int
 ) -> NDArray[np.uint8]:
-    picked = _evenly(len(frames), columns)
+    picked = evenly(len(frames), columns)
     tiles = [_tile(frames[index], tile_height) for index in picked]
     scale = max(0.35, tile_height / 320)
     label = label.encode("ascii", "replace").decode()  # OpenCV's font knows no more
@@ -59,7 +59,8 @@ def _band(
     return band
 
 
-def _evenly(count: int, most: int) -> list[int]:
+def evenly(count: int, most: int) -> list[int]:
+    """At most `most` indices, evenly from the first to the last of `count`."""
     if count <= most:
         return list(range(count))
     if most == 1:
