@@ -311,7 +311,7 @@ def _unpack_npz(data: bytes, name: str, limits: Limits) -> dict[str, Any]:
             read = {m.filename.removesuffix(".npy"): _array(archive.read(m), m.filename) for m in members}
     except LimitError:
         raise
-    except Exception as error:  # of zipfile, zlib and numpy, which evaluates a header as Python: any kind
+    except Exception as error:  # of zipfile, zlib, struct and numpy; they share no base class
         raise _wrong(f"{name} is damaged: {error}.", _REMEDY) from error
     return {key: value.tolist() if key in ("format", "fps", "size") else value for key, value in read.items()}
 
@@ -321,5 +321,8 @@ def _array(raw: bytes, member: str) -> np.ndarray[Any, Any]:
     stream = io.BytesIO(raw)
     if np.lib.format.read_magic(stream) != (1, 0):
         raise ValueError(f"{member} has an unknown version")
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+    try:
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+    except Exception as error:  # it evaluates Python: TokenError, SyntaxError, RecursionError and more
+        raise ValueError(f"{member} has a damaged header") from error
     return np.frombuffer(raw, dtype, offset=stream.tell()).reshape(shape, order="F" if fortran else "C")
