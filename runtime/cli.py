@@ -120,6 +120,12 @@ def animate(
     ],
     bundle: BundleName = "tiny",
     server: Annotated[str, typer.Option(help="HOST:PORT of a server that does the work.")] = "",
+    priority: Annotated[
+        int, typer.Option(help="On a server, jobs of a higher priority go first; -9 to 9.")
+    ] = 0,
+    deadline: Annotated[
+        float | None, typer.Option(help="Seconds in which a server has to finish, or else refuse.")
+    ] = None,
     reference_pose: Annotated[
         Path | None, typer.Option(help="Keypoints of the person in the picture.")
     ] = None,
@@ -140,6 +146,7 @@ def animate(
         inputs: Chosen = {"image": image, "motion": motion, "reference_pose": pose}
         with Reporter(as_json) as reporter:
             if server:
+                inputs |= {"priority": priority, "deadline": deadline}
                 done = _on_server(server, inputs, settings, output, reporter)
             else:
                 limits, captured = parse_limits(limit), graphs == "on"
