@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .bundles import load_bundle
+from .checkpoint import Checkpoints
 from .denoise.plan import closing
 from .errors import SettingsError
 from .inputs import Request, check_pose_pictures, open_inputs
@@ -79,6 +81,12 @@ class Animator:
         """The bundle's remark for its users."""
         return self.manifest.note
 
+    @property
+    def build(self) -> str:
+        """What an animation's bytes depend on besides inputs and settings: bundle, version and device."""
+        devices = {gpu.name for gpu in self.networks.gpus} or {"cpu"}
+        return " ".join([self.manifest.build, version("mimicmotion-trt"), *sorted(devices)])
+
     def settings(self, **overrides: Any) -> Settings:
         """The bundle's own settings with some replaced; raises `SettingsError`."""
         return make_settings(self.manifest.defaults, overrides)
@@ -126,8 +134,13 @@ class Animator:
         estimator: str = "mediapipe",
         cancelled: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
+        checkpoints: Checkpoints | None = None,
     ) -> Animation:
-        """The same without anything kept: finished frames come with the events and are then forgotten."""
+        """The same without anything kept: finished frames come with the events and are then forgotten.
+
+        With `checkpoints`, made for this bundle's `build` and these settings, the animation goes on from the newest
+        one and keeps new ones as it runs. Its frames are those of an animation that was never stopped.
+        """
         settings = self.resolve(settings)
         request = Request(image, motion, reference_pose, estimator)
         inputs = open_inputs(request, settings, self.limits, self.manifest.sizes, self.threads)
@@ -136,7 +149,7 @@ class Animator:
         known = inputs.motion.video is None
         frames = inputs.motion.frames + 1 if known else settings.segment or 1
         self.sampler.check(frames, settings, (height // 8, width // 8))
-        return Animation(self.networks, self.sampler, inputs, settings, cancelled, clock)
+        return Animation(self.networks, self.sampler, inputs, settings, cancelled, clock, checkpoints)
 
     def sample(
         self,

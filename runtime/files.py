@@ -50,11 +50,13 @@ def read_head(source: str | os.PathLike[str] | bytes) -> bytes:
         return stream.read(64)
 
 
-def write_atomic(path: str | Path, content: bytes | str | Callable[[BinaryIO], object]) -> None:
+def write_atomic(
+    path: str | Path, content: bytes | str | Callable[[BinaryIO], object], *, sync: bool = False
+) -> None:
     """Write a file beside `path` and rename it, so that a reader finds the old file or the whole new one.
 
-    `content`: bytes, text (UTF-8), or a function that writes into the open file. On any error nothing is left
-    behind. Raises OSError.
+    `content`: bytes, text (UTF-8), or a function that writes into the open file. `sync`: return when it is on
+    the disk, so that it outlives a power cut. On any error nothing is left behind. Raises OSError.
     """
     path = Path(path)
     beside = path.with_name(f".mimicmotion-{secrets.token_hex(8)}")
@@ -64,10 +66,24 @@ def write_atomic(path: str | Path, content: bytes | str | Callable[[BinaryIO], o
                 content(file)
             else:
                 file.write(content.encode() if isinstance(content, str) else content)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(beside, path)
+        if sync:
+            sync_folder(path.parent)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Return when the names of a folder's files are on the disk. Raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def cache_folder() -> Path:

@@ -18,7 +18,7 @@ from ..settings import Settings
 from .config import Keep
 from .eventlog import EventLog
 from .status import KeyReused, NotFound
-from .wire import PARTS, JobInfo, MotionKind, State
+from .wire import JobInfo, MotionKind, State
 
 
 @dataclass(eq=False)
@@ -135,8 +135,9 @@ class StoredJob:
             self.state = "cancelled" if isinstance(outcome, Cancelled) else "failed"
             self.error = outcome
         self.log.close()
-        for file in [self.file(part) for part in PARTS] + [self.video] * (self.done is None):
-            with suppress(OSError):  # it goes with the job's folder in the end
+        keep = {self.video} if self.done is not None else set()
+        with suppress(OSError):  # what cannot be removed now goes with the folder in the end
+            for file in set(self.folder.iterdir()) - keep:
                 file.unlink(missing_ok=True)
 
 

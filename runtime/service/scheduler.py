@@ -206,6 +206,7 @@ class Scheduler:
             job.file("reference_pose") if job.has_reference_pose else None,
             job.video,
             job.settings,
+            engine.config.checkpoint_share,
             tuple(job.told),
         )
         step = self.rates.predict(job.settings, job.frames)
