@@ -20,10 +20,9 @@ import numpy as np
 
 from ..denoise.shapes import LatentSize
 from ..engines import Engine, EngineSpec, call_sizes
-from ..engines.cuda_device import Replay
+from ..engines.cuda_device import CudaDevice, Replay
 from ..errors import OutOfMemory, SettingsError
 from ..files import cache_folder, keep_in_cache
-from .launches import Device
 
 PAYS = 0.10
 """A larger batch is kept if it is faster by this share of the time of a row."""
@@ -66,7 +65,7 @@ class BatchSizes:
 
     def __init__(
         self,
-        device: Device,
+        device: CudaDevice,
         unet: Engine,
         name: str,
         *,
@@ -121,20 +120,15 @@ class BatchSizes:
 
     def _seconds(self, rows: int, segment_frames: int, latent_size: LatentSize) -> float:
         """Of one call, the fastest of a few."""
-        sizes = call_sizes(segment_frames, latent_size, rows=rows)
+        sizes, spec = call_sizes(segment_frames, latent_size, rows=rows), self._unet.spec
         device, held = self.device, dict[str, Any]()
-
-        def take(tensors: Any) -> dict[str, Any]:
-            for tensor in tensors:
-                zeros = np.zeros(tensor.sized(sizes), tensor.dtype)
-                held[tensor.name] = device.empty(zeros.shape, zeros.dtype)
-                device.upload(zeros, held[tensor.name])
-            return {tensor.name: held[tensor.name] for tensor in tensors}
-
         try:
-            call = self._unet.bind(take(self._unet.spec.inputs), take(self._unet.spec.outputs))
-            run = device.record(partial(device.call, call), graphs=False)
-            return self._fastest(run, held[self._unet.spec.outputs[0].name])
+            for tensor in (*spec.inputs, *spec.outputs):
+                held[tensor.name] = device.empty(tensor.sized(sizes), tensor.dtype)
+                device.upload(np.zeros(tensor.sized(sizes), tensor.dtype), held[tensor.name])
+            inputs, outputs = ({t.name: held[t.name] for t in side} for side in (spec.inputs, spec.outputs))
+            run = device.record(partial(device.call, self._unet.bind(inputs, outputs)), graphs=False)
+            return self._fastest(run, held[spec.outputs[0].name])
         finally:
             device.release_after(held.clear)
 
