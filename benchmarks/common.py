@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import multiprocessing
 import platform
 import re
 import resource
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import typer
@@ -29,6 +31,8 @@ RESULTS = ROOT / "benchmarks" / "results"
 PERSON = ROOT / "demo" / "person.jpg"
 MOTION = ROOT / "demo" / "balance.npz"
 PACKAGES = ("torch", "cuda-core", "nvidia-cuda-nvrtc", "tensorrt-cu13", "tensorrt-rtx-cu13", "numpy")
+
+T = TypeVar("T")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the JSON line only.")]
 BundleName = Annotated[str, typer.Option(help="Bundle, by name or folder.")]
@@ -67,6 +71,12 @@ def timed(work: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
+def in_own_process(work: Callable[..., T], *arguments: Any) -> T:
+    """What a function answers in a new process, whose peak memory is the function's own."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()
+
+
 def peak_mib() -> float:
     """The most memory that this process has held so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -98,15 +108,15 @@ Part = Callable[[], Iterable[tuple[str, Figures]]]
 
 
 @dataclass(frozen=True)
-class Report:
+class Record:
     """What a run has found so far. Its file is one line of JSON, written again after every figure."""
 
     path: Path
     found: dict[str, Any]
 
     @classmethod
-    def begin(cls, results: Path, benchmark: str, machine: str, **head: Any) -> Report:
-        """A new report, in a file that is named by benchmark, machine and date."""
+    def begin(cls, results: Path, benchmark: str, machine: str, **head: Any) -> Record:
+        """A new one, in a file that is named by benchmark, machine and date."""
         slug = re.sub(r"[^a-z0-9]+", "-", machine.lower()).strip("-")
         path = results / f"{benchmark}-{slug}-{date.today().isoformat()}.json"
         return cls(path, {"machine": machine, "versions": versions(), **head, "rows": {}, "left": {}})
@@ -158,7 +168,7 @@ class Report:
 
 def run_parts(
     parts: Iterable[tuple[str, str, Part]],
-    report: Report,
+    record: Record,
     console: Console,
     minutes: float | None = None,
     clock: Callable[[], float] = time.monotonic,
@@ -167,14 +177,14 @@ def run_parts(
     began = clock()
     for group, name, part in parts:
         if minutes is not None and clock() - began >= 60 * minutes:
-            report.leave(group, name, "no time was left")
+            record.leave(group, name, "no time was left")
             continue
         try:
             for row, figures in part():
-                report.add(group, row, figures)
+                record.add(group, row, figures)
                 console.print(f"{group}, {row}: {', '.join(f'{k} {shown(v)}' for k, v in figures.items())}")
         except Exception as error:  # out of memory, a library that is missing: the others may run
-            report.leave(group, name, f"{type(error).__name__}: {error}")
+            record.leave(group, name, f"{type(error).__name__}: {error}")
             console.print(f"{group}, {name}: {type(error).__name__}: {error}", style="red")
 
 

@@ -38,7 +38,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from common import RESULTS, AsJson, Figures, Part, Report, run_parts, shown, timed
+from common import RESULTS, AsJson, Figures, Part, Record, run_parts, shown, timed
 from rich.console import Console
 from rich.table import Table
 from torch_model import REAL, SMALL, TorchLoop, random_model, write_bundle
@@ -47,7 +47,7 @@ from mimicmotion_trt import Animator, Limits, Settings
 from mimicmotion_trt.denoise.noise import latent_noise
 from mimicmotion_trt.engines import Manifest
 from mimicmotion_trt.engines.bundle import MANIFEST
-from mimicmotion_trt.export.networks import image_statistics
+from mimicmotion_trt.training.checkpoints import image_statistics
 
 Latents = np.ndarray[Any, np.dtype[np.float32]]
 Frames = np.ndarray[Any, np.dtype[np.uint8]]
@@ -61,18 +61,9 @@ MARKS = (
     ("the same with DeepCache", 13.6),
 )
 """Published seconds of SVD-XT's 25 frames in 25 steps, guided, at 1024x576, decoding included."""
-FIGURES = [
-    "video_s",
-    "faster",
-    "step_s",
-    "encode_s",
-    "decode_s",
-    "rel_l2",
-    "tflops",
-    "of_matmul",
-    "idle",
-    "gib",
-]
+FIGURES = (
+    "video_s", "faster", "step_s", "encode_s", "decode_s", "rel_l2", "tflops", "of_matmul", "idle", "gib"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -139,11 +130,11 @@ def main(
         raise typer.BadParameter(f"{unknown[0]} is none of {', '.join(SHAPES)}")
     console = Console(quiet=as_json, markup=False, highlight=False)
     machine = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    report = Report.begin(results, "-".join(["gpu-loop", *(shape or ())]), machine, steps=STEPS)
+    record = Record.begin(results, "-".join(["gpu-loop", *(shape or ())]), machine, steps=STEPS)
     with tempfile.TemporaryDirectory() as temporary:
         loops = {name: Loops(SHAPES[name], work or Path(temporary), bundle) for name in chosen}
-        run_parts(parts_of(loops, compiled=compile), report, console, minutes)
-    rows = report.found["rows"]
+        run_parts(parts_of(loops, compiled=compile), record, console, minutes)
+    rows = record.found["rows"]
     for group in rows:
         console.print(table(group, rows[group]))
     if "svd-xt" in chosen:
@@ -152,9 +143,9 @@ def main(
         group: {row: told["video_s"] for row, told in rows[group].items() if "video_s" in told}
         for group in rows
     }
-    report.plot(seconds, "seconds of a video", console)
-    console.print(str(report.path))
-    print(report.line)
+    record.plot(seconds, "seconds of a video", console)
+    console.print(str(record.path))
+    print(record.line)
 
 
 def parts_of(loops: dict[str, Loops], *, compiled: bool) -> list[tuple[str, str, Part]]:
@@ -288,8 +279,8 @@ class Loops:
         """TFLOP/s of the U-Net's two rows, and their share of a large matrix product's."""
         width, height = self.shape.size
         manifest = Manifest.from_json((self._folder() / MANIFEST).read_text())
-        work, ceiling = manifest.networks["unet"].work, matmul_tflops(self._device)
-        tflops = work.flops(rows=2, frames=self.shape.frames, pixels=width * height / 64) / step / 1e12
+        work, ceiling = manifest.networks["unet"].flops, matmul_tflops(self._device)
+        tflops = work.total(rows=2, frames=self.shape.frames, pixels=width * height / 64) / step / 1e12
         return {"tflops": tflops, "of_matmul": tflops / ceiling, "matmul_tflops": ceiling}
 
 

@@ -30,17 +30,22 @@ from mimicmotion_trt.engines import (
     ImageStatistics,
     Manifest,
     Network,
-    network_specs,
 )
 from mimicmotion_trt.engines.bundle import MANIFEST, describe_file
 from mimicmotion_trt.export.float16 import to_float16
-from mimicmotion_trt.export.networks import engine_form, image_statistics
+from mimicmotion_trt.export.networks import engine_form
 from mimicmotion_trt.export.stats import fit_flops
 from mimicmotion_trt.export.tracing import trace_torchscript
 from mimicmotion_trt.export.verify import cast_inputs, example_inputs
 from mimicmotion_trt.settings import Settings
-from mimicmotion_trt.training.checkpoints import Model, read_config
-from mimicmotion_trt.training.networks import PoseNet, UNet
+from mimicmotion_trt.training.checkpoints import (
+    PREPROCESSOR,
+    SCHEDULER,
+    Model,
+    image_statistics,
+    read_config,
+)
+from mimicmotion_trt.training.networks import PoseNet, UNet, model_specs
 
 REAL = Path(__file__).resolve().parents[1] / "tests" / "data" / "golden" / "real-size"
 """MimicMotion's own configs, in SVD's layout and without weights."""
@@ -62,8 +67,8 @@ def random_model(configs: Path, device: str = "cpu", seed: int = 0) -> Model:
             pose_net=PoseNet(unet["block_out_channels"][0]),
             vae=AutoencoderKLTemporalDecoder.from_config(vae),
             image_encoder=CLIPVisionModelWithProjection(CLIPVisionConfig(**clip)),
-            scheduler=read_config(configs / "scheduler" / "scheduler_config.json"),
-            feature_extractor=read_config(configs / "feature_extractor" / "preprocessor_config.json"),
+            scheduler=read_config(configs / SCHEDULER),
+            feature_extractor=read_config(configs / PREPROCESSOR),
         )
     for module in (model.unet, model.pose_net, model.vae, model.image_encoder):
         module.eval().requires_grad_(False)
@@ -127,13 +132,7 @@ def write_bundle(
         return folder
     model = random_model(configs, device)
     image = image_statistics(model.feature_extractor, model.image_encoder)
-    specs = network_specs(
-        pose_channels=model.unet.config["block_out_channels"][0],
-        token_width=model.unet.config["cross_attention_dim"],
-        image_size=image.size,
-        dtype="float16" if half else "float32",
-        cached_channels=model.unet.config["block_out_channels"][1],
-    )
+    specs = model_specs(model.unet, image.size, "float16" if half else "float32", deep_cache=True)
     for name in missing:
         if name in FEATURE_CACHE_NETWORKS:  # a form of the U-Net rewrites its module in place
             model = replace(model, unet=random_model(configs, device).unet)

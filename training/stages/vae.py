@@ -21,7 +21,7 @@ from ..data.store import Arrays
 from ..landmarks import LandmarkNet, feature_distance, load_landmark_net
 from ..metrics import psnr, ssim
 from ..networks import flatten_time_convs, lean_blocks, skip_idle_branches, zero_time_taps
-from .base import Batch, Losses, Measures, Stage, generator_at
+from .base import Batch, Losses, Measures, TrainingStage, generator_at
 from .landmarks import choose_cut, store_marked
 
 MEASURED_CLIPS = 32
@@ -46,7 +46,7 @@ class Reconstruction(nn.Module):
         return decoded.unflatten(0, frames.shape[:2]), posterior.mean, posterior.logvar
 
 
-class VaeStage(Stage):
+class VaeStage(TrainingStage):
     """The result is a base folder with the trained VAE, and a factor that scales its latents to unit variance."""
 
     def __init__(self, config: Config, device: torch.device, output: Path) -> None:
