@@ -32,7 +32,7 @@ class Adversary:
         self.network.requires_grad_(True)
         loss = F.relu(1 - self.network(truth)).mean() + F.relu(1 + self.network(made.detach())).mean()
         self.optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         return loss.detach()
 

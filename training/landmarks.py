@@ -38,7 +38,7 @@ def find_landmarks(poses: PoseSequence) -> tuple[NDArray[np.float32], NDArray[np
         [poses.face_score[:, face], poses.hands_score[:, :, hands].reshape(shape)], axis=1
     )
     seen = (scores > _SURE) & ((points >= 0) & (points < 1)).all(axis=-1)
-    return (points * np.float32(poses.size)).astype(np.float32), seen
+    return (points * np.asarray(poses.size, np.float32)).astype(np.float32), seen
 
 
 class LandmarkNet(nn.Module):

@@ -52,7 +52,7 @@ class LandmarkStage(TrainingStage):
             cut = choose_cut(clip, self.config.vae, generator_at(self.config.seed, position))
             pictures.append(to_signed(clip["frames"][cut]))
             height, width = pictures[-1].shape[-2:]
-            points = clip["points"][cut.frames] - np.float32((cut.columns.start, cut.rows.start))
+            points = clip["points"][cut.frames] - np.array([cut.columns.start, cut.rows.start], np.float32)
             inside = ((points >= 0) & (points < (width, height))).all(axis=-1)
             seen = torch.from_numpy(clip["seen"][cut.frames] & inside)
             heat.append(heatmaps(torch.from_numpy(points), seen, height, width))

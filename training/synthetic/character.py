@@ -48,7 +48,7 @@ def _drawn(low: float, high: float) -> Any:
     return field(metadata={"range": (low, high)})
 
 
-def _draw(rng: Rng, cls: Any) -> dict[str, float]:
+def _draw(rng: Rng, cls: Any) -> dict[str, Any]:
     """The values of the fields of a dataclass that are `_drawn`, in their order."""
     return {one.name: rng.uniform(*one.metadata["range"]) for one in fields(cls) if one.metadata}
 
