@@ -169,6 +169,11 @@ def test_a_deadline_that_cannot_be_kept_is_refused(busy):
     assert busy.animate(script(pause=0.01), VIDEO, steps(5), deadline=20.0).result().done.frames == 1
 
 
+def test_a_deadline_is_looked_at_again_when_the_frames_are_known(busy):
+    with pytest.raises(TooLate, match="would be finished"):
+        busy.animate(script(pause=0.01, frames=900), VIDEO, {"steps": 5}, deadline=3.0).result()
+
+
 def test_a_deadline_that_passes_while_a_job_waits_ends_it(busy):
     running = busy.create(script(pause=0.05), VIDEO, steps(100), priority=1).job
     waiting = busy.create(script(pause=0.01), VIDEO, steps(5), deadline=2.0).job
@@ -194,4 +199,4 @@ def test_no_job_runs_for_longer_than_the_limit():
             client.animate(script(pause=0.02), VIDEO, {"steps": 1000}).result()
         client.animate(script(pause=0.01, frames=1), VIDEO, steps(10)).result()
         with pytest.raises(errors.LimitError, match="predicted seconds of the job"):
-            client.create(script(), VIDEO, steps(1000))
+            client.animate(script(pause=0.01), VIDEO, steps(1000)).result()
