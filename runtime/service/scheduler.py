@@ -49,9 +49,10 @@ class Scheduler:
         self._on_change = on_change
         self._on_event = on_event
         self._clock = clock
-        self._uploads: set[str] = set()
+        self._uploads: dict[str, StoredJob] = {}
         self._queue: deque[StoredJob] = deque()
         self._running: dict[str, StoredJob] = {}
+        self._cut: set[str] = set()  # jobs that the end of the server stops
         self.engines = [
             EngineProcess(config, on_event=self._event, on_change=self._engine_changed, on_lost=on_lost)
             for config in configs
@@ -105,9 +106,16 @@ class Scheduler:
 
     # ---- jobs ----
 
-    def check_room(self) -> None:
-        """Raise `Busy`, `Draining` or `NotReady` where no upload may begin."""
+    def check_room(self, client: str = "", places: int | None = None) -> None:
+        """Raise `Busy`, `Draining` or `NotReady` where no upload may begin; a client has so many `places`."""
         self._check_open()
+        if places is not None:
+            waiting = sum(job.client == client for job in (*self._queue, *self._uploads.values()))
+            if waiting >= places:
+                raise Busy(
+                    f"{waiting} jobs of yours are waiting already.",
+                    retry_after=max(1.0, self.wait_for(1) or COLD_RETRY),
+                )
         if len(self._queue) + len(self._uploads) >= self._max_queue:
             raise Busy(
                 f"{self._max_queue} jobs are waiting already.",
@@ -116,12 +124,12 @@ class Scheduler:
 
     def expect(self, job: StoredJob) -> None:
         """Hold a place in the queue for a job that is being uploaded."""
-        self._uploads.add(job.id)
+        self._uploads[job.id] = job
 
     def submit(self, job: StoredJob) -> None:
         """Queue a job whose upload is complete; raises `Draining` or `NotReady`."""
         self._check_open()
-        self._uploads.discard(job.id)
+        self._uploads.pop(job.id, None)
         job.state = "queued"
         job.log.append(Accepted(job.id, job.settings))
         self._queue.append(job)
@@ -141,7 +149,7 @@ class Scheduler:
 
     def abandon(self, job: StoredJob, error: MimicMotionError) -> None:
         """End a job whose upload failed."""
-        self._uploads.discard(job.id)
+        self._uploads.pop(job.id, None)
         self._end(job, error)
 
     def drain(self) -> None:
@@ -149,9 +157,12 @@ class Scheduler:
         self.draining = True
         self._give_back(Draining("The server is shutting down.", retry_after=COLD_RETRY))
 
-    def cancel_all(self) -> None:
+    def cut(self) -> None:
+        """Stop the running jobs for the server's sake: they end as `Draining`, unless their caller had cancelled."""
         for job in list(self._running.values()):
-            self.cancel(job)
+            if not job.cancel_asked:
+                self._cut.add(job.id)
+                self.cancel(job)
 
     # ---- inside ----
 
@@ -192,6 +203,8 @@ class Scheduler:
             case Done():
                 self.rates.learn(job.settings, event)
                 self._end(job, event)
+            case Failed(error=Cancelled()) if job_id in self._cut:
+                self._end(job, Draining("The server is shutting down.", retry_after=COLD_RETRY))
             case Failed():
                 self._end(job, event.error)
             case _:
