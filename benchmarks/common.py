@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import multiprocessing
 import platform
 import re
 import resource
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import typer
@@ -29,6 +31,8 @@ RESULTS = ROOT / "benchmarks" / "results"
 PERSON = ROOT / "demo" / "person.jpg"
 MOTION = ROOT / "demo" / "balance.npz"
 PACKAGES = ("torch", "cuda-core", "nvidia-cuda-nvrtc", "tensorrt-cu13", "tensorrt-rtx-cu13", "numpy")
+
+T = TypeVar("T")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the JSON line only.")]
 BundleName = Annotated[str, typer.Option(help="Bundle, by name or folder.")]
@@ -65,6 +69,12 @@ def timed(work: Callable[[], Any]) -> float:
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
+
+
+def in_own_process(work: Callable[..., T], *arguments: Any) -> T:
+    """What a function answers in a new process, whose peak memory is the function's own."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()
 
 
 def peak_mib() -> float:

@@ -26,13 +26,13 @@ from common import RESULTS, AsJson, Figures, Part, Report, run_parts, shown
 from rich.console import Console
 from rich.table import Table
 
+from mimicmotion_trt.console import explained
 from mimicmotion_trt.cuda import launches
 from mimicmotion_trt.cuda.launches import Device, Tables, open_device
 from mimicmotion_trt.denoise.plan import Batching, make_variant
 from mimicmotion_trt.denoise.segments import cut_segments, fusion_weights
 from mimicmotion_trt.engines.cuda import open_gpu
 from mimicmotion_trt.engines.cuda_device import Launch
-from mimicmotion_trt.errors import MimicMotionError
 
 FIGURES = ("gb_s", "copy_gb_s", "of_copy")
 DTYPES = ("float16", "float32")
@@ -82,11 +82,8 @@ def main(
 ) -> None:
     """Time every kernel and a copy beside it, for float16 and for float32 engines."""
     console = Console(quiet=as_json, markup=False, highlight=False)
-    try:
+    with explained():
         gpu = open_gpu(0)
-    except MimicMotionError as error:
-        Console(stderr=True, markup=False).print(f"error: {error}", highlight=False)
-        raise SystemExit(1) from None
     report = Report.begin(results, "gpu-kernels", gpu.name)
     run_parts(parts_of(partial(open_device, gpu), Amount()), report, console, minutes)
     shares = {}

@@ -47,7 +47,7 @@ from mimicmotion_trt import Animator, Limits, Settings
 from mimicmotion_trt.denoise.noise import latent_noise
 from mimicmotion_trt.engines import Manifest
 from mimicmotion_trt.engines.bundle import MANIFEST
-from mimicmotion_trt.export.networks import image_statistics
+from mimicmotion_trt.training.checkpoints import image_statistics
 
 Latents = np.ndarray[Any, np.dtype[np.float32]]
 Frames = np.ndarray[Any, np.dtype[np.uint8]]
@@ -61,18 +61,9 @@ MARKS = (
     ("the same with DeepCache", 13.6),
 )
 """Published seconds of SVD-XT's 25 frames in 25 steps, guided, at 1024x576, decoding included."""
-FIGURES = [
-    "video_s",
-    "faster",
-    "step_s",
-    "encode_s",
-    "decode_s",
-    "rel_l2",
-    "tflops",
-    "of_matmul",
-    "idle",
-    "gib",
-]
+FIGURES = (
+    "video_s", "faster", "step_s", "encode_s", "decode_s", "rel_l2", "tflops", "of_matmul", "idle", "gib"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,9 @@ from rich.console import Console
 from rich.table import Table
 
 from mimicmotion_trt.animator import Animator
+from mimicmotion_trt.console import explained
 from mimicmotion_trt.denoise.noise import latent_noise
-from mimicmotion_trt.errors import MimicMotionError, SettingsError
+from mimicmotion_trt.errors import SettingsError
 from mimicmotion_trt.media.writer import VideoWriter
 from mimicmotion_trt.pose import draw_poses
 from mimicmotion_trt.settings import Settings, parse_size
@@ -70,7 +71,7 @@ def main(
 ) -> None:
     """Time pose, encode, denoise, decode, media and gRPC; warm-up apart, percentiles over repeats."""
     console = Console(quiet=as_json, markup=False)
-    try:
+    with explained():
         if compare not in ("", "torch"):
             raise SettingsError(f"cannot compare with {compare!r}.", remedy="Choose torch.")
         given = {"steps": steps, "segment": segment, "overlap": overlap}
@@ -90,9 +91,6 @@ def main(
         if compare:
             report["compare"] = compare_torch(bench, base, checkpoint)
             report["speedup_vs_torch"] = report["compare"]["speedup"]
-    except MimicMotionError as error:
-        Console(stderr=True, markup=False).print(f"error: {error}", highlight=False)
-        raise SystemExit(1) from None
     print(json.dumps(report))
 
 

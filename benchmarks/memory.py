@@ -9,14 +9,12 @@ memory. Prints a table and, last, one line of JSON with `growth`: the longer run
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from common import PERSON, AsJson, BundleName, driving_video, peak_mib
+from common import PERSON, AsJson, BundleName, driving_video, in_own_process, peak_mib
 from rich.console import Console
 from rich.table import Table
 
@@ -30,21 +28,11 @@ def main(
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT.")] = "64x128",
     bundle: BundleName = "tiny",
     steps: Annotated[int, typer.Option(help="Denoising steps.")] = 2,
-    alone: Annotated[
-        bool, typer.Option(help="Run the one length given in this process.", hidden=True)
-    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure peak memory for each number of frames."""
     lengths = frames or [150, 600]
-    if alone:
-        print(peak(bundle, lengths[0], size, steps))
-        return
-    peaks = []
-    for length in lengths:
-        command = [sys.executable, __file__, "--alone", "--frames", str(length), "--size", size]
-        command += ["--bundle", bundle, "--steps", str(steps)]
-        peaks.append(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+    peaks = [in_own_process(peak, bundle, length, parse_size(size), steps) for length in lengths]
     table = Table("frames", "peak MiB")
     for length, value in zip(lengths, peaks, strict=True):
         table.add_row(str(length), f"{value:.0f}")
@@ -52,12 +40,11 @@ def main(
     print(json.dumps({"frames": lengths, "peak_mib": peaks, "growth": max(peaks) / min(peaks)}))
 
 
-def peak(bundle: str, frames: int, size: str, steps: int) -> float:
+def peak(bundle: str, frames: int, size: tuple[int, int], steps: int) -> float:
     """MiB at the worst moment of a whole job: video in, poses, denoising, decoding, MP4 out."""
-    width, height = parse_size(size)
     with tempfile.TemporaryDirectory() as folder, Animator.load(bundle, threads=2) as animator:
         video = driving_video(Path(folder) / "motion.mp4", frames, size=(240, 426), fps=30.0)
-        settings = animator.settings(size=(width, height), steps=steps, stride=1)
+        settings = animator.settings(size=size, steps=steps, stride=1)
         clip = animator.stream(PERSON, video, settings)
         with VideoWriter(Path(folder) / "out.mp4", fps=clip.fps, size=clip.size) as writer:
             for event in clip:

@@ -12,8 +12,6 @@ engines. Prints tables, draws benchmarks/results/scaling.png and, last, prints o
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +24,7 @@ from common import (
     ROOT,
     AsJson,
     BundleName,
+    in_own_process,
     keypoints,
     markdown,
     peak_mib,
@@ -87,16 +86,10 @@ def main(
     save: Annotated[
         bool, typer.Option(help="Write the figures beside the picture (.json), and docs/scaling.md.")
     ] = False,
-    alone: Annotated[str, typer.Option(help="Measure this point in this process.", hidden=True)] = "",
     as_json: AsJson = False,
 ) -> None:
     """Measure every sweep, compare it with what operations and the memory's formula predict."""
     steps, repeat = (2, 1) if quick else (steps, repeat)
-    if alone:
-        values = json.loads(alone)
-        point = Point(values["frames"], tuple(values["size"]), values["segment"], values["rows"])
-        print(json.dumps(measure(bundle, point, steps, repeat, threads)))
-        return
     console = Console(quiet=as_json, markup=False)
     model = ModelStats.of(load_bundle(bundle).manifest)
     sweeps: dict[str, Any] = {}
@@ -120,9 +113,7 @@ def run_alone(
     bundle: str, point: Point, steps: int, repeat: int, threads: int, model: ModelStats
 ) -> dict[str, Any]:
     """One point in a process of its own, with what was predicted of it."""
-    command = [sys.executable, __file__, "--bundle", bundle, "--steps", str(steps), "--repeat", str(repeat)]
-    command += ["--threads", str(threads), "--alone", json.dumps(asdict(point))]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    measured = in_own_process(measure, bundle, point, steps, repeat, threads)
     settings = settings_of(point, steps)
     cost = cost_of(model, settings, point.frames)
     memory = memory_of(model, settings, point.frames, min(4, cost.rows))
@@ -130,7 +121,7 @@ def run_alone(
     if point.rows:
         flops, more = row_cost(model, point)
     predicted = {"flops": flops, "more_mib": more / 2**20}
-    return {**asdict(point), **json.loads(done.stdout), "predicted": predicted}
+    return {**asdict(point), **measured, "predicted": predicted}
 
 
 def row_cost(model: ModelStats, point: Point) -> tuple[float, int]:

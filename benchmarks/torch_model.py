@@ -34,12 +34,18 @@ from mimicmotion_trt.engines import (
 )
 from mimicmotion_trt.engines.bundle import MANIFEST, describe_file
 from mimicmotion_trt.export.float16 import to_float16
-from mimicmotion_trt.export.networks import engine_form, image_statistics
+from mimicmotion_trt.export.networks import engine_form
 from mimicmotion_trt.export.stats import fit_flops
 from mimicmotion_trt.export.tracing import trace_torchscript
 from mimicmotion_trt.export.verify import cast_inputs, example_inputs
 from mimicmotion_trt.settings import Settings
-from mimicmotion_trt.training.checkpoints import Model, read_config
+from mimicmotion_trt.training.checkpoints import (
+    PREPROCESSOR,
+    SCHEDULER,
+    Model,
+    image_statistics,
+    read_config,
+)
 from mimicmotion_trt.training.networks import PoseNet, UNet
 
 REAL = Path(__file__).resolve().parents[1] / "tests" / "data" / "golden" / "real-size"
@@ -62,8 +68,8 @@ def random_model(configs: Path, device: str = "cpu", seed: int = 0) -> Model:
             pose_net=PoseNet(unet["block_out_channels"][0]),
             vae=AutoencoderKLTemporalDecoder.from_config(vae),
             image_encoder=CLIPVisionModelWithProjection(CLIPVisionConfig(**clip)),
-            scheduler=read_config(configs / "scheduler" / "scheduler_config.json"),
-            feature_extractor=read_config(configs / "feature_extractor" / "preprocessor_config.json"),
+            scheduler=read_config(configs / SCHEDULER),
+            feature_extractor=read_config(configs / PREPROCESSOR),
         )
     for module in (model.unet, model.pose_net, model.vae, model.image_encoder):
         module.eval().requires_grad_(False)

@@ -31,9 +31,9 @@ from ..engines.onnxruntime_backend import OnnxRuntimeEngine
 from ..engines.tensorrt_backend import open_engine
 from ..engines.tensorrt_library import open_library
 from ..engines.torch_backend import TorchEngine
-from ..training.checkpoints import load_model
+from ..training.checkpoints import image_statistics, load_model
 from .float16 import TensorCoreEngine, to_float16
-from .networks import check_scaling_factor, check_scheduler, engine_form, image_statistics
+from .networks import check_scaling_factor, check_scheduler, engine_form
 from .options import Options
 from .output_folder import Workspace
 from .quantize import quantize

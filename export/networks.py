@@ -9,7 +9,6 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..engines import ImageStatistics
 from ..errors import CheckpointError
 from .rewrite import Clip, padded_conv, rewrite, time_conv
 
@@ -225,18 +224,3 @@ def check_scaling_factor(value: Any) -> None:
             remedy="Expected a positive number, 0.18215 for SVD.",
             field="base",
         )
-
-
-def image_statistics(config: Mapping[str, Any], encoder: Any) -> ImageStatistics:
-    """CLIP's input size, and its normalisation from `preprocessor_config.json`; raises `CheckpointError`."""
-    try:
-        red, green, blue = map(float, config["image_mean"])
-        r, g, b = map(float, config["image_std"])
-        return ImageStatistics(int(encoder.config.image_size), (red, green, blue), (r, g, b))
-    except (KeyError, TypeError, ValueError):
-        mean, std = config.get("image_mean"), config.get("image_std")
-        raise CheckpointError(
-            f"preprocessor_config.json: image_mean is {mean}, image_std {std}.",
-            remedy="Expected three finite numbers each, those of image_std positive.",
-            field="base",
-        ) from None

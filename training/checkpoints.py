@@ -29,6 +29,9 @@ from .networks import ADAPTER, PoseNet, UNet
 RANDOM = "base-random"
 """Folder within a run's output, where the run's base does not exist."""
 PARTS = ("unet", "vae", "image_encoder", "scheduler", "feature_extractor")
+SCHEDULER = Path("scheduler", "scheduler_config.json")
+PREPROCESSOR = Path("feature_extractor", "preprocessor_config.json")
+"""Files of the base folder."""
 LAYOUT = "The base folder must have SVD's diffusers layout."
 LEGACY_KEYS = frozenset({"vision_model.embeddings.position_ids"})
 """Buffers that older releases of transformers wrote and that hold no weights."""
@@ -64,8 +67,8 @@ def load_model(base: str | Path, checkpoint: str | Path, *, dtype: torch.dtype =
         pose_net=pose_net.eval().requires_grad_(False),
         vae=load_vae(folder, dtype),
         image_encoder=load_image_encoder(folder, dtype),
-        scheduler=read_config(folder / "scheduler" / "scheduler_config.json"),
-        feature_extractor=read_config(folder / "feature_extractor" / "preprocessor_config.json"),
+        scheduler=read_config(folder / SCHEDULER),
+        feature_extractor=read_config(folder / PREPROCESSOR),
     )
 
 
@@ -95,7 +98,7 @@ def resolve_base(base: str | Path, *, with_unet: bool = False) -> Path:
         LocalEntryNotFoundError,
         OSError,
         ValueError,
-    ) as error:  # ValueError: a malformed id
+    ) as error:  # the last: a malformed id
         raise CheckpointError(
             f"base {str(base)!r} could not be downloaded: {error}",
             remedy="Check the id and your access to it, or download it yourself and give the folder.",
@@ -116,14 +119,19 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def read_statistics(base: Path, size: int) -> ImageStatistics:
-    """CLIP's normalisation from `preprocessor_config.json`."""
-    config = read_config(base / "feature_extractor" / "preprocessor_config.json")
+def image_statistics(config: Mapping[str, Any], encoder: Any) -> ImageStatistics:
+    """CLIP's input size, and its normalisation from `preprocessor_config.json`; raises `CheckpointError`."""
     try:
-        (mr, mg, mb), (sr, sg, sb) = (map(float, config[key]) for key in ("image_mean", "image_std"))
+        red, green, blue = map(float, config["image_mean"])
+        r, g, b = map(float, config["image_std"])
+        return ImageStatistics(int(encoder.config.image_size), (red, green, blue), (r, g, b))
     except (KeyError, TypeError, ValueError):
-        raise CheckpointError(f"{base} lacks image_mean or image_std.", field="base") from None
-    return ImageStatistics(size, (mr, mg, mb), (sr, sg, sb))
+        mean, std = config.get("image_mean"), config.get("image_std")
+        raise CheckpointError(
+            f"preprocessor_config.json: image_mean is {mean}, image_std {std}.",
+            remedy="Expected three finite numbers each, those of image_std positive.",
+            field="base",
+        ) from None
 
 
 def empty_unet(folder: Path) -> UNet:
@@ -370,13 +378,9 @@ def make_base(folder: Path, recipe: Mapping[str, Any], seed: int) -> None:
                 encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(**recipe["image_encoder"]))
             vae.save_pretrained(partial / "vae")
             encoder.save_pretrained(partial / "image_encoder")
-        for part, name in (
-            ("unet", "config.json"),
-            ("scheduler", "scheduler_config.json"),
-            ("feature_extractor", "preprocessor_config.json"),
-        ):
-            (partial / part).mkdir()
-            (partial / part / name).write_text(json.dumps(recipe[part], indent=2))
+        for path in (Path("unet", "config.json"), SCHEDULER, PREPROCESSOR):
+            (partial / path.parent).mkdir()
+            (partial / path).write_text(json.dumps(recipe[path.parent.name], indent=2))
 
     write_folder(folder, fill)
 

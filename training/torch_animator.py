@@ -17,7 +17,7 @@ from ..denoise.kernels import clip_pixels, to_signed
 from ..engines import Array, Call, EngineSpec, ImageStatistics, network_specs
 from ..limits import Limits
 from ..networks import ModelInfo, Networks
-from .checkpoints import load_image_encoder, load_vae, read_statistics
+from .checkpoints import PREPROCESSOR, image_statistics, load_image_encoder, load_vae, read_config
 from .networks import PoseNet, UNet
 
 Picture = NDArray[np.uint8]
@@ -36,7 +36,7 @@ class Encoders:
     def load(cls, base: Path, device: torch.device) -> Encoders:
         """Those of a base folder, on a device; raises `CheckpointError`."""
         image_encoder: Any = load_image_encoder(base).to(device)
-        statistics = read_statistics(base, int(image_encoder.config.image_size))
+        statistics = image_statistics(read_config(base / PREPROCESSOR), image_encoder)
         return cls(load_vae(base).to(device), image_encoder, statistics)
 
     def latent_weights(self) -> list[Tensor]:

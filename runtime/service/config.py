@@ -101,6 +101,9 @@ class ServiceConfig:
     """Bytes per second that an upload has to bring on the whole, after its first `upload_patience` seconds."""
     grace: Annotated[float, Real(0.0, MOST)] = 30.0
     """Seconds that running jobs get to finish when the server is told to stop."""
+    engine_patience: Annotated[float, Real(0.1, MOST)] = 30.0
+    """An engine that says nothing for so many seconds hangs and is killed; longer where steps are predicted to take
+    long, and 20 times as long before anything was measured."""
     ready_file: Path | None = None
     """Written with "host:port" when the first engine is warm, removed at the end."""
     json_logs: bool = False

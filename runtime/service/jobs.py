@@ -8,7 +8,7 @@ import secrets
 import shutil
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -47,6 +47,11 @@ class StoredJob:
     done: Done | None = None
     error: MimicMotionError | None = None
     cancel_asked: bool = False
+    deaths: int = 0
+    """Of engines that ran it."""
+    started_told: bool = False
+    told: list[Video] = field(default_factory=list)
+    """The pieces of its video that were told: a job that runs again makes the same ones."""
     readers: int = 0
     """How many read its events. A job that is read is not dropped."""
     unread: asyncio.Event = field(default_factory=asyncio.Event)
@@ -126,10 +131,9 @@ class StoredJob:
             self.state = "cancelled" if isinstance(outcome, Cancelled) else "failed"
             self.error = outcome
         self.log.close()
-        for part in PARTS:
-            self.file(part).unlink(missing_ok=True)
-        if self.done is None:
-            self.video.unlink(missing_ok=True)
+        for file in [self.file(part) for part in PARTS] + [self.video] * (self.done is None):
+            with suppress(OSError):  # it goes with the job's folder in the end
+                file.unlink(missing_ok=True)
 
 
 class JobStore:

@@ -9,17 +9,23 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from ..denoise.schedule import steps_of
-from ..errors import Cancelled, MimicMotionError
-from ..events import Accepted, Done, Event, Failed, Progress, Queued, Started
+from ..errors import Cancelled, DeviceLost, MimicMotionError
+from ..events import Accepted, Done, Event, Failed, Progress, Queued, Started, Video
 from ..settings import Settings
 from .config import EngineConfig
-from .engine_process import EngineProcess
+from .engine_process import EngineProcess, guarded
 from .jobs import StoredJob
-from .status import Busy, Draining, NotReady
-from .worker import Run
+from .status import Busy, Draining, EngineLost, NotReady
+from .worker import Run, Suspended
 
 COLD_RETRY = 5.0
 """Seconds after which a caller may try again where nothing was measured yet."""
+HUNG_STEPS = 20
+"""An engine hangs if it is silent for the predicted time of so many steps."""
+CANCEL_SECONDS = 5.0
+"""A cancelled job has so long to stop, or two steps, before its engine is killed."""
+MOST_DEATHS = 2
+"""A job that lost so many engines is given up."""
 NEWEST = 0.3
 """Weight of the newest job in a moving average."""
 
@@ -41,7 +47,10 @@ class Scheduler:
         on_event: Callable[[StoredJob, Event], None] = lambda job, event: None,
         on_lost: Callable[[EngineProcess, int | None], None] = lambda engine, exit_code: None,
         clock: Callable[[], float] = time.time,
+        patience: float = 30.0,
     ) -> None:
+        """`patience`: seconds without an event after which an engine counts as hung, at least."""
+        self._patience = patience
         self.rates = Rates()
         self.draining = False
         self._max_queue = max_queue
@@ -66,7 +75,10 @@ class Scheduler:
 
     @property
     def failure(self) -> MimicMotionError | None:
-        """Why no engine will ever be warm again; None while one may."""
+        """Why no engine will ever be warm again, or why the server cannot go on; None while it can."""
+        for engine in self.engines:
+            if engine.broken:
+                return engine.failure
         failures = [engine.failure for engine in self.engines]
         return failures[0] if all(failures) else None
 
@@ -142,7 +154,7 @@ class Scheduler:
             self._queue.remove(job)
             self._end(job, Cancelled("The job was cancelled."))
             self._tell_positions()
-        elif job.active and not job.cancel_asked:
+        elif job.active and not job.cancel_asked:  # it runs, or is being uploaded
             job.cancel_asked = True
             for engine in self.engines:
                 engine.cancel(job.id)
@@ -164,6 +176,11 @@ class Scheduler:
                 self._cut.add(job.id)
                 self.cancel(job)
 
+    def suspend(self, job: StoredJob) -> None:
+        """Stop a running job after a step and queue it again, at the front."""
+        for engine in self.engines:
+            engine.suspend(job.id)
+
     # ---- inside ----
 
     def _check_open(self) -> None:
@@ -179,12 +196,21 @@ class Scheduler:
         self._on_change()
 
     def _fill_engines(self) -> None:
-        while self._queue and (free := [engine for engine in self.engines if engine.free]):
-            self._begin(self._queue.popleft(), min(free, key=lambda engine: len(engine.jobs)))
+        while self._queue and (engine := self._engine_for(self._queue[0])):
+            self._begin(self._queue.popleft(), engine)
             self._tell_positions()
 
+    def _engine_for(self, job: StoredJob) -> EngineProcess | None:
+        """A free engine. A job under which an engine died runs alone, so that it cannot take others along."""
+        free = [engine for engine in self.engines if engine.free and not self._suspects(engine)]
+        engine = min(free, key=lambda engine: len(engine.jobs), default=None)
+        return None if engine is not None and job.deaths and engine.jobs else engine
+
+    def _suspects(self, engine: EngineProcess) -> bool:
+        return any(self._running[job].deaths for job in engine.jobs)
+
     def _begin(self, job: StoredJob, engine: EngineProcess) -> None:
-        job.state, job.started = "running", self._clock()
+        job.state, job.position, job.started = "running", None, job.started or self._clock()
         self._running[job.id] = job
         run = Run(
             job.id,
@@ -194,31 +220,69 @@ class Scheduler:
             job.file("reference_pose") if job.has_reference_pose else None,
             job.video,
             job.settings,
+            tuple(job.told),
         )
-        engine.run(run)
+        step = self.rates.predict(job.settings, job.frames)
+        step = step and step / job.settings.steps
+        engine.run(
+            run,
+            patience=max(self._patience, HUNG_STEPS * step) if step else HUNG_STEPS * self._patience,
+            cancel_patience=max(min(CANCEL_SECONDS, self._patience), 2 * (step or 0.0)),
+        )
 
-    def _event(self, job_id: str, event: Event) -> None:
+    def _event(self, job_id: str, event: Event | Suspended) -> None:
         job = self._running[job_id]
         match event:
             case Done():
                 self.rates.learn(job.settings, event)
                 self._end(job, event)
-            case Failed(error=Cancelled()) if job_id in self._cut:
-                self._end(job, Draining("The server is shutting down.", retry_after=COLD_RETRY))
+            case Suspended():
+                self._again(job)
+            case Failed(error=EngineLost() | DeviceLost()):
+                self._lost(job, event.error)
             case Failed():
                 self._end(job, event.error)
+            case Started() if job.started_told:
+                pass  # it runs again
             case _:
                 if isinstance(event, Started):
-                    job.frames = event.frames
+                    job.frames, job.started_told = event.frames, True
                 elif isinstance(event, Progress):
                     job.progress = event
+                elif isinstance(event, Video):
+                    job.told.append(event)
                 job.log.append(event)
-                self._on_event(job, event)
+                guarded(self._on_event, job, event)
+
+    def _lost(self, job: StoredJob, error: MimicMotionError) -> None:
+        """An engine died under a job: the job runs again, but not a third time."""
+        job.deaths += 1
+        if job.cancel_asked:
+            self._end(job, Cancelled("The job was cancelled."))
+        elif job.deaths < MOST_DEATHS:
+            self._again(job)
+        else:
+            error.remedy = f"It was the {MOST_DEATHS}. engine that was lost with this job. " + error.remedy
+            self._end(job, error)
+
+    def _again(self, job: StoredJob) -> None:
+        """Queue a job that ran already, in front of the others."""
+        del self._running[job.id]
+        if self.draining:
+            self._end(job, Draining("The server is shutting down.", retry_after=COLD_RETRY))
+        elif job.cancel_asked:
+            self._end(job, Cancelled("The job was cancelled."))
+        else:
+            job.state = "queued"
+            self._queue.appendleft(job)
+            self._tell_positions()
 
     def _end(self, job: StoredJob, outcome: Done | MimicMotionError) -> None:
         self._running.pop(job.id, None)
+        if isinstance(outcome, Cancelled) and job.id in self._cut:
+            outcome = Draining("The server is shutting down.", retry_after=COLD_RETRY)
         job.end(outcome, self._clock())
-        self._on_end(job)
+        guarded(self._on_end, job)
 
     def _give_back(self, error: MimicMotionError) -> None:
         while self._queue:

@@ -100,6 +100,7 @@ class AnimationServer:
             on_change=self._changed,
             on_event=self._job_event,
             on_lost=self._engine_lost,
+            patience=config.engine_patience,
         )
         for engine in self.scheduler.engines:  # before gRPC has threads and sockets of its own
             await engine.start()
@@ -244,6 +245,7 @@ class AnimationServer:
         self.logger.error(
             "engine lost",
             device=engine.config.device,
+            why=engine.lost_why,
             exit_code=exit_code,
             jobs=sorted(engine.jobs),
             restart_in=None if engine.failure is not None else engine.pause,

@@ -11,9 +11,10 @@ import threading
 import time
 import traceback
 import zlib
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -49,6 +50,8 @@ class Run:
     reference_pose: Path | None
     video: Path
     settings: Settings
+    told: tuple[Video, ...] = ()
+    """Pieces of the video that were told in an earlier run: they must come out the same, and are not told again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,18 @@ class Cancel:
     """Stop a job within a step."""
 
     job: str
+
+
+@dataclass(frozen=True, slots=True)
+class Suspend:
+    """Stop a job after the step that it is in; it will be run again."""
+
+    job: str
+
+
+@dataclass(frozen=True, slots=True)
+class Suspended:
+    """A job was stopped and can be run again; nothing more comes from it now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +82,9 @@ class Ready:
     defaults: Settings
 
 
-ToEngine = Run | Cancel | None
+ToEngine = Run | Cancel | Suspend | None
 """None: leave after the running jobs, if any."""
-FromEngine = Ready | MimicMotionError | tuple[str, Event]
+FromEngine = Ready | MimicMotionError | tuple[str, Event | Suspended]
 """An error: there is no animator, and the process ends. A pair: a job's id and what happened to it."""
 
 
@@ -80,6 +95,7 @@ def main(connection: Connection[Any, Any], config: EngineConfig) -> None:
     """Entry of the spawned process; returns when the server says so."""
     for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group; the server decides
         signal.signal(number, signal.SIG_IGN)
+    _die_with_parent()
     inbox, lock = _Inbox(connection), threading.Lock()
 
     def send(message: FromEngine) -> None:
@@ -101,6 +117,14 @@ def main(connection: Connection[Any, Any], config: EngineConfig) -> None:
         animator.close()
 
 
+def _die_with_parent() -> None:
+    """Linux kills this process when the server dies, even one that hangs; elsewhere `_Inbox` notices."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
 class _Inbox:
     """Reads the pipe in a thread, so that a cancel arrives while a job runs."""
 
@@ -109,6 +133,8 @@ class _Inbox:
         """Jobs in their order; None after the last one."""
         self.cancelled: set[str] = set()
         """Ids of jobs that are to stop."""
+        self.suspended: set[str] = set()
+        """Ids of jobs that are to stop after a step."""
         self._connection = connection
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -121,17 +147,20 @@ class _Inbox:
             if isinstance(message, Cancel):
                 self.cancelled.add(message.job)
                 continue
+            if isinstance(message, Suspend):
+                self.suspended.add(message.job)
+                continue
             self.runs.put(message)
             if message is None:
                 return
 
 
 def _run(animator: Any, run: Run, inbox: _Inbox, send: Callable[[FromEngine], None]) -> None:
-    def report(event: Event) -> None:
+    def report(event: Event | Suspended) -> None:
         send((run.job, event))
 
     try:
-        report(_animate(animator, run, lambda: run.job in inbox.cancelled, report))
+        report(_animate(animator, run, inbox, report))
     except BrokenPipeError:
         raise
     except Exception as error:
@@ -139,6 +168,7 @@ def _run(animator: Any, run: Run, inbox: _Inbox, send: Callable[[FromEngine], No
         if isinstance(error, DeviceLost):  # no job of this process would succeed any more
             raise
     inbox.cancelled.discard(run.job)
+    inbox.suspended.discard(run.job)
 
 
 def _end_if_failed(job: Future[None]) -> None:
@@ -148,11 +178,15 @@ def _end_if_failed(job: Future[None]) -> None:
         os._exit(1)
 
 
-def _animate(animator: Any, run: Run, cancelled: Callable[[], bool], report: Callable[[Event], None]) -> Done:
+def _animate(animator: Any, run: Run, inbox: _Inbox, report: Callable[[Event], None]) -> Done | Suspended:
+    def cancelled() -> bool:
+        return run.job in inbox.cancelled
+
     began = last = time.monotonic()
     seconds = dict.fromkeys((*STAGES, "write"), 0.0)
     if cancelled():
         raise Cancelled("The job was cancelled.")
+    _check_files(run)
     clip = animator.stream(
         run.picture,
         _motion(run),
@@ -160,7 +194,7 @@ def _animate(animator: Any, run: Run, cancelled: Callable[[], bool], report: Cal
         reference_pose=_pose_sequence(run.reference_pose) if run.reference_pose is not None else None,
         cancelled=cancelled,
     )
-    with closing(clip), closing(_VideoFile(run.video, clip, report)) as video:
+    with closing(clip), closing(_VideoFile(run, clip, report)) as video:
         report(Started(clip.frames, float(clip.fps), tuple(clip.size)))
         for event in clip:
             now = time.monotonic()
@@ -173,7 +207,18 @@ def _animate(animator: Any, run: Run, cancelled: Callable[[], bool], report: Cal
                 video.write(event.frames)
                 last = time.monotonic()
                 seconds["write"] += last - now
+            if run.job in inbox.suspended:
+                return Suspended()
         return video.finish(seconds)
+
+
+def _check_files(run: Run) -> None:
+    for file in (run.picture, run.motion, run.reference_pose):
+        if file is not None and not file.exists():
+            raise OutputError(
+                f"The job's upload is gone from the server's disk ({file.name}).",
+                remedy="Send the job again; let no cleaner remove files of the server's folder.",
+            )
 
 
 def _motion(run: Run) -> Any:
@@ -204,19 +249,25 @@ def _jpeg(picture: Any) -> bytes:
 
 
 class _VideoFile:
-    """The job's MP4 on its way to disk: every piece is written, summed, flushed and then reported."""
+    """The job's MP4 on its way to disk: every piece is written, summed, flushed and then reported.
 
-    def __init__(self, path: Path, clip: Any, report: Callable[[Event], None]) -> None:
+    A job that runs again writes the same bytes over those of the run before, which readers may be reading.
+    """
+
+    def __init__(self, run: Run, clip: Any, report: Callable[[Event], None]) -> None:
         self._clip = clip
         self._report = report
-        self._file = path.open("wb")
+        self._told = deque(run.told)
+        with _spooling():
+            self._file = open(os.open(run.video, os.O_RDWR | os.O_CREAT, 0o600), "r+b")  # noqa: SIM115
         self._mp4: FragmentedMp4 | None = None
         self._digest = hashlib.sha256()
         self._offset = 0
         self._frames = 0
 
     def close(self) -> None:
-        self._file.close()
+        with suppress(OSError):  # a full disk was told when the piece was written
+            self._file.close()
 
     def write(self, frames: NDArray[np.uint8]) -> None:
         """uint8 [n,H,W,3] RGB."""
@@ -233,6 +284,9 @@ class _VideoFile:
             raise EngineError("The engine ended without a frame.")
         began = time.monotonic()
         self._put(self._mp4.close())
+        with _spooling():
+            self._file.truncate()  # of the run before there may be more
+            os.fsync(self._file.fileno())
         seconds["write"] += time.monotonic() - began
         return Done(
             frames=self._frames,
@@ -246,16 +300,32 @@ class _VideoFile:
     def _put(self, data: bytes) -> None:
         for at in range(0, len(data), CHUNK_BYTES):
             piece = data[at : at + CHUNK_BYTES]
-            try:
+            with _spooling():
                 self._file.write(piece)
                 self._file.flush()
-            except OSError as error:
-                raise OutputError(
-                    f"The video cannot be spooled: {error}.", remedy="Free space on the server's disk."
-                ) from error
             self._digest.update(piece)
-            self._report(Video(self._offset, len(piece), zlib.crc32(piece)))
+            self._tell(Video(self._offset, len(piece), zlib.crc32(piece)))
             self._offset += len(piece)
+
+    def _tell(self, piece: Video) -> None:
+        if not self._told:
+            self._report(piece)
+        elif self._told.popleft() != piece:
+            raise EngineError(
+                "The job ran again and its video is not the one that was partly sent.",
+                remedy="Send the job again; another bundle, version or device may have made the first part.",
+            )
+
+
+@contextmanager
+def _spooling() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"The video cannot be spooled: {error.strerror or error}.",
+            remedy="Free space on the server's disk.",
+        ) from error
 
 
 def _plain(error: Exception) -> MimicMotionError:

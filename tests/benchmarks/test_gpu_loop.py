@@ -17,7 +17,7 @@ from gpu_loop import SHAPES, Loops, Shape, idle_between, parts_of
 from torch_model import TorchLoop, random_model, write_bundle
 
 from mimicmotion_trt import Animator
-from mimicmotion_trt.export.networks import image_statistics
+from mimicmotion_trt.training.checkpoints import image_statistics
 
 
 @pytest.fixture(scope="module")

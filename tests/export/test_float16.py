@@ -19,12 +19,11 @@ from mimicmotion_trt.engines.tensorrt_library import open_library
 from mimicmotion_trt.export import networks, verify
 from mimicmotion_trt.export.float16 import Narrow, StableGroupNorm, TensorCoreEngine, to_float16
 from mimicmotion_trt.export.network_build import BOUNDS, model_defaults
-from mimicmotion_trt.export.networks import image_statistics
 from mimicmotion_trt.export.options import Options
 from mimicmotion_trt.export.stats import graph_stats
 from mimicmotion_trt.export.tracing import ONNXRUNTIME, STANDARD, halve_weights, plain_attention, trace_onnx
 from mimicmotion_trt.export.verify import record_trajectory
-from mimicmotion_trt.training.checkpoints import Model, load_model
+from mimicmotion_trt.training.checkpoints import Model, image_statistics, load_model
 
 SHAPE = (2, 2, 8, 16)
 

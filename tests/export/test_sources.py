@@ -14,9 +14,9 @@ from mimicmotion_trt import CheckpointError
 from mimicmotion_trt.engines import ImageStatistics
 from mimicmotion_trt.export import build
 from mimicmotion_trt.export.build import build_key, code_files, hash_code
-from mimicmotion_trt.export.networks import check_scaling_factor, check_scheduler, image_statistics
+from mimicmotion_trt.export.networks import check_scaling_factor, check_scheduler
 from mimicmotion_trt.export.options import Options, PlanOptions
-from mimicmotion_trt.training.checkpoints import load_image_encoder
+from mimicmotion_trt.training.checkpoints import image_statistics, load_image_encoder
 
 
 def test_everything_that_goes_in_is_in_the_key(micro, tmp_path):

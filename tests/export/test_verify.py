@@ -30,7 +30,6 @@ from mimicmotion_trt.engines import (
 )
 from mimicmotion_trt.export import verify
 from mimicmotion_trt.export.network_build import model_defaults
-from mimicmotion_trt.export.networks import image_statistics
 from mimicmotion_trt.export.options import Options
 from mimicmotion_trt.export.tensorrt_build import make_profiles
 from mimicmotion_trt.export.verify import (
@@ -52,7 +51,7 @@ from mimicmotion_trt.export.verify import (
     stack,
     usual_shape,
 )
-from mimicmotion_trt.training.checkpoints import Model, load_model
+from mimicmotion_trt.training.checkpoints import Model, image_statistics, load_model
 
 FLOATS = arrays(np.float32, array_shapes(), elements=st.floats(-1e6, 1e6, width=32))
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import threading
 import time
+from pathlib import Path
 
 import grpc
 import psutil
 import pytest
+import structlog
 
 from mimicmotion_trt import errors
-from mimicmotion_trt.events import Accepted
+from mimicmotion_trt.events import Accepted, Progress, Queued
+from mimicmotion_trt.limits import Limits
 from mimicmotion_trt.service import Client, ServiceConfig
 from mimicmotion_trt.service.client import Animation
 from mimicmotion_trt.service.engine_process import EngineProcess
@@ -22,7 +26,7 @@ from mimicmotion_trt.service.generated.mimicmotion.v1 import animation_pb2_grpc 
 from mimicmotion_trt.service.status import EngineLost, Late
 from mimicmotion_trt.service.transfer import Delivery, Upload
 
-from .hosting import STAND_IN, script, until
+from .hosting import STAND_IN, hosted, script, until
 
 VIDEO = b"a video"
 ENDLESS = script(pause=0.02)
@@ -77,10 +81,11 @@ def test_unexpected_errors_are_engine_errors(client, name):
     assert client.animate(script(frames=2), VIDEO).result().done.frames == 2
 
 
-def test_what_no_job_survives_ends_the_engine_and_not_the_service(host, client):
+def test_what_no_job_survives_ends_two_engines_and_not_the_service(host, client):
     pid = host.engine_pid
-    with pytest.raises(EngineLost):
+    with pytest.raises(EngineLost, match="exit code") as caught:
         client.animate(script(fail="SystemExit", stage="denoise"), VIDEO).result()
+    assert "2. engine" in caught.value.remedy
     client.wait_until_ready(10)
     assert client.animate(script(frames=2), VIDEO).result().done.frames == 2
     assert host.engine_pid != pid
@@ -93,7 +98,7 @@ def test_a_lost_gpu_is_told_and_the_next_job_runs_in_a_new_process(host, client,
     waiting = client.create(script(frames=3), VIDEO).job
     with pytest.raises(errors.DeviceLost, match="It went wrong") as caught:
         client.watch(lost).result()
-    assert caught.value.remedy == "Do better."
+    assert "Do better." in caught.value.remedy
     assert code_of(host, lost) == "INTERNAL"
     assert client.watch(waiting).result().done.frames == 3
     assert host.engine_pid != pid
@@ -121,17 +126,91 @@ def test_nothing_is_left_of_a_failed_video(client, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
-def test_a_killed_engine_fails_its_job_only(host, client, number):
+def test_the_job_of_a_killed_engine_runs_again_once(host, client, number):
     running = client.animate(ENDLESS, VIDEO, THOUSAND)
     assert isinstance(next(running), Accepted)
     waiting = client.create(script(frames=3), VIDEO).job
-    until(lambda: client.get(running.job).state == "running")
-    os.kill(host.engine_pid, number)
+    for _ in range(2):
+        until(lambda: client.get(running.job).state == "running", 10)
+        pid = host.engine_pid
+        os.kill(pid, number)
+        until(lambda pid=pid: not psutil.pid_exists(pid))
     with pytest.raises(EngineLost) as caught:
         running.result()
     assert 0 < caught.value.retry_after < 10
     assert code_of(host, running.job) == "UNAVAILABLE"
     assert client.watch(waiting).result().done.frames == 3, "the queue goes on"
+
+
+@pytest.mark.parametrize("stage", ["pose", "denoise", "decode"])
+def test_a_killed_engine_changes_no_byte_and_no_event_comes_twice(host, client, stage):
+    picture = script(frames=12, noise=True, pause=0.02)
+    undisturbed = client.animate(picture, VIDEO).result().read()
+    animation, events = client.animate(picture, VIDEO), []
+    for event in animation:
+        events.append(event)
+        if isinstance(event, Progress) and event.stage == stage and event.step == 3:
+            os.kill(host.engine_pid, signal.SIGKILL)
+            stage = None
+    assert animation.result().read() == undisturbed
+    kinds = [event.kind for event in events if not isinstance(event, Progress | Queued)]
+    assert kinds == ["accepted", "started", *["video"] * (len(kinds) - 3), "done"]
+    assert [event.sequence for event in events] == sorted({event.sequence for event in events})
+
+
+def test_an_engine_that_hangs_is_killed_and_its_job_runs_again():
+    with hosted(engine_patience=0.5) as host, Client(host.address) as client:
+        client.animate(script(frames=2), VIDEO).result()  # something to predict from
+        animation = client.animate(script(pause=0.05), VIDEO)
+        until(lambda: host.server.scheduler.busy)
+        pid = host.engine_pid
+        os.kill(pid, signal.SIGSTOP)
+        assert animation.result().done.frames == 6
+        assert host.engine_pid != pid
+
+
+def test_an_engine_that_ignores_a_cancel_is_killed():
+    with hosted(engine_patience=0.5) as host, Client(host.address) as client:
+        pid = host.engine_pid
+        job = client.create(script(pause=60), VIDEO).job
+        until(lambda: client.get(job).last_sequence == 3)  # started
+        time.sleep(0.2)
+        client.cancel(job)
+        with pytest.raises(errors.Cancelled):
+            client.watch(job).result()
+        assert client.animate(script(frames=2), VIDEO).result().done.frames == 2
+        assert host.engine_pid != pid
+
+
+def test_a_job_that_kills_its_engines_takes_no_other_along():
+    with hosted(limits=Limits(jobs=3)) as host, Client(host.address) as client:
+        jobs = [client.create(script(pause=0.02, frames=frames), VIDEO).job for frames in (3, 4)]
+        with pytest.raises(EngineLost):
+            client.animate(script(crash=True, stage="denoise", pause=0.01), VIDEO).result()
+        assert [client.watch(job).result().done.frames for job in jobs] == [3, 4]
+
+
+@pytest.mark.parametrize("broken", ["on_end", "log", "spawn"])
+def test_faults_beside_the_work_do_not_break_it(monkeypatch, broken):
+    """A log on a full disk, a clean-up that fails, and no descriptors left for a new engine."""
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with hosted() as host, Client(host.address) as client:
+        client.animate(script(frames=2), VIDEO).result()
+        if broken == "log":
+            monkeypatch.setattr(host.server, "logger", structlog.wrap_logger(None, processors=[fail]))
+        elif broken == "on_end":
+            monkeypatch.setattr(Path, "unlink", fail)
+        else:
+            limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+            os.kill(host.engine_pid, signal.SIGKILL)
+            time.sleep(0.7)
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for _ in range(3):
+            assert client.animate(script(frames=2), VIDEO).result().done.frames == 2
 
 
 def test_an_idle_engine_that_dies_comes_back(host, client):
@@ -238,7 +317,7 @@ def test_the_loop_is_never_blocked(host, client):
     ("does", "kind", "told"),
     [
         ('{"fail": "DeviceLost"}', errors.DeviceLost, "It went wrong"),
-        ('{"crash": true}', errors.EngineError, "died 2 times while loading"),
+        ('{"crash": true}', errors.EngineError, "ended 2 times while loading"),
     ],
 )
 def test_an_engine_that_never_loads_is_given_up_with_its_reason(does, kind, told):

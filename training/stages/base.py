@@ -24,7 +24,6 @@ Batch = dict[str, Tensor]
 Losses = tuple[Tensor, dict[str, Tensor]]
 """What is minimized, and parts of it to be logged."""
 Measures = Mapping[str, float | None]
-Report = Callable[[int, int], None]
 
 
 class Stage(ABC):
@@ -55,7 +54,7 @@ class Stage(ABC):
         self._stores.append(store)
         return store
 
-    def prepare(self, positions: Iterable[int], report: Report) -> None:
+    def prepare(self, positions: Iterable[int], report: Callable[[int, int], None]) -> None:
         """Make what the coming batches read and is not stored yet; `report(done, of)` after each clip."""
         indices = [self.order[position] for position in positions]
         for store in self._stores:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ...denoise.kernels import clip_pixels, to_signed
 from ...pose import PoseSequence
 from ...pose.draw import BODY_THRESHOLD
-from ..checkpoints import drop_prefix, load_image_encoder, read_statistics
+from ..checkpoints import PREPROCESSOR, drop_prefix, image_statistics, load_image_encoder, read_config
 from ..config import Config
 from ..data.samples import Sample
 from ..data.store import Arrays
@@ -54,7 +54,7 @@ class ImageEncoderStage(Stage):
     def __init__(self, config: Config, device: torch.device, output: Path) -> None:
         super().__init__(config, device, output)
         encoder: Any = load_image_encoder(self.base).requires_grad_(True).train()
-        self.statistics = read_statistics(self.base, int(encoder.config.image_size))
+        self.statistics = image_statistics(read_config(self.base / PREPROCESSOR), encoder)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.network = ColourNamer(encoder).to(device)

@@ -110,7 +110,7 @@ class MotionStage(Stage):
     @property
     def sampling(self) -> dict[str, Any]:
         """The settings that clips are sampled with: the scheduler's sigmas and `validation.settings`."""
-        scheduler = checkpoints.read_config(self.base / "scheduler" / "scheduler_config.json")
+        scheduler = checkpoints.read_config(self.base / checkpoints.SCHEDULER)
         sigmas = {name: float(scheduler[name]) for name in ("sigma_min", "sigma_max")}
         return {**sigmas, **self.config.validation.settings}
 
