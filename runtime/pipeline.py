@@ -143,10 +143,9 @@ class Animation:
                     self._stop_if_cancelled()
                     if done < segments:
                         yield self._progress("denoise", index, steps, segment=done, segments=segments)
-                preview = self._preview(denoiser, step, index + 1)
-                yield self._progress(
-                    "denoise", index + 1, steps, segment=segments, segments=segments, preview=preview
-                )
+                rows, preview = max(plan.variant(step).batches), self._preview(denoiser, step, index + 1)
+                at = {"segment": segments, "segments": segments}
+                yield self._progress("denoise", index + 1, steps, **at, rows=rows, preview=preview)
             return denoiser.latents
 
     def _preview(self, denoiser: Denoiser, step: Step, done: int) -> Picture | None:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import grpc
@@ -17,7 +17,8 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1 import health
 
 from ..errors import EngineError, MimicMotionError
-from .status import Busy, Refused, Unauthorized, UploadError, abort, reason
+from .observers import Observer
+from .status import Busy, Unauthorized, UploadError, abort
 from .tokens import Tokens
 
 Context = Any  # grpc.aio.ServicerContext; the generated stubs mix it with the synchronous one
@@ -40,6 +41,8 @@ class Caller:
     """Whose jobs it may see: its own name; None where callers have no tokens, and for an admin: everybody's."""
     key_scope: str | None = None
     """Among whose jobs a `request_id` has to be unique; None: everybody's."""
+    traceparent: str = ""
+    """The span of the caller that this call belongs to, as W3C writes it."""
 
     def may_see(self, client: str) -> bool:
         """Whether a job of this client is one of the caller's."""
@@ -55,10 +58,7 @@ def caller() -> Caller:
 
 
 class Gate(grpc.aio.ServerInterceptor):
-    """Checks the token, bounds calls in all and of each caller, and turns what a method raises into a status.
-
-    `on_end(method, code, seconds)` is told of every call that ended; `code` is a name such as OK.
-    """
+    """Checks the token, bounds calls in all and of each caller, and turns what a method raises into a status."""
 
     def __init__(
         self,
@@ -66,13 +66,13 @@ class Gate(grpc.aio.ServerInterceptor):
         client_calls: int,
         tokens: Tokens | None,
         logger: Any,
-        on_end: Callable[[str, str, float], None] = lambda method, code, seconds: None,
+        observer: Observer,
     ) -> None:
         self._max_calls = max_calls
         self._client_calls = client_calls
         self._tokens = tokens
         self._logger = logger
-        self._on_end = on_end
+        self._observer = observer
         self._open: Counter[str] = Counter()  # calls by caller
 
     async def intercept_service(
@@ -88,14 +88,15 @@ class Gate(grpc.aio.ServerInterceptor):
     async def _serve(self, method: Any, details: Any, request: Any, context: Context) -> Any:
         """One call, from its caller's name to its status."""
         began, name = time.monotonic(), details.method.rpartition("/")[2]
-        who = Caller(_host(context.peer()), context.peer())
+        sent = dict(details.invocation_metadata or ())
+        who = Caller(_host(context.peer()), context.peer(), traceparent=str(sent.get("traceparent", "")))
         try:
-            who = self._identify(details, who)
+            who = self._identify(details.method, str(sent.get("authorization", "")), who)
             with self._place(details.method, who):
                 _current.set(who)
                 return await _answer(method, request, context)
         except MimicMotionError as error:
-            self._log_error(name, who, error)
+            self._observer.call_failed(name, who, error)
             await abort(context, error)
         except (grpc.aio.AbortError, grpc.aio.UsageError):
             raise
@@ -108,21 +109,21 @@ class Gate(grpc.aio.ServerInterceptor):
             )
             await abort(context, fault)
         finally:
-            self._on_end(name, _code(context), time.monotonic() - began)
+            self._observer.call_ended(name, _code(context), time.monotonic() - began)
 
-    def _identify(self, details: Any, who: Caller) -> Caller:
+    def _identify(self, method: str, given: str, who: Caller) -> Caller:
         """The caller by its token; raises `Unauthorized`. Health is for everybody."""
-        if self._tokens is None or details.method.startswith(HEALTH):
+        if self._tokens is None or method.startswith(HEALTH):
             return who
-        given = dict(details.invocation_metadata or ()).get("authorization", "")
-        scheme, _, presented = str(given).partition(" ")
+        scheme, _, presented = given.partition(" ")
         token = self._tokens.find(presented.strip()) if scheme.lower() == "bearer" else None
         if token is None:
             raise Unauthorized(
                 "The token is not known here." if given else "This server wants a token.",
                 remedy="Send `authorization: Bearer TOKEN` with a token that its owner gave you.",
             )
-        return Caller(token.name, who.peer, None if token.admin else token.name, token.name)
+        scope = None if token.admin else token.name
+        return replace(who, name=token.name, scope=scope, key_scope=token.name)
 
     @contextmanager
     def _place(self, method: str, who: Caller) -> Iterator[None]:
@@ -141,12 +142,6 @@ class Gate(grpc.aio.ServerInterceptor):
             self._open[who.name] -= 1
             if not self._open[who.name]:
                 del self._open[who.name]
-
-    def _log_error(self, method: str, who: Caller, error: MimicMotionError) -> None:
-        facts: dict[str, Any] = {"method": method, "client": who.name, "peer": who.peer}
-        if isinstance(error, Refused):
-            facts["retry_after"] = round(error.retry_after, 3)
-        self._logger.info("call failed", **facts, reason=reason(type(error)), error=str(error))
 
 
 async def _answer(method: Any, request: Any, context: Context) -> Any:

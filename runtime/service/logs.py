@@ -15,8 +15,13 @@ from typing import Any, TextIO
 
 import structlog
 
+from ..errors import MimicMotionError
+from ..events import Event, Started
+from .engine_process import EngineProcess
+from .gate import Caller
 from .jobs import StoredJob
-from .status import reason
+from .observers import Observer
+from .status import Refused, reason
 
 MOST_LINES = 10_000
 """Lines that may wait to be written; further ones are dropped."""
@@ -112,3 +117,32 @@ def ended_facts(job: StoredJob) -> dict[str, Any]:
     if job.error is not None:
         facts |= {"reason": reason(type(job.error)), "error": str(job.error)}
     return facts
+
+
+class JobLog(Observer):
+    """Writes down what happens to jobs, calls and engines."""
+
+    def __init__(self, logger: Any) -> None:
+        self._logger = logger
+
+    def call_failed(self, method: str, who: Caller, error: MimicMotionError) -> None:
+        facts: dict[str, Any] = {"method": method, "client": who.name, "peer": who.peer}
+        if isinstance(error, Refused):
+            facts["retry_after"] = round(error.retry_after, 3)
+        self._logger.info("call failed", **facts, reason=reason(type(error)), error=str(error))
+
+    def accepted(self, job: StoredJob, who: Caller) -> None:
+        self._logger.info("accepted", **job_facts(job), peer=who.peer, motion=job.motion_kind)
+
+    def happened(self, job: StoredJob, event: Event) -> None:
+        if isinstance(event, Started):
+            size = "{}x{}".format(*event.size)
+            self._logger.info("started", **job_facts(job), frames=event.frames, size=size)
+
+    def ended(self, job: StoredJob) -> None:
+        self._logger.info("ended", **job_facts(job), **ended_facts(job))
+
+    def engine_lost(self, engine: EngineProcess, exit_code: int | None) -> None:
+        facts = {"device": engine.config.device, "why": engine.lost_why, "exit_code": exit_code}
+        again = None if engine.failure is not None else round(engine.pause, 3)
+        self._logger.error("engine lost", **facts, jobs=sorted(engine.jobs), restart_in=again)

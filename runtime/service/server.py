@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import math
 import os
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
@@ -19,18 +21,21 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from ..errors import ServiceError
-from ..events import CHUNK_BYTES, Event, Started
+from ..events import CHUNK_BYTES
 from ..files import write_text
 from .config import ServiceConfig
-from .engine_process import EngineProcess
 from .gate import Gate
 from .generated.mimicmotion.v1 import animation_pb2 as pb
 from .generated.mimicmotion.v1 import animation_pb2_grpc as pb_grpc
 from .jobs import JobStore, StoredJob
-from .logs import LineWriter, ended_facts, job_facts, make_logger
+from .logs import JobLog, LineWriter, make_logger
+from .observers import Observer, Observers
 from .scheduler import Scheduler
 from .servicer import AnimationServicer
 from .tokens import Tokens
+
+if TYPE_CHECKING:
+    from .metrics import Snapshot
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["AnimationService"].full_name
 SWEEP_SECONDS = 30.0
@@ -71,6 +76,8 @@ class AnimationServer:
         self.config = config or ServiceConfig()
         self.port = 0
         """The bound port, known after `start`."""
+        self.metrics_port = 0
+        """The port of the metrics, where they are served."""
         self._log_lines = LineWriter()
         self.logger = make_logger(self.config.json_logs, self._log_lines)
         self._on_ready = on_ready
@@ -92,14 +99,15 @@ class AnimationServer:
         config = self.config
         self._tokens = Tokens(config.tokens) if config.tokens is not None else None
         credentials = config.tls.credentials() if config.tls is not None else None
+        self._observers = self._make_observers()
         self.store = JobStore(_own_folder(config.folder), config.keep)
         self.scheduler = Scheduler(
             config.engines(),
             config.max_queue,
             on_end=self._job_ended,
             on_change=self._changed,
-            on_event=self._job_event,
-            on_lost=self._engine_lost,
+            on_event=self._observers.happened,
+            on_lost=self._observers.engine_lost,
             patience=config.engine_patience,
         )
         for engine in self.scheduler.engines:  # before gRPC has threads and sockets of its own
@@ -141,6 +149,7 @@ class AnimationServer:
         if self.config.ready_file is not None:
             with contextlib.suppress(OSError):
                 self.config.ready_file.unlink(missing_ok=True)
+        await asyncio.to_thread(self._observers.close)
         self.logger.info("stopped")
         await asyncio.to_thread(self._log_lines.close)
 
@@ -169,12 +178,48 @@ class AnimationServer:
 
     # ---- inside ----
 
+    def _make_observers(self) -> Observers:
+        config = self.config
+        observers: list[Observer] = [JobLog(self.logger)]
+        if config.metrics_port is not None:
+            from .metrics import Metrics  # loaded where it is asked for only
+
+            metrics = Metrics(self._look)
+            self.metrics_port = metrics.open(config.host, config.metrics_port)
+            observers.append(metrics)
+        if config.traces:
+            from .traces import Traces
+
+            observers.append(Traces(config.traces, time.time))
+        return Observers(*observers)
+
+    def _look(self) -> Snapshot:
+        """The gauges of the metrics."""
+        from .metrics import Snapshot
+
+        scheduler, jobs = self.scheduler, self.store.all()
+        wait = scheduler.wait_for(scheduler.queue_length)
+        return Snapshot(
+            ready=int(self._ready),
+            engines_warm=sum(engine.warm for engine in scheduler.engines),
+            uploads=scheduler.uploads,
+            queue_jobs=scheduler.queue_length,
+            queue_seconds=math.nan if wait is None else wait,
+            jobs_running=sum(job.state == "running" for job in jobs),
+            jobs_stored=len(jobs),
+            stored_bytes=sum(job.done.bytes for job in jobs if job.done is not None),
+        )
+
+    @property
+    def _ready(self) -> bool:
+        return self.scheduler.warm and not self.scheduler.draining and self.fault is None
+
     async def _open(self, credentials: grpc.ServerCredentials | None) -> None:
         config = self.config
-        gate = Gate(config.max_calls, config.calls, self._tokens, self.logger)
+        gate = Gate(config.max_calls, config.calls, self._tokens, self.logger, self._observers)
         self._server = grpc.aio.server(options=CHANNEL_OPTIONS, interceptors=[gate])
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        servicer = AnimationServicer(config, self.store, self.scheduler, self.logger)
+        servicer = AnimationServicer(config, self.store, self.scheduler, self.logger, self._observers)
         pb_grpc.add_AnimationServiceServicer_to_server(servicer, self._server)
         if config.reflection:
             names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
@@ -188,8 +233,7 @@ class AnimationServer:
 
     async def _set_health(self) -> None:
         states = health_pb2.HealthCheckResponse
-        ready = self.scheduler.warm and not self.scheduler.draining and self.fault is None
-        for name, good in (("", ready), (SERVICE, ready), (LIVE, self.fault is None)):
+        for name, good in (("", self._ready), (SERVICE, self._ready), (LIVE, self.fault is None)):
             await self._health.set(name, states.SERVING if good else states.NOT_SERVING)
 
     def _changed(self) -> None:
@@ -231,25 +275,10 @@ class AnimationServer:
             self._decided.set()
             self.over.set()
 
-    def _job_event(self, job: StoredJob, event: Event) -> None:
-        if isinstance(event, Started):
-            size = "{}x{}".format(*event.size)
-            self.logger.info("started", **job_facts(job), frames=event.frames, size=size)
-
     def _job_ended(self, job: StoredJob) -> None:
-        self.logger.info("ended", **job_facts(job), **ended_facts(job))
+        self._observers.ended(job)
         self.store.sweep()
         self._jobs_ended.set()
-
-    def _engine_lost(self, engine: EngineProcess, exit_code: int | None) -> None:
-        self.logger.error(
-            "engine lost",
-            device=engine.config.device,
-            why=engine.lost_why,
-            exit_code=exit_code,
-            jobs=sorted(engine.jobs),
-            restart_in=None if engine.failure is not None else engine.pause,
-        )
 
     async def _deliver(self, until: float) -> None:
         """Wait for those who still read, as long as one of them takes something."""

@@ -22,6 +22,7 @@ from .generated.mimicmotion.v1 import animation_pb2 as pb
 from .generated.mimicmotion.v1 import animation_pb2_grpc as pb_grpc
 from .jobs import JobStore, StoredJob
 from .logs import job_facts
+from .observers import Observer
 from .scheduler import Scheduler, count_segments
 from .status import unknown_job
 from .transfer import Receiver
@@ -30,8 +31,11 @@ from .transfer import Receiver
 class AnimationServicer(pb_grpc.AnimationServiceServicer):
     """`mimicmotion.v1.AnimationService` over a store and a scheduler, which the server starts and stops."""
 
-    def __init__(self, config: ServiceConfig, store: JobStore, scheduler: Scheduler, logger: Any) -> None:
+    def __init__(
+        self, config: ServiceConfig, store: JobStore, scheduler: Scheduler, logger: Any, observer: Observer
+    ) -> None:
         self.logger = logger
+        self._observer = observer
         self._config = config
         self._store = store
         self._scheduler = scheduler
@@ -123,13 +127,13 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
         self._scheduler.expect(job)
         try:
             await receiver.files(header, job)
+            self._observer.accepted(job, who)
             self._scheduler.submit(job)
         except BaseException as error:
             named = error if isinstance(error, MimicMotionError) else Cancelled("Its upload broke off.")
             self._scheduler.abandon(job, named)
             self._store.discard(job)
             raise
-        self.logger.info("accepted", **job_facts(job), peer=who.peer, motion=job.motion_kind)
         return job, False, header
 
     def _job(self, job_id: str) -> StoredJob:
