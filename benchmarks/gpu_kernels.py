@@ -22,7 +22,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from common import RESULTS, AsJson, Figures, Part, Report, run_parts, shown
+from common import RESULTS, AsJson, Figures, Part, Record, run_parts, shown
 from rich.console import Console
 from rich.table import Table
 
@@ -84,18 +84,18 @@ def main(
     console = Console(quiet=as_json, markup=False, highlight=False)
     with explained():
         gpu = open_gpu(0)
-    report = Report.begin(results, "gpu-kernels", gpu.name)
-    run_parts(parts_of(partial(open_device, gpu), Amount()), report, console, minutes)
+    record = Record.begin(results, "gpu-kernels", gpu.name)
+    run_parts(parts_of(partial(open_device, gpu), Amount()), record, console, minutes)
     shares = {}
-    for dtype, rows in report.found["rows"].items():
+    for dtype, rows in record.found["rows"].items():
         made = Table(dtype, *FIGURES)
         for name, found in rows.items():
             made.add_row(name, *(shown(found[figure]) for figure in FIGURES))
         console.print(made)
         shares[dtype] = {name: found["of_copy"] for name, found in rows.items()}
-    report.plot(shares, "share of a copy's bandwidth", console)
-    console.print(str(report.path))
-    print(report.line)
+    record.plot(shares, "share of a copy's bandwidth", console)
+    console.print(str(record.path))
+    print(record.line)
 
 
 def parts_of(open_device: Callable[[str], Device], amount: Amount) -> list[tuple[str, str, Part]]:

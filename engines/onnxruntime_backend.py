@@ -33,6 +33,9 @@ class OnnxRuntimeEngine:
                 f"{path.name} cannot be loaded by ONNX Runtime {ort.__version__}: {error}",
                 remedy="Rebuild the bundle, or install the ONNX Runtime that built it.",
             ) from error
+        # Memory is given back after each call: a large clip's would else be held as long as the process lives.
+        self._run_options = ort.RunOptions()
+        self._run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         self._spec = spec
         _compare(path.name, spec.inputs, self._session.get_inputs())
         _compare(path.name, spec.outputs, self._session.get_outputs())
@@ -62,7 +65,7 @@ class OnnxRuntimeEngine:
         def call() -> None:
             assert keep
             try:
-                self._session.run_with_iobinding(binding)
+                self._session.run_with_iobinding(binding, self._run_options)
             except Exception as error:
                 raise EngineError(
                     f"ONNX Runtime failed: {error}",

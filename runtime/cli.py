@@ -103,6 +103,12 @@ def animate(
     ],
     bundle: BundleName = "tiny",
     server: Annotated[str, typer.Option(help="HOST:PORT of a server that does the work.")] = "",
+    priority: Annotated[
+        int, typer.Option(help="On a server, jobs of a higher priority go first; -9 to 9.")
+    ] = 0,
+    deadline: Annotated[
+        float | None, typer.Option(help="Seconds in which a server has to finish, or else refuse.")
+    ] = None,
     reference_pose: Annotated[
         Path | None, typer.Option(help="Keypoints of the person in the picture.")
     ] = None,
@@ -128,7 +134,8 @@ def animate(
         request = Request(image, motion, output, pose, settings)
         with Reporter(as_json) as reporter:
             if server:
-                done = _on_server(request, reporter, connect(server, connection))
+                client = connect(server, connection)
+                done = _on_server(request, reporter, client, priority=priority, deadline=deadline)
             else:
                 limits, captured = Limits(**limit_values(limit)), graphs == "on"
                 options = {"device": device, "threads": threads, "limits": limits, "graphs": captured}
@@ -167,7 +174,9 @@ def _in_process(
         return {"frames": animation.frames, "fps": fps, "size": size, "settings": settings}
 
 
-def _on_server(request: Request, reporter: Reporter, connected: Client) -> dict[str, Any]:
+def _on_server(
+    request: Request, reporter: Reporter, connected: Client, *, priority: int, deadline: float | None
+) -> dict[str, Any]:
     from .media.writer import VideoWriter
 
     if request.motion.is_dir():
@@ -185,6 +194,8 @@ def _on_server(request: Request, reporter: Reporter, connected: Client) -> dict[
             request.settings,
             reference_pose=request.reference_pose,
             output=received,
+            priority=priority,
+            deadline=deadline,
         )
         for event in animation:
             reporter.show(event)

@@ -78,13 +78,12 @@ class ModuleEngine:
     def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Call:
         """See `Engine.bind`."""
         self.spec.check(inputs, outputs)
-        given = {name: torch.from_numpy(array) for name, array in inputs.items()}
+        given = [torch.from_numpy(inputs[tensor.name]) for tensor in self.spec.inputs]
         (result,) = (torch.from_numpy(array) for array in outputs.values())
 
         @torch.inference_mode()
         def call() -> None:
-            moved = {name: tensor.to(self.device) for name, tensor in given.items()}
-            result.copy_(self.function(**moved))
+            result.copy_(self.function(*(tensor.to(self.device) for tensor in given)))
 
         return call
 
@@ -97,16 +96,10 @@ def torch_animator(
 ) -> Animator:
     """An animator on these modules, in eval mode; `size` is (width, height), `defaults` as in a manifest."""
     vae, image_encoder = encoders.vae, encoders.image_encoder
-
-    def run_unet(
-        latents: Tensor, timestep: Tensor, embedding: Tensor, time_ids: Tensor, pose: Tensor
-    ) -> Tensor:
-        return unet(latents, timestep, embedding, time_ids, pose)[0]  # type: ignore[no-any-return]
-
     functions: dict[str, Callable[..., Tensor]] = {
-        "unet": run_unet,
-        "pose_net": lambda pose: pose_net(pose),
-        "vae_encoder": lambda image: encoders.mode(image),
+        "unet": lambda *given: unet(*given)[0],
+        "pose_net": pose_net,
+        "vae_encoder": encoders.mode,
         "vae_decoder": lambda latents: vae.decode(latents, num_frames=len(latents)).sample,
         "image_encoder": lambda pixels: image_encoder(pixels).image_embeds[:, None],
     }

@@ -36,6 +36,11 @@ class StoredJob:
     """Times are seconds since 1970."""
     client: str = ""
     """Whose job it is: the name of the caller's token, or its address where callers have none."""
+    motion_bytes: int = 0
+    priority: int = 0
+    """-9 to 9; higher ones go first."""
+    deadline: float | None = None
+    """When it has to be finished; None: at any time."""
     started: float | None = None
     ended: float | None = None
     state: State = "receiving"
@@ -95,6 +100,8 @@ class StoredJob:
             done=self.done,
             error=self.error,
             cancel_pending=self.cancel_asked and self.active,
+            priority=self.priority,
+            deadline=self.deadline,
         )
 
     async def events(self, after: int = 0) -> AsyncGenerator[Event, None]:
@@ -157,14 +164,18 @@ class JobStore:
         *,
         has_reference_pose: bool = False,
         client: str = "",
+        motion_bytes: int = 0,
+        priority: int = 0,
+        deadline: float | None = None,
     ) -> StoredJob:
         """A job with a folder for its files, whose upload begins."""
         self.sweep()
         folder = self.folder / secrets.token_hex(16)
         folder.mkdir()
         job = StoredJob(
-            folder, request_id, fingerprint, motion_kind, has_reference_pose, settings, self._clock(), client
-        )
+            folder, request_id, fingerprint, motion_kind, has_reference_pose, settings, self._clock(), client,
+            motion_bytes, priority, deadline,
+        )  # fmt: skip
         self._jobs[job.id] = job
         return job
 

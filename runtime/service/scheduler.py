@@ -1,20 +1,19 @@
-"""Which job runs where and when: a bounded queue in front of the engines. `Rates` predicts how long jobs take."""
+"""Which job runs where and when: a bounded queue in front of the engines."""
 
 from __future__ import annotations
 
 import heapq
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from ..denoise.schedule import steps_of
 from ..errors import Cancelled, DeviceLost, MimicMotionError
 from ..events import Accepted, Done, Event, Failed, Progress, Queued, Started, Video
 from ..settings import Settings
 from .config import EngineConfig
 from .engine_process import EngineProcess, guarded
 from .jobs import StoredJob
+from .rates import Rates
 from .status import Busy, Draining, EngineLost, NotReady
 from .worker import Run, Suspended
 
@@ -26,8 +25,6 @@ CANCEL_SECONDS = 5.0
 """A cancelled job has so long to stop, or two steps, before its engine is killed."""
 MOST_DEATHS = 2
 """A job that lost so many engines is given up."""
-NEWEST = 0.3
-"""Weight of the newest job in a moving average."""
 
 
 class Scheduler:
@@ -234,7 +231,7 @@ class Scheduler:
         job = self._running[job_id]
         match event:
             case Done():
-                self.rates.learn(job.settings, event)
+                self.rates.learn(job.settings, event, job.motion_kind, job.motion_bytes)
                 self._end(job, event)
             case Suspended():
                 self._again(job)
@@ -296,71 +293,3 @@ class Scheduler:
 
     def _predict(self, job: StoredJob) -> float:
         return self.rates.predict(job.settings, job.frames) or 0.0
-
-
-class Rates:
-    """Seconds per unit of work of each stage, as moving averages; predicts what a job will take."""
-
-    def __init__(self) -> None:
-        self.jobs = 0
-        """Finished jobs behind the predictions."""
-        self._size = (0, 0)
-        self._frames = 0.0
-        self._rates: dict[str, float] = {}
-
-    def learn(self, settings: Settings, done: Done) -> None:
-        """Take a finished job into account."""
-        work = _work(settings, done.frames, done.size)
-        for stage, seconds in done.seconds.items():
-            self._rates[stage] = self._mean(self._rates.get(stage), seconds / work[stage])
-        self._frames = self._mean(self._frames or None, done.frames)
-        self._size = done.size
-        self.jobs += 1
-
-    def predict(self, settings: Settings, frames: int = 0) -> float | None:
-        """Seconds from start to end; None until a job has been measured.
-
-        `frames` 0: as many as jobs had so far, or `settings.frames` where that is fewer. A size that is not
-        set is taken to be the last job's.
-        """
-        if not self.jobs:
-            return None
-        frames = frames or min(round(self._frames) or 1, settings.frames or 2**31)
-        work = _work(settings, frames, settings.size or self._size)
-        return sum(rate * work[stage] for stage, rate in self._rates.items())
-
-    def _mean(self, old: float | None, new: float) -> float:
-        return new if old is None else old + NEWEST * (new - old)
-
-
-def count_segments(settings: Settings, frames: int, shift: float = 0.0) -> int | None:
-    """Segments of a video of `frames` frames, the reference's own not counted; None if N is not known.
-
-    `reference` and `compact` come to the same number; `cut_segments` would build the whole plan for it.
-    """
-    if settings.segment is None:
-        return None
-    over = max(0, frames + 1 - settings.segment)
-    if settings.layout == "shifted" and over:
-        window = settings.segment - 1
-        return math.ceil((frames + int(shift * settings.overlap)) / window)
-    return 1 + math.ceil(over / (settings.segment - settings.overlap))
-
-
-def _work(settings: Settings, frames: int, size: tuple[int, int]) -> dict[str, float]:
-    """Units of work by stage: what its seconds grow with; a step that reuses features counts as a full one."""
-    pixels = max(1, size[0] * size[1])
-    pictures = float(max(1, frames) * pixels)
-    segment = min(settings.segment or frames, frames + 1)
-    both = settings.guidance != (1.0, 1.0)
-    rows = sum(
-        (count_segments(settings, frames, step.shift) or 1) * (1 + (both and step.guided))
-        for step in steps_of(settings)
-    )
-    return {
-        "pose": float(max(1, frames) * (settings.stride or 1)),
-        "encode": pictures,
-        "denoise": float(rows * max(1, segment) * pixels),
-        "decode": pictures,
-        "write": pictures,
-    }

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
@@ -23,7 +24,8 @@ from .generated.mimicmotion.v1 import animation_pb2_grpc as pb_grpc
 from .jobs import JobStore, StoredJob
 from .logs import job_facts
 from .observers import Observer
-from .scheduler import Scheduler, count_segments
+from .rates import count_segments
+from .scheduler import Scheduler
 from .status import unknown_job
 from .transfer import Receiver
 
@@ -123,6 +125,9 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
             settings,
             has_reference_pose=header.reference_pose_bytes > 0,
             client=who.name,
+            motion_bytes=header.motion_bytes,
+            priority=header.priority,
+            deadline=time.time() + header.deadline_seconds if header.HasField("deadline_seconds") else None,
         )
         self._scheduler.expect(job)
         try:
@@ -153,8 +158,9 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
 
 
 def _fingerprint(header: pb.AnimationHeader) -> bytes:
-    """What must be equal in two requests under one key: the header without `detach`."""
+    """What must be equal in two requests under one key: the header without what decides when and how it runs."""
     same = pb.AnimationHeader()
     same.CopyFrom(header)
-    same.ClearField("detach")
+    for name in ("detach", "priority", "deadline_seconds"):
+        same.ClearField(name)
     return same.SerializeToString(deterministic=True)

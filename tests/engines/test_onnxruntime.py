@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -141,3 +144,22 @@ def test_a_backend_that_this_version_does_not_have(opened):
     foreign = replace(opened, manifest=replace(opened.manifest, backend="abacus"))
     with pytest.raises(BundleError, match="abacus"):
         open_engine(foreign, "pose_net")
+
+
+def test_the_memory_of_a_large_call_is_given_back(bundle):
+    """ONNX Runtime's arena keeps it for as long as the process lives, unless it is told to shrink."""
+    code = """if True:
+        import sys
+        import numpy, psutil
+        from mimicmotion_trt.engines import Bundle, Placement, open_engine
+        engine = open_engine(Bundle.load(sys.argv[1]), "pose_net", Placement(threads=1))
+        memory = psutil.Process().memory_info
+        for side in (64, 1024):
+            pose, out = numpy.zeros((4, 3, side, side), "f"), numpy.zeros((4, 32, side // 8, side // 8), "f")
+            before = memory().rss
+            engine.bind({"pose": pose}, {"features": out})()
+        print(memory().rss - before)"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(bundle)], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) < 40 * 2**20, "its peak is 400 MiB higher"
