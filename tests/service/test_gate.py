@@ -66,7 +66,7 @@ def test_one_client_cannot_take_every_place_of_the_queue():
 
 def test_an_upload_that_only_trickles_gives_its_place_back():
     """One byte in each pause that is allowed: never silent for long, and never done."""
-    picture = script()
+    picture = script(words="x" * 100)
     with hosted(upload_patience=0.3, upload_rate=1000.0) as host:
 
         def trickle():

@@ -110,10 +110,12 @@ def test_a_signal_drains_the_process(tmp_path, number):
         assert not ready.exists()
         assert psutil.wait_procs(children, timeout=5)[1] == [], "no process is left"
         lines = [json.loads(line) for line in log.splitlines()]
-        told = ["ready", "accepted", "started", "draining", "ended", "stopped"]
-        assert [line["event"] for line in lines] == told
+        said = {line["event"]: line for line in lines}
+        assert set(said) == {"ready", "accepted", "started", "draining", "ended", "stopped"}
         assert {line["job"] for line in lines if "job" in line} == {animation.job}
-        assert (lines[4]["state"], lines[4]["frames"], lines[4]["size"]) == ("succeeded", 6, "64x128")
+        assert said["draining"]["running"] == [animation.job]
+        ended = said["ended"]
+        assert (ended["state"], ended["frames"], ended["size"]) == ("succeeded", 6, "64x128")
 
 
 def test_the_engine_dies_with_its_server():
