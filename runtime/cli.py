@@ -6,7 +6,7 @@ import inspect as inspection
 import json
 import tempfile
 import warnings
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
@@ -22,7 +22,6 @@ from .settings import Settings, parse_size
 from .validation import field_docs
 
 if TYPE_CHECKING:
-    from .pose import PoseSequence
     from .service import Client
 
 app = typer.Typer(
@@ -78,17 +77,6 @@ def read_settings(chosen: Given) -> Given:
     return values
 
 
-@dataclass(frozen=True)
-class Request:
-    """What `animate` is asked for."""
-
-    image: Path
-    motion: Path
-    output: Path
-    reference_pose: PoseSequence | None
-    settings: Given
-
-
 @app.command()
 @with_flags("chosen", settings_flags())
 @with_flags("connection", connection_flags())
@@ -131,15 +119,16 @@ def animate(
                 f"--{next(iter(connection)).replace('_', '-')} is for a server.", remedy="Name it: --server."
             )
         pose = PoseSequence.load(reference_pose) if reference_pose else None
-        request = Request(image, motion, output, pose, settings)
+        inputs: Given = {"image": image, "motion": motion, "reference_pose": pose}
         with Reporter(as_json) as reporter:
             if server:
-                client = connect(server, connection)
-                done = _on_server(request, reporter, client, priority=priority, deadline=deadline)
+                inputs |= {"priority": priority, "deadline": deadline}
+                done = _on_server(connect(server, connection), inputs, settings, output, reporter)
             else:
                 limits, captured = Limits(**limit_values(limit)), graphs == "on"
                 options = {"device": device, "threads": threads, "limits": limits, "graphs": captured}
-                done = _in_process(request, reporter, bundle, options, estimator)
+                inputs["estimator"] = estimator
+                done = _in_process(bundle, options, inputs, settings, output, reporter)
         reporter.line({"event": "done", "output": str(output), **done})
         if not as_json:
             size = "x".join(map(str, done["size"]))
@@ -147,7 +136,7 @@ def animate(
 
 
 def _in_process(
-    request: Request, reporter: Reporter, bundle: str, options: dict[str, Any], estimator: str
+    bundle: str, options: Given, inputs: Given, settings: Given, output: Path, reporter: Reporter
 ) -> dict[str, Any]:
     from .animator import Animator
     from .media.writer import VideoWriter
@@ -157,46 +146,32 @@ def _in_process(
             reporter.line({"event": "note", "note": animator.note})
             if not reporter.as_json:
                 typer.echo(f"note: {animator.note}", err=True)
-        animation = animator.stream(
-            request.image,
-            request.motion,
-            animator.settings(**request.settings),
-            reference_pose=request.reference_pose,
-            estimator=estimator,
-        )
+        animation = animator.stream(**inputs, settings=animator.settings(**settings))
         fps, size = animation.fps, animation.size
-        with VideoWriter(request.output, fps=fps, size=size, audio=animation.audio) as writer:
+        with VideoWriter(output, fps=fps, size=size, audio=animation.audio) as writer:
             for event in animation:
                 reporter.show(event)
                 for frame in event.frames if event.frames is not None else ():
                     writer.write(frame)
-        settings = animation.settings.to_dict()
-        return {"frames": animation.frames, "fps": fps, "size": size, "settings": settings}
+        resolved = animation.settings.to_dict()
+        return {"frames": animation.frames, "fps": fps, "size": size, "settings": resolved}
 
 
 def _on_server(
-    request: Request, reporter: Reporter, connected: Client, *, priority: int, deadline: float | None
+    connected: Client, inputs: Given, settings: Given, output: Path, reporter: Reporter
 ) -> dict[str, Any]:
     from .media.writer import VideoWriter
 
-    if request.motion.is_dir():
+    motion, as_mp4 = inputs["motion"], output.suffix.lower() == ".mp4"
+    if motion.is_dir():
         raise MotionError(
-            f"{request.motion} is a folder.", remedy="Send a video or keypoints to a server.", field="motion"
+            f"{motion} is a folder.", remedy="Send a video or keypoints to a server.", field="motion"
         )
-    output, as_mp4 = request.output, request.output.suffix.lower() == ".mp4"
     if not as_mp4:  # refused now rather than after the work
         VideoWriter(output, fps=1, size=(64, 64)).abort()
     with connected as client, tempfile.TemporaryDirectory() as folder:
         received = output if as_mp4 else Path(folder) / "received.mp4"
-        animation = client.animate(
-            request.image,
-            request.motion,
-            request.settings,
-            reference_pose=request.reference_pose,
-            output=received,
-            priority=priority,
-            deadline=deadline,
-        )
+        animation = client.animate(**inputs, settings=settings, output=received)
         for event in animation:
             reporter.show(event)
         if not as_mp4:
@@ -210,11 +185,11 @@ def convert(video: Path, output: Path) -> None:
     from .media.reader import VideoReader
     from .media.writer import VideoWriter
 
-    with VideoReader(video) as reader:
-        audio = video if reader.has_audio else None
-        with VideoWriter(output, fps=reader.fps, size=reader.size, audio=audio) as writer:
-            for _, frame in reader.frames():
-                writer.write(frame)
+    reader = VideoReader(video)
+    audio = video if reader.has_audio else None
+    with VideoWriter(output, fps=reader.fps, size=reader.size, audio=audio) as writer:
+        for _, frame in reader.frames():
+            writer.write(frame)
 
 
 @app.command()
@@ -245,15 +220,14 @@ def pose(
 
 def _draw_sheet(poses: Any, path: Path) -> None:
     from .media.picture import write_picture
-    from .media.sheet import contact_sheet
+    from .media.sheet import contact_sheet, evenly
     from .pose import draw_poses
 
     width, height = poses.size
     scale = 256 / max(width, height)
-    chosen = poses.take(
-        [round(i * (len(poses) - 1) / 7) for i in range(8)] if len(poses) > 8 else range(len(poses))
+    drawn = draw_poses(
+        poses.take(evenly(len(poses), 8)), max(1, round(height * scale)), max(1, round(width * scale)), 1024
     )
-    drawn = draw_poses(chosen, max(1, round(height * scale)), max(1, round(width * scale)), 1024)
     write_picture(path, contact_sheet([("poses", list(drawn))]))
 
 

@@ -18,12 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from ..denoise.shapes import LatentSize
+from ..denoise.shapes import LatentSize, shape_of, unet_sizes
 from ..engines import Engine
-from ..engines.cuda_device import Replay
+from ..engines.cuda_device import CudaDevice, Replay
 from ..errors import OutOfMemory, SettingsError
 from ..files import cache_folder, keep_in_cache
-from .launches import Device
 
 PAYS = 0.10
 """A larger batch is kept if it is faster by this share of the time of a row."""
@@ -47,7 +46,7 @@ class BatchSizes:
 
     def __init__(
         self,
-        device: Device,
+        device: CudaDevice,
         unet: Engine,
         name: str,
         *,
@@ -88,7 +87,8 @@ class BatchSizes:
         self, rows: tuple[int, ...], segment_frames: int, latent_size: LatentSize
     ) -> tuple[int, ...]:
         """Those of `rows` whose widest tensor has elements that 32 bits count."""
-        channels = self._channels()
+        (pose,) = (tensor for tensor in self._unet.spec.inputs if tensor.name == "pose")
+        channels = int(pose.shape[2])
         small = tuple(
             size for size in rows if not too_wide(channels, size, segment_frames, math.prod(latent_size))
         )
@@ -101,11 +101,6 @@ class BatchSizes:
                 field="settings.segment",
             )
         return small
-
-    def _channels(self) -> int:
-        (pose,) = (tensor for tensor in self._unet.spec.inputs if tensor.name == "pose")
-        assert isinstance(pose.shape[2], int)
-        return pose.shape[2]
 
     def _path(self, shape: tuple[Any, ...]) -> Path:
         key = hashlib.sha256(repr((self._name, shape)).encode()).hexdigest()
@@ -125,25 +120,15 @@ class BatchSizes:
 
     def _seconds(self, rows: int, segment_frames: int, latent_size: LatentSize) -> float:
         """Of one call, the fastest of a few."""
-        dims = {
-            "rows": rows,
-            "frames": segment_frames,
-            "latent_height": latent_size[0],
-            "latent_width": latent_size[1],
-        }
-        device, held = self.device, dict[str, Any]()
-
-        def take(tensors: Any) -> dict[str, Any]:
-            for tensor in tensors:
-                shape = tuple(dims[dim] if isinstance(dim, str) else dim for dim in tensor.shape)
-                held[tensor.name] = device.empty(shape, np.dtype(tensor.dtype))
-                device.upload(np.zeros(shape, tensor.dtype), held[tensor.name])
-            return {tensor.name: held[tensor.name] for tensor in tensors}
-
+        sizes, spec, device = unet_sizes(rows, segment_frames, latent_size), self._unet.spec, self.device
+        held: dict[str, Any] = {}
         try:
-            call = self._unet.bind(take(self._unet.spec.inputs), take(self._unet.spec.outputs))
-            run = device.record(partial(device.call, call), graphs=False)
-            return self._fastest(run, held[self._unet.spec.outputs[0].name])
+            for tensor in (*spec.inputs, *spec.outputs):
+                held[tensor.name] = device.empty(shape_of(tensor, sizes), tensor.dtype)
+                device.upload(np.zeros(shape_of(tensor, sizes), tensor.dtype), held[tensor.name])
+            inputs, outputs = ({t.name: held[t.name] for t in side} for side in (spec.inputs, spec.outputs))
+            run = device.record(partial(device.call, self._unet.bind(inputs, outputs)), graphs=False)
+            return self._fastest(run, held[spec.outputs[0].name])
         finally:
             device.release_after(held.clear)
 

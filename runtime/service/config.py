@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+from ..checkpoint import SHARE
 from ..errors import ServiceError
 from ..limits import Limits
 from ..validation import Real, Whole, checked
 from .tls import Tls
 
 MOST = 10**6
-SHARE = 0.75
+CLIENT_PART = 0.75
 """The part of places and calls that one client may have unless its number is given."""
 
 
@@ -40,6 +41,7 @@ class EngineConfig:
     threads: int | None
     limits: Limits
     graphs: bool
+    checkpoint_share: float
     load: Callable[[EngineConfig], Any]
     """Makes the animator in the engine process: a function of a module, as it is pickled by its name."""
 
@@ -88,6 +90,8 @@ class ServiceConfig:
     """Jobs that may wait (being uploaded included) before callers are sent away."""
     client_queue: Annotated[int, Whole(1, MOST)] | None = None
     """Of these, places of one client (a token, or an address); three quarters if not given."""
+    max_queue_seconds: Annotated[float, Real(1.0, 10**9)] = 3600.0
+    """Predicted seconds of waiting jobs, for each job that the engines run at once, before callers are sent away."""
     max_calls: Annotated[int, Whole(1, MOST)] = 512
     """Calls served at once; a caller that stops reading holds up to 5 MiB of memory."""
     client_calls: Annotated[int, Whole(1, MOST)] | None = None
@@ -104,6 +108,8 @@ class ServiceConfig:
     engine_patience: Annotated[float, Real(0.1, MOST)] = 30.0
     """An engine that says nothing for so many seconds hangs and is killed; longer where steps are predicted to take
     long, and 20 times as long before anything was measured."""
+    checkpoint_share: Annotated[float, Real(0.0, MOST)] = SHARE
+    """Part of a job's time that the writing of its checkpoints may take."""
     ready_file: Path | None = None
     """Written with "host:port" when the first engine is warm, removed at the end."""
     json_logs: bool = False
@@ -118,16 +124,24 @@ class ServiceConfig:
     @property
     def places(self) -> int:
         """In the queue, of one client."""
-        return self.client_queue or math.ceil(self.max_queue * SHARE)
+        return self.client_queue or math.ceil(self.max_queue * CLIENT_PART)
 
     @property
     def calls(self) -> int:
         """At once, of one client."""
-        return self.client_calls or math.ceil(self.max_calls * SHARE)
+        return self.client_calls or math.ceil(self.max_calls * CLIENT_PART)
 
     def engines(self) -> list[EngineConfig]:
         """One for each device."""
         return [
-            EngineConfig(self.bundle, device, self.threads, self.limits, self.graphs, self.load)
+            EngineConfig(
+                self.bundle,
+                device,
+                self.threads,
+                self.limits,
+                self.graphs,
+                self.checkpoint_share,
+                self.load,
+            )
             for device in self.devices
         ]

@@ -18,7 +18,7 @@ from ..settings import Settings
 from .config import Keep
 from .eventlog import EventLog
 from .status import KeyReused, unknown_job
-from .wire import PARTS, JobInfo, MotionKind, State
+from .wire import JobInfo, MotionKind, State
 
 
 @dataclass(eq=False)
@@ -54,6 +54,8 @@ class StoredJob:
     cancel_asked: bool = False
     deaths: int = 0
     """Of engines that ran it."""
+    ran: float = 0.0
+    """Seconds in engines that it left without an end."""
     started_told: bool = False
     told: list[Video] = field(default_factory=list)
     """The pieces of its video that were told: a job that runs again makes the same ones."""
@@ -138,8 +140,9 @@ class StoredJob:
             self.state = "cancelled" if isinstance(outcome, Cancelled) else "failed"
             self.error = outcome
         self.log.close()
-        for file in [self.file(part) for part in PARTS] + [self.video] * (self.done is None):
-            with suppress(OSError):  # it goes with the job's folder in the end
+        keep = {self.video} if self.done is not None else set()
+        with suppress(OSError):  # what cannot be removed now goes with the folder in the end
+            for file in set(self.folder.iterdir()) - keep:
                 file.unlink(missing_ok=True)
 
 

@@ -112,7 +112,10 @@ class Metrics(Observer):
             return
         step_ended = event.stage == "denoise" and event.segment == event.segments
         if step_ended:
-            self._steps.observe(event.seconds - self._stage_began.get(job.id, 0.0))
+            began = self._stage_began.get(job.id, 0.0)
+            self._steps.observe(
+                event.seconds - (began if began <= event.seconds else 0.0)
+            )  # or it runs again
             if event.rows:
                 self._rows.observe(event.rows)
         if step_ended or event.stage != "denoise":

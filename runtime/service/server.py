@@ -104,6 +104,7 @@ class AnimationServer:
         self.scheduler = Scheduler(
             config.engines(),
             config.max_queue,
+            max_queue_seconds=config.max_queue_seconds,
             on_end=self._job_ended,
             on_change=self._changed,
             on_event=self._observers.happened,
@@ -198,7 +199,7 @@ class AnimationServer:
         from .metrics import Snapshot
 
         scheduler, jobs = self.scheduler, self.store.all()
-        wait = scheduler.wait_for(scheduler.queue_length)
+        wait = scheduler.predict_start("", 0.0)
         return Snapshot(
             ready=int(self._ready),
             engines_warm=sum(engine.warm for engine in scheduler.engines),

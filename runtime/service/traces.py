@@ -20,12 +20,12 @@ from .status import reason
 
 @dataclass
 class _Times:
-    """Of one job; seconds since 1970, and of stages since the engine took it."""
+    """Of one job; seconds since 1970."""
 
     parent: str
     accepted: float
     stages: dict[str, tuple[float, float]] = field(default_factory=dict)
-    newest: float = 0.0
+    newest: float | None = None
 
 
 class Traces(Observer):
@@ -61,9 +61,10 @@ class Traces(Observer):
         times = self._jobs.get(job.id)
         if times is None or not isinstance(event, Progress):
             return
-        began, _ = times.stages.get(event.stage, (times.newest, 0.0))
-        times.stages[event.stage] = (began, event.seconds)
-        times.newest = event.seconds
+        now = self._clock()
+        began, _ = times.stages.get(event.stage, (times.newest or job.started or now, 0.0))
+        times.stages[event.stage] = (began, now)
+        times.newest = now
 
     def ended(self, job: StoredJob) -> None:
         times = self._jobs.pop(job.id, None)
@@ -92,7 +93,7 @@ class Traces(Observer):
         span("queue", whole, times.accepted, job.started)
         engine = span("engine", whole, job.started, job.ended)
         for stage, (began, ended) in times.stages.items():
-            span(stage, engine, job.started + began, job.started + ended)
+            span(stage, engine, began, ended)
 
     def close(self) -> None:
         self._provider.shutdown()

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from mimicmotion_trt import Settings, SettingsError
+from mimicmotion_trt import Settings
 from mimicmotion_trt.bundles import load_bundle
 from mimicmotion_trt.denoise.schedule import steps_of
 from mimicmotion_trt.denoise.shapes import EngineShapes
@@ -150,18 +150,3 @@ def test_a_bundle_says_what_its_networks_are(bundle):
     assert (model.width, model.value_bytes) == (32, 4)
     assert model.works["unet"] == manifest.networks["unet"].work
     assert 3e6 < model.weights < 5e6
-
-
-@pytest.mark.parametrize(
-    ("settings", "frames", "field"),
-    [
-        (Settings(segment=16), 15, "settings.size"),
-        (Settings(size=(64, 64)), 15, "settings.segment"),
-        (Settings(size=(64, 64), segment=16), 0, "settings.frames"),
-        (Settings(size=(64, 64), segment=16, reuse_interval=2), 15, "settings.reuse_interval"),
-    ],
-)
-def test_what_a_prediction_needs(settings, frames, field):
-    with pytest.raises(SettingsError) as caught:
-        cost_of(MIMICMOTION, settings, frames)
-    assert caught.value.field == field
