@@ -7,8 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -17,6 +16,7 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1 import health
 
 from ..errors import EngineError, MimicMotionError
+from .callers import Caller, serve_for
 from .observers import Observer
 from .status import Busy, Unauthorized, UploadError, abort
 from .tokens import Tokens
@@ -27,34 +27,6 @@ FREE = (f"{HEALTH}Check", "/mimicmotion.v1.AnimationService/CancelAnimation")
 """Methods outside all limits: they are short, and what they are for must work on a server that is full."""
 MALFORMED = object()
 """In the place of a request that is no message."""
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who is behind a call."""
-
-    name: str
-    """Of its token; its address (without the port) where callers have no tokens."""
-    peer: str
-    """Address and port, as gRPC writes them."""
-    scope: str | None = None
-    """Whose jobs it may see: its own name; None where callers have no tokens, and for an admin: everybody's."""
-    key_scope: str | None = None
-    """Among whose jobs a `request_id` has to be unique; None: everybody's."""
-    traceparent: str = ""
-    """The span of the caller that this call belongs to, as W3C writes it."""
-
-    def may_see(self, client: str) -> bool:
-        """Whether a job of this client is one of the caller's."""
-        return self.scope is None or self.scope == client
-
-
-_current: ContextVar[Caller] = ContextVar("caller")
-
-
-def caller() -> Caller:
-    """Of the call that is being served."""
-    return _current.get()
 
 
 class Gate(grpc.aio.ServerInterceptor):
@@ -93,7 +65,7 @@ class Gate(grpc.aio.ServerInterceptor):
         try:
             who = self._identify(details.method, str(sent.get("authorization", "")), who)
             with self._place(details.method, who):
-                _current.set(who)
+                serve_for(who)
                 return await _answer(method, request, context)
         except MimicMotionError as error:
             self._observer.call_failed(name, who, error)

@@ -17,8 +17,8 @@ import structlog
 
 from ..errors import MimicMotionError
 from ..events import Event, Started
+from .callers import Caller
 from .engine_process import EngineProcess
-from .gate import Caller
 from .jobs import StoredJob
 from .observers import Observer
 from .status import Refused, reason

@@ -17,8 +17,8 @@ from .. import __version__
 from ..errors import LimitError, MimicMotionError, ServiceError
 from ..events import Event, Progress
 from ..validation import field_docs
+from .callers import Caller
 from .engine_process import EngineProcess
-from .gate import Caller
 from .jobs import StoredJob
 from .observers import Observer
 from .status import EngineLost, Refused, Unauthorized, reason

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ..errors import MimicMotionError
 from ..events import Event
-
-if TYPE_CHECKING:
-    from .engine_process import EngineProcess
-    from .gate import Caller
-    from .jobs import StoredJob
+from .callers import Caller
+from .engine_process import EngineProcess
+from .jobs import StoredJob
 
 
 class Observer:

@@ -17,8 +17,9 @@ from ..errors import Cancelled, MimicMotionError, SettingsError
 from ..limits import check_limit
 from ..settings import Settings
 from . import wire
+from .callers import caller
 from .config import ServiceConfig
-from .gate import Context, caller, read_message
+from .gate import Context, read_message
 from .generated.mimicmotion.v1 import animation_pb2 as pb
 from .generated.mimicmotion.v1 import animation_pb2_grpc as pb_grpc
 from .jobs import JobStore, StoredJob

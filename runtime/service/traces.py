@@ -12,7 +12,7 @@ from typing import Any
 from .. import __version__
 from ..errors import ServiceError
 from ..events import Event, Progress
-from .gate import Caller
+from .callers import Caller
 from .jobs import StoredJob
 from .observers import Observer
 from .status import reason

@@ -45,7 +45,7 @@ def test_a_server_counts_what_it_does_and_tells_what_it_is_doing():
             client.get("nothing")
         running = client.create(script(pause=0.02), VIDEO, {"steps": 1000}).job
         until(lambda: client.get(running).state == "running")
-        waiting = client.create(script(), VIDEO).job
+        waiting = client.create(script(pause=0.02), VIDEO, {"steps": 1000}).job
         with pytest.raises(Busy):
             client.create(script(), VIDEO)
         assert value(host, "requests_total", method="Animate", code="OK") == 1
