@@ -134,7 +134,9 @@ def lock_folder(output: Path) -> Iterator[None]:
         try:
             lock.acquire()
         except Timeout as error:
-            raise OutputError(f"another run is at work on {output}.", field="output") from error
+            raise OutputError(
+                f"another run is at work on {output}.", remedy="Wait until it has ended.", field="output"
+            ) from error
     try:
         yield
     finally:

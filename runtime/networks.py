@@ -24,7 +24,7 @@ from .denoise.loop import CpuDenoiser
 from .denoise.noise import latent_noise, picture_noise, spread
 from .denoise.plan import Batching, Conditions, DenoisePlan, Denoiser, make_plan, segments_of, slices
 from .denoise.schedule import initial_scale
-from .denoise.shapes import EngineShapes, LatentSize, check_reuse, shape_of
+from .denoise.shapes import EngineShapes, LatentSize, check_reuse
 from .engines import (
     FEATURE_CACHE_NETWORKS,
     NETWORKS,
@@ -34,6 +34,7 @@ from .engines import (
     ImageStatistics,
     Manifest,
     Placement,
+    call_sizes,
     open_engine,
 )
 from .engines.cuda import Gpu
@@ -264,10 +265,9 @@ class Networks:
         """One call on one picture; its output as float32, whatever the engine's dtypes are."""
         engine = self._engines[name]
         (spec,) = engine.spec.outputs
-        _, _, height, width = next(iter(inputs.values())).shape
-        sizes = {"batch": 1, "latent_height": height // 8, "latent_width": width // 8}
+        *_, height, width = next(iter(inputs.values())).shape
         given = {key: array.astype(engine.spec.dtypes[key], copy=False) for key, array in inputs.items()}
-        output = np.empty(shape_of(spec, sizes), spec.dtype)
+        output = np.empty(spec.sized(call_sizes(1, (height // 8, width // 8))), spec.dtype)
         engine.bind(given, {spec.name: output})()
         return output.astype(np.float32, copy=False)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, Literal
@@ -162,3 +163,14 @@ def parse_size(text: str) -> tuple[int, int]:
             f"size {text!r} is not WIDTHxHEIGHT.", remedy="For instance 576x1024.", field="settings.size"
         ) from None
     return width, height
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """Name and value of "NAME=VALUE", the value in JSON or else as it stands; raises `SettingsError`."""
+    name, mark, value = text.partition("=")
+    if not mark:
+        raise SettingsError(f"setting {text!r} is not NAME=VALUE.", remedy="For instance steps=10.")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value

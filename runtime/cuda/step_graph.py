@@ -11,8 +11,7 @@ import numpy as np
 
 from ..denoise.plan import DenoisePlan
 from ..denoise.schedule import VariantKey
-from ..denoise.shapes import shape_of, unet_sizes
-from ..engines import Engine
+from ..engines import Engine, call_sizes
 from ..engines.cuda_device import CudaDevice, Replay
 from . import launches
 
@@ -51,10 +50,10 @@ class Arrays:
         """Those of a plan for so many slots; raises `OutOfMemory`."""
         batches = [variant.batches for variant in plan.variants.values()]
         batches += [shared_batches(plan, jobs) for jobs in range(2, slots + 1)]
-        sizes = unet_sizes(max(map(max, batches)), plan.segment_frames, plan.latent_size)
+        sizes = call_sizes(plan.segment_frames, plan.latent_size, rows=max(map(max, batches)))
         all_rows = {**sizes, "rows": max(map(sum, batches))}
-        inputs = {t.name: device.empty(shape_of(t, sizes), t.dtype) for t in unet.spec.inputs}
-        outputs = {t.name: device.empty(shape_of(t, all_rows), t.dtype) for t in unet.spec.outputs}
+        inputs = {t.name: device.empty(t.sized(sizes), t.dtype) for t in unet.spec.inputs}
+        outputs = {t.name: device.empty(t.sized(all_rows), t.dtype) for t in unet.spec.outputs}
         pose, embedding, frames = inputs["pose"], inputs["embedding"], slots * plan.frames
         arrays = cls(
             latents=device.empty((frames, 4, *plan.latent_size), np.float32),

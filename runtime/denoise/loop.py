@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engines import Call, Engine
+from ..engines import Call, Engine, call_sizes
 from .kernels import blend, gather
 from .plan import Conditions, DenoisePlan, Row, StepVariant
 from .schedule import Step
-from .shapes import shape_of, unet_sizes
 
 Float = NDArray[np.float32]
 Arrays = Mapping[str, NDArray[Any]]
@@ -117,11 +116,11 @@ class Worker:
         shallow: Engine | None,
     ) -> None:
         self._conditions, self._unet, self._shallow = conditions, unet, shallow
-        self._sizes = unet_sizes(max(sizes), plan.segment_frames, plan.latent_size)
-        self._inputs = {t.name: np.zeros(shape_of(t, self._sizes), t.dtype) for t in unet.spec.inputs}
+        self._sizes = call_sizes(plan.segment_frames, plan.latent_size, rows=max(sizes))
+        self._inputs = {t.name: np.zeros(t.sized(self._sizes), t.dtype) for t in unet.spec.inputs}
         self._inputs["time_ids"][:] = conditions.time_ids
         prediction, *self._features = unet.spec.outputs
-        self.prediction = np.empty(shape_of(prediction, self._sizes), prediction.dtype)
+        self.prediction = np.empty(prediction.sized(self._sizes), prediction.dtype)
         self._calls = {} if shallow else {size: self._bind(unet, size, {}, {}) for size in sizes}
 
     def batch(self, rows: tuple[Row, ...], size: int) -> RowBatch:
@@ -130,7 +129,7 @@ class Worker:
             return RowBatch(rows, self, self._calls[size], None)
         sizes = {**self._sizes, "rows": size}
         # Of this batch alone: later steps read them.
-        features = {tensor.name: np.zeros(shape_of(tensor, sizes), tensor.dtype) for tensor in self._features}
+        features = {tensor.name: np.zeros(tensor.sized(sizes), tensor.dtype) for tensor in self._features}
         full = self._bind(self._unet, size, {}, features)
         return RowBatch(rows, self, full, self._bind(self._shallow, size, features, {}))
 

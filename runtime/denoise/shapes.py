@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..engines import EnginePlan, Manifest, TensorSpec
+from ..engines import EnginePlan, Manifest
 from ..errors import MotionError, SettingsError
 from ..settings import Settings
 
@@ -103,17 +103,6 @@ class EngineShapes:
             for profile in self.compiled["unet"].profiles
         }
         return " or ".join(sizes)
-
-
-def unet_sizes(rows: int, segment_frames: int, latent_size: LatentSize) -> dict[str, int]:
-    """The free dimensions of the U-Net's tensors in a call of so many rows."""
-    height, width = latent_size
-    return {"rows": rows, "frames": segment_frames, "latent_height": height, "latent_width": width}
-
-
-def shape_of(tensor: TensorSpec, sizes: Mapping[str, int]) -> tuple[int, ...]:
-    """A tensor's shape where its free dimensions have these sizes."""
-    return tuple(sizes[dim] if isinstance(dim, str) else dim for dim in tensor.shape)
 
 
 def check_reuse(reuses: bool, settings: Settings) -> None:

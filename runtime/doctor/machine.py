@@ -19,8 +19,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from ..denoise.shapes import shape_of, unet_sizes
-from ..engines import Bundle, Engine, Placement, open_engine
+from ..engines import Bundle, Engine, Placement, call_sizes, open_engine
 from ..settings import Settings
 from .prediction import ModelStats, Throughput, cost_of, latent_pixels
 
@@ -76,7 +75,7 @@ def time_engine(
     assert settings.size is not None
     unet = bundle.manifest.networks["unet"]
     frames = cost_of(ModelStats.of(bundle.manifest), settings, frames).segment_frames
-    work = unet.work.flops(frames=frames, pixels=latent_pixels(settings))
+    work = unet.flops.total(frames=frames, pixels=latent_pixels(settings))
     weights = sum(file.bytes for file in unet.files)
     if bundle.manifest.backend != "onnxruntime" or work > SMALL_CALL or weights > SMALL_FILE:
         return None
@@ -87,10 +86,9 @@ def time_engine(
 
 def unet_call(engine: Engine, rows: int, frames: int, size: tuple[int, int]) -> Callable[[], None]:
     """A call of the U-Net on zeros; `size` is (width, height) of the video."""
-    width, height = size
-    sizes = unet_sizes(rows, frames, (height // 8, width // 8))
+    sizes = call_sizes(frames, (size[1] // 8, size[0] // 8), rows=rows)
     inputs, outputs = (
-        {t.name: np.zeros(shape_of(t, sizes), t.dtype) for t in tensors}
+        {tensor.name: np.zeros(tensor.sized(sizes), tensor.dtype) for tensor in tensors}
         for tensors in (engine.spec.inputs, engine.spec.outputs)
     )
     return engine.bind(inputs, outputs)

@@ -69,7 +69,7 @@ class ModelStats:
         files = {name: sum(file.bytes for file in network.files) for name, network in networks.items()}
         streamable = sum(files[name] for name, n in networks.items() if n.plan and n.plan.streamable)
         width = next(t.shape[2] for t in manifest.networks["unet"].spec.inputs if t.name == "pose")
-        works = {name: network.work for name, network in manifest.networks.items()}
+        works = {name: network.flops for name, network in manifest.networks.items()}
         return cls(works, sum(files.values()) // size, int(width), size, streamable // size)
 
     @property
@@ -170,15 +170,15 @@ def cost_of(model: ModelStats, settings: Settings, frames: int) -> Cost:
         segments = cut_segments(every, settings.segment, settings.overlap, settings.layout, shift)
         rows = len(segments) * (1 + (both and guided))
         calls[rows, segments.shape[1], "unet" if full else "unet_shallow"] += count
-    encode = works["image_encoder"].flops() + works["vae_encoder"].flops(pixels=pixels)
+    encode = works["image_encoder"].total() + works["vae_encoder"].total(pixels=pixels)
     rows, segment_frames, _ = max(calls)
     return Cost(
-        encode=encode + works["pose_net"].flops(frames=every, pixels=pixels),
+        encode=encode + works["pose_net"].total(frames=every, pixels=pixels),
         denoise=sum(
-            count * works[network].flops(rows=some, frames=length, pixels=pixels)
+            count * works[network].total(rows=some, frames=length, pixels=pixels)
             for (some, length, network), count in calls.items()
         ),
-        decode=works["vae_decoder"].flops(frames=every, pixels=pixels),
+        decode=works["vae_decoder"].total(frames=every, pixels=pixels),
         steps=settings.steps,
         rows=rows,
         segment_frames=segment_frames,

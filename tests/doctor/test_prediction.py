@@ -29,7 +29,7 @@ def test_one_segment_of_the_full_size_model():
     """25 steps, both branches, 72 frames with the picture's own: about 1.2e16 operations (14.5 s at 800 T/s)."""
     cost = cost_of(MIMICMOTION, FULL, 71)
     assert (cost.rows, cost.segment_frames, cost.steps) == (2, 72, 25)
-    assert cost.denoise == 25 * MIMICMOTION.works["unet"].flops(rows=2, frames=72, pixels=72 * 128)
+    assert cost.denoise == 25 * MIMICMOTION.works["unet"].total(rows=2, frames=72, pixels=72 * 128)
     assert cost.seconds(800e12) == pytest.approx(14.5, rel=0.01)
     assert cost.total == cost.encode + cost.denoise + cost.decode
 
@@ -148,5 +148,5 @@ def test_a_bundle_says_what_its_networks_are(bundle):
     manifest = load_bundle(bundle).manifest
     model = ModelStats.of(manifest)
     assert (model.width, model.value_bytes) == (32, 4)
-    assert model.works["unet"] == manifest.networks["unet"].work
+    assert model.works["unet"] == manifest.networks["unet"].flops
     assert 3e6 < model.weights < 5e6
