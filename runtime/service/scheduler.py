@@ -190,9 +190,12 @@ class Scheduler:
         self.draining = True
         self._give_back(Draining("The server is shutting down.", retry_after=COLD_RETRY))
 
-    def cancel_all(self) -> None:
+    def cut(self) -> None:
+        """Stop the running jobs for the server's sake: they end as `Draining`, unless their caller had cancelled."""
         for running in list(self._running.values()):
-            self.cancel(running.job)
+            if not running.job.cancel_asked:
+                running.error = Draining("The server is shutting down.", retry_after=COLD_RETRY)
+                self.cancel(running.job)
 
     def suspend(self, job: StoredJob) -> None:
         """Stop a running job after a step and queue it again."""
