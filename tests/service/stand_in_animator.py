@@ -33,6 +33,7 @@ def load(config: EngineConfig) -> StandIn:
 
 class StandIn:
     bundle_name = "stand-in"
+    costs, rows = None, 1
 
     def __init__(self, config: EngineConfig) -> None:
         self.build = json.loads(str(config.bundle)).get("build", "stand-in")
