@@ -256,7 +256,7 @@ def judge(storm: Storm, finished: int, seconds: dict[str, float], *, leak: bool)
     middle = len(storm.memory) // 2
     warm = storm.memory[middle // 2 : middle]  # the first quarter is for caches to fill
     growth = statistics.median(storm.memory[middle:]) / statistics.median(warm) if warm else 1.0
-    figures = {
+    figures: dict[str, Any] = {
         "jobs": Counter(job.kind for job in storm.jobs),
         "kills": storm.kills,
         "refusals": storm.refusals,
