@@ -162,10 +162,9 @@ class Animation:
                 # A shallow step takes cached features, which no checkpoint holds.
                 if self._checkpoints is not None and (index + 1 == steps or plan.steps[index + 1].full):
                     self._checkpoints.offer(index + 1, lambda: denoiser.latents)
-                preview = self._preview(denoiser, step, index + 1)
-                yield self._progress(
-                    "denoise", index + 1, steps, segment=segments, segments=segments, preview=preview
-                )
+                rows, preview = max(plan.variant(step).batches), self._preview(denoiser, step, index + 1)
+                at = {"segment": segments, "segments": segments}
+                yield self._progress("denoise", index + 1, steps, **at, rows=rows, preview=preview)
             return denoiser.latents
 
     def _preview(self, denoiser: Denoiser, step: Step, done: int) -> Picture | None:

@@ -17,7 +17,7 @@ from ..events import Done, Event, Progress, Video
 from ..settings import Settings
 from .config import Keep
 from .eventlog import EventLog
-from .status import KeyReused, NotFound
+from .status import KeyReused, unknown_job
 from .wire import JobInfo, MotionKind, State
 
 
@@ -63,6 +63,8 @@ class StoredJob:
     """How many read its events. A job that is read is not dropped."""
     unread: asyncio.Event = field(default_factory=asyncio.Event)
     """Set while there is no reader."""
+    taken: int = 0
+    """Events that readers have taken, all of them together."""
     log: EventLog = field(default_factory=EventLog)
 
     def __post_init__(self) -> None:
@@ -120,6 +122,7 @@ class StoredJob:
                         data = await asyncio.to_thread(os.pread, descriptor, event.size, event.offset)
                         event = replace(event, data=data)
                     yield event
+                    self.taken += 1
         finally:
             self.readers -= 1
             if not self.readers:
@@ -183,20 +186,18 @@ class JobStore:
         """Raises `NotFound`."""
         self.sweep()
         if job_id not in self._jobs:
-            raise NotFound(
-                f"There is no job {job_id[:64]!r}.",
-                remedy="It may have expired; create it again.",
-                field="job",
-            )
+            raise unknown_job(job_id)
         return self._jobs[job_id]
 
-    def same(self, request_id: str, fingerprint: bytes) -> StoredJob | None:
-        """The job that exists under this key; `KeyReused` if the key belongs to another request.
+    def same(self, request_id: str, fingerprint: bytes, client: str | None = None) -> StoredJob | None:
+        """The job that exists under this key (of this client); `KeyReused` if the key belongs to another request.
 
         A job that failed or was cancelled gives its key back, so that a caller may try again.
         """
         self.sweep()
         for job in self._jobs.values():
+            if client is not None and job.client != client:
+                continue
             if request_id and job.request_id == request_id and job.state not in ("failed", "cancelled"):
                 if job.fingerprint != fingerprint:
                     raise KeyReused(
