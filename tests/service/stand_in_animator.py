@@ -117,7 +117,7 @@ class Clip:
                 frames = self._random.integers(0, 256, frames.shape, np.uint8)
         every = self._settings.preview
         if stage == "denoise" and every and step % every == 0:
-            preview = np.full((height, width, 3), step, np.uint8)
+            preview = np.full((height, width, 3), step % 256, np.uint8)
         return Progress(stage, step, steps, frames=frames, preview=preview)
 
 
