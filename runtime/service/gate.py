@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
+from urllib.parse import unquote
 
 import grpc
 import grpc.aio
@@ -61,7 +62,8 @@ class Gate(grpc.aio.ServerInterceptor):
         """One call, from its caller's name to its status."""
         began, name = time.monotonic(), details.method.rpartition("/")[2]
         sent = dict(details.invocation_metadata or ())
-        who = Caller(_host(context.peer()), context.peer(), traceparent=str(sent.get("traceparent", "")))
+        peer = unquote(context.peer())
+        who = Caller(_host(peer), peer, traceparent=str(sent.get("traceparent", "")))
         try:
             who = self._identify(details.method, str(sent.get("authorization", "")), who)
             with self._place(details.method, who):
@@ -180,7 +182,7 @@ def _host(peer: str) -> str:
     """`127.0.0.1` of `ipv4:127.0.0.1:5000`, `[::1]` of `ipv6:[::1]:5000`, `unix:` of a socket."""
     if peer.startswith("unix"):
         return "unix:"
-    return peer.replace("%5B", "[").replace("%5D", "]").partition(":")[2].rpartition(":")[0] or peer
+    return peer.partition(":")[2].rpartition(":")[0] or peer
 
 
 def _code(context: Context) -> str:
