@@ -89,6 +89,8 @@ class ServiceConfig:
     tls: Tls | None = None
     max_queue: Annotated[int, Whole(1, MOST)] = 32
     """Jobs that may wait (being uploaded included) before callers are sent away."""
+    max_queue_seconds: Annotated[float, Real(1.0, 10**9)] = 3600.0
+    """Predicted seconds of waiting jobs, for each job that the engines run at once, before callers are sent away."""
     max_calls: Annotated[int, Whole(1, MOST)] = 512
     """Calls served at once; a caller that stops reading holds up to 5 MiB of memory."""
     keep: Keep = field(default_factory=Keep)

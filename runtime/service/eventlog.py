@@ -11,13 +11,13 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from ..events import Event, Preview, Progress
+from ..events import Event, Preview, Progress, Queued
 
 OneEvent = TypeVar("OneEvent", bound=Event)
 
 
 class EventLog:
-    """Events numbered from 1. A newer progress report of a stage, or a newer preview, replaces the older.
+    """Events numbered from 1. A newer progress report of a stage, preview or place in the queue replaces the older.
 
     That is the whole flow control: the log stays small whatever an engine reports, a reader that keeps up
     sees every report, and a slow one sees the newest. Events of other kinds are never dropped; video events
@@ -114,4 +114,4 @@ class EventLog:
 def _replaced_by(event: Event) -> str | None:
     if isinstance(event, Progress):
         return event.stage
-    return "preview" if isinstance(event, Preview) else None
+    return event.kind if isinstance(event, Preview | Queued) else None

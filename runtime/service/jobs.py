@@ -74,6 +74,8 @@ class StoredJob:
     """Calls of `Animate` that wait for it."""
     deaths: int = 0
     """Of engines that ran it."""
+    ran: float = 0.0
+    """Seconds in engines that it left without an end."""
     started_told: bool = False
     told: list[Video] = field(default_factory=list)
     """The pieces of its video that were told: a job that runs again makes the same ones."""

@@ -118,11 +118,12 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
             raise SettingsError(f"frames is {request.frames}.", remedy="Choose 1 to 1000000.", field="frames")
         frames = min(request.frames, settings.frames or request.frames)
         rates = self._scheduler.rates
+        seconds = rates.predict(settings, frames)
         estimate = wire.Estimate(
             frames=frames,
             segments=count_segments(settings, frames),
-            seconds=rates.predict(settings, frames),
-            queue_seconds=self._scheduler.wait_for(self._scheduler.queue_length),
+            seconds=seconds,
+            queue_seconds=None if seconds is None else self._scheduler.predict_start("", seconds),
             measured_jobs=rates.jobs,
         )
         return wire.estimate_to_wire(estimate)
@@ -139,16 +140,21 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
             return known, True, header
         settings = self._settings(header.settings)
         settings = replace(settings, preview=(settings.preview or 1) if header.want_previews else 0)
-        self._scheduler.check_room()
+        kind, deadline = wire.MOTION_KINDS[header.motion_kind], None
+        if header.HasField("deadline_seconds"):
+            deadline = time.time() + header.deadline_seconds
+        self._scheduler.check_room(
+            "", settings, kind, header.motion_bytes, priority=header.priority, deadline=deadline
+        )
         job = self._store.create(
             header.request_id,
             fingerprint,
-            wire.MOTION_KINDS[header.motion_kind],
+            kind,
             settings,
             has_reference_pose=header.reference_pose_bytes > 0,
             motion_bytes=header.motion_bytes,
             priority=header.priority,
-            deadline=time.time() + header.deadline_seconds if header.HasField("deadline_seconds") else None,
+            deadline=deadline,
         )
         self._scheduler.expect(job)
         try:

@@ -49,6 +49,7 @@ def nothing_left(host):
     server = host.server
     until(lambda: not server.scheduler.busy and not server.scheduler.queue_length)
     until(lambda: all(job.unread.is_set() for job in server.store.all()))
+    until(lambda: server.scheduler.warm, 20)
     assert server.scheduler.uploads == 0
     kept = {job.video for job in server.store.all() if job.state == "succeeded"}
     until(lambda: {path for path in server.store.folder.rglob("*") if path.is_file()} == kept)
