@@ -94,8 +94,10 @@ class ServiceConfig:
     max_calls: Annotated[int, Whole(1, MOST)] = 512
     """Calls served at once; a caller that stops reading holds up to 5 MiB of memory."""
     keep: Keep = field(default_factory=Keep)
+    store: Path | None = None
+    """Folder of jobs that outlive the server, of one server at a time; None: jobs end with the server."""
     folder: Path | None = None
-    """Where uploads and videos lie; None makes a temporary folder that goes with the server."""
+    """Without a store: where the temporary folder with uploads and videos is made; None takes the system's place."""
     upload_patience: float = 60.0
     """Seconds of silence after which an unfinished upload is dropped."""
     grace: Annotated[float, Real(0.0, MOST)] = 30.0

@@ -85,6 +85,8 @@ class StoredJob:
     """Why its events end here although it has not ended: the server stops and keeps it."""
     readers: int = 0
     """How many read its events. A job that is read is not dropped."""
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when it has ended, which is on the disk then."""
     unread: asyncio.Event = field(default_factory=asyncio.Event)
     """Set while there is no reader."""
     log: EventLog = field(default_factory=EventLog)
@@ -161,6 +163,10 @@ class StoredJob:
             written = self.write(self, event if durable else None)
         self.log.put(event, written)
 
+    def save(self) -> None:
+        """Write down what changed besides events."""
+        self.write(self, None)
+
     def reserve(self, sequence: int) -> None:
         """Make sure that no later life of the server numbers another event like this one."""
         if sequence > self.numbered:
@@ -206,6 +212,7 @@ class StoredJob:
         with suppress(OSError):  # what cannot be removed now goes with the folder in the end
             for file in set(self.folder.iterdir()) - keep:
                 file.unlink(missing_ok=True)
+        self.over.set()
         then(self)
 
     async def events(self, after: int = 0) -> AsyncGenerator[Event, None]:

@@ -28,6 +28,7 @@ _RECORDED = (
     "cancel_asked",
     "detached",
     "deaths",
+    "ran",
 )
 """Fields of a job that are recorded as they are."""
 EVENTS = {kind.kind: kind for kind in (Accepted, *DURABLE)}

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
 import signal
 import sys
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -23,10 +20,11 @@ from ..events import CHUNK_BYTES
 from .config import ServiceConfig, Tls, read_pem
 from .generated.mimicmotion.v1 import animation_pb2 as pb
 from .generated.mimicmotion.v1 import animation_pb2_grpc as pb_grpc
-from .jobs import JobStore, StoredJob
+from .jobs import StoredJob
 from .scheduler import Scheduler
 from .servicer import AnimationServicer
 from .status import reason
+from .store import JobStore
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["AnimationService"].full_name
 SWEEP_SECONDS = 30.0
@@ -78,15 +76,16 @@ class AnimationServer:
         Raises `ServiceError` if the port cannot be bound.
         """
         config = self.config
-        folder = Path(tempfile.mkdtemp(prefix="mimicmotion-", dir=config.folder))
-        self.store = JobStore(folder, config.keep)
+        self.store = JobStore.open(config.store, config.folder, config.keep)
         self.scheduler = Scheduler(
             config.engines(),
             config.max_queue,
             max_queue_seconds=config.max_queue_seconds,
             on_end=self._job_ended,
             on_change=self._changed,
+            clock=self.store.clock,
             patience=config.engine_patience,
+            keep_unfinished=self.store.durable,
         )
         for engine in self.scheduler.engines:  # before gRPC has threads and sockets of its own
             await engine.start()
@@ -95,6 +94,8 @@ class AnimationServer:
         except BaseException:
             await self._close_engines()
             raise
+        for job in self.store.unfinished:
+            self.scheduler.submit(job)
         self._spawn(self._sweep())
         self._spawn(self._announce())
 
@@ -112,11 +113,11 @@ class AnimationServer:
         await self._health.enter_graceful_shutdown()
         self.scheduler.drain()
         await self._wait_for_jobs(until - loop.time())
-        self.scheduler.cancel_all()
+        self.scheduler.cut()
         await self._wait_for_jobs(CANCEL_SECONDS)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(until):
-                for job in self.store.all():
+                for job in self.store.active():
                     await job.unread.wait()
         await self._server.stop(0.5)  # not `until`: watchers of the health never leave by themselves
         for task in self._tasks:
@@ -201,7 +202,7 @@ class AnimationServer:
 
     async def _close_engines(self) -> None:
         await asyncio.gather(*(engine.stop() for engine in self.scheduler.engines))
-        await asyncio.to_thread(shutil.rmtree, self.store.folder, True)
+        await self.store.close()
 
 
 def serve(config: ServiceConfig | None = None, *, on_ready: Callable[[int], None] | None = None) -> None:

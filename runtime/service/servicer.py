@@ -4,9 +4,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
-import time
-from contextlib import aclosing
+import hashlib
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -20,10 +21,11 @@ from . import wire
 from .config import ServiceConfig
 from .generated.mimicmotion.v1 import animation_pb2 as pb
 from .generated.mimicmotion.v1 import animation_pb2_grpc as pb_grpc
-from .jobs import JobStore, StoredJob
+from .jobs import StoredJob
 from .rates import count_segments
 from .scheduler import Scheduler
-from .status import abort
+from .status import UploadError, abort
+from .store import PAGE, JobStore
 from .transfer import Receiver
 
 Context = Any  # grpc.aio.ServicerContext; the generated stubs mix it with the synchronous one
@@ -55,6 +57,12 @@ def _answered(method: Any) -> Any:
     return answer
 
 
+LARGEST_PAGE = 1000
+"""Jobs of one answer to `ListAnimations`."""
+WRITE_SECONDS = 2.0
+"""The answer to a cancel waits so long for the end of a job to be on the disk."""
+
+
 class AnimationServicer(pb_grpc.AnimationServiceServicer):
     """`mimicmotion.v1.AnimationService` over a store and a scheduler, which the server starts and stops."""
 
@@ -66,18 +74,18 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
 
     @_answered
     async def Animate(self, request: object, context: Context) -> None:
-        job, existed, header = await self._receive(context)
+        job, _ = await self._receive(context, waits=True)
         try:
             async with aclosing(job.events()) as events:
                 async for event in events:
                     await context.write(pb.AnimateResponse(event=wire.event_to_wire(event)))
         finally:  # the caller is served, or gone
-            if not (existed or header.detach):
-                self._scheduler.cancel(job)
+            if job.leave():
+                self._scheduler.release(job)
 
     @_answered
     async def CreateAnimation(self, request: object, context: Context) -> pb.CreateAnimationResponse:
-        job, existed, _ = await self._receive(context)
+        job, existed = await self._receive(context, waits=False)
         return pb.CreateAnimationResponse(animation=wire.info_to_wire(job.info()), existed=existed)
 
     @_answered
@@ -97,8 +105,11 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
     async def ListAnimations(
         self, request: pb.ListAnimationsRequest, context: Context
     ) -> pb.ListAnimationsResponse:
+        size = min(request.page_size or PAGE, LARGEST_PAGE)
+        jobs, before = self._store.page(size, _page_start(request.page_token))
         return pb.ListAnimationsResponse(
-            animations=[wire.info_to_wire(job.info()) for job in self._store.all()]
+            animations=[wire.info_to_wire(job.info()) for job in jobs],
+            next_page_token=str(before) if before else "",
         )
 
     @_answered
@@ -107,6 +118,9 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
     ) -> pb.CancelAnimationResponse:
         job = self._store.get(request.job)
         self._scheduler.cancel(job)
+        if job.outcome is not None:  # it is being written down
+            with suppress(TimeoutError):
+                await asyncio.wait_for(job.over.wait(), WRITE_SECONDS)
         return pb.CancelAnimationResponse(animation=wire.info_to_wire(job.info()))
 
     @_answered
@@ -130,25 +144,25 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
 
     # ---- inside ----
 
-    async def _receive(self, context: Context) -> tuple[StoredJob, bool, pb.AnimationHeader]:
-        """(the job of this call's upload, whether it existed already under the same key, the header)."""
+    async def _receive(self, context: Context, *, waits: bool) -> tuple[StoredJob, bool]:
+        """(the job of this call's upload, whether it existed already under the same key).
+
+        A caller that `waits` has joined the job.
+        """
         receiver = Receiver(context.read, grpc.aio.EOF, self._config.upload_patience)
         header = await receiver.header(self._config.limits)
-        fingerprint = _fingerprint(header)
-        known = self._store.same(header.request_id, fingerprint)
-        if known is not None:
-            return known, True, header
         settings = self._settings(header.settings)
         settings = replace(settings, preview=(settings.preview or 1) if header.want_previews else 0)
         kind, deadline = wire.MOTION_KINDS[header.motion_kind], None
         if header.HasField("deadline_seconds"):
-            deadline = time.time() + header.deadline_seconds
-        self._scheduler.check_room(
-            "", settings, kind, header.motion_bytes, priority=header.priority, deadline=deadline
-        )
+            deadline = self._store.clock() + header.deadline_seconds
+        if self._store.known(header.request_id) is None:
+            self._scheduler.check_room(
+                "", settings, kind, header.motion_bytes, priority=header.priority, deadline=deadline
+            )
         job = self._store.create(
             header.request_id,
-            fingerprint,
+            b"",
             kind,
             settings,
             has_reference_pose=header.reference_pose_bytes > 0,
@@ -158,14 +172,44 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
         )
         self._scheduler.expect(job)
         try:
-            await receiver.files(header, job)
-            self._scheduler.submit(job)
+            content = await receiver.files(header, job)
+            job.fingerprint = _fingerprint(header, content)
+            known = self._store.same(header.request_id, job.fingerprint)
+            if known is None:
+                self._scheduler.check_open()
         except BaseException as error:
-            named = error if isinstance(error, MimicMotionError) else Cancelled("Its upload broke off.")
-            self._scheduler.abandon(job, named)
-            self._store.discard(job)
+            self._abandon(job, error)
             raise
-        return job, False, header
+        wanted = known or job
+        wanted.detached |= header.detach or not waits
+        if waits:
+            wanted.join()
+        if known is not None:
+            self._abandon(job, Cancelled("Its upload was not needed."))
+            known.save()
+            return known, True
+        admission = asyncio.ensure_future(self._admit(job))
+        try:
+            await asyncio.shield(admission)  # another caller of the same key may have joined the job already
+        except BaseException:
+            if waits and job.leave():
+                self._scheduler.release(job)
+            raise
+        return job, False
+
+    async def _admit(self, job: StoredJob) -> None:
+        try:
+            await self._store.accept(job)
+        except BaseException as error:
+            self._abandon(job, error)
+            raise
+        self._scheduler.submit(job)
+
+    def _abandon(self, job: StoredJob, error: BaseException) -> None:
+        """Forget a job that was not accepted."""
+        named = error if isinstance(error, MimicMotionError) else Cancelled("Its upload broke off.")
+        self._scheduler.abandon(job, named)
+        self._store.discard(job)
 
     def _settings(self, message: pb.AnimationSettings) -> Settings:
         """The bundle's settings with those of a call; raises `LimitError` for a size that is too large."""
@@ -176,10 +220,22 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
         return settings
 
 
-def _fingerprint(header: pb.AnimationHeader) -> bytes:
-    """What must be equal in two requests under one key: the header without what decides when and how it runs."""
+def _page_start(token: str) -> int:
+    """Raises `UploadError` for a token that no answer had."""
+    if token and not (token.isascii() and token.isdigit() and len(token) < 19):
+        raise UploadError(
+            f"page_token {token[:40]!r} is not one of this server's.",
+            remedy="Give the next_page_token of the page before.",
+            field="page_token",
+        )
+    return int(token or 0)
+
+
+def _fingerprint(header: pb.AnimationHeader, content: bytes) -> bytes:
+    """What must be equal in two requests under one key: the files, and the header without what decides when and how
+    it runs."""
     same = pb.AnimationHeader()
     same.CopyFrom(header)
     for name in ("detach", "priority", "deadline_seconds"):
         same.ClearField(name)
-    return same.SerializeToString(deterministic=True)
+    return hashlib.sha256(same.SerializeToString(deterministic=True) + content).digest()

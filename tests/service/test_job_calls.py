@@ -190,8 +190,10 @@ def test_the_store_forgets_old_jobs_and_their_files():
             jobs.append(client.create(script(frames=1), VIDEO, {"steps": 1}).job)
             client.watch(jobs[-1]).result()
         until(lambda: [info.job for info in client.list()] == jobs[:1:-1])
-        until(lambda: sorted(p.name for p in host.server.store.folder.iterdir()) == sorted(jobs[2:]))
-        assert [p.name for p in (host.server.store.folder / jobs[3]).iterdir()] == ["video.mp4"]
+        until(
+            lambda: sorted(p.name for p in (host.server.store.folder / "jobs").iterdir()) == sorted(jobs[2:])
+        )
+        assert [p.name for p in (host.server.store.folder / "jobs" / jobs[3]).iterdir()] == ["video.mp4"]
 
 
 def test_priority_and_deadline_are_kept_with_the_job(client):

@@ -1040,12 +1040,21 @@ Global___GetAnimationResponse: _TypeAlias = GetAnimationResponse  # noqa: Y015
 class ListAnimationsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """At most so many jobs, up to 1000; 0 takes 100."""
+    page_token: _builtins.str
+    """The next_page_token of the page before; empty for the newest jobs."""
     def __init__(
         self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1056,16 +1065,20 @@ class ListAnimationsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ANIMATIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the jobs that are older than these; empty if there are none."""
     @_builtins.property
     def animations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Animation]: ...
     def __init__(
         self,
         *,
         animations: _abc.Iterable[Global___Animation] | None = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["animations", b"animations"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["animations", b"animations", "next_page_token", b"next_page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
