@@ -338,7 +338,9 @@ Awaited = Coroutine[Any, Any, Answer]
 
 
 class AsyncClient(
-    _Calls[AsyncAnimation, Awaited[JobInfo], Awaited[tuple[list[JobInfo], str]], Awaited[Estimate], Awaited[str]]
+    _Calls[
+        AsyncAnimation, Awaited[JobInfo], Awaited[tuple[list[JobInfo], str]], Awaited[Estimate], Awaited[str]
+    ]
 ):
     """Talks to a server with asyncio. Make it on the event loop that uses it."""
 

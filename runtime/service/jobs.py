@@ -165,7 +165,8 @@ class StoredJob:
 
     def save(self) -> None:
         """Write down what changed besides events."""
-        self.write(self, None)
+        if self.outcome is None:
+            self.write(self, None)
 
     def reserve(self, sequence: int) -> None:
         """Make sure that no later life of the server numbers another event like this one."""

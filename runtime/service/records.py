@@ -147,5 +147,6 @@ def job_from_row(
     if (error := record.get("error")) is not None:
         job.error = error_from_values(error)
     if job.ended is not None:
+        job.outcome = (job.done or job.error or ServiceError("It is not known how the job ended."), job.ended)
         job.log.close()
     return job

@@ -30,10 +30,6 @@ MOST_DEATHS = 2
 """A job that lost so many engines is given up."""
 
 
-def _stopping() -> Draining:
-    return Draining("The server is shutting down.", retry_after=COLD_RETRY)
-
-
 @dataclass(slots=True)
 class _Running:
     """A job in an engine."""
@@ -174,7 +170,7 @@ class Scheduler:
         if job.cancel_asked:
             self.cancel(job)
         if self.draining:
-            self._give_back(_stopping())
+            self._give_back(self._stopping())
         self._fill_engines()
 
     def cancel(self, job: StoredJob) -> None:
@@ -202,13 +198,13 @@ class Scheduler:
     def drain(self) -> None:
         """Take no more jobs and give back, or keep, the waiting ones; those that run go on."""
         self.draining = True
-        self._give_back(_stopping())
+        self._give_back(self._stopping())
 
     def cut(self) -> None:
         """Stop the running jobs for the server's sake: they are kept for its next life, or end as `Draining`."""
         for job_id, running in list(self._running.items()):
             if running.error is None and not running.job.cancel_asked:
-                running.error = _stopping()
+                running.error = self._stopping()
                 for engine in self.engines:
                     engine.suspend(job_id) if self._keeps else engine.cancel(job_id)
 
@@ -222,9 +218,13 @@ class Scheduler:
     def check_open(self) -> None:
         """Raise `Draining` or `NotReady` where no job is taken."""
         if self.draining:
-            raise _stopping()
+            raise self._stopping()
         if self.failure is not None:
             raise NotReady("No engine is left.", remedy=str(self.failure), retry_after=COLD_RETRY)
+
+    def _stopping(self) -> Draining:
+        remedy = WATCH_AGAIN if self._keeps else "Try again later."
+        return Draining("The server is shutting down.", remedy=remedy, retry_after=COLD_RETRY)
 
     def _engine_changed(self) -> None:
         if self.failure is not None:
@@ -285,7 +285,7 @@ class Scheduler:
             case Suspended():
                 self._again(job)
             case Failed(error=Cancelled()) if self.draining and not job.cancel_asked:
-                self._end(job, running.error or _stopping())
+                self._end(job, running.error or self._stopping())
             case Failed(error=EngineLost() | DeviceLost()):
                 self._lost(job, event.error)
             case Failed():
@@ -317,7 +317,7 @@ class Scheduler:
         elif job.cancel_asked:
             self._end(job, Cancelled("The job was cancelled."))
         elif self.draining:
-            self._end(job, _stopping())
+            self._end(job, self._stopping())
         else:
             job.state = "queued"
             self._queue.append(job)
