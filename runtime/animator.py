@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,16 @@ from numpy.typing import NDArray
 
 from .bundles import load_bundle
 from .checkpoint import Checkpoints
-from .denoise.noise import check_array
 from .denoise.plan import closing
 from .errors import SettingsError
 from .inputs import Request, check_pose_pictures, open_inputs
 from .job import Job
 from .limits import Limits
 from .media.picture import fit_picture, read_picture
-from .networks import Networks
+from .networks import Networks, Sampler
 from .pipeline import Animation
-from .sampler import Sampler
 from .settings import Settings, make_settings, resolve_settings
+from .validation import check_array
 
 Float = NDArray[np.float32]
 Picture = NDArray[np.uint8]
@@ -121,14 +121,7 @@ class Animator:
         input that cannot be used, here or while the job runs.
         """
         return Job(
-            lambda cancelled: self.stream(
-                image,
-                motion,
-                settings,
-                reference_pose=reference_pose,
-                estimator=estimator,
-                cancelled=cancelled,
-            )
+            partial(self.stream, image, motion, settings, reference_pose=reference_pose, estimator=estimator)
         )
 
     def stream(
@@ -155,11 +148,7 @@ class Animator:
         # Only reading a video tells how many frames it has; until then one segment stands for all.
         known = inputs.motion.video is None
         frames = inputs.motion.frames + 1 if known else settings.segment or 1
-        try:
-            self.sampler.check(frames, settings, (height // 8, width // 8))
-        except BaseException:
-            inputs.motion.close()
-            raise
+        self.sampler.check(frames, settings, (height // 8, width // 8))
         return Animation(self.networks, self.sampler, inputs, settings, cancelled, clock, checkpoints)
 
     def sample(

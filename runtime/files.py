@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, folders with one process at a time, the folder of the cache."""
+"""Files that callers name; files that appear whole or not at all; folders with one process at a time; the cache."""
 
 from __future__ import annotations
 
@@ -9,7 +9,45 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from .errors import OutputError
+from .errors import MimicMotionError, MotionError, OutputError
+
+
+def plain_file(
+    source: str | Path, kind: str, refuse: Callable[[str, str], MimicMotionError], remedy: str
+) -> Path:
+    """The path of a file that a caller names as a `kind`; raises `refuse(message, remedy)` if it cannot be read."""
+    try:
+        path = Path(source)
+        if path.is_dir():
+            raise refuse(f"{path} is a directory, not a {kind}.", remedy)
+        if not path.exists():
+            raise refuse(f"{path} does not exist.", "Check the path.")
+        if not path.is_file():
+            raise refuse(f"{path} is not a plain file.", remedy)
+        with path.open("rb"):
+            return path
+    except (OSError, ValueError, TypeError) as error:
+        raise refuse(f"{str(source)!r:.200} cannot be read: {error}.", "Check the path.") from error
+
+
+@contextlib.contextmanager
+def motion_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turns an OSError that comes up while `path` is read into a `MotionError`."""
+    try:
+        yield
+    except (OSError, ValueError) as error:  # ValueError: a null character in the path
+        reason = getattr(error, "strerror", None) or error
+        raise MotionError(
+            f"{os.fspath(path)!r:.200} cannot be read: {reason}.", remedy="Check the path.", field="motion"
+        ) from error
+
+
+def read_head(source: str | os.PathLike[str] | bytes) -> bytes:
+    """The first 64 bytes of a motion, which tell what it is; raises `MotionError`."""
+    if isinstance(source, bytes):
+        return source[:64]
+    with motion_errors(source), open(source, "rb") as stream:
+        return stream.read(64)
 
 
 def write_atomic(
@@ -96,7 +134,9 @@ def lock_folder(output: Path) -> Iterator[None]:
         try:
             lock.acquire()
         except Timeout as error:
-            raise OutputError(f"another run is at work on {output}.", field="output") from error
+            raise OutputError(
+                f"another run is at work on {output}.", remedy="Wait until it has ended.", field="output"
+            ) from error
     try:
         yield
     finally:

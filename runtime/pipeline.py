@@ -20,9 +20,8 @@ from .errors import Cancelled, EngineError, MotionError
 from .events import Progress, Stage
 from .inputs import AnimationInputs, sized_pictures
 from .media.picture import fit_picture
-from .networks import Networks
+from .networks import Networks, Sampler
 from .pose import PoseSequence, iter_pose_pictures, rescale_to_reference
-from .sampler import Sampler
 from .settings import Settings
 
 Float = NDArray[np.float32]
@@ -66,7 +65,6 @@ class Animation:
     def close(self) -> None:
         """Stop the animation and give back what it holds."""
         self._events.close()
-        self._inputs.motion.close()
 
     def _run(self) -> StageRun[None]:
         try:
@@ -83,8 +81,6 @@ class Animation:
         except EngineError as error:
             self._networks.raise_if_lost(error)
             raise
-        finally:
-            self._inputs.motion.close()
 
     # ---- pose ----
 
@@ -117,9 +113,11 @@ class Animation:
 
     def _estimate(self) -> StageRun[PoseSequence]:
         """The poses of a driving video."""
-        found = []
-        for done, pose in self._inputs.driving_poses(self._stop_if_cancelled):
-            found.append(pose)
+        assert self._inputs.motion.video is not None
+        estimator, found = self._inputs.open_estimator(), []
+        for done, frame in enumerate(self._inputs.motion.video(), 1):
+            self._stop_if_cancelled()
+            found.append(estimator.estimate(frame))
             steps = max(self.frames, done) if self.frames else 0  # the estimate may be too small
             yield self._progress("pose", done, steps)
         if not any(pose.body_score.any() for pose in found):
@@ -164,10 +162,9 @@ class Animation:
                 # A shallow step takes cached features, which no checkpoint holds.
                 if self._checkpoints is not None and (index + 1 == steps or plan.steps[index + 1].full):
                     self._checkpoints.offer(index + 1, lambda: denoiser.latents)
-                preview = self._preview(denoiser, step, index + 1)
-                yield self._progress(
-                    "denoise", index + 1, steps, segment=segments, segments=segments, preview=preview
-                )
+                rows, preview = max(plan.variant(step).batches), self._preview(denoiser, step, index + 1)
+                at = {"segment": segments, "segments": segments}
+                yield self._progress("denoise", index + 1, steps, **at, rows=rows, preview=preview)
             return denoiser.latents
 
     def _preview(self, denoiser: Denoiser, step: Step, done: int) -> Picture | None:

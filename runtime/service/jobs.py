@@ -89,6 +89,8 @@ class StoredJob:
     """Set when it has ended, which is on the disk then."""
     unread: asyncio.Event = field(default_factory=asyncio.Event)
     """Set while there is no reader."""
+    taken: int = 0
+    """Events that readers have taken, all of them together."""
     log: EventLog = field(default_factory=EventLog)
     numbered: int = 0
     """Event numbers up to this one are reserved."""
@@ -231,6 +233,7 @@ class StoredJob:
                             descriptor = files.enter_context(self._open()).fileno()
                         event = replace(event, data=await self._piece(descriptor, event))
                     yield event
+                    self.taken += 1
         finally:
             self.readers -= 1
             if not self.readers:

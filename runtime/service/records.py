@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
+from sqlite3 import Row
 from typing import Any
 
 from ..errors import MimicMotionError, ServiceError
@@ -121,9 +122,7 @@ def event_rows(job: StoredJob, event: Event | None) -> list[tuple[str, int, str]
     return [] if event is None else [(job.id, event.sequence, event_to_record(event))]
 
 
-def job_from_row(
-    row: Mapping[str, Any], events: Sequence[Mapping[str, Any]], folder: Path, write: WriteJob
-) -> StoredJob:
+def job_from_row(row: Row, events: Sequence[Row], folder: Path, write: WriteJob) -> StoredJob:
     """The job of a row of `jobs` and of its rows of `events`. One whose record is damaged has failed for that."""
     told: list[Event] = []
     try:
@@ -144,8 +143,8 @@ def job_from_row(
     job.started_told = any(isinstance(event, Started) for event in told)
     if (done := record.get("done")) is not None:
         job.done = Done(**done | {"size": tuple(done["size"])})
-    if (error := record.get("error")) is not None:
-        job.error = error_from_values(error)
+    if (fault := record.get("error")) is not None:
+        job.error = error_from_values(fault)
     if job.ended is not None:
         job.outcome = (job.done or job.error or ServiceError("It is not known how the job ended."), job.ended)
         job.log.close()

@@ -25,7 +25,7 @@ from .config import Keep
 from .database import Database, Work
 from .jobs import StoredJob
 from .records import event_rows, job_from_row, job_to_row
-from .status import Busy, KeyReused, NotFound
+from .status import Busy, KeyReused, unknown_job
 from .wire import PARTS, MotionKind
 
 PREFIX = "mimicmotion-"
@@ -160,11 +160,7 @@ class JobStore:
             return job
         rows = self._database.read("SELECT * FROM jobs WHERE id = ? AND ended >= ?", job_id, self._oldest)
         if not rows:
-            raise NotFound(
-                f"There is no job {job_id[:64]!r}.",
-                remedy="It may have expired; create it again.",
-                field="job",
-            )
+            raise unknown_job(job_id)
         job = self._ended[job_id] = self._from_row(rows[0], with_events=True)
         return job
 
@@ -216,6 +212,11 @@ class JobStore:
                 return found, found[-1].number
             found.append(self._jobs.get(row["id"]) or self._ended.get(row["id"]) or self._from_row(row))
         return found, 0
+
+    def totals(self) -> tuple[int, int]:
+        """(accepted jobs, bytes of their videos)."""
+        (row,) = self._database.read("SELECT count(*) AS jobs, ifnull(sum(bytes), 0) AS size FROM jobs")
+        return row["jobs"], row["size"]
 
     def discard(self, job: StoredJob) -> None:
         """Forget a job that was not accepted."""
