@@ -287,7 +287,8 @@ class AnimationHeader(_message.Message):
     motion_kind: Global___MotionKind.ValueType
     request_id: _builtins.str
     """Idempotency key chosen by the caller, at most 128 characters: while the server keeps a job with this key
-    that has not failed or been cancelled, the same job is returned. Empty: always a new job.
+    that has not failed or been cancelled, the same job is returned for the same files and settings, and others are
+    refused with ALREADY_EXISTS. Empty: always a new job.
     """
     container: Global___Container.ValueType
     """CONTAINER_UNSPECIFIED is MP4."""
