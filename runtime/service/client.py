@@ -36,7 +36,7 @@ CHANNEL_OPTIONS = [
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.http2.max_pings_without_data", 0),
 ]
-LIST_PAGE = 1000
+LIST_PAGE = 500
 """Jobs that `list` asks for at a time."""
 RETRY_SECONDS = 0.05
 """Between two questions whether a server is ready."""

