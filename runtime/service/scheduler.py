@@ -438,7 +438,7 @@ class Scheduler:
         for position, (job, start) in enumerate(zip(self._queue, starts, strict=True)):
             if job.position != position:
                 job.position = position
-                job.log.append(Queued(position, start if self.rates.jobs else None))
+                job.tell(Queued(position, start if self.rates.jobs else None))
 
     def _make_room(self) -> None:
         """Ask a running job to stop for the first of the queue, where that is worth it."""
