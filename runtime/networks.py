@@ -15,7 +15,7 @@ from cachetools import LRUCache
 from numpy.typing import NDArray
 
 from .cuda.decoder import CudaDecoder
-from .denoise.kernels import clip_pixels, to_pictures, to_signed
+from .denoise.kernels import check_finite, clip_pixels, to_pictures, to_signed
 from .denoise.noise import check_array, picture_noise
 from .denoise.plan import Conditions, slices
 from .denoise.shapes import EngineShapes, LatentSize
@@ -228,7 +228,10 @@ class Networks:
             self.decoder.check_chunk(chunk, frames, latent_size)
 
     def decode(self, latents: Float, chunk: int) -> Iterator[Picture]:
-        """uint8 [n,H,W,3] of each chunk of latents [F,4,h,w]; each array is the caller's to keep."""
+        """uint8 [n,H,W,3] of each chunk of latents [F,4,h,w]; each array is the caller's to keep.
+
+        Raises `EngineError` if the decoder's answer is not finite.
+        """
         if self.decoder is not None:
             yield from self.decoder.decode(latents, chunk)
             return
@@ -243,6 +246,7 @@ class Networks:
                 calls[count] = engine.bind({"latents": scaled[:count]}, {"frames_out": planes[:count]})
             np.divide(latents[part], np.float32(self.model.scaling_factor), out=scaled[:count])
             calls[count]()
+            check_finite(planes[:count], "vae_decoder", f"in frames {part.start} to {part.stop - 1}")
             pictures = np.empty((count, height * 8, width * 8, 3), np.uint8)
             to_pictures(planes[:count], pictures)
             yield pictures
@@ -255,7 +259,10 @@ class Networks:
             engine.close()
 
     def _run(self, name: str, inputs: dict[str, Float]) -> Float:
-        """One call on one picture; its output as float32, whatever the engine's dtypes are."""
+        """One call on one picture; its output as float32, whatever the engine's dtypes are.
+
+        Raises `EngineError` if it is not finite.
+        """
         engine = self._engines[name]
         dtypes = engine.spec.dtypes
         (spec,) = engine.spec.outputs
@@ -266,6 +273,7 @@ class Networks:
         given = {key: array.astype(dtypes[key], copy=False) for key, array in inputs.items()}
         output = np.empty([sizes[d] if isinstance(d, str) else d for d in spec.shape], dtypes[spec.name])
         engine.bind(given, {spec.name: output})()
+        check_finite(output, name, "for the reference picture")
         return output.astype(np.float32, copy=False)
 
 

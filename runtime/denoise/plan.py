@@ -19,8 +19,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import Cancelled, SettingsError
+from ..engines import FEATURE_CACHE_NETWORKS
+from ..errors import Cancelled, EngineError, SettingsError
 from ..settings import Settings
+from .kernels import not_finite
 from .schedule import Step, VariantKey, steps_of
 from .segments import Segments, cut_segments, fusion_weights
 from .shapes import EngineShapes, LatentSize
@@ -98,6 +100,17 @@ class DenoisePlan:
     def variant(self, step: Step) -> StepVariant:
         """What a step runs."""
         return self.variants[step.variant]
+
+    def failure(self, step: Step, conditions: Conditions, dtype: np.dtype[Any]) -> EngineError:
+        """The error of a step after which the latents are not finite; `dtype` is that of the U-Net's answer.
+
+        PoseNet's features are large, so whether they are finite is only looked at here.
+        """
+        if not np.isfinite(conditions.pose).all():
+            return not_finite("pose_net", "for the pose pictures", conditions.pose.dtype)
+        caching, shallow = FEATURE_CACHE_NETWORKS
+        network = "unet" if not self.caches_features else caching if step.full else shallow
+        return not_finite(network, f"in step {self.steps.index(step) + 1} of {len(self.steps)}", dtype)
 
 
 @dataclass(frozen=True)
