@@ -279,8 +279,8 @@ class Loops:
         """TFLOP/s of the U-Net's two rows, and their share of a large matrix product's."""
         width, height = self.shape.size
         manifest = Manifest.from_json((self._folder() / MANIFEST).read_text())
-        work, ceiling = manifest.networks["unet"].work, matmul_tflops(self._device)
-        tflops = work.flops(rows=2, frames=self.shape.frames, pixels=width * height / 64) / step / 1e12
+        work, ceiling = manifest.networks["unet"].flops, matmul_tflops(self._device)
+        tflops = work.total(rows=2, frames=self.shape.frames, pixels=width * height / 64) / step / 1e12
         return {"tflops": tflops, "of_matmul": tflops / ceiling, "matmul_tflops": ceiling}
 
 

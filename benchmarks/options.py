@@ -35,8 +35,8 @@ from mimicmotion_trt.bundles import load_bundle
 from mimicmotion_trt.export.build import build_bundle
 from mimicmotion_trt.export.options import Options
 from mimicmotion_trt.files import write_atomic
-from mimicmotion_trt.settings import Settings
-from mimicmotion_trt.training.evaluate import STRIDE, parse_setting, unseen
+from mimicmotion_trt.settings import Settings, parse_setting
+from mimicmotion_trt.training.evaluate import STRIDE, unseen
 from mimicmotion_trt.training.metrics import Pictures, psnr, ssim
 from mimicmotion_trt.training.synthetic import make_clip
 

@@ -26,10 +26,9 @@ import typer
 
 from mimicmotion_trt import Animator
 from mimicmotion_trt.console import explained
-from mimicmotion_trt.errors import SettingsError
 from mimicmotion_trt.media.picture import write_picture
 from mimicmotion_trt.media.sheet import contact_sheet
-from mimicmotion_trt.settings import Settings
+from mimicmotion_trt.settings import Settings, parse_setting
 from mimicmotion_trt.training.metrics import Pictures, compare, describe, means, psnr, ssim
 from mimicmotion_trt.training.synthetic import TEST_SEEDS, VALIDATION_SEEDS, make_clip
 
@@ -124,17 +123,6 @@ def write_sheet(path: Path, scored: list[Scored]) -> None:
         rows.append((f"{number}: reference, then truth", [clip.reference, *clip.truth]))
         rows.append((f"{number}: sampled, {clip.scores['psnr']:.1f} dB", [clip.reference, *clip.video]))
     write_picture(path, contact_sheet(rows, columns=9))
-
-
-def parse_setting(text: str) -> tuple[str, Any]:
-    """Name and value of NAME=VALUE, the value in JSON or else as it stands; raises `SettingsError`."""
-    name, mark, value = text.partition("=")
-    if not mark:
-        raise SettingsError(f"setting {text!r} is not NAME=VALUE.", remedy="For instance steps=10.")
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
 
 
 if __name__ == "__main__":

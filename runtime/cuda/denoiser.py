@@ -47,18 +47,14 @@ class CudaDenoiser:
         """float32 [F,4,h,w] after the last step: a copy. Raises `EngineError` if they are not finite."""
         return self._finished().program.latents(self._slot)
 
-    def step(self, step: Step) -> None:
-        """Bring the latents to the next sigma; returns when the work is on the GPU's stream.
+    def run(self, step: Step) -> Iterator[int]:
+        """Run one step, which is one graph: yields once, when the work is on the GPU's stream.
 
         Raises `EngineError` if the latents are not finite after one of the steps before, as far as is known.
         """
         shared = self._opened()
         shared.step(self._slot, step)
         self._check(shared)
-
-    def run(self, step: Step) -> Iterator[int]:
-        """The same, for the loop of `pipeline`; a step is one graph, so it yields only at the end."""
-        self.step(step)
         yield self.plan.segment_count
 
     def denoised(self, frame: int, step: Step) -> Float:

@@ -1,18 +1,17 @@
-"""Driving videos: a file, bytes or a stream, read one frame at a time."""
+"""Driving videos: a file or bytes, read one frame at a time."""
 
 from __future__ import annotations
 
 import io
 import os
 import struct
-import tempfile
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, BinaryIO, Self
+from typing import Any
 
 import av
 import numpy as np
@@ -23,6 +22,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from ..errors import LimitError, MotionError
+from ..files import plain_file
 from ..limits import Limits, check_limit
 
 _THREADS = min(4, os.cpu_count() or 1)  # every decoder thread keeps frames of its own
@@ -35,8 +35,6 @@ _DEMUXERS = (
 
 REMEDY = "Give a video such as MP4, MOV, MKV, WebM, AVI or GIF."
 
-SourceLike = str | Path | bytes | BinaryIO
-
 
 class Source:
     """A video or sound to read; `open()` gives a fresh container each time.
@@ -44,22 +42,16 @@ class Source:
     Raises `MotionError` if there is nothing to read, and `LimitError` if it has too many bytes.
     """
 
-    def __init__(self, source: SourceLike, limits: Limits) -> None:
-        self._spool: IO[bytes] | None = None
-        self._data = b""
-        self._path = ""
-        self.limits = limits
+    def __init__(self, source: str | Path | bytes, limits: Limits) -> None:
+        self._data, self._path, self.limits = b"", "", limits
         if isinstance(source, str | Path):
-            self.name, size = self._take_path(source)
+            path = plain_file(source, "video", fault, REMEDY)
+            self.name, self._path, size = path.name, str(path.absolute()), path.stat().st_size
         elif isinstance(source, bytes | bytearray | memoryview):
             self.name, self._data = "the driving video", bytes(source)
             size = len(self._data)
-        elif hasattr(source, "read"):
-            self.name, size = self._take_stream(source)
         else:
-            raise fault(
-                f"the driving video is a {type(source).__name__}.", "Give a path, bytes or a binary file."
-            )
+            raise fault(f"the driving video is a {type(source).__name__}.", "Give a path or bytes.")
         check_limit("bytes of the driving video", size, limits.motion_bytes, field="motion")
         if size == 0:
             raise fault(f"{self.name} is empty.")
@@ -80,11 +72,6 @@ class Source:
     def decoder_options(self) -> dict[str, str]:
         return {"max_pixels": str(min(self.limits.frame_pixels, 2**31 - 1))}
 
-    def close(self) -> None:
-        """Remove the copy of a stream; it cannot be opened again afterwards."""
-        if self._spool is not None:
-            self._spool.close()
-
     def _readable(self) -> str | io.BytesIO:
         if self._path:
             return "file:" + self._path  # so that no name is taken for a protocol
@@ -95,32 +82,6 @@ class Source:
             return self._data[:12]
         with open(self._path, "rb") as file:
             return file.read(12)
-
-    def _take_path(self, source: str | Path) -> tuple[str, int]:
-        try:
-            path = Path(source)
-            if path.is_dir():
-                raise fault(f"{path} is a directory, not a video.")
-            if not path.exists():
-                raise fault(f"{path} does not exist.", "Check the path.")
-            if not path.is_file():
-                raise fault(f"{path} is not a plain file.")
-            with path.open("rb"):
-                size = path.stat().st_size
-        except (OSError, ValueError) as error:
-            raise fault(f"{str(source)!r:.200} cannot be read: {error}.", "Check the path.") from error
-        self._path = str(path.absolute())
-        return path.name, size
-
-    def _take_stream(self, stream: BinaryIO) -> tuple[str, int]:
-        """Copied to a file: a stream may allow one reading only, and a container is read several times."""
-        self._spool = tempfile.NamedTemporaryFile(prefix="motion-")  # noqa: SIM115 - closed with this source
-        size = 0
-        while size <= self.limits.motion_bytes and (piece := stream.read(1 << 20)):
-            size += self._spool.write(piece)
-        self._spool.flush()
-        self._path = self._spool.name
-        return "the driving video", size
 
 
 def fault(message: str, remedy: str = REMEDY) -> MotionError:
@@ -148,11 +109,10 @@ class _Packets:
 class VideoReader:
     """A video as a stream of upright RGB frames at a constant rate.
 
-    `source` is a path, the bytes of a file, or a binary stream (read once, to a temporary file). Any codec
-    and container that FFmpeg reads will do: MP4, MOV, MKV, WebM, AVI, GIF and more. Rotation and non-square
-    pixels are applied. Where the frame rate varies, frames lie on a grid of the average rate: grid time k/fps
-    shows the frame whose timestamp is nearest, so some are left out and some are repeated, and the motion
-    keeps its speed. At a constant rate that is every frame once.
+    `source` is a path or the bytes of a file. Any codec and container that FFmpeg reads will do: MP4, MOV, MKV,
+    WebM, AVI, GIF and more. Rotation and non-square pixels are applied. Where the frame rate varies, frames lie
+    on a grid of the average rate: grid time k/fps shows the frame whose timestamp is nearest, so some are left
+    out and some are repeated, and the motion keeps its speed. At a constant rate that is every frame once.
 
     Raises `MotionError` if there is no video to read, and `LimitError` if the file or its frames are larger
     than `limits` allow; both before pixels are decoded.
@@ -164,27 +124,17 @@ class VideoReader:
     """(width, height) of the frames as `frames()` gives them."""
     frame_count: int | None
     """How many frames there are to read at stride 1, as far as the container tells; an estimate."""
-    duration: float
-    """Seconds, `frame_count / fps`; 0 where unknown."""
     has_audio: bool
 
-    def __init__(self, source: SourceLike, limits: Limits | None = None) -> None:
+    def __init__(self, source: str | Path | bytes, limits: Limits | None = None) -> None:
         self._source = Source(source, limits or Limits())
-        try:
-            with self._source.open() as container:
-                self._packets = self._scan(container)
-            self._probe()
-        except BaseException:
-            self.close()
-            raise
+        self.name = self._source.name
+        """The file's name, or a description, for messages."""
+        with self._source.open() as container:
+            self._packets = self._scan(container)
+        self._probe()
         self.fps = self._packets.rate
         self.frame_count = self._packets.count or None
-        self.duration = (self.frame_count or 0) / self.fps
-
-    @property
-    def name(self) -> str:
-        """The file's name, or a description, for messages."""
-        return self._source.name
 
     def frames(self, stride: int = 1, limit: int | None = None) -> Iterator[tuple[float, NDArray[np.uint8]]]:
         """Yields (seconds from the first frame, uint8 [H,W,3] RGB), every `stride`-th, at most `limit`.
@@ -201,18 +151,6 @@ class VideoReader:
             if index % stride == 0:
                 taken += 1
                 yield index / self.fps, self._to_rgb(frame)
-
-    def close(self) -> None:
-        """Close the source; a stream cannot be read again afterwards."""
-        self._source.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _scan(self, container: InputContainer) -> _Packets:
         """Read the packets' timestamps: quick, and more reliable than many headers."""
@@ -298,19 +236,15 @@ class VideoReader:
         """(grid index, frame): each frame for all grid times nearer to it than to the next."""
         clock = _Clock(1 / self.fps)
         most = 2 * self._packets.count + 2  # a forged timestamp must not repeat a frame for ever
-        waiting: tuple[float, VideoFrame] | None = None
-        index = 0
-        for frame in self._decoded():
-            at = clock.read(frame)
-            if waiting is not None:
-                while index / self.fps < (waiting[0] + at) / 2 and index < most:
-                    yield index, waiting[1]
-                    index += 1
-            waiting = (at, frame)
-        if waiting is not None:
-            while index / self.fps < waiting[0] + 0.5 / self.fps and index < most:
-                yield index, waiting[1]
+        waiting: VideoFrame | None = None
+        index, at = 0, 0.0
+        for frame in chain(self._decoded(), (None,)):
+            before, at = at, at if frame is None else clock.read(frame)
+            end = at + 0.5 / self.fps if frame is None else (before + at) / 2
+            while waiting is not None and index / self.fps < end and index < most:
+                yield index, waiting
                 index += 1
+            waiting = frame
 
     def _to_rgb(self, frame: VideoFrame) -> NDArray[np.uint8]:
         if (frame.width, frame.height) != self._coded:

@@ -12,7 +12,6 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
@@ -23,10 +22,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from ..errors import ServiceError
 from ..events import Event
 from ..pose import PoseSequence
-from .config import read_pem
 from .generated.mimicmotion.v1 import animation_pb2 as pb
 from .generated.mimicmotion.v1 import animation_pb2_grpc as pb_grpc
 from .status import from_rpc_error
+from .tls import ClientTls
 from .transfer import Delivery, Image, Motion, ReceivedVideo, Upload
 from .wire import Estimate, JobInfo, SettingsLike, estimate_from_wire, info_from_wire, settings_to_wire
 
@@ -39,19 +38,6 @@ CHANNEL_OPTIONS = [
 ]
 RETRY_SECONDS = 0.05
 """Between two questions whether a server is ready."""
-
-
-@dataclass(frozen=True, slots=True)
-class ClientTls:
-    """PEM files: the authority behind the server's certificate (None: the system's), and our own pair."""
-
-    ca: Path | None = None
-    certificate: Path | None = None
-    key: Path | None = None
-
-    def credentials(self) -> grpc.ChannelCredentials:
-        """Raises `ServiceError` if a file cannot be read."""
-        return grpc.ssl_channel_credentials(*read_pem(self.ca, self.key, self.certificate))
 
 
 # ---- the events of a job ----
@@ -160,8 +146,16 @@ class _Calls(Generic[Events, Info, Infos, Cost, Health]):
     """The module `grpc` or `grpc.aio`."""
     _events: type[Events]
 
-    def __init__(self, address: str, *, tls: ClientTls | None = None, timeout: float = 10.0) -> None:
-        """`address` is "host:port"; `timeout` is for all calls but streams and uploads, in seconds."""
+    def __init__(
+        self, address: str, *, tls: ClientTls | None = None, token: str = "", timeout: float = 10.0
+    ) -> None:
+        """`address` is "host:port"; `token` for servers that want one (send it over TLS only); `timeout` is for all
+        calls but streams and uploads, in seconds."""
+        if not (token.isascii() and token.isprintable()):
+            raise ServiceError(
+                "The token is no line of ASCII.", remedy="Give the token alone.", field="token"
+            )
+        self._metadata = [("authorization", f"Bearer {token}")] if token else None
         if tls is None:
             self._channel = self._grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
         else:
@@ -203,7 +197,8 @@ class _Calls(Generic[Events, Info, Infos, Cost, Health]):
         )
         delivery = Delivery(output)
         requests = self._requests(upload, pb.AnimateRequest)
-        return self._events(self._stub.Animate(requests, timeout=timeout), delivery)
+        call = self._stub.Animate(requests, timeout=timeout, metadata=self._metadata)
+        return self._events(call, delivery)
 
     def create(
         self,
@@ -236,7 +231,8 @@ class _Calls(Generic[Events, Info, Infos, Cost, Health]):
         """The job's events after sequence number `after`; from 0 on, its video as well."""
         delivery = Delivery(output, first=after)
         request = pb.WatchAnimationRequest(job=job, after_sequence=after)
-        return self._events(self._stub.WatchAnimation(request, timeout=timeout), delivery)
+        call = self._stub.WatchAnimation(request, timeout=timeout, metadata=self._metadata)
+        return self._events(call, delivery)
 
     def get(self, job: str) -> Info:
         """Raises `ServiceError` if the server does not know the job (any more)."""
@@ -258,9 +254,9 @@ class _Calls(Generic[Events, Info, Infos, Cost, Health]):
         request = pb.EstimateAnimationRequest(settings=settings_to_wire(settings), frames=frames)
         return self._answer(self._stub.EstimateAnimation, request, estimate_from_wire, self._timeout)
 
-    def health(self) -> Health:
-        """SERVING or NOT_SERVING (loading, or about to stop)."""
-        request = health_pb2.HealthCheckRequest()
+    def health(self, service: str = "") -> Health:
+        """SERVING, or NOT_SERVING (loading, or about to stop). Of `live`: whether the process works at all."""
+        request = health_pb2.HealthCheckRequest(service=service)
         return self._answer(self._health.Check, request, _health_name, self._timeout)
 
     def _requests(self, upload: Upload, kind: Any) -> Any:
@@ -318,7 +314,7 @@ class Client(_Calls[Animation, JobInfo, list[JobInfo], Estimate, str]):
 
     def _answer(self, call: Any, request: Any, decode: Callable[[Any], Any], timeout: float | None) -> Any:
         try:
-            return decode(call(request, timeout=timeout))
+            return decode(call(request, timeout=timeout, metadata=self._metadata))
         except grpc.RpcError as error:
             raise from_rpc_error(error) from None
 
@@ -366,7 +362,7 @@ class AsyncClient(
         self, call: Any, request: Any, decode: Callable[[Any], Any], timeout: float | None
     ) -> Any:
         try:
-            return decode(await call(request, timeout=timeout))
+            return decode(await call(request, timeout=timeout, metadata=self._metadata))
         except grpc.RpcError as error:
             raise from_rpc_error(error) from None
 

@@ -17,8 +17,8 @@ from ..events import Done, Event, Progress, Video
 from ..settings import Settings
 from .config import Keep
 from .eventlog import EventLog
-from .status import KeyReused, NotFound
-from .wire import PARTS, JobInfo, MotionKind, State
+from .status import KeyReused, unknown_job
+from .wire import JobInfo, MotionKind, State
 
 
 @dataclass(eq=False)
@@ -54,6 +54,8 @@ class StoredJob:
     cancel_asked: bool = False
     deaths: int = 0
     """Of engines that ran it."""
+    ran: float = 0.0
+    """Seconds in engines that it left without an end."""
     started_told: bool = False
     told: list[Video] = field(default_factory=list)
     """The pieces of its video that were told: a job that runs again makes the same ones."""
@@ -61,6 +63,8 @@ class StoredJob:
     """How many read its events. A job that is read is not dropped."""
     unread: asyncio.Event = field(default_factory=asyncio.Event)
     """Set while there is no reader."""
+    taken: int = 0
+    """Events that readers have taken, all of them together."""
     log: EventLog = field(default_factory=EventLog)
 
     def __post_init__(self) -> None:
@@ -118,6 +122,7 @@ class StoredJob:
                         data = await asyncio.to_thread(os.pread, descriptor, event.size, event.offset)
                         event = replace(event, data=data)
                     yield event
+                    self.taken += 1
         finally:
             self.readers -= 1
             if not self.readers:
@@ -135,8 +140,9 @@ class StoredJob:
             self.state = "cancelled" if isinstance(outcome, Cancelled) else "failed"
             self.error = outcome
         self.log.close()
-        for file in [self.file(part) for part in PARTS] + [self.video] * (self.done is None):
-            with suppress(OSError):  # it goes with the job's folder in the end
+        keep = {self.video} if self.done is not None else set()
+        with suppress(OSError):  # what cannot be removed now goes with the folder in the end
+            for file in set(self.folder.iterdir()) - keep:
                 file.unlink(missing_ok=True)
 
 
@@ -180,20 +186,18 @@ class JobStore:
         """Raises `NotFound`."""
         self.sweep()
         if job_id not in self._jobs:
-            raise NotFound(
-                f"There is no job {job_id[:64]!r}.",
-                remedy="It may have expired; create it again.",
-                field="job",
-            )
+            raise unknown_job(job_id)
         return self._jobs[job_id]
 
-    def same(self, request_id: str, fingerprint: bytes) -> StoredJob | None:
-        """The job that exists under this key; `KeyReused` if the key belongs to another request.
+    def same(self, request_id: str, fingerprint: bytes, client: str | None = None) -> StoredJob | None:
+        """The job that exists under this key (of this client); `KeyReused` if the key belongs to another request.
 
         A job that failed or was cancelled gives its key back, so that a caller may try again.
         """
         self.sweep()
         for job in self._jobs.values():
+            if client is not None and job.client != client:
+                continue
             if request_id and job.request_id == request_id and job.state not in ("failed", "cancelled"):
                 if job.fingerprint != fingerprint:
                     raise KeyReused(

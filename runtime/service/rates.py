@@ -43,11 +43,14 @@ class Rates:
         self.jobs += 1
 
     def frames(self, settings: Settings, motion_kind: str = "", motion_bytes: int = 0) -> int:
-        """How many frames a video is likely to have: by the motion's bytes, or as many as videos had so far."""
+        """How many frames a video is likely to have: by the motion's bytes, or as many as videos had so far.
+
+        Bytes are a guess: at most 10 times as many as videos had so far.
+        """
+        frames = self._frames
         if motion_kind in self._bytes and motion_bytes:
-            frames = motion_bytes / self._bytes[motion_kind] / (settings.stride or 1)
-        else:
-            frames = self._frames
+            likely = motion_bytes / self._bytes[motion_kind] / (settings.stride or 1)
+            frames = min(likely, 10 * frames)
         return max(1, min(round(frames), settings.frames or 2**31))
 
     def predict(self, settings: Settings, frames: int = 0) -> float | None:

@@ -13,59 +13,37 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from ..errors import Cancelled, EngineError, MimicMotionError, SettingsError
+from ..errors import Cancelled, MimicMotionError, SettingsError
 from ..limits import check_limit
 from ..settings import Settings
 from . import wire
+from .callers import caller
 from .config import ServiceConfig
+from .gate import Context, read_message
 from .generated.mimicmotion.v1 import animation_pb2 as pb
 from .generated.mimicmotion.v1 import animation_pb2_grpc as pb_grpc
 from .jobs import JobStore, StoredJob
+from .logs import job_facts
+from .observers import Observer
 from .rates import count_segments
 from .scheduler import Scheduler
-from .status import abort
+from .status import unknown_job
 from .transfer import Receiver
-
-Context = Any  # grpc.aio.ServicerContext; the generated stubs mix it with the synchronous one
-
-
-def _answered(method: Any) -> Any:
-    """Turn what a method raises into a status with details.
-
-    Untyped, as the generated base class expects iterators where these methods write to their context.
-    """
-
-    @functools.wraps(method)
-    async def answer(self: AnimationServicer, request: Any, context: Context) -> Any:
-        try:
-            return await method(self, request, context)
-        except MimicMotionError as error:
-            return await abort(context, error)
-        except (grpc.aio.AbortError, grpc.aio.UsageError):
-            raise
-        except Exception as error:
-            if context.cancelled():  # the caller left while a message was being read or written
-                raise
-            self.logger.exception("unexpected", rpc=method.__name__)
-            fault = EngineError(
-                f"The server failed: {type(error).__name__}.", remedy="Its log has the details."
-            )
-            return await abort(context, fault)
-
-    return answer
 
 
 class AnimationServicer(pb_grpc.AnimationServiceServicer):
     """`mimicmotion.v1.AnimationService` over a store and a scheduler, which the server starts and stops."""
 
-    def __init__(self, config: ServiceConfig, store: JobStore, scheduler: Scheduler, logger: Any) -> None:
+    def __init__(
+        self, config: ServiceConfig, store: JobStore, scheduler: Scheduler, logger: Any, observer: Observer
+    ) -> None:
         self.logger = logger
+        self._observer = observer
         self._config = config
         self._store = store
         self._scheduler = scheduler
 
-    @_answered
-    async def Animate(self, request: object, context: Context) -> None:
+    async def Animate(self, request: object, context: Context) -> None:  # type: ignore[override]
         job, existed, header = await self._receive(context)
         try:
             async with aclosing(job.events()) as events:
@@ -75,41 +53,40 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
             if not (existed or header.detach):
                 self._scheduler.cancel(job)
 
-    @_answered
     async def CreateAnimation(self, request: object, context: Context) -> pb.CreateAnimationResponse:
         job, existed, _ = await self._receive(context)
         return pb.CreateAnimationResponse(animation=wire.info_to_wire(job.info()), existed=existed)
 
-    @_answered
-    async def WatchAnimation(self, request: pb.WatchAnimationRequest, context: Context) -> None:
-        job = self._store.get(request.job)
+    async def WatchAnimation(  # type: ignore[override]
+        self, request: pb.WatchAnimationRequest, context: Context
+    ) -> None:
+        job = self._job(request.job)
         async with aclosing(job.events(request.after_sequence)) as events:
             async for event in events:
                 await context.write(pb.WatchAnimationResponse(event=wire.event_to_wire(event)))
 
-    @_answered
     async def GetAnimation(
         self, request: pb.GetAnimationRequest, context: Context
     ) -> pb.GetAnimationResponse:
-        return pb.GetAnimationResponse(animation=wire.info_to_wire(self._store.get(request.job).info()))
+        return pb.GetAnimationResponse(animation=wire.info_to_wire(self._job(request.job).info()))
 
-    @_answered
     async def ListAnimations(
         self, request: pb.ListAnimationsRequest, context: Context
     ) -> pb.ListAnimationsResponse:
         return pb.ListAnimationsResponse(
-            animations=[wire.info_to_wire(job.info()) for job in self._store.all()]
+            animations=[
+                wire.info_to_wire(job.info()) for job in self._store.all() if caller().may_see(job.client)
+            ]
         )
 
-    @_answered
     async def CancelAnimation(
         self, request: pb.CancelAnimationRequest, context: Context
     ) -> pb.CancelAnimationResponse:
-        job = self._store.get(request.job)
+        job = self._job(request.job)
+        self.logger.info("cancel asked", **job_facts(job), by=caller().name, peer=caller().peer)
         self._scheduler.cancel(job)
         return pb.CancelAnimationResponse(animation=wire.info_to_wire(job.info()))
 
-    @_answered
     async def EstimateAnimation(
         self, request: pb.EstimateAnimationRequest, context: Context
     ) -> pb.EstimateAnimationResponse:
@@ -118,11 +95,12 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
             raise SettingsError(f"frames is {request.frames}.", remedy="Choose 1 to 1000000.", field="frames")
         frames = min(request.frames, settings.frames or request.frames)
         rates = self._scheduler.rates
+        seconds = rates.predict(settings, frames)
         estimate = wire.Estimate(
             frames=frames,
             segments=count_segments(settings, frames),
-            seconds=rates.predict(settings, frames),
-            queue_seconds=self._scheduler.wait_for(self._scheduler.queue_length),
+            seconds=seconds,
+            queue_seconds=None if seconds is None else self._scheduler.predict_start(caller().name, seconds),
             measured_jobs=rates.jobs,
         )
         return wire.estimate_to_wire(estimate)
@@ -131,28 +109,43 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
 
     async def _receive(self, context: Context) -> tuple[StoredJob, bool, pb.AnimationHeader]:
         """(the job of this call's upload, whether it existed already under the same key, the header)."""
-        receiver = Receiver(context.read, grpc.aio.EOF, self._config.upload_patience)
-        header = await receiver.header(self._config.limits)
+        config, who = self._config, caller()
+        read = functools.partial(read_message, context)
+        receiver = Receiver(read, grpc.aio.EOF, config.upload_patience, config.upload_rate)
+        header = await receiver.header(config.limits)
         fingerprint = _fingerprint(header)
-        known = self._store.same(header.request_id, fingerprint)
+        known = self._store.same(header.request_id, fingerprint, who.key_scope)
         if known is not None:
             return known, True, header
         settings = self._settings(header.settings)
         settings = replace(settings, preview=(settings.preview or 1) if header.want_previews else 0)
-        self._scheduler.check_room()
+        kind, deadline = wire.MOTION_KINDS[header.motion_kind], None
+        if header.HasField("deadline_seconds"):
+            deadline = time.time() + header.deadline_seconds
+        self._scheduler.check_room(
+            who.name,
+            settings,
+            kind,
+            header.motion_bytes,
+            priority=header.priority,
+            deadline=deadline,
+            client_places=config.places,
+        )
         job = self._store.create(
             header.request_id,
             fingerprint,
-            wire.MOTION_KINDS[header.motion_kind],
+            kind,
             settings,
             has_reference_pose=header.reference_pose_bytes > 0,
+            client=who.name,
             motion_bytes=header.motion_bytes,
             priority=header.priority,
-            deadline=time.time() + header.deadline_seconds if header.HasField("deadline_seconds") else None,
+            deadline=deadline,
         )
         self._scheduler.expect(job)
         try:
             await receiver.files(header, job)
+            self._observer.accepted(job, who)
             self._scheduler.submit(job)
         except BaseException as error:
             named = error if isinstance(error, MimicMotionError) else Cancelled("Its upload broke off.")
@@ -160,6 +153,13 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
             self._store.discard(job)
             raise
         return job, False, header
+
+    def _job(self, job_id: str) -> StoredJob:
+        """Raises `NotFound`, for a job of somebody else as well."""
+        job = self._store.get(job_id)
+        if not caller().may_see(job.client):
+            raise unknown_job(job_id)
+        return job
 
     def _settings(self, message: pb.AnimationSettings) -> Settings:
         """The bundle's settings with those of a call; raises `LimitError` for a size that is too large."""

@@ -176,13 +176,17 @@ def checked_deadline(seconds: float | None) -> float | None:
 class Receiver:
     """Reads the upload of one call; never more than its header declares. Raises `UploadError` for broken rules.
 
-    `read()` gives the call's next message, or `end` after the last one; `patience` is in seconds.
+    `read()` gives the call's next message, or `end` after the last one. Each has to come within `patience` seconds,
+    and all of them in `patience` and the time that they take at `rate` bytes per second.
     """
 
-    def __init__(self, read: Callable[[], Awaitable[Any]], end: object, patience: float) -> None:
+    def __init__(self, read: Callable[[], Awaitable[Any]], end: object, patience: float, rate: float) -> None:
         self._read = read
         self._end = end
         self._patience = patience
+        self._rate = rate
+        self._began = asyncio.get_running_loop().time()
+        self._received = 0  # bytes of the files
 
     async def header(self, limits: Limits) -> pb.AnimationHeader:
         """The checked header; raises `LimitError` for what this host will never take."""
@@ -221,6 +225,7 @@ class Receiver:
                 while received < declared:
                     data = _data(part, name, received, declared)
                     received += len(data)
+                    self._received += len(data)
                     await _write(file, data)
                     part = await self._next()
                     if job.cancel_asked:
@@ -232,13 +237,14 @@ class Receiver:
             )
 
     async def _next(self) -> pb.AnimationUpload | None:
+        late = self._began + self._patience + self._received / self._rate
         try:
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout_at(min(asyncio.get_running_loop().time() + self._patience, late)):
                 request = await self._read()
         except TimeoutError:
             raise Late(
-                f"Nothing was received for {self._patience:g} s in the middle of an upload.",
-                remedy="Send the upload without pauses and close its stream.",
+                f"The upload is too slow, or paused for {self._patience:g} s.",
+                remedy=f"Send at least {self._rate:,.0f} bytes per second, without pauses, and close the stream.",
             ) from None
         return None if request is self._end else request.upload
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mimicmotion_trt import BundleError, EngineError
-from mimicmotion_trt.engines import EngineSpec, Placement, TensorSpec, open_engine
+from mimicmotion_trt.engines import Placement, open_engine
 from mimicmotion_trt.engines.onnxruntime_backend import OnnxRuntimeEngine
 
 
@@ -130,12 +130,6 @@ def test_a_file_that_is_no_engine(tmp_path, opened):
     spec = opened.manifest.networks["unet"].spec
     with pytest.raises(BundleError, match=r"unet\.onnx cannot be loaded"):
         OnnxRuntimeEngine(tmp_path / "unet.onnx", spec, 1)
-
-
-def test_an_engine_whose_tensors_are_not_the_manifests(opened):
-    spec = EngineSpec(inputs=(TensorSpec("pose", "float16", ("frames",)),), outputs=())
-    with pytest.raises(BundleError, match=r"pose_net\.onnx has tensors"):
-        OnnxRuntimeEngine(opened.engine_path("pose_net"), spec, 1)
 
 
 def test_a_backend_that_this_version_does_not_have(opened):
