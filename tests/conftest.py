@@ -136,9 +136,7 @@ def torch_bundle(build_golden: Callable[[str, Options], Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def overflowing_bundle(
-    bundle: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], Path]:
+def overflowing_bundle(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """That bundle with one network that answers NaN; the U-Net only where motion_bucket is above 1000."""
 
     def make(network: str) -> Path:
@@ -154,7 +152,10 @@ def overflowing_bundle(
         answer = graph.output[0].name
         for node in graph.node:
             node.output[:] = ["sound" if name == answer else name for name in node.output]
-        nodes = [helper.make_node("Log", ["negative"], ["nan"]), helper.make_node("Add", ["sound", "nan"], [answer])]
+        nodes = [
+            helper.make_node("Log", ["negative"], ["nan"]),
+            helper.make_node("Add", ["sound", "nan"], [answer]),
+        ]
         if network == "unet":
             graph.initializer.append(helper.make_tensor("bucket", TensorProto.INT64, [1], [1]))
             graph.initializer.append(helper.make_tensor("most", TensorProto.FLOAT, [1], [1001.0]))

@@ -45,12 +45,12 @@ class CudaDecoder:
             return None
         return cls(open_device(engine.gpu, engine.spec.dtypes["latents"]), engine, scaling_factor)
 
-    def check_chunk(self, chunk: int, frames: int, latent_size: LatentSize) -> None:
+    def check_chunk(self, frames: int, latent_size: LatentSize) -> None:
         """Raise `SettingsError` if so many frames at a time make a tensor that 32 bits do not count."""
         most = MOST_ELEMENTS // (DECODER_CHANNELS * 64 * latent_size[0] * latent_size[1])
-        if min(chunk, frames) > most:
+        if frames > most:
             raise SettingsError(
-                f"{min(chunk, frames)} frames of {8 * latent_size[1]}x{8 * latent_size[0]} at a time have tensors "
+                f"{frames} frames of {8 * latent_size[1]}x{8 * latent_size[0]} at a time have tensors "
                 "of 2**31 elements in the decoder, more than a GPU's kernels count.",
                 remedy=f"Decode at most {most} at a time." if most else "Choose fewer pixels.",
                 field="settings.decode_chunk",
@@ -94,7 +94,7 @@ class CudaDecoder:
             device.release_after(works.clear)  # a job that was cancelled leaves while its chunk is computed
 
     def _coming(self, drawn: Any, broken: Any, part: slice) -> Callable[[], Picture]:
-        """Start to copy a chunk's pictures to the host; the result raises `EngineError` if its planes are not finite."""
+        """Start to copy a chunk's pictures to the host. The result raises `EngineError` if planes are not finite."""
         found, pictures = self._device.read(broken), self._device.fetch(drawn)
 
         def values() -> Picture:

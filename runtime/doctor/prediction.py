@@ -232,12 +232,15 @@ def predict(
     latent_size, pixels = (height // 8, width // 8), latent_pixels(settings)
     own, others = settings.segment, OTHER_SEGMENTS
     if shapes is not None:
-        own = shapes.segment(settings, frames + 1, latent_size)
+        own = shapes.fit(settings, frames + 1, latent_size).segment
         others = shapes.segment_lengths(latent_size)[::-1]
     found = []
     for segment in (own, *(other for other in others if other < min(own, frames + 1))):
-        way = replace(settings, segment=segment, overlap=min(settings.overlap, segment - 1))
-        cost = cost_of(model, way, frames)
+        way, driven = replace(settings, segment=segment, overlap=min(settings.overlap, segment - 1)), frames
+        if shapes is not None:  # a clip that plans do not take is padded
+            length, every = shapes.fit(way, frames + 1, latent_size)
+            way, driven = replace(way, segment=length, overlap=min(way.overlap, length - 1)), every - 1
+        cost = cost_of(model, way, driven)
         batches = {min(count, cost.rows) for count in rows}
         if shapes is not None:  # the last batch is filled up with padding rows of weight 0
             compiled = shapes.rows(cost.segment_frames, latent_size)
@@ -246,7 +249,7 @@ def predict(
             way = replace(way, decode_chunk=chunk)
             made = []
             for count in sorted(batches, reverse=True):
-                memory = memory_of(model, way, frames, count, jobs, gpu=gpu)
+                memory = memory_of(model, way, driven, count, jobs, gpu=gpu)
                 decoder = min(chunk, frames + 1) * 64 * pixels * DECODER_CHANNELS
                 wide = too_wide(model.width, count, cost.segment_frames, pixels)
                 why = "" if free is None or memory.total <= free else "more memory than is free"
@@ -274,5 +277,5 @@ def _chunks(
         if chunk < min(own, frames + 1):
             with suppress(SettingsError):
                 if shapes is not None:
-                    shapes.check_chunk(chunk, frames + 1, latent_size)
+                    shapes.chunk(min(chunk, frames + 1), latent_size)
                 yield chunk

@@ -139,7 +139,7 @@ class HostDevice:
 
     def read(self, array: Any) -> Callable[[], Any]:
         values = array.copy()
-        return lambda: self.told.append("waited") or values
+        return lambda: self.told.append("read") or values
 
     def enqueue(self, work: Callable[[Any], None]) -> None:
         work(None)

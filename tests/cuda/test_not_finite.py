@@ -99,7 +99,7 @@ def test_a_preview_of_latents_that_are_not_finite_is_the_unets_fault(host, stand
         )
         for _ in denoiser.run(plan.steps[0]):
             pass
-        with pytest.raises(EngineError, match="unet answered .* in step 1 of 3"):
+        with pytest.raises(EngineError, match=r"unet answered .* in step 1 of 3"):
             denoiser.denoised(2, plan.steps[0])
         denoiser.close(broken=True)
 
@@ -110,6 +110,6 @@ def test_the_frames_whose_pictures_are_not_finite_are_named(host, stand_in, bund
         engine = Overflowing(animator.networks["vae_decoder"], (2,))
         animator.networks.decoder = CudaDecoder(stand_in(host), engine, animator.manifest.scaling_factor)
         latents = np.zeros((5, 4, 8, 16), np.float32)
-        with pytest.raises(EngineError, match="vae_decoder answered .* in frames 2 to 3"):
+        with pytest.raises(EngineError, match=r"vae_decoder answered .* in frames 2 to 3"):
             animator.decode(latents, 2)
         assert len(animator.decode(latents, 2)) == 5

@@ -101,7 +101,7 @@ def test_jobs_in_threads_step_together(host, stand_in, unet):
             values = super().read(array)
 
             def wait() -> Any:
-                for _ in range(0 if self.told.count("waited") else 3):
+                for _ in range(0 if self.told.count("read") else 3):
                     assert first.acquire(timeout=30)
                 return values()
 

@@ -28,7 +28,7 @@ STEPS = np.array([[0.3, 0.5, 0.9, -0.2], [0.1, 0.7, 0.8, -0.3]], np.float32)
 
 
 WRITTEN = {"blend_step": 2, "to_pictures": 2, "to_pictures_narrow": 2}
-"""How many of a kernel's last arrays it writes, where that is not one: whether values are finite comes before them."""
+"""How many of a kernel's last arrays it writes, where that is not one: `broken` comes before the result."""
 
 
 class Kernels(Protocol):

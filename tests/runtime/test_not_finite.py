@@ -34,7 +34,9 @@ def test_the_step_is_named_and_the_next_job_runs(overflowing_bundle, person, per
         bad = animator.animate(
             person, dance, replace(settings, motion_bucket=1010), reference_pose=person_pose
         )
-        with pytest.raises(EngineError, match="the network unet answered with NaN .* in step 1 of 2") as caught:
+        with pytest.raises(
+            EngineError, match=r"the network unet answered with NaN .* in step 1 of 2"
+        ) as caught:
             bad.result()
         assert caught.value.remedy.startswith("Check the weights")  # it is in float32 already
         assert len(animator.animate(person, dance, settings, reference_pose=person_pose).result()) == 3
