@@ -179,7 +179,10 @@ def test_a_padded_clip_is_the_padded_clip_on_graphs(
 
 def test_an_animation_that_is_padded_has_the_frames_that_were_asked_for(compiled, person, person_pose, dance):
     job = compiled.animate(
-        person, dance[:2], compiled.settings(steps=1, preview=1, decode_chunk=2), reference_pose=person_pose
+        person,
+        dance[:2],
+        compiled.settings(steps=1, preview=1, decode_chunk=2, size=(64, 128)),
+        reference_pose=person_pose,
     )
     events = list(job)
     assert len(job.result()) == 2
