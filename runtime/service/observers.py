@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..errors import MimicMotionError
 from ..events import Event
 from .callers import Caller
-from .engine_process import EngineProcess
+from .engine_process import EngineProcess, guarded
 from .jobs import StoredJob
 
 
@@ -35,34 +35,34 @@ class Observer:
 
 
 class Observers(Observer):
-    """Tells several."""
+    """Tells several. What they raise goes to the loop's exception handler, and the work goes on."""
 
     def __init__(self, *observers: Observer) -> None:
         self._observers = observers
 
     def call_ended(self, method: str, code: str, seconds: float) -> None:
         for observer in self._observers:
-            observer.call_ended(method, code, seconds)
+            guarded(observer.call_ended, method, code, seconds)
 
     def call_failed(self, method: str, who: Caller, error: MimicMotionError) -> None:
         for observer in self._observers:
-            observer.call_failed(method, who, error)
+            guarded(observer.call_failed, method, who, error)
 
     def accepted(self, job: StoredJob, who: Caller) -> None:
         for observer in self._observers:
-            observer.accepted(job, who)
+            guarded(observer.accepted, job, who)
 
     def happened(self, job: StoredJob, event: Event) -> None:
         for observer in self._observers:
-            observer.happened(job, event)
+            guarded(observer.happened, job, event)
 
     def ended(self, job: StoredJob) -> None:
         for observer in self._observers:
-            observer.ended(job)
+            guarded(observer.ended, job)
 
     def engine_lost(self, engine: EngineProcess, exit_code: int | None) -> None:
         for observer in self._observers:
-            observer.engine_lost(engine, exit_code)
+            guarded(observer.engine_lost, engine, exit_code)
 
     def close(self) -> None:
         for observer in self._observers:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 from urllib.parse import urlsplit
 
-from ..bundles import load_bundle
 from ..errors import ServiceError
 from ..validation import field_docs
 from .config import ServiceConfig, load_animator
@@ -168,4 +167,6 @@ def check_files(config: ServiceConfig) -> None:
                 field=name,
             )
     if config.load is load_animator:
+        from ..bundles import load_bundle
+
         load_bundle(config.bundle)

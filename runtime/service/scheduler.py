@@ -8,6 +8,7 @@ from bisect import bisect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from ..cost import check_memory
 from ..errors import Cancelled, DeviceLost, LimitError, MimicMotionError
 from ..events import Accepted, Done, Event, Failed, Progress, Queued, Started, Video
 from ..limits import check_limit
@@ -146,8 +147,7 @@ class Scheduler:
         """
         self._check_open()
         seconds = self.rates.predict(settings, self.rates.frames(settings, motion_kind, motion_bytes)) or 0.0
-        if settings.frames is not None:  # else its length is a guess, and time will tell
-            self._check_seconds(seconds)
+        self._check_memory(settings)
         job = Demand(client, self._clock(), seconds, priority, deadline)
         self._admission.check_room(self._forecast(), job, client_places)
         if self.rates.jobs:
@@ -277,6 +277,7 @@ class Scheduler:
             case _:
                 if isinstance(event, Started):
                     job.frames, job.started_told = event.frames, True
+                    self._check_time(running)
                 elif isinstance(event, Progress):
                     job.progress = event
                 elif isinstance(event, Video):
@@ -332,9 +333,25 @@ class Scheduler:
 
     # ---- time ----
 
-    def _check_seconds(self, seconds: float) -> None:
-        most = min(engine.config.limits.job_seconds for engine in self.engines)
-        check_limit("predicted seconds of the job", round(seconds), most, field="settings")
+    def _check_time(self, running: _Running) -> None:
+        """End a job whose frames are known now if it will take too long. Before, its length was a guess."""
+        job, now = running.job, self._clock()
+        seconds = self.rates.predict(job.settings, job.frames)
+        if seconds is None or not job.frames:
+            return
+        try:
+            most = self.engines[0].config.limits.job_seconds
+            check_limit("predicted seconds of the job", round(seconds), most, field="settings")
+            self._admission.check_deadline(0.0, Demand(job.client, now, seconds, deadline=job.deadline))
+        except MimicMotionError as error:
+            running.error = error
+            self.cancel(job)
+
+    def _check_memory(self, settings: Settings) -> None:
+        """Refuse before the upload what even one frame would need too much memory for."""
+        for engine in self.engines:
+            if settings.size is not None and engine.ready is not None and engine.ready.costs is not None:
+                check_memory(engine.ready.costs, settings, 1, engine.ready.rows, engine.config.limits)
 
     def _out_of_time(self, running: _Running) -> None:
         running.error = LimitError(

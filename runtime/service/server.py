@@ -177,6 +177,10 @@ class AnimationServer:
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
+    def log_fault(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """A handler of the loop's exceptions: into the log, which never blocks, and never past it."""
+        self.logger.error("unexpected", what=context.get("message", ""), exc_info=context.get("exception"))
+
     # ---- inside ----
 
     def _make_observers(self) -> Observers:
@@ -325,13 +329,14 @@ async def _serve(config: ServiceConfig, on_ready: Callable[[int], None] | None) 
     handlers = {signal.SIGTERM: server.over.set, signal.SIGINT: server.over.set, signal.SIGHUP: server.reload}
     for number, handler in handlers.items():
         loop.add_signal_handler(number, handler)
+    loop.set_exception_handler(server.log_fault)
     try:
         await server.start()
         with contextlib.suppress(OSError):  # nobody has to read it
             os.write(1, f"mimicmotion.v1 listens on {config.host}:{server.port}\n".encode())
         await server.over.wait()
     finally:
-        for number in handlers:
+        for number in (signal.SIGTERM, signal.SIGINT):  # a second one ends the process at once
             loop.remove_signal_handler(number)
     failure = server.scheduler.failure
     if failure is None and server.fault is not None:

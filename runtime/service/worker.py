@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from .. import errors
 from ..checkpoint import Checkpoints
+from ..cost import ModelStats
 from ..errors import Cancelled, DeviceLost, EngineError, MimicMotionError, OutputError
 from ..events import CHUNK_BYTES, STAGES, Done, Event, Failed, Preview, Started, Video
 from ..settings import Settings
@@ -83,6 +84,9 @@ class Ready:
     bundle_name: str
     note: str
     defaults: Settings
+    costs: ModelStats | None
+    """See `Animator.costs`; of `rows` that are computed at the same time."""
+    rows: int
 
 
 ToEngine = Run | Cancel | Suspend | None
@@ -111,7 +115,7 @@ def main(connection: Connection[Any, Any], config: EngineConfig) -> None:
     except Exception as error:
         send(_plain(error))
         return
-    send(Ready(animator.bundle_name, animator.note, defaults))
+    send(Ready(animator.bundle_name, animator.note, defaults, animator.costs, animator.rows))
     try:
         with ThreadPoolExecutor(config.limits.jobs, "job") as threads:
             for run in iter(inbox.runs.get, None):

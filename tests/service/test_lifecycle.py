@@ -156,6 +156,23 @@ def test_reflection_lists_the_service(host):
     assert services >= {"mimicmotion.v1.AnimationService", "grpc.health.v1.Health"}
 
 
+def test_reflection_can_be_left_out():
+    with hosted(reflection=False) as host, grpc.insecure_channel(host.address) as channel:
+        with pytest.raises(grpc.RpcError) as caught:
+            ProtoReflectionDescriptorDatabase(channel).get_services()
+        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize(("host", "warned"), [("0.0.0.0", True), ("127.0.0.1", False), ("localhost", False)])
+def test_a_server_that_everybody_can_reach_warns(capfd, host, warned):
+    with hosted(host=host, json_logs=True):
+        pass
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    assert [line["without"] for line in lines if line["event"] == "open to the network"] == (
+        ["TLS and tokens"] if warned else []
+    )
+
+
 def test_an_embedded_server_is_warm_when_entered_and_calls_back():
     called: list[int] = []
 

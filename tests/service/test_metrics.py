@@ -7,7 +7,9 @@ import os
 import re
 import signal
 import socket
+import sys
 import urllib.request
+from types import SimpleNamespace
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -28,7 +30,7 @@ def scrape(host: Host) -> str:
         return str(answer.read().decode())
 
 
-def value(host: Host, name: str, **labels: str) -> float | None:
+def value(host: Host, name: str, /, **labels: str) -> float | None:
     """Of one sample; None if there is none."""
     for family in text_string_to_metric_families(scrape(host)):
         for sample in family.samples:
@@ -68,6 +70,26 @@ def test_a_lost_engine_is_counted_and_readiness_told():
         os.kill(host.engine_pid, signal.SIGKILL)
         until(lambda: value(host, "engine_restarts_total", device="auto") == 1)
         until(lambda: value(host, "ready") == 1)
+
+
+def test_gpus_are_told_where_nvml_finds_them(monkeypatch):
+    """NVML of a machine with one GPU; there is none here."""
+    nvml = SimpleNamespace(
+        NVMLError=RuntimeError,
+        nvmlInit=lambda: None,
+        nvmlShutdown=lambda: None,
+        nvmlDeviceGetCount=lambda: 1,
+        nvmlDeviceGetHandleByIndex=lambda index: index,
+        nvmlDeviceGetName=lambda gpu: "NVIDIA H200",
+        nvmlDeviceGetMemoryInfo=lambda gpu: SimpleNamespace(used=5, total=7),
+        nvmlDeviceGetUtilizationRates=lambda gpu: SimpleNamespace(gpu=50),
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    with hosted(metrics_port=0) as host:
+        gpu = {"gpu": "0", "name": "NVIDIA H200"}
+        assert value(host, "gpu_memory_used_bytes", **gpu) == 5
+        assert value(host, "gpu_memory_total_bytes", **gpu) == 7
+        assert value(host, "gpu_use_ratio", **gpu) == 0.5
 
 
 def test_the_metrics_of_two_servers_in_a_process_are_their_own():

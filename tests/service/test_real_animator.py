@@ -26,7 +26,9 @@ SHORT = {"steps": 2, "frames": 5, "decode_chunk": 3, "seed": 7}
 
 @pytest.fixture(scope="module")
 def host(bundle):
-    with hosted(load=load_animator, bundle=bundle, threads=1, limits=Limits(jobs=2)) as running:
+    with hosted(
+        load=load_animator, bundle=bundle, threads=1, limits=Limits(jobs=2, memory_bytes=2**31)
+    ) as running:
         yield running
 
 
@@ -78,6 +80,7 @@ def test_unusable_inputs_are_told_apart_and_harm_nothing(host, client):
         (errors.MotionError, (PERSON, np.zeros((3, 64, 64), np.uint8), SHORT)),
         (errors.MotionError, (PERSON, MOTION, {**SHORT, "stride": 10_000})),
         (errors.SettingsError, (PERSON, MOTION, {"overlap": 4000})),
+        (errors.LimitError, (PERSON, MOTION, {"size": (2048, 2048), "frames": 4})),
     ]
     for kind, arguments in cases:
         with pytest.raises(kind) as caught:

@@ -5,6 +5,7 @@ The whole matrix: `python -m pytest tests/service/test_signals.py` (two minutes)
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
@@ -13,9 +14,9 @@ import psutil
 import pytest
 
 from mimicmotion_trt import errors
-from mimicmotion_trt.service import Client
+from mimicmotion_trt.service import Client, ServiceConfig, serve
 
-from .hosting import hosted, process, script, until
+from .hosting import STAND_IN, hosted, process, script, until
 
 VIDEO = b"a video"
 SIGNALS = {"TERM": signal.SIGTERM, "INT": signal.SIGINT, "KILL": signal.SIGKILL}
@@ -91,6 +92,16 @@ def test_a_supervisor_that_dies_takes_liveness_and_then_the_process_with_it():
         assert client.health() == "NOT_SERVING"
         assert other.server.over.is_set()
         assert other.server.fault is not None
+
+
+def test_a_process_whose_server_failed_ends_with_an_error():
+    def break_a_task(port: int) -> None:
+        for task in asyncio.all_tasks():
+            if "_sweep" in str(task.get_coro()):
+                task.cancel()
+
+    with pytest.raises(errors.ServiceError, match="The server failed"):
+        serve(ServiceConfig(**STAND_IN), on_ready=break_a_task)
 
 
 async def _cancel(task) -> None:
