@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from ..cost import Cost, MemoryEstimate, ModelStats, cost_of, latent_pixels, memory_of
 from ..cuda.batch_sizes import MOST_ELEMENTS, too_wide
 from ..cuda.decoder import DECODER_CHANNELS
 from ..denoise.shapes import EngineShapes, LatentSize
-from ..errors import SettingsError
 from ..settings import Settings
 
 OTHER_SEGMENTS: tuple[int, ...] = (72, 36, 16)
@@ -104,8 +102,5 @@ def _chunks(
     own = settings.decode_chunk
     yield own
     for chunk in OTHER_CHUNKS:
-        if chunk < min(own, frames + 1):
-            with suppress(SettingsError):
-                if shapes is not None:
-                    shapes.chunk(min(chunk, frames + 1), latent_size)
-                yield chunk
+        if chunk < min(own, frames + 1) and (shapes is None or shapes.chunk(chunk, latent_size) == chunk):
+            yield chunk
