@@ -31,6 +31,7 @@ from mimicmotion_trt.media.sheet import contact_sheet
 from mimicmotion_trt.settings import Settings, parse_setting
 from mimicmotion_trt.training.metrics import Pictures, compare, describe, means, psnr, ssim
 from mimicmotion_trt.training.synthetic import TEST_SEEDS, VALIDATION_SEEDS, make_clip
+from mimicmotion_trt.training.synthetic.character import Style
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -56,6 +57,10 @@ def evaluate(
     frames: Annotated[int, typer.Option(min=1, help="Frames of each clip.")] = 24,
     seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Which people and motions.")] = 0,
     sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet: .png or .jpg.")] = None,
+    style: Annotated[
+        Style,
+        typer.Option(help="How people look: as those that the model has learned from; tiny from rich ones."),
+    ] = "rich",
     setting: Annotated[
         list[str] | None, typer.Option(help="NAME=VALUE (JSON) over the bundle's settings; repeat.")
     ] = None,
@@ -66,7 +71,7 @@ def evaluate(
         overrides = dict(map(parse_setting, setting or ()))
         with Animator.load(bundle) as animator:
             began = time.perf_counter()
-            scored = score_clips(animator, synthetic, frames, seed, overrides)
+            scored = score_clips(animator, synthetic, frames, seed, overrides, style)
             seconds = time.perf_counter() - began
         if sheet is not None:
             write_sheet(sheet, scored)
@@ -79,7 +84,12 @@ def evaluate(
 
 
 def score_clips(
-    animator: Animator, clips: int, frames: int, seed: int, overrides: Mapping[str, Any]
+    animator: Animator,
+    clips: int,
+    frames: int,
+    seed: int,
+    overrides: Mapping[str, Any],
+    style: Style = "rich",
 ) -> list[Scored]:
     """Animate and compare clip after clip, with a line on stderr for each.
 
@@ -89,7 +99,7 @@ def score_clips(
     settings = animator.settings(**{"size": animator.manifest.sizes[0], "rescale": False, **overrides})
     width, height = settings.size or animator.manifest.sizes[0]
     for index in range(clips):
-        clip = make_clip(unseen(seed, index), frames, height, width)
+        clip = make_clip(unseen(seed, index), frames, height, width, style=style)
         job = animator.animate(clip.reference, clip.observed, settings, reference_pose=clip.reference_pose)
         video = job.result().frames()
         scores = score(animator, clip, video, settings)

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
+from urllib.parse import unquote
 
 import grpc
 import grpc.aio
@@ -45,7 +46,10 @@ class Gate(grpc.aio.ServerInterceptor):
         self._tokens = tokens
         self._logger = logger
         self._observer = observer
-        self._open: Counter[str] = Counter()  # calls by caller
+        self._calls: Counter[str] = Counter()  # by caller
+        self._health: Counter[str] = (
+            Counter()
+        )  # those of health, which need no token: they take nobody's place
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], details: grpc.HandlerCallDetails
@@ -61,7 +65,8 @@ class Gate(grpc.aio.ServerInterceptor):
         """One call, from its caller's name to its status."""
         began, name = time.monotonic(), details.method.rpartition("/")[2]
         sent = dict(details.invocation_metadata or ())
-        who = Caller(_host(context.peer()), context.peer(), traceparent=str(sent.get("traceparent", "")))
+        peer = unquote(context.peer())
+        who = Caller(_host(peer), peer, traceparent=str(sent.get("traceparent", "")))
         try:
             who = self._identify(details.method, str(sent.get("authorization", "")), who)
             with self._place(details.method, who):
@@ -103,17 +108,18 @@ class Gate(grpc.aio.ServerInterceptor):
         if method in FREE:
             yield
             return
-        if self._open[who.name] >= self._client_calls:
+        open_calls = self._health if method.startswith(HEALTH) else self._calls
+        if open_calls[who.name] >= self._client_calls:
             raise Busy(f"{self._client_calls} calls of yours are being served already.")
-        if self._open.total() >= self._max_calls:
+        if open_calls.total() >= self._max_calls:
             raise Busy(f"{self._max_calls} calls are being served already.")
-        self._open[who.name] += 1
+        open_calls[who.name] += 1
         try:
             yield
         finally:
-            self._open[who.name] -= 1
-            if not self._open[who.name]:
-                del self._open[who.name]
+            open_calls[who.name] -= 1
+            if not open_calls[who.name]:
+                del open_calls[who.name]
 
 
 async def _answer(method: Any, request: Any, context: Context) -> Any:
@@ -180,7 +186,7 @@ def _host(peer: str) -> str:
     """`127.0.0.1` of `ipv4:127.0.0.1:5000`, `[::1]` of `ipv6:[::1]:5000`, `unix:` of a socket."""
     if peer.startswith("unix"):
         return "unix:"
-    return peer.replace("%5B", "[").replace("%5D", "]").partition(":")[2].rpartition(":")[0] or peer
+    return peer.partition(":")[2].rpartition(":")[0] or peer
 
 
 def _code(context: Context) -> str:

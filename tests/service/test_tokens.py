@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import grpc
 import pytest
 
 from mimicmotion_trt import errors
-from mimicmotion_trt.service import Client
+from mimicmotion_trt.service import AsyncClient, Client
 from mimicmotion_trt.service.status import NotFound, Unauthorized
 from mimicmotion_trt.service.tokens import Tokens, add_token
 
@@ -70,6 +72,17 @@ def test_each_client_sees_its_own_jobs_and_an_admin_all(tokens):
         until(lambda: of["alice"].get(job).state == "cancelled")
         for client in of.values():
             client.close()
+
+
+def test_the_client_for_asyncio_takes_tokens_as_well(tokens):
+    async def story(address: str, token: str) -> list:
+        async with AsyncClient(address, token=token) as client:
+            return await client.list()
+
+    with hosted(tokens=tokens[0]) as host:
+        assert asyncio.run(story(host.address, tokens[1])) == []
+        with pytest.raises(Unauthorized):
+            asyncio.run(story(host.address, "wrong"))
 
 
 def test_without_a_token_that_is_known_only_health_answers(tokens):
