@@ -154,7 +154,8 @@ async def send_jobs(storm: Storm, address: str, until: float, number: int, think
                 else "short"
             )
             await send_job(storm, client, kind, poses, until)
-            await asyncio.sleep(0.0 if long else chance.expovariate(1 / think))
+            pause = 0.0 if long else chance.expovariate(1 / think)
+            await asyncio.sleep(max(0.0, min(pause, until - time.monotonic())))
 
 
 async def send_job(storm: Storm, client: AsyncClient, kind: str, poses: PoseSequence, until: float) -> None:

@@ -123,3 +123,13 @@ def test_a_job_that_made_room_gives_the_same_video(bundle):
         assert client.get(long).ended is None, "the short one went first"
         assert short.done.frames == 5
         assert client.watch(long).result().read() == undisturbed
+
+
+def test_an_engine_that_answers_nan_fails_the_job_by_name_and_the_next_one_runs(overflowing_bundle):
+    bundle = overflowing_bundle("unet")
+    with hosted(load=load_animator, bundle=bundle, threads=1) as host, Client(host.address) as client:
+        pid = host.engine_pid
+        with pytest.raises(errors.EngineError, match=r"the network unet answered with NaN .* in step 1 of 2"):
+            client.animate(PERSON, MOTION, {**SHORT, "motion_bucket": 1010}).result()
+        assert client.animate(PERSON, MOTION, SHORT).result().done.frames == 5
+        assert host.engine_pid == pid
