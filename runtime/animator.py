@@ -196,8 +196,8 @@ class Animator:
                 for _ in denoiser.run(step):
                     pass
                 if on_step is not None:
-                    on_step(index, denoiser.latents.copy())
-            return denoiser.latents
+                    on_step(index, denoiser.latents[: plan.kept].copy())
+            return denoiser.latents[: plan.kept]
 
     def decode(self, latents: Float, chunk: int | None = None) -> Picture:
         """Pictures uint8 [F,H,W,3] of latents [F,4,h,w], decoded `chunk` frames at a time.

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from ..cost import Cost, MemoryEstimate, ModelStats, cost_of, latent_pixels, memory_of
 from ..cuda.batch_sizes import MOST_ELEMENTS, too_wide
 from ..cuda.decoder import DECODER_CHANNELS
 from ..denoise.shapes import EngineShapes, LatentSize
-from ..errors import SettingsError
 from ..settings import Settings
 
 OTHER_SEGMENTS: tuple[int, ...] = (72, 36, 16)
@@ -62,12 +60,15 @@ def predict(
     latent_size, pixels = (height // 8, width // 8), latent_pixels(settings)
     own, others = settings.segment, OTHER_SEGMENTS
     if shapes is not None:
-        own = shapes.segment(settings, frames + 1, latent_size)
+        own = shapes.fit(settings, frames + 1, latent_size).segment
         others = shapes.segment_lengths(latent_size)[::-1]
     found = []
     for segment in (own, *(other for other in others if other < min(own, frames + 1))):
-        way = replace(settings, segment=segment, overlap=min(settings.overlap, segment - 1))
-        cost = cost_of(model, way, frames)
+        way, driven = replace(settings, segment=segment, overlap=min(settings.overlap, segment - 1)), frames
+        if shapes is not None:  # a clip that plans do not take is padded
+            length, every = shapes.fit(way, frames + 1, latent_size)
+            way, driven = replace(way, segment=length, overlap=min(way.overlap, length - 1)), every - 1
+        cost = cost_of(model, way, driven)
         batches = {min(count, cost.rows) for count in rows}
         if shapes is not None:  # the last batch is filled up with padding rows of weight 0
             compiled = shapes.rows(cost.segment_frames, latent_size)
@@ -76,7 +77,7 @@ def predict(
             way = replace(way, decode_chunk=chunk)
             made = []
             for count in sorted(batches, reverse=True):
-                memory = memory_of(model, way, frames, count, jobs, gpu=gpu)
+                memory = memory_of(model, way, driven, count, jobs, gpu=gpu)
                 decoder = min(chunk, frames + 1) * 64 * pixels * DECODER_CHANNELS
                 wide = too_wide(model.width, count, cost.segment_frames, pixels)
                 why = "" if free is None or memory.total <= free else "more memory than is free"
@@ -101,8 +102,5 @@ def _chunks(
     own = settings.decode_chunk
     yield own
     for chunk in OTHER_CHUNKS:
-        if chunk < min(own, frames + 1):
-            with suppress(SettingsError):
-                if shapes is not None:
-                    shapes.check_chunk(chunk, frames + 1, latent_size)
-                yield chunk
+        if chunk < min(own, frames + 1) and (shapes is None or shapes.chunk(chunk, latent_size) == chunk):
+            yield chunk

@@ -36,6 +36,8 @@ CHANNEL_OPTIONS = [
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.http2.max_pings_without_data", 0),
 ]
+LIST_PAGE = 500
+"""Jobs that `list` asks for at a time."""
 RETRY_SECONDS = 0.05
 """Between two questions whether a server is ready."""
 
@@ -134,12 +136,12 @@ class AsyncAnimation(_Events, AsyncIterator[Event]):
 
 Events = TypeVar("Events", bound=_Events)
 Info = TypeVar("Info")
-Infos = TypeVar("Infos")
+Page = TypeVar("Page")
 Cost = TypeVar("Cost")
 Health = TypeVar("Health")
 
 
-class _Calls(Generic[Events, Info, Infos, Cost, Health]):
+class _Calls(Generic[Events, Info, Page, Cost, Health]):
     """Every call of both clients. What its methods return depends on the client: a value, or a coroutine of it."""
 
     _grpc: Any
@@ -239,11 +241,6 @@ class _Calls(Generic[Events, Info, Infos, Cost, Health]):
         request = pb.GetAnimationRequest(job=job)
         return self._answer(self._stub.GetAnimation, request, _job_info, self._timeout)
 
-    def list(self) -> Infos:
-        """All jobs that the server keeps, newest first."""
-        request = pb.ListAnimationsRequest()
-        return self._answer(self._stub.ListAnimations, request, _job_infos, self._timeout)
-
     def cancel(self, job: str) -> Info:
         """Ask the job to stop; a running one does within a denoising step."""
         request = pb.CancelAnimationRequest(job=job)
@@ -253,6 +250,11 @@ class _Calls(Generic[Events, Info, Infos, Cost, Health]):
         """What a video of `frames` frames would cost, from what the server measured so far."""
         request = pb.EstimateAnimationRequest(settings=settings_to_wire(settings), frames=frames)
         return self._answer(self._stub.EstimateAnimation, request, estimate_from_wire, self._timeout)
+
+    def page(self, size: int = 100, token: str = "") -> Page:
+        """(up to `size` of the server's jobs, newest first; the token of the next page, empty after the last)."""
+        request = pb.ListAnimationsRequest(page_size=size, page_token=token)
+        return self._answer(self._stub.ListAnimations, request, _job_page, self._timeout)
 
     def health(self, service: str = "") -> Health:
         """SERVING, or NOT_SERVING (loading, or about to stop). Of `live`: whether the process works at all."""
@@ -272,15 +274,15 @@ def _job_info(answer: Any) -> JobInfo:
     return info_from_wire(answer.animation)
 
 
-def _job_infos(answer: pb.ListAnimationsResponse) -> list[JobInfo]:
-    return [info_from_wire(animation) for animation in answer.animations]
+def _job_page(answer: pb.ListAnimationsResponse) -> tuple[list[JobInfo], str]:
+    return [info_from_wire(animation) for animation in answer.animations], answer.next_page_token
 
 
 def _health_name(answer: health_pb2.HealthCheckResponse) -> str:
     return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
 
 
-class Client(_Calls[Animation, JobInfo, list[JobInfo], Estimate, str]):
+class Client(_Calls[Animation, JobInfo, tuple[list[JobInfo], str], Estimate, str]):
     """Talks to a server; every method returns when the answer is there."""
 
     _grpc = grpc
@@ -299,6 +301,14 @@ class Client(_Calls[Animation, JobInfo, list[JobInfo], Estimate, str]):
             if time.monotonic() > until:
                 raise ServiceError(f"The server is not ready after {timeout:g} s: {state}")
             time.sleep(RETRY_SECONDS)
+
+    def list(self) -> list[JobInfo]:
+        """All jobs that the server keeps, newest first."""
+        jobs, token = self.page(LIST_PAGE)
+        while token:
+            more, token = self.page(LIST_PAGE, token)
+            jobs += more
+        return jobs
 
     def close(self) -> None:
         self._channel.close()
@@ -324,7 +334,9 @@ Awaited = Coroutine[Any, Any, Answer]
 
 
 class AsyncClient(
-    _Calls[AsyncAnimation, Awaited[JobInfo], Awaited[list[JobInfo]], Awaited[Estimate], Awaited[str]]
+    _Calls[
+        AsyncAnimation, Awaited[JobInfo], Awaited[tuple[list[JobInfo], str]], Awaited[Estimate], Awaited[str]
+    ]
 ):
     """Talks to a server with asyncio. Make it on the event loop that uses it."""
 
@@ -343,6 +355,13 @@ class AsyncClient(
             if time.monotonic() > until:
                 raise ServiceError(f"The server is not ready after {timeout:g} s: {state}")
             await asyncio.sleep(RETRY_SECONDS)
+
+    async def list(self) -> list[JobInfo]:
+        jobs, token = await self.page(LIST_PAGE)
+        while token:
+            more, token = await self.page(LIST_PAGE, token)
+            jobs += more
+        return jobs
 
     async def close(self) -> None:
         await self._channel.close()

@@ -97,8 +97,10 @@ class ServiceConfig:
     client_calls: Annotated[int, Whole(1, MOST)] | None = None
     """Of these, calls of one client; three quarters if not given."""
     keep: Keep = field(default_factory=Keep)
+    store: Path | None = None
+    """Folder of jobs that outlive the server, of one server at a time; None: jobs end with the server."""
     folder: Path | None = None
-    """Where uploads and videos lie; None makes a temporary folder that goes with the server."""
+    """Without a store: where the temporary folder with uploads and videos is made; None takes the system's place."""
     upload_patience: Annotated[float, Real(0.0, MOST)] = 60.0
     """Seconds of silence after which an unfinished upload is dropped."""
     upload_rate: Annotated[float, Real(1.0, 10.0**12)] = 16384.0

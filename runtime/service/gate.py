@@ -46,7 +46,10 @@ class Gate(grpc.aio.ServerInterceptor):
         self._tokens = tokens
         self._logger = logger
         self._observer = observer
-        self._open: Counter[str] = Counter()  # calls by caller
+        self._calls: Counter[str] = Counter()  # by caller
+        self._health: Counter[str] = (
+            Counter()
+        )  # those of health, which need no token: they take nobody's place
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], details: grpc.HandlerCallDetails
@@ -105,17 +108,18 @@ class Gate(grpc.aio.ServerInterceptor):
         if method in FREE:
             yield
             return
-        if self._open[who.name] >= self._client_calls:
+        open_calls = self._health if method.startswith(HEALTH) else self._calls
+        if open_calls[who.name] >= self._client_calls:
             raise Busy(f"{self._client_calls} calls of yours are being served already.")
-        if self._open.total() >= self._max_calls:
+        if open_calls.total() >= self._max_calls:
             raise Busy(f"{self._max_calls} calls are being served already.")
-        self._open[who.name] += 1
+        open_calls[who.name] += 1
         try:
             yield
         finally:
-            self._open[who.name] -= 1
-            if not self._open[who.name]:
-                del self._open[who.name]
+            open_calls[who.name] -= 1
+            if not open_calls[who.name]:
+                del open_calls[who.name]
 
 
 async def _answer(method: Any, request: Any, context: Context) -> Any:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from ..cost import check_memory
 from ..errors import Cancelled, DeviceLost, LimitError, MimicMotionError
-from ..events import Accepted, Done, Event, Failed, Progress, Queued, Started, Video
+from ..events import Done, Event, Failed, Progress, Queued, Started
 from ..limits import check_limit
 from ..settings import Settings
 from .admission import COLD_RETRY, Admission, Queue
@@ -26,6 +26,7 @@ HUNG_STEPS = 20
 """An engine hangs if it is silent for the predicted time of so many steps."""
 CANCEL_SECONDS = 5.0
 """A cancelled job has so long to stop, or two steps, before its engine is killed."""
+WATCH_AGAIN = "Its jobs are kept. Watch the job again when the server is back."
 MOST_DEATHS = 2
 """A job that lost so many engines is given up."""
 
@@ -67,9 +68,11 @@ class Scheduler:
         on_lost: Callable[[EngineProcess, int | None], None] = lambda engine, exit_code: None,
         clock: Callable[[], float] = time.time,
         patience: float = 30.0,
+        keep_unfinished: bool = False,
     ) -> None:
-        """`patience`: seconds without an event after which an engine counts as hung, at least."""
-        self._patience = patience
+        """`patience`: seconds without an event after which an engine counts as hung, at least. `keep_unfinished`:
+        jobs that the end of the server interrupts stay as they are, for its next life."""
+        self._patience, self._keeps = patience, keep_unfinished
         self.rates = Rates()
         self.draining = False
         self._on_end = on_end
@@ -145,7 +148,7 @@ class Scheduler:
 
         A client may have `client_places` in the queue, jobs that are being uploaded included.
         """
-        self._check_open()
+        self.check_open()
         seconds = self.rates.predict(settings, self.rates.frames(settings, motion_kind, motion_bytes)) or 0.0
         self._check_memory(settings)
         job = Demand(client, self._clock(), seconds, priority, deadline)
@@ -158,27 +161,34 @@ class Scheduler:
         self._uploads[job.id] = job
 
     def submit(self, job: StoredJob) -> None:
-        """Queue a job whose upload is complete; raises `Draining` or `NotReady`."""
-        self._check_open()
+        """Queue an accepted job."""
         self._uploads.pop(job.id, None)
-        job.state = "queued"
-        job.log.append(Accepted(job.id, job.settings))
         if job.deadline is not None:
             wait = max(0.0, job.deadline - self._clock())
             asyncio.get_running_loop().call_later(wait, self._check_expired, job)
         self._queue.append(job)
+        if job.cancel_asked:
+            self.cancel(job)
+        if self.draining:
+            self._give_back(self._stopping())
         self._fill_engines()
 
     def cancel(self, job: StoredJob) -> None:
         """Stop a job: at once while it waits, within a step while it runs; an ended one stays as it is."""
-        if job.state == "queued":
+        if job in self._queue:
             self._queue.remove(job)
             self._end(job, Cancelled("The job was cancelled."))
             self._sort_queue()
         elif job.active and not job.cancel_asked:  # it runs, or is being uploaded
             job.cancel_asked = True
+            job.save()
             for engine in self.engines:
                 engine.cancel(job.id)
+
+    def release(self, job: StoredJob) -> None:
+        """Nobody waits for the job any more: stop it, unless its callers left because the server stops."""
+        if not (self.draining and self._keeps):
+            self.cancel(job)
 
     def abandon(self, job: StoredJob, error: MimicMotionError) -> None:
         """End a job whose upload failed."""
@@ -186,16 +196,17 @@ class Scheduler:
         self._end(job, error)
 
     def drain(self) -> None:
-        """Take no more jobs and give back the waiting ones; those that run go on."""
+        """Take no more jobs and give back, or keep, the waiting ones; those that run go on."""
         self.draining = True
-        self._give_back(Draining("The server is shutting down.", retry_after=COLD_RETRY))
+        self._give_back(self._stopping())
 
     def cut(self) -> None:
-        """Stop the running jobs for the server's sake: they end as `Draining`, unless their caller had cancelled."""
-        for running in list(self._running.values()):
-            if not running.job.cancel_asked:
-                running.error = Draining("The server is shutting down.", retry_after=COLD_RETRY)
-                self.cancel(running.job)
+        """Stop the running jobs for the server's sake: they are kept for its next life, or end as `Draining`."""
+        for job_id, running in list(self._running.items()):
+            if running.error is None and not running.job.cancel_asked:
+                running.error = self._stopping()
+                for engine in self.engines:
+                    engine.suspend(job_id) if self._keeps else engine.cancel(job_id)
 
     def suspend(self, job: StoredJob) -> None:
         """Stop a running job after a step and queue it again."""
@@ -204,11 +215,16 @@ class Scheduler:
 
     # ---- inside ----
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raise `Draining` or `NotReady` where no job is taken."""
         if self.draining:
-            raise Draining("The server is shutting down.", retry_after=COLD_RETRY)
+            raise self._stopping()
         if self.failure is not None:
             raise NotReady("No engine is left.", remedy=str(self.failure), retry_after=COLD_RETRY)
+
+    def _stopping(self) -> Draining:
+        remedy = WATCH_AGAIN if self._keeps else "Try again later."
+        return Draining("The server is shutting down.", remedy=remedy, retry_after=COLD_RETRY)
 
     def _engine_changed(self) -> None:
         if self.failure is not None:
@@ -268,6 +284,8 @@ class Scheduler:
                 self._end(job, event)
             case Suspended():
                 self._again(job)
+            case Failed(error=Cancelled()) if self.draining and not job.cancel_asked:
+                self._end(job, running.error or self._stopping())
             case Failed(error=EngineLost() | DeviceLost()):
                 self._lost(job, event.error)
             case Failed():
@@ -275,22 +293,19 @@ class Scheduler:
             case Started() if job.started_told:
                 pass  # it runs again
             case _:
+                job.tell(event)
                 if isinstance(event, Started):
-                    job.frames, job.started_told = event.frames, True
                     self._check_time(running)
-                elif isinstance(event, Progress):
-                    job.progress = event
-                elif isinstance(event, Video):
-                    job.told.append(event)
-                job.log.append(event)
                 guarded(self._on_event, job, event)
                 if isinstance(event, Progress):
                     self._make_room()
 
     def _lost(self, job: StoredJob, error: MimicMotionError) -> None:
         """An engine died under a job: the job runs again, but not a third time."""
-        job.deaths += 1
-        if job.cancel_asked or job.deaths < MOST_DEATHS:
+        if not self.draining:  # else the server itself may have killed the engine
+            job.deaths += 1
+            job.save()
+        if job.cancel_asked or self.draining or job.deaths < MOST_DEATHS:
             self._again(job)
         else:
             error.remedy = f"It was the {MOST_DEATHS}. engine that was lost with this job. " + error.remedy
@@ -304,7 +319,7 @@ class Scheduler:
         elif job.cancel_asked:
             self._end(job, Cancelled("The job was cancelled."))
         elif self.draining:
-            self._end(job, Draining("The server is shutting down.", retry_after=COLD_RETRY))
+            self._end(job, self._stopping())
         else:
             job.state = "queued"
             self._queue.append(job)
@@ -313,8 +328,11 @@ class Scheduler:
 
     def _end(self, job: StoredJob, outcome: Done | MimicMotionError) -> None:
         self._stopped(job)
-        job.end(outcome, self._clock())
-        guarded(self._on_end, job)
+        if self._keeps and isinstance(outcome, Draining):
+            job.part(outcome)
+            guarded(self._on_end, job)
+        else:
+            job.end(outcome, self._clock(), lambda job: guarded(self._on_end, job))
 
     def _stopped(self, job: StoredJob) -> _Running | None:
         """A job is not in an engine any more."""
@@ -328,8 +346,9 @@ class Scheduler:
         return running
 
     def _give_back(self, error: MimicMotionError) -> None:
+        """End the waiting jobs; a store that outlives the server keeps them."""
         while self._queue:
-            self._end(self._queue.pop(), error)
+            self._end(self._queue.pop(), Draining(str(error), remedy=WATCH_AGAIN) if self._keeps else error)
 
     # ---- time ----
 
@@ -363,7 +382,7 @@ class Scheduler:
 
     def _check_expired(self, job: StoredJob) -> None:
         """End a job that still waits when its deadline is over."""
-        if job.state != "queued" or job.deadline is None or self._clock() < job.deadline:
+        if job not in self._queue or job.deadline is None or self._clock() < job.deadline:
             return
         self._queue.remove(job)
         self._end(
@@ -419,7 +438,7 @@ class Scheduler:
         for position, (job, start) in enumerate(zip(self._queue, starts, strict=True)):
             if job.position != position:
                 job.position = position
-                job.log.append(Queued(position, start if self.rates.jobs else None))
+                job.tell(Queued(position, start if self.rates.jobs else None))
 
     def _make_room(self) -> None:
         """Ask a running job to stop for the first of the queue, where that is worth it."""

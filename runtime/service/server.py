@@ -7,12 +7,9 @@ import contextlib
 import ipaddress
 import math
 import os
-import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -27,11 +24,12 @@ from .config import ServiceConfig
 from .gate import Gate
 from .generated.mimicmotion.v1 import animation_pb2 as pb
 from .generated.mimicmotion.v1 import animation_pb2_grpc as pb_grpc
-from .jobs import JobStore, StoredJob
+from .jobs import StoredJob
 from .logs import JobLog, LineWriter, make_logger
 from .observers import Observer, Observers
 from .scheduler import Scheduler
 from .servicer import AnimationServicer
+from .store import JobStore
 from .tokens import Tokens
 
 if TYPE_CHECKING:
@@ -100,7 +98,7 @@ class AnimationServer:
         self._tokens = Tokens(config.tokens) if config.tokens is not None else None
         credentials = config.tls.credentials() if config.tls is not None else None
         self._observers = self._make_observers()
-        self.store = JobStore(_own_folder(config.folder), config.keep)
+        self.store = JobStore.open(config.store, config.folder, config.keep)
         self.scheduler = Scheduler(
             config.engines(),
             config.max_queue,
@@ -109,7 +107,9 @@ class AnimationServer:
             on_change=self._changed,
             on_event=self._observers.happened,
             on_lost=self._observers.engine_lost,
+            clock=self.store.clock,
             patience=config.engine_patience,
+            keep_unfinished=self.store.durable,
         )
         for engine in self.scheduler.engines:  # before gRPC has threads and sockets of its own
             await engine.start()
@@ -120,6 +120,8 @@ class AnimationServer:
         except BaseException:
             await self._close_engines()
             raise
+        for job in self.store.unfinished:
+            self.scheduler.submit(job)
         self._spawn(self._sweep())
         self._spawn(self._announce())
 
@@ -135,7 +137,7 @@ class AnimationServer:
         loop = asyncio.get_running_loop()
         until = loop.time() + (self.config.grace if grace is None else grace)
         self._stopping = True
-        running = [job.id for job in self.store.all() if job.state == "running"]
+        running = [job.id for job in self.store.active() if job.state == "running"]
         self.logger.info("draining", waiting=self.scheduler.queue_length, running=running)
         self.scheduler.drain()
         await self._set_health()
@@ -202,7 +204,7 @@ class AnimationServer:
         """The gauges of the metrics."""
         from .metrics import Snapshot
 
-        scheduler, jobs = self.scheduler, self.store.all()
+        scheduler, (jobs, size) = self.scheduler, self.store.totals()
         wait = scheduler.predict_start("", 0.0)
         return Snapshot(
             ready=int(self._ready),
@@ -210,9 +212,9 @@ class AnimationServer:
             uploads=scheduler.uploads,
             queue_jobs=scheduler.queue_length,
             queue_seconds=math.nan if wait is None else wait,
-            jobs_running=sum(job.state == "running" for job in jobs),
-            jobs_stored=len(jobs),
-            stored_bytes=sum(job.done.bytes for job in jobs if job.done is not None),
+            jobs_running=sum(job.state == "running" for job in self.store.active()),
+            jobs_stored=jobs,
+            stored_bytes=size,
         )
 
     @property
@@ -281,7 +283,8 @@ class AnimationServer:
             self.over.set()
 
     def _job_ended(self, job: StoredJob) -> None:
-        self._observers.ended(job)
+        if job.ended is not None:  # else it is kept for the server's next life
+            self._observers.ended(job)
         self.store.sweep()
         self._jobs_ended.set()
 
@@ -289,7 +292,7 @@ class AnimationServer:
         """Wait for those who still read, as long as one of them takes something."""
         loop = asyncio.get_running_loop()
         taken, moved = -1, loop.time()
-        while reading := [job for job in self.store.all() if job.readers]:
+        while reading := [job for job in self.store.active() if job.readers]:
             now, total = loop.time(), sum(job.taken for job in reading)
             if total != taken:
                 taken, moved = total, now
@@ -311,7 +314,7 @@ class AnimationServer:
 
     async def _close_engines(self) -> None:
         await asyncio.gather(*(engine.stop() for engine in self.scheduler.engines))
-        await asyncio.to_thread(shutil.rmtree, self.store.folder, True)
+        await self.store.close()
 
 
 def serve(config: ServiceConfig | None = None, *, on_ready: Callable[[int], None] | None = None) -> None:
@@ -344,17 +347,6 @@ async def _serve(config: ServiceConfig, on_ready: Callable[[int], None] | None) 
     await server.stop(0 if failure is not None else None)
     if failure is not None:
         raise failure
-
-
-def _own_folder(parent: Path | None) -> Path:
-    try:
-        return Path(tempfile.mkdtemp(prefix="mimicmotion-", dir=parent))
-    except OSError as error:
-        raise ServiceError(
-            f"no folder can be made in {parent or tempfile.gettempdir()}: {error.strerror}.",
-            remedy="Give --folder a folder that exists and can be written.",
-            field="folder",
-        ) from error
 
 
 def _is_loopback(host: str) -> bool:

@@ -4,9 +4,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
-import time
-from contextlib import aclosing
+import hashlib
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -22,13 +23,19 @@ from .config import ServiceConfig
 from .gate import Context, read_message
 from .generated.mimicmotion.v1 import animation_pb2 as pb
 from .generated.mimicmotion.v1 import animation_pb2_grpc as pb_grpc
-from .jobs import JobStore, StoredJob
+from .jobs import StoredJob
 from .logs import job_facts
 from .observers import Observer
 from .rates import count_segments
 from .scheduler import Scheduler
-from .status import unknown_job
+from .status import UploadError, unknown_job
+from .store import PAGE, JobStore
 from .transfer import Receiver
+
+LARGEST_PAGE = 500
+"""Jobs of one answer to `ListAnimations`."""
+WRITE_SECONDS = 2.0
+"""The answer to a cancel waits so long for the end of a job to be on the disk."""
 
 
 class AnimationServicer(pb_grpc.AnimationServiceServicer):
@@ -44,17 +51,17 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
         self._scheduler = scheduler
 
     async def Animate(self, request: object, context: Context) -> None:  # type: ignore[override]
-        job, existed, header = await self._receive(context)
+        job, _ = await self._receive(context, waits=True)
         try:
             async with aclosing(job.events()) as events:
                 async for event in events:
                     await context.write(pb.AnimateResponse(event=wire.event_to_wire(event)))
         finally:  # the caller is served, or gone
-            if not (existed or header.detach):
-                self._scheduler.cancel(job)
+            if job.leave():
+                self._scheduler.release(job)
 
     async def CreateAnimation(self, request: object, context: Context) -> pb.CreateAnimationResponse:
-        job, existed, _ = await self._receive(context)
+        job, existed = await self._receive(context, waits=False)
         return pb.CreateAnimationResponse(animation=wire.info_to_wire(job.info()), existed=existed)
 
     async def WatchAnimation(  # type: ignore[override]
@@ -73,10 +80,11 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
     async def ListAnimations(
         self, request: pb.ListAnimationsRequest, context: Context
     ) -> pb.ListAnimationsResponse:
+        size = min(request.page_size or PAGE, LARGEST_PAGE)
+        jobs, before = self._store.page(size, _page_start(request.page_token), caller().may_see)
         return pb.ListAnimationsResponse(
-            animations=[
-                wire.info_to_wire(job.info()) for job in self._store.all() if caller().may_see(job.client)
-            ]
+            animations=[wire.info_to_wire(job.info()) for job in jobs],
+            next_page_token=str(before) if before else "",
         )
 
     async def CancelAnimation(
@@ -85,6 +93,9 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
         job = self._job(request.job)
         self.logger.info("cancel asked", **job_facts(job), by=caller().name, peer=caller().peer)
         self._scheduler.cancel(job)
+        if job.outcome is not None:  # it is being written down
+            with suppress(TimeoutError):
+                await asyncio.wait_for(job.over.wait(), WRITE_SECONDS)
         return pb.CancelAnimationResponse(animation=wire.info_to_wire(job.info()))
 
     async def EstimateAnimation(
@@ -107,33 +118,33 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
 
     # ---- inside ----
 
-    async def _receive(self, context: Context) -> tuple[StoredJob, bool, pb.AnimationHeader]:
-        """(the job of this call's upload, whether it existed already under the same key, the header)."""
+    async def _receive(self, context: Context, *, waits: bool) -> tuple[StoredJob, bool]:
+        """(the job of this call's upload, whether it existed already under the same key).
+
+        A caller that `waits` has joined the job.
+        """
         config, who = self._config, caller()
         read = functools.partial(read_message, context)
         receiver = Receiver(read, grpc.aio.EOF, config.upload_patience, config.upload_rate)
         header = await receiver.header(config.limits)
-        fingerprint = _fingerprint(header)
-        known = self._store.same(header.request_id, fingerprint, who.key_scope)
-        if known is not None:
-            return known, True, header
         settings = self._settings(header.settings)
         settings = replace(settings, preview=(settings.preview or 1) if header.want_previews else 0)
         kind, deadline = wire.MOTION_KINDS[header.motion_kind], None
         if header.HasField("deadline_seconds"):
-            deadline = time.time() + header.deadline_seconds
-        self._scheduler.check_room(
-            who.name,
-            settings,
-            kind,
-            header.motion_bytes,
-            priority=header.priority,
-            deadline=deadline,
-            client_places=config.places,
-        )
+            deadline = self._store.clock() + header.deadline_seconds
+        if self._store.known(header.request_id, who.key_scope) is None:
+            self._scheduler.check_room(
+                who.name,
+                settings,
+                kind,
+                header.motion_bytes,
+                priority=header.priority,
+                deadline=deadline,
+                client_places=config.places,
+            )
         job = self._store.create(
             header.request_id,
-            fingerprint,
+            b"",
             kind,
             settings,
             has_reference_pose=header.reference_pose_bytes > 0,
@@ -144,15 +155,45 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
         )
         self._scheduler.expect(job)
         try:
-            await receiver.files(header, job)
-            self._observer.accepted(job, who)
-            self._scheduler.submit(job)
+            content = await receiver.files(header, job)
+            job.fingerprint = _fingerprint(header, content)
+            known = self._store.same(header.request_id, job.fingerprint, who.key_scope)
+            if known is None:
+                self._scheduler.check_open()
+                self._observer.accepted(job, who)
         except BaseException as error:
-            named = error if isinstance(error, MimicMotionError) else Cancelled("Its upload broke off.")
-            self._scheduler.abandon(job, named)
-            self._store.discard(job)
+            self._abandon(job, error)
             raise
-        return job, False, header
+        wanted = known or job
+        wanted.detached |= header.detach or not waits
+        if waits:
+            wanted.join()
+        if known is not None:
+            self._abandon(job, Cancelled("Its upload was not needed."))
+            known.save()
+            return known, True
+        admission = asyncio.ensure_future(self._admit(job))
+        try:
+            await asyncio.shield(admission)  # another caller of the same key may have joined the job already
+        except BaseException:
+            if waits and job.leave():
+                self._scheduler.release(job)
+            raise
+        return job, False
+
+    async def _admit(self, job: StoredJob) -> None:
+        try:
+            await self._store.accept(job)
+        except BaseException as error:
+            self._abandon(job, error)
+            raise
+        self._scheduler.submit(job)
+
+    def _abandon(self, job: StoredJob, error: BaseException) -> None:
+        """Forget a job that was not accepted."""
+        named = error if isinstance(error, MimicMotionError) else Cancelled("Its upload broke off.")
+        self._scheduler.abandon(job, named)
+        self._store.discard(job)
 
     def _job(self, job_id: str) -> StoredJob:
         """Raises `NotFound`, for a job of somebody else as well."""
@@ -170,10 +211,22 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
         return settings
 
 
-def _fingerprint(header: pb.AnimationHeader) -> bytes:
-    """What must be equal in two requests under one key: the header without what decides when and how it runs."""
+def _page_start(token: str) -> int:
+    """Raises `UploadError` for a token that no answer had."""
+    if token and not (token.isascii() and token.isdigit() and len(token) < 19):
+        raise UploadError(
+            f"page_token {token[:40]!r} is not one of this server's.",
+            remedy="Give the next_page_token of the page before.",
+            field="page_token",
+        )
+    return int(token or 0)
+
+
+def _fingerprint(header: pb.AnimationHeader, content: bytes) -> bytes:
+    """What must be equal in two requests under one key: the files, and the header without what decides when and how
+    it runs."""
     same = pb.AnimationHeader()
     same.CopyFrom(header)
     for name in ("detach", "priority", "deadline_seconds"):
         same.ClearField(name)
-    return same.SerializeToString(deterministic=True)
+    return hashlib.sha256(same.SerializeToString(deterministic=True) + content).digest()

@@ -213,18 +213,23 @@ class Receiver:
             check_limit(f"bytes of the {name}", size, most, field="image" if name == "picture" else name)
         return header
 
-    async def files(self, header: pb.AnimationHeader, job: StoredJob) -> None:
-        """Write the uploaded files into the job's folder; raises `Cancelled` if the job is not wanted any more."""
+    async def files(self, header: pb.AnimationHeader, job: StoredJob) -> bytes:
+        """Write the uploaded files into the job's folder; returns the SHA-256 of them all.
+
+        Raises `Cancelled` if the job is not wanted any more.
+        """
+        digest = hashlib.sha256()
         part = await self._next()
         for name in PARTS:
             declared: int = getattr(header, f"{name}_bytes")
             if declared == 0:
                 continue
-            with job.file(name).open("wb") as file:
+            with _opened(job.file(name)) as file:
                 received = 0
                 while received < declared:
                     data = _data(part, name, received, declared)
                     received += len(data)
+                    digest.update(data)
                     self._received += len(data)
                     await _write(file, data)
                     part = await self._next()
@@ -235,6 +240,7 @@ class Receiver:
                 f"The upload is complete, but {part.WhichOneof('part') or 'an empty message'} follows.",
                 remedy="Send picture, motion and reference pose in this order, with their exact sizes.",
             )
+        return digest.digest()
 
     async def _next(self) -> pb.AnimationUpload | None:
         late = self._began + self._patience + self._received / self._rate
@@ -270,11 +276,27 @@ def _data(part: pb.AnimationUpload | None, name: str, received: int, declared: i
     return data
 
 
-async def _write(file: BinaryIO, data: bytes) -> None:
+def _opened(path: Path) -> BinaryIO:
     try:
-        await asyncio.to_thread(file.write, data)
+        return path.open("wb", buffering=0)  # an error comes with the write, not when the file is closed
     except OSError as error:
-        raise Busy(f"The server's disk is full: {error.strerror}.", retry_after=60.0) from error
+        raise _full(error) from error
+
+
+async def _write(file: BinaryIO, data: bytes) -> None:
+    def write() -> None:
+        left = memoryview(data)
+        while left:
+            left = left[file.write(left) :]
+
+    try:
+        await asyncio.to_thread(write)
+    except OSError as error:
+        raise _full(error) from error
+
+
+def _full(error: OSError) -> Busy:
+    return Busy(f"The server cannot store the upload: {error.strerror}.", retry_after=60.0)
 
 
 # ---- the video, received by the client ----

@@ -24,12 +24,12 @@ def test_first_in_first_out_has_short_jobs_wait_for_the_long_one():
 @pytest.mark.parametrize(
     ("found", "finished", "leak", "broken"),
     [
-        (storm([100.0] * 40), 11, False, []),
-        (storm([100.0] * 40, EngineLost=1), 11, False, ["none lost"]),
-        (storm([100.0] * 40), 12, False, ["none twice"]),
-        (storm([100.0 + i for i in range(40)]), 11, False, ["memory is flat"]),
-        (storm([100.0 + i for i in range(40)]), 11, True, []),
-        (storm([100.0] * 40), 11, True, ["memory is flat"]),
+        (storm([100.0] * 40), ["a", "b", ""], False, []),
+        (storm([100.0] * 40, EngineLost=1), ["a", "b", ""], False, ["none lost"]),
+        (storm([100.0] * 40), ["a", "b", "a"], False, ["none twice"]),
+        (storm([100.0 + i for i in range(40)]), ["a", "b", ""], False, ["memory is flat"]),
+        (storm([100.0 + i for i in range(40)]), ["a", "b", ""], True, []),
+        (storm([100.0] * 40), ["a", "b", ""], True, ["memory is flat"]),
     ],
 )
 def test_what_does_not_hold_is_named(found, finished, leak, broken):

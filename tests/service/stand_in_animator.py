@@ -37,6 +37,7 @@ class StandIn:
 
     def __init__(self, config: EngineConfig) -> None:
         self.build = json.loads(str(config.bundle)).get("build", "stand-in")
+        self.limits = config.limits
         self.note = f"graphs {config.graphs}, threads {config.threads}"
 
     def settings(self, **overrides: Any) -> Settings:

@@ -47,11 +47,11 @@ def nothing_left(host):
     yield
     server = host.server
     until(lambda: not server.scheduler.busy and not server.scheduler.queue_length)
-    until(lambda: all(job.unread.is_set() for job in server.store.all()))
+    until(lambda: all(job.unread.is_set() for job in server.store.page(1000)[0]))
     until(lambda: server.scheduler.warm, 20)
     assert server.scheduler.uploads == 0
-    kept = {job.video for job in server.store.all() if job.state == "succeeded"}
-    until(lambda: {path for path in server.store.folder.rglob("*") if path.is_file()} == kept)
+    kept = {job.video for job in server.store.page(1000)[0] if job.state == "succeeded"}
+    until(lambda: {path for path in (server.store.folder / "jobs").rglob("*") if path.is_file()} == kept)
 
 
 def code_of(host, job: str) -> str:

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from mimicmotion_trt import errors
 from mimicmotion_trt.service import Client
@@ -50,6 +51,19 @@ def test_health_and_cancel_work_when_all_calls_are_taken():
         assert client.health() == "SERVING"
         assert client.cancel(job).job == job
         until(lambda: _tried(client.list) is not None)
+
+
+def test_those_who_watch_health_take_nobodys_place():
+    with hosted(max_calls=4, client_calls=4) as host, grpc.insecure_channel(host.address) as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch
+        watchers = [watch(health_pb2.HealthCheckRequest()) for _ in range(4)]
+        for watcher in watchers:
+            next(watcher)
+        with pytest.raises(grpc.RpcError) as caught:
+            next(watch(health_pb2.HealthCheckRequest()))
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        with Client(host.address) as client:
+            assert client.animate(script(), VIDEO).result().done.frames == 6
 
 
 def test_one_client_cannot_take_every_place_of_the_queue():

@@ -32,7 +32,7 @@ def test_the_shortest_goes_first_until_the_longer_one_has_waited():
     order, long, short = Order(), Demand("a", 0.0, 60.0), Demand("a", 10.0, 1.0)
     assert first(order, 10.0, long, short) is short
     late = replace(short, came=STRETCH * 60.0)
-    assert first(order, late.came, long, late) is long, "it has waited five times its own seconds"
+    assert first(order, late.came, long, late) is long, "it has waited ten times its own seconds"
 
 
 def test_a_higher_priority_goes_before_all_others():
