@@ -108,15 +108,15 @@ Part = Callable[[], Iterable[tuple[str, Figures]]]
 
 
 @dataclass(frozen=True)
-class Report:
+class Record:
     """What a run has found so far. Its file is one line of JSON, written again after every figure."""
 
     path: Path
     found: dict[str, Any]
 
     @classmethod
-    def begin(cls, results: Path, benchmark: str, machine: str, **head: Any) -> Report:
-        """A new report, in a file that is named by benchmark, machine and date."""
+    def begin(cls, results: Path, benchmark: str, machine: str, **head: Any) -> Record:
+        """A new one, in a file that is named by benchmark, machine and date."""
         slug = re.sub(r"[^a-z0-9]+", "-", machine.lower()).strip("-")
         path = results / f"{benchmark}-{slug}-{date.today().isoformat()}.json"
         return cls(path, {"machine": machine, "versions": versions(), **head, "rows": {}, "left": {}})
@@ -168,7 +168,7 @@ class Report:
 
 def run_parts(
     parts: Iterable[tuple[str, str, Part]],
-    report: Report,
+    record: Record,
     console: Console,
     minutes: float | None = None,
     clock: Callable[[], float] = time.monotonic,
@@ -177,14 +177,14 @@ def run_parts(
     began = clock()
     for group, name, part in parts:
         if minutes is not None and clock() - began >= 60 * minutes:
-            report.leave(group, name, "no time was left")
+            record.leave(group, name, "no time was left")
             continue
         try:
             for row, figures in part():
-                report.add(group, row, figures)
+                record.add(group, row, figures)
                 console.print(f"{group}, {row}: {', '.join(f'{k} {shown(v)}' for k, v in figures.items())}")
         except Exception as error:  # out of memory, a library that is missing: the others may run
-            report.leave(group, name, f"{type(error).__name__}: {error}")
+            record.leave(group, name, f"{type(error).__name__}: {error}")
             console.print(f"{group}, {name}: {type(error).__name__}: {error}", style="red")
 
 

@@ -22,17 +22,17 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from common import RESULTS, AsJson, Figures, Part, Report, run_parts, shown
+from common import RESULTS, AsJson, Figures, Part, Record, run_parts, shown
 from rich.console import Console
 from rich.table import Table
 
 from mimicmotion_trt.console import explained
 from mimicmotion_trt.cuda import launches
-from mimicmotion_trt.cuda.launches import Device, Tables, open_device
+from mimicmotion_trt.cuda.launches import Tables, open_device
 from mimicmotion_trt.denoise.plan import Batching, make_variant
 from mimicmotion_trt.denoise.segments import cut_segments, fusion_weights
 from mimicmotion_trt.engines.cuda import open_gpu
-from mimicmotion_trt.engines.cuda_device import Launch
+from mimicmotion_trt.engines.cuda_device import CudaDevice, Launch
 
 FIGURES = ("gb_s", "copy_gb_s", "of_copy")
 DTYPES = ("float16", "float32")
@@ -84,21 +84,21 @@ def main(
     console = Console(quiet=as_json, markup=False, highlight=False)
     with explained():
         gpu = open_gpu(0)
-    report = Report.begin(results, "gpu-kernels", gpu.name)
-    run_parts(parts_of(partial(open_device, gpu), Amount()), report, console, minutes)
+    record = Record.begin(results, "gpu-kernels", gpu.name)
+    run_parts(parts_of(partial(open_device, gpu), Amount()), record, console, minutes)
     shares = {}
-    for dtype, rows in report.found["rows"].items():
+    for dtype, rows in record.found["rows"].items():
         made = Table(dtype, *FIGURES)
         for name, found in rows.items():
             made.add_row(name, *(shown(found[figure]) for figure in FIGURES))
         console.print(made)
         shares[dtype] = {name: found["of_copy"] for name, found in rows.items()}
-    report.plot(shares, "share of a copy's bandwidth", console)
-    console.print(str(report.path))
-    print(report.line)
+    record.plot(shares, "share of a copy's bandwidth", console)
+    console.print(str(record.path))
+    print(record.line)
 
 
-def parts_of(open_device: Callable[[str], Device], amount: Amount) -> list[tuple[str, str, Part]]:
+def parts_of(open_device: Callable[[str], CudaDevice], amount: Amount) -> list[tuple[str, str, Part]]:
     """Every kernel for every dtype of engines; float16 first, which is what runs."""
 
     def part(dtype: str, name: str) -> Iterator[tuple[str, Figures]]:
@@ -108,7 +108,7 @@ def parts_of(open_device: Callable[[str], Device], amount: Amount) -> list[tuple
     return [(dtype, name, partial(part, dtype, name)) for dtype in DTYPES for name in CASES]
 
 
-def time_case(device: Device, case: Case, repeats: int) -> Figures:
+def time_case(device: CudaDevice, case: Case, repeats: int) -> Figures:
     """GB/s of a kernel, and of a copy of as many bytes."""
     kernel = seconds(device, lambda stream: device.launch(case.launch, *case.arrays, stream=stream), repeats)
     source, target = (device.empty((case.moved // 2,), np.uint8) for _ in range(2))
@@ -117,7 +117,7 @@ def time_case(device: Device, case: Case, repeats: int) -> Figures:
     return {"gb_s": case.moved / kernel / 1e9, "copy_gb_s": case.moved / copy / 1e9, "of_copy": copy / kernel}
 
 
-def seconds(device: Device, work: Callable[[Any], None], repeats: int) -> float:
+def seconds(device: CudaDevice, work: Callable[[Any], None], repeats: int) -> float:
     """Seconds of one launch, of many in one graph: the median of three replays after a first."""
 
     def many(stream: Any) -> None:
@@ -135,7 +135,7 @@ def seconds(device: Device, work: Callable[[Any], None], repeats: int) -> float:
     return statistics.median(series[1:])
 
 
-def blend_step(device: Device, dtype: np.dtype[Any], amount: Amount) -> Case:
+def blend_step(device: CudaDevice, dtype: np.dtype[Any], amount: Amount) -> Case:
     """All predictions weighted and guided, and the Euler step."""
     tables, latents = amount.tables, (amount.frames, 4, amount.height, amount.width)
     arrays = [
@@ -150,7 +150,7 @@ def blend_step(device: Device, dtype: np.dtype[Any], amount: Amount) -> Case:
     return Case(launches.blend_step(amount.frames, amount.pixels), arrays, moved)
 
 
-def gather(device: Device, dtype: np.dtype[Any], amount: Amount) -> Case:
+def gather(device: CudaDevice, dtype: np.dtype[Any], amount: Amount) -> Case:
     """The latents of every row scaled and cast, the picture's beside them."""
     tables, frame = amount.tables, (4, amount.height, amount.width)
     rows, frames = tables.frames.shape
@@ -167,7 +167,7 @@ def gather(device: Device, dtype: np.dtype[Any], amount: Amount) -> Case:
     return Case(launches.gather(rows, frames, amount.pixels), arrays, moved)
 
 
-def gather_conditions(device: Device, dtype: np.dtype[Any], amount: Amount) -> Case:
+def gather_conditions(device: CudaDevice, dtype: np.dtype[Any], amount: Amount) -> Case:
     """Pose features of four rows of 16 frames, all conditional."""
     size, frames = amount.channels * amount.pixels, np.arange(64, dtype=np.int32).reshape(4, 16)
     arrays = [
@@ -180,7 +180,7 @@ def gather_conditions(device: Device, dtype: np.dtype[Any], amount: Amount) -> C
     return Case(launch, arrays, 2 * frames.size * size * dtype.itemsize)
 
 
-def decoder_input(device: Device, dtype: np.dtype[Any], amount: Amount) -> Case:
+def decoder_input(device: CudaDevice, dtype: np.dtype[Any], amount: Amount) -> Case:
     """Latents over the scaling factor."""
     shape = (amount.frames, 4, amount.height, amount.width)
     arrays = [put(device, np.zeros(shape, np.float32)), device.empty(shape, dtype)]
@@ -188,7 +188,7 @@ def decoder_input(device: Device, dtype: np.dtype[Any], amount: Amount) -> Case:
     return Case(launch, arrays, amount.frames * 4 * amount.pixels * (4 + dtype.itemsize))
 
 
-def to_pictures(device: Device, dtype: np.dtype[Any], amount: Amount) -> Case:
+def to_pictures(device: CudaDevice, dtype: np.dtype[Any], amount: Amount) -> Case:
     """Planes to bytes."""
     count, pixels = amount.pictures, 64 * amount.pixels
     arrays = [device.empty((count, 3, pixels), dtype), device.empty((count, pixels, 3), np.uint8)]
@@ -196,7 +196,7 @@ def to_pictures(device: Device, dtype: np.dtype[Any], amount: Amount) -> Case:
     return Case(launch, arrays, 3 * count * pixels * (dtype.itemsize + 1))
 
 
-CASES: dict[str, Callable[[Device, np.dtype[Any], Amount], Case]] = {
+CASES: dict[str, Callable[[CudaDevice, np.dtype[Any], Amount], Case]] = {
     "blend_step": blend_step,
     "gather_conditions": gather_conditions,
     "to_pictures": to_pictures,
@@ -206,7 +206,7 @@ CASES: dict[str, Callable[[Device, np.dtype[Any], Amount], Case]] = {
 """The kernels that move more than a few numbers; what takes longest first."""
 
 
-def put(device: Device, values: np.ndarray[Any, Any]) -> Any:
+def put(device: CudaDevice, values: np.ndarray[Any, Any]) -> Any:
     """An array on the device with these values."""
     array = device.empty(values.shape, values.dtype)
     device.upload(values, array)

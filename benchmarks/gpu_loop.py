@@ -38,7 +38,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from common import RESULTS, AsJson, Figures, Part, Report, run_parts, shown, timed
+from common import RESULTS, AsJson, Figures, Part, Record, run_parts, shown, timed
 from rich.console import Console
 from rich.table import Table
 from torch_model import REAL, SMALL, TorchLoop, random_model, write_bundle
@@ -130,11 +130,11 @@ def main(
         raise typer.BadParameter(f"{unknown[0]} is none of {', '.join(SHAPES)}")
     console = Console(quiet=as_json, markup=False, highlight=False)
     machine = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    report = Report.begin(results, "-".join(["gpu-loop", *(shape or ())]), machine, steps=STEPS)
+    record = Record.begin(results, "-".join(["gpu-loop", *(shape or ())]), machine, steps=STEPS)
     with tempfile.TemporaryDirectory() as temporary:
         loops = {name: Loops(SHAPES[name], work or Path(temporary), bundle) for name in chosen}
-        run_parts(parts_of(loops, compiled=compile), report, console, minutes)
-    rows = report.found["rows"]
+        run_parts(parts_of(loops, compiled=compile), record, console, minutes)
+    rows = record.found["rows"]
     for group in rows:
         console.print(table(group, rows[group]))
     if "svd-xt" in chosen:
@@ -143,9 +143,9 @@ def main(
         group: {row: told["video_s"] for row, told in rows[group].items() if "video_s" in told}
         for group in rows
     }
-    report.plot(seconds, "seconds of a video", console)
-    console.print(str(report.path))
-    print(report.line)
+    record.plot(seconds, "seconds of a video", console)
+    console.print(str(record.path))
+    print(record.line)
 
 
 def parts_of(loops: dict[str, Loops], *, compiled: bool) -> list[tuple[str, str, Part]]:
@@ -279,8 +279,8 @@ class Loops:
         """TFLOP/s of the U-Net's two rows, and their share of a large matrix product's."""
         width, height = self.shape.size
         manifest = Manifest.from_json((self._folder() / MANIFEST).read_text())
-        work, ceiling = manifest.networks["unet"].work, matmul_tflops(self._device)
-        tflops = work.flops(rows=2, frames=self.shape.frames, pixels=width * height / 64) / step / 1e12
+        work, ceiling = manifest.networks["unet"].flops, matmul_tflops(self._device)
+        tflops = work.total(rows=2, frames=self.shape.frames, pixels=width * height / 64) / step / 1e12
         return {"tflops": tflops, "of_matmul": tflops / ceiling, "matmul_tflops": ceiling}
 
 

@@ -19,14 +19,13 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
 from common import RESULTS, ROOT, AsJson, BundleName, markdown, with_table
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from rich.table import Column, Table
@@ -36,21 +35,22 @@ from mimicmotion_trt.bundles import load_bundle
 from mimicmotion_trt.export.build import build_bundle
 from mimicmotion_trt.export.options import Options
 from mimicmotion_trt.files import write_atomic
-from mimicmotion_trt.settings import Settings
-from mimicmotion_trt.training.evaluate import STRIDE, parse_setting, unseen
-from mimicmotion_trt.training.metrics import psnr, ssim
+from mimicmotion_trt.settings import Settings, parse_setting
+from mimicmotion_trt.training.evaluate import STRIDE, unseen
+from mimicmotion_trt.training.metrics import Pictures, psnr, ssim
 from mimicmotion_trt.training.synthetic import make_clip
 
 DOCS = ROOT / "docs" / "options.md"
 EXACT = "exact"
 
-Video = NDArray[np.uint8]
 Variants = dict[str, dict[str, Any]]
 """Name of each variant -> settings over those of the exact run."""
+Line = dict[str, Any]
+"""A variant over all clips: means, and medians of ratios of seconds; see `summary`."""
 
 
 @dataclass(frozen=True)
-class Run:
+class Outcome:
     """One animation of one clip."""
 
     seconds: float
@@ -60,19 +60,6 @@ class Run:
     """PSNR in dB and SSIM against the exact run's video; of the exact run itself 99 and 1."""
     truth: tuple[float, float]
     """PSNR in dB and SSIM against the truth."""
-
-
-@dataclass(frozen=True)
-class Line:
-    """A variant over all clips: means, and medians of ratios of seconds."""
-
-    option: str
-    speed_up: float
-    denoise_speed_up: float
-    psnr_exact: float
-    ssim_exact: float
-    psnr_truth: float
-    ssim_truth: float
 
 
 def main(
@@ -117,7 +104,7 @@ def main(
             animations, "clips", len(seeds), console=Console(quiet=as_json, stderr=True, markup=False)
         ):
             lines = [summary(name, runs[name], runs[EXACT]) for name in runs]
-            told |= {"clips": len(runs[EXACT]), "options": [asdict(line) for line in lines]}
+            told |= {"clips": len(runs[EXACT]), "options": lines}
             if save:  # after each clip: an end before the last one loses nothing
                 write_atomic(RESULTS / "options.json", json.dumps(told, indent=1) + "\n")
                 write_atomic(DOCS, with_table(DOCS.read_text(), "options", section(lines, told)))
@@ -168,12 +155,12 @@ def make_variants(exact: Settings, few: int, interval: tuple[float, float], reus
 
 def measure(
     animator: Animator, exact: Settings, variants: Variants, seeds: Sequence[int], frames: int
-) -> Iterator[dict[str, list[Run]]]:
+) -> Iterator[dict[str, list[Outcome]]]:
     """Every variant on every clip, one after the other; yields after each clip what was measured so far.
 
     On the first clip each variant has run once before, in two steps, which take all memory.
     """
-    runs: dict[str, list[Run]] = {name: [] for name in variants}
+    runs: dict[str, list[Outcome]] = {name: [] for name in variants}
     settings = {name: replace(exact, **more) for name, more in variants.items()}
     assert exact.size is not None
     width, height = exact.size
@@ -181,16 +168,16 @@ def measure(
         clip = make_clip(seed, frames, height, width)
         for some in settings.values() if index == 0 else ():
             animate(animator, clip, replace(some, steps=2))
-        first: Video | None = None
+        first: Pictures | None = None
         for name, some in settings.items():
             video, seconds, denoise = animate(animator, clip, some)
             first = video if first is None else first
             against = tuple((psnr(video, other), ssim(video, other)) for other in (first, clip.frames))
-            runs[name].append(Run(seconds, denoise, *against))
+            runs[name].append(Outcome(seconds, denoise, *against))
         yield runs
 
 
-def animate(animator: Animator, clip: Any, settings: Settings) -> tuple[Video, float, float]:
+def animate(animator: Animator, clip: Any, settings: Settings) -> tuple[Pictures, float, float]:
     """The video uint8 [F,H,W,3], seconds in all, and seconds of the denoising."""
     began = time.perf_counter()
     job = animator.animate(clip.reference, clip.observed, settings, reference_pose=clip.reference_pose)
@@ -199,30 +186,29 @@ def animate(animator: Animator, clip: Any, settings: Settings) -> tuple[Video, f
     return job.result().frames(), seconds, ends["denoise"] - ends["encode"]
 
 
-def summary(option: str, runs: Sequence[Run], exact: Sequence[Run]) -> Line:
+def summary(option: str, runs: Sequence[Outcome], exact: Sequence[Outcome]) -> Line:
     """One line of the table."""
+    pairs = list(zip(exact, runs, strict=True))
     psnr_exact, ssim_exact = np.mean([run.exact for run in runs], axis=0).tolist()
     psnr_truth, ssim_truth = np.mean([run.truth for run in runs], axis=0).tolist()
-    return Line(
-        option,
-        statistics.median(a.seconds / b.seconds for a, b in zip(exact, runs, strict=True)),
-        statistics.median(a.denoise / b.denoise for a, b in zip(exact, runs, strict=True)),
-        psnr_exact,
-        ssim_exact,
-        psnr_truth,
-        ssim_truth,
-    )
+    return {
+        "option": option,
+        "speed_up": statistics.median(a.seconds / b.seconds for a, b in pairs),
+        "denoise_speed_up": statistics.median(a.denoise / b.denoise for a, b in pairs),
+        "psnr_exact": psnr_exact,
+        "ssim_exact": ssim_exact,
+        "psnr_truth": psnr_truth,
+        "ssim_truth": ssim_truth,
+    }
 
 
 HEADERS = ("option", "faster", "denoising", "dB, exact", "SSIM", "dB, truth", "SSIM")
+FORMATS = ("", ".2f", ".2f", ".1f", ".3f", ".2f", ".4f")
 
 
 def cells(line: Line) -> list[str]:
     """The line as the table's text."""
-    return [
-        line.option, f"{line.speed_up:.2f}", f"{line.denoise_speed_up:.2f}", f"{line.psnr_exact:.1f}",
-        f"{line.ssim_exact:.3f}", f"{line.psnr_truth:.2f}", f"{line.ssim_truth:.4f}",
-    ]  # fmt: skip
+    return [format(value, how) for value, how in zip(line.values(), FORMATS, strict=True)]
 
 
 def table_of(lines: Sequence[Line], title: str) -> Table:

@@ -91,7 +91,7 @@ def build(base: Path, checkpoint: Path, output: Path, options: Options, console:
         "peak_gib": round(peak_mib() / 1024, 2),
         "stages": stages,
         "networks": {
-            name: {"megabytes": round(sum(f.bytes for f in n.files) / 1e6, 1), "rel_l2": n.agreement.rel_l2}
+            name: {"megabytes": round(sum(f.bytes for f in n.files) / 1e6, 1), "rel_l2": n.accuracy.rel_l2}
             for name, n in manifest.networks.items()
         },
     }

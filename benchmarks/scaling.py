@@ -127,7 +127,7 @@ def run_alone(
 def row_cost(model: ModelStats, point: Point) -> tuple[float, int]:
     """Operations and bytes of one U-Net call."""
     pixels = latent_pixels(settings_of(point, 1))
-    flops = model.works["unet"].flops(rows=point.rows, frames=point.segment, pixels=pixels)
+    flops = model.works["unet"].total(rows=point.rows, frames=point.segment, pixels=pixels)
     alive, inputs = unet_values(model, point.rows, point.segment, pixels)
     return flops, (ON_CPU * alive + inputs) * model.value_bytes
 

@@ -30,7 +30,6 @@ from mimicmotion_trt.engines import (
     ImageStatistics,
     Manifest,
     Network,
-    network_specs,
 )
 from mimicmotion_trt.engines.bundle import MANIFEST, describe_file
 from mimicmotion_trt.export.float16 import to_float16
@@ -46,7 +45,7 @@ from mimicmotion_trt.training.checkpoints import (
     image_statistics,
     read_config,
 )
-from mimicmotion_trt.training.networks import PoseNet, UNet
+from mimicmotion_trt.training.networks import PoseNet, UNet, model_specs
 
 REAL = Path(__file__).resolve().parents[1] / "tests" / "data" / "golden" / "real-size"
 """MimicMotion's own configs, in SVD's layout and without weights."""
@@ -133,13 +132,7 @@ def write_bundle(
         return folder
     model = random_model(configs, device)
     image = image_statistics(model.feature_extractor, model.image_encoder)
-    specs = network_specs(
-        pose_channels=model.unet.config["block_out_channels"][0],
-        token_width=model.unet.config["cross_attention_dim"],
-        image_size=image.size,
-        dtype="float16" if half else "float32",
-        cached_channels=model.unet.config["block_out_channels"][1],
-    )
+    specs = model_specs(model.unet, image.size, "float16" if half else "float32", deep_cache=True)
     for name in missing:
         if name in FEATURE_CACHE_NETWORKS:  # a form of the U-Net rewrites its module in place
             model = replace(model, unet=random_model(configs, device).unet)

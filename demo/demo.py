@@ -57,8 +57,8 @@ def draw_sheet(manifest: Manifest) -> None:
     width, height = source.size
     assert source.motion.poses is not None
     poses = rescale_to_reference(source.motion.poses, source.reference(), height, width)
-    with VideoReader(VIDEO) as reader:
-        frames = [frame for _, frame in reader.frames()]
+    reader = VideoReader(VIDEO)
+    frames = [frame for _, frame in reader.frames()]
     drawn = draw_poses(poses, height, width, settings.canvas or 2160)
     rows = [
         ("reference", [fit_picture(source.picture, width, height)]),

@@ -10,6 +10,7 @@ from .spec import (
     EngineSpec,
     Profile,
     TensorSpec,
+    call_sizes,
     network_specs,
 )
 
@@ -32,6 +33,7 @@ __all__ = [
     "Placement",
     "Profile",
     "TensorSpec",
+    "call_sizes",
     "network_specs",
     "open_engine",
 ]

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from ..errors import BundleError, DeviceLost, EngineError, OutOfMemory
-from .cuda_memory import RESTART, Arena, Mark, Memory, Reclaimable, error_context, translate
+from .cuda_memory import RESTART, Arena, Mark, Memory, check_result, error_context
 
 MINIMUM_CUDA = 13_000
 """CUDA 13.0 as drivers count; driver release 580 is the first that runs it."""
@@ -41,11 +41,11 @@ class Gpu:
         """`SM90`."""
         self.stream = device.create_stream()
         self.lock = threading.RLock()
-        """Held while work is put on the stream, since engines share scratch memory."""
+        """Held while work is started on the stream, since engines share scratch memory."""
         self.capturing = False
         """Whether the holder of the lock captures the stream: nothing may be freed on it then."""
-        self.reclaimable: weakref.WeakSet[Reclaimable] = weakref.WeakSet()
-        """Holders of memory that nobody uses now; they give it up where memory runs out."""
+        self.reclaimable: weakref.WeakSet[Any] = weakref.WeakSet()
+        """Holders of unused memory, which their `free_unused()` gives up where memory runs out."""
         self.scratch = Arena(self.allocate)
         self.driver = load_driver()
         self._device = device
@@ -60,38 +60,33 @@ class Gpu:
 
     def free_memory(self) -> int:
         """Bytes that are free on the GPU now."""
-        error, free, _ = self.driver.cuMemGetInfo()
-        if error:
-            raise translate(error.name, f"GPU {self.index} does not tell its free memory")
-        return int(free)
+        return int(check_result(self.driver.cuMemGetInfo(), f"GPU {self.index}'s free memory is unknown"))
 
     def allocate(self, size: int) -> Memory:
         """Bytes on the GPU, in the order of the stream; raises `OutOfMemory` if there are not as many.
 
         They are freed by `collect`, under the lock, since the driver frees nothing on a stream in capture.
         """
-
-        def take() -> Any:
-            return self._device.allocate(size, stream=self.stream)
-
         with self.lock:
             self.collect()
             try:
-                memory = self._take(size, "GPU", take)
+                memory = self._take(size)
             except OutOfMemory:
                 if not self.free_unused():
                     raise
-                memory = self._take(size, "GPU", take)
+                memory = self._take(size)
             weakref.finalize(memory, self._returned.append, memory.owner).atexit = False
             return memory
 
     def pin(self, size: int) -> Memory:
         """Bytes of the host that the GPU copies from and to while the host goes on."""
-        return self._take(size, "host", lambda: self._pinned.allocate(size))
+        with error_context(f"{size / 1e6:,.0f} MB of the host's memory cannot be had"):
+            buffer = self._pinned.allocate(size)
+            return Memory(int(buffer.handle), size, buffer)
 
-    def _take(self, size: int, where: str, allocate: Callable[[], Any]) -> Memory:
-        with error_context(f"{size / 1e6:,.0f} MB of the {where}'s memory cannot be had"):
-            buffer = allocate()
+    def _take(self, size: int) -> Memory:
+        with error_context(f"{size / 1e6:,.0f} MB of the GPU's memory cannot be had"):
+            buffer = self._device.allocate(size, stream=self.stream)
             return Memory(int(buffer.handle), size, buffer)
 
     def collect(self) -> None:
@@ -102,7 +97,7 @@ class Gpu:
 
     def release_after(self, release: Callable[[], None]) -> None:
         """Once the work on the stream is done, call `release`, and free the memory that nobody refers to then."""
-        with suppress(EngineError):  # of work that failed: whoever waited for it was told
+        with suppress(EngineError):  # of work that failed: whoever waited for it knows
             self.activate()
             self.wait()
         with self.lock:
@@ -117,7 +112,7 @@ class Gpu:
             for other in [gpu for gpu in _open if gpu.index == self.index and gpu is not self]:
                 if other.lock.acquire(timeout=LOCK_SECONDS):
                     try:
-                        with suppress(EngineError):  # of that stream's work: whoever waits for it is told
+                        with suppress(EngineError):  # of that stream's work: whoever waits for it gets it
                             other._free_own()
                     finally:
                         other.lock.release()
@@ -136,7 +131,7 @@ class Gpu:
             self.wait()
 
     def copy(self, source: Memory, target: Memory) -> None:
-        """Put a copy of equally many bytes on the stream."""
+        """Copy equally many bytes, in the order of the stream."""
         with error_context("the GPU cannot copy"):
             target.owner.copy_from(source.owner, stream=self.stream)
 
@@ -154,7 +149,7 @@ class Gpu:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the lock to put work on the stream. An error that leaves the GPU unusable is a `DeviceLost`."""
+        """Hold the lock to start work on the stream. An error that leaves the GPU unusable is a `DeviceLost`."""
         with self.lock:
             self.activate()
             try:

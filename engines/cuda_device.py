@@ -120,7 +120,7 @@ class CudaDevice:
 
         def values() -> Array:
             self.gpu.activate()
-            mark.wait()  # without the lock: others may put work on the stream meanwhile
+            mark.wait()  # without the lock: others may start work meanwhile
             found = pinned.as_array(shape, dtype).copy()
             self._staging.give_back(pinned, None)
             return found
@@ -175,7 +175,7 @@ class CudaDevice:
     def release_after(self, release: Callable[[], None]) -> None:
         """Once all work that was asked for is done, call `release`, which frees arrays, bindings and replays."""
         if self._last_fetch is not None:
-            with suppress(EngineError):  # whoever waits for the values is told
+            with suppress(EngineError):  # whoever waits for the values gets it
                 self.gpu.activate()
                 self._last_fetch.wait()
         self.gpu.release_after(release)

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -152,25 +152,15 @@ class DeviceArray:
 
     @property
     def ndim(self) -> int:
-        """Dimensions."""
         return len(self.shape)
 
     @property
     def nbytes(self) -> int:
-        """Bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     @property
     def flags(self) -> Flags:
-        """See `Flags`."""
         return Flags(self.writeable)
-
-
-class Reclaimable(Protocol):
-    """A holder of memory that it can give up."""
-
-    def free_unused(self) -> object:
-        """Give up the memory that nobody uses now."""
 
 
 class Arena:

@@ -17,6 +17,7 @@ Dim = int | str
 
 Range = tuple[int, int, int]
 """Smallest, usual and largest size of a free dimension."""
+
 FLAVOURS = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 """Backend name -> the library's module."""
 
@@ -28,7 +29,7 @@ shallow U-Net (its first level alone), which takes these features from an earlie
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """One tensor; `dtype` is numpy's name for it. Raises `ValueError` when built with a size below 1."""
+    """One tensor; `dtype` is numpy's name for it. Raises `ValueError` for another name, and a size below 1."""
 
     name: str
     dtype: str
@@ -37,6 +38,12 @@ class TensorSpec:
     def __post_init__(self) -> None:
         if any(not isinstance(dim, str) and dim < 1 for dim in self.shape):
             raise ValueError(f"tensor {self.name} has the shape {list(self.shape)}")
+        if self.dtype not in np.sctypeDict or np.dtype(self.dtype).name != self.dtype:
+            raise ValueError(f"{self.dtype!r} is not the name of a dtype")
+
+    def sized(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """Its shape where the free dimensions have these sizes."""
+        return tuple(sizes[dim] if isinstance(dim, str) else dim for dim in self.shape)
 
     def __str__(self) -> str:
         return f"{self.name} {self.dtype}[{', '.join(map(str, self.shape))}]"
@@ -79,6 +86,20 @@ def _check_array(spec: TensorSpec, array: Array, sizes: dict[str, int]) -> None:
             raise EngineError(f"expected {spec} with {sizes}, got {list(array.shape)}.")
 
 
+def call_sizes(frames: int, latent_size: tuple[int, int], *, rows: int = 1, batch: int = 1) -> dict[str, int]:
+    """The sizes of all free dimensions of networks; `latent_size` is (height, width), 8x8 pixels a position."""
+    height, width = latent_size
+    latents = {"latent_height": height, "latent_width": width}
+    return {
+        "rows": rows,
+        "frames": frames,
+        "batch": batch,
+        **latents,
+        "height": 8 * height,
+        "width": 8 * width,
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class Profile:
     """Sizes of the free dimensions that one set of kernels was compiled for; raises `ValueError` if they are none."""
@@ -94,9 +115,9 @@ class Profile:
         """Whether every size lies within its range."""
         return all(low <= sizes[name] <= high for name, (low, _, high) in self.dims.items() if name in sizes)
 
-    def shape(self, dims: tuple[int | str, ...], which: int) -> tuple[int, ...]:
-        """A tensor's shape at its smallest (0), usual (1) or largest (2)."""
-        return tuple(self.dims[dim][which] if isinstance(dim, str) else dim for dim in dims)
+    def sizes(self, which: int) -> dict[str, int]:
+        """The smallest (0), usual (1) or largest (2) sizes."""
+        return {name: sizes[which] for name, sizes in self.dims.items()}
 
     def __str__(self) -> str:
         return ", ".join(
@@ -115,7 +136,7 @@ class EnginePlan:
     """The GPU, or the compute capabilities (`SM89 SM120`), that it runs on."""
     profiles: tuple[Profile, ...]
     refittable: bool = False
-    """Whether weights can be put in without a rebuild."""
+    """Whether it takes other weights without a rebuild."""
     streamable: bool = False
     """Whether weights may stay in the host's memory."""
 
@@ -124,7 +145,7 @@ class EnginePlan:
         for index, profile in enumerate(self.profiles):
             if profile.fits(sizes):
                 return index
-        wanted = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        wanted = Profile({name: (size, size, size) for name, size in sizes.items()})
         raise EngineError(
             f"the plan was not compiled for {wanted}; it takes {'; or '.join(map(str, self.profiles))}.",
             remedy="Use a size, segment and batch of the bundle, or rebuild it with --size, --segment, --batch.",
@@ -158,12 +179,9 @@ def network_specs(
     """
 
     def spec(inputs: dict[str, tuple[Dim, ...]], output: str, shape: tuple[Dim, ...]) -> EngineSpec:
-        return EngineSpec(
-            tuple(
-                TensorSpec(name, "float32" if name in WIDE else dtype, dims) for name, dims in inputs.items()
-            ),
-            (TensorSpec(output, dtype, shape),),
-        )
+        dtypes = {name: "float32" if name in WIDE else dtype for name in inputs}
+        tensors = (TensorSpec(name, dtypes[name], dims) for name, dims in inputs.items())
+        return EngineSpec(tuple(tensors), (TensorSpec(output, dtype, shape),))
 
     segment: tuple[Dim, ...] = ("rows", "frames")
     latent: tuple[Dim, ...] = ("latent_height", "latent_width")
@@ -209,13 +227,14 @@ def check_specs(specs: Mapping[str, EngineSpec]) -> None:
     if set(specs) not in ({*NETWORKS}, {*NETWORKS, *FEATURE_CACHE_NETWORKS}):
         raise ValueError(f"networks are {sorted(specs)}, not {', '.join(NETWORKS)}")
     for name, spec in specs.items():
-        for side in ("inputs", "outputs"):
-            found, expected = (
-                {
-                    tensor.name: [dim if isinstance(dim, str) else "*" for dim in tensor.shape]
-                    for tensor in getattr(of, side)
-                }
-                for of in (spec, wanted[name])
-            )
-            if found != expected:
-                raise ValueError(f"{side} of {name} are {found}, not {expected}")
+        pairs = {
+            "inputs": (spec.inputs, wanted[name].inputs),
+            "outputs": (spec.outputs, wanted[name].outputs),
+        }
+        for side, (found, expected) in pairs.items():
+            if _free_sizes(found) != _free_sizes(expected):
+                raise ValueError(f"{side} of {name} are {_free_sizes(found)}, not {_free_sizes(expected)}")
+
+
+def _free_sizes(tensors: tuple[TensorSpec, ...]) -> dict[str, list[str]]:
+    return {t.name: [dim if isinstance(dim, str) else "*" for dim in t.shape] for t in tensors}

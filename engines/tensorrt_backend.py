@@ -18,7 +18,7 @@ from .backend import Placement
 from .cuda import Gpu
 from .cuda_memory import DeviceArray, Memory, error_class
 from .spec import Array, EnginePlan, EngineSpec
-from .tensorrt_library import REBUILD, Session, check_plan, check_validity, flavour_of, open_session
+from .tensorrt_library import REBUILD, Session, check_plan, check_validity, open_session
 
 FLOAT32 = ("fp32", "float32", "float")
 """How inspectors name it, in lower case."""
@@ -30,8 +30,10 @@ def open_engine(
     path: Path, spec: EngineSpec, placement: Placement, *, plan: EnginePlan | None
 ) -> TensorRtEngine:
     """Load one plan on the device "auto", "cuda" or "cuda:1"."""
-    session = open_session(flavour_of(plan, path.name), placement.device, placement.stream)
-    assert plan is not None
+    if plan is None:
+        raise BundleError(f"the manifest does not say which TensorRT compiled {path.name}.", remedy=REBUILD)
+    flavour = plan.library.partition(" ")[0]
+    session = open_session(flavour, placement.device, placement.stream)
     return TensorRtEngine(session, path, spec, plan)
 
 
@@ -39,27 +41,16 @@ class TensorRtEngine:
     """One plan on one GPU. Calls may come from several threads; they take turns."""
 
     def __init__(self, session: Session, path: Path, spec: EngineSpec, plan: EnginePlan) -> None:
-        self._session, self._spec, self._plan, self._name = session, spec, plan, path.name
+        self.spec, self.gpu = spec, session.gpu
+        self._session, self._plan, self._name = session, plan, path.name
         self._bindings: weakref.WeakSet[Binding] = weakref.WeakSet()
-        gpu = session.gpu
-        with gpu.lock:
-            gpu.activate()
+        with self.gpu.locked():
             check_plan(session, plan, path.stat().st_size, path.name)
             self._engine: Any = _load(session, path)
             self._check_tensors()
             if plan.streamable:
                 self.stream_weights()
-            gpu.scratch.join()
-
-    @property
-    def spec(self) -> EngineSpec:
-        """Its tensors."""
-        return self._spec
-
-    @property
-    def gpu(self) -> Gpu:
-        """Where it runs."""
-        return self._session.gpu
+            self.gpu.scratch.join()
 
     def bind(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Binding:
         """See `Engine.bind`; each array may be numpy's, or one on the GPU (`__cuda_array_interface__`).
@@ -69,35 +60,24 @@ class TensorRtEngine:
         """
         sources = {name: _array(array) for name, array in inputs.items()}
         targets = {name: _array(array) for name, array in outputs.items()}
-        profile = self._plan.choose(self._spec.check(sources, targets))
-        with self.gpu.lock:
-            self.gpu.activate()
+        profile = self._plan.choose(self.spec.check(sources, targets))
+        with self.gpu.locked():
             binding = Binding(self._session, self._opened(), profile, sources, targets)
             self._bindings.add(binding)
         return binding
 
     def stream_weights(self, budget: int | None = None) -> None:
-        """Keep at most `budget` bytes of weights on the GPU, the rest in the host's memory.
+        """Keep at most `budget` bytes of weights on the GPU, the rest in the host's memory; call it before `bind`.
 
         None: half of what is free beside the scratch memory of the largest profile. The bundle's other networks,
         which load later, and the arrays of jobs need the other half; TensorRT's automatic budget knows of neither.
-        Raises `EngineError` if the plan was not built for that, or is bound already.
         """
-        if not self._plan.streamable:
-            raise EngineError(
-                f"the weights of {self._name} cannot stay in the host's memory.",
-                remedy="Rebuild the bundle with --weight-streaming.",
-            )
-        if self._bindings:
-            raise EngineError(f"{self._name} is bound already.", remedy="Stream weights before it is bound.")
-        with self.gpu.lock:
-            self.gpu.activate()
-            engine = self._opened()
-            if budget is None:
-                profiles = range(engine.num_optimization_profiles)
-                scratch = max(int(engine.get_device_memory_size_for_profile_v2(index)) for index in profiles)
-                budget = max(self.gpu.free_memory() - scratch, 0) // 2
-            engine.weight_streaming_budget_v2 = min(budget, int(engine.streamable_weights_size))
+        engine = self._opened()
+        if budget is None:
+            profiles = range(engine.num_optimization_profiles)
+            scratch = max(int(engine.get_device_memory_size_for_profile_v2(index)) for index in profiles)
+            budget = max(self.gpu.free_memory() - scratch, 0) // 2
+        engine.weight_streaming_budget_v2 = min(budget, int(engine.streamable_weights_size))
 
     def refit(self, graph: str | Path) -> None:
         """Put the weights of an ONNX file of the same network and exporter into the plan: a LoRA, a checkpoint.
@@ -110,9 +90,7 @@ class TensorRtEngine:
             raise EngineError(
                 f"{self._name} does not take other weights.", remedy="Rebuild the bundle with --refit."
             )
-        self._check_full("OnnxParserRefitter", "cannot refit from ONNX")
-        with self.gpu.lock:
-            self.gpu.activate()
+        with self.gpu.locked():
             self.gpu.wait()  # nobody may compute with weights that are half new
             refitter = library.api.Refitter(self._opened(), library.logger)
             parser = library.api.OnnxParserRefitter(refitter, library.logger)
@@ -120,8 +98,8 @@ class TensorRtEngine:
             errors = [str(parser.get_error(index).desc()) for index in range(parser.num_errors)]
             missing = refitter.get_missing_weights() if parsed else []
             if not parsed or missing or not refitter.refit_cuda_engine():
-                said, _ = library.explain("")
-                reason = "; ".join(errors) or (f"it lacks {', '.join(missing[:5])}" if missing else said)
+                lacks = f"it lacks {', '.join(missing[:5])}" if missing else library.reason()
+                reason = "; ".join(errors) or lacks
                 raise EngineError(
                     f"the weights of {graph} do not go into {self._name}: {reason}.",
                     remedy="Export the same network with the same options, then close and load this engine again.",
@@ -130,34 +108,35 @@ class TensorRtEngine:
     def serialize(self) -> Any:
         """The plan with the weights that it has now, as a buffer, as refittable as before; raises `EngineError`."""
         library = self._session.library
-        with self.gpu.lock:
-            self.gpu.activate()
+        with self.gpu.locked():
             engine = self._opened()
             settings = engine.create_serialization_config()
             settings.set_flag(library.api.SerializationFlag.INCLUDE_REFIT)
             data = engine.serialize_with_config(settings)
             if data is None:
-                reason, remedy = library.explain("Build the bundle without --refit-from.")
                 raise EngineError(
-                    f"{self._name} cannot be written by {library.version}: {reason}.", remedy=remedy
+                    f"{self._name} cannot be written by {library.version}: {library.reason()}.",
+                    remedy="Build the bundle without --refit-from.",
                 )
             return data
 
     def layers(self) -> Layers:
         """The layers that the plan has after all fusions; raises `EngineError`."""
-        self._check_full("EngineInspector", "does not tell layers")
-        with self.gpu.lock:
-            self.gpu.activate()
+        library = self._session.library
+        if not hasattr(library.api, "EngineInspector"):
+            raise EngineError(
+                f"{library.version} does not tell layers: it is the lean one.", remedy=FULL_LIBRARY
+            )
+        with self.gpu.locked():
             inspector = self._opened().create_engine_inspector()
-            form = self._session.library.api.LayerInformationFormat.JSON
+            form = library.api.LayerInformationFormat.JSON
             return read_layers(inspector.get_engine_information(form))
 
     def close(self) -> None:
         """Free bindings, then the plan; the last engine of a stream frees its scratch memory."""
         if self._engine is None:
             return
-        with self.gpu.lock:
-            self.gpu.activate()
+        with self.gpu.locked():
             self.gpu.wait()
             for binding in list(self._bindings):
                 binding.close()
@@ -169,28 +148,16 @@ class TensorRtEngine:
             raise EngineError("the engine was closed.")
         return self._engine
 
-    def _check_full(self, name: str, what: str) -> None:
-        """Raise `EngineError` if the library is the lean one, without the class `name`."""
-        if not hasattr(self._session.library.api, name):
-            raise EngineError(f"{self._session.library.version} {what}.", remedy=FULL_LIBRARY)
-
     def _check_tensors(self) -> None:
         """Raise `BundleError` unless the plan has the tensors and profiles of the manifest."""
-        api, engine, spec, found = self._session.library.api, self._engine, self._spec, {}
-        for index in range(engine.num_io_tensors):
-            name = engine.get_tensor_name(index)
-            dtype = np.dtype(api.nptype(engine.get_tensor_dtype(name))).name
-            is_input = engine.get_tensor_mode(name) == api.TensorIOMode.INPUT
-            found[name] = (is_input, dtype, len(tuple(engine.get_tensor_shape(name))))
-        wanted = {
-            tensor.name: (tensor in spec.inputs, tensor.dtype, len(tensor.shape))
-            for tensor in (*spec.inputs, *spec.outputs)
-        }
-        profiles = len(self._plan.profiles)
-        if found != wanted or engine.num_optimization_profiles != profiles:
+        api, engine = self._session.library.api, self._engine
+        names = map(engine.get_tensor_name, range(engine.num_io_tensors))
+        found = {name: np.dtype(api.nptype(engine.get_tensor_dtype(name))) for name in names}
+        profiles = engine.num_optimization_profiles, len(self._plan.profiles)
+        if found != self.spec.dtypes or profiles[0] != profiles[1]:
             raise BundleError(
-                f"{self._name} has tensors {found} and {engine.num_optimization_profiles} profiles; its manifest "
-                f"says {wanted} and {profiles}.",
+                f"{self._name} has tensors {found} and {profiles[0]} profiles; its manifest says "
+                f"{self.spec.dtypes} and {profiles[1]}.",
                 remedy=REBUILD,
             )
 
@@ -211,9 +178,8 @@ def _load(session: Session, path: Path) -> Any:
     except (OSError, ValueError) as error:  # an empty file cannot be mapped
         raise BundleError(f"{path.name} cannot be read: {error}", remedy=REBUILD) from error
     if engine is None:
-        reason, hint = library.explain("The plan may be damaged.")
         raise BundleError(
-            f"{path.name} cannot be loaded by {library.version}: {reason}.", remedy=f"{hint} {REBUILD}"
+            f"{path.name} cannot be loaded by {library.version}: {library.reason()}.", remedy=REBUILD
         )
     return engine
 
@@ -253,16 +219,23 @@ class Binding:
     ) -> None:
         self._library, self._gpu, self._engine = session.library, session.gpu, engine
         self._arrays = (dict(inputs), dict(outputs))
-        self._sent = self._stage(inputs)
-        self._fetched = self._stage(outputs)
+        self._sent, self._fetched = (
+            {
+                name: _Staged.of(self._gpu, array)
+                for name, array in arrays.items()
+                if isinstance(array, np.ndarray)
+            }
+            for arrays in (inputs, outputs)
+        )
         self._context: Any = make_context(session.library.api, engine)
         if self._context is None:
             raise self._failed("no execution context could be made")
         self._set_shapes(profile)
-        for name, address in self._addresses().items():
-            self._check(self._context.set_tensor_address(name, address), f"{name} was not taken")
-        self._capturable: bool | None = None
-        """Whether a CUDA graph can take it; unknown until it has run."""
+        staged = {name: array.device for name, array in (self._sent | self._fetched).items()}
+        for name, memory in ({**inputs, **outputs} | staged).items():
+            self._check(self._context.set_tensor_address(name, memory.address), f"{name} was not taken")
+        self._capturable = True
+        """Whether a CUDA graph can take it. TensorRT-RTX knows once it has run; TensorRT fails when it is tried."""
         self._scratch_size = int(engine.get_device_memory_size_for_profile_v2(profile))
         self._scratch_address = 0
         self._scratch: Memory | None = self._follow_arena()
@@ -294,15 +267,15 @@ class Binding:
             names = ", ".join((*self._sent, *self._fetched))
             raise EngineError(f"{names} lie on the host.", remedy="Bind arrays on the GPU.")
         with self._gpu.lock:
-            if self._gpu.capturing and self._capturable is False:
+            if self._gpu.capturing and not self._capturable:
                 raise EngineError(
                     f"{self._library.version} says that CUDA graphs cannot take this plan; those built with "
                     "--weight-streaming are such.",
                     remedy="Run with graphs off (--graphs off), or rebuild the bundle without --weight-streaming.",
                 )
             self._execute(stream)
-            if self._capturable is None and not self._gpu.capturing:
-                self._capturable = self._ask_capturable(stream)
+            if not self._gpu.capturing and hasattr(self._context, "is_stream_capturable"):
+                self._capturable = bool(self._context.is_stream_capturable(int(stream.handle)))
 
     def close(self) -> None:
         """Free the context; no call may follow."""
@@ -316,12 +289,6 @@ class Binding:
         if not self._context.execute_async_v3(int(stream.handle)):
             raise self._failed("the engine failed")
 
-    def _ask_capturable(self, stream: Any) -> bool:
-        """TensorRT-RTX knows; TensorRT fails when it is tried."""
-        if not hasattr(self._context, "is_stream_capturable"):
-            return True
-        return bool(self._context.is_stream_capturable(int(stream.handle)))
-
     def _follow_arena(self) -> Memory:
         """The scratch memory as it is now."""
         memory = self._gpu.scratch.reserve(self._scratch_size)
@@ -329,10 +296,6 @@ class Binding:
             self._context.set_device_memory(memory.address, memory.size)
             self._scratch_address = memory.address
         return memory
-
-    def _stage(self, arrays: Mapping[str, Any]) -> dict[str, _Staged]:
-        hosts = {name: array for name, array in arrays.items() if isinstance(array, np.ndarray)}
-        return {name: _Staged.of(self._gpu, array) for name, array in hosts.items()}
 
     def _set_shapes(self, profile: int) -> None:
         inputs, outputs = self._arrays
@@ -346,18 +309,13 @@ class Binding:
             if computed != array.shape:
                 raise EngineError(f"the engine computes {name} {list(computed)}, not {list(array.shape)}.")
 
-    def _addresses(self) -> dict[str, int]:
-        bound = self._arrays[0] | self._arrays[1]
-        in_place = {name: array.address for name, array in bound.items() if isinstance(array, DeviceArray)}
-        return in_place | {name: item.device.address for name, item in (self._sent | self._fetched).items()}
-
     def _check(self, done: bool, what: str) -> None:
         if not done:
             raise self._failed(what)
 
     def _failed(self, what: str) -> EngineError:
-        reason, remedy = self._library.explain(SMALLER)
-        return error_class(reason)(f"{what}: {self._library.version} says: {reason}.", remedy=remedy)
+        reason = self._library.reason()
+        return error_class(reason)(f"{what}: {self._library.version} says: {reason}.", remedy=SMALLER)
 
 
 def make_context(api: Any, engine: Any) -> Any:

@@ -23,36 +23,6 @@ DOCTOR = "Rebuild the bundle for this GPU, see `mimicmotion-trt doctor`."
 MESSAGES = 50
 """Messages of the library that are remembered for an error."""
 
-_HINTS = (
-    (("version is insufficient", "insufficient driver", "insufficient cuda version"),
-     "Update the GPU's driver (CUDA 13 needs release 580 or newer)."),
-    (("insufficient workspace", "the workspace size", "the workspace memory"),
-     "Give more --workspace, or leave it out; without it, build for a smaller --size, --segment or --batch."),
-    (("out of memory", "outofmemory", "insufficient memory", "memory is insufficient"),
-     "Use fewer pixels, frames or rows, or free memory on the GPU."),
-    (("compute capability", "incompatible device"),
-     "Rebuild the bundle on this machine, or with --capability for its GPU."),
-    (("this version of tensorrt, expecting", "version tag does not match", "serialization version",
-      "plan major version", "newer plan file", "library version"),
-     "Install the version that built the bundle, or rebuild it."),
-    (("magic",), "The plan is damaged or of the other flavour: rebuild the bundle."),
-    # inside the compiler; any failed call of CUDA reads like that, so all else comes first
-    (("cuda_success",), "This option needs a GPU where the plan is built: leave out --refit, or build there."),
-)  # fmt: skip
-"""What the library says -> the remedy; the first that has one of its words in it."""
-_REASONS = {
-    "MALFORMED_ENGINE": ("is damaged", REBUILD),
-    "VERSION_MISMATCH": ("was compiled by another version", REBUILD),
-    "OLD_CUDA_DRIVER": ("needs a newer driver", "Update the GPU's driver."),
-    "OLD_CUDA_RUNTIME": ("needs a newer CUDA", "Update the GPU's driver and the packages of the rtx extra."),
-    "INSUFFICIENT_GPU_MEMORY": (
-        "needs more memory than the GPU has free",
-        "End other programs that use it, or build for a smaller --size, --segment or --batch.",
-    ),
-    "UNSUPPORTED_CC": ("was not compiled for this GPU, {here}", DOCTOR),
-}
-"""TensorRT-RTX's reasons why a plan does not run -> what is wrong, and the remedy."""
-
 
 @dataclass(frozen=True)
 class Library:
@@ -75,20 +45,17 @@ class Library:
         try:
             return kind(self.logger)
         except (TypeError, RuntimeError) as error:  # pybind11's words for a null pointer
-            reason, remedy = self.explain(
-                "It needs a GPU and a driver that work: see `mimicmotion-trt doctor`."
-            )
             raise BundleError(
-                f"{self.version} cannot start: {reason}.", remedy=remedy, field="backend"
+                f"{self.version} cannot start: {self.reason()}.",
+                remedy="It needs a GPU and a driver that work: see `mimicmotion-trt doctor`.",
+                field="backend",
             ) from error
 
-    def explain(self, usual: str) -> tuple[str, str]:
-        """The library's messages since the last call on one line, and the remedy for them, else the `usual` one."""
+    def reason(self) -> str:
+        """The library's messages since the last call, on one line."""
         reason = "; ".join(dict.fromkeys(self.messages)) or "it gave no reason"
         self.messages.clear()
-        text = reason.lower()
-        remedy = next((hint for words, hint in _HINTS if any(word in text for word in words)), usual)
-        return reason, remedy
+        return reason
 
 
 @dataclass(frozen=True)
@@ -103,6 +70,11 @@ class Session:
     def portable(self) -> bool:
         """Whether plans run on other GPUs than those they were compiled for; the runtime tells on which."""
         return hasattr(self.runtime, "get_engine_validity")
+
+    @property
+    def target(self) -> str:
+        """This GPU as a plan's `target` names it: `NVIDIA L4 SM89`."""
+        return f"{self.gpu.name} {self.gpu.capability}"
 
 
 @functools.cache  # the library keeps the first logger that it is given, so there can be one only
@@ -151,25 +123,19 @@ def open_session(flavour: str, device: str, stream: str) -> Session:
         return session
 
 
-def flavour_of(plan: EnginePlan | None, name: str) -> str:
-    """The flavour that compiled a plan; raises `BundleError` if that is unknown."""
-    flavour = plan.library.partition(" ")[0] if plan else ""
-    if flavour not in FLAVOURS:
-        raise BundleError(f"the manifest does not say which TensorRT compiled {name}.", remedy=REBUILD)
-    return flavour
-
-
 def check_plan(session: Session, plan: EnginePlan, size: int, name: str) -> None:
     """Raise `BundleError` if a plan of `size` bytes is not for this library's version and this GPU, or too large."""
-    library, gpu, here = session.library, session.gpu, f"{session.gpu.name} {session.gpu.capability}"
+    library, gpu = session.library, session.gpu
     if library.version != plan.library:
         flavour, _, version = plan.library.partition(" ")
         raise BundleError(
             f"{name} was compiled by {plan.library}, and {library.version} is installed.",
             remedy=f"pip install {DISTRIBUTIONS[flavour]}=={version}, or rebuild the bundle.",
         )
-    if not session.portable and plan.target != here:
-        raise BundleError(f"{name} was compiled for {plan.target}; this GPU is {here}.", remedy=DOCTOR)
+    if not session.portable and plan.target != session.target:
+        raise BundleError(
+            f"{name} was compiled for {plan.target}; this GPU is {session.target}.", remedy=DOCTOR
+        )
     free = gpu.free_memory()
     if size > free and not plan.streamable:
         raise BundleError(
@@ -179,14 +145,12 @@ def check_plan(session: Session, plan: EnginePlan, size: int, name: str) -> None
 
 
 def check_validity(session: Session, data: Any, name: str) -> None:
-    """Ask TensorRT-RTX's runtime whether a plan runs here; raises `BundleError` with its reason."""
-    library, here = session.library, f"{session.gpu.name} {session.gpu.capability}"
+    """Ask TensorRT-RTX's runtime whether a plan runs here; raises `BundleError` with its reasons."""
+    api = session.library.api
     validity, bits = session.runtime.get_engine_validity(data)
-    if validity != library.api.EngineValidity.INVALID:
-        return
-    reason, usual = library.explain(REBUILD)
-    members = library.api.EngineInvalidityDiagnostics.__members__
-    for word, (what, remedy) in _REASONS.items():
-        if int(members[word]) & int(bits):
-            raise BundleError(f"{name} {what.format(here=here)} ({reason}).", remedy=remedy)
-    raise BundleError(f"{name} does not run here: {reason}.", remedy=usual)
+    if validity == api.EngineValidity.INVALID:
+        members = api.EngineInvalidityDiagnostics.__members__.items()
+        kinds = ", ".join(kind for kind, member in members if int(member) & int(bits))
+        raise BundleError(
+            f"{name} does not run on {session.target}: {kinds} ({session.library.reason()}).", remedy=DOCTOR
+        )

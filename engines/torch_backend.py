@@ -61,7 +61,7 @@ class TorchEngine:
     ) -> None:
         self.gpu = gpu
         """The same device for arrays and graphs of ours; None on a CPU."""
-        self._spec, self._device, self._threads = spec, torch.device(device), threads
+        self.spec, self._device, self._threads = spec, torch.device(device), threads
         try:
             trace: Any = torch.jit.load(str(path), map_location=self._device)  # type: ignore[no-untyped-call]
             program: Any = read_trace(trace, self._device)
@@ -70,22 +70,10 @@ class TorchEngine:
                 f"{path.name} cannot be loaded by PyTorch {torch.__version__}: {error}",
                 remedy="Rebuild the bundle, or install the PyTorch that built it.",
             ) from error
-        found = count_tensors(program.graph)
-        if found != (len(spec.inputs), len(spec.outputs)):
-            raise BundleError(
-                f"{path.name} has {found[0]} inputs and {found[1]} outputs; its manifest says "
-                f"{', '.join(map(str, spec.inputs))} and {', '.join(map(str, spec.outputs))}.",
-                remedy="Rebuild the bundle.",
-            )
         self._program: Any = program
         self._run: Any = (
             torch.compile(program, dynamic=True, fullgraph=True) if mode == "compile" else program
         )
-
-    @property
-    def spec(self) -> EngineSpec:
-        """Its tensors."""
-        return self._spec
 
     @property
     def program(self) -> torch.fx.GraphModule:
@@ -96,30 +84,27 @@ class TorchEngine:
         return program
 
     def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Call:
-        """See `Engine.bind`; PyTorch keeps memory of its own, and on a GPU each call copies in and out.
-
-        With arrays on the GPU the result is a `TorchBinding`, to be put on any stream.
-        """
-        self._spec.check(inputs, outputs)
+        """See `Engine.bind`; with arrays on the GPU the result is a `TorchBinding`, which runs on any stream."""
+        self.spec.check(inputs, outputs)
         assert self.program is not None
         if not any(isinstance(array, np.ndarray) for array in (*inputs.values(), *outputs.values())):
             memory = None if self.gpu is None else shared_memory(self.gpu)
-            return TorchBinding(self._run, self._spec, inputs, outputs, self._device, memory)
-        given = [inputs[tensor.name] for tensor in self._spec.inputs]
-        into = [torch.from_numpy(outputs[tensor.name]) for tensor in self._spec.outputs]
+            return TorchBinding(self._run, self.spec, inputs, outputs, self._device, memory)
+        given = [inputs[tensor.name] for tensor in self.spec.inputs]
+        into = [torch.from_numpy(outputs[tensor.name]) for tensor in self.spec.outputs]
 
-        def put() -> None:
+        def run() -> None:
             with torch.inference_mode(), limit_threads(self._threads), exact_floats():
                 fill(into, self._run(*(_read(array).to(self._device) for array in given)))
 
         def call() -> None:
             assert self.program is not None
-            run_twice(put, self.gpu)
+            run_twice(run, self.gpu)
 
         return call
 
     def close(self) -> None:
-        """Drop the network; on a GPU what PyTorch keeps for its stream goes back, too, unless others are bound."""
+        """Free the network, and on a GPU what PyTorch keeps for its stream unless others are bound."""
         self._program = self._run = None
         if self.gpu is not None:
             with contextlib.suppress(EngineError):  # a lost GPU takes nothing back
@@ -165,13 +150,13 @@ def choose_device(device: str) -> str:
     return device
 
 
-def fill(into: Sequence[torch.Tensor], answers: torch.Tensor | Sequence[torch.Tensor]) -> None:
-    """Copy what a network answers, alone or in order, into tensors of the same shapes; raises RuntimeError."""
-    found = [answers] if isinstance(answers, torch.Tensor) else answers
-    for target, answer in zip(into, found, strict=True):
-        if answer.shape != target.shape:  # copy_ would repeat it
-            raise RuntimeError(f"it computes {list(answer.shape)}, not {list(target.shape)}")
-        target.copy_(answer)
+def fill(targets: Sequence[torch.Tensor], outputs: torch.Tensor | Sequence[torch.Tensor]) -> None:
+    """Copy a network's output or outputs into tensors of the same shapes; raises RuntimeError."""
+    found = [outputs] if isinstance(outputs, torch.Tensor) else outputs
+    for target, output in zip(targets, found, strict=True):
+        if output.shape != target.shape:  # copy_ would repeat it
+            raise RuntimeError(f"it computes {list(output.shape)}, not {list(target.shape)}")
+        target.copy_(output)
 
 
 def _read(array: Array) -> torch.Tensor:
@@ -180,10 +165,7 @@ def _read(array: Array) -> torch.Tensor:
 
 
 class TemporarySetting:
-    """A setting of the whole process that holds while at least one call runs, and is put back after.
-
-    Of calls at the same time with different values the last one's holds for all.
-    """
+    """A setting of the whole process that holds while at least one call runs; of several calls the last one's."""
 
     def __init__(self, read: Callable[[], Any], write: Callable[[Any], None]) -> None:
         self._read, self._write = read, write
@@ -192,7 +174,6 @@ class TemporarySetting:
 
     @contextlib.contextmanager
     def at(self, value: Any) -> Iterator[None]:
-        """Hold it at a value."""
         with self._lock:
             if self._calls == 0:
                 self._before = self._read()
@@ -207,22 +188,21 @@ class TemporarySetting:
                     self._write(self._before)
 
 
-def run_twice(put: Callable[[], None], gpu: Gpu | None) -> None:
-    """Run PyTorch's work once; where memory runs out, once more with what can be had back on its GPU.
+def run_twice(run: Callable[[], None], gpu: Gpu | None) -> None:
+    """Run PyTorch's work; where memory runs out, once more with what can be had back on its GPU.
 
-    Raises `EngineError`.
+    Raises `EngineError`, not from PyTorch's own error, whose frames would keep half of the call's memory.
     """
-    failed = _failure(put)
+    failed = _failure(run)
     if isinstance(failed, OutOfMemory) and gpu is not None and gpu.free_unused():
-        failed = _failure(put)
+        failed = _failure(run)
     if failed is not None:
         raise failed
 
 
-def _failure(put: Callable[[], None]) -> EngineError | None:
-    """What went wrong, if anything; not as PyTorch's error, whose frames would keep half of the call's memory."""
+def _failure(run: Callable[[], None]) -> EngineError | None:
     try:
-        put()
+        run()
     except RuntimeError as error:  # of sizes that do not fit, of memory, of the GPU
         return translate(error, "PyTorch failed", SMALLER)
     return None
@@ -241,21 +221,16 @@ def limit_threads(threads: int | None) -> contextlib.AbstractContextManager[None
 
 
 def exact_floats() -> contextlib.AbstractContextManager[None]:
-    """float32 convolutions in float32 while a call runs.
-
-    PyTorch lets cuDNN round what they multiply to TF32's 11 bits unless it is told otherwise, which moves a
-    bundle of precision fp32 by 1e-3; of matrix products it does not.
-    """
+    """No TF32 in convolutions while a call runs: cuDNN's default, which moves a bundle of precision fp32 by 1e-3."""
     return _tf32.at(False)
 
 
 class TorchMemory:
     """PyTorch's memory for the networks on one stream: a pool in which they take turns, as in `Gpu.scratch`.
 
-    A graph captured with it finds its addresses again, for nothing in the pool goes back while a binding lives that
-    has run in it. Without one the pool is kept for the next: to give it back, and to take as much again, waits for
-    all that the GPU does, on other streams too. It goes where memory is wanted back: PyTorch frees none of its own
-    when a call inside a pool finds none (pytorch#159674).
+    Nothing in the pool goes back while a binding lives that has run in it, so a captured graph finds its addresses
+    again. Without bindings the pool is kept, since to free it waits for all that the GPU does, until memory is
+    wanted back: PyTorch frees none of its own when a call inside a pool finds none (pytorch#159674).
     """
 
     def __init__(self, gpu: Gpu | None) -> None:
@@ -290,7 +265,7 @@ def shared_memory(gpu: Gpu) -> TorchMemory:
 
 
 class TorchBinding:
-    """A network on arrays of the GPU. Calls only put work on a stream; nobody waits.
+    """A network on arrays of the GPU; a call starts it on a stream and does not wait.
 
     Run it once before a capture, and keep it for as long as the graph: both use the same memory of PyTorch's.
     """
@@ -312,21 +287,21 @@ class TorchBinding:
         self._given, self._into = tensors[: len(given)], tensors[len(given) :]
         self._memory = memory or TorchMemory(None)
         self._pool: torch.cuda.MemPool | None = None
-        """Where it ran, and a graph may have addresses; until then any pool will do."""
+        """Where it ran: a graph may have its addresses."""
 
     def __call__(self) -> None:
-        """Put the network on PyTorch's current stream; raises `EngineError` if PyTorch refuses."""
+        """Run on PyTorch's current stream; raises `EngineError` if PyTorch refuses."""
         with self._memory.lock:
-            run_twice(self._put, self._memory.gpu)
+            run_twice(self._start, self._memory.gpu)
 
-    def _put(self) -> None:
+    def _start(self) -> None:
         pool = self._pool or self._memory.pool()
         with torch.inference_mode(), exact_floats(), torch.cuda.use_mem_pool(pool):
             fill(self._into, self._run(*self._given))
         self._pool = pool
 
     def enqueue(self, stream: Any) -> None:
-        """Put the network on a `cuda.core` stream; raises `EngineError` if PyTorch refuses."""
+        """Run on a `cuda.core` stream; raises `EngineError` if PyTorch refuses."""
         outer: Any = torch.cuda.ExternalStream(int(stream.handle), device=self._device)  # type: ignore[no-untyped-call]
         with torch.cuda.stream(outer):
             self()
@@ -377,13 +352,6 @@ def read_trace(trace: Any, device: torch.device) -> torch.fx.GraphModule:
     graph.output(result)
     used = {node.target for node in graph.nodes if node.op == "get_attr"}
     return torch.fx.GraphModule({name: tensors[name] for name in tensors if name in used}, graph)
-
-
-def count_tensors(graph: torch.fx.Graph) -> tuple[int, int]:
-    """How many a network takes, and how many it answers."""
-    inputs = sum(node.op == "placeholder" for node in graph.nodes)
-    (result,) = next(node.args for node in graph.nodes if node.op == "output")
-    return inputs, len(result) if isinstance(result, (list, tuple)) else 1
 
 
 def _constant(output: Any, device: torch.device, graph: torch.fx.Graph, tensors: dict[str, Any]) -> Any:

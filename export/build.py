@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
-import importlib.util
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -15,15 +13,16 @@ from pathlib import Path
 from ..engines import Bundle, Manifest
 from ..engines.bundle import hash_file
 from ..engines.tensorrt_library import open_library
-from ..errors import BundleError, CheckpointError, ExportError, MimicMotionError, OutputError, SettingsError
+from ..errors import CheckpointError, ExportError, MimicMotionError, SettingsError
+from ..files import output_errors
 from ..networks import POSE_CHUNK
 from ..settings import Settings
 from .options import Options
 from .output_folder import Workspace, check_output, find_present
 from .tensorrt_build import check_target, gpu_name
 
-FURTHER_CODE = ("engines.spec", "training.checkpoints", "training.networks")
-"""Modules outside `export` that decide on the networks and their tensors."""
+FURTHER_CODE = ("engines/spec.py", "training/checkpoints.py", "training/networks.py")
+"""Sources outside `export` that decide on the networks and their tensors."""
 Report = Callable[[str, int, int], None]
 """(what is being done, steps done, steps in all)."""
 
@@ -48,14 +47,13 @@ def build_bundle(
     report("reading", 0, len(options.networks) + 1)
     folder = find_base(base)
     key = build_key(folder, checkpoint, options)
-    writing = functools.partial(explained, OutputError, "output", f"{output} cannot be written")
-    with writing():
+    with output_errors(output):
         if (present := find_present(output, key)) is not None:
             return present, False
         check_output(output)
     former = None if refit_from is None else _former_bundle(refit_from, options)
     check_target(options)
-    with writing(), Workspace(output, key) as workspace:
+    with output_errors(output), Workspace(output, key) as workspace:
         try:
             from .network_build import build_networks
 
@@ -67,66 +65,56 @@ def build_bundle(
                 f"the bundle could not be built: {type(error).__name__}: {error}",
                 remedy="Check that base and checkpoint belong together, and the free space.",
             ) from error
-        with writing():  # here already, so that the error gets the workspace's note
+        with output_errors(output):  # here already, so that the error gets the workspace's note
             workspace.publish(manifest)
     return manifest, True
 
 
 def _former_bundle(folder: str | Path, options: Options) -> Bundle:
     """The bundle whose plans take other weights; raises `SettingsError` or `BundleError`."""
-    if not options.plan.refit:
-        raise SettingsError(
-            "only plans that take other weights can be refitted.", remedy="Add --refit.", field="refit_from"
-        )
-    with explained(BundleError, "refit_from", f"{folder} cannot be read"):
-        former = Bundle.load(folder)
+    former = Bundle.load(folder)
     has = former.manifest
-    if not set(options.networks) <= set(has.networks) or has.backend != options.backend:
+    same = has.backend == options.backend and set(options.networks) <= set(has.networks)
+    if not (same and options.plan.refit):
         raise SettingsError(
-            f"{folder} is a bundle for {has.backend} of {', '.join(has.networks)}.",
-            remedy="Give one that was built with the same options.",
+            f"{folder} is a bundle for {has.backend} of {', '.join(has.networks)}, whose plans are not refitted.",
+            remedy="Give one that was built with the same options, --refit among them.",
             field="refit_from",
         )
     return former
 
 
 @contextlib.contextmanager
-def explained(kind: type[MimicMotionError], field: str, what: str) -> Iterator[None]:
-    """Turn an OSError into an error of the input `field`."""
+def reading(field: str, path: str | Path) -> Iterator[None]:
+    """Turn an OSError into a `CheckpointError` of the input `field`."""
     try:
         yield
     except OSError as error:
-        raise kind(
-            f"{what}: {error}.", remedy="Check the name, the permissions and the free space.", field=field
+        raise CheckpointError(
+            f"{field} {path} cannot be read: {error}.",
+            remedy="Check the name, the permissions and that it is whole.",
+            field=field,
         ) from error
 
 
 def find_base(base: str | Path) -> Path:
     """The base's folder. PyTorch is loaded only where it has to be downloaded, not to find nothing to do."""
-    with explained(CheckpointError, "base", f"base {base} cannot be read"):
+    with reading("base", base):
         if Path(base).is_dir():
             return Path(base)
         from ..training.checkpoints import resolve_base
 
-        found: Path = resolve_base(base)
-        return found
+        return resolve_base(base)
 
 
 def build_key(folder: Path, checkpoint: Path, options: Options) -> str:
-    """Hash of all that a bundle is made from: weights, configs, options, and the code that exports and judges.
+    """Hash of all that a bundle is made from: weights, configs, options, and the code that exports and compares.
 
     Of plans also the library that compiles and, where it compiles for the GPU that is there, that GPU.
     """
-    with explained(CheckpointError, "checkpoint", f"checkpoint {checkpoint} cannot be read"):
-        if not checkpoint.is_file():
-            wrong = "is a folder" if checkpoint.is_dir() else "does not exist"
-            raise CheckpointError(
-                f"checkpoint {checkpoint} {wrong}.",
-                remedy="Give MimicMotion's file, .pth or .safetensors.",
-                field="checkpoint",
-            )
+    with reading("checkpoint", checkpoint):
         weights = hash_file(checkpoint)
-    with explained(CheckpointError, "base", f"base {folder} cannot be read"):
+    with reading("base", folder):
         parts = ("vae", "image_encoder", "scheduler", "feature_extractor")
         files = [folder / "unet" / "config.json", *(p for part in parts for p in (folder / part).glob("*.*"))]
         base = {str(path.relative_to(folder)): hash_file(path) for path in files if path.is_file()}
@@ -143,9 +131,9 @@ def build_key(folder: Path, checkpoint: Path, options: Options) -> str:
 
 
 def code_files() -> list[Path]:
-    """The sources whose change makes other engines of the same weights, or judges them otherwise."""
-    specs = (importlib.util.find_spec(f"mimicmotion_trt.{module}") for module in FURTHER_CODE)
-    return [*Path(__file__).parent.glob("*.py"), *(Path(str(spec.origin)) for spec in specs if spec)]
+    """The sources whose change makes other engines of the same weights, or compares them otherwise."""
+    room = Path(__file__).parent
+    return [*room.glob("*.py"), *(room.parent / name for name in FURTHER_CODE)]
 
 
 def hash_code(files: Iterable[Path]) -> str:

@@ -19,7 +19,7 @@ from mimicmotion_trt.errors import MimicMotionError, SettingsError
 from mimicmotion_trt.export.build import build_bundle
 from mimicmotion_trt.export.options import Options, PlanOptions
 from mimicmotion_trt.export.tensorrt_build import left_out
-from mimicmotion_trt.settings import parse_size
+from mimicmotion_trt.settings import parse_setting, parse_size
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -87,7 +87,7 @@ def build(
             rows=_numbers(batch, "batch"),
             note=note,
             deep_cache=deep_cache,
-            defaults=dict(map(_default, default or ())),
+            defaults=dict(map(parse_setting, default or ())),
             plan=PlanOptions(
                 level=level,
                 workspace=workspace,
@@ -116,7 +116,7 @@ def build(
         raise SystemExit(130) from None
     seconds = time.perf_counter() - began
     if as_json:
-        errors = {name: network.agreement.rel_l2 for name, network in manifest.networks.items()}
+        errors = {name: network.accuracy.rel_l2 for name, network in manifest.networks.items()}
         line = {"output": str(output), "built": built, "build": manifest.build, "seconds": round(seconds, 3)}
         print(json.dumps({**line, "rel_l2": errors}))
     elif not built:
@@ -137,8 +137,8 @@ def _table(manifest: Manifest) -> Table:
     table = Table("network", "MB", "relative L2 error", "largest difference", "bound", "by")
     for name, network in manifest.networks.items():
         size = sum(file.bytes for file in network.files) / 1e6
-        a = network.agreement
-        table.add_row(name, f"{size:.1f}", f"{a.rel_l2:.1e}", f"{a.max_abs:.1e}", f"{a.bound:.0e}", a.judge)
+        a = network.accuracy
+        table.add_row(name, f"{size:.1f}", f"{a.rel_l2:.1e}", f"{a.max_abs:.1e}", f"{a.bound:.0e}", a.runner)
     return table
 
 
@@ -149,16 +149,6 @@ def _numbers(text: str, field: str) -> tuple[int, ...]:
         raise SettingsError(
             f"{field} {text!r} is no list of numbers.", remedy="For instance 1,2,4.", field=field
         ) from None
-
-
-def _default(text: str) -> tuple[str, object]:
-    name, mark, value = text.partition("=")
-    if not mark:
-        raise SettingsError(f"default {text!r} is not NAME=VALUE.", remedy="For instance steps=10.")
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Networks in float16 as tensor cores run them: strongly typed graphs whose precision is safe, and their judge.
+"""Networks in float16 as tensor cores run them: strongly typed graphs whose precision is safe, and their check.
 
 - *Group norms* take their statistics in float32 whatever they read (ONNX's `stash_type`): sums of squares over a
   group leave float16's range long before its values do.
@@ -6,13 +6,12 @@
 - *The VAE's residual stream* leaves float16's range in trained models (SVD's config says `force_upcast`), so it stays
   float32. Convolutions and linear layers still multiply in float16, but read their input divided by a power of two,
   which costs no precision, so that neither what they read nor what they write leaves the range.
-- *The judge*, `TensorCoreEngine`, rounds every product to float16, as TensorRT's layers do. ONNX Runtime does not:
+- *The check*, `tensor_core_engine`, rounds every product to float16, as TensorRT's layers do. ONNX Runtime does not:
   its CPU kernels compute in float32 and round the result, so a value over 65504 in between never shows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -22,8 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import flop_registry
 
-from ..engines import Array, EngineSpec
-from ..engines.backend import Call
+from ..engines import EngineSpec
+from ..training.torch_animator import ModuleEngine
 from .rewrite import SelfAttention
 from .tracing import DOMAIN
 
@@ -51,7 +50,7 @@ def stable_norms(module: nn.Module) -> None:
 
 
 def narrow_layers(module: nn.Module) -> None:
-    """Let every convolution and linear layer multiply in float16 and answer in float32, attention in float16."""
+    """Let every convolution and linear layer multiply in float16 and give float32, attention in float16."""
     attention = isinstance(module, SelfAttention)
     for name, child in list(module.named_children()):
         if isinstance(child, nn.Conv2d | nn.Linear):
@@ -138,28 +137,11 @@ class TensorCores(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return tree_map_only(Tensor, Tensor.half, result)
 
 
-class TensorCoreEngine:
-    """A network's float16 module in PyTorch on a CPU as an engine, to be compared."""
+def tensor_core_engine(module: nn.Module, spec: EngineSpec) -> ModuleEngine:
+    """A network's float16 module in PyTorch on a CPU, whose products are as tensor cores round them."""
 
-    gpu = None
+    def run(*inputs: Tensor) -> Any:
+        with TensorCores():  # type: ignore[no-untyped-call]
+            return module(*inputs)
 
-    def __init__(self, module: nn.Module, spec: EngineSpec) -> None:
-        self.module, self.spec = module, spec
-
-    def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Call:
-        """Raises `EngineError` if an array is not what the spec says."""
-        self.spec.check(inputs, outputs)
-        given = [torch.from_numpy(inputs[tensor.name]) for tensor in self.spec.inputs]
-        into = [torch.from_numpy(outputs[tensor.name]) for tensor in self.spec.outputs]
-
-        def call() -> None:
-            # Not inference mode, in which operators arrive before they are taken apart.
-            with torch.no_grad(), TensorCores():  # type: ignore[no-untyped-call]
-                result = self.module(*given)
-            for target, value in zip(into, result if isinstance(result, tuple) else (result,), strict=True):
-                target.copy_(value)
-
-        return call
-
-    def close(self) -> None:
-        """Nothing is held."""
+    return ModuleEngine(run, spec, torch.device("cpu"))

@@ -24,7 +24,6 @@ from ..engines import (
     Manifest,
     Network,
     Placement,
-    network_specs,
 )
 from ..engines.bundle import describe_file
 from ..engines.onnxruntime_backend import OnnxRuntimeEngine
@@ -32,7 +31,8 @@ from ..engines.tensorrt_backend import open_engine
 from ..engines.tensorrt_library import open_library
 from ..engines.torch_backend import TorchEngine
 from ..training.checkpoints import image_statistics, load_model
-from .float16 import TensorCoreEngine, to_float16
+from ..training.networks import model_specs
+from .float16 import tensor_core_engine, to_float16
 from .networks import check_scaling_factor, check_scheduler, engine_form
 from .options import Options
 from .output_folder import Workspace
@@ -68,17 +68,11 @@ def build_networks(
     check_scheduler(model.scheduler)
     check_scaling_factor(model.vae.config["scaling_factor"])
     image = image_statistics(model.feature_extractor, model.image_encoder)
-    widths = model.unet.config["block_out_channels"]
-    specs = network_specs(
-        pose_channels=widths[0],
-        token_width=model.unet.config["cross_attention_dim"],
-        image_size=image.size,
-        dtype="float16" if options.half else "float32",
-        cached_channels=widths[1] if options.deep_cache else None,
-    )
+    dtype = "float16" if options.half else "float32"
+    specs = model_specs(model.unet, image.size, dtype, deep_cache=options.deep_cache)
     if options.compiles:  # a shape that cannot be compiled fails before anything is exported
         make_profiles("unet", specs["unet"], options)
-    report("recording what PyTorch answers", 1, total)
+    report("recording what PyTorch computes", 1, total)
     defaults = model_defaults(model, options)
     missing = [name for name in options.networks if name not in workspace.finished]
     evidence = record_evidence(model, image, specs, options, defaults, missing)
@@ -116,7 +110,7 @@ def model_defaults(model: Any, options: Options) -> dict[str, Any]:
 
 
 def library_versions(networks: Mapping[str, Network]) -> dict[str, str]:
-    """The versions of what exported, judged and compiled the networks."""
+    """The versions of what exported, compared and compiled the networks."""
     modules = (torch, diffusers, transformers, onnxruntime, polygraphy)
     compilers = {network.plan.library for network in networks.values() if network.plan}
     return {
@@ -161,7 +155,7 @@ class NetworkBuild:
         accuracies = []
         if self.options.half:  # each product rounded to float16, which ONNX Runtime on a CPU does not do
             self.report(f"comparing {self.name} in float16 with PyTorch")
-            engine: Engine = TensorCoreEngine(module, self.spec)
+            engine: Engine = tensor_core_engine(module, self.spec)
             accuracies.append(compare_engine(self.name, engine, evidence.cases, BOUNDS["fp16"], "float16"))
         module.to("meta")
         if evidence.calibration:

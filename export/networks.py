@@ -191,8 +191,7 @@ FORMS: dict[str, tuple[Callable[[Any], nn.Module], str]] = {
 
 
 def engine_form(network: str, model: Any) -> nn.Module:
-    """A network of a model in the form that engines run. It rewrites the model's part in place: record its answers
-    before."""
+    """A network of a model in the form that engines run; the model's part is rewritten in place."""
     form, part = FORMS[network]
     return form(getattr(model, part))
 

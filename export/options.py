@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
+from pydantic import Field
+
 from ..engines import FEATURE_CACHE_NETWORKS, NETWORKS
 from ..errors import SettingsError
 from ..settings import Settings
@@ -23,41 +25,30 @@ PRECISIONS = {
 FLOAT8_SINCE = 89
 """The first compute capability that multiplies in float8, Ada (8.9)."""
 FLOAT8_CAPABILITIES = ("SM89", "SM120")
-"""What a float8 plan of TensorRT-RTX is for unless it is said: Ada and Blackwell."""
+"""What a float8 plan of TensorRT-RTX is for if no capability is given: Ada and Blackwell."""
 
 
 @checked(SettingsError)
 @dataclass(frozen=True)
 class PlanOptions:
-    """What TensorRT is told when it compiles; raises `SettingsError` when built with values out of range."""
+    """How TensorRT compiles; raises `SettingsError` when built with values out of range."""
 
     level: Annotated[int, Whole(0, 5)] = 3
     """Optimisation level, 0 (quick to build) to 5 (quick to run)."""
     workspace: Annotated[int, Whole(1, 2**43 - 1)] | None = None
-    """MiB of scratch memory that a kernel may use at most, whose bytes 63 bits count; None: all there is."""
+    """MiB of scratch memory that a kernel may use at most (the library counts bytes in 63 bits); None: all."""
     aux_streams: Annotated[int, Whole(0, 2**31 - 1)] | None = None
     """Further streams that independent layers may run on; None leaves it to the library."""
-    capabilities: tuple[str, ...] = ()
+    capabilities: tuple[Annotated[str, Field(pattern=r"^SM\d+$")], ...] = ()
     """Compute capabilities that a TensorRT-RTX plan is for (SM75, SM80, SM86, SM89, SM120, SM121)."""
     refit: bool = False
     """Keep the plan open for other weights."""
     weight_streaming: bool = False
     """Let weights stay in the host's memory where the GPU's is short."""
-    frames: tuple[int, ...] = ()
+    frames: tuple[Annotated[int, Whole(2)], ...] = ()
     """Further lengths of segments, for clips that are shorter than the model's own."""
 
     def __post_init__(self) -> None:
-        if any(frames < 2 for frames in self.frames):
-            raise SettingsError(
-                f"frames are {', '.join(map(str, self.frames))}: a segment has 2 or more.",
-                remedy="Choose lengths of 2 and more, or leave --frames out.",
-                field="frames",
-            )
-        wrong = [name for name in self.capabilities if not (name.startswith("SM") and name[2:].isdigit())]
-        if wrong:
-            raise SettingsError(
-                f"{wrong[0]!r} is no compute capability.", remedy="For instance SM89.", field="capability"
-            )
         object.__setattr__(self, "capabilities", tuple(dict.fromkeys(self.capabilities)))
 
 
@@ -100,7 +91,7 @@ class Options:
         if self.plan != PlanOptions() and not self.compiles:
             raise SettingsError(
                 f"{self.backend} compiles no plan.",
-                remedy="Leave out what only TensorRT is told, or choose --backend tensorrt or tensorrt-rtx.",
+                remedy="Leave out the options of TensorRT, or choose --backend tensorrt or tensorrt-rtx.",
                 field="backend",
             )
         if self.plan.capabilities and self.backend != "tensorrt-rtx":
@@ -132,7 +123,7 @@ class Options:
 
     @property
     def arguments(self) -> str:
-        """What `build_engines.py` is told to build like this, in a shell's words."""
+        """The options of `build_engines.py` that build like this, as in a shell."""
         words = ["--backend", self.backend, "--precision", str(self.precision)]
         for width, height in self.sizes:
             words += ["--size", f"{width}x{height}"]

@@ -9,25 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import glob
-import json
 import os
 import re
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from ..engines import NETWORKS, Bundle, Manifest, Network
-from ..engines.bundle import MANIFEST, check_file, read_network
+from ..engines.bundle import MANIFEST, check_file, read_json, write_json
 from ..errors import BundleError, OutputError
-from ..files import write_atomic
+from ..files import lock_folder, write_atomic
 
 ENGINE_FILE = re.compile(rf"({'|'.join(NETWORKS)}|unet_[a-z]+)(-[0-9a-f]+)?\.(onnx|weights|plan|ts)")
 """The name of an engine file, or of its external weights, of any version and backend."""
-BEGINNING = re.compile(rb'\s*\{\s*"backend":\s*"(onnxruntime|tensorrt|tensorrt-rtx|torch)"')
-"""How the manifest of a bundle begins, whatever its format and however its end was damaged."""
-LOCK = "lock"
 
 
 def find_present(output: Path, key: str) -> Manifest | None:
@@ -55,13 +48,13 @@ def _is_replaceable(output: Path) -> bool:
     """Whether it is a folder that is empty, or a bundle, whole or damaged, and nothing else."""
     if not output.is_dir():
         return False
-    paths = list(output.iterdir())
-    if not paths:
-        return True
-    manifest = output / MANIFEST
-    if not manifest.is_file() or not BEGINNING.match(manifest.read_bytes()):
+    paths, manifest = set(output.iterdir()), output / MANIFEST
+    if manifest in paths and b'"backend"' not in manifest.read_bytes()[:20]:  # as any version's begins
         return False
-    return all(path == manifest or (path.is_file() and ENGINE_FILE.fullmatch(path.name)) for path in paths)
+    engines = paths - {manifest}
+    return (manifest in paths or not engines) and all(
+        path.is_file() and ENGINE_FILE.fullmatch(path.name) for path in engines
+    )
 
 
 class Workspace:
@@ -83,18 +76,10 @@ class Workspace:
         """The networks that need not be built: their files are in `bundle`."""
         self._former = self.root / "former"
         self._notes = self.root / "finished.json"
-        self._lock = FileLock(self.root / LOCK, timeout=0)
+        self._lock = contextlib.ExitStack()
 
     def __enter__(self) -> Workspace:
-        self.bundle.mkdir(parents=True, exist_ok=True)
-        try:
-            self._lock.acquire()
-        except (Timeout, FileNotFoundError) as error:  # not found: deleted by a build that ended this moment
-            raise OutputError(
-                f"another build of this output is running ({self.output}).",
-                remedy="Wait until it has ended, then run the command again.",
-                field="output",
-            ) from error
+        self._lock.enter_context(lock_folder(self.root))
         self._restore()  # after a build that was killed
         self.finished = self._read_notes()
         self._tidy()
@@ -111,19 +96,18 @@ class Workspace:
                 kept = ", ".join(self.finished)
                 error.add_note(f"finished and kept: {kept}; the same command goes on from there")
         finally:
-            self._lock.release()
+            self._lock.close()
 
     def keep(self, name: str, network: Network) -> None:
         """Note that a network is finished; its files are in `bundle`."""
         self.finished[name] = network
-        noted = {name: asdict(network) for name, network in self.finished.items()}
-        write_atomic(self._notes, json.dumps(noted))
+        write_atomic(self._notes, write_json(dict[str, Network], self.finished))
 
     def _read_notes(self) -> dict[str, Network]:
         """The networks noted whose files are there byte for byte; none if the notes are damaged."""
         try:
-            noted = {name: read_network(raw) for name, raw in json.loads(self._notes.read_text()).items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            noted = read_json(dict[str, Network], self._notes.read_text())
+        except (OSError, ValueError):
             return {}
         found = {}
         for name, network in noted.items():
@@ -158,5 +142,5 @@ class Workspace:
         """Delete what earlier builds of this output left, unless they still run."""
         for folder in self.output.parent.glob(f".{glob.escape(self.output.name)}.build-*"):
             if folder != self.root:
-                with contextlib.suppress(Timeout, OSError), FileLock(folder / LOCK, timeout=0):
+                with contextlib.suppress(OutputError), lock_folder(folder):
                     shutil.rmtree(folder, ignore_errors=True)

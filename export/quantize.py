@@ -50,10 +50,7 @@ def quantize(files: list[Path], calibration: Iterable[Mapping[str, Array]], marg
     insert(model, {name: margin * value for name, value in largest.items()})
     for path in files:  # onnx would append to the weights
         path.unlink()
-    if len(files) == 1:
-        onnx.save(model, str(files[0]))
-    else:
-        onnx.save(model, str(files[0]), save_as_external_data=True, location=files[1].name)
+    onnx.save(model, str(files[0]), save_as_external_data=len(files) > 1, location=files[-1].name)
 
 
 def products(model: Any) -> list[Any]:

@@ -178,11 +178,11 @@ class TokenAttention(nn.Module):
         self.to_v, self.to_out = attention.to_v, attention.to_out[0]
 
     def forward(self, x: Tensor, clip: Clip) -> Tensor:
-        """x [R*F*hw,C] plus the attention's answer for its row."""
+        """x [R*F*hw,C] plus the attention's output for its row."""
         assert clip.token is not None
         width = self.to_out.out_features
-        answer: Tensor = self.to_out(self.to_v(clip.token[:, 0]))
-        return (x.reshape(clip.rows, -1, width) + answer[:, None]).reshape(-1, width)
+        output: Tensor = self.to_out(self.to_v(clip.token[:, 0]))
+        return (x.reshape(clip.rows, -1, width) + output[:, None]).reshape(-1, width)
 
 
 class FeedForward(nn.Module):

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..engines import EngineSpec, FlopModel, GraphStats
+from ..engines import EngineSpec, FlopModel, GraphStats, call_sizes
 from ..errors import ExportError
 
 Shape = tuple[int, int, int, int]
@@ -54,7 +54,7 @@ def fit_flops(network: str, module: nn.Module, spec: EngineSpec) -> FlopModel:
     model = FlopModel(*(max(0.0, float(value)) for value in np.round(solved * DENOMINATOR) / DENOMINATOR))
     rows, frames, height, width = CHECK
     expected = count_flops(module, weights, spec, CHECK)
-    found = model.flops(rows=rows, frames=frames, pixels=height * width)
+    found = model.total(rows=rows, frames=frames, pixels=height * width)
     if found != expected:
         raise ExportError(
             f"the operations of {network} do not grow as expected: {found:.4g} instead of {expected:.4g}.",
@@ -63,12 +63,11 @@ def fit_flops(network: str, module: nn.Module, spec: EngineSpec) -> FlopModel:
     return model
 
 
-def input_shapes(spec: EngineSpec, shape: Shape, batch: int) -> dict[str, list[int]]:
+def input_shapes(spec: EngineSpec, shape: Shape, batch: int) -> dict[str, tuple[int, ...]]:
     """The shape of each input of a call."""
     rows, frames, height, width = shape
-    sizes = {"rows": rows, "frames": frames, "batch": batch, "latent_height": height, "latent_width": width}
-    sizes |= {"height": height * 8, "width": width * 8}
-    return {t.name: [sizes[d] if isinstance(d, str) else d for d in t.shape] for t in spec.inputs}
+    sizes = call_sizes(frames, (height, width), rows=rows, batch=batch)
+    return {tensor.name: tensor.sized(sizes) for tensor in spec.inputs}
 
 
 def count_flops(module: nn.Module, weights: dict[str, Tensor], spec: EngineSpec, shape: Shape) -> int:

@@ -8,29 +8,26 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from ..cuda.batch_sizes import too_wide
-from ..engines import EnginePlan, EngineSpec, Manifest, Placement, Profile
+from ..cuda.batch_sizes import countable_rows
+from ..engines import EnginePlan, EngineSpec, Manifest, Placement, Profile, call_sizes
 from ..engines.cuda import open_gpu
 from ..engines.tensorrt_backend import open_engine
 from ..engines.tensorrt_library import Library, open_library
-from ..errors import BundleError, ExportError, SettingsError
+from ..errors import BundleError, ExportError
 from ..files import write_atomic
 from ..networks import POSE_CHUNK
 from ..settings import Settings
 from .options import FLOAT8_SINCE, Options, PlanOptions
 
 CAPABILITIES = ("SM80", "SM86", "SM89", "SM120")
-"""What a TensorRT-RTX plan is for unless it is said: Ampere, Ada and Blackwell."""
-REINSTALL = (
-    "Install the version that this was made for (pip install 'tensorrt-cu13==11.4.*', or "
-    "'tensorrt-rtx-cu13==1.7.*' for TensorRT-RTX), or report this if it is that one."
-)
+"""What a TensorRT-RTX plan is for if no capability is given: Ampere, Ada and Blackwell."""
+REINSTALL = "Install the version that the extra `gpu` or `rtx` names, or report this if it is that one."
 Progress = Callable[[float], None]
 """Receives the share of a build that is done, 0 to 1; an estimate, since the library adds phases as it goes."""
 
@@ -43,39 +40,26 @@ def make_profiles(name: str, spec: EngineSpec, options: Options) -> tuple[Profil
 
     The U-Net's shapes are fixed in each profile: its kernels are the fastest that way, and TensorRT-RTX 1.7
     does not compile its token matrices with free sizes. What comes in chunks (PoseNet, VAE decoder) takes any
-    number of frames up to the chunk.
+    number of frames up to the chunk. Raises `SettingsError` if no number of rows is usable.
     """
-    if name == "image_encoder":
-        return (Profile({"batch": (1, 1, 1)}),)
+    latent_sizes = [(height // 8, width // 8) for width, height in options.sizes]
     if name.startswith("unet"):
         lengths = sorted({options.model_defaults["segment"], *options.plan.frames}, reverse=True)
-        return tuple(
-            Profile({"rows": _just(rows), "frames": _just(frames), **_latent_size(size)})
-            for size, frames in product(options.sizes, lengths)
-            for rows in usable_rows(spec, options.rows, frames, size)
-        )
-    chunk = options.model_defaults.get("decode_chunk", Settings().decode_chunk)
-    batch, sides = {
-        "pose_net": ({"frames": (1, POSE_CHUNK, POSE_CHUNK)}, _pixels),
-        "vae_encoder": ({"batch": (1, 1, 1)}, _pixels),
-        "vae_decoder": ({"frames": (1, chunk, chunk)}, _latent_size),
-    }[name]
-    return tuple(Profile({**batch, **sides(size)}) for size in options.sizes)
-
-
-def usable_rows(spec: EngineSpec, rows: Iterable[int], frames: int, size: tuple[int, int]) -> tuple[int, ...]:
-    """Those of `rows`, ascending, whose elements the runtime's kernels count; raises `SettingsError` if none."""
-    width = next(tensor.shape[2] for tensor in spec.inputs if tensor.name == "pose")
-    assert isinstance(width, int)
-    positions = size[0] // 8 * (size[1] // 8)
-    usable = tuple(count for count in sorted(set(rows)) if not too_wide(width, count, frames, positions))
-    if not usable:
-        raise SettingsError(
-            f"{min(rows)} rows of {frames} frames of {size[0]}x{size[1]} have a tensor of over 2^31 elements.",
-            remedy="Build for --batch 1, a shorter --segment or a smaller --size.",
-            field="batch",
-        )
-    return usable
+        calls = [
+            call_sizes(frames, latent_size, rows=rows)
+            for latent_size, frames in product(latent_sizes, lengths)
+            for rows in countable_rows(spec, options.rows, frames, latent_size)
+        ]
+    else:
+        decoded = options.model_defaults.get("decode_chunk", Settings().decode_chunk)
+        chunk = {"pose_net": POSE_CHUNK, "vae_decoder": decoded}.get(name, 1)
+        calls = [call_sizes(chunk, latent_size) for latent_size in latent_sizes]
+    free = list(dict.fromkeys(dim for tensor in spec.inputs for dim in tensor.shape if isinstance(dim, str)))
+    least = {} if name.startswith("unet") else {"frames": 1}
+    profiles = (
+        Profile({dim: (least.get(dim, size[dim]), size[dim], size[dim]) for dim in free}) for size in calls
+    )
+    return tuple({str(profile): profile for profile in profiles}.values())
 
 
 def left_out(manifest: Manifest) -> list[str]:
@@ -96,18 +80,6 @@ def left_out(manifest: Manifest) -> list[str]:
     return sorted(lines)
 
 
-def _just(size: int) -> tuple[int, int, int]:
-    return size, size, size
-
-
-def _latent_size(size: tuple[int, int]) -> dict[str, tuple[int, int, int]]:
-    return {"latent_height": _just(size[1] // 8), "latent_width": _just(size[0] // 8)}
-
-
-def _pixels(size: tuple[int, int]) -> dict[str, tuple[int, int, int]]:
-    return {"height": _just(size[1]), "width": _just(size[0])}
-
-
 # --- the GPU that plans are compiled for -----------------------------------------------------------------
 
 
@@ -122,13 +94,21 @@ def check_target(options: Options) -> None:
                 field="precision",
             )
     elif options.backend == "tensorrt-rtx":
-        check_capabilities(open_library(options.backend).api, options.plan.capabilities)
+        api = open_library(options.backend).api
+        offered = [name for name in dir(api.ComputeCapability) if name.startswith("SM")]
+        unknown = [name for name in options.plan.capabilities if name not in offered]
+        if unknown:
+            raise ExportError(
+                f"TensorRT-RTX {api.__version__} does not compile for {', '.join(unknown)}.",
+                remedy=f"It offers {', '.join(offered)}; data-centre GPUs need --backend tensorrt.",
+                field="capability",
+            )
         if options.plan.refit:
             gpu_name("TensorRT-RTX compiles with --refit only where a GPU is: leave it out, or build there.")
 
 
 def gpu_name(remedy: str = "Build on the GPU host; --backend tensorrt-rtx builds on any machine.") -> str:
-    """The first GPU, named as the backend names it when it loads plans; raises `ExportError` if there is none."""
+    """The first GPU, named as in `Session.target`; raises `ExportError` if there is none."""
     try:
         gpu = open_gpu(0)
     except BundleError as error:
@@ -145,18 +125,6 @@ def runs_here(options: Options) -> bool:
     except BundleError:
         return False
     return options.backend == "tensorrt" or gpu.capability in (options.plan.capabilities or CAPABILITIES)
-
-
-def check_capabilities(api: Any, names: Iterable[str]) -> None:
-    """Raise `ExportError` for a compute capability that the library does not offer."""
-    offered = [name for name in dir(api.ComputeCapability) if name.startswith("SM")]
-    for name in names:
-        if name not in offered:
-            raise ExportError(
-                f"TensorRT-RTX {api.__version__} does not compile for {name}.",
-                remedy=f"It offers {', '.join(offered)}; data-centre GPUs need --backend tensorrt.",
-                field="capability",
-            )
 
 
 # --- compiling -------------------------------------------------------------------------------------------
@@ -176,32 +144,34 @@ def compile_plan(
 
     `timings` is TensorRT's timing cache, read and written: kernels that an earlier build timed on this GPU, also
     one that was interrupted, are not timed again. The build runs on a thread of its own, so that an interrupt
-    reaches this one: the build is then stopped, and no plan is written. Raises `ExportError` with what the
-    library said.
+    reaches this one: the build is then stopped, and no plan is written. Raises `ExportError` with the
+    library's messages.
     """
     stop, api = threading.Event(), library.api
 
     def build() -> EnginePlan:
-        library.messages.clear()  # what was said of an earlier network is not this one's error
+        library.messages.clear()  # of an earlier network
         builder = library.start(api.Builder)
         network = builder.create_network(1 << int(api.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         parser = api.OnnxParser(network, library.logger)  # holds the weights until the plan is built
         if not parser.parse_from_file(str(graph)):
-            said = "; ".join(str(parser.get_error(i).desc()) for i in range(parser.num_errors))
-            raise ExportError(f"{graph.name} cannot be read by {library.version}: {said}", remedy=REINSTALL)
+            reason = "; ".join(str(parser.get_error(i).desc()) for i in range(parser.num_errors))
+            raise ExportError(f"{graph.name} cannot be read by {library.version}: {reason}", remedy=REINSTALL)
         if graph.stem.startswith("vae"):
             allow_decomposition(api, network)
         config = builder.create_builder_config()
-        target = configure(api, config, options)
+        configure(api, config, options)
         add_profiles(builder, config, spec, profiles)
         config.progress_monitor = make_monitor(api, stop, progress)
         with timing_cache(library, config, timings):
             memory = builder.build_serialized_network(network, config)
         if memory is None:
-            said, remedy = library.explain("Try another --level, or report it with the text above.")
-            raise ExportError(f"{library.version} could not compile {graph.name}: {said}", remedy=remedy)
+            raise ExportError(
+                f"{library.version} could not compile {graph.name}: {library.reason()}",
+                remedy="Try another --level, more --workspace, or a smaller --size, --segment or --batch.",
+            )
         write_atomic(output, memory)
-        return EnginePlan(library.version, target, profiles, options.refit, options.weight_streaming)
+        return describe_plan(library, profiles, options)
 
     with ThreadPoolExecutor(1, "tensorrt") as worker:
         future = worker.submit(build)
@@ -242,9 +212,7 @@ def refit_plan(
     `EngineError` if it does not take them, `BundleError` if it does not run here.
     """
     path, plan = former
-    portable = hasattr(library.api, "ComputeCapability")
-    target = " ".join(options.capabilities) if portable else gpu_name()
-    wanted = EnginePlan(library.version, target, profiles, options.refit, options.weight_streaming)
+    wanted = describe_plan(library, profiles, options)
     if plan != wanted:
         raise ExportError(
             f"{path.name} is not the plan that is asked for: {plan} instead of {wanted}.",
@@ -257,8 +225,15 @@ def refit_plan(
     return wanted
 
 
-def configure(api: Any, config: Any, options: PlanOptions) -> str:
-    """Set the builder's options; returns what the plan is for."""
+def describe_plan(library: Library, profiles: tuple[Profile, ...], options: PlanOptions) -> EnginePlan:
+    """What the manifest says of a plan that is compiled like this."""
+    portable = hasattr(library.api, "ComputeCapability")
+    target = " ".join(options.capabilities or CAPABILITIES) if portable else gpu_name()
+    return EnginePlan(library.version, target, profiles, options.refit, options.weight_streaming)
+
+
+def configure(api: Any, config: Any, options: PlanOptions) -> None:
+    """Set the builder's options."""
     config.builder_optimization_level = options.level
     if options.workspace is not None:
         config.set_memory_pool_limit(api.MemoryPoolType.WORKSPACE, options.workspace << 20)
@@ -272,14 +247,11 @@ def configure(api: Any, config: Any, options: PlanOptions) -> str:
     if hasattr(api.BuilderFlag, "REQUIRE_USER_ALLOCATION") and not options.weight_streaming:
         config.set_flag(api.BuilderFlag.REQUIRE_USER_ALLOCATION)
     config.profiling_verbosity = api.ProfilingVerbosity.DETAILED  # so that `inspect` can tell layers apart
-    if not hasattr(api, "ComputeCapability"):
-        return gpu_name()
-    names = options.capabilities or CAPABILITIES
-    check_capabilities(api, names)
-    config.num_compute_capabilities = len(names)
-    for index, name in enumerate(names):
-        config.set_compute_capability(getattr(api.ComputeCapability, name), index)
-    return " ".join(names)
+    if hasattr(api, "ComputeCapability"):
+        names = options.capabilities or CAPABILITIES
+        config.num_compute_capabilities = len(names)
+        for index, name in enumerate(names):
+            config.set_compute_capability(getattr(api.ComputeCapability, name), index)
 
 
 def allow_decomposition(api: Any, network: Any) -> None:
@@ -299,7 +271,7 @@ def add_profiles(builder: Any, config: Any, spec: EngineSpec, profiles: tuple[Pr
     for index, profile in enumerate(profiles):
         made = builder.create_optimization_profile()
         for tensor in spec.inputs:
-            made.set_shape(tensor.name, *(profile.shape(tensor.shape, which) for which in range(3)))
+            made.set_shape(tensor.name, *(tensor.sized(profile.sizes(which)) for which in range(3)))
         if config.add_optimization_profile(made) != index:
             raise ExportError(f"the profile {profile} was refused.", remedy=REINSTALL)
 

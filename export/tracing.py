@@ -15,7 +15,6 @@ import logging
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,14 +32,8 @@ ALIGNMENT = 4096
 """Bytes to which weights outside the graph are aligned, so that they can be mapped."""
 
 
-class Dialect(Enum):
-    """Whose operators a graph is written in; the value is the version of the ONNX standard."""
-
-    ONNXRUNTIME = 20
-    STANDARD = 23
-
-
-ONNXRUNTIME, STANDARD = Dialect.ONNXRUNTIME, Dialect.STANDARD
+ONNXRUNTIME, STANDARD = 20, 23
+"""Whose operators a graph is written in, as the version of the ONNX standard that they are of."""
 
 
 class _FusedAttention(torch.autograd.Function):
@@ -76,7 +69,7 @@ def trace_onnx(
     inputs: Mapping[str, Tensor],
     spec: EngineSpec,
     path: Path,
-    dialect: Dialect = ONNXRUNTIME,
+    dialect: int = ONNXRUNTIME,
 ) -> list[Path]:
     """Export with every free dimension of the spec dynamic; returns the files written, the graph first."""
     axes = {
@@ -91,7 +84,7 @@ def trace_onnx(
             input_names=[tensor.name for tensor in spec.inputs],
             output_names=[tensor.name for tensor in spec.outputs],
             dynamic_axes=axes,
-            opset_version=ONNXRUNTIME.value,
+            opset_version=ONNXRUNTIME,
             dynamo=False,  # the dynamo exporter fixes a size that becomes 1 at the deepest level
         )
     return finish(path, dialect)
@@ -121,7 +114,7 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def finish(path: Path, dialect: Dialect) -> list[Path]:
+def finish(path: Path, dialect: int) -> list[Path]:
     """Translate the graph. Over 2 GB the exporter wrote one file for each tensor: gather them in `path`.weights."""
     import onnx
 
@@ -134,7 +127,7 @@ def finish(path: Path, dialect: Dialect) -> list[Path]:
     }
     translate(model, dialect)
     if not scattered:
-        if dialect is ONNXRUNTIME:
+        if dialect == ONNXRUNTIME:
             halve_weights(model)
         onnx.save(model, str(path))
         return [path]
@@ -164,7 +157,7 @@ def gather_weights(model: onnx.ModelProto, folder: Path, weights: Path) -> None:
                 tensor.external_data.add(key=key, value=str(value))
 
 
-def translate(model: onnx.ModelProto, dialect: Dialect) -> None:
+def translate(model: onnx.ModelProto, dialect: int) -> None:
     """Give the operators of the domain `mimicmotion` their names in a dialect, in place."""
     import onnx
 
@@ -175,7 +168,7 @@ def translate(model: onnx.ModelProto, dialect: Dialect) -> None:
         node.domain = ""
         if node.op_type == "Attention":
             heads, scale = attributes["heads"], attributes["scale"]
-            if dialect is ONNXRUNTIME:
+            if dialect == ONNXRUNTIME:
                 node.domain, node.op_type = "com.microsoft", "MultiHeadAttention"
                 attributes = {"num_heads": heads, "scale": scale}
             else:
@@ -183,34 +176,32 @@ def translate(model: onnx.ModelProto, dialect: Dialect) -> None:
         del node.attribute[:]
         node.attribute.extend(onnx.helper.make_attribute(*entry) for entry in sorted(attributes.items()))
     opsets = {entry.domain: entry.version for entry in model.opset_import if entry.domain != DOMAIN}
-    opsets[""] = dialect.value  # operators used here only gained dtypes between 20 and 23
+    opsets[""] = dialect  # operators used here only gained dtypes between 20 and 23
     if any(node.domain == "com.microsoft" for node in model.graph.node):
         opsets["com.microsoft"] = 1
     del model.opset_import[:]
     model.opset_import.extend(onnx.helper.make_opsetid(*entry) for entry in opsets.items())
 
 
-def halve_weights(model: onnx.ModelProto, *, at_least: int = 256) -> int:
-    """Store float32 weights that float16 holds exactly as float16 behind a Cast; returns the bytes saved.
+def halve_weights(model: onnx.ModelProto) -> None:
+    """Store float32 weights of 256 numbers and more that float16 holds exactly as float16 behind a Cast.
 
     ONNX Runtime casts them once, when the session is made, so only the file's size changes.
     """
     import onnx
 
-    saved, casts = 0, []
+    casts = []
     for tensor in model.graph.initializer:
         if tensor.data_type != onnx.TensorProto.FLOAT or tensor.external_data:
             continue
         values = onnx.numpy_helper.to_array(tensor)
         with np.errstate(over="ignore"):
             narrow = values.astype(np.float16)
-        if values.size < at_least or not np.array_equal(narrow.astype(np.float32), values):
+        if values.size < 256 or not np.array_equal(narrow.astype(np.float32), values):
             continue
         stored = f"{tensor.name}.float16"
         casts.append(onnx.helper.make_node("Cast", [stored], [tensor.name], to=onnx.TensorProto.FLOAT))
         tensor.CopyFrom(onnx.numpy_helper.from_array(narrow, stored))
-        saved += narrow.nbytes
     nodes = [*casts, *model.graph.node]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-    return saved

@@ -1,6 +1,6 @@
 """Proof that an engine computes what its PyTorch original does, on inputs of the kind that it will see.
 
-`record_evidence` keeps what the originals answer before they are rewritten: at several shapes, of the U-Net also
+`record_evidence` keeps what the originals compute before they are rewritten: at several shapes, of the U-Net also
 along a denoising, and where a plan's GPU is here at the shapes of the plan. `compare_engine` runs an engine on such
 cases, bound as the runtime binds it, in polygraphy's comparison.
 """
@@ -27,8 +27,9 @@ from ..engines import Accuracy, Array, Engine, EngineSpec, ImageStatistics, Prof
 from ..errors import ExportError
 from ..pose import draw_poses
 from ..settings import SIZE_MULTIPLE
+from ..training.checkpoints import image_statistics
 from ..training.synthetic import make_clip
-from ..training.torch_animator import Encoders, torch_animator
+from ..training.torch_animator import Encoders, network_functions, torch_animator
 from .options import Options
 from .stats import Shape, input_shapes
 from .tensorrt_build import make_profiles, runs_here
@@ -37,9 +38,9 @@ Inputs = dict[str, Tensor]
 # One frame and several, one row and several, both orientations. Not 8x8: see `LEAST_LATENTS`.
 SHAPES: tuple[Shape, ...] = ((1, 1, 8, 16), (2, 5, 16, 8), (3, 4, 8, 24))
 STEPS = 5
-"""Of the denoising that the U-Net is judged on."""
+"""Of the denoising that the U-Net is compared on."""
 CALIBRATION = ((1, 8), (2, 6))
-"""(seed, steps) of the denoisings that float8 is calibrated on; it is judged on another."""
+"""(seed, steps) of the denoisings that float8 is calibrated on; it is compared on another."""
 
 DEEPEST = (SIZE_MULTIPLE // 8) ** 2
 """Latent positions that are one at the U-Net's deepest level."""
@@ -61,10 +62,10 @@ UNET_INPUTS = ("latents", "timestep", "embedding", "time_ids", "pose")
 
 @dataclass(frozen=True)
 class Case:
-    """Inputs of one call and what the original answered."""
+    """Inputs of one call and what the original computed."""
 
     inputs: Inputs
-    answers: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
 
 
 @dataclass
@@ -79,7 +80,7 @@ class Evidence:
     """At the shapes of its plan, where that runs here."""
 
 
-# --- what PyTorch answers --------------------------------------------------------------------------------
+# --- what PyTorch computes -------------------------------------------------------------------------------
 
 
 def record_evidence(
@@ -90,8 +91,8 @@ def record_evidence(
     defaults: Mapping[str, Any],
     names: Iterable[str],
 ) -> dict[str, Evidence]:
-    """What the networks `names` answer; `defaults` are the bundle's settings."""
-    functions, judges_plans = originals(model), options.compiles and runs_here(options)
+    """What the networks `names` compute; `defaults` are the bundle's settings."""
+    functions, plans_run = originals(model), options.compiles and runs_here(options)
     weights = sum(tensor.numel() for tensor in model.unet.parameters())
     small = clip_shape(weights, options.sizes[0], defaults["segment"])
 
@@ -106,38 +107,30 @@ def record_evidence(
             evidence.cases += denoise(*small, STEPS)
             for seed, steps in CALIBRATION if options.precision == "fp8" else ():
                 evidence.calibration += denoise(*small, steps, seed)
-        if judges_plans:
+        if plans_run:
             profiles = make_profiles(name, specs[name], options)
             evidence.of_plan = record_plan_cases(name, specs[name], functions[name], profiles, denoise)
     return found
 
 
 def originals(model: Any) -> dict[str, Callable[..., Any]]:
-    """The networks as PyTorch and diffusers compute them, with the engines' inputs."""
-    unet, vae = model.unet, model.vae
-
-    def run_unet(**inputs: Tensor) -> Tensor:
-        return unet(*(inputs[name] for name in UNET_INPUTS))[0]  # type: ignore[no-any-return]
+    """The networks as PyTorch and diffusers compute them, with the engines' inputs by name."""
+    cut = model.unet.up_blocks[-2]
+    image = image_statistics(model.feature_extractor, model.image_encoder)
+    encoders = Encoders(model.vae, model.image_encoder, image)
+    functions = network_functions(model.unet, model.pose_net, encoders)
 
     def run_caching(**inputs: Tensor) -> tuple[Tensor, Tensor]:
         kept: list[Tensor] = []
-        with unet.up_blocks[-2].register_forward_hook(lambda _, __, answer: kept.append(answer)):
-            prediction = run_unet(**inputs)
+        with cut.register_forward_hook(lambda _, __, output: kept.append(output)):
+            prediction = functions["unet"](**inputs)
         return prediction, kept[0].reshape(*prediction.shape[:2], *kept[0].shape[1:])
 
     def run_shallow(cached_features: Tensor, **inputs: Tensor) -> Tensor:
-        with unet.up_blocks[-2].register_forward_hook(lambda *_: cached_features.flatten(0, 1)):
-            return run_unet(**inputs)
+        with cut.register_forward_hook(lambda *_: cached_features.flatten(0, 1)):
+            return functions["unet"](**inputs)
 
-    return {
-        "unet": run_unet,
-        "pose_net": lambda pose: model.pose_net(pose),
-        "vae_encoder": lambda image: vae.encode(image).latent_dist.mode(),
-        "vae_decoder": lambda latents: vae.decode(latents, num_frames=latents.shape[0]).sample,
-        "image_encoder": lambda pixels: model.image_encoder(pixels).image_embeds[:, None],
-        "unet_caching": run_caching,
-        "unet_shallow": run_shallow,
-    }
+    return {**functions, "unet_caching": run_caching, "unet_shallow": run_shallow}
 
 
 def example_inputs(network: str, spec: EngineSpec, shape: Shape, seed: int) -> Inputs:
@@ -156,10 +149,10 @@ def example_inputs(network: str, spec: EngineSpec, shape: Shape, seed: int) -> I
 
 
 def record_case(original: Callable[..., Any], inputs: Inputs) -> Case:
-    """The original's answer to some inputs."""
+    """A call of the original."""
     with torch.inference_mode():
-        answer = original(**inputs)
-    return Case(inputs, answer if isinstance(answer, tuple) else (answer,))
+        outputs = original(**inputs)
+    return Case(inputs, outputs if isinstance(outputs, tuple) else (outputs,))
 
 
 def record_trajectory(
@@ -190,9 +183,9 @@ def record_trajectory(
     poses = [draw_poses(some, height, width, canvas) for some in (clip.reference_pose, clip.observed)]
     cases: list[Case] = []
 
-    def keep(_: Any, given: tuple[Tensor, ...], answer: tuple[Tensor, ...]) -> None:
+    def keep(_: Any, given: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> None:
         inputs = {name: value.clone() for name, value in zip(UNET_INPUTS, given, strict=True)}
-        cases.append(Case(inputs, (answer[0].clone(),)))
+        cases.append(Case(inputs, (outputs[0].clone(),)))
 
     with closing(animator), model.unet.register_forward_hook(keep):
         animator.sample(clip.reference, np.concatenate(poses), settings)
@@ -226,11 +219,11 @@ def record_plan_cases(
     profiles: Iterable[Profile],
     trajectory: Callable[[tuple[int, int], int, int], list[Case]],
 ) -> list[Case]:
-    """The original's answers at the usual shape of each profile, the smallest first, as far as a CPU computes them.
+    """Calls of the original at the usual shape of each profile, the smallest first, as far as a CPU computes them.
 
     The U-Net's rows are those of a denoising, from the first sigma to the last: `trajectory` records one of a size
     (width, height), a number of frames and of steps. Pictures that are a single position at the U-Net's deepest
-    level judge no plan: norms there magnify rounding (`LEAST_LATENTS`).
+    level are left out: norms there magnify rounding (`LEAST_LATENTS`).
     """
     cases, left = [], MOST_TOKENS
     for seed, shape in enumerate(sorted(map(usual_shape, profiles), key=math.prod)):
@@ -249,17 +242,16 @@ def record_plan_cases(
 
 def usual_shape(profile: Profile) -> Shape:
     """The shape that a profile is the fastest at; 1 where a network has no such dimension."""
-    usual = {name: size for name, (_, size, _) in profile.dims.items()}
-    rows, frames = usual.get("rows", usual.get("batch", 1)), usual.get("frames", 1)
-    height, width = usual.get("height", 8) // 8, usual.get("width", 8) // 8
-    return rows, frames, usual.get("latent_height", height), usual.get("latent_width", width)
+    sizes = {"rows": 1, "frames": 1, "height": 8, "width": 8} | profile.sizes(1)
+    height, width = (sizes.get(f"latent_{side}", sizes[side] // 8) for side in ("height", "width"))
+    return sizes["rows"], sizes["frames"], height, width
 
 
 def stack(cases: list[Case], rows: int) -> Case:
     """One case of `rows` rows out of cases of one row each, spread over them evenly."""
     chosen = [cases[index * len(cases) // rows] for index in range(rows)]
     inputs = {name: torch.cat([case.inputs[name] for case in chosen]) for name in chosen[0].inputs}
-    return Case(inputs, tuple(map(torch.cat, zip(*(case.answers for case in chosen), strict=True))))
+    return Case(inputs, tuple(map(torch.cat, zip(*(case.outputs for case in chosen), strict=True))))
 
 
 # --- an engine against it --------------------------------------------------------------------------------
@@ -267,69 +259,59 @@ def stack(cases: list[Case], rows: int) -> Case:
 
 @dataclass(frozen=True)
 class Deviation:
-    """How far one answer of an engine is from what was expected, and whether that is near enough.
-
-    `rel_l2` is the L2 norm of the difference over `norm`, that of what was expected; `bound` is the largest allowed.
-    """
+    """How far an output of an engine is from what was expected, whose L2 norm is `norm`."""
 
     max_abs: float
     rel_l2: float
+    """The L2 norm of the difference over `norm`."""
     norm: float
-    bound: float
-
-    def __bool__(self) -> bool:
-        return self.rel_l2 <= self.bound  # False for NaN
 
 
 def compare_engine(
-    network: str, engine: Engine, cases: Sequence[Case], bound: float, judge: str = "onnxruntime"
+    network: str, engine: Engine, cases: Sequence[Case], bound: float, runner: str = "onnxruntime"
 ) -> Accuracy:
-    """Run an engine of the backend `judge` on every case, and close it.
+    """Run an engine of the backend `runner` on every case, and close it.
 
-    Raises `ExportError` if the worst relative error exceeds `bound`, or if every expected answer is zero.
+    Raises `ExportError` if the worst relative error exceeds `bound`, or if every expected output is zero.
     """
-    outputs = [tensor.name for tensor in engine.spec.outputs]
-    expected = [dict(zip(outputs, map(Tensor.numpy, case.answers), strict=True)) for case in cases]
+    names = [tensor.name for tensor in engine.spec.outputs]
+    expected = [dict(zip(names, map(Tensor.numpy, case.outputs), strict=True)) for case in cases]
     with closing(engine):
         calls = (call_arrays(case, engine.spec) for case in cases)
-        found = compare_answers(engine, judge, calls, expected, bound)
+        found = compare_outputs(engine, runner, calls, expected)
     if not any(one.norm for one in found):
         raise ExportError(
-            f"{network} answers nothing but zeros in PyTorch: no engine can be proven by that.",
+            f"{network} computes nothing but zeros in PyTorch: no engine can be proven by that.",
             remedy="Give the checkpoint of a trained model.",
             field="checkpoint",
         )
     max_abs = float(np.max([one.max_abs for one in found]))  # np.max keeps a NaN
     rel_l2 = float(np.max([one.rel_l2 for one in found]))
-    if not all(found):
+    if not rel_l2 <= bound:  # nor is a NaN
         raise ExportError(
             f"{network} does not agree with PyTorch: relative L2 error {rel_l2:.2e} is over {bound:.0e} "
             f"(largest difference {max_abs:.2e}).",
             remedy="Check the checkpoint for values that overflow; please report it if they do not.",
         )
-    return Accuracy(max_abs=max_abs, rel_l2=rel_l2, bound=bound, cases=len(cases), judge=judge)
+    return Accuracy(max_abs=max_abs, rel_l2=rel_l2, bound=bound, cases=len(cases), runner=runner)
 
 
-def compare_answers(
-    engine: Engine,
-    name: str,
-    calls: Iterable[Mapping[str, Array]],
-    expected: Sequence[Mapping[str, Array]],
-    bound: float,
+def compare_outputs(
+    engine: Engine, name: str, calls: Iterable[Mapping[str, Array]], expected: Sequence[Mapping[str, Array]]
 ) -> list[Deviation]:
     """The deviations of an engine called `name`, one for each output of each call.
 
-    `calls` are read one by one, and an answer is released once it is compared. Raises `EngineError` if the engine
-    cannot answer, `ExportError` if an answer has another shape than was expected.
+    `calls` are read one by one, and an output is released once it is compared. Raises `EngineError` if the engine
+    fails, `ExportError` if an output has another shape than was expected.
     """
-    recorded = [IterationResult(dict(answers), runtime=0.0, runner_name="PyTorch") for answers in expected]
+    recorded = [IterationResult(dict(outputs), runtime=0.0, runner_name="PyTorch") for outputs in expected]
 
     def compare(wanted: IterationResult, found: IterationResult) -> dict[str, Deviation]:
-        return {output: measure(output, wanted[output], found[output], bound) for output in wanted}
+        return {output: measure(output, wanted[output], found[output]) for output in wanted}
 
     with G_LOGGER.verbosity(), np.errstate(over="ignore", invalid="ignore"):  # our errors say what is wrong
-        answers = Comparator.run([EngineRunner(engine, name)], calls, streaming=True)
-        runs = [RunResults([("PyTorch", recorded)]), answers]
+        run = Comparator.run([EngineRunner(engine, name)], calls, streaming=True)
+        runs = [RunResults([("PyTorch", recorded)]), run]
         (result,) = Comparator.compare_accuracy(runs, compare_func=compare)
     return [deviation for found in result["PyTorch", name] for deviation in found.values()]
 
@@ -350,7 +332,7 @@ class EngineRunner(BaseRunner):  # type: ignore[misc]
         return metadata
 
     def infer_impl(self, feed_dict: Mapping[str, Array]) -> dict[str, Array]:
-        """The answers to one call, each in an array of its own."""
+        """One call, each output in an array of its own."""
         outputs = make_outputs(self._engine.spec, feed_dict)
         call = self._engine.bind(feed_dict, outputs)
         start = time.perf_counter()
@@ -359,30 +341,27 @@ class EngineRunner(BaseRunner):  # type: ignore[misc]
         return outputs
 
 
-def measure(output: str, expected: Array, answer: Array, bound: float) -> Deviation:
-    """The deviation of one answer, in float64."""
-    if answer.shape != expected.shape:
-        raise ExportError(f"{output} has the shape {answer.shape}, PyTorch's {expected.shape}.")
-    difference = answer.astype(np.float64) - expected
+def measure(name: str, expected: Array, output: Array) -> Deviation:
+    """The deviation of one output, in float64."""
+    if output.shape != expected.shape:
+        raise ExportError(f"{name} has the shape {output.shape}, PyTorch's {expected.shape}.")
+    difference = output.astype(np.float64) - expected
     norm = float(np.linalg.norm(expected))
     rel_l2 = float(np.linalg.norm(difference)) / max(norm, 1e-12)
-    return Deviation(float(np.abs(difference).max()), rel_l2, norm, bound)
+    return Deviation(float(np.abs(difference).max()), rel_l2, norm)
 
 
 def make_outputs(spec: EngineSpec, inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """Arrays for the answers to `inputs`; a latent position is 8x8 pixels."""
+    """Arrays for the outputs of a call; a latent position is 8x8 pixels."""
     sizes: dict[Any, int] = {}
     for tensor in spec.inputs:
         sizes |= zip(tensor.shape, inputs[tensor.name].shape, strict=True)
-    for latent, pixels in (("latent_height", "height"), ("latent_width", "width")):
-        if latent in sizes:
-            sizes[pixels] = sizes[latent] * 8
-        elif pixels in sizes:
-            sizes[latent] = sizes[pixels] // 8
-    return {
-        tensor.name: np.empty([sizes[d] if isinstance(d, str) else d for d in tensor.shape], tensor.dtype)
-        for tensor in spec.outputs
-    }
+    for side in ("height", "width"):
+        if side in sizes:
+            sizes[f"latent_{side}"] = sizes[side] // 8
+        elif f"latent_{side}" in sizes:
+            sizes[side] = sizes[f"latent_{side}"] * 8
+    return {tensor.name: np.empty(tensor.sized(sizes), tensor.dtype) for tensor in spec.outputs}
 
 
 def call_arrays(case: Case, spec: EngineSpec) -> dict[str, Array]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .bundles import load_bundle
-from .denoise.noise import check_array
+from .checkpoint import Checkpoints
 from .denoise.plan import closing
 from .errors import SettingsError
 from .inputs import Request, check_pose_pictures, open_inputs
 from .job import Job
 from .limits import Limits
 from .media.picture import fit_picture, read_picture
-from .networks import Networks
+from .networks import Networks, Sampler
 from .pipeline import Animation
-from .sampler import Sampler
 from .settings import Settings, make_settings, resolve_settings
+from .validation import check_array
 
 Float = NDArray[np.float32]
 Picture = NDArray[np.uint8]
@@ -79,6 +81,12 @@ class Animator:
         """The bundle's remark for its users."""
         return self.manifest.note
 
+    @property
+    def build(self) -> str:
+        """What an animation's bytes depend on besides inputs and settings: bundle, version and device."""
+        devices = {gpu.name for gpu in self.networks.gpus} or {"cpu"}
+        return " ".join([self.manifest.build, version("mimicmotion-trt"), *sorted(devices)])
+
     def settings(self, **overrides: Any) -> Settings:
         """The bundle's own settings with some replaced; raises `SettingsError`."""
         return make_settings(self.manifest.defaults, overrides)
@@ -113,14 +121,7 @@ class Animator:
         input that cannot be used, here or while the job runs.
         """
         return Job(
-            lambda cancelled: self.stream(
-                image,
-                motion,
-                settings,
-                reference_pose=reference_pose,
-                estimator=estimator,
-                cancelled=cancelled,
-            )
+            partial(self.stream, image, motion, settings, reference_pose=reference_pose, estimator=estimator)
         )
 
     def stream(
@@ -133,8 +134,13 @@ class Animator:
         estimator: str = "mediapipe",
         cancelled: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
+        checkpoints: Checkpoints | None = None,
     ) -> Animation:
-        """The same without anything kept: finished frames come with the events and are then forgotten."""
+        """The same without anything kept: finished frames come with the events and are then forgotten.
+
+        With `checkpoints`, made for this bundle's `build` and these settings, the animation goes on from the newest
+        one and keeps new ones as it runs. Its frames are those of an animation that was never stopped.
+        """
         settings = self.resolve(settings)
         request = Request(image, motion, reference_pose, estimator)
         inputs = open_inputs(request, settings, self.limits, self.manifest.sizes, self.threads)
@@ -142,12 +148,8 @@ class Animator:
         # Only reading a video tells how many frames it has; until then one segment stands for all.
         known = inputs.motion.video is None
         frames = inputs.motion.frames + 1 if known else settings.segment or 1
-        try:
-            self.sampler.check(frames, settings, (height // 8, width // 8))
-        except BaseException:
-            inputs.motion.close()
-            raise
-        return Animation(self.networks, self.sampler, inputs, settings, cancelled, clock)
+        self.sampler.check(frames, settings, (height // 8, width // 8))
+        return Animation(self.networks, self.sampler, inputs, settings, cancelled, clock, checkpoints)
 
     def sample(
         self,

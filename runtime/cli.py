@@ -9,9 +9,9 @@ import tempfile
 import textwrap
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
@@ -20,9 +20,6 @@ from .console import Reporter, explained
 from .errors import LimitError, MotionError, SettingsError
 from .limits import Limits
 from .settings import Settings, parse_size
-
-if TYPE_CHECKING:
-    from .pose import PoseSequence
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
@@ -41,7 +38,7 @@ LimitFlags = Annotated[
     list[str] | None, typer.Option("--limit", help="NAME=NUMBER, for instance frames=500.")
 ]
 Chosen = dict[str, Any]
-"""The settings that the command line names."""
+"""What the command line names, by name."""
 
 
 @app.callback(invoke_without_command=True)
@@ -110,17 +107,6 @@ def read_settings(chosen: Chosen) -> Chosen:
     return values
 
 
-@dataclass(frozen=True)
-class Request:
-    """What `animate` is asked for."""
-
-    image: Path
-    motion: Path
-    output: Path
-    reference_pose: PoseSequence | None
-    settings: Chosen
-
-
 @app.command()
 @with_settings
 def animate(
@@ -134,6 +120,12 @@ def animate(
     ],
     bundle: BundleName = "tiny",
     server: Annotated[str, typer.Option(help="HOST:PORT of a server that does the work.")] = "",
+    priority: Annotated[
+        int, typer.Option(help="On a server, jobs of a higher priority go first; -9 to 9.")
+    ] = 0,
+    deadline: Annotated[
+        float | None, typer.Option(help="Seconds in which a server has to finish, or else refuse.")
+    ] = None,
     reference_pose: Annotated[
         Path | None, typer.Option(help="Keypoints of the person in the picture.")
     ] = None,
@@ -151,14 +143,16 @@ def animate(
     with explained(as_json):
         settings = read_settings(chosen)  # before anything is loaded
         pose = PoseSequence.load(reference_pose) if reference_pose else None
-        request = Request(image, motion, output, pose, settings)
+        inputs: Chosen = {"image": image, "motion": motion, "reference_pose": pose}
         with Reporter(as_json) as reporter:
             if server:
-                done = _on_server(request, reporter, server)
+                inputs |= {"priority": priority, "deadline": deadline}
+                done = _on_server(server, inputs, settings, output, reporter)
             else:
                 limits, captured = parse_limits(limit), graphs == "on"
                 options = {"device": device, "threads": threads, "limits": limits, "graphs": captured}
-                done = _in_process(request, reporter, bundle, options, estimator)
+                inputs["estimator"] = estimator
+                done = _in_process(bundle, options, inputs, settings, output, reporter)
         reporter.line({"event": "done", "output": str(output), **done})
         if not as_json:
             size = "x".join(map(str, done["size"]))
@@ -166,7 +160,7 @@ def animate(
 
 
 def _in_process(
-    request: Request, reporter: Reporter, bundle: str, options: dict[str, Any], estimator: str
+    bundle: str, options: Chosen, inputs: Chosen, settings: Chosen, output: Path, reporter: Reporter
 ) -> dict[str, Any]:
     from .animator import Animator
     from .media.writer import VideoWriter
@@ -176,43 +170,33 @@ def _in_process(
             reporter.line({"event": "note", "note": animator.note})
             if not reporter.as_json:
                 typer.echo(f"note: {animator.note}", err=True)
-        animation = animator.stream(
-            request.image,
-            request.motion,
-            animator.settings(**request.settings),
-            reference_pose=request.reference_pose,
-            estimator=estimator,
-        )
+        animation = animator.stream(**inputs, settings=animator.settings(**settings))
         fps, size = animation.fps, animation.size
-        with VideoWriter(request.output, fps=fps, size=size, audio=animation.audio) as writer:
+        with VideoWriter(output, fps=fps, size=size, audio=animation.audio) as writer:
             for event in animation:
                 reporter.show(event)
                 for frame in event.frames if event.frames is not None else ():
                     writer.write(frame)
-        settings = animation.settings.to_dict()
-        return {"frames": animation.frames, "fps": fps, "size": size, "settings": settings}
+        resolved = animation.settings.to_dict()
+        return {"frames": animation.frames, "fps": fps, "size": size, "settings": resolved}
 
 
-def _on_server(request: Request, reporter: Reporter, server: str) -> dict[str, Any]:
+def _on_server(
+    server: str, inputs: Chosen, settings: Chosen, output: Path, reporter: Reporter
+) -> dict[str, Any]:
     from .media.writer import VideoWriter
     from .service import Client
 
-    if request.motion.is_dir():
+    motion, as_mp4 = inputs["motion"], output.suffix.lower() == ".mp4"
+    if motion.is_dir():
         raise MotionError(
-            f"{request.motion} is a folder.", remedy="Send a video or keypoints to a server.", field="motion"
+            f"{motion} is a folder.", remedy="Send a video or keypoints to a server.", field="motion"
         )
-    output, as_mp4 = request.output, request.output.suffix.lower() == ".mp4"
     if not as_mp4:  # refused now rather than after the work
         VideoWriter(output, fps=1, size=(64, 64)).abort()
     with Client(server) as client, tempfile.TemporaryDirectory() as folder:
         received = output if as_mp4 else Path(folder) / "received.mp4"
-        animation = client.animate(
-            request.image,
-            request.motion,
-            request.settings,
-            reference_pose=request.reference_pose,
-            output=received,
-        )
+        animation = client.animate(**inputs, settings=settings, output=received)
         for event in animation:
             reporter.show(event)
         if not as_mp4:
@@ -226,11 +210,11 @@ def convert(video: Path, output: Path) -> None:
     from .media.reader import VideoReader
     from .media.writer import VideoWriter
 
-    with VideoReader(video) as reader:
-        audio = video if reader.has_audio else None
-        with VideoWriter(output, fps=reader.fps, size=reader.size, audio=audio) as writer:
-            for _, frame in reader.frames():
-                writer.write(frame)
+    reader = VideoReader(video)
+    audio = video if reader.has_audio else None
+    with VideoWriter(output, fps=reader.fps, size=reader.size, audio=audio) as writer:
+        for _, frame in reader.frames():
+            writer.write(frame)
 
 
 @app.command()
@@ -306,15 +290,14 @@ def pose(
 
 def _draw_sheet(poses: Any, path: Path) -> None:
     from .media.picture import write_picture
-    from .media.sheet import contact_sheet
+    from .media.sheet import contact_sheet, evenly
     from .pose import draw_poses
 
     width, height = poses.size
     scale = 256 / max(width, height)
-    chosen = poses.take(
-        [round(i * (len(poses) - 1) / 7) for i in range(8)] if len(poses) > 8 else range(len(poses))
+    drawn = draw_poses(
+        poses.take(evenly(len(poses), 8)), max(1, round(height * scale)), max(1, round(width * scale)), 1024
     )
-    drawn = draw_poses(chosen, max(1, round(height * scale)), max(1, round(width * scale)), 1024)
     write_picture(path, contact_sheet([("poses", list(drawn))]))
 
 

@@ -111,12 +111,12 @@ def tables(manifest: Manifest) -> tuple[Table, ...]:
     errors = Table("errors", "rel. L2", "bound", "largest difference", "cases", "run by")
     graphs = Table("audit", *manifest.networks)
     for name, network in manifest.networks.items():
-        size, a = sum(file.bytes for file in network.files) / 1e6, network.agreement
+        size, a = sum(file.bytes for file in network.files) / 1e6, network.accuracy
         tensors = "\n".join(map(str, (*network.spec.inputs, *network.spec.outputs)))
         networks.add_row(name, f"{size:.1f}", tensors)
-        errors.add_row(name, f"{a.rel_l2:.1e}", f"{a.bound:.0e}", f"{a.max_abs:.1e}", str(a.cases), a.judge)
+        errors.add_row(name, f"{a.rel_l2:.1e}", f"{a.bound:.0e}", f"{a.max_abs:.1e}", str(a.cases), a.runner)
     for kind in fields(GraphStats):
-        counts = (getattr(network.audit, kind.name) for network in manifest.networks.values())
+        counts = (getattr(network.stats, kind.name) for network in manifest.networks.values())
         graphs.add_row(kind.name, *map(str, counts))
     return networks, errors, graphs
 

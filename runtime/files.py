@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, folders with one process at a time, the folder of the cache."""
+"""Files that callers name; files that appear whole or not at all; folders with one process at a time; the cache."""
 
 from __future__ import annotations
 
@@ -9,14 +9,54 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from .errors import OutputError
+from .errors import MimicMotionError, MotionError, OutputError
 
 
-def write_atomic(path: str | Path, content: bytes | str | Callable[[BinaryIO], object]) -> None:
+def plain_file(
+    source: str | Path, kind: str, refuse: Callable[[str, str], MimicMotionError], remedy: str
+) -> Path:
+    """The path of a file that a caller names as a `kind`; raises `refuse(message, remedy)` if it cannot be read."""
+    try:
+        path = Path(source)
+        if path.is_dir():
+            raise refuse(f"{path} is a directory, not a {kind}.", remedy)
+        if not path.exists():
+            raise refuse(f"{path} does not exist.", "Check the path.")
+        if not path.is_file():
+            raise refuse(f"{path} is not a plain file.", remedy)
+        with path.open("rb"):
+            return path
+    except (OSError, ValueError, TypeError) as error:
+        raise refuse(f"{str(source)!r:.200} cannot be read: {error}.", "Check the path.") from error
+
+
+@contextlib.contextmanager
+def motion_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turns an OSError that comes up while `path` is read into a `MotionError`."""
+    try:
+        yield
+    except (OSError, ValueError) as error:  # ValueError: a null character in the path
+        reason = getattr(error, "strerror", None) or error
+        raise MotionError(
+            f"{os.fspath(path)!r:.200} cannot be read: {reason}.", remedy="Check the path.", field="motion"
+        ) from error
+
+
+def read_head(source: str | os.PathLike[str] | bytes) -> bytes:
+    """The first 64 bytes of a motion, which tell what it is; raises `MotionError`."""
+    if isinstance(source, bytes):
+        return source[:64]
+    with motion_errors(source), open(source, "rb") as stream:
+        return stream.read(64)
+
+
+def write_atomic(
+    path: str | Path, content: bytes | str | Callable[[BinaryIO], object], *, sync: bool = False
+) -> None:
     """Write a file beside `path` and rename it, so that a reader finds the old file or the whole new one.
 
-    `content`: bytes, text (UTF-8), or a function that writes into the open file. On any error nothing is left
-    behind. Raises OSError.
+    `content`: bytes, text (UTF-8), or a function that writes into the open file. `sync`: return when it is on
+    the disk, so that it outlives a power cut. On any error nothing is left behind. Raises OSError.
     """
     path = Path(path)
     beside = path.with_name(f".mimicmotion-{secrets.token_hex(8)}")
@@ -26,10 +66,24 @@ def write_atomic(path: str | Path, content: bytes | str | Callable[[BinaryIO], o
                 content(file)
             else:
                 file.write(content.encode() if isinstance(content, str) else content)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(beside, path)
+        if sync:
+            sync_folder(path.parent)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Return when the names of a folder's files are on the disk. Raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def cache_folder() -> Path:
@@ -80,7 +134,9 @@ def lock_folder(output: Path) -> Iterator[None]:
         try:
             lock.acquire()
         except Timeout as error:
-            raise OutputError(f"another run is at work on {output}.", field="output") from error
+            raise OutputError(
+                f"another run is at work on {output}.", remedy="Wait until it has ended.", field="output"
+            ) from error
     try:
         yield
     finally:

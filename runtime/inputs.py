@@ -5,19 +5,20 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .denoise.noise import described
 from .errors import MotionError, PictureError
+from .files import motion_errors, read_head
 from .limits import FASTEST_FPS, SLOWEST_FPS, Limits, check_limit
 from .media.picture import read_picture
-from .pose import PoseSequence, open_estimator
+from .pose import PoseEstimator, PoseSequence, open_estimator
 from .settings import SIZE_MULTIPLE, Settings
+from .validation import described
 
 Picture = NDArray[np.uint8]
 Size = tuple[int, int]
@@ -56,9 +57,13 @@ class AnimationInputs:
         pose = self.reference_pose or self._estimate_reference()
         return cropped_pose(pose, (self.picture.shape[1], self.picture.shape[0]), self.size)
 
+    def open_estimator(self) -> PoseEstimator:
+        """The estimator that was asked for."""
+        return open_estimator(self.estimator, threads=self.threads)
+
     def _estimate_reference(self) -> PoseSequence:
         # In the whole picture, not in the crop: what is around a person helps an estimator to find them.
-        pose = open_estimator(self.estimator, threads=self.threads).estimate(self.picture)
+        pose = self.open_estimator().estimate(self.picture)
         if not pose.body_score.any():
             raise PictureError(
                 "nobody was found in the reference picture.",
@@ -66,14 +71,6 @@ class AnimationInputs:
                 field="image",
             )
         return pose
-
-    def driving_poses(self, check: Callable[[], None]) -> Iterator[tuple[int, PoseSequence]]:
-        """Poses of a video motion, frame by frame as (frames done, pose); `check` may raise between frames."""
-        assert self.motion.video is not None
-        estimator = open_estimator(self.estimator, threads=self.threads)
-        for done, frame in enumerate(self.motion.video(), 1):
-            check()
-            yield done, estimator.estimate(frame)
 
 
 def open_inputs(
@@ -152,7 +149,6 @@ class Motion:
     """Frames to find poses in."""
     audio: str | Path | bytes | None = None
     """What the sound comes from."""
-    close: Callable[[], None] = field(default=lambda: None)
 
 
 def open_motion(motion: Any, settings: Settings, limits: Limits) -> Motion:
@@ -179,33 +175,16 @@ def open_motion(motion: Any, settings: Settings, limits: Limits) -> Motion:
 
 def is_folder(source: str | Path) -> bool:
     """Whether this is a folder; raises `MotionError` if there is nothing there."""
-    try:
+    with motion_errors(source):
         return stat.S_ISDIR(os.stat(source).st_mode)
-    except (OSError, ValueError) as error:
-        raise _unreadable(source, error) from None
 
 
 def is_keypoints(source: str | Path | bytes) -> bool:
     """Whether this is a keypoint file: by suffix, or by its first bytes (a zip archive or a JSON object)."""
-    if isinstance(source, bytes):
-        head = source[:64]
-    else:
-        if Path(source).suffix.lower() in KEYPOINT_SUFFIXES:
-            return True
-        try:
-            with open(source, "rb") as stream:
-                head = stream.read(64)
-        except (OSError, ValueError) as error:
-            raise _unreadable(source, error) from None
+    if not isinstance(source, bytes) and Path(source).suffix.lower() in KEYPOINT_SUFFIXES:
+        return True
+    head = read_head(source)
     return head.startswith(b"PK\x03\x04") or head.lstrip().startswith(b"{")
-
-
-def _unreadable(source: str | Path, error: OSError | ValueError) -> MotionError:
-    return MotionError(
-        f"{str(source)!r:.200} cannot be read: {getattr(error, 'strerror', None) or error}.",
-        remedy="Check the path.",
-        field="motion",
-    )
 
 
 def map_pictures(path: Path) -> NDArray[Any]:
@@ -256,17 +235,10 @@ def _from_folder(folder: Path, settings: Settings, limits: Limits) -> Motion:
     from .media.picture import list_pictures, read_pictures
 
     stride = settings.stride or 1
-    count = len(list_pictures(folder)[::stride][: settings.frames])
-    check_limit("frames of the motion", count, limits.frames, field="motion")
-
-    def pictures() -> Iterator[Picture]:
-        for index, picture in enumerate(read_pictures(folder, limits)):
-            if index >= count * stride:
-                return
-            if index % stride == 0:
-                yield picture
-
-    return Motion(fps=_sampled_rate(PICTURES_FPS, stride), frames=count, pictures=pictures)
+    paths = list_pictures(folder)[::stride][: settings.frames]
+    check_limit("frames of the motion", len(paths), limits.frames, field="motion")
+    fps = _sampled_rate(PICTURES_FPS, stride)
+    return Motion(fps=fps, frames=len(paths), pictures=lambda: read_pictures(paths, limits))
 
 
 def _from_video(source: str | Path | bytes, settings: Settings, limits: Limits) -> Motion:
@@ -275,28 +247,18 @@ def _from_video(source: str | Path | bytes, settings: Settings, limits: Limits) 
     reader = VideoReader(source, limits)
     stride = settings.stride or reference_stride(reader.fps)
     count = -(-(reader.frame_count or 0) // stride)
-    try:
-        fps = _sampled_rate(reader.fps, stride)
-        if settings.frames is not None:
-            count = min(count, settings.frames)
-        else:
-            check_limit("frames of the motion", count, limits.frames, field="motion")
-    except BaseException:
-        reader.close()
-        raise
+    fps = _sampled_rate(reader.fps, stride)
+    if settings.frames is not None:
+        count = min(count, settings.frames)
+    else:
+        check_limit("frames of the motion", count, limits.frames, field="motion")
 
     def frames() -> Iterator[Picture]:
         for index, (_, frame) in enumerate(reader.frames(stride, settings.frames)):
             check_limit("frames of the motion", index + 1, limits.frames, field="motion")
             yield frame
 
-    return Motion(
-        fps=fps,
-        frames=count,
-        video=frames,
-        audio=source if reader.has_audio else None,
-        close=reader.close,
-    )
+    return Motion(fps=fps, frames=count, video=frames, audio=source if reader.has_audio else None)
 
 
 def reference_stride(fps: float) -> int:

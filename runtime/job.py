@@ -22,11 +22,11 @@ class Job:
     Work is done in the thread that iterates; `cancel()` may come from another.
     """
 
-    def __init__(self, start: Callable[[Callable[[], bool]], Animation]) -> None:
-        """`start(cancelled)` makes the animation, which asks `cancelled()` as it goes."""
+    def __init__(self, start: Callable[..., Animation]) -> None:
+        """`start(cancelled=...)` makes the animation, which asks `cancelled()` as it goes."""
         self._cancel = threading.Event()
         self._error: BaseException | None = None
-        self.animation = start(self.cancelled)
+        self.animation = start(cancelled=self.cancelled)
         """The animation under way: its settings, size, frame rate and poses."""
         self._result = Result(self.animation)
 

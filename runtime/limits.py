@@ -37,6 +37,8 @@ class Limits:
 
     PoseNet's features of 72 frames of 1024x576 are 425 MB in float16.
     """
+    job_seconds: Count = 24 * 3600
+    """Seconds that a job of the service may run."""
     jobs: Count = 1
     """Jobs that an engine process runs at once. On a GPU one is encoded or decoded while another is denoised."""
     together: Count = 1

@@ -13,15 +13,15 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from .checkpoint import Checkpoint, Checkpoints
 from .denoise.plan import Conditions, DenoisePlan, Denoiser, closing
 from .denoise.schedule import Step
 from .errors import Cancelled, EngineError, MotionError
 from .events import Progress, Stage
 from .inputs import AnimationInputs, sized_pictures
 from .media.picture import fit_picture
-from .networks import Networks
+from .networks import Networks, Sampler
 from .pose import PoseSequence, iter_pose_pictures, rescale_to_reference
-from .sampler import Sampler
 from .settings import Settings
 
 Float = NDArray[np.float32]
@@ -42,6 +42,7 @@ class Animation:
         settings: Settings,
         cancelled: Callable[[], bool],
         clock: Callable[[], float],
+        checkpoints: Checkpoints | None = None,
     ) -> None:
         self.settings = replace(settings, size=inputs.size)
         """The settings in force, all filled in."""
@@ -55,6 +56,7 @@ class Animation:
         pose stage ends."""
         self._networks, self._sampler, self._inputs = networks, sampler, inputs
         self._cancelled, self._clock, self._began = cancelled, clock, clock()
+        self._checkpoints = checkpoints
         self._events = self._run()
 
     def __iter__(self) -> Iterator[Progress]:
@@ -63,21 +65,22 @@ class Animation:
     def close(self) -> None:
         """Stop the animation and give back what it holds."""
         self._events.close()
-        self._inputs.motion.close()
 
     def _run(self) -> StageRun[None]:
         try:
             pictures = yield from self._pose()
             width, height = self.size
             plan = self._sampler.plan(self.frames + 1, self.settings, (height // 8, width // 8))
-            conditions = yield from self._encode(pictures, plan)
-            latents = yield from self._denoise(plan, conditions)
-            yield from self._decode(latents)
+            checkpoint = self._checkpoints.load() if self._checkpoints is not None else None
+            if checkpoint is not None and checkpoint.steps == len(plan.steps):
+                latents = checkpoint.latents
+            else:
+                conditions = yield from self._encode(pictures, plan)
+                latents = yield from self._denoise(plan, conditions, checkpoint)
+            yield from self._decode(latents, len(plan.steps))
         except EngineError as error:
             self._networks.raise_if_lost(error)
             raise
-        finally:
-            self._inputs.motion.close()
 
     # ---- pose ----
 
@@ -93,7 +96,11 @@ class Animation:
             return chain(own, sized_pictures(motion.pictures(), width, height))
         driving = motion.poses
         if driving is None:
+            driving = self._checkpoints.load_poses() if self._checkpoints is not None else None
+        if driving is None:
             driving = yield from self._estimate()
+            if self._checkpoints is not None:
+                self._checkpoints.save_poses(driving)
         if self.settings.rescale:
             driving = rescale_to_reference(driving, reference, height, width)
         self.frames = len(driving)
@@ -106,9 +113,11 @@ class Animation:
 
     def _estimate(self) -> StageRun[PoseSequence]:
         """The poses of a driving video."""
-        found = []
-        for done, pose in self._inputs.driving_poses(self._stop_if_cancelled):
-            found.append(pose)
+        assert self._inputs.motion.video is not None
+        estimator, found = self._inputs.open_estimator(), []
+        for done, frame in enumerate(self._inputs.motion.video(), 1):
+            self._stop_if_cancelled()
+            found.append(estimator.estimate(frame))
             steps = max(self.frames, done) if self.frames else 0  # the estimate may be too small
             yield self._progress("pose", done, steps)
         if not any(pose.body_score.any() for pose in found):
@@ -132,17 +141,27 @@ class Animation:
 
     # ---- denoise ----
 
-    def _denoise(self, plan: DenoisePlan, conditions: Conditions) -> StageRun[Float]:
-        """Latents [F,4,h,w] after the last step."""
-        latents = self._sampler.initial_latents(plan, self.settings)
+    def _denoise(
+        self, plan: DenoisePlan, conditions: Conditions, checkpoint: Checkpoint | None
+    ) -> StageRun[Float]:
+        """Latents [F,4,h,w] after the last step; the steps before a checkpoint are left out."""
+        done_before = checkpoint.steps if checkpoint is not None else 0
+        latents = (
+            checkpoint.latents
+            if checkpoint is not None
+            else self._sampler.initial_latents(plan, self.settings)
+        )
         denoiser = self._sampler.denoiser(plan, conditions, latents)
         steps, segments = len(plan.steps), plan.segment_count
         with closing(denoiser):
-            for index, step in enumerate(plan.steps):
+            for index, step in enumerate(plan.steps[done_before:], done_before):
                 for done in denoiser.run(step):
                     self._stop_if_cancelled()
                     if done < segments:
                         yield self._progress("denoise", index, steps, segment=done, segments=segments)
+                # A shallow step takes cached features, which no checkpoint holds.
+                if self._checkpoints is not None and (index + 1 == steps or plan.steps[index + 1].full):
+                    self._checkpoints.offer(index + 1, lambda: denoiser.latents)
                 preview = self._preview(denoiser, step, index + 1)
                 yield self._progress(
                     "denoise", index + 1, steps, segment=segments, segments=segments, preview=preview
@@ -160,11 +179,13 @@ class Animation:
 
     # ---- decode ----
 
-    def _decode(self, latents: Float) -> Iterator[Progress]:
+    def _decode(self, latents: Float, steps: int) -> Iterator[Progress]:
         """Chunk by chunk; the first frame is the reference picture's own and is dropped."""
         done = -1  # the reference picture's own frame is not counted
         for pictures in self._networks.decode(latents, self.settings.decode_chunk):
             self._stop_if_cancelled()
+            if self._checkpoints is not None:
+                self._checkpoints.offer(steps, lambda: latents)
             fresh = pictures[1:] if done < 0 else pictures
             done += len(pictures)
             yield self._progress("decode", done, self.frames, frames=fresh)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, Literal
@@ -52,12 +53,12 @@ class Settings:
     overlap: Annotated[int, Whole(1, 4095)] = 6
     """Frames C that neighbouring segments share, 1 <= C < N."""
     layout: Layout = "reference"
-    """How segments lie: `reference` as in the paper's code, `compact` with as few computed frames as fit, `shifted`
-    side by side, their borders moving over `overlap` frames from step to step (an approximation)."""
+    """How segments lie: `reference` as in the paper's code; `compact` computes as few frames as possible; `shifted`
+    puts them side by side and moves their borders by up to `overlap` frames in each step (an approximation)."""
     fusion: Fusion = "triangular"
     """Weights in the overlaps: `triangular` (the code) or `linear` in the overlap position (the paper)."""
     noise: Noise = "repeat"
-    """Initial noise: `repeat` one segment's along time (the reference), or `independent` for every frame."""
+    """Initial noise: `repeat` repeats one segment's along time (the reference), `independent` draws every frame."""
     seed: Annotated[int, Whole(0, 2**64 - 1)] = 0
     """0 <= seed < 2**64; same seed, bundle and device give the same bytes."""
     noise_aug: Annotated[float, Real(0.0, 10.0)] = 0.0
@@ -75,7 +76,7 @@ class Settings:
     canvas: Annotated[int, Whole(16, 8192)] | None = None
     """Shorter side in pixels of the canvas on which poses are drawn before they are resized."""
     stride: Annotated[int, Whole(1, 10_000)] | None = None
-    """Every how many driving frames to take; None: 2 * max(1, int(fps / 24)) for a video, 1 for keypoints."""
+    """Take every n-th driving frame; None: 2 * max(1, int(fps / 24)) for a video, 1 for keypoints."""
     frames: Annotated[int, Whole(1, 1_000_000)] | None = None
     """At most this many frames of video; None animates the whole motion."""
     decode_chunk: Annotated[int, Whole(1, 4096)] = 8
@@ -83,15 +84,15 @@ class Settings:
     rescale: StrictBool = True
     """Fit the driving skeleton to the person in the reference picture."""
     preview: Annotated[int, Whole(0, 1000)] = 0
-    """Send a preview picture after every so many denoising steps; 0 sends none."""
+    """Send a preview picture after every n-th denoising step; 0 sends none."""
     schedule: Schedule = "karras"
     """Where the sigmas lie: `karras` (the reference), or `align-your-steps`, made for about 10 steps."""
     guidance_interval: Annotated[tuple[Bound, Bound] | None, Pair("finite numbers")] = None
     """(low, high): only steps whose sigma is in (low, high] are guided, the others run the conditional branch
     only; each 0 to 1e4. None guides every step. An approximation (Kynkäänniemi et al. 2024)."""
     reuse_interval: Annotated[int, Whole(1, 1000)] = 1
-    """Run the whole U-Net in every so manyth step, 1 to 1000, and only its first level, around the deep features
-    of the last whole run, in the steps between. 1 reuses nothing. An approximation (DeepCache, Ma et al. 2024)."""
+    """Run the full U-Net in every n-th step, 1 to 1000; steps between run only its first level, on the cached
+    features of the last full step. 1 runs every step in full. An approximation (DeepCache, Ma et al. 2024)."""
 
     def __post_init__(self) -> None:
         if self.segment is not None and self.overlap >= self.segment:
@@ -162,3 +163,14 @@ def parse_size(text: str) -> tuple[int, int]:
             f"size {text!r} is not WIDTHxHEIGHT.", remedy="For instance 576x1024.", field="settings.size"
         ) from None
     return width, height
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """Name and value of "NAME=VALUE", the value in JSON or else as it stands; raises `SettingsError`."""
+    name, mark, value = text.partition("=")
+    if not mark:
+        raise SettingsError(f"setting {text!r} is not NAME=VALUE.", remedy="For instance steps=10.")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value

@@ -1,4 +1,4 @@
-"""Checked configuration: pydantic does the checking, and this module turns what it finds into our errors.
+"""Checked values of callers: pydantic checks configuration, and this module turns what it finds into our errors.
 
     @checked(SettingsError, prefix="settings.")
     @dataclass(frozen=True)
@@ -15,13 +15,15 @@ import math
 import numbers
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import ConfigDict, GetCoreSchemaHandler, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, core_schema
 
-from .errors import MimicMotionError
+from .errors import MimicMotionError, SettingsError
 
 T = TypeVar("T")
 
@@ -88,33 +90,43 @@ def _choices(expected: str) -> str:
 
 
 @dataclass(frozen=True)
-class Whole:
-    """A whole number from `low` to `high`; numpy's numbers and 4.0 are taken, bools and texts are not."""
-
-    low: int
-    high: int | None = None
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        inner = core_schema.int_schema(ge=self.low, le=self.high)
-        return core_schema.no_info_before_validator_function(self.check, inner)
-
-    def check(self, value: Any) -> int:
-        return int(_number(value, int, self.low, self.high))
-
-
-@dataclass(frozen=True)
-class Real:
-    """A finite number from `low` to `high`; numpy's numbers and whole ones are taken, bools and texts are not."""
+class Number:
+    """A number from `low` to `high` (None: any above); numpy's numbers are taken, bools and texts are not."""
 
     low: float
-    high: float
+    high: float | None = None
+    kind: ClassVar[Any]
+    name: ClassVar[str]
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        inner = core_schema.float_schema(ge=self.low, le=self.high)
-        return core_schema.no_info_before_validator_function(self.check, inner)
+        schema: Any = core_schema.int_schema if self.kind is int else core_schema.float_schema
+        return core_schema.no_info_before_validator_function(self.check, schema(ge=self.low, le=self.high))
 
     def check(self, value: Any) -> float:
-        return _number(value, float, self.low, self.high)
+        try:
+            if not isinstance(value, numbers.Real) or isinstance(value, bool) or self.kind(value) != value:
+                raise TypeError
+            plain: float = self.kind(value)
+        except (TypeError, ValueError, OverflowError):
+            raise remedied(f"Give a {self.name} number.") from None
+        if not math.isfinite(plain) or plain < self.low or (self.high is not None and plain > self.high):
+            only_low = self.high is None
+            raise remedied(
+                f"Choose {self.low} or more." if only_low else f"Choose {self.low} to {self.high}."
+            )
+        return plain
+
+
+class Whole(Number):
+    """A whole number; 4.0 is taken too."""
+
+    kind, name = int, "whole"
+
+
+class Real(Number):
+    """A finite number; whole ones are taken too."""
+
+    kind, name = float, "finite"
 
 
 @dataclass(frozen=True)
@@ -145,19 +157,6 @@ def remedied(remedy: str) -> PydanticCustomError:
     return PydanticCustomError("remedied", "{remedy}", {"remedy": remedy})
 
 
-def _number(value: Any, kind: Callable[[Any], float], low: float, high: float | None) -> float:
-    name = "whole" if kind is int else "finite"
-    try:
-        if not isinstance(value, numbers.Real) or isinstance(value, bool) or kind(value) != value:
-            raise TypeError
-        plain = kind(value)
-    except (TypeError, ValueError, OverflowError):
-        raise remedied(f"Give a {name} number.") from None
-    if not math.isfinite(plain) or plain < low or (high is not None and plain > high):
-        raise remedied(f"Choose {low} or more." if high is None else f"Choose {low} to {high}.")
-    return plain
-
-
 def known_keys(
     values: Mapping[str, Any], cls: Any, kind: type[MimicMotionError], *, prefix: str, noun: str
 ) -> None:
@@ -170,3 +169,28 @@ def known_keys(
                 remedy=f"Known {noun}s: {', '.join(known)}.",
                 field=f"{prefix}{key}",
             )
+
+
+def check_array(values: Any, shape: tuple[int | None, ...], name: str) -> NDArray[np.float32]:
+    """Finite float32 of a shape (None: any size of at least 1) that a caller gave; raises `SettingsError`."""
+    try:
+        given = np.asarray(values, np.float32)
+    except (TypeError, ValueError):  # text, ragged lists
+        given = np.empty(0, np.float32)
+    fits = given.ndim == len(shape) and all(
+        size == (wanted or max(size, 1)) for size, wanted in zip(given.shape, shape, strict=True)
+    )
+    if not fits or not np.isfinite(given).all():
+        wanted = ", ".join("any" if size is None else str(size) for size in shape)
+        raise SettingsError(
+            f"{name} is {described(values)}{', and not finite' if fits else ''}.",
+            remedy=f"Give finite float32 [{wanted}].",
+            field=name,
+        )
+    return given
+
+
+def described(value: object) -> str:
+    """What a caller gave, for an error: `uint8[3, 4]`, `a list`."""
+    array = isinstance(value, np.ndarray)
+    return f"{value.dtype}{list(value.shape)}" if array else f"a {type(value).__name__}"  # type: ignore[attr-defined]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import platform
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -152,6 +151,7 @@ def card(
         seed=seed,
         measures=table(("measure", "mean", "what"), measures),
         commands="\n".join(train_command(run.name) for run in runs),
+        flags=manifest.options.replace(" --", " \\\n  --"),
         base=f"runs/tiny/{bases[-1]}/final/base" if bases else f"{own}/base",
         checkpoint=f"{folder}/mimicmotion.safetensors",
     )
@@ -176,10 +176,7 @@ def write_card(
         if curves := [run.curve for run in runs if run.curve]:
             draw_curves(curves, images / f"{name}-curves.png")
         with Animator.load(bundle) as animator:
-            scored = []
-            for one in score_clips(animator, clips, frames, seed, {}):
-                scored.append(one)
-                print(f"clip {len(scored)} of {clips}: {one.scores['psnr']:.2f} dB", file=sys.stderr)
+            scored = score_clips(animator, clips, frames, seed, {})
             settings, manifest = animator.settings(), load_bundle(bundle).manifest
             path.write_text(card(name, manifest, settings, runs, scored, frames, seed))
         write_sheet(images / f"{name}-clips.jpg", scored[:SHOWN])

@@ -16,6 +16,8 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
 from typer import Argument, Option
 
 from mimicmotion_trt.console import explained
@@ -156,9 +158,6 @@ def main(
     as_json: Annotated[bool, Option("--json", help="End with one line of JSON.")] = False,
 ) -> None:
     """Show what runs did and where their time went."""
-    from rich.console import Console
-    from rich.table import Table
-
     with explained():
         summaries = {str(run): summarize(run) for run in runs}
     table = Table("run", "steps", "hours", "s/step", "waiting", "prepared", "loss", "validation")

@@ -16,24 +16,24 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
-from numpy.typing import NDArray
 
 from mimicmotion_trt import Animator
 from mimicmotion_trt.console import explained
-from mimicmotion_trt.errors import SettingsError
-from mimicmotion_trt.settings import Settings
-from mimicmotion_trt.training.metrics import compare, describe, means, psnr, ssim
+from mimicmotion_trt.media.picture import write_picture
+from mimicmotion_trt.media.sheet import contact_sheet
+from mimicmotion_trt.settings import Settings, parse_setting
+from mimicmotion_trt.training.metrics import Pictures, compare, describe, means, psnr, ssim
+from mimicmotion_trt.training.synthetic import TEST_SEEDS, VALIDATION_SEEDS, make_clip
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
-Video = NDArray[np.uint8]
 STRIDE = 1000
 """Runs with different --seed share no clip, up to this many."""
 MOST_SEED = 2**32 - 1
@@ -44,9 +44,9 @@ class Scored:
     """One clip: its measures and its pictures."""
 
     scores: Mapping[str, float | None]
-    reference: Video
-    truth: Video
-    video: Video
+    reference: Pictures
+    truth: Pictures
+    video: Pictures
 
 
 @app.command()
@@ -66,10 +66,7 @@ def evaluate(
         overrides = dict(map(parse_setting, setting or ()))
         with Animator.load(bundle) as animator:
             began = time.perf_counter()
-            scored = []
-            for clip in score_clips(animator, synthetic, frames, seed, overrides):
-                scored.append(clip)
-                print(f"clip {len(scored)}: {describe(clip.scores)}", file=sys.stderr, flush=True)
+            scored = score_clips(animator, synthetic, frames, seed, overrides)
             seconds = time.perf_counter() - began
         if sheet is not None:
             write_sheet(sheet, scored)
@@ -83,66 +80,49 @@ def evaluate(
 
 def score_clips(
     animator: Animator, clips: int, frames: int, seed: int, overrides: Mapping[str, Any]
-) -> Iterator[Scored]:
-    """Animate and compare clip after clip; both the person and the motion are from `synthetic.TEST_SEEDS`."""
-    from mimicmotion_trt.training.synthetic import make_clip
+) -> list[Scored]:
+    """Animate and compare clip after clip, with a line on stderr for each.
 
+    Both the person and the motion are from `synthetic.TEST_SEEDS`.
+    """
+    scored: list[Scored] = []
     settings = animator.settings(**{"size": animator.manifest.sizes[0], "rescale": False, **overrides})
     width, height = settings.size or animator.manifest.sizes[0]
     for index in range(clips):
         clip = make_clip(unseen(seed, index), frames, height, width)
         job = animator.animate(clip.reference, clip.observed, settings, reference_pose=clip.reference_pose)
         video = job.result().frames()
-        yield Scored(score(animator, clip, video, settings), clip.reference, clip.frames, video)
+        scores = score(animator, clip, video, settings)
+        scored.append(Scored(scores, clip.reference, clip.frames, video))
+        print(f"clip {len(scored)}: {describe(scores)}", file=sys.stderr, flush=True)
+    return scored
 
 
 def unseen(seed: int, index: int) -> int:
     """The seed of clip `index`, below `STRIDE`, of a run with `seed`: of `TEST_SEEDS`, none of validation's."""
-    from mimicmotion_trt.training.synthetic import TEST_SEEDS, VALIDATION_SEEDS
-
     place = seed * STRIDE + index
     passed = len(VALIDATION_SEEDS) if TEST_SEEDS[place] >= VALIDATION_SEEDS.start else 0
     return TEST_SEEDS[place + passed]
 
 
-def score(animator: Animator, clip: Any, video: Video, settings: Settings) -> dict[str, float | None]:
+def score(animator: Animator, clip: Any, video: Pictures, settings: Settings) -> dict[str, float | None]:
     """The measures of one clip; see the top of this file."""
-    truth = clip.frames
-    rebuilt = reconstruct(animator, truth)
+    latents = np.stack([animator.networks.encode_picture(frame, 0.0, None) for frame in clip.frames])
+    rebuilt = animator.decode(latents * np.float32(animator.manifest.scaling_factor))
     return {
-        **compare(video, truth, clip.reference, clip.truth, settings),
-        "psnr_vae": psnr(rebuilt, truth),
-        "ssim_vae": ssim(rebuilt, truth),
+        **compare(video, clip.frames, clip.reference, clip.truth, settings),
+        "psnr_vae": psnr(rebuilt, clip.frames),
+        "ssim_vae": ssim(rebuilt, clip.frames),
     }
-
-
-def reconstruct(animator: Animator, frames: Video) -> Video:
-    """Frames uint8 [F,H,W,3] through the VAE's encoder and decoder."""
-    latents = np.stack([animator.networks.encode_picture(frame, 0.0, None) for frame in frames])
-    return animator.decode(latents * np.float32(animator.manifest.scaling_factor))
 
 
 def write_sheet(path: Path, scored: list[Scored]) -> None:
     """For each clip the truth over the video, the reference first in both rows."""
-    from mimicmotion_trt.media.picture import write_picture
-    from mimicmotion_trt.media.sheet import contact_sheet
-
     rows = []
     for number, clip in enumerate(scored, 1):
         rows.append((f"{number}: reference, then truth", [clip.reference, *clip.truth]))
         rows.append((f"{number}: sampled, {clip.scores['psnr']:.1f} dB", [clip.reference, *clip.video]))
     write_picture(path, contact_sheet(rows, columns=9))
-
-
-def parse_setting(text: str) -> tuple[str, Any]:
-    """Name and value of NAME=VALUE, the value in JSON or else as it stands; raises `SettingsError`."""
-    name, mark, value = text.partition("=")
-    if not mark:
-        raise SettingsError(f"setting {text!r} is not NAME=VALUE.", remedy="For instance steps=10.")
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
 
 
 if __name__ == "__main__":

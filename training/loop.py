@@ -38,7 +38,8 @@ class Trainer:
 
         self.config, self.output = config, output
         check_output(output, resume=resume)
-        check_precision(config)
+        if config.precision == "fp16" and not torch.cuda.is_available():  # gradients are scaled there only
+            raise SettingsError("fp16 needs a GPU.", remedy="Choose no or bf16.", field="precision")
         # A VAE of one layer a block has an attention that nothing runs.
         unused = config.stage not in ("motion", "image_encoder")
         self.accelerator = accelerate.Accelerator(
@@ -171,9 +172,8 @@ class Trainer:
             coming = deque(reader.submit(self.stage.batch, clips) for clips in itertools.islice(positions, 2))
             while coming:
                 batch = coming.popleft().result()
-                coming.extend(
-                    reader.submit(self.stage.batch, clips) for clips in itertools.islice(positions, 1)
-                )
+                if (clips := next(positions, None)) is not None:
+                    coming.append(reader.submit(self.stage.batch, clips))
                 yield {name: value.to(self.accelerator.device) for name, value in batch.items()}
 
     def _update(self) -> float:
@@ -209,10 +209,10 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def _finish(self, step: int) -> None:
-        with averaged(
-            self.average, self.parameters
-        ):  # `state` holds the network's own tensors: save it in here
-            state = self.accelerator.get_state_dict(self.network)
+        with averaged(self.average, self.parameters):
+            state = self.accelerator.get_state_dict(
+                self.network
+            )  # the network's own tensors: save it in here
             if self.accelerator.is_main_process:
                 write_folder(self.output / "final", lambda folder: self.stage.save(folder, state))
         if self.accelerator.is_main_process:
@@ -244,16 +244,6 @@ def configure_deepspeed(plugin: Any, config: Config) -> None:
     plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = config.batch
     plugin.deepspeed_config["gradient_accumulation_steps"] = config.accumulation
     plugin.deepspeed_config["gradient_clipping"] = config.optimizer.clip_norm or 0.0  # 0 is off
-
-
-def check_precision(config: Config) -> None:
-    """Raise `SettingsError` where a precision cannot train."""
-    if config.precision == "fp16" and not torch.cuda.is_available():
-        raise SettingsError(
-            "fp16 needs a GPU: gradients are scaled there only.",
-            remedy="Choose no or bf16.",
-            field="precision",
-        )
 
 
 def trainable(network: nn.Module) -> list[nn.Parameter]:

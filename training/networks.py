@@ -9,6 +9,7 @@ import torch
 from diffusers import UNetSpatioTemporalConditionModel
 from torch import Tensor, nn
 
+from ..engines import EngineSpec, network_specs
 from ..errors import SettingsError
 from .config import LoraConfig
 
@@ -136,3 +137,17 @@ def add_adapters(unet: nn.Module, config: LoraConfig) -> None:
         raise SettingsError(
             f"lora.targets fit no layer of the U-Net: {error}", field="lora.targets"
         ) from None
+
+
+def model_specs(
+    unet: UNet, image_size: int, dtype: str = "float32", *, deep_cache: bool = False
+) -> dict[str, EngineSpec]:
+    """The tensors of the networks around a U-Net; with `deep_cache` of those, too, that reuse cached features."""
+    widths = unet.config["block_out_channels"]
+    return network_specs(
+        pose_channels=widths[0],
+        token_width=unet.config["cross_attention_dim"],
+        image_size=image_size,
+        dtype=dtype,
+        cached_channels=widths[1] if deep_cache else None,
+    )

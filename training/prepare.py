@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from mimicmotion_trt.console import explained
-
-if TYPE_CHECKING:
-    from mimicmotion_trt.training.footage.preparation import Preparation, Verdict
-    from mimicmotion_trt.training.footage.videos import Video
+from mimicmotion_trt.files import lock_folder
+from mimicmotion_trt.pose import open_estimator
+from mimicmotion_trt.settings import parse_size
+from mimicmotion_trt.training.data.shards import read_entries
+from mimicmotion_trt.training.footage.cutting import Rules
+from mimicmotion_trt.training.footage.preparation import Options, Preparation, Verdict, summary, write_report
+from mimicmotion_trt.training.footage.videos import Video
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -46,13 +51,6 @@ def prepare(
     as_json: Annotated[bool, typer.Option("--json", help="Lines of JSON; the last is the summary.")] = False,
 ) -> None:
     """Find one-person clips in recordings and pack them, with their poses, into webdataset shards."""
-    from mimicmotion_trt.files import lock_folder
-    from mimicmotion_trt.pose import open_estimator
-    from mimicmotion_trt.settings import parse_size
-    from mimicmotion_trt.training.data.shards import read_entries
-    from mimicmotion_trt.training.footage.cutting import Rules
-    from mimicmotion_trt.training.footage.preparation import Options, Preparation, summary, write_report
-
     with explained():
         rules = Rules(min_frames, max_frames, max_jitter)
         options = Options(parse_size(size) if size else None, fps, frames_fps, rules, estimator, max_enlarge)
@@ -67,9 +65,6 @@ def prepare(
 
 def _run(work: Preparation, as_json: bool) -> list[Verdict]:
     """Prepare with bars on stderr, or with a line of JSON on stdout for every recording."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
     counts: Counter[str] = Counter()
     bars = Progress(
         TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),

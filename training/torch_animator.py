@@ -14,11 +14,12 @@ from torch import Tensor
 
 from ..animator import Animator
 from ..denoise.kernels import clip_pixels, to_signed
-from ..engines import Array, Call, EngineSpec, ImageStatistics, network_specs
+from ..engines import Array, Call, EngineSpec, ImageStatistics
+from ..engines.torch_backend import fill
 from ..limits import Limits
 from ..networks import ModelInfo, Networks
 from .checkpoints import PREPROCESSOR, image_statistics, load_image_encoder, load_vae, read_config
-from .networks import PoseNet, UNet
+from .networks import PoseNet, UNet, model_specs
 
 Picture = NDArray[np.uint8]
 Float = NDArray[np.float32]
@@ -68,9 +69,9 @@ class Encoders:
 
 @dataclass(frozen=True)
 class ModuleEngine:
-    """A PyTorch function as an engine; it may live on any device, its arrays are the caller's."""
+    """A PyTorch function of tensors in the spec's order as an engine; its arrays are the host's."""
 
-    function: Callable[..., Tensor]
+    function: Callable[..., Any]
     spec: EngineSpec
     device: torch.device
     gpu: None = None
@@ -78,24 +79,21 @@ class ModuleEngine:
     def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Call:
         """See `Engine.bind`."""
         self.spec.check(inputs, outputs)
-        given = {name: torch.from_numpy(array) for name, array in inputs.items()}
-        (result,) = (torch.from_numpy(array) for array in outputs.values())
+        given = [torch.from_numpy(inputs[tensor.name]) for tensor in self.spec.inputs]
+        into = [torch.from_numpy(outputs[tensor.name]) for tensor in self.spec.outputs]
 
-        @torch.inference_mode()
+        @torch.no_grad()  # not inference mode, in which `export.float16` could not see operators one by one
         def call() -> None:
-            moved = {name: tensor.to(self.device) for name, tensor in given.items()}
-            result.copy_(self.function(**moved))
+            fill(into, self.function(*(tensor.to(self.device) for tensor in given)))
 
         return call
 
     def close(self) -> None:
-        """The module belongs to its owner."""
+        """The function belongs to its owner."""
 
 
-def torch_animator(
-    unet: UNet, pose_net: PoseNet, encoders: Encoders, size: tuple[int, int], defaults: Mapping[str, Any]
-) -> Animator:
-    """An animator on these modules, in eval mode; `size` is (width, height), `defaults` as in a manifest."""
+def network_functions(unet: UNet, pose_net: PoseNet, encoders: Encoders) -> dict[str, Callable[..., Tensor]]:
+    """The five networks as PyTorch and diffusers compute them, with the engines' inputs in order or by name."""
     vae, image_encoder = encoders.vae, encoders.image_encoder
 
     def run_unet(
@@ -103,19 +101,22 @@ def torch_animator(
     ) -> Tensor:
         return unet(latents, timestep, embedding, time_ids, pose)[0]  # type: ignore[no-any-return]
 
-    functions: dict[str, Callable[..., Tensor]] = {
+    return {
         "unet": run_unet,
         "pose_net": lambda pose: pose_net(pose),
         "vae_encoder": lambda image: encoders.mode(image),
         "vae_decoder": lambda latents: vae.decode(latents, num_frames=len(latents)).sample,
         "image_encoder": lambda pixels: image_encoder(pixels).image_embeds[:, None],
     }
+
+
+def torch_animator(
+    unet: UNet, pose_net: PoseNet, encoders: Encoders, size: tuple[int, int], defaults: Mapping[str, Any]
+) -> Animator:
+    """An animator on these modules, in eval mode; `size` is (width, height), `defaults` as in a manifest."""
+    functions = network_functions(unet, pose_net, encoders)
     device = next(unet.parameters()).device
-    specs = network_specs(
-        pose_channels=unet.config["block_out_channels"][0],
-        token_width=unet.config["cross_attention_dim"],
-        image_size=encoders.statistics.size,
-    )
+    specs = model_specs(unet, encoders.statistics.size)
     model = ModelInfo((size,), encoders.scaling_factor, encoders.statistics, defaults)
     networks = Networks(model, lambda name: ModuleEngine(functions[name], specs[name], device))
     return Animator(networks, name="training", limits=Limits())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -51,12 +52,8 @@ def train(
             settings = replace(settings, output=str(output))
         from mimicmotion_trt.training.loop import Trainer  # loads PyTorch; by now the config is checked
 
-        trainer = Trainer(settings, Path(settings.output), resume=resume, say=_say)
-        trainer.run(steps)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+        say = partial(print, file=sys.stderr, flush=True)
+        Trainer(settings, Path(settings.output), resume=resume, say=say).run(steps)
 
 
 def tune_environment() -> None:

@@ -11,7 +11,7 @@ import json
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,10 @@ from typing import Any
 import numpy as np
 
 from ..denoise.shapes import LatentSize
-from ..engines import Engine
-from ..engines.cuda_device import Replay
+from ..engines import Engine, EngineSpec, call_sizes
+from ..engines.cuda_device import CudaDevice, Replay
 from ..errors import OutOfMemory, SettingsError
 from ..files import cache_folder, keep_in_cache
-from .launches import Device
 
 PAYS = 0.10
 """A larger batch is kept if it is faster by this share of the time of a row."""
@@ -42,12 +41,31 @@ def too_wide(channels: int, rows: int, segment_frames: int, pixels: int) -> bool
     return rows * segment_frames * pixels * channels * WIDEST > MOST_ELEMENTS
 
 
+def countable_rows(
+    unet: EngineSpec, rows: Iterable[int], segment_frames: int, latent_size: LatentSize
+) -> tuple[int, ...]:
+    """Those of `rows`, ascending, whose widest tensor has elements that 32 bits count; `SettingsError` if none."""
+    (channels,) = (tensor.shape[2] for tensor in unet.inputs if tensor.name == "pose")
+    assert isinstance(channels, int)
+    pixels, wanted = math.prod(latent_size), sorted(set(rows))
+    small = tuple(size for size in wanted if not too_wide(channels, size, segment_frames, pixels))
+    if not small:
+        raise SettingsError(
+            f"{wanted[0]} rows of {segment_frames} frames of {8 * latent_size[1]}x{8 * latent_size[0]} have "
+            "tensors of 2**31 elements, more than a GPU's kernels count.",
+            remedy="Choose a shorter segment or fewer pixels"
+            + (", or rebuild the bundle with --batch 1." if wanted[0] > 1 else "."),
+            field="settings.segment",
+        )
+    return small
+
+
 class BatchSizes:
     """The numbers of rows in a batch that pay, by segment and size; `name` stands for the build and the GPU."""
 
     def __init__(
         self,
-        device: Device,
+        device: CudaDevice,
         unet: Engine,
         name: str,
         *,
@@ -67,7 +85,7 @@ class BatchSizes:
         The smallest is always one of them. Raises `SettingsError` where even that is too large for 32 bits, and
         `OutOfMemory` where the GPU has no room for it.
         """
-        small = self._countable(tuple(rows), segment_frames, latent_size)
+        small = countable_rows(self._unet.spec, rows, segment_frames, latent_size)
         if len(small) == 1:
             return small
         shape = (small, segment_frames, latent_size)
@@ -83,29 +101,6 @@ class BatchSizes:
                         keep_in_cache(path, json.dumps(found).encode())
                 self._known[shape] = found
             return self._known[shape]
-
-    def _countable(
-        self, rows: tuple[int, ...], segment_frames: int, latent_size: LatentSize
-    ) -> tuple[int, ...]:
-        """Those of `rows` whose widest tensor has elements that 32 bits count."""
-        channels = self._channels()
-        small = tuple(
-            size for size in rows if not too_wide(channels, size, segment_frames, math.prod(latent_size))
-        )
-        if not small:
-            raise SettingsError(
-                f"{rows[0]} rows of {segment_frames} frames of {8 * latent_size[1]}x{8 * latent_size[0]} have "
-                "tensors of 2**31 elements, more than a GPU's kernels count.",
-                remedy="Choose a shorter segment or fewer pixels"
-                + (", or rebuild the bundle with --batch 1." if rows[0] > 1 else "."),
-                field="settings.segment",
-            )
-        return small
-
-    def _channels(self) -> int:
-        (pose,) = (tensor for tensor in self._unet.spec.inputs if tensor.name == "pose")
-        assert isinstance(pose.shape[2], int)
-        return pose.shape[2]
 
     def _path(self, shape: tuple[Any, ...]) -> Path:
         key = hashlib.sha256(repr((self._name, shape)).encode()).hexdigest()
@@ -125,25 +120,15 @@ class BatchSizes:
 
     def _seconds(self, rows: int, segment_frames: int, latent_size: LatentSize) -> float:
         """Of one call, the fastest of a few."""
-        dims = {
-            "rows": rows,
-            "frames": segment_frames,
-            "latent_height": latent_size[0],
-            "latent_width": latent_size[1],
-        }
+        sizes, spec = call_sizes(segment_frames, latent_size, rows=rows), self._unet.spec
         device, held = self.device, dict[str, Any]()
-
-        def take(tensors: Any) -> dict[str, Any]:
-            for tensor in tensors:
-                shape = tuple(dims[dim] if isinstance(dim, str) else dim for dim in tensor.shape)
-                held[tensor.name] = device.empty(shape, np.dtype(tensor.dtype))
-                device.upload(np.zeros(shape, tensor.dtype), held[tensor.name])
-            return {tensor.name: held[tensor.name] for tensor in tensors}
-
         try:
-            call = self._unet.bind(take(self._unet.spec.inputs), take(self._unet.spec.outputs))
-            run = device.record(partial(device.call, call), graphs=False)
-            return self._fastest(run, held[self._unet.spec.outputs[0].name])
+            for tensor in (*spec.inputs, *spec.outputs):
+                held[tensor.name] = device.empty(tensor.sized(sizes), tensor.dtype)
+                device.upload(np.zeros(tensor.sized(sizes), tensor.dtype), held[tensor.name])
+            inputs, outputs = ({t.name: held[t.name] for t in side} for side in (spec.inputs, spec.outputs))
+            run = device.record(partial(device.call, self._unet.bind(inputs, outputs)), graphs=False)
+            return self._fastest(run, held[spec.outputs[0].name])
         finally:
             device.release_after(held.clear)
 

@@ -45,13 +45,10 @@ def compile_kernels(arch: str, dtype: str, cache: Path | None = None) -> bytes:
 def _compile(source: str, options: dict[str, Any]) -> bytes:
     from cuda.core import Program, ProgramOptions
 
+    headers = _headers()
     try:
-        program = Program(
-            source, "c++", ProgramOptions(name=SOURCE.name, include_path=[_headers()], **options)
-        )
+        program = Program(source, "c++", ProgramOptions(name=SOURCE.name, include_path=[headers], **options))
         return bytes(program.compile("cubin").code)
-    except KernelError:
-        raise
     except Exception as error:  # cuda.core and NVRTC raise kinds of their own, without a common base
         log = str(error).replace("\0", "").strip()
         raise KernelError(

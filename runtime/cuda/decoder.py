@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 from ..denoise.plan import slices
 from ..denoise.shapes import LatentSize
 from ..engines import Engine
+from ..engines.cuda_device import CudaDevice
 from ..errors import SettingsError
 from . import launches
 from .batch_sizes import MOST_ELEMENTS
-from .launches import Device, open_device
+from .launches import open_device
 
 Float = NDArray[np.float32]
 Picture = NDArray[np.uint8]
 
-
-WIDEST = 256
+DECODER_CHANNELS = 256
 """Channels of SVD's decoder at the full size, before the last block."""
 
 
@@ -31,7 +31,7 @@ class CudaDecoder:
     A chunk's pictures come down while the next chunk is computed.
     """
 
-    def __init__(self, device: Device, engine: Engine, scaling_factor: float) -> None:
+    def __init__(self, device: CudaDevice, engine: Engine, scaling_factor: float) -> None:
         self._device, self._engine, self._factor = device, engine, scaling_factor
 
     @classmethod
@@ -46,7 +46,7 @@ class CudaDecoder:
 
     def check_chunk(self, chunk: int, frames: int, latent_size: LatentSize) -> None:
         """Raise `SettingsError` if so many frames at a time make a tensor that 32 bits do not count."""
-        most = MOST_ELEMENTS // (WIDEST * 64 * latent_size[0] * latent_size[1])
+        most = MOST_ELEMENTS // (DECODER_CHANNELS * 64 * latent_size[0] * latent_size[1])
         if min(chunk, frames) > most:
             raise SettingsError(
                 f"{min(chunk, frames)} frames of {8 * latent_size[1]}x{8 * latent_size[0]} at a time have tensors "
@@ -64,9 +64,8 @@ class CudaDecoder:
             "scaled": device.empty((size, 4, height, width), dtypes["latents"]),
             "planes": device.empty((size, 3, 8 * height, 8 * width), dtypes["frames_out"]),
         }
-        pictures = [
-            device.empty((size, 8 * height, 8 * width, 3), np.uint8) for _ in range(2)
-        ]  # one comes down
+        # Two, as one comes down while the other is drawn.
+        pictures = [device.empty((size, 8 * height, 8 * width, 3), np.uint8) for _ in range(2)]
         works: dict[int, Callable[[Any, Any], None]] = {}
         coming: Callable[[], Picture] | None = None
         try:

@@ -46,13 +46,9 @@ class CudaDenoiser:
         """float32 [F,4,h,w] after the last step: a copy."""
         return self._opened().program.latents(self._slot)
 
-    def step(self, step: Step) -> None:
-        """Bring the latents to the next sigma; returns when the work is on the GPU's stream."""
-        self._opened().step(self._slot, step)
-
     def run(self, step: Step) -> Iterator[int]:
-        """The same, for the loop of `pipeline`; a step is one graph, so it yields only at the end."""
-        self.step(step)
+        """Run one step, which is one graph: yields once, when the work is on the GPU's stream."""
+        self._opened().step(self._slot, step)
         yield self.plan.segment_count
 
     def denoised(self, frame: int, step: Step) -> Float:

@@ -7,9 +7,9 @@ to 16 bytes. `REAL` stands for the dtype that the kernels were compiled for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ..denoise.plan import StepVariant
 from ..denoise.schedule import Step
 from ..engines.cuda import Gpu
-from ..engines.cuda_device import CudaDevice, Launch, Replay, Work
+from ..engines.cuda_device import CudaDevice, Launch
 from .compiler import compile_kernels
 
 Float = NDArray[np.float32]
@@ -106,52 +106,6 @@ def _padded(values: NDArray[np.int32], rows: int) -> NDArray[np.int32]:
 def step_numbers(steps: Sequence[Step]) -> Float:
     """[steps,4]: timestep, scale, keep and push of each step; the kernels read a row for each job."""
     return np.array([(s.timestep, s.scale, s.keep, s.push) for s in steps], np.float32).reshape(-1, 4)
-
-
-class Device(Protocol):
-    """What a step program needs. Everything happens in the order in which it was asked for."""
-
-    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        """An array on the device; its contents are undefined."""
-
-    def part(self, array: Any, start: int, stop: int) -> Any:
-        """Items `start` to `stop` of an array's first dimension, the same memory."""
-
-    def upload(self, values: NDArray[Any], array: Any) -> None:
-        """Values of the host into an array of the same shape and dtype; they may change afterwards."""
-
-    def download(self, array: Any) -> NDArray[Any]:
-        """The values of an array, once all work that was asked for is done."""
-
-    def fetch(self, array: Any) -> Callable[[], NDArray[Any]]:
-        """Start to copy an array's values to the host, beside work that is asked for later.
-
-        The result waits for them; nothing may be written into the array before it was called.
-        """
-
-    def mark(self) -> Callable[[], None]:
-        """What waits until all work that was asked for by now is done."""
-
-    def enqueue(self, work: Work) -> None:
-        """Put `work(stream)` on the device's stream, with no other work between."""
-
-    def copy(self, source: Any, target: Any) -> None:
-        """One array of the device into another of the same size."""
-
-    def launch(self, what: Launch, *arrays: Any, stream: Any) -> None:
-        """One fused kernel."""
-
-    def call(self, binding: Any, stream: Any) -> None:
-        """One engine that is bound to arrays of this device."""
-
-    def record(self, work: Work, *, graphs: bool) -> Replay:
-        """`work(stream)` as something that can be repeated; as one captured graph if `graphs`."""
-
-    def release_after(self, release: Callable[[], None]) -> None:
-        """Once all work that was asked for is done, call `release`, which frees arrays, bindings and replays."""
-
-    def close(self) -> None:
-        """Free what the device holds of its own; no call may follow."""
 
 
 def open_device(gpu: Gpu, dtype: Any) -> CudaDevice:

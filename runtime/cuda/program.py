@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from ..denoise.plan import Conditions, DenoisePlan, StepVariant
 from ..denoise.schedule import Step, VariantKey
 from ..engines import Engine
+from ..engines.cuda_device import CudaDevice
 from . import launches
-from .launches import STILL, Device
+from .launches import STILL
 from .step_graph import Arrays, Selection, StepGraph, shared_batches
 
 Float = NDArray[np.float32]
@@ -58,7 +59,7 @@ class StepProgram:
 
     def __init__(
         self,
-        device: Device,
+        device: CudaDevice,
         unet: Engine,
         plan: DenoisePlan,
         *,
@@ -96,11 +97,6 @@ class StepProgram:
         if self._arrays is None:
             raise ValueError("the step program was closed")
         return self._arrays
-
-    @property
-    def calls(self) -> list[Any]:
-        """The U-Net bound for each batch of a step of the first variant, in order."""
-        return self._graphs[graph_signature(self._plan.first), 1].calls
 
     def start(self, plan: DenoisePlan, conditions: Conditions, latents: Float, slot: int = 0) -> None:
         """Load a job into a slot: a plan of this program's key, and latents [F,4,h,w] at the first sigma."""

@@ -35,22 +35,18 @@ class SharedProgram:
         self._failed: dict[int, EngineError] = {}
         self._stepping, self._changed = False, threading.Condition()
         self._running: deque[Callable[[], None]] = deque()
-        self._broken = False
+        self.broken = False
+        """Whether a step has failed, so that nobody can join any more."""
 
     @property
     def idle(self) -> bool:
         """Whether there is no job on it."""
         return len(self._free) == self.program.slots
 
-    @property
-    def broken(self) -> bool:
-        """Whether a step has failed, so that nobody can join any more."""
-        return self._broken
-
     def join(self) -> int | None:
         """A slot for a job, until it leaves; None if there is none, or a step has failed."""
         with self._changed:
-            return self._free.pop() if self._free and not self._broken else None
+            return self._free.pop() if self._free and not self.broken else None
 
     def leave(self, slot: int) -> None:
         """The job in this slot is over."""
@@ -86,10 +82,10 @@ class SharedProgram:
             failure = error if isinstance(error, Exception) else repr(error)
             remedy = error.remedy if isinstance(error, EngineError) else ""
             with self._changed:
-                self._broken = True
-                self._asked.pop(slot, None)
-                for other in self._stepping_slots.keys() - {slot}:
+                self.broken = True
+                for other in (self._stepping_slots | self._asked).keys() - {slot}:
                     self._failed[other] = translate(failure, "a step shared with another job failed", remedy)
+                self._asked = {}
             raise
         finally:
             with self._changed:

@@ -11,10 +11,9 @@ import numpy as np
 
 from ..denoise.plan import DenoisePlan
 from ..denoise.schedule import VariantKey
-from ..engines import Engine
-from ..engines.cuda_device import Replay
+from ..engines import Engine, call_sizes
+from ..engines.cuda_device import CudaDevice, Replay
 from . import launches
-from .launches import Device
 
 Selection = tuple[VariantKey, tuple[int, ...]]
 """Which variant of the plan a step runs, and the slots that take part in it."""
@@ -47,40 +46,25 @@ class Arrays:
     `cached_features` where the plan caches them."""
 
     @classmethod
-    def allocate(cls, device: Device, unet: Engine, plan: DenoisePlan, slots: int) -> Arrays:
+    def allocate(cls, device: CudaDevice, unet: Engine, plan: DenoisePlan, slots: int) -> Arrays:
         """Those of a plan for so many slots; raises `OutOfMemory`."""
-        specs = {tensor.name: tensor for tensor in (*unet.spec.inputs, *unet.spec.outputs)}
-        dtypes = {name: np.dtype(spec.dtype) for name, spec in specs.items()}
         batches = [variant.batches for variant in plan.variants.values()]
         batches += [shared_batches(plan, jobs) for jobs in range(2, slots + 1)]
-        most, rows = max(map(max, batches)), max(map(sum, batches))
-        frames, segment, size, empty = (
-            slots * plan.frames,
-            plan.segment_frames,
-            plan.latent_size,
-            device.empty,
-        )
-        channels, token = _channels(specs["pose"]), _channels(specs["embedding"])
-        outputs = {"prediction": empty((rows, segment, 4, *size), dtypes["prediction"])}
-        if plan.caches_features:
-            width = _channels(specs["cached_features"])
-            outputs["cached_features"] = empty((rows, segment, width, *size), dtypes["cached_features"])
+        sizes = call_sizes(plan.segment_frames, plan.latent_size, rows=max(map(max, batches)))
+        all_rows = {**sizes, "rows": max(map(sum, batches))}
+        inputs = {t.name: device.empty(t.sized(sizes), t.dtype) for t in unet.spec.inputs}
+        outputs = {t.name: device.empty(t.sized(all_rows), t.dtype) for t in unet.spec.outputs}
+        pose, embedding, frames = inputs["pose"], inputs["embedding"], slots * plan.frames
         arrays = cls(
-            latents=empty((frames, 4, *size), np.float32),
-            previous=empty((frames, 4, *size), np.float32),
-            image=empty((slots, 4, *size), np.float32),
-            pose=empty((frames, channels, *size), dtypes["pose"]),
-            embedding=empty((slots, 1, token), dtypes["embedding"]),
-            time_ids=empty((slots, 3), np.float32),
+            latents=device.empty((frames, 4, *plan.latent_size), np.float32),
+            previous=device.empty((frames, 4, *plan.latent_size), np.float32),
+            image=device.empty((slots, 4, *plan.latent_size), np.float32),
+            pose=device.empty((frames, *pose.shape[2:]), pose.dtype),
+            embedding=device.empty((slots, *embedding.shape[1:]), embedding.dtype),
+            time_ids=device.empty((slots, 3), np.float32),
             guidance={guided: uploaded(device, np.ones(frames, np.float32)) for guided in (True, False)},
-            numbers=empty((slots, 4), np.float32),
-            inputs={
-                "latents": empty((most, segment, 8, *size), dtypes["latents"]),
-                "timestep": empty((most,), dtypes["timestep"]),
-                "embedding": empty((most, 1, token), dtypes["embedding"]),
-                "time_ids": empty((most, 3), dtypes["time_ids"]),
-                "pose": empty((most, segment, channels, *size), dtypes["pose"]),
-            },
+            numbers=device.empty((slots, 4), np.float32),
+            inputs=inputs,
             outputs=outputs,
         )
         if slots > 1:  # empty slots are read too, so they must not hold NaN
@@ -94,13 +78,7 @@ def shared_batches(plan: DenoisePlan, jobs: int) -> tuple[int, ...]:
     return plan.first.batches if jobs == 1 else plan.batching.split(jobs * len(plan.first.rows))
 
 
-def _channels(spec: Any) -> int:
-    size = spec.shape[2]
-    assert isinstance(size, int)
-    return size
-
-
-def uploaded(device: Device, values: np.ndarray[Any, Any]) -> Any:
+def uploaded(device: CudaDevice, values: np.ndarray[Any, Any]) -> Any:
     """Values of the host in a new array of the device."""
     array = device.empty(values.shape, values.dtype)
     device.upload(values, array)
@@ -115,7 +93,7 @@ class StepGraph:
 
     def __init__(
         self,
-        device: Device,
+        device: CudaDevice,
         plan: DenoisePlan,
         slots: int,
         selection: Selection,
@@ -131,15 +109,12 @@ class StepGraph:
         self._tables = {name: uploaded(device, values) for name, values in vars(tables).items()}
         guided = plan.variants[selection[0]].guided
         work = StepWork(device, plan, slots, guided, batches, self._tables, arrays)
-        self.calls = bind(device, unet, batches, arrays.inputs, {}, arrays.outputs)
-        """The U-Net bound for each batch, in order."""
-        self.full = device.record(partial(work.enqueue, self.calls), graphs=graphs)
+        calls = bind(device, unet, batches, arrays)
+        self.full = device.record(partial(work.enqueue, calls), graphs=graphs)
         self.shallow: Replay | None = None
         if plan.caches_features:
             assert shallow is not None
-            features = {"cached_features": arrays.outputs["cached_features"]}
-            prediction = {"prediction": arrays.outputs["prediction"]}
-            calls = bind(device, shallow, batches, arrays.inputs, features, prediction)
+            calls = bind(device, shallow, batches, arrays)
             try:
                 self.shallow = device.record(partial(work.enqueue, calls), graphs=graphs)
             except BaseException:
@@ -158,26 +133,20 @@ class StepGraph:
         for replay in (self.full, self.shallow):
             if replay is not None:
                 replay.close()
-        self.calls = []
         self._tables = {}
 
 
-def bind(
-    device: Device,
-    engine: Engine,
-    batches: tuple[int, ...],
-    inputs: Mapping[str, Any],
-    features: Mapping[str, Any],
-    outputs: Mapping[str, Any],
-) -> list[Any]:
-    """The engine bound for each batch: all on the same `inputs`, each on its own rows of `features` and `outputs`."""
-    part, calls, row = device.part, [], 0
+def bind(device: CudaDevice, engine: Engine, batches: tuple[int, ...], arrays: Arrays) -> list[Any]:
+    """The engine bound for each batch: all on the same inputs, each on its own rows of the outputs.
+
+    The cached features are among the outputs; the shallow U-Net reads them.
+    """
+    calls, row = [], 0
     for size in batches:
-        given = {name: part(array, 0, size) for name, array in inputs.items()}
-        given |= {name: part(array, row, row + size) for name, array in features.items()}
-        calls.append(
-            engine.bind(given, {name: part(array, row, row + size) for name, array in outputs.items()})
-        )
+        rows: dict[str, Any] = {name: device.part(array, 0, size) for name, array in arrays.inputs.items()}
+        rows |= {name: device.part(array, row, row + size) for name, array in arrays.outputs.items()}
+        inputs = {tensor.name: rows[tensor.name] for tensor in engine.spec.inputs}
+        calls.append(engine.bind(inputs, {tensor.name: rows[tensor.name] for tensor in engine.spec.outputs}))
         row += size
     return calls
 
@@ -189,7 +158,7 @@ class StepWork:
     It holds no program and no graph: a reference cycle would keep GPU memory alive.
     """
 
-    device: Device
+    device: CudaDevice
     plan: DenoisePlan
     slots: int
     guided: bool

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engines import Call, Engine
+from ..engines import Call, Engine, call_sizes
 from .kernels import blend, gather
 from .plan import Conditions, DenoisePlan, Row, StepVariant
 from .schedule import Step
 
 Float = NDArray[np.float32]
+Arrays = Mapping[str, NDArray[Any]]
 
 
 class CpuDenoiser:
@@ -80,7 +81,7 @@ class CpuDenoiser:
     def close(self, *, broken: bool = False) -> None:
         """Nothing to do: it holds only its own memory."""
 
-    def _place(self, variant: StepVariant) -> list[Batch]:
+    def _place(self, variant: StepVariant) -> list[RowBatch]:
         """The variant's batches, given to the workers in turn."""
         ends = accumulate(variant.batches, initial=0)
         return [
@@ -115,40 +116,26 @@ class Worker:
         shallow: Engine | None,
     ) -> None:
         self._conditions, self._unet, self._shallow = conditions, unet, shallow
-        most, frames, dtypes = max(sizes), plan.segment_frames, unet.spec.dtypes
-        self._inputs = {
-            "latents": np.zeros((most, frames, 8, *plan.latent_size), dtypes["latents"]),
-            "timestep": np.zeros(most, dtypes["timestep"]),
-            "embedding": np.zeros((most, 1, conditions.embedding.shape[-1]), dtypes["embedding"]),
-            "time_ids": np.tile(np.array(conditions.time_ids, dtypes["time_ids"]), (most, 1)),
-            "pose": np.zeros((most, frames, *conditions.pose.shape[1:]), dtypes["pose"]),
-        }
-        self.prediction = np.empty((most, frames, 4, *plan.latent_size), dtypes["prediction"])
-        self._calls = {} if shallow else {size: self._bind(unet, size) for size in sizes}
+        self._sizes = call_sizes(plan.segment_frames, plan.latent_size, rows=max(sizes))
+        self._inputs = {t.name: np.zeros(t.sized(self._sizes), t.dtype) for t in unet.spec.inputs}
+        self._inputs["time_ids"][:] = conditions.time_ids
+        prediction, *self._features = unet.spec.outputs
+        self.prediction = np.empty(prediction.sized(self._sizes), prediction.dtype)
+        self._calls = {} if shallow else {size: self._bind(unet, size, {}, {}) for size in sizes}
 
-    def batch(self, rows: tuple[Row, ...], size: int) -> Batch:
+    def batch(self, rows: tuple[Row, ...], size: int) -> RowBatch:
         """A batch of `size` rows on these arrays, of which the first are `rows`."""
         if self._shallow is None:
-            return Batch(rows, self, self._calls[size], None)
-        spec = next(tensor for tensor in self._unet.spec.outputs if tensor.name == "cached_features")
-        shape = (size, self.prediction.shape[1], spec.shape[2], *self.prediction.shape[3:])
-        features = {
-            "cached_features": np.zeros(shape, spec.dtype)
-        }  # of this batch alone: later steps read them
-        full = self._bind(self._unet, size, outputs=features)
-        return Batch(rows, self, full, self._bind(self._shallow, size, inputs=features))
+            return RowBatch(rows, self, self._calls[size], None)
+        sizes = {**self._sizes, "rows": size}
+        # Of this batch alone: later steps read them.
+        features = {tensor.name: np.zeros(tensor.sized(sizes), tensor.dtype) for tensor in self._features}
+        full = self._bind(self._unet, size, {}, features)
+        return RowBatch(rows, self, full, self._bind(self._shallow, size, features, {}))
 
-    def _bind(
-        self,
-        engine: Engine,
-        size: int,
-        inputs: Mapping[str, NDArray[Any]] | None = None,
-        outputs: Mapping[str, NDArray[Any]] | None = None,
-    ) -> Call:
+    def _bind(self, engine: Engine, size: int, inputs: Arrays, outputs: Arrays) -> Call:
         given = {name: array[:size] for name, array in self._inputs.items()}
-        return engine.bind(
-            {**given, **(inputs or {})}, {"prediction": self.prediction[:size], **(outputs or {})}
-        )
+        return engine.bind({**given, **inputs}, {"prediction": self.prediction[:size], **outputs})
 
     def gather(self, latents: Float, rows: tuple[Row, ...], step: Step) -> None:
         """Fill the engine's inputs for a batch."""
@@ -167,7 +154,7 @@ class Worker:
 
 
 @dataclass(frozen=True)
-class Batch:
+class RowBatch:
     """Rows that run in one call."""
 
     rows: tuple[Row, ...]

@@ -77,6 +77,8 @@ class DenoisePlan:
     variants: Mapping[VariantKey, StepVariant]
     """What the steps run, by their key. The segments of all variants have the same N."""
     batching: Batching
+    segment: int
+    """The longest segment that the settings and the engines allow; those of the `compact` layout may be shorter."""
     caches_features: bool = False
     """Whether some steps run the shallow U-Net on cached features."""
 
@@ -200,9 +202,8 @@ def make_plan(
         )
         for (shift, guided), segments in segments_by_variant.items()
     }
-    return DenoisePlan(
-        frames, latent_size, guidance, tuple(steps), variants, batching, settings.reuse_interval > 1
-    )
+    segment, reuses = shapes.segment(settings, frames, latent_size), settings.reuse_interval > 1
+    return DenoisePlan(frames, latent_size, guidance, tuple(steps), variants, batching, segment, reuses)
 
 
 def segments_of(

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from ..engines import Bundle, Engine, Placement, open_engine
+from ..engines import Bundle, Engine, Placement, call_sizes, open_engine
 from ..settings import Settings
 from .prediction import ModelStats, Throughput, cost_of, latent_pixels
 
@@ -75,7 +75,7 @@ def time_engine(
     assert settings.size is not None
     unet = bundle.manifest.networks["unet"]
     frames = cost_of(ModelStats.of(bundle.manifest), settings, frames).segment_frames
-    work = unet.work.flops(frames=frames, pixels=latent_pixels(settings))
+    work = unet.flops.total(frames=frames, pixels=latent_pixels(settings))
     weights = sum(file.bytes for file in unet.files)
     if bundle.manifest.backend != "onnxruntime" or work > SMALL_CALL or weights > SMALL_FILE:
         return None
@@ -86,10 +86,9 @@ def time_engine(
 
 def unet_call(engine: Engine, rows: int, frames: int, size: tuple[int, int]) -> Callable[[], None]:
     """A call of the U-Net on zeros; `size` is (width, height) of the video."""
-    width, height = size
-    sizes = {"rows": rows, "frames": frames, "latent_height": height // 8, "latent_width": width // 8}
+    sizes = call_sizes(frames, (size[1] // 8, size[0] // 8), rows=rows)
     inputs, outputs = (
-        {t.name: np.zeros([sizes[d] if isinstance(d, str) else d for d in t.shape], t.dtype) for t in tensors}
+        {tensor.name: np.zeros(tensor.sized(sizes), tensor.dtype) for tensor in tensors}
         for tensors in (engine.spec.inputs, engine.spec.outputs)
     )
     return engine.bind(inputs, outputs)
@@ -132,11 +131,10 @@ PEAK_TFLOPS = {
 }  # fmt: skip
 """Dense FP16 tensor TFLOP/s with FP32 accumulation, from NVIDIA's data sheets and architecture papers."""
 
-# FP16 operations per clock of one multiprocessor, and CUDA cores in one (128 if not listed), by compute capability.
-# Where chips of one capability differ, the slower one's.
-_PER_CLOCK = {(7, 5): 512, (8, 0): 2048, (8, 6): 512, (8, 9): 512, (9, 0): 4096, (10, 0): 8192, (10, 3): 8192,
-              (12, 0): 512}  # fmt: skip
-_CORES = {(7, 5): 64, (8, 0): 64}
+_PER_CORE = {
+    (7, 5): 8, (8, 0): 32, (8, 6): 4, (8, 9): 4, (9, 0): 32, (10, 0): 64, (10, 3): 64, (12, 0): 4,
+}  # fmt: skip
+"""FP16 operations per clock of one CUDA core, by compute capability; the slower chip's where chips differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,24 +220,24 @@ def _read_gpu(nvml: Any, handle: Any) -> GpuInfo:
     name = str(nvml.nvmlDeviceGetName(handle))
     major, minor = map(int, nvml.nvmlDeviceGetCudaComputeCapability(handle))
     try:
-        multiprocessors = nvml.nvmlDeviceGetNumGpuCores(handle) // _CORES.get((major, minor), 128)
+        cores = nvml.nvmlDeviceGetNumGpuCores(handle)
         clock = nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM)
     except nvml.NVMLError:  # not every driver tells
-        multiprocessors = clock = 0
-    peak, source = peak_flops(name, (major, minor), multiprocessors, clock)
+        cores = clock = 0
+    peak, source = peak_flops(name, (major, minor), cores, clock)
     memory = nvml.nvmlDeviceGetMemoryInfo(handle)
     return GpuInfo(name, (major, minor), int(memory.total), int(memory.free), peak, source)
 
 
 def peak_flops(
-    name: str, capability: tuple[int, int], multiprocessors: int = 0, clock_mhz: int = 0
+    name: str, capability: tuple[int, int], cores: int = 0, clock_mhz: int = 0
 ) -> tuple[float | None, str]:
     """Peak dense FP16 operations per second, and where the figure comes from.
 
-    By name from `PEAK_TFLOPS`, else multiprocessors x clock x operations per clock; None if these are 0.
+    By name from `PEAK_TFLOPS`, else CUDA cores x clock x operations per clock; None if these are 0.
     """
     known = [key for key in PEAK_TFLOPS if re.search(rf"\b{re.escape(key)}\b", name)]
     if known and not re.search(r"laptop|max-q|mobile", name, re.IGNORECASE):
         return PEAK_TFLOPS[max(known, key=len)] * 1e12, "data sheet"
-    peak = multiprocessors * clock_mhz * 1e6 * _PER_CLOCK.get(capability, 0)
-    return (peak, "multiprocessors and clock") if peak else (None, "unknown")
+    peak = cores * clock_mhz * 1e6 * _PER_CORE.get(capability, 0)
+    return (peak, "CUDA cores and clock") if peak else (None, "unknown")

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from ..cuda.batch_sizes import MOST_ELEMENTS, too_wide
-from ..cuda.decoder import WIDEST
+from ..cuda.decoder import DECODER_CHANNELS
 from ..denoise.schedule import steps_of
 from ..denoise.segments import cut_segments
 from ..denoise.shapes import EngineShapes, LatentSize
@@ -69,7 +69,7 @@ class ModelStats:
         files = {name: sum(file.bytes for file in network.files) for name, network in networks.items()}
         streamable = sum(files[name] for name, n in networks.items() if n.plan and n.plan.streamable)
         width = next(t.shape[2] for t in manifest.networks["unet"].spec.inputs if t.name == "pose")
-        works = {name: network.work for name, network in manifest.networks.items()}
+        works = {name: network.flops for name, network in manifest.networks.items()}
         return cls(works, sum(files.values()) // size, int(width), size, streamable // size)
 
     @property
@@ -117,7 +117,7 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class MemoryEstimate:
     """Bytes, estimated."""
 
     weights: int
@@ -142,7 +142,7 @@ class Prediction:
     """Rows in one call of the U-Net."""
     decode_chunk: int
     """Frames decoded at a time."""
-    memory: Memory
+    memory: MemoryEstimate
     cost: Cost
     fits: bool
     why: str
@@ -150,11 +150,8 @@ class Prediction:
 
 
 def latent_pixels(settings: Settings) -> int:
-    """Latent pixels of a frame; raises `SettingsError` without a size."""
-    if settings.size is None:
-        raise SettingsError(
-            "a prediction needs a size.", remedy="Give --size WIDTHxHEIGHT.", field="settings.size"
-        )
+    """Latent pixels of a frame, under settings with a size."""
+    assert settings.size is not None
     width, height = settings.size
     return width // 8 * (height // 8)
 
@@ -162,21 +159,10 @@ def latent_pixels(settings: Settings) -> int:
 def cost_of(model: ModelStats, settings: Settings, frames: int) -> Cost:
     """What a video of `frames` frames costs; the reference picture's own frame comes on top.
 
-    `settings` need a size and a segment. Raises `SettingsError`.
+    `settings` have a size and a segment; those that reuse features need the networks for it.
     """
-    if settings.segment is None or frames < 1:
-        raise SettingsError(
-            f"a prediction needs a segment and frames, not {settings.segment} and {frames}.",
-            remedy="Give at least one frame.",
-            field="settings.segment" if settings.segment is None else "settings.frames",
-        )
+    assert settings.segment is not None
     pixels, every, works = latent_pixels(settings), frames + 1, model.works
-    if settings.reuse_interval > 1 and "unet_shallow" not in works:
-        raise SettingsError(
-            "a prediction of reused features needs the networks for it.",
-            remedy="Choose reuse_interval 1, or a bundle built with --deep-cache.",
-            field="settings.reuse_interval",
-        )
     both = settings.guidance not in ((1.0, 1.0), (0.0, 0.0))
     calls: Counter[tuple[int, int, str]] = Counter()  # (rows, segment frames, network) -> steps like that
     steps = steps_of(resolve_settings(settings, {}))
@@ -184,15 +170,15 @@ def cost_of(model: ModelStats, settings: Settings, frames: int) -> Cost:
         segments = cut_segments(every, settings.segment, settings.overlap, settings.layout, shift)
         rows = len(segments) * (1 + (both and guided))
         calls[rows, segments.shape[1], "unet" if full else "unet_shallow"] += count
-    encode = works["image_encoder"].flops() + works["vae_encoder"].flops(pixels=pixels)
+    encode = works["image_encoder"].total() + works["vae_encoder"].total(pixels=pixels)
     rows, segment_frames, _ = max(calls)
     return Cost(
-        encode=encode + works["pose_net"].flops(frames=every, pixels=pixels),
+        encode=encode + works["pose_net"].total(frames=every, pixels=pixels),
         denoise=sum(
-            count * works[network].flops(rows=some, frames=length, pixels=pixels)
+            count * works[network].total(rows=some, frames=length, pixels=pixels)
             for (some, length, network), count in calls.items()
         ),
-        decode=works["vae_decoder"].flops(frames=every, pixels=pixels),
+        decode=works["vae_decoder"].total(frames=every, pixels=pixels),
         steps=settings.steps,
         rows=rows,
         segment_frames=segment_frames,
@@ -207,7 +193,7 @@ def unet_values(model: ModelStats, rows: int, segment_frames: int, pixels: int) 
 
 def memory_of(
     model: ModelStats, settings: Settings, frames: int, rows: int, jobs: int = 1, *, gpu: bool = False
-) -> Memory:
+) -> MemoryEstimate:
     """Peak memory with `rows` rows at once: weights, and what grows with frames and pixels.
 
     activations = bytes max(rows N pixels 16 width, chunk 64 pixels 6 decoder_width), on a CPU 3 times that, with N
@@ -223,7 +209,7 @@ def memory_of(
     features = (frames + 1) * pixels * model.width
     activations = unet + decoder if gpu and jobs > 1 else max(unet, decoder) * (1 if gpu else ON_CPU * jobs)
     streamed = model.streamable if gpu else 0
-    return Memory(
+    return MemoryEstimate(
         weights=(model.weights - streamed) * model.value_bytes,
         activations=round(activations) * model.value_bytes,
         state=jobs * (latents + (features + inputs) * model.value_bytes),
@@ -261,7 +247,7 @@ def predict(
             made = []
             for count in sorted(batches, reverse=True):
                 memory = memory_of(model, way, frames, count, jobs, gpu=gpu)
-                decoder = min(chunk, frames + 1) * 64 * pixels * WIDEST
+                decoder = min(chunk, frames + 1) * 64 * pixels * DECODER_CHANNELS
                 wide = too_wide(model.width, count, cost.segment_frames, pixels)
                 why = "" if free is None or memory.total <= free else "more memory than is free"
                 if wide or (gpu and decoder > MOST_ELEMENTS):  # more than kernels can count

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -18,6 +18,7 @@ from ..engines.bundle import COMMAND
 from ..engines.tensorrt_library import DISTRIBUTIONS, EXTRAS
 from ..errors import BundleError, EngineError, MimicMotionError, SettingsError
 from ..settings import Settings
+from ..validation import Whole, checked
 from .fitness import ON_CPU, check_clip, check_cpu, check_gpu, check_machine, fault_of, options_for
 from .machine import MINIMUM_DRIVER, GpuInfo, Gpus, Host, read_gpus, time_engine, time_product
 from .prediction import MIMICMOTION, ModelStats, Prediction, Throughput, best, predict
@@ -28,13 +29,12 @@ CONTEXT = 700 * 2**20
 """Bytes of GPU memory for the CUDA context and TensorRT's own kernels, an assumption."""
 FPS = 15
 """Frames per second of a video made from a usual one of 30: the stride is 2 then."""
-MOST_JOBS = 1000
-"""Jobs at once that may be asked about."""
 FULL_SIZE = Settings(segment=72, size=(576, 1024))
 """MimicMotion's own segment and size."""
 
 
-@dataclass(frozen=True, slots=True)
+@checked(SettingsError)
+@dataclass(frozen=True)
 class Question:
     """What is asked about every bundle; None takes the bundle's own size, and one segment of frames.
 
@@ -43,13 +43,11 @@ class Question:
 
     size: tuple[int, int] | None = None
     frames: int | None = None
-    jobs: int = 1
+    jobs: Annotated[int, Whole(1, 1000)] = 1
     """Jobs at once."""
 
     def __post_init__(self) -> None:
         Settings(size=self.size, frames=self.frames)  # checks both
-        if type(self.jobs) is not int or not 1 <= self.jobs <= MOST_JOBS:
-            raise SettingsError(f"jobs is {self.jobs!r}.", remedy=f"Choose 1 to {MOST_JOBS}.", field="jobs")
 
     @classmethod
     def of(
@@ -62,7 +60,7 @@ class Question:
             if not 0 < seconds < math.inf:
                 raise SettingsError(f"seconds is {seconds}.", remedy="Give more than 0.", field="seconds")
             frames = max(1, round(seconds * FPS))
-        return cls(size, frames, jobs)
+        return cls(size=size, frames=frames, jobs=jobs)
 
     def apply(self, own: Settings) -> tuple[Settings, int]:
         """A bundle's own settings in the size that is asked about, and the frames of the video."""

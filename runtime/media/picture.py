@@ -5,17 +5,17 @@ from __future__ import annotations
 import io
 import math
 import re
-import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageCms
+from PIL import Image, ImageCms, ImageOps
 
 from ..errors import LimitError, MimicMotionError, MotionError, OutputError, PictureError
-from ..files import write_atomic
+from ..files import output_errors, plain_file, write_atomic
 from ..limits import Limits, check_limit
 
 Picture = NDArray[np.uint8]
@@ -24,8 +24,6 @@ PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 """What `write_picture` writes and what counts as a pose picture in a folder."""
 
 _FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
-_SIZES = {"PNG": ">16xII", "GIF": "<6xHH", "BMP": "<18xii"}
-"""Where width and height stand in headers that state them at a fixed place."""
 _REMEDY = "Give a JPEG, PNG, WebP, AVIF, BMP or TIFF picture."
 
 
@@ -46,7 +44,9 @@ def read_picture(source: str | Path | bytes | Picture, limits: Limits | None = N
         name, data = "the picture", bytes(source)
         check_limit("bytes of the picture", len(data), limits.picture_bytes, field="image")
     else:
-        name, data = _load(source, limits)
+        path = plain_file(source, "picture", _fault, _REMEDY)
+        check_limit("bytes of the picture", path.stat().st_size, limits.picture_bytes, field="image")
+        name, data = path.name, path.read_bytes()
     if not data:
         raise _fault(f"{name} is empty.")
     kind = picture_format(data)
@@ -93,13 +93,30 @@ def list_pictures(folder: str | Path) -> list[Path]:
     return sorted(pictures, key=_natural)
 
 
-def read_pictures(folder: str | Path, limits: Limits | None = None) -> Iterator[Picture]:
-    """Yields the folder's pictures as uint8 [H,W,3] RGB in natural order, one in memory at a time.
+def read_pictures(paths: Sequence[Path], limits: Limits | None = None) -> Iterator[Picture]:
+    """Yields pictures as uint8 [H,W,3] RGB, one in memory at a time.
 
-    Raises `MotionError` at once if there are none, and on the way if one cannot be read or differs in size
-    from the first; `LimitError` if one has more pixels than a frame may have.
+    Raises `MotionError` if one cannot be read or differs in size from the first, and `LimitError` if one has more
+    pixels than a frame may have.
     """
-    return _read_all(list_pictures(folder), limits or Limits())
+    limits = limits or Limits()
+    first: tuple[int, ...] = ()
+    for path in paths:
+        try:
+            picture = read_picture(path, limits)
+        except PictureError as error:
+            raise _motion_fault(error.message, error.remedy) from error
+        except LimitError as error:
+            raise LimitError(error.message, remedy=error.remedy, field="motion") from error
+        rows, columns = picture.shape[:2]
+        check_limit("pixels of a pose picture", rows * columns, limits.frame_pixels, field="motion")
+        first = first or picture.shape
+        if picture.shape != first:
+            raise _motion_fault(
+                f"{path.name} is {columns}x{rows}, but {paths[0].name} is {first[1]}x{first[0]}.",
+                "Make all pose pictures the same size.",
+            )
+        yield picture
 
 
 def fit_picture(picture: Picture, width: int, height: int) -> Picture:
@@ -132,14 +149,8 @@ def write_picture(path: str | Path, picture: Picture) -> None:
             remedy=f"Choose one of {', '.join(PICTURE_SUFFIXES)}.",
             field="output",
         )
-    try:
+    with output_errors(path):
         write_atomic(path, encode_picture(picture, path.suffix.lower()))
-    except OSError as error:
-        raise OutputError(
-            f"{path} cannot be written: {error.strerror or error}.",
-            remedy="Choose a path in a folder that exists and that you may write to.",
-            field="output",
-        ) from error
 
 
 def encode_picture(picture: Picture, suffix: str = ".png") -> bytes:
@@ -162,28 +173,10 @@ def _checked_array(picture: NDArray[np.generic], limits: Limits) -> Picture:
 
 
 def _check_pixels(size: tuple[int, ...], limits: Limits) -> None:
-    pixels = abs(math.prod(size))  # a BMP of negative height begins with the top row
-    check_limit("pixels of the picture", pixels, limits.picture_pixels, field="image")
-
-
-def _load(source: str | Path, limits: Limits) -> tuple[str, bytes]:
-    try:
-        path = Path(source)
-        if path.is_dir():
-            raise _fault(f"{path.name or path} is a directory, not a picture.")
-        if not path.exists():
-            raise _fault(f"{path} does not exist.", "Check the path.")
-        if not path.is_file():
-            raise _fault(f"{path} is not a plain file.")
-        check_limit("bytes of the picture", path.stat().st_size, limits.picture_bytes, field="image")
-        return path.name, path.read_bytes()
-    except (OSError, ValueError, TypeError) as error:
-        raise _fault(f"{source!s:.200} cannot be read: {error}.", "Check the path.") from error
+    check_limit("pixels of the picture", math.prod(size), limits.picture_pixels, field="image")
 
 
 def _decode(data: bytes, kind: str, limits: Limits) -> Picture:
-    if kind in _SIZES:  # known even where the rest is too damaged for Pillow to open it
-        _check_pixels(struct.unpack_from(_SIZES[kind], data.ljust(26, b"\0")), limits)
     # The plugin is called directly: Image.open would judge the size by a limit that belongs to the process.
     with Image.OPEN[kind][0](io.BytesIO(data), "") as header:
         _check_pixels(header.size, limits)
@@ -191,22 +184,28 @@ def _decode(data: bytes, kind: str, limits: Limits) -> Picture:
     with Image.OPEN[kind][0](io.BytesIO(data), "") as image:
         rawmode = image.tile[0].args if image.tile else None
         image.load()
-        return _upright(_to_rgb(image, rawmode), _orientation(image))
+        with suppress(Exception):  # damaged EXIF takes nothing from the pixels
+            ImageOps.exif_transpose(image, in_place=True)
+        return np.asarray(_to_rgb(image, rawmode))
 
 
-def _to_rgb(image: Image.Image, rawmode: object) -> Picture:
-    """uint8 [H,W,3] in sRGB, transparent parts over white."""
+def _to_rgb(image: Image.Image, rawmode: object) -> Image.Image:
+    """As RGB in sRGB, transparent parts over white."""
     profile = image.info.get("icc_profile")
     image = _to_8_bit(image, rawmode)
-    alpha: NDArray[np.uint8] | None = None
+    alpha: Image.Image | None = None
     grey = image.mode in ("1", "L", "LA", "La")
     if image.has_transparency_data:
         image = _as_mode(image, "LA" if grey else "RGBA")
-        alpha = np.asarray(image.getchannel("A"))
+        alpha = image.getchannel("A")
     if image.mode != "CMYK":
         image = _as_mode(image, "L" if grey else "RGB")
-    colours = np.asarray(_to_srgb(image, profile))
-    return colours if alpha is None else _over_white(colours, alpha)
+    colours = _to_srgb(image, profile)
+    if alpha is None:
+        return colours
+    white = Image.new("RGB", colours.size, "white")
+    white.paste(colours, mask=alpha)
+    return white
 
 
 def _to_8_bit(image: Image.Image, rawmode: object) -> Image.Image:
@@ -255,32 +254,6 @@ def _as_mode(image: Image.Image, mode: str) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def _over_white(colours: Picture, alpha: Picture) -> Picture:
-    opaque = alpha.astype(np.uint16)[..., None]
-    mixed: NDArray[np.uint16] = colours * opaque + np.uint16(255) * (255 - opaque)
-    return ((mixed + 127) // 255).astype(np.uint8)
-
-
-def _orientation(image: Image.Image) -> int:
-    """How the stored pixels lie, EXIF's 1 to 8; Pillow puts AVIF's own rotation there, and turns TIFF itself."""
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # damaged EXIF takes nothing from the pixels
-        return 1
-    return orientation if orientation in range(1, 9) else 1
-
-
-def _upright(picture: Picture, orientation: int) -> Picture:
-    """EXIF: 2 to 4 flip or turn half way, 5 to 8 transpose as well."""
-    if orientation >= 5:
-        picture = picture.transpose(1, 0, 2)
-    if orientation in (2, 3, 6, 7):
-        picture = picture[:, ::-1]
-    if orientation in (3, 4, 7, 8):
-        picture = picture[::-1]
-    return np.ascontiguousarray(picture)
-
-
 def _keep(side: int, needed: float) -> int:
     """At least two pixels more than needed, and as odd or even as the side, so that the centre stays."""
     kept = math.ceil(needed) + 2
@@ -291,26 +264,6 @@ def _centre(picture: Picture, width: int, height: int) -> Picture:
     top = (picture.shape[0] - height) // 2
     left = (picture.shape[1] - width) // 2
     return picture[top : top + height, left : left + width]
-
-
-def _read_all(paths: list[Path], limits: Limits) -> Iterator[Picture]:
-    first: tuple[int, ...] = ()
-    for path in paths:
-        try:
-            picture = read_picture(path, limits)
-        except PictureError as error:
-            raise _motion_fault(error.message, error.remedy) from error
-        except LimitError as error:
-            raise LimitError(error.message, remedy=error.remedy, field="motion") from error
-        rows, columns = picture.shape[:2]
-        check_limit("pixels of a pose picture", rows * columns, limits.frame_pixels, field="motion")
-        first = first or picture.shape
-        if picture.shape != first:
-            raise _motion_fault(
-                f"{path.name} is {columns}x{rows}, but {paths[0].name} is {first[1]}x{first[0]}.",
-                "Make all pose pictures the same size.",
-            )
-        yield picture
 
 
 def _natural(path: Path) -> tuple[object, ...]:

@@ -26,20 +26,20 @@ def contact_sheet(rows: Sequence[Row], *, columns: int = 8, tile_height: int = 1
         raise ValueError(f"columns {columns} and tile_height {tile_height} must be at least 1")
     gap, margin = max(2, tile_height // 20), max(4, tile_height // 8)
     bands = [_band(label, frames, columns, tile_height, gap) for label, frames in rows]
-    width = max((band.shape[1] for band in bands), default=tile_height) + 2 * margin
-    height = sum(band.shape[0] for band in bands) + margin * (len(bands) + 1)
-    sheet = _dark(height, width)
-    top = margin
-    for band in bands:
-        sheet[top : top + band.shape[0], margin : margin + band.shape[1]] = band
-        top += band.shape[0] + margin
-    return sheet
+    width = max((band.shape[1] for band in bands), default=tile_height)
+    framed = [
+        cv2.copyMakeBorder(
+            band, margin, 0, margin, margin + width - band.shape[1], cv2.BORDER_CONSTANT, value=_BACKGROUND
+        )
+        for band in bands
+    ]
+    return np.vstack([*framed, _dark(margin, width + 2 * margin)])
 
 
 def _band(
     label: str, frames: Sequence[NDArray[np.uint8]], columns: int, tile_height: int, gap: int
 ) -> NDArray[np.uint8]:
-    picked = _evenly(len(frames), columns)
+    picked = evenly(len(frames), columns)
     tiles = [_tile(frames[index], tile_height) for index in picked]
     scale = max(0.35, tile_height / 320)
     label = label.encode("ascii", "replace").decode()  # OpenCV's font knows no more
@@ -59,7 +59,8 @@ def _band(
     return band
 
 
-def _evenly(count: int, most: int) -> list[int]:
+def evenly(count: int, most: int) -> list[int]:
+    """At most `most` indices, evenly from the first to the last of `count`."""
     if count <= most:
         return list(range(count))
     if most == 1:

@@ -50,10 +50,10 @@ def draw_poses(sequence: PoseSequence, height: int, width: int, canvas: int = 21
     networks expect lines of this relative thickness. Raises `MotionError` for sizes below 1, and for pictures
     so narrow that the canvas would be longer than 32767 pixels.
     """
-    _check_sizes(height, width, canvas)
+    drawn = iter_pose_pictures(sequence, height, width, canvas)
     pictures = np.empty((len(sequence), height, width, 3), np.uint8)
-    for picture, drawn in zip(pictures, iter_pose_pictures(sequence, height, width, canvas), strict=True):
-        picture[...] = drawn
+    for index, picture in enumerate(drawn):
+        pictures[index] = picture
     return pictures
 
 

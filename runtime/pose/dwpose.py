@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
-from .network import Network, Picture, Points, check_frame, distinct_boxes, rank
+from .network import OnnxNetwork, Picture, Points, check_frame, distinct_boxes, rank
 from .sequence import PoseSequence, single_frame
 
 DETECTOR_VARIABLE = "MIMICMOTION_DWPOSE_DETECTOR"
@@ -47,8 +47,8 @@ class DwposeEstimator:
     ) -> None:
         detector = _network_path(detector, DETECTOR_VARIABLE, "person detector (yolox_l.onnx)")
         pose = _network_path(pose, POSE_VARIABLE, "pose network (dw-ll_ucoco_384.onnx)")
-        self._detector = Network(detector, threads, shape=(1, 3, _DETECTOR_PIXELS, _DETECTOR_PIXELS))
-        self._pose = Network(pose, threads, shape=(1, 3, _POSE_HEIGHT, _POSE_WIDTH))
+        self._detector = OnnxNetwork(detector, threads, shape=(1, 3, _DETECTOR_PIXELS, _DETECTOR_PIXELS))
+        self._pose = OnnxNetwork(pose, threads, shape=(1, 3, _POSE_HEIGHT, _POSE_WIDTH))
         self._last: Points | None = None
 
     def reset(self) -> None:

@@ -12,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError, MotionError
+from ..files import read_head
 from ..limits import Limits
 from .network import Picture, check_frame
 from .sequence import PoseSequence
 
 ESTIMATORS = ("mediapipe", "dwpose")
 _FRAMES_RATE = 30.0  # frames per second of frames whose rate is not given
-_HEADER_BYTES = 64
 
 
 class PoseEstimator(Protocol):
@@ -107,25 +107,11 @@ def _from_file(
     from ..media.reader import VideoReader
 
     file = source if isinstance(source, bytes) else os.fspath(source)
-    if picture_format(_head(file)) not in ("", "GIF"):
+    if picture_format(read_head(file)) not in ("", "GIF"):
         return _estimate([read_picture(file, limits)], estimator), 1.0
-    with VideoReader(file, limits) as video:
-        poses = _estimate((frame for _, frame in video.frames(stride=stride)), estimator)
-        return poses, video.fps / stride
-
-
-def _head(file: str | bytes) -> bytes:
-    if isinstance(file, bytes):
-        return file[:_HEADER_BYTES]
-    try:
-        with open(file, "rb") as stream:
-            return stream.read(_HEADER_BYTES)
-    except (OSError, ValueError) as error:
-        raise MotionError(
-            f"{file!r} cannot be read: {getattr(error, 'strerror', None) or error}.",
-            remedy="Check the path.",
-            field="motion",
-        ) from error
+    video = VideoReader(file, limits)
+    poses = _estimate((frame for _, frame in video.frames(stride=stride)), estimator)
+    return poses, video.fps / stride
 
 
 def _estimate(frames: Iterable[Picture], estimator: PoseEstimator) -> PoseSequence:

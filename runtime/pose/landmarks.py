@@ -6,13 +6,14 @@ Method: BlazePose, arXiv 2006.10204; numbers are those of MediaPipe's published 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from .network import FOLDER, Network, Picture, Points, distinct_boxes, sigmoid
+from .network import FOLDER, OnnxNetwork, Picture, Points, distinct_boxes, sigmoid
 
 PRESENT = 0.5
 """A person, hand or face is there if its network says so with at least this probability."""
@@ -121,7 +122,7 @@ class BodyDetector:
     """Finds all people in a picture."""
 
     def __init__(self, threads: int | None) -> None:
-        self._network = Network(FOLDER / "pose_detection.onnx", threads)
+        self._network = OnnxNetwork(FOLDER / "pose_detection.onnx", threads)
         self._anchors = _anchors()
 
     def __call__(self, picture: Picture) -> list[Candidate]:
@@ -141,7 +142,7 @@ class BodyTracker:
     """Finds the points of the body inside a crop."""
 
     def __init__(self, threads: int | None) -> None:
-        self._network = Network(FOLDER / "pose_landmark_full.onnx", threads)
+        self._network = OnnxNetwork(FOLDER / "pose_landmark_full.onnx", threads)
 
     def __call__(self, picture: Picture, crop: Crop) -> Body:
         values = crop.cut(picture, _LANDMARK_PIXELS) / np.float32(255)
@@ -160,31 +161,41 @@ class Part(NamedTuple):
     presence: float
 
 
-class Finder(Protocol):
-    """One kind of part: its network and its crops."""
+class PartFinder(ABC):
+    """One kind of part: its network, which comes with the package, and its crops."""
 
+    file: str
+    outputs: list[str]
+    """The network's points [P,3] and presence."""
+    pixels: int
+    """Sides of its input."""
     root: int
     """The point that the body has too: the wrist, the nose."""
 
-    def find(self, picture: Picture, crop: Crop) -> Part: ...
-
-    def crop_of(self, points: Points) -> Crop: ...
-
-
-class HandFinder:
-    """21 points of a hand, wrist first, then thumb to little finger from the palm outwards."""
-
-    root = 0
-    _pixels = 224
-
     def __init__(self, threads: int | None) -> None:
-        self._network = Network(FOLDER / "hand_landmark_full.onnx", threads)
+        self._network = OnnxNetwork(FOLDER / self.file, threads)
 
     def find(self, picture: Picture, crop: Crop) -> Part:
-        values = crop.cut(picture, self._pixels) / np.float32(255)
-        rows, presence = self._network(values, ["Identity", "Identity_1"])
-        fractions = rows.reshape(21, 3)[:, :2] / self._pixels
-        return Part(crop.to_picture(fractions), float(presence.item()))
+        """The part in a crop."""
+        values = crop.cut(picture, self.pixels) / np.float32(255)
+        rows, presence = self._network(values, self.outputs)
+        fractions = rows.reshape(-1, 3)[:, :2] / self.pixels
+        return Part(crop.to_picture(fractions), self.probability(presence.item()))
+
+    @staticmethod
+    def probability(presence: float) -> float:
+        """The presence that the network states, as a probability."""
+        return presence
+
+    @abstractmethod
+    def crop_of(self, points: Points) -> Crop:
+        """The crop for the next picture."""
+
+
+class HandFinder(PartFinder):
+    """21 points of a hand, wrist first, then thumb to little finger from the palm outwards."""
+
+    file, outputs, pixels, root = "hand_landmark_full.onnx", ["Identity", "Identity_1"], 224, 0
 
     def crop_of(self, points: Points) -> Crop:
         """The crop for the next picture: around the palm, fingers up."""
@@ -202,20 +213,14 @@ class HandFinder:
         return crop.moved(middle - wrist).shifted(0, -0.1)
 
 
-class FaceFinder:
+class FaceFinder(PartFinder):
     """468 points of a face, MediaPipe's mesh."""
 
-    root = 4
-    _pixels = 192
+    file, outputs, pixels, root = "face_landmark.onnx", ["conv2d_21", "conv2d_31"], 192, 4
 
-    def __init__(self, threads: int | None) -> None:
-        self._network = Network(FOLDER / "face_landmark.onnx", threads)
-
-    def find(self, picture: Picture, crop: Crop) -> Part:
-        values = crop.cut(picture, self._pixels) / np.float32(255)
-        rows, logit = self._network(values, ["conv2d_21", "conv2d_31"])
-        fractions = rows.reshape(468, 3)[:, :2] / self._pixels
-        return Part(crop.to_picture(fractions), float(sigmoid(logit).item()))
+    @staticmethod
+    def probability(presence: float) -> float:
+        return float(sigmoid(presence))
 
     def crop_of(self, points: Points) -> Crop:
         """The crop for the next picture: around the face, eyes level."""
@@ -241,7 +246,7 @@ class PartTracker:
     seen, the crop is guessed from the body's points and improved once.
     """
 
-    finder: Finder
+    finder: PartFinder
     _crop: Crop | None = None
     _anchor: Points | None = None
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import EngineError, InputError, MotionError
+from ..validation import described
 
 Picture = npt.NDArray[np.uint8]
 Points = npt.NDArray[np.float64]
@@ -19,7 +20,7 @@ FOLDER = Path(__file__).parent.parent / "models"
 _ERRORS_ONLY = 3  # ONNX Runtime's severity
 
 
-class Network:
+class OnnxNetwork:
     """One network on the CPU, with one input.
 
     `threads` is the number of threads within one run; None leaves it to ONNX Runtime (all cores). Raises
@@ -61,15 +62,10 @@ class Network:
 
 def check_frame(frame: Any) -> None:
     """Raise `MotionError` unless `frame` is uint8 [H,W,3] with at least one pixel."""
-    if not isinstance(frame, np.ndarray):
+    array = isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.ndim == 3
+    if not array or frame.shape[2] != 3 or not frame.size:
         raise MotionError(
-            f"A frame is a {type(frame).__name__}.", remedy="Give numpy arrays uint8 [H,W,3].", field="motion"
-        )
-    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
-        raise MotionError(
-            f"A frame has shape {list(frame.shape)} and type {frame.dtype}.",
-            remedy="Give RGB frames uint8 [H,W,3].",
-            field="motion",
+            f"A frame is {described(frame)}.", remedy="Give RGB frames uint8 [H,W,3].", field="motion"
         )
 
 

@@ -10,9 +10,7 @@ import json
 import math
 import operator
 import os
-import struct
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,8 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import MotionError, OutputError
-from ..files import write_atomic
+from ..errors import LimitError, MotionError, OutputError
+from ..files import motion_errors, output_errors, write_atomic
 from ..limits import Limits, check_limit
 
 Floats = npt.NDArray[np.float32]
@@ -43,16 +41,6 @@ _KEYS = {"format", "fps", "size", *SHAPES}
 _MEMBERS, _TEXTS, _DEPTH = 64, 64, 8
 """More arrays in an .npz, quotation marks in a JSON or lists in lists than any file of ours has (7, 18 and 5)."""
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-_DAMAGE = (
-    ValueError,
-    KeyError,
-    EOFError,
-    OSError,
-    RuntimeError,
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-)
 _PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _REMEDY = "Give a .npz or .json file written by PoseSequence.save, or estimate the poses again."
 
@@ -112,9 +100,8 @@ class PoseSequence:
 
     def __getitem__(self, index: int | slice) -> PoseSequence:
         """Some of the frames, or the one frame `index`, at the same frame rate."""
-        if isinstance(index, slice):
-            return self.take(range(len(self))[index])
-        return self.take([range(len(self))[index]])  # IndexError ends iteration
+        chosen = range(len(self))[index]
+        return self.take([chosen] if isinstance(chosen, int) else chosen)
 
     def __iter__(self) -> Iterator[PoseSequence]:
         return (self.take([index]) for index in range(len(self)))
@@ -159,14 +146,8 @@ class PoseSequence:
                 remedy="Name a pose file with one of these.",
                 field="output",
             )
-        try:
+        with output_errors(target):
             write_atomic(target, pack(self))
-        except OSError as error:
-            raise OutputError(
-                f"{target} cannot be written: {error.strerror or error}.",
-                remedy="Check the folder and the free space.",
-                field="output",
-            ) from error
 
     def to_bytes(self) -> bytes:
         """An `.npz` file, which `load` takes."""
@@ -180,7 +161,11 @@ class PoseSequence:
         one that is larger than `limits.keypoint_bytes` or `json_bytes`, before its values are read.
         """
         limits = limits or Limits()
-        data, name = (source, "The pose data") if isinstance(source, bytes) else _read(source, limits)
+        if isinstance(source, bytes):
+            data, name = source, "The pose data"
+        else:
+            with motion_errors(source), open(source, "rb") as file:
+                data, name = file.read(limits.keypoint_bytes + 1), Path(source).name
         check_limit(f"bytes of {name}", len(data), limits.keypoint_bytes, field="motion")
         if data[:2] == b"PK":
             values = _unpack_npz(data, name, limits)
@@ -258,16 +243,6 @@ def _checked_size(value: Any) -> tuple[int, int]:
     return width, height
 
 
-def _read(path: str | os.PathLike[str], limits: Limits) -> tuple[bytes, str]:
-    """The bytes of a file, one more than the limit at most, and its name for messages."""
-    try:
-        with open(path, "rb") as file:
-            return file.read(limits.keypoint_bytes + 1), Path(path).name
-    except (OSError, ValueError) as error:  # ValueError: a null character in the path
-        reason = getattr(error, "strerror", None) or error
-        raise _wrong(f"{os.fspath(path)!r} cannot be read: {reason}.", "Check the path.") from error
-
-
 def _check_keys(values: dict[str, Any], name: str) -> None:
     missing, unknown = sorted(_KEYS - values.keys()), sorted(values.keys() - _KEYS)
     if missing or unknown:
@@ -334,13 +309,15 @@ def _unpack_npz(data: bytes, name: str, limits: Limits) -> dict[str, Any]:
             if any(member.compress_type not in _PACKED for member in members):
                 raise ValueError("it is packed in a way that numpy does not write")
             read = {m.filename.removesuffix(".npy"): _array(archive.read(m), m.filename) for m in members}
-    except _DAMAGE as error:
+    except LimitError:
+        raise
+    except Exception as error:  # of zipfile, zlib, struct and numpy; they share no base class
         raise _wrong(f"{name} is damaged: {error}.", _REMEDY) from error
     return {key: value.tolist() if key in ("format", "fps", "size") else value for key, value in read.items()}
 
 
 def _array(raw: bytes, member: str) -> np.ndarray[Any, Any]:
-    """One .npy file. The header is compared with the bytes at hand before anything is allocated."""
+    """One .npy file. Unlike `np.load` this takes no memory for a shape that the bytes at hand do not fill."""
     stream = io.BytesIO(raw)
     if np.lib.format.read_magic(stream) != (1, 0):
         raise ValueError(f"{member} has an unknown version")
@@ -348,7 +325,4 @@ def _array(raw: bytes, member: str) -> np.ndarray[Any, Any]:
         shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
     except Exception as error:  # it evaluates Python: TokenError, SyntaxError, RecursionError and more
         raise ValueError(f"{member} has a damaged header") from error
-    if dtype.kind not in "fiu":
-        raise ValueError(f"{member} holds {dtype}")
-    flat = np.frombuffer(raw, dtype, offset=stream.tell())
-    return flat.reshape(shape, order="F" if fortran else "C")
+    return np.frombuffer(raw, dtype, offset=stream.tell()).reshape(shape, order="F" if fortran else "C")

@@ -181,15 +181,25 @@ class _Calls(Generic[Events, Info, Infos, Cost, Health]):
         timeout: float | None = None,
         request_id: str = "",
         detach: bool = False,
+        priority: int = 0,
+        deadline: float | None = None,
     ) -> Events:
         """Animate `image` (path, bytes of a file, or uint8 [H,W,3]) with `motion` (path or bytes of a video
         or of keypoints, a `PoseSequence`, or pose pictures uint8 [F,H,W,3]).
 
         `output` is written when the video is whole. After `timeout` seconds the job is cancelled; so it is
-        when the caller goes away, unless `detach`. The same `request_id` gives the same job.
+        when the caller goes away, unless `detach`. The same `request_id` gives the same job. Jobs of a higher
+        `priority` (-9 to 9) go first. A job that is not likely to be finished within `deadline` seconds is refused.
         """
         upload = Upload(
-            image, motion, settings, reference_pose=reference_pose, request_id=request_id, detach=detach
+            image,
+            motion,
+            settings,
+            reference_pose=reference_pose,
+            request_id=request_id,
+            detach=detach,
+            priority=priority,
+            deadline=deadline,
         )
         delivery = Delivery(output)
         requests = self._requests(upload, pb.AnimateRequest)
@@ -203,10 +213,20 @@ class _Calls(Generic[Events, Info, Infos, Cost, Health]):
         *,
         reference_pose: PoseSequence | None = None,
         request_id: str = "",
+        priority: int = 0,
+        deadline: float | None = None,
         timeout: float | None = None,
     ) -> Info:
         """Like `animate`, but returns once the job is queued; it goes on without its caller."""
-        upload = Upload(image, motion, settings, reference_pose=reference_pose, request_id=request_id)
+        upload = Upload(
+            image,
+            motion,
+            settings,
+            reference_pose=reference_pose,
+            request_id=request_id,
+            priority=priority,
+            deadline=deadline,
+        )
         requests = self._requests(upload, pb.CreateAnimationRequest)
         return self._answer(self._stub.CreateAnimation, requests, _job_info, timeout)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+from ..checkpoint import SHARE
 from ..errors import ServiceError
 from ..limits import Limits
 from ..validation import Real, Whole, checked
@@ -50,6 +51,7 @@ class EngineConfig:
     threads: int | None
     limits: Limits
     graphs: bool
+    checkpoint_share: float
     load: Callable[[EngineConfig], Any]
     """Makes the animator in the engine process: a function of a module, as it is pickled by its name."""
 
@@ -87,6 +89,8 @@ class ServiceConfig:
     tls: Tls | None = None
     max_queue: Annotated[int, Whole(1, MOST)] = 32
     """Jobs that may wait (being uploaded included) before callers are sent away."""
+    max_queue_seconds: Annotated[float, Real(1.0, 10**9)] = 3600.0
+    """Predicted seconds of waiting jobs, for each job that the engines run at once, before callers are sent away."""
     max_calls: Annotated[int, Whole(1, MOST)] = 512
     """Calls served at once; a caller that stops reading holds up to 5 MiB of memory."""
     keep: Keep = field(default_factory=Keep)
@@ -99,6 +103,8 @@ class ServiceConfig:
     engine_patience: Annotated[float, Real(0.1, MOST)] = 30.0
     """An engine that says nothing for so many seconds hangs and is killed; longer where steps are predicted to take
     long, and 20 times as long before anything was measured."""
+    checkpoint_share: Annotated[float, Real(0.0, MOST)] = SHARE
+    """Part of a job's time that the writing of its checkpoints may take."""
     ready_file: Path | None = None
     """Written with "host:port" when the first engine is warm, removed at the end."""
     json_logs: bool = False
@@ -112,6 +118,14 @@ class ServiceConfig:
     def engines(self) -> list[EngineConfig]:
         """One for each device."""
         return [
-            EngineConfig(self.bundle, device, self.threads, self.limits, self.graphs, self.load)
+            EngineConfig(
+                self.bundle,
+                device,
+                self.threads,
+                self.limits,
+                self.graphs,
+                self.checkpoint_share,
+                self.load,
+            )
             for device in self.devices
         ]

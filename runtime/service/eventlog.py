@@ -7,11 +7,11 @@ from bisect import bisect_right
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
-from ..events import Event, Preview, Progress
+from ..events import Event, Preview, Progress, Queued
 
 
 class EventLog:
-    """Events numbered from 1. A newer progress report of a stage, or a newer preview, replaces the older.
+    """Events numbered from 1. A newer progress report of a stage, preview or place in the queue replaces the older.
 
     That is the whole flow control: the log stays small whatever an engine reports, a reader that keeps up
     sees every report, and a slow one sees the newest. Events of other kinds are never dropped; video events
@@ -71,4 +71,4 @@ class EventLog:
 def _replaced_by(event: Event) -> str | None:
     if isinstance(event, Progress):
         return event.stage
-    return "preview" if isinstance(event, Preview) else None
+    return event.kind if isinstance(event, Preview | Queued) else None

@@ -18,7 +18,7 @@ from ..settings import Settings
 from .config import Keep
 from .eventlog import EventLog
 from .status import KeyReused, NotFound
-from .wire import PARTS, JobInfo, MotionKind, State
+from .wire import JobInfo, MotionKind, State
 
 
 @dataclass(eq=False)
@@ -36,6 +36,11 @@ class StoredJob:
     """Times are seconds since 1970."""
     client: str = ""
     """Whose job it is: the name of the caller's token, or its address where callers have none."""
+    motion_bytes: int = 0
+    priority: int = 0
+    """-9 to 9; higher ones go first."""
+    deadline: float | None = None
+    """When it has to be finished; None: at any time."""
     started: float | None = None
     ended: float | None = None
     state: State = "receiving"
@@ -49,6 +54,8 @@ class StoredJob:
     cancel_asked: bool = False
     deaths: int = 0
     """Of engines that ran it."""
+    ran: float = 0.0
+    """Seconds in engines that it left without an end."""
     started_told: bool = False
     told: list[Video] = field(default_factory=list)
     """The pieces of its video that were told: a job that runs again makes the same ones."""
@@ -93,6 +100,8 @@ class StoredJob:
             done=self.done,
             error=self.error,
             cancel_pending=self.cancel_asked and self.active,
+            priority=self.priority,
+            deadline=self.deadline,
         )
 
     async def events(self, after: int = 0) -> AsyncGenerator[Event, None]:
@@ -128,8 +137,9 @@ class StoredJob:
             self.state = "cancelled" if isinstance(outcome, Cancelled) else "failed"
             self.error = outcome
         self.log.close()
-        for file in [self.file(part) for part in PARTS] + [self.video] * (self.done is None):
-            with suppress(OSError):  # it goes with the job's folder in the end
+        keep = {self.video} if self.done is not None else set()
+        with suppress(OSError):  # what cannot be removed now goes with the folder in the end
+            for file in set(self.folder.iterdir()) - keep:
                 file.unlink(missing_ok=True)
 
 
@@ -154,14 +164,18 @@ class JobStore:
         *,
         has_reference_pose: bool = False,
         client: str = "",
+        motion_bytes: int = 0,
+        priority: int = 0,
+        deadline: float | None = None,
     ) -> StoredJob:
         """A job with a folder for its files, whose upload begins."""
         self.sweep()
         folder = self.folder / secrets.token_hex(16)
         folder.mkdir()
         job = StoredJob(
-            folder, request_id, fingerprint, motion_kind, has_reference_pose, settings, self._clock(), client
-        )
+            folder, request_id, fingerprint, motion_kind, has_reference_pose, settings, self._clock(), client,
+            motion_bytes, priority, deadline,
+        )  # fmt: skip
         self._jobs[job.id] = job
         return job
 

@@ -1,37 +1,54 @@
-"""Which job runs where and when: a bounded queue in front of the engines. `Rates` predicts how long jobs take."""
+"""Which job runs where and when: a bounded queue in front of the engines."""
 
 from __future__ import annotations
 
-import heapq
-import math
+import asyncio
 import time
-from collections import deque
+from bisect import bisect
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from ..denoise.schedule import steps_of
-from ..errors import Cancelled, DeviceLost, MimicMotionError
+from ..errors import Cancelled, DeviceLost, LimitError, MimicMotionError
 from ..events import Accepted, Done, Event, Failed, Progress, Queued, Started, Video
+from ..limits import check_limit
 from ..settings import Settings
+from .admission import COLD_RETRY, Admission, Queue
 from .config import EngineConfig
 from .engine_process import EngineProcess, guarded
 from .jobs import StoredJob
-from .status import Busy, Draining, EngineLost, NotReady
+from .order import Demand, Order, Rank, forecast
+from .rates import Rates
+from .status import Draining, EngineLost, NotReady, TooLate
 from .worker import Run, Suspended
 
-COLD_RETRY = 5.0
-"""Seconds after which a caller may try again where nothing was measured yet."""
 HUNG_STEPS = 20
 """An engine hangs if it is silent for the predicted time of so many steps."""
 CANCEL_SECONDS = 5.0
 """A cancelled job has so long to stop, or two steps, before its engine is killed."""
 MOST_DEATHS = 2
 """A job that lost so many engines is given up."""
-NEWEST = 0.3
-"""Weight of the newest job in a moving average."""
+
+
+@dataclass(slots=True)
+class _Running:
+    """A job in an engine."""
+
+    job: StoredJob
+    began: float
+    charged: float
+    """Seconds that its client was charged when it began."""
+    timer: asyncio.TimerHandle | None = None
+    asked: bool = False
+    """It was asked to make room."""
+    error: MimicMotionError | None = None
+    """What it ends with once it has stopped."""
 
 
 class Scheduler:
-    """Runs jobs in the order in which their uploads became complete; each engine runs `Limits.jobs` at a time.
+    """Runs jobs in the order that `Order` explains; each engine runs `Limits.jobs` at a time.
+
+    A running job makes room for a much shorter one, or for a higher priority: it stops after a denoising step, waits,
+    and goes on from there.
 
     `on_end(job)` is called when a job ended; `on_change()` when `warm` may have changed; `on_event(job, event)` for
     each event of a running job; `on_lost(engine, exit code)` when an engine's process ended.
@@ -42,6 +59,7 @@ class Scheduler:
         configs: Sequence[EngineConfig],
         max_queue: int,
         *,
+        max_queue_seconds: float = 3600.0,
         on_end: Callable[[StoredJob], None],
         on_change: Callable[[], None],
         on_event: Callable[[StoredJob, Event], None] = lambda job, event: None,
@@ -53,14 +71,15 @@ class Scheduler:
         self._patience = patience
         self.rates = Rates()
         self.draining = False
-        self._max_queue = max_queue
         self._on_end = on_end
         self._on_change = on_change
         self._on_event = on_event
         self._clock = clock
-        self._uploads: set[str] = set()
-        self._queue: deque[StoredJob] = deque()
-        self._running: dict[str, StoredJob] = {}
+        self._uploads: dict[str, StoredJob] = {}
+        self._queue: list[StoredJob] = []  # in their order
+        self._running: dict[str, _Running] = {}
+        self._order = Order()
+        self._admission = Admission(max_queue, max_queue_seconds, clock)
         self.engines = [
             EngineProcess(config, on_event=self._event, on_change=self._engine_changed, on_lost=on_lost)
             for config in configs
@@ -93,18 +112,11 @@ class Scheduler:
                 return engine.ready.defaults
         raise self.failure or NotReady("The bundle is still loading.", retry_after=COLD_RETRY)
 
-    def wait_for(self, position: int) -> float | None:
-        """Predicted seconds until the job at `position` of the queue starts; None if nothing was measured."""
+    def predict_start(self, client: str, seconds: float) -> float | None:
+        """Predicted seconds until a job that comes now begins; None if nothing was measured."""
         if not self.rates.jobs:
             return None
-        now = self._clock()
-        free = [0.0] * (sum(engine.config.limits.jobs for engine in self.engines) - len(self._running))
-        for job in self._running.values():
-            free.append(max(0.0, self._predict(job) - (now - (job.started or now))))
-        heapq.heapify(free)
-        for job in list(self._queue)[:position]:
-            heapq.heapreplace(free, free[0] + self._predict(job))
-        return free[0]
+        return self._start_of(Demand(client, self._clock(), seconds))
 
     @property
     def queue_length(self) -> int:
@@ -117,27 +129,44 @@ class Scheduler:
 
     # ---- jobs ----
 
-    def check_room(self) -> None:
-        """Raise `Busy`, `Draining` or `NotReady` where no upload may begin."""
+    def check_room(
+        self,
+        client: str,
+        settings: Settings,
+        motion_kind: str,
+        motion_bytes: int,
+        *,
+        priority: int = 0,
+        deadline: float | None = None,
+        client_places: int | None = None,
+    ) -> None:
+        """Raise `Busy`, `Draining`, `NotReady`, `TooLate` or `LimitError` where no upload may begin.
+
+        A client may have `client_places` in the queue, jobs that are being uploaded included.
+        """
         self._check_open()
-        if len(self._queue) + len(self._uploads) >= self._max_queue:
-            raise Busy(
-                f"{self._max_queue} jobs are waiting already.",
-                retry_after=max(1.0, self.wait_for(1) or COLD_RETRY),
-            )
+        seconds = self.rates.predict(settings, self.rates.frames(settings, motion_kind, motion_bytes)) or 0.0
+        if settings.frames is not None:  # else its length is a guess, and time will tell
+            self._check_seconds(seconds)
+        job = Demand(client, self._clock(), seconds, priority, deadline)
+        self._admission.check_room(self._forecast(), job, client_places)
+        if self.rates.jobs:
+            self._admission.check_deadline(self._start_of(job), job)
 
     def expect(self, job: StoredJob) -> None:
         """Hold a place in the queue for a job that is being uploaded."""
-        self._uploads.add(job.id)
+        self._uploads[job.id] = job
 
     def submit(self, job: StoredJob) -> None:
         """Queue a job whose upload is complete; raises `Draining` or `NotReady`."""
         self._check_open()
-        self._uploads.discard(job.id)
+        self._uploads.pop(job.id, None)
         job.state = "queued"
         job.log.append(Accepted(job.id, job.settings))
+        if job.deadline is not None:
+            wait = max(0.0, job.deadline - self._clock())
+            asyncio.get_running_loop().call_later(wait, self._check_expired, job)
         self._queue.append(job)
-        self._tell_positions()
         self._fill_engines()
 
     def cancel(self, job: StoredJob) -> None:
@@ -145,7 +174,7 @@ class Scheduler:
         if job.state == "queued":
             self._queue.remove(job)
             self._end(job, Cancelled("The job was cancelled."))
-            self._tell_positions()
+            self._sort_queue()
         elif job.active and not job.cancel_asked:  # it runs, or is being uploaded
             job.cancel_asked = True
             for engine in self.engines:
@@ -153,7 +182,7 @@ class Scheduler:
 
     def abandon(self, job: StoredJob, error: MimicMotionError) -> None:
         """End a job whose upload failed."""
-        self._uploads.discard(job.id)
+        self._uploads.pop(job.id, None)
         self._end(job, error)
 
     def drain(self) -> None:
@@ -162,11 +191,11 @@ class Scheduler:
         self._give_back(Draining("The server is shutting down.", retry_after=COLD_RETRY))
 
     def cancel_all(self) -> None:
-        for job in list(self._running.values()):
-            self.cancel(job)
+        for running in list(self._running.values()):
+            self.cancel(running.job)
 
     def suspend(self, job: StoredJob) -> None:
-        """Stop a running job after a step and queue it again, at the front."""
+        """Stop a running job after a step and queue it again."""
         for engine in self.engines:
             engine.suspend(job.id)
 
@@ -185,9 +214,11 @@ class Scheduler:
         self._on_change()
 
     def _fill_engines(self) -> None:
+        self._sort_queue()
         while self._queue and (engine := self._engine_for(self._queue[0])):
-            self._begin(self._queue.popleft(), engine)
-            self._tell_positions()
+            self._begin(self._queue.pop(0), engine)
+            self._sort_queue()
+        self._make_room()
 
     def _engine_for(self, job: StoredJob) -> EngineProcess | None:
         """A free engine. A job under which an engine died runs alone, so that it cannot take others along."""
@@ -196,11 +227,15 @@ class Scheduler:
         return None if engine is not None and job.deaths and engine.jobs else engine
 
     def _suspects(self, engine: EngineProcess) -> bool:
-        return any(self._running[job].deaths for job in engine.jobs)
+        return any(self._running[job].job.deaths for job in engine.jobs)
 
     def _begin(self, job: StoredJob, engine: EngineProcess) -> None:
-        job.state, job.position, job.started = "running", None, job.started or self._clock()
-        self._running[job.id] = job
+        now, seconds = self._clock(), self._seconds(job)
+        job.state, job.position, job.started = "running", None, job.started or now
+        self._order.charge(job.client, seconds, now)
+        running = self._running[job.id] = _Running(job, now, seconds)
+        left = engine.config.limits.job_seconds - job.ran
+        running.timer = asyncio.get_running_loop().call_later(left, self._out_of_time, running)
         run = Run(
             job.id,
             job.file("picture"),
@@ -209,6 +244,7 @@ class Scheduler:
             job.file("reference_pose") if job.has_reference_pose else None,
             job.video,
             job.settings,
+            engine.config.checkpoint_share,
             tuple(job.told),
         )
         step = self.rates.predict(job.settings, job.frames)
@@ -220,17 +256,19 @@ class Scheduler:
         )
 
     def _event(self, job_id: str, event: Event | Suspended) -> None:
-        job = self._running[job_id]
+        running = self._running[job_id]
+        job = running.job
         match event:
             case Done():
-                self.rates.learn(job.settings, event)
+                if not job.ran:  # else its seconds are those of its last part only
+                    self.rates.learn(job.settings, event, job.motion_kind, job.motion_bytes)
                 self._end(job, event)
             case Suspended():
                 self._again(job)
             case Failed(error=EngineLost() | DeviceLost()):
                 self._lost(job, event.error)
             case Failed():
-                self._end(job, event.error)
+                self._end(job, running.error or event.error)
             case Started() if job.started_told:
                 pass  # it runs again
             case _:
@@ -242,112 +280,142 @@ class Scheduler:
                     job.told.append(event)
                 job.log.append(event)
                 guarded(self._on_event, job, event)
+                if isinstance(event, Progress):
+                    self._make_room()
 
     def _lost(self, job: StoredJob, error: MimicMotionError) -> None:
         """An engine died under a job: the job runs again, but not a third time."""
         job.deaths += 1
-        if job.cancel_asked:
-            self._end(job, Cancelled("The job was cancelled."))
-        elif job.deaths < MOST_DEATHS:
+        if job.cancel_asked or job.deaths < MOST_DEATHS:
             self._again(job)
         else:
             error.remedy = f"It was the {MOST_DEATHS}. engine that was lost with this job. " + error.remedy
             self._end(job, error)
 
     def _again(self, job: StoredJob) -> None:
-        """Queue a job that ran already, in front of the others."""
-        del self._running[job.id]
-        if self.draining:
-            self._end(job, Draining("The server is shutting down.", retry_after=COLD_RETRY))
+        """Queue a job that ran already."""
+        running = self._stopped(job)
+        if running is not None and running.error is not None:
+            self._end(job, running.error)
         elif job.cancel_asked:
             self._end(job, Cancelled("The job was cancelled."))
+        elif self.draining:
+            self._end(job, Draining("The server is shutting down.", retry_after=COLD_RETRY))
         else:
             job.state = "queued"
-            self._queue.appendleft(job)
-            self._tell_positions()
+            self._queue.append(job)
+            self._check_expired(job)
+            self._sort_queue()
 
     def _end(self, job: StoredJob, outcome: Done | MimicMotionError) -> None:
-        self._running.pop(job.id, None)
+        self._stopped(job)
         job.end(outcome, self._clock())
         guarded(self._on_end, job)
 
+    def _stopped(self, job: StoredJob) -> _Running | None:
+        """A job is not in an engine any more."""
+        running = self._running.pop(job.id, None)
+        if running is not None:
+            now = self._clock()
+            job.ran += now - running.began
+            self._order.charge(job.client, now - running.began - running.charged, now)
+            if running.timer is not None:
+                running.timer.cancel()
+        return running
+
     def _give_back(self, error: MimicMotionError) -> None:
         while self._queue:
-            self._end(self._queue.popleft(), error)
+            self._end(self._queue.pop(), error)
 
-    def _tell_positions(self) -> None:
-        for position, job in enumerate(self._queue):
+    # ---- time ----
+
+    def _check_seconds(self, seconds: float) -> None:
+        most = min(engine.config.limits.job_seconds for engine in self.engines)
+        check_limit("predicted seconds of the job", round(seconds), most, field="settings")
+
+    def _out_of_time(self, running: _Running) -> None:
+        running.error = LimitError(
+            f"The job ran for more than the {self.engines[0].config.limits.job_seconds:,} seconds allowed here.",
+            remedy="Ask for fewer steps, frames or pixels.",
+            field="settings",
+        )
+        self.cancel(running.job)
+
+    def _check_expired(self, job: StoredJob) -> None:
+        """End a job that still waits when its deadline is over."""
+        if job.state != "queued" or job.deadline is None or self._clock() < job.deadline:
+            return
+        self._queue.remove(job)
+        self._end(
+            job,
+            TooLate(
+                f"The job still waited when its {job.deadline - job.created:.1f} s were over;"
+                f" it takes {self._seconds(job):.1f} s.",
+                remedy="Allow more time.",
+                field="deadline",
+            ),
+        )
+        self._sort_queue()
+
+    # ---- order ----
+
+    def _seconds(self, job: StoredJob) -> float:
+        """That a job still takes, as predicted; 0 where nothing was measured."""
+        frames = job.frames or self.rates.frames(job.settings, job.motion_kind, job.motion_bytes)
+        return self.rates.remaining(job.settings, frames, job.progress) or 0.0
+
+    def _demand(self, job: StoredJob) -> Demand:
+        return Demand(job.client, job.created, self._seconds(job), job.priority, job.deadline)
+
+    def _rank(self, job: StoredJob) -> Rank:
+        return self._order.rank(self._demand(job), self._clock())
+
+    def _forecast(self) -> Queue:
+        """The waiting jobs and those that are being uploaded, and when each begins."""
+        now = self._clock()
+        jobs = [self._demand(job) for job in (*self._queue, *self._uploads.values())]
+        jobs.sort(key=lambda job: self._order.rank(job, now))
+        starts = forecast(self._places(), [job.seconds for job in jobs])
+        return Queue(jobs, starts, len(self._places()), self.rates.jobs > 0)
+
+    def _start_of(self, job: Demand) -> float:
+        """Predicted seconds until a job that joins the queue begins."""
+        now, queue = self._clock(), self._forecast()
+        position = bisect([self._order.rank(one, now) for one in queue.jobs], self._order.rank(job, now))
+        return forecast(self._places(), [one.seconds for one in (*queue.jobs[:position], job)])[-1]
+
+    def _places(self) -> list[float]:
+        """Seconds until each place of the engines is free."""
+        places = sum(engine.config.limits.jobs for engine in self.engines)
+        taken = [self._seconds(running.job) for running in self._running.values()]
+        return taken + [0.0] * (places - len(taken))
+
+    def _sort_queue(self) -> None:
+        """Put the waiting jobs in order, and tell each where it stands if that has changed."""
+        self._queue.sort(key=self._rank)
+        if all(job.position == position for position, job in enumerate(self._queue)):
+            return
+        starts = forecast(self._places(), map(self._seconds, self._queue))
+        for position, (job, start) in enumerate(zip(self._queue, starts, strict=True)):
             if job.position != position:
                 job.position = position
-                job.log.append(Queued(position, self.wait_for(position)))
+                job.log.append(Queued(position, start if self.rates.jobs else None))
 
-    def _predict(self, job: StoredJob) -> float:
-        return self.rates.predict(job.settings, job.frames) or 0.0
+    def _make_room(self) -> None:
+        """Ask a running job to stop for the first of the queue, where that is worth it."""
+        if not self._queue or not self.rates.jobs or any(one.asked for one in self._running.values()):
+            return
+        waiting = self._demand(self._queue[0])
+        able = [one for one in self._running.values() if self._makes_room(one, waiting)]
+        if able and not self._queue[0].deaths:
+            running = max(able, key=lambda one: self._rank(one.job))
+            running.asked = True
+            self.suspend(running.job)
 
-
-class Rates:
-    """Seconds per unit of work of each stage, as moving averages; predicts what a job will take."""
-
-    def __init__(self) -> None:
-        self.jobs = 0
-        """Finished jobs behind the predictions."""
-        self._size = (0, 0)
-        self._frames = 0.0
-        self._rates: dict[str, float] = {}
-
-    def learn(self, settings: Settings, done: Done) -> None:
-        """Take a finished job into account."""
-        work = _work(settings, done.frames, done.size)
-        for stage, seconds in done.seconds.items():
-            self._rates[stage] = self._mean(self._rates.get(stage), seconds / work[stage])
-        self._frames = self._mean(self._frames or None, done.frames)
-        self._size = done.size
-        self.jobs += 1
-
-    def predict(self, settings: Settings, frames: int = 0) -> float | None:
-        """Seconds from start to end; None until a job has been measured.
-
-        `frames` 0: as many as jobs had so far, or `settings.frames` where that is fewer. A size that is not
-        set is taken to be the last job's.
-        """
-        if not self.jobs:
-            return None
-        frames = frames or min(round(self._frames) or 1, settings.frames or 2**31)
-        work = _work(settings, frames, settings.size or self._size)
-        return sum(rate * work[stage] for stage, rate in self._rates.items())
-
-    def _mean(self, old: float | None, new: float) -> float:
-        return new if old is None else old + NEWEST * (new - old)
-
-
-def count_segments(settings: Settings, frames: int, shift: float = 0.0) -> int | None:
-    """Segments of a video of `frames` frames, the reference's own not counted; None if N is not known.
-
-    `reference` and `compact` come to the same number; `cut_segments` would build the whole plan for it.
-    """
-    if settings.segment is None:
-        return None
-    over = max(0, frames + 1 - settings.segment)
-    if settings.layout == "shifted" and over:
-        window = settings.segment - 1
-        return math.ceil((frames + int(shift * settings.overlap)) / window)
-    return 1 + math.ceil(over / (settings.segment - settings.overlap))
-
-
-def _work(settings: Settings, frames: int, size: tuple[int, int]) -> dict[str, float]:
-    """Units of work by stage: what its seconds grow with; a step that reuses features counts as a full one."""
-    pixels = max(1, size[0] * size[1])
-    pictures = float(max(1, frames) * pixels)
-    segment = min(settings.segment or frames, frames + 1)
-    both = settings.guidance != (1.0, 1.0)
-    rows = sum(
-        (count_segments(settings, frames, step.shift) or 1) * (1 + (both and step.guided))
-        for step in steps_of(settings)
-    )
-    return {
-        "pose": float(max(1, frames) * (settings.stride or 1)),
-        "encode": pictures,
-        "denoise": float(rows * max(1, segment) * pixels),
-        "decode": pictures,
-        "write": pictures,
-    }
+    def _makes_room(self, running: _Running, waiting: Demand) -> bool:
+        job, now = running.job, self._clock()
+        if job.progress is None or job.progress.stage != "denoise" or job.cancel_asked:
+            return False
+        stages = self.rates.stages(job.settings, job.frames) or {}
+        cost = stages.get("encode", 0.0) + stages.get("denoise", 0.0) / job.settings.steps
+        return self._order.makes_room(self._demand(job), cost, now - running.began, waiting, now)

@@ -83,6 +83,7 @@ class AnimationServer:
         self.scheduler = Scheduler(
             config.engines(),
             config.max_queue,
+            max_queue_seconds=config.max_queue_seconds,
             on_end=self._job_ended,
             on_change=self._changed,
             patience=config.engine_patience,

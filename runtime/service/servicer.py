@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
@@ -20,7 +21,8 @@ from .config import ServiceConfig
 from .generated.mimicmotion.v1 import animation_pb2 as pb
 from .generated.mimicmotion.v1 import animation_pb2_grpc as pb_grpc
 from .jobs import JobStore, StoredJob
-from .scheduler import Scheduler, count_segments
+from .rates import count_segments
+from .scheduler import Scheduler
 from .status import abort
 from .transfer import Receiver
 
@@ -116,11 +118,12 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
             raise SettingsError(f"frames is {request.frames}.", remedy="Choose 1 to 1000000.", field="frames")
         frames = min(request.frames, settings.frames or request.frames)
         rates = self._scheduler.rates
+        seconds = rates.predict(settings, frames)
         estimate = wire.Estimate(
             frames=frames,
             segments=count_segments(settings, frames),
-            seconds=rates.predict(settings, frames),
-            queue_seconds=self._scheduler.wait_for(self._scheduler.queue_length),
+            seconds=seconds,
+            queue_seconds=None if seconds is None else self._scheduler.predict_start("", seconds),
             measured_jobs=rates.jobs,
         )
         return wire.estimate_to_wire(estimate)
@@ -137,13 +140,21 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
             return known, True, header
         settings = self._settings(header.settings)
         settings = replace(settings, preview=(settings.preview or 1) if header.want_previews else 0)
-        self._scheduler.check_room()
+        kind, deadline = wire.MOTION_KINDS[header.motion_kind], None
+        if header.HasField("deadline_seconds"):
+            deadline = time.time() + header.deadline_seconds
+        self._scheduler.check_room(
+            "", settings, kind, header.motion_bytes, priority=header.priority, deadline=deadline
+        )
         job = self._store.create(
             header.request_id,
             fingerprint,
-            wire.MOTION_KINDS[header.motion_kind],
+            kind,
             settings,
             has_reference_pose=header.reference_pose_bytes > 0,
+            motion_bytes=header.motion_bytes,
+            priority=header.priority,
+            deadline=deadline,
         )
         self._scheduler.expect(job)
         try:
@@ -166,8 +177,9 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
 
 
 def _fingerprint(header: pb.AnimationHeader) -> bytes:
-    """What must be equal in two requests under one key: the header without `detach`."""
+    """What must be equal in two requests under one key: the header without what decides when and how it runs."""
     same = pb.AnimationHeader()
     same.CopyFrom(header)
-    same.ClearField("detach")
+    for name in ("detach", "priority", "deadline_seconds"):
+        same.ClearField(name)
     return same.SerializeToString(deterministic=True)

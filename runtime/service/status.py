@@ -33,6 +33,10 @@ class Late(ServiceError):  # noqa: N818
     """The other side did not send or answer in time."""
 
 
+class TooLate(ServiceError):  # noqa: N818
+    """The job cannot be finished by its deadline, or still waited when that was over."""
+
+
 class Refused(ServiceError):  # noqa: N818
     """The server cannot take or finish the job now; `retry_after` seconds later it may."""
 
@@ -67,6 +71,7 @@ CODES: dict[type[MimicMotionError], int] = {
     NotFound: code_pb2.NOT_FOUND,
     KeyReused: code_pb2.ALREADY_EXISTS,
     Late: code_pb2.DEADLINE_EXCEEDED,
+    TooLate: code_pb2.DEADLINE_EXCEEDED,
     Busy: code_pb2.RESOURCE_EXHAUSTED,
     ServiceError: code_pb2.UNAVAILABLE,
     MimicMotionError: code_pb2.INTERNAL,

@@ -20,7 +20,15 @@ from typing import IO, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import Cancelled, InputError, MotionError, OutputError, PictureError, ServiceError
+from ..errors import (
+    Cancelled,
+    InputError,
+    MotionError,
+    OutputError,
+    PictureError,
+    ServiceError,
+    SettingsError,
+)
 from ..events import CHUNK_BYTES, Accepted, Done, Event, Video
 from ..files import write_atomic
 from ..limits import Limits, check_limit
@@ -33,6 +41,9 @@ from .wire import MOTION_KINDS, PARTS, SettingsLike, event_from_wire, settings_t
 LONGEST_KEY = 128
 """Characters of a request_id."""
 REFERENCE_POSE_BYTES = 2**20
+PRIORITIES = 9
+LATEST = 10**8
+"""Seconds to the latest deadline: three years."""
 IN_MEMORY = 32 * 2**20
 """Bytes of a received video above which it is kept in a temporary file."""
 
@@ -55,6 +66,8 @@ class Upload:
         reference_pose: PoseSequence | None = None,
         request_id: str = "",
         detach: bool = False,
+        priority: int = 0,
+        deadline: float | None = None,
     ) -> None:
         given = settings_to_wire(settings)
         self._files = {"picture": _picture(image), "motion": _motion(motion)}
@@ -68,6 +81,8 @@ class Upload:
             container=pb.CONTAINER_MP4,
             want_previews=given.preview > 0,
             detach=detach,
+            priority=checked_priority(priority),
+            deadline_seconds=checked_deadline(deadline),
             **sizes,
         )
 
@@ -131,6 +146,30 @@ def _size(file: BinaryIO) -> int:
     return size
 
 
+def checked_priority(priority: int) -> int:
+    """Raises `SettingsError`."""
+    if type(priority) is not int or abs(priority) > PRIORITIES:
+        raise SettingsError(
+            f"priority is {priority!r:.40}.",
+            remedy=f"Choose -{PRIORITIES} to {PRIORITIES}.",
+            field="priority",
+        )
+    return priority
+
+
+def checked_deadline(seconds: float | None) -> float | None:
+    """Raises `SettingsError`."""
+    if seconds is None:
+        return None
+    if type(seconds) not in (int, float) or not 0 < seconds <= LATEST:
+        raise SettingsError(
+            f"deadline is {seconds!r:.40}.",
+            remedy=f"Give seconds from now, up to {LATEST}.",
+            field="deadline",
+        )
+    return seconds
+
+
 # ---- an upload, received by the server ----
 
 
@@ -157,6 +196,8 @@ class Receiver:
             raise UploadError("container is not known.", remedy="Choose MP4.", field="container")
         if len(header.request_id) > LONGEST_KEY:
             raise UploadError(f"request_id is longer than {LONGEST_KEY} characters.", field="request_id")
+        checked_priority(header.priority)
+        checked_deadline(header.deadline_seconds if header.HasField("deadline_seconds") else None)
         for name, most, least in (
             ("picture", limits.picture_bytes, 1),
             ("motion", limits.motion_bytes, 1),

@@ -51,6 +51,10 @@ class JobInfo:
     """Set when it failed or was cancelled."""
     cancel_pending: bool = False
     """It was asked to stop and has not stopped yet."""
+    priority: int = 0
+    """-9 to 9; higher ones go first."""
+    deadline: float | None = None
+    """By when the video has to be finished; None: at any time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +227,8 @@ def info_to_wire(info: JobInfo) -> pb.Animation:
         done=_event_to_wire(info.done),
         error=None if info.error is None else _error_to_wire(info.error),
         cancel_pending=info.cancel_pending,
+        priority=info.priority,
+        deadline_time=_time_to_wire(info.deadline),
     )
 
 
@@ -242,6 +248,8 @@ def info_from_wire(message: pb.Animation) -> JobInfo:
         done=_event_from_wire(message, "done", number),
         error=_error_from_wire(message.error) if message.HasField("error") else None,
         cancel_pending=message.cancel_pending,
+        priority=message.priority,
+        deadline=_time_from_wire(message, "deadline_time"),
     )
 
 

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import errors
+from ..checkpoint import Checkpoints
 from ..errors import Cancelled, DeviceLost, EngineError, MimicMotionError, OutputError
 from ..events import CHUNK_BYTES, STAGES, Done, Event, Failed, Preview, Started, Video
 from ..settings import Settings
@@ -50,6 +51,8 @@ class Run:
     reference_pose: Path | None
     video: Path
     settings: Settings
+    checkpoint_share: float
+    """Of the job's time, how much its checkpoints may take."""
     told: tuple[Video, ...] = ()
     """Pieces of the video that were told in an earlier run: they must come out the same, and are not told again."""
 
@@ -187,12 +190,14 @@ def _animate(animator: Any, run: Run, inbox: _Inbox, report: Callable[[Event], N
     if cancelled():
         raise Cancelled("The job was cancelled.")
     _check_files(run)
+    checkpoints = Checkpoints(run.video.parent, animator.build, run.settings, share=run.checkpoint_share)
     clip = animator.stream(
         run.picture,
         _motion(run),
         run.settings,
         reference_pose=_pose_sequence(run.reference_pose) if run.reference_pose is not None else None,
         cancelled=cancelled,
+        checkpoints=checkpoints,
     )
     with closing(clip), closing(_VideoFile(run, clip, report)) as video:
         report(Started(clip.frames, float(clip.fps), tuple(clip.size)))
@@ -207,7 +212,8 @@ def _animate(animator: Any, run: Run, inbox: _Inbox, report: Callable[[Event], N
                 video.write(event.frames)
                 last = time.monotonic()
                 seconds["write"] += last - now
-            if run.job in inbox.suspended:
+            checkpoints.urgent = run.job in inbox.suspended
+            if checkpoints.urgent and checkpoints.holds(event):
                 return Suspended()
         return video.finish(seconds)
 

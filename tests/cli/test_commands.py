@@ -39,9 +39,9 @@ def test_animate_writes_the_video_that_was_asked_for(command: Command, bundle: P
     last = events[-1]
     assert (last["event"], last["frames"], last["fps"], last["size"]) == ("done", 5, 15.0, [128, 64])
     assert last["settings"]["guidance"] == [1.0, 1.5]
-    with VideoReader(output) as video:
-        assert len(list(video.frames())) == 5
-        assert (video.size, video.fps) == ((128, 64), 15.0)
+    video = VideoReader(output)
+    assert len(list(video.frames())) == 5
+    assert (video.size, video.fps) == ((128, 64), 15.0)
 
 
 def test_the_same_seed_gives_the_same_file(command: Command, bundle: Path, tmp_path: Path) -> None:

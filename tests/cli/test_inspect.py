@@ -32,7 +32,7 @@ def plans(bundle: Path) -> Bundle:
     unet = replace(
         opened.manifest.networks["unet"],
         plan=plan,
-        agreement=replace(opened.manifest.networks["unet"].agreement, max_abs=0.0123, judge="tensorrt"),
+        accuracy=replace(opened.manifest.networks["unet"].accuracy, max_abs=0.0123, runner="tensorrt"),
     )
     networks = {**opened.manifest.networks, "unet": unet}
     manifest = replace(opened.manifest, networks=networks, options="--backend tensorrt --size 64x128")

@@ -248,6 +248,7 @@ def test_the_step_program_equals_the_denoisers(host, clip):
         tuple(STEPS),
         {PLAIN: clip.variant},
         Batching(most=64),
+        clip.frames,
     )
     latents = clip.random(clip.frames, 4, scale=700.0)
     denoiser = CpuDenoiser(Network(), plan, conditions, latents)

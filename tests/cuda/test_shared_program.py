@@ -128,25 +128,33 @@ def test_jobs_in_threads_step_together(host, stand_in, unet):
 
 
 @pytest.mark.parametrize("host", ["float32"], indirect=True)
-def test_a_step_that_fails_is_told_to_all_in_it_and_the_program_is_given_up(host, stand_in, unet):
+@pytest.mark.parametrize("failing", ["the wait for the step before", "the step"])
+def test_a_failure_is_told_to_all_who_asked_and_the_program_is_given_up(host, stand_in, unet, failing):
     asked = threading.Barrier(2, timeout=30)
 
     class Failing(stand_in):
-        broken = False
+        broken = ""
 
         def mark(self) -> Callable[[], None]:
-            return asked.wait
+            def wait() -> None:
+                asked.wait()
+                self.fail("the wait for the step before")
+
+            return wait
 
         def upload(self, values: Any, array: Any) -> None:
-            if self.broken:
-                raise EngineError("the GPU failed: lost.")
+            self.fail("the step")
             super().upload(values, array)
+
+        def fail(self, what: str) -> None:
+            if self.broken == what:
+                raise EngineError("the GPU failed: lost.")
 
     device, job = Failing(host), Alone.make(unet, 0, 2)
     shared = SharedProgram(StepProgram(device, unet, job.plan, slots=2), key="two")
     slots = [shared.join(), shared.join()]
     shared.step(slots[0], job.steps[0])
-    device.broken = True
+    device.broken = failing
 
     class Telling(threading.Condition):
         """Lets the device go on once the second job waits for the step under way."""

@@ -194,11 +194,11 @@ def test_peaks_by_name(name, capability, tflops):
 
 
 def test_a_gpu_that_the_table_does_not_know():
-    """Multiprocessors x clock x operations a clock; a laptop's is not the desktop's of that name."""
-    peak, source = peak_flops("NVIDIA GeForce RTX 4090 Laptop GPU", (8, 9), 76, 2040)
+    """CUDA cores x clock x operations a clock; a laptop's is not the desktop's of that name."""
+    peak, source = peak_flops("NVIDIA GeForce RTX 4090 Laptop GPU", (8, 9), 76 * 128, 2040)
     assert peak == pytest.approx(76 * 2040e6 * 512)
     assert "clock" in source
-    assert peak_flops("NVIDIA Something", (13, 0), 100, 2000) == (None, "unknown")
+    assert peak_flops("NVIDIA Something", (13, 0), 12_800, 2000) == (None, "unknown")
     silent = Card("NVIDIA Something", (8, 9), 24, 16384, clock=0)  # its driver does not tell
     assert look(Library(silent)).gpus.found[0].throughput is None
 

@@ -10,6 +10,8 @@ import enum
 import json
 import threading
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -44,6 +46,11 @@ class HostGpu:
 
     def activate(self) -> None:
         pass
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        with self.lock:
+            yield
 
     def free_memory(self) -> int:
         return self.free

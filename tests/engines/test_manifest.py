@@ -112,7 +112,12 @@ def test_any_value_in_any_place_is_taken_or_refused(text, data):
         node = node[key]
     parent, key = data.draw(st.sampled_from(parents))
     parent[key] = data.draw(
-        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | st.just([])
+        st.none()
+        | st.booleans()
+        | st.integers(-(2**53), 2**53)
+        | st.floats()
+        | st.text(max_size=3)
+        | st.just([])
     )
     try:
         manifest = Manifest.from_json(json.dumps(place))

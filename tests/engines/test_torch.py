@@ -15,7 +15,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from mimicmotion_trt import Animator, BundleError, EngineError  # noqa: E402
-from mimicmotion_trt.engines import EngineSpec, Placement, TensorSpec  # noqa: E402
+from mimicmotion_trt.engines import Bundle, EngineSpec, Placement, TensorSpec  # noqa: E402
 from mimicmotion_trt.engines.torch_backend import (  # noqa: E402
     MODE_VARIABLE,
     TorchEngine,
@@ -108,8 +108,6 @@ def test_each_answer_goes_where_its_name_says(tmp_path):
     kept = inputs["x"].sum(1) + inputs["y"][:, None]
     np.testing.assert_allclose(outputs["kept"], kept, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(outputs["twice"], 2 * kept, rtol=1e-5, atol=1e-6)
-    with pytest.raises(BundleError, match=r"two\.ts has 2 inputs and 2 outputs; its manifest says"):
-        TorchEngine(tmp_path / "two.ts", SPEC, "cpu", 1)
 
 
 class SpareGpu:
@@ -205,12 +203,10 @@ def test_an_unknown_mode(file, monkeypatch):
         open_engine(file, SPEC, Placement("cpu", threads=1))
 
 
-def test_files_that_are_no_engines(file, tmp_path):
+def test_a_file_that_is_no_engine(tmp_path):
     (tmp_path / "small.ts").write_bytes(b"no engine")
     with pytest.raises(BundleError, match=r"small\.ts cannot be loaded by PyTorch"):
         TorchEngine(tmp_path / "small.ts", SPEC, "cpu", 1)
-    with pytest.raises(BundleError, match="has 2 inputs"):
-        TorchEngine(file, EngineSpec(SPEC.inputs[:1], SPEC.outputs), "cpu", 1)
 
 
 def test_without_pytorch_the_error_names_the_extra():
@@ -229,9 +225,10 @@ def test_the_same_latents_and_pictures_as_with_onnx_runtime(torch_bundle, animat
     random = np.random.default_rng(0)
     poses = random.integers(0, 255, (6, 128, 64, 3), dtype=np.uint8)
     with Animator.load(torch_bundle, device="cpu", threads=1) as ours:
-        assert (ours.manifest.backend, ours.manifest.precision) == ("torch", "fp32")
-        for network in ours.manifest.networks.values():
-            assert network.agreement.rel_l2 < 1e-4
+        manifest = Bundle.load(torch_bundle).manifest
+        assert (manifest.backend, manifest.precision) == ("torch", "fp32")
+        for network in manifest.networks.values():
+            assert network.accuracy.rel_l2 < 1e-4
         settings = animator.settings(steps=2, segment=4, overlap=1)
         latents, theirs = (a.sample(poses[0], poses, settings) for a in (ours, animator))
         scale = np.abs(theirs).max()

@@ -115,7 +115,7 @@ def test_a_hub_id_without_a_network(tiny, tmp_path, monkeypatch):
         (["--backend", "tensorrt-rtx", "--capability", "gpu"], "gpu"),
         (["--backend", "tensorrt-rtx", "--level", "9"], "9"),
         (["--backend", "abacus"], "abacus"),
-        (["--checkpoint", "nothing.pth"], "nothing.pth does not exist"),
+        (["--checkpoint", "nothing.pth"], "No such file"),
         (["--base", "./nowhere"], "is no folder"),
     ],
 )

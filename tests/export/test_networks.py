@@ -29,12 +29,8 @@ def deep(deep_bundle: Path) -> Bundle:
 def arrays(engine: Engine, seed: int = 0) -> tuple[dict[str, Array], dict[str, Array]]:
     """Inputs of two rows of three frames, and room for the answers."""
     inputs = verify.example_inputs("unet", engine.spec, (2, 3, 8, 16), seed)
-    sizes = {"rows": 2, "frames": 3, "latent_height": 8, "latent_width": 16}
-    outputs = {
-        tensor.name: np.zeros([sizes[d] if isinstance(d, str) else d for d in tensor.shape], np.float32)
-        for tensor in engine.spec.outputs
-    }
-    return {name: value.numpy() for name, value in inputs.items()}, outputs
+    given = {name: value.numpy() for name, value in inputs.items()}
+    return given, verify.make_outputs(engine.spec, given)
 
 
 def test_two_networks_more_each_proven(deep: Bundle) -> None:
@@ -47,11 +43,11 @@ def test_two_networks_more_each_proven(deep: Bundle) -> None:
         "latent_height",
         "latent_width",
     )
-    assert all(networks[name].agreement.rel_l2 < 1e-5 for name in FEATURE_CACHE_NETWORKS)
+    assert all(networks[name].accuracy.rel_l2 < 1e-5 for name in FEATURE_CACHE_NETWORKS)
     whole, outer = (
-        networks[name].work.flops(rows=1, frames=4, pixels=128) for name in FEATURE_CACHE_NETWORKS
+        networks[name].flops.total(rows=1, frames=4, pixels=128) for name in FEATURE_CACHE_NETWORKS
     )
-    assert whole == networks["unet"].work.flops(rows=1, frames=4, pixels=128)
+    assert whole == networks["unet"].flops.total(rows=1, frames=4, pixels=128)
     assert outer < whole
     sizes = {
         name: sum(file.bytes for file in networks[name].files) for name in ("unet", *FEATURE_CACHE_NETWORKS)

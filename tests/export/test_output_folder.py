@@ -160,7 +160,7 @@ def test_one_build_at_a_time(output, opened):
     with Workspace(output, KEY) as first:
         finish_unet(first, opened)
         (first.bundle / "pose_net.onnx").write_bytes(b"at work")
-        with pytest.raises(OutputError, match="another build of this output is running") as caught:
+        with pytest.raises(OutputError, match="another run is at work") as caught:
             fail(output, ValueError)
         assert (caught.value.field, bool(caught.value.remedy)) == ("output", True)
         assert names(first.bundle) == ["pose_net.onnx", "unet-1.plan"]

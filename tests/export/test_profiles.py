@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from mimicmotion_trt.cuda.batch_sizes import BatchSizes
-from mimicmotion_trt.engines import Bundle, EnginePlan, EngineSpec, network_specs
+from mimicmotion_trt.engines import Bundle, EnginePlan, network_specs
 from mimicmotion_trt.errors import ExportError, SettingsError
 from mimicmotion_trt.export.options import Options, PlanOptions
-from mimicmotion_trt.export.tensorrt_build import check_target, left_out, make_profiles, usable_rows
+from mimicmotion_trt.export.tensorrt_build import check_target, left_out, make_profiles
 
 REAL = network_specs(pose_channels=320, token_width=1024, image_size=224, dtype="float16")["unet"]
-
-
-class Unet:
-    """Of an engine what `BatchSizes` asks."""
-
-    spec: EngineSpec = REAL
 
 
 def shapes(options: Options) -> list[tuple[int, ...]]:
@@ -46,34 +36,8 @@ def test_short_segments_take_more_rows():
 
 def test_where_no_number_of_rows_can_be_run_that_is_said():
     with pytest.raises(SettingsError, match="2 rows of 72 frames of 576x1024") as caught:
-        usable_rows(REAL, (4, 2), 72, (576, 1024))
+        shapes(Options(backend="tensorrt", sizes=((576, 1024),), rows=(4, 2)))
     assert "--batch 1" in caught.value.remedy
-
-
-@settings(max_examples=50)
-@given(
-    st.sets(st.integers(1, 64), min_size=1, max_size=4),
-    st.integers(2, 72),
-    st.integers(1, 16),
-    st.integers(1, 16),
-)
-def test_the_rule_is_the_runtimes_own(rows, frames, wide, high):
-    """Plans are compiled for the numbers of rows that `BatchSizes` may use."""
-    device: Any = None
-    unet: Any = Unet()
-
-    def runs(count: int) -> bool:
-        try:
-            return BatchSizes(device, unet, "build").choose([count], frames, (high * 8, wide * 8)) == (count,)
-        except SettingsError:
-            return False
-
-    used = tuple(filter(runs, sorted(rows)))
-    if used:
-        assert usable_rows(REAL, rows, frames, (wide * 64, high * 64)) == used
-    else:
-        with pytest.raises(SettingsError):
-            usable_rows(REAL, rows, frames, (wide * 64, high * 64))
 
 
 @pytest.mark.parametrize(("capability", "runs"), [("SM80", False), ("SM89", True), ("SM90", True)])

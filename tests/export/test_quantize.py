@@ -216,6 +216,6 @@ def test_a_bundle_whose_unet_multiplies_in_float8(micro, tmp_path, monkeypatch):
     assert manifest.precision == "fp8"
     for name, network in manifest.networks.items():
         narrow = name == "unet"
-        assert network.agreement.bound == network_build.BOUNDS["fp8" if narrow else "fp16"]
-        assert (network.agreement.rel_l2 > 0.01) == narrow
+        assert network.accuracy.bound == network_build.BOUNDS["fp8" if narrow else "fp16"]
+        assert (network.accuracy.rel_l2 > 0.01) == narrow
         assert network.spec.outputs[0].dtype == "float16"

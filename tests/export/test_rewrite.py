@@ -142,7 +142,8 @@ SHAPES = [(1, 1, 16, 16), (2, 3, 8, 16), (3, 5, 24, 16), (1, 4, 16, 8)]
 @pytest.fixture(scope="module", params=["tiny", "other"])
 def pair(request: pytest.FixtureRequest, tiny: Any, make_source: Callable[..., Any]) -> tuple[Any, Any, Any]:
     """(originals, rewritten networks, specs) of the golden networks and of some with other heads and layers."""
-    from mimicmotion_trt.engines import NETWORKS, network_specs
+    from mimicmotion_trt.engines import NETWORKS
+    from mimicmotion_trt.training.networks import model_specs
 
     source = tiny
     if request.param == "other":
@@ -150,11 +151,7 @@ def pair(request: pytest.FixtureRequest, tiny: Any, make_source: Callable[..., A
     model = load_model(source.base, source.checkpoint)
     copy = deepcopy(model)
     rewritten = {name: networks.engine_form(name, copy) for name in NETWORKS}
-    specs = network_specs(
-        pose_channels=model.unet.config["block_out_channels"][0],
-        token_width=model.unet.config["cross_attention_dim"],
-        image_size=model.image_encoder.config.image_size,
-    )
+    specs = model_specs(model.unet, model.image_encoder.config.image_size)
     return verify.originals(model), rewritten, specs
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from mimicmotion_trt import Animator, MimicMotionError
-from mimicmotion_trt.engines import Bundle, open_engine
+from mimicmotion_trt.engines import Bundle, call_sizes, open_engine
 from mimicmotion_trt.engines.spec import FLAVOURS
 from mimicmotion_trt.engines.tensorrt_library import open_library
 from mimicmotion_trt.export.build import build_bundle
@@ -103,16 +103,11 @@ def test_weights_in_the_hosts_memory_give_the_same_answer(build, relative):
 
 def prediction_of(bundle: Bundle, budget: int | None) -> Any:
     """The U-Net's answer to random inputs with at most `budget` bytes of weights on the GPU; None: as fits best."""
-    sizes, chance = {"rows": 1, "frames": 8, "latent_height": 8, "latent_width": 16}, np.random.default_rng(0)
+    sizes, chance = call_sizes(8, (8, 16)), np.random.default_rng(0)
     with closing(open_engine(bundle, "unet")) as engine:
         engine.stream_weights(budget)
         inputs, outputs = (
-            {
-                tensor.name: chance.normal(
-                    size=[sizes[dim] if isinstance(dim, str) else dim for dim in tensor.shape]
-                ).astype(tensor.dtype)
-                for tensor in tensors
-            }
+            {tensor.name: chance.normal(size=tensor.sized(sizes)).astype(tensor.dtype) for tensor in tensors}
             for tensors in (engine.spec.inputs, engine.spec.outputs)
         )
         engine.bind(inputs, outputs)()

@@ -201,8 +201,12 @@ def test_an_array_is_checked_and_taken_as_it_is():
         + chunk(b"IHDR", struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0))
         + chunk(b"IEND", b""),
         b"\xff\xd8\xff\xc0" + struct.pack(">HBHH", 11, 8, 60_000, 60_000) + b"\1\0\0\0\xff\xda\0\2\xff\xd9",
-        b"BM" + bytes(12) + struct.pack("<Iii", 40, 90_000, -90_000) + bytes(28),
-        b"GIF89a" + struct.pack("<HH", 65_535, 65_535) + bytes(20),
+        b"BM" + struct.pack("<3I", 54, 0, 54) + struct.pack("<IiiHH", 40, 90_000, -90_000, 1, 24) + bytes(24),
+        b"GIF89a"
+        + struct.pack("<HHxxx", 65_535, 65_535)
+        + b","
+        + struct.pack("<4HxBx", 0, 0, 65_535, 65_535, 8)
+        + b";",
         b"RIFF\x1e\0\0\0WEBPVP8X\x0a\0\0\0" + bytes(4) + b"\xff\xff\xff\xff\xff\x00" + bytes(8),
         b"II*\0\x08\0\0\0\x03\0"
         + struct.pack("<HHIIHHIIHHII", 256, 4, 1, 10**5, 257, 4, 1, 10**5, 273, 4, 1, 8)

@@ -31,12 +31,11 @@ CONTAINERS = [
 @pytest.mark.parametrize(("container", "codec", "pixels"), CONTAINERS)
 def test_codecs_and_containers(clip, frame, container, codec, pixels):
     data = clip(12, rate=25, container=container, codec=codec, pixels=pixels)
-    with VideoReader(data) as video:
-        assert (video.size, video.has_audio) == ((64, 48), False)
-        assert video.fps == pytest.approx(25)
-        assert video.frame_count == 12
-        assert video.duration == pytest.approx(12 / 25)
-        read = list(video.frames())
+    video = VideoReader(data)
+    assert (video.size, video.has_audio) == ((64, 48), False)
+    assert video.fps == pytest.approx(25)
+    assert video.frame_count == 12
+    read = list(video.frames())
     assert [time for time, _ in read] == pytest.approx([k / 25 for k in range(12)])
     for index, (_, picture) in enumerate(read):
         assert picture.dtype == np.uint8
@@ -44,35 +43,35 @@ def test_codecs_and_containers(clip, frame, container, codec, pixels):
 
 
 def test_a_gif(clip):
-    with VideoReader(clip(10, rate=20, container="gif", codec="gif", pixels="rgb8")) as video:
-        assert video.fps == pytest.approx(20)
-        assert len(list(video.frames())) == 10
+    video = VideoReader(clip(10, rate=20, container="gif", codec="gif", pixels="rgb8"))
+    assert video.fps == pytest.approx(20)
+    assert len(list(video.frames())) == 10
 
 
 @pytest.mark.parametrize("rate", ["30000/1001", "24000/1001", "25/2", "60"])
 @pytest.mark.parametrize("container", ["mp4", "matroska"])
 def test_the_rate_is_exact(clip, rate, container):
-    with VideoReader(clip(30, rate=rate, container=container)) as video:
-        assert video.fps == pytest.approx(float(Fraction(rate)), rel=1e-6)
+    video = VideoReader(clip(30, rate=rate, container=container))
+    assert video.fps == pytest.approx(float(Fraction(rate)), rel=1e-6)
 
 
 def test_stride_and_limit(clip, index_of):
-    with VideoReader(clip(20)) as video:
-        read = list(video.frames(stride=3, limit=4))
-        assert [round(index_of(picture)) for _, picture in read] == [0, 3, 6, 9]
-        assert [time for time, _ in read] == pytest.approx([0, 0.1, 0.2, 0.3])
-        assert len(list(video.frames(stride=7))) == 3  # each call starts anew
-        with pytest.raises(ValueError, match="stride"):
-            next(video.frames(stride=0))
+    video = VideoReader(clip(20))
+    read = list(video.frames(stride=3, limit=4))
+    assert [round(index_of(picture)) for _, picture in read] == [0, 3, 6, 9]
+    assert [time for time, _ in read] == pytest.approx([0, 0.1, 0.2, 0.3])
+    assert len(list(video.frames(stride=7))) == 3  # each call starts anew
+    with pytest.raises(ValueError, match="stride"):
+        next(video.frames(stride=0))
 
 
 @pytest.mark.parametrize("container", ["mp4", "matroska"])
 def test_a_varying_rate_is_resampled_to_its_mean(clip, index_of, container):
     times = [*range(0, 400, 20), *range(400, 2001, 80)]  # 50 frames a second, then 12.5
     data = clip(times=times, container=container)
-    with VideoReader(data) as video:
-        assert video.fps == pytest.approx((len(times) - 1) / 2)
-        read = list(video.frames())
+    video = VideoReader(data)
+    assert video.fps == pytest.approx((len(times) - 1) / 2)
+    read = list(video.frames())
     assert len(read) == len(times)
     for time, picture in read:
         shown = times[round(index_of(picture))] / 1000
@@ -81,14 +80,14 @@ def test_a_varying_rate_is_resampled_to_its_mean(clip, index_of, container):
 
 def test_small_jitter_is_no_varying_rate(clip, index_of):
     times = [round(k * 1000 / 30) for k in range(30)]
-    with VideoReader(clip(times=times, container="matroska")) as video:
-        assert [round(index_of(picture)) for _, picture in video.frames()] == list(range(30))
+    video = VideoReader(clip(times=times, container="matroska"))
+    assert [round(index_of(picture)) for _, picture in video.frames()] == list(range(30))
 
 
 def test_time_starts_at_the_first_frame(clip):
-    with VideoReader(clip(times=range(5000, 6000, 100), container="matroska")) as video:
-        assert video.fps == pytest.approx(10)
-        assert [time for time, _ in video.frames()] == pytest.approx([k / 10 for k in range(10)])
+    video = VideoReader(clip(times=range(5000, 6000, 100), container="matroska"))
+    assert video.fps == pytest.approx(10)
+    assert [time for time, _ in video.frames()] == pytest.approx([k / 10 for k in range(10)])
 
 
 @pytest.mark.parametrize(
@@ -97,9 +96,9 @@ def test_time_starts_at_the_first_frame(clip):
 )
 def test_rotation_is_applied(clip, turn, size, corner):
     """The white block at the top left turns anticlockwise with the picture."""
-    with VideoReader(clip(3, rotation=turn)) as video:
-        assert video.size == size
-        _, picture = next(video.frames())
+    video = VideoReader(clip(3, rotation=turn))
+    assert video.size == size
+    _, picture = next(video.frames())
     assert picture.shape == (size[1], size[0], 3)
     assert picture[-corner[0] * 4 or 3, -corner[1] * 4 or 3].min() > 230
     assert picture[size[1] // 2, size[0] // 2].min() < 200
@@ -107,9 +106,9 @@ def test_rotation_is_applied(clip, turn, size, corner):
 
 def test_odd_sizes_and_sound(clip):
     data = clip(5, size=(63, 47), codec="libvpx-vp9", container="webm", sound="libopus")
-    with VideoReader(data) as video:
-        assert (video.size, video.has_audio) == ((63, 47), True)
-        assert next(video.frames())[1].shape == (47, 63, 3)
+    video = VideoReader(data)
+    assert (video.size, video.has_audio) == ((63, 47), True)
+    assert next(video.frames())[1].shape == (47, 63, 3)
 
 
 def test_pixels_that_are_not_square(frame):
@@ -123,13 +122,13 @@ def test_pixels_that_are_not_square(frame):
     assert VideoReader(file.getvalue()).size == (96, 48)
 
 
-def test_paths_bytes_and_streams_are_the_same(clip, tmp_path):
+def test_paths_and_bytes_are_the_same(clip, tmp_path):
     data = clip(4)
     path = tmp_path / "concat:odd name é.mp4"
     path.write_bytes(data)
-    for source in (path, str(path), data, io.BytesIO(data), path.open("rb")):
-        with VideoReader(source) as video:
-            assert len(list(video.frames())) == 4
+    for source in (path, str(path), data):
+        video = VideoReader(source)
+        assert len(list(video.frames())) == 4
 
 
 def test_a_damaged_video_says_how_far_it_got(tmp_path):
@@ -145,14 +144,16 @@ def test_a_damaged_video_says_how_far_it_got(tmp_path):
     whole = path.read_bytes()
 
     path.write_bytes(whole[: len(whole) // 2])
-    with VideoReader(path) as video, pytest.raises(MotionError, match=r"after frame \d+ of 60") as caught:
+    video = VideoReader(path)
+    with pytest.raises(MotionError, match=r"after frame \d+ of 60") as caught:
         list(video.frames())
     assert "dance.mp4" in caught.value.message
     assert len(list(VideoReader(path).frames(limit=5))) == 5  # what is whole can be used
 
     middle = len(whole) // 2
     path.write_bytes(whole[:middle] + bytes(middle // 4) + whole[middle + middle // 4 :])
-    with VideoReader(path) as video, pytest.raises(MotionError, match=r"damaged after frame \d+ of 60"):
+    video = VideoReader(path)
+    with pytest.raises(MotionError, match=r"damaged after frame \d+ of 60"):
         list(video.frames())
 
 
@@ -217,26 +218,25 @@ def test_limits_are_checked_before_decoding(clip):
     data = clip(2)
     with pytest.raises(LimitError, match="3,072"):
         VideoReader(data, Limits(frame_pixels=64 * 48 - 1))
-    for source in (data, io.BytesIO(data)):
-        with pytest.raises(LimitError, match="bytes of the driving video"):
-            VideoReader(source, Limits(motion_bytes=100))
+    with pytest.raises(LimitError, match="bytes of the driving video"):
+        VideoReader(data, Limits(motion_bytes=100))
 
 
 def test_memory_does_not_grow_with_length(clip):
     """One megabyte a frame: all 300 would be 276 MB."""
     data = clip(300, size=(640, 480), codec="mpeg4")
     process = psutil.Process()
-    with VideoReader(data) as video:
-        frames = video.frames()
-        for _ in range(60):
-            next(frames)
-        tracemalloc.start()
-        before, count = process.memory_info().rss, 60
-        for _ in frames:
-            count += 1
-        grown = process.memory_info().rss - before
-        held = tracemalloc.get_traced_memory()[0]
-        tracemalloc.stop()
+    video = VideoReader(data)
+    frames = video.frames()
+    for _ in range(60):
+        next(frames)
+    tracemalloc.start()
+    before, count = process.memory_info().rss, 60
+    for _ in frames:
+        count += 1
+    grown = process.memory_info().rss - before
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
     assert count == 300
     assert grown < 60 * 2**20
     assert held < 8 * 2**20
@@ -249,19 +249,20 @@ def test_memory_does_not_grow_with_length(clip):
 )
 def test_random_bytes_are_an_error_of_ours_or_a_video(signature, tail):
     try:
-        with VideoReader(signature + tail) as video:
-            for _ in video.frames(limit=3):
-                pass
+        video = VideoReader(signature + tail)
+        for _ in video.frames(limit=3):
+            pass
     except (MotionError, LimitError):
         pass
 
 
 def test_a_size_that_changes_midway_is_refused(clip):
     data = clip(10, container="h264") + clip(10, container="h264", size=(96, 64))
-    with VideoReader(data) as video, pytest.raises(MotionError, match="64x48 to 96x64"):
+    video = VideoReader(data)
+    with pytest.raises(MotionError, match="64x48 to 96x64"):
         list(video.frames())
 
 
 def test_a_bare_stream_without_timestamps(clip, index_of):
-    with VideoReader(clip(12, rate=25, container="h264")) as video:
-        assert [round(index_of(picture)) for _, picture in video.frames()] == list(range(12))
+    video = VideoReader(clip(12, rate=25, container="h264"))
+    assert [round(index_of(picture)) for _, picture in video.frames()] == list(range(12))

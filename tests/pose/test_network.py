@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from mimicmotion_trt.errors import InputError
-from mimicmotion_trt.pose.network import Network, distinct_boxes, rank, shrink, sigmoid
+from mimicmotion_trt.pose.network import OnnxNetwork, distinct_boxes, rank, shrink, sigmoid
 
 
 def test_a_network_that_is_none_is_refused(tmp_path):
     path = tmp_path / "broken.onnx"
     path.write_bytes(b"not a network")
     with pytest.raises(InputError, match=r"broken\.onnx cannot be loaded"):
-        Network(path)
+        OnnxNetwork(path)
 
 
 def test_sigmoid_does_not_overflow():

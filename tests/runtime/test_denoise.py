@@ -104,7 +104,7 @@ def plan_of(
     segments, ramp = cut_segments(frames, segment, overlap), guidance_ramp(guidance, frames)
     variant = make_variant(segments, fusion_weights(segments), ramp, batching)
     (first,) = euler_steps(karras_sigmas(1, 0.002, 700.0))
-    return DenoisePlan(frames, latent_size, ramp, (first,), {PLAIN: variant}, batching)
+    return DenoisePlan(frames, latent_size, ramp, (first,), {PLAIN: variant}, batching, segment)
 
 
 def denoiser_of(

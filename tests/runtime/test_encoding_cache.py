@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicmotion_trt import Animator, Limits
-from mimicmotion_trt.engines.spec import network_specs
+from mimicmotion_trt.engines import call_sizes, network_specs
 from mimicmotion_trt.networks import POSE_CHUNK, EncodingCache, digest_of
 
 
@@ -81,14 +81,14 @@ def test_what_is_larger_than_the_limit_is_not_kept():
 
 def test_the_usual_limit_holds_a_clip_of_the_real_model():
     """The picture's own frame and 72 of 1024x576 in float16; the zeros are never touched, so they take no memory."""
-    sizes = {"batch": 1, "frames": POSE_CHUNK, "latent_height": 72, "latent_width": 128}
+    sizes = call_sizes(POSE_CHUNK, (72, 128))
     specs = network_specs(pose_channels=320, token_width=1024, image_size=224, dtype="float16")
     cache = EncodingCache(Limits().reuse_bytes)
     networks = ["image_encoder", "vae_encoder", *["pose_net"] * -(-73 // POSE_CHUNK)]
 
     def answer(network: str) -> Any:
         (tensor,) = specs[network].outputs
-        return np.zeros([sizes[dim] if isinstance(dim, str) else dim for dim in tensor.shape], tensor.dtype)
+        return np.zeros(tensor.sized(sizes), tensor.dtype)
 
     for number, network in enumerate(networks):
         cache.get_or_compute(partial(answer, network), network, number)

@@ -2,7 +2,7 @@
 
 `frames`, `steps`, `size` and `fps` shape the clip; `pause` seconds pass in each step; `noise` makes frames that
 do not compress; `fail` raises that error of errors.py in `stage` ("stream" for at once); `crash` ends the process
-there instead. The bundle is a JSON script as well: `pause` before loading ends, `fail`, `crash`.
+there instead. The bundle is a JSON script as well: `pause` before loading ends, `fail`, `crash`, `build`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from mimicmotion_trt import errors
+from mimicmotion_trt.checkpoint import Checkpoints
 from mimicmotion_trt.events import STAGES, Progress
 from mimicmotion_trt.pose import PoseSequence
 from mimicmotion_trt.service.config import EngineConfig
@@ -34,6 +35,7 @@ class StandIn:
     bundle_name = "stand-in"
 
     def __init__(self, config: EngineConfig) -> None:
+        self.build = json.loads(str(config.bundle)).get("build", "stand-in")
         self.note = f"graphs {config.graphs}, threads {config.threads}"
 
     def settings(self, **overrides: Any) -> Settings:
@@ -47,13 +49,14 @@ class StandIn:
         *,
         reference_pose: PoseSequence | None = None,
         cancelled: Callable[[], bool] = lambda: False,
+        checkpoints: Checkpoints | None = None,
     ) -> Clip:
         does = json.loads(image.read_bytes())
         _misbehave(does, "stream")
         expected = does.get("motion", type(motion).__name__)
         assert type(motion).__name__ == expected, f"{type(motion).__name__} is not {expected}"
         assert (reference_pose is not None) == does.get("reference_pose", False)
-        return Clip(does, settings, cancelled)
+        return Clip(does, settings, cancelled, checkpoints)
 
     def close(self) -> None:
         pass
@@ -62,26 +65,43 @@ class StandIn:
 class Clip:
     audio = None
 
-    def __init__(self, does: dict[str, Any], settings: Settings, cancelled: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        does: dict[str, Any],
+        settings: Settings,
+        cancelled: Callable[[], bool],
+        checkpoints: Checkpoints | None,
+    ) -> None:
         self.frames: int = min(does.get("frames", 6), settings.frames or 10**9)
         self.fps = does.get("fps", 12.5)
         self.size = settings.size or tuple(does.get("size", (64, 128)))
         self._does = does
         self._settings = settings
         self._cancelled = cancelled
-        self._random = np.random.default_rng(settings.seed)
+        self._checkpoints = checkpoints
+        self._latents = np.full(3, settings.seed % 1000, np.float32)
+        self._done = 0
+        if checkpoints is not None and (checkpoint := checkpoints.load()) is not None:
+            self._done, self._latents = checkpoint.steps, checkpoint.latents
 
     def __iter__(self) -> Iterator[Progress]:
         for stage in STAGES:
             _misbehave(self._does, stage)
+            if stage == "decode":
+                self._random = np.random.default_rng(self._latents.astype(np.uint32))
             steps = {"denoise": self._settings.steps, "decode": self.frames, "pose": self.frames}.get(
                 stage, 1
             )
             stride = self._settings.decode_chunk if stage == "decode" else 1
-            for step in range(0, steps, stride):
+            for step in range(self._done if stage == "denoise" else 0, steps, stride):
                 if self._cancelled():
                     raise errors.Cancelled("The job was cancelled.")
                 time.sleep(self._does.get("pause", 0.0))
+                if stage == "denoise":
+                    self._latents = np.float32(0.5) * self._latents + np.float32(100 * step)
+                if stage in ("denoise", "decode") and self._checkpoints is not None:
+                    done = step + 1 if stage == "denoise" else self._settings.steps
+                    self._checkpoints.offer(done, lambda: self._latents)
                 yield self._event(stage, min(step + stride, steps), steps, min(stride, steps - step))
 
     def close(self) -> None:
@@ -91,7 +111,7 @@ class Clip:
         width, height = self.size
         frames = preview = None
         if stage == "decode":
-            frames = np.full((count, height, width, 3), step % 256, np.uint8)
+            frames = np.full((count, height, width, 3), (step + int(self._latents.sum())) % 256, np.uint8)
             if self._does.get("noise"):
                 frames = self._random.integers(0, 256, frames.shape, np.uint8)
         every = self._settings.preview

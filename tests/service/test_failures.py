@@ -49,6 +49,7 @@ def nothing_left(host):
     server = host.server
     until(lambda: not server.scheduler.busy and not server.scheduler.queue_length)
     until(lambda: all(job.unread.is_set() for job in server.store.all()))
+    until(lambda: server.scheduler.warm, 20)
     assert server.scheduler.uploads == 0
     kept = {job.video for job in server.store.all() if job.state == "succeeded"}
     until(lambda: {path for path in server.store.folder.rglob("*") if path.is_file()} == kept)
@@ -156,6 +157,26 @@ def test_a_killed_engine_changes_no_byte_and_no_event_comes_twice(host, client, 
     kinds = [event.kind for event in events if not isinstance(event, Progress | Queued)]
     assert kinds == ["accepted", "started", *["video"] * (len(kinds) - 3), "done"]
     assert [event.sequence for event in events] == sorted({event.sequence for event in events})
+
+
+@pytest.mark.parametrize("way", ["kill", "suspend"])
+def test_no_finished_step_is_done_again(way):
+    with hosted(checkpoint_share=1e6) as host, Client(host.address) as client:
+        picture = script(frames=4, noise=True, pause=0.03)
+        undisturbed = client.animate(picture, VIDEO).result().read()
+        longer, steps = client.animate(picture, VIDEO, {"steps": 20}).result().read(), []
+        animation = client.animate(picture, VIDEO, {"steps": 20})
+        for event in animation:
+            if isinstance(event, Progress) and event.stage == "denoise":
+                steps.append(event.step)
+                if event.step in (5, 12) and steps.count(event.step) == 1:
+                    job = host.server.store.get(animation.job)
+                    if way == "suspend":
+                        host.call(as_coroutine, host.server.scheduler.suspend, job)
+                    elif event.step == 5:
+                        os.kill(host.engine_pid, signal.SIGKILL)
+        assert animation.result().read() == longer != undisturbed
+        assert steps == list(range(1, 21))
 
 
 def test_an_engine_that_hangs_is_killed_and_its_job_runs_again():
@@ -271,6 +292,10 @@ def test_damage_on_the_way_is_noticed_and_leaves_no_file(host, tmp_path, change)
         with pytest.raises(errors.ServiceError):
             Animation(call, Delivery(tmp_path / "out.mp4")).result()
     assert list(tmp_path.iterdir()) == []
+
+
+async def as_coroutine(function, *arguments):
+    return function(*arguments)
 
 
 class _Damaged:

@@ -192,3 +192,13 @@ def test_the_store_forgets_old_jobs_and_their_files():
         until(lambda: [info.job for info in client.list()] == jobs[:1:-1])
         until(lambda: sorted(p.name for p in host.server.store.folder.iterdir()) == sorted(jobs[2:]))
         assert [p.name for p in (host.server.store.folder / jobs[3]).iterdir()] == ["video.mp4"]
+
+
+def test_priority_and_deadline_are_kept_with_the_job(client):
+    job = client.create(script(), VIDEO, priority=3, deadline=60.0)
+    assert job.priority == 3
+    assert job.deadline == pytest.approx(job.created + 60.0, abs=1.0)
+    for wrong in ({"priority": 10}, {"deadline": 0.0}, {"deadline": float("nan")}, {"deadline": -1}):
+        with pytest.raises(errors.SettingsError) as caught:
+            client.create(script(), VIDEO, **wrong)
+        assert caught.value.field in wrong

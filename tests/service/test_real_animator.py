@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +48,21 @@ def test_the_server_makes_what_the_library_makes(host, client, bundle):
     assert served.result().done.frames == client.watch(company).result().done.frames == 5
     assert len([event for event in events if isinstance(event, Preview)]) == 2
     assert "torch" not in Path(f"/proc/{host.engine_pid}/maps").read_text()
+
+
+def test_a_killed_engine_goes_on_and_makes_the_same_bytes(bundle):
+    options = {"load": load_animator, "bundle": bundle, "threads": 1, "checkpoint_share": 1e6}
+    settings = {**SHORT, "steps": 4}
+    with hosted(**options) as host, Client(host.address) as client:
+        undisturbed = client.animate(PERSON, MOTION, settings).result().read()
+        for stage in ("denoise", "decode"):
+            animation, killed = client.animate(PERSON, MOTION, settings), False
+            for event in animation:
+                if isinstance(event, Progress) and not killed and event.stage == stage and event.step >= 1:
+                    os.kill(host.engine_pid, signal.SIGKILL)
+                    killed = True
+            assert killed
+            assert animation.result().read() == undisturbed
 
 
 def test_unusable_inputs_are_told_apart_and_harm_nothing(host, client):

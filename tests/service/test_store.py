@@ -1,18 +1,14 @@
-"""The bounded store of jobs, and what is learned from finished ones."""
+"""The bounded store of jobs."""
 
 from __future__ import annotations
 
 import asyncio
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from mimicmotion_trt.denoise.segments import cut_segments
 from mimicmotion_trt.errors import Cancelled, EngineError
 from mimicmotion_trt.events import Done, Queued
 from mimicmotion_trt.service.jobs import JobStore, Keep
-from mimicmotion_trt.service.scheduler import Rates, count_segments
 from mimicmotion_trt.service.status import KeyReused, NotFound
 from mimicmotion_trt.settings import Settings
 
@@ -97,36 +93,3 @@ def test_a_key_gives_the_same_job_until_it_failed(tmp_path):
         assert store.same("key", b"content") is None
 
     in_loop(story)
-
-
-@pytest.mark.parametrize("layout", ["reference", "compact"])
-def test_segments_are_counted_as_they_are_planned(layout):
-    for segment, overlap in ((2, 1), (8, 3), (16, 6), (72, 71)):
-        settings = Settings(segment=segment, overlap=overlap, layout=layout)
-        for frames in range(1, 200):
-            planned = cut_segments(frames + 1, segment, overlap, layout)
-            assert count_segments(settings, frames) == len(planned), (segment, overlap, frames)
-    assert count_segments(Settings(), 10) is None
-
-
-@settings(deadline=None)
-@given(st.integers(2, 30), st.data(), st.integers(1, 200), st.floats(0, 1, exclude_max=True))
-def test_shifted_segments_are_counted_as_they_are_planned(segment, data, frames, shift):
-    settings = Settings(segment=segment, overlap=data.draw(st.integers(1, segment - 1)), layout="shifted")
-    planned = cut_segments(frames + 1, segment, settings.overlap, "shifted", shift)
-    assert count_segments(settings, frames, shift) == len(planned)
-
-
-def test_predictions_scale_with_the_work():
-    rates, settings = Rates(), Settings(steps=10, segment=11, overlap=1)
-    assert rates.predict(settings, 10) is None
-    rates.learn(settings, done(frames=10, seconds=5.0))
-    assert rates.predict(settings, 10) == pytest.approx(5.0)
-    assert rates.predict(settings) == pytest.approx(5.0), "as many frames as before"
-    assert rates.predict(Settings(steps=20, segment=11, overlap=1), 10) == pytest.approx(6.0)
-    assert rates.predict(settings, 20) == pytest.approx(10.0)
-    assert rates.predict(Settings(steps=10, segment=11, overlap=1, guidance=(1, 1)), 10) == pytest.approx(4.5)
-    never = Settings(steps=10, segment=11, overlap=1, guidance_interval=(5000, 9000))
-    assert rates.predict(never, 10) == pytest.approx(4.5)
-    rates.learn(settings, done(frames=10, seconds=15.0))
-    assert rates.predict(settings, 10) == pytest.approx(8.0), "the newest counts 0.3"

@@ -82,6 +82,9 @@ BROKEN = {
     "motion over the limit": [header(motion_bytes=2**63), picture()],
     "reference pose over the limit": [header(reference_pose_bytes=2**20 + 1), picture()],
     "key too long": [header(request_id="k" * 129), picture(), motion()],
+    "priority over 9": [header(priority=10), picture(), motion()],
+    "deadline of no seconds": [header(deadline_seconds=0.0), picture(), motion()],
+    "deadline that is no number": [header(deadline_seconds=float("nan")), picture(), motion()],
     "steps of 0": [header(settings=pb.AnimationSettings(steps=0)), picture(), motion()],
     "output over the limit": [
         header(settings=pb.AnimationSettings(size=pb.Size(width=1024, height=512))), picture(), motion()

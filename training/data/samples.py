@@ -19,9 +19,6 @@ from ..config import Config, DataConfig
 
 Picture = NDArray[np.uint8]
 
-VALIDATION_SEED = 1_090_000
-"""First of `synthetic.VALIDATION_SEEDS`, whose people and motions are never trained on."""
-
 
 class Sample(TypedDict):
     """One clip of one person."""
@@ -81,7 +78,9 @@ def open_dataset(config: DataConfig, *, held_out: bool = False) -> ClipDataset:
     `NAME(config, held_out=…)`.
     """
     if config.source == "synthetic":
-        return SyntheticClips(config, VALIDATION_SEED if held_out else 0)
+        from ..synthetic import VALIDATION_SEEDS
+
+        return SyntheticClips(config, VALIDATION_SEEDS.start if held_out else 0)
     module, _, name = config.source.partition(":")
     try:
         factory: Callable[..., ClipDataset] = getattr(importlib.import_module(module), name)

@@ -20,15 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ...errors import MotionError, OutputError, PictureError, SettingsError
 from ...files import write_atomic
 from ...media.picture import read_picture
-from ...pose import PoseSequence, draw_poses
+from ...pose import PoseSequence
 from ..config import DataConfig
-from .samples import Sample, checked, with_reference
-from .transforms import NONE, Augment, Crop, Picture, Variation, around_person, mirror, somebody
+from .samples import Sample
+from .transforms import NONE, Augment, Picture, Rectangle, Variation, around_person, mirror, somebody
 
 _BLOCK = tarfile.BLOCKSIZE
 HELD_OUT_SHARE = 0.05
@@ -213,8 +212,7 @@ class ShardClips:
 
     Clip i is a window of stored clip `i % stored`. The window, its reference picture, crop, mirroring and colours
     are drawn from (`seed`, i), so clip i is always the same. The reference lies outside the window, a second away
-    from it where the clip is long enough. Clips that cannot be used are counted in `skipped` by reason, when the
-    shards are opened and by `epoch`.
+    from it where the clip is long enough. `skipped`: reason -> how many clips were left out at the start.
     """
 
     def __init__(
@@ -259,20 +257,10 @@ class ShardClips:
         chosen = crop.move(chosen, self._size)
         chosen = mirror(chosen) if variation.flipped else chosen
         chosen = replace(chosen, fps=poses.fps / self._stride(entry))
-        return checked(
-            {
-                "frames": pictures[:-1], "observed": chosen[:-1],
-                "reference": pictures[-1], "reference_pose": chosen[-1],
-            }
-        )  # fmt: skip
-
-    def epoch(self, number: int) -> Iterator[Sample]:
-        """All clips in an order shuffled by (`seed`, `number`); damaged ones are left out and counted."""
-        for index in np.random.default_rng([self._seed, number]).permutation(self._clips):
-            try:
-                yield self[int(index)]
-            except MotionError as error:
-                self.skipped[error.message.rstrip(".")] += 1
+        return {
+            "frames": pictures[:-1], "observed": chosen[:-1],
+            "reference": pictures[-1], "reference_pose": chosen[-1],
+        }  # fmt: skip
 
     def _usable(self, entry: Entry) -> bool:
         """Whether it is long enough, and its rate near enough to the wanted one; why not is counted."""
@@ -302,7 +290,7 @@ class ShardClips:
         return list(range(start, start + span, stride)), int(rng.choice(seen))
 
     def _pictures(
-        self, entry: Entry, frames: list[int], stored: tuple[int, int], crop: Crop, variation: Variation
+        self, entry: Entry, frames: list[int], stored: tuple[int, int], crop: Rectangle, variation: Variation
     ) -> Picture:
         pictures = np.empty((len(frames), self._size[1], self._size[0], 3), np.uint8)
         for place, data in zip(pictures, entry.pictures(frames), strict=True):
@@ -328,12 +316,6 @@ def open_clips(config: DataConfig, *, held_out: bool = False) -> ShardClips:
         Path(config.path), config.frames - 1, (config.width, config.height), config.fps, clips=config.clips,
         held_out=held_out, augment=NONE if held_out else Augment(),
     )  # fmt: skip
-
-
-def pose_pictures(sample: Sample, canvas: int) -> NDArray[np.uint8]:
-    """The pose pictures of a sample as the runtime draws them: uint8 [1+F,H,W,3], the reference's first."""
-    pictures, poses = with_reference(sample)
-    return draw_poses(poses, pictures.shape[1], pictures.shape[2], canvas)
 
 
 def _split(entries: list[Entry], held_out: bool, folder: Path) -> list[Entry]:

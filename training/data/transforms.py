@@ -24,7 +24,7 @@ _FACE = (
 
 
 @dataclass(frozen=True, slots=True)
-class Crop:
+class Rectangle:
     """A rectangle of whole pixels."""
 
     left: int
@@ -50,7 +50,7 @@ class Crop:
 
 def around_person(
     poses: PoseSequence, shape: float, scale: float = 1.0, shift: tuple[float, float] = (0.0, 0.0)
-) -> Crop:
+) -> Rectangle:
     """The largest rectangle of `shape` (width over height) times `scale` in [0,1], about the person.
 
     `shift` moves it by fractions of its own sides; it always stays inside the picture.
@@ -64,7 +64,7 @@ def around_person(
     centre = (points.min(axis=0) + points.max(axis=0)) / 2 if len(points) else whole / 2
     corner = np.rint(centre - sides / 2 + np.array(shift) * sides)
     left, top = np.clip(corner, 0, whole - [width, height]).astype(int).tolist()
-    return Crop(left, top, width, height)
+    return Rectangle(left, top, width, height)
 
 
 def somebody(poses: PoseSequence) -> NDArray[np.bool_]:

@@ -1,5 +1,5 @@
 """From recordings of people to a training set: found, posed, cut, judged, packed into shards, and read again."""
 
-from ..data.shards import ShardClips, open_clips, pose_pictures
+from ..data.shards import ShardClips, open_clips
 
-__all__ = ["ShardClips", "open_clips", "pose_pictures"]
+__all__ = ["ShardClips", "open_clips"]

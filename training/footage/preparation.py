@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from ...media.picture import encode_picture, read_picture, write_picture
 from ...media.sheet import Row, contact_sheet
 from ...pose import PoseEstimator, PoseSequence, draw_poses
 from ..data.shards import Entry, ShardWriter
-from ..data.transforms import Crop, Picture, around_person, share_inside
+from ..data.transforms import Picture, Rectangle, around_person, share_inside
 from .cutting import DAMAGED, LARGE, OUTSIDE, SMALL, TWICE, Rules, Span, cut, jitter
 from .survey import Survey, Surveyor
 from .videos import Video, find_videos, open_frames
@@ -151,7 +153,7 @@ class Preparation:
 class _Clip:
     """A span's crop, and its poses in it."""
 
-    crop: Crop
+    crop: Rectangle
     size: tuple[int, int]
     poses: PoseSequence
     inside: float
@@ -283,15 +285,9 @@ def _left_out_rows(verdicts: list[Verdict], options: Options) -> list[Row]:
 
 def _frames(video: Video, wanted: Sequence[int], options: Options) -> list[Picture]:
     found: list[Picture] = []
-    try:
-        with open_frames(video, options.fps, options.frames_fps) as (_, frames):
-            for index, frame in enumerate(frames):
-                if index in wanted:
-                    found.append(frame)
-                if len(found) == len(wanted):
-                    break
-    except InputError:
-        pass  # its verdict says what is wrong with it
+    with suppress(InputError), open_frames(video, options.fps, options.frames_fps) as (_, frames):
+        # of an unreadable recording the verdict says what is wrong
+        found.extend(frame for index, frame in enumerate(islice(frames, max(wanted) + 1)) if index in wanted)
     return found
 
 

@@ -99,9 +99,9 @@ def open_frames(video: Video, fps: float, frames_fps: float) -> Iterator[tuple[f
         frames = (f for i, f in enumerate(_read(video.pictures())) if i % stride == 0)
         yield frames_fps / stride / rest, _thinned(frames, rest)
         return
-    with VideoReader(video.path, _LIMITS) as reader:
-        stride, rest = _strides(reader.fps / fps)
-        yield reader.fps / stride / rest, _thinned((f for _, f in reader.frames(stride)), rest)
+    reader = VideoReader(video.path, _LIMITS)
+    stride, rest = _strides(reader.fps / fps)
+    yield reader.fps / stride / rest, _thinned((f for _, f in reader.frames(stride)), rest)
 
 
 def _read(paths: list[Path]) -> Iterator[Picture]:

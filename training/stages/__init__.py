@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from .base import Stage
+from .base import TrainingStage
 from .decoder import DecoderStage, JointStage
 from .image_encoder import ImageEncoderStage
 from .motion import MotionStage
 from .vae import VaeStage
 
-STAGES: dict[str, type[Stage]] = {
+STAGES: dict[str, type[TrainingStage]] = {
     "vae": VaeStage,
     "image_encoder": ImageEncoderStage,
     "motion": MotionStage,

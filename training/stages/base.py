@@ -26,7 +26,7 @@ Losses = tuple[Tensor, dict[str, Tensor]]
 Measures = Mapping[str, float | None]
 
 
-class Stage(ABC):
+class TrainingStage(ABC):
     """One stage of training: the networks that learn, the clips that they see, and the loss.
 
     Positions number the clips of a run from 0. Every random choice is a function of the seed and the position, so

@@ -23,7 +23,7 @@ from ..checkpoints import PREPROCESSOR, drop_prefix, image_statistics, load_imag
 from ..config import Config
 from ..data.samples import Sample
 from ..data.store import Arrays
-from .base import Batch, Losses, Measures, Stage
+from .base import Batch, Losses, Measures, TrainingStage
 
 BODY_POINTS = (
     (0,), (1, 8, 11), (2, 3), (3, 4), (5, 6), (6, 7), (8, 9), (9, 10), (11, 12), (12, 13), (10,), (13,)
@@ -48,7 +48,7 @@ class ColourNamer(nn.Module):
         return colours.reshape(len(colours), -1, 3)
 
 
-class ImageEncoderStage(Stage):
+class ImageEncoderStage(TrainingStage):
     """The result is a base folder with the trained image encoder."""
 
     def __init__(self, config: Config, device: torch.device, output: Path) -> None:

@@ -21,7 +21,7 @@ from ..data.store import Arrays
 from ..metrics import compare, means
 from ..networks import PoseNet, UNet, add_adapters, flatten_time_convs, zero_branches, zero_time_taps
 from ..torch_animator import Encoders, torch_animator
-from .base import Batch, Losses, Measures, Stage, generator_at
+from .base import Batch, Losses, Measures, TrainingStage, generator_at
 
 REGION_POINTS = ("body", "body_score", "hands", "hands_score")
 """The keypoints that tell where hands and limbs are."""
@@ -48,7 +48,7 @@ class MotionNetworks(nn.Module):
         return prediction
 
 
-class MotionStage(Stage):
+class MotionStage(TrainingStage):
     """The result is a checkpoint. VAE and image encoder are frozen; their outputs for each clip are stored."""
 
     def __init__(self, config: Config, device: torch.device, output: Path) -> None:

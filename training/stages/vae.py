@@ -19,7 +19,7 @@ from ..data.samples import Sample, with_reference
 from ..data.store import Arrays
 from ..metrics import psnr, ssim
 from ..networks import flatten_time_convs, zero_time_taps
-from .base import Batch, Losses, Measures, Stage, generator_at
+from .base import Batch, Losses, Measures, TrainingStage, generator_at
 
 MEASURED_CLIPS = 32
 """Clips whose latents decide about the scaling factor."""
@@ -39,7 +39,7 @@ class Reconstruction(nn.Module):
         return decoded.unflatten(0, frames.shape[:2]), posterior.mean, posterior.logvar
 
 
-class VaeStage(Stage):
+class VaeStage(TrainingStage):
     """The result is a base folder with the trained VAE, and a factor that scales its latents to unit variance."""
 
     def __init__(self, config: Config, device: torch.device, output: Path) -> None:

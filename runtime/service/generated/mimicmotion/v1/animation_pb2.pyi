@@ -282,6 +282,8 @@ class AnimationHeader(_message.Message):
     MOTION_BYTES_FIELD_NUMBER: _builtins.int
     REFERENCE_POSE_BYTES_FIELD_NUMBER: _builtins.int
     DETACH_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    DEADLINE_SECONDS_FIELD_NUMBER: _builtins.int
     motion_kind: Global___MotionKind.ValueType
     request_id: _builtins.str
     """Idempotency key chosen by the caller, at most 128 characters: while the server keeps a job with this key
@@ -299,6 +301,12 @@ class AnimationHeader(_message.Message):
     """Exact size of the reference pose in bytes, 0 to 1 MiB; 0 sends none."""
     detach: _builtins.bool
     """For Animate: let the job go on when the caller goes away."""
+    priority: _builtins.int
+    """-9 to 9: jobs of a higher priority go first, whatever else is known of them."""
+    deadline_seconds: _builtins.float
+    """Seconds from this message on within which the video has to be finished, above 0. A job that is not likely to be
+    is refused with DEADLINE_EXCEEDED, and so does one end that still waits when they are over.
+    """
     @_builtins.property
     def settings(self) -> Global___AnimationSettings:
         """Unset fields take the bundle's defaults."""
@@ -315,12 +323,16 @@ class AnimationHeader(_message.Message):
         motion_bytes: _builtins.int = ...,
         reference_pose_bytes: _builtins.int = ...,
         detach: _builtins.bool = ...,
+        priority: _builtins.int = ...,
+        deadline_seconds: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_deadline_seconds", b"_deadline_seconds", "deadline_seconds", b"deadline_seconds", "settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "detach", b"detach", "motion_bytes", b"motion_bytes", "motion_kind", b"motion_kind", "picture_bytes", b"picture_bytes", "reference_pose_bytes", b"reference_pose_bytes", "request_id", b"request_id", "settings", b"settings", "want_previews", b"want_previews"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deadline_seconds", b"_deadline_seconds", "container", b"container", "deadline_seconds", b"deadline_seconds", "detach", b"detach", "motion_bytes", b"motion_bytes", "motion_kind", b"motion_kind", "picture_bytes", b"picture_bytes", "priority", b"priority", "reference_pose_bytes", b"reference_pose_bytes", "request_id", b"request_id", "settings", b"settings", "want_previews", b"want_previews"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__deadline_seconds: _TypeAlias = _typing.Literal["deadline_seconds"]  # noqa: Y015
+    _WhichOneofArgType__deadline_seconds: _TypeAlias = _typing.Literal["_deadline_seconds", b"_deadline_seconds"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__deadline_seconds) -> _WhichOneofReturnType__deadline_seconds | None: ...
 
 Global___AnimationHeader: _TypeAlias = AnimationHeader  # noqa: Y015
 
@@ -1114,6 +1126,8 @@ class Animation(_message.Message):
     DONE_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     CANCEL_PENDING_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    DEADLINE_TIME_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     request_id: _builtins.str
     state: Global___AnimationState.ValueType
@@ -1121,6 +1135,7 @@ class Animation(_message.Message):
     """Sequence number of the newest event, 0 before the first."""
     cancel_pending: _builtins.bool
     """The job was asked to stop and has not stopped yet; a running one does within a denoising step."""
+    priority: _builtins.int
     @_builtins.property
     def settings(self) -> Global___AnimationSettings: ...
     @_builtins.property
@@ -1141,6 +1156,10 @@ class Animation(_message.Message):
     def error(self) -> Global___AnimationError:
         """Set when it failed or was cancelled."""
 
+    @_builtins.property
+    def deadline_time(self) -> _timestamp_pb2.Timestamp:
+        """By when the video has to be finished; unset: at any time."""
+
     def __init__(
         self,
         *,
@@ -1156,10 +1175,12 @@ class Animation(_message.Message):
         done: Global___DoneEvent | None = ...,
         error: Global___AnimationError | None = ...,
         cancel_pending: _builtins.bool = ...,
+        priority: _builtins.int = ...,
+        deadline_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "done", b"done", "end_time", b"end_time", "error", b"error", "progress", b"progress", "settings", b"settings", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "deadline_time", b"deadline_time", "done", b"done", "end_time", b"end_time", "error", b"error", "progress", b"progress", "settings", b"settings", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_pending", b"cancel_pending", "create_time", b"create_time", "done", b"done", "end_time", b"end_time", "error", b"error", "job", b"job", "last_sequence", b"last_sequence", "progress", b"progress", "request_id", b"request_id", "settings", b"settings", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_pending", b"cancel_pending", "create_time", b"create_time", "deadline_time", b"deadline_time", "done", b"done", "end_time", b"end_time", "error", b"error", "job", b"job", "last_sequence", b"last_sequence", "priority", b"priority", "progress", b"progress", "request_id", b"request_id", "settings", b"settings", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,88 @@
+"""Who may join the queue: places, predicted seconds of work, deadlines; who may not is told when to come back."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from .order import Demand
+from .status import Busy, TooLate
+
+COLD_RETRY = 5.0
+"""Seconds after which a caller may try again where nothing was measured yet."""
+SOONEST = 1.0
+"""Seconds: nobody is told to come back earlier."""
+JITTER = 0.25
+"""Callers come back up to so much later than predicted, each at another time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """The waiting jobs in their order, those that are being uploaded included, and what is predicted of them."""
+
+    jobs: Sequence[Demand]
+    starts: Sequence[float]
+    """Seconds until each of them begins."""
+    places: int
+    """Jobs that the engines run at once."""
+    measured: bool
+    """Whether anything is known of the seconds."""
+
+    @property
+    def seconds(self) -> float:
+        """Of work that waits."""
+        return sum(job.seconds for job in self.jobs)
+
+
+class Admission:
+    """The bounds of the queue. Callers that are sent away are told a time each, one after another."""
+
+    def __init__(self, max_queue: int, max_seconds: float, clock: Callable[[], float]) -> None:
+        self._max_queue, self._max_seconds, self._clock = max_queue, max_seconds, clock
+        self._promised: list[float] = []  # times for which callers were told to come back
+
+    def check_room(self, queue: Queue, job: Demand, client_places: int | None) -> None:
+        """Raise `Busy` where a job finds no place; a client has so many of them."""
+        own = [start for one, start in zip(queue.jobs, queue.starts, strict=True) if one.client == job.client]
+        if client_places is not None and len(own) >= client_places:
+            raise Busy(
+                f"{len(own)} jobs of yours are waiting already.", retry_after=self._spread(own[0], queue)
+            )
+        if len(queue.jobs) >= self._max_queue:
+            wait = self._promise(queue)
+            raise Busy(f"{len(queue.jobs)} jobs are waiting already.", retry_after=wait)
+        over = queue.seconds + job.seconds - self._max_seconds * queue.places
+        if queue.jobs and over > 0:
+            raise Busy(
+                f"Jobs of {queue.seconds:.0f} predicted seconds are waiting, this one takes {job.seconds:.0f}.",
+                retry_after=self._spread(over / queue.places, queue),
+            )
+
+    def check_deadline(self, start: float, job: Demand) -> None:
+        """Raise `TooLate` for a job that is not likely to keep its deadline if it begins in `start` seconds."""
+        if job.deadline is None:
+            return
+        asked, predicted = job.deadline - self._clock(), start + job.seconds
+        if predicted > asked:
+            raise TooLate(
+                f"The video would be finished in {predicted:.1f} s, after its deadline in {asked:.1f} s.",
+                remedy="Allow more time, or ask for fewer steps or frames.",
+                field="deadline",
+            )
+
+    def _promise(self, queue: Queue) -> float:
+        """Seconds until a place is free that nobody else was told of; after one turn of the queue, again."""
+        now = self._clock()
+        while self._promised and self._promised[0] <= now:
+            heapq.heappop(self._promised)
+        taken = len(self._promised) % len(queue.jobs)
+        wait = self._spread(queue.starts[taken], queue)
+        heapq.heappush(self._promised, now + wait)
+        if len(self._promised) > 10 * self._max_queue:
+            self._promised = heapq.nsmallest(self._max_queue, self._promised)
+        return wait
+
+    def _spread(self, seconds: float, queue: Queue) -> float:
+        return (max(SOONEST, seconds) if queue.measured else COLD_RETRY) * (1.0 + JITTER * random.random())
