@@ -23,6 +23,7 @@ from .source import Source, reason, sound_of
 from .timeline import timed_packets
 
 _SAMPLE_RATE = 48_000  # both encoders take it
+_FORMAT = "dblp"  # no decoder gives it: PyAV hands on what has the wanted form already, whatever its time
 _NEEDS_SETUP = ("aac", "vorbis", "flac", "opus", "alac")  # copied only if the container stated their setup
 _MPEG: Callable[[bytes], object] = lambda data: (data[1] & 0x1E, data[2] & 0x0C, data[3] >> 6 == 3)  # noqa: E731
 _HEADERS: dict[str, Callable[[bytes], object]] = {
@@ -34,6 +35,8 @@ _HEADERS: dict[str, Callable[[bytes], object]] = {
 """What of a packet tells its form, of codecs that state it in every packet."""
 _ALIGNMENT = "0.0015"
 """Seconds that sound may be off its time before silence is put in or samples are cut."""
+_PRIMING = 0.07
+"""Seconds that sound may begin before the picture and still be copied: codecs need some to start."""
 _TRIED = 100
 """Packets in which a first piece of sound must be found."""
 
@@ -56,8 +59,11 @@ class AudioTrack:
     ) -> None:
         self.note = ""
         """What was lost of the sound, and why; empty if nothing was."""
-        self._output, self._parts, self._lost = output, parts, 0
-        copy = len(parts) == 1 and parts[0].steady and parts[0].set_up and parts[0].codec in copied
+        self._output, self._parts = output, parts
+        self._lost = self._written = 0
+        self._primed = "frag" not in output.options.get("movflags", "")
+        """What a decoder throws away at first lies before 0; a fragmented MP4 cannot say so and is made without."""
+        copy = len(parts) == 1 and parts[0].codec in copied and parts[0].copyable
         if copy:
             self._template = parts[0].source.open()
             sound = sound_of(self._template)
@@ -95,8 +101,10 @@ class AudioTrack:
     ) -> Generator[tuple[Fraction, Packet[AudioStream]]]:
         last = None
         for packet in packets:
-            if packet.pts is None or packet.pts < 0 or (last is not None and packet.pts <= last):
-                continue  # before the first frame, or a timestamp that runs backward
+            if packet.pts is None or (last is not None and packet.pts <= last):
+                continue  # a time that runs backward
+            if packet.pts < 0 and not self._primed:
+                continue
             last = packet.dts = packet.pts
             packet.stream = self._stream
             yield packet.pts * packet.time_base, packet
@@ -105,9 +113,9 @@ class AudioTrack:
         part = self._parts[0]
         with closing(self._template):
             for packet in part.packets():
-                if _decoded(packet) is None:
-                    self._lost += 1
-                elif packet.size and packet.pts is not None:
+                lost = _decoded(packet) is None
+                self._lost += lost
+                if not lost and packet.size and packet.pts is not None:
                     packet.pts -= round(part.zero / packet.time_base)
                     yield packet
 
@@ -118,60 +126,58 @@ class AudioTrack:
 
     def _samples(self) -> Iterator[AudioFrame]:
         """Sound of the stream's own rate and layout from second 0 on, without gaps."""
-        written = 0
-        for index, part in enumerate(self._parts):
-            end = self._parts[index + 1].begins if index + 1 < len(self._parts) else float("inf")
-            resampler, setup = None, None
-            for frame in self._frames(part):
-                at = frame.pts / frame.sample_rate
+        for samples in self._aligned():
+            samples.sample_rate = _SAMPLE_RATE
+            samples.pts, samples.time_base = self._written, Fraction(1, _SAMPLE_RATE)
+            self._written += samples.samples
+            yield samples
+
+    def _aligned(self) -> Iterator[AudioFrame]:
+        """The parts' sound in a row, each piece at its time; `_written` says how far it is."""
+        ends = [*(part.begins for part in self._parts[1:]), float("inf")]
+        for part, end in zip(self._parts, ends, strict=True):
+            resampler: AudioResampler | None = None
+            setup = ("", "", 0)
+            for at, frame in self._frames(part):
                 if at >= end:
                     break
-                if (frame.format.name, frame.layout.name, frame.sample_rate) != setup:
-                    for samples in resampler.resample(None) if resampler is not None else ():
-                        yield self._placed(samples, written)
-                        written += samples.samples
+                form = (frame.format.name, frame.layout.name, frame.sample_rate)
+                if resampler is not None and form != setup:
+                    yield from resampler.resample(None)
                     resampler = None
-                while at - written / _SAMPLE_RATE > 1:  # a long silence, a second at a time
-                    yield self._placed(self._silence(), written)
-                    written += _SAMPLE_RATE
+                while at - self._done() > 1:  # a long silence, a second at a time
+                    yield self._silence()
                 if resampler is None:
-                    setup = (frame.format.name, frame.layout.name, frame.sample_rate)
-                    resampler = self._resampler(written)
-                for samples in resampler.resample(frame):
-                    yield self._placed(samples, written)
-                    written += samples.samples
-            for samples in resampler.resample(None) if resampler is not None else ():
-                yield self._placed(samples, written)
-                written += samples.samples
+                    frame = _cut(frame, round((self._done() - at) * frame.sample_rate))
+                    resampler, setup = self._resampler(), form
+                yield from resampler.resample(frame)
+            if resampler is not None:
+                yield from resampler.resample(None)
 
-    def _frames(self, part: _Part) -> Iterator[AudioFrame]:
-        """What can be decoded, its pts in samples of the finished video."""
+    def _frames(self, part: _Part) -> Iterator[tuple[Fraction, AudioFrame]]:
+        """What can be decoded, with its seconds in the finished video, in which its pts is, too."""
         for packet in part.packets():
             frames = _decoded(packet)
-            if frames is None:
-                self._lost += 1
+            self._lost += frames is None
             for frame in frames or ():
                 if frame.pts is None or not frame.time_base or not frame.sample_rate:
                     continue
                 at = frame.pts * frame.time_base - part.zero + Fraction(part.begins)
-                if at + Fraction(frame.samples, frame.sample_rate) <= 0:
-                    continue
-                frame.pts, frame.time_base = round(at * frame.sample_rate), Fraction(1, frame.sample_rate)
-                yield frame
+                if at + Fraction(frame.samples, frame.sample_rate) > 0:
+                    frame.pts, frame.time_base = round(at * frame.sample_rate), Fraction(1, frame.sample_rate)
+                    yield at, frame
 
-    def _resampler(self, start: int) -> AudioResampler:
+    def _done(self) -> Fraction:
+        return Fraction(self._written, _SAMPLE_RATE)
+
+    def _resampler(self) -> AudioResampler:
         """Brings sound to the stream's rate and layout, and to its time by silence or a cut."""
-        options = {"async": "1", "min_hard_comp": _ALIGNMENT, "first_pts": str(start)}
-        return AudioResampler("fltp", self._stream.layout, _SAMPLE_RATE, options=options)
+        options = {"async": "1", "min_hard_comp": _ALIGNMENT, "first_pts": str(self._written)}
+        return AudioResampler(_FORMAT, self._stream.layout, _SAMPLE_RATE, options=options)
 
     def _silence(self) -> AudioFrame:
-        empty = np.zeros((self._stream.layout.nb_channels, _SAMPLE_RATE), np.float32)
-        return AudioFrame.from_ndarray(empty, "fltp", self._stream.layout.name)
-
-    def _placed(self, samples: AudioFrame, start: int) -> AudioFrame:
-        samples.sample_rate = _SAMPLE_RATE
-        samples.pts, samples.time_base = start, Fraction(1, _SAMPLE_RATE)
-        return samples
+        empty = np.zeros((self._stream.layout.nb_channels, _SAMPLE_RATE), np.float64)
+        return AudioFrame.from_ndarray(empty, _FORMAT, self._stream.layout.name)
 
 
 class _Part:
@@ -179,10 +185,11 @@ class _Part:
 
     def __init__(self, file: SoundFile, begins: float, zero: float) -> None:
         self.source, self.begins, self.zero = Source(file, _CHECKED), begins, Fraction(zero)
-        first, seen = None, set()
+        first, seen, begins_at = None, set(), Fraction(0)
         self.codec, header, changed = "", None, False
         for index, packet in enumerate(self.packets()):
             if index == 0:
+                begins_at = (packet.pts or 0) * packet.time_base
                 context = packet.stream.codec_context
                 self.codec = context.codec.canonical_name  # decoders have names of their own
                 self.set_up = self.codec not in _NEEDS_SETUP or bool(context.extradata)
@@ -198,6 +205,7 @@ class _Part:
             raise MotionError("it cannot be decoded.", field="motion")
         self.steady = len(seen) <= 1 and not changed
         """The whole sound has the form in which it begins."""
+        self.copyable = self.steady and self.set_up and begins_at - self.zero > -_PRIMING
         self.mono = first.layout.nb_channels == 1 and self.steady
 
     def packets(self) -> Iterator[Packet[AudioStream]]:
@@ -216,21 +224,31 @@ def open_audio(
 ) -> tuple[AudioTrack | None, str]:
     """The default sound track of a driving video, or of several, and what was lost of it.
 
-    None where there is none that can be used. Raises `MotionError` where there is no file.
+    None where there is none that can be used: a finished video is worth more than its sound.
     """
     files = [(audio, 0.0)] if isinstance(audio, str | Path | bytes) else list(audio)
     parts, note = [], ""
     for file, begins in files:
-        Source(file, _CHECKED)
         try:
             video = VideoReader(file, _CHECKED)
             if video.has_audio:
                 parts.append(_Part(file, begins, video.start))
-        except (av.FFmpegError, OSError, ValueError) as error:
+        except Exception as error:
             note = f"the motion's sound was left out: {reason(error)}."
-        except MotionError as error:
-            note = f"the motion's sound was left out: {error.message}"
     return AudioTrack(parts, output, copied, encoder) if parts else None, note
+
+
+def _cut(frame: AudioFrame, samples: int) -> AudioFrame:
+    """Without its first samples, if that number is positive."""
+    if samples <= 0:
+        return frame
+    samples = min(samples, frame.samples - 1)
+    channels = 1 if frame.format.is_planar else frame.layout.nb_channels
+    values: Any = np.ascontiguousarray(frame.to_ndarray()[:, samples * channels :])
+    rest = AudioFrame.from_ndarray(values, frame.format.name, frame.layout.name)
+    rest.sample_rate, rest.time_base = frame.sample_rate, frame.time_base
+    rest.pts = (frame.pts or 0) + samples
+    return rest
 
 
 def _decoded(packet: Packet[AudioStream]) -> list[AudioFrame] | None:

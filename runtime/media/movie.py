@@ -71,8 +71,7 @@ class Movie:
 
     Frames are uint8 [H,W,3] RGB of `size` (width, height); H.264 and VP9 pad odd sizes by one pixel.
     Colours are BT.709, limited range. Sound comes from `audio`, the driving video, where the format has any.
-    Raises `OutputError` for a wrong rate, size or frame, and `MotionError` where `audio` is no file. Sound that cannot
-    be used is left out, which `note` says.
+    Sound that cannot be used is left out, which `note` says. Raises `OutputError` for a wrong rate, size or frame.
     """
 
     def __init__(

@@ -10,7 +10,6 @@ from typing import Any
 
 import av
 import numpy as np
-from av.format import Flags
 from av.sidedata.sidedata import Type as SideDataType
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..errors import LimitError
 from ..limits import Limits
-from .source import Source, fault, reason
+from .source import Source, fault, is_broadcast, reason
 from .timeline import Clock, on_grid, read_timeline, timed_packets
 
 _BRIDGED = 0.5
@@ -112,7 +111,7 @@ class VideoReader:
     def _decoded(self) -> Iterator[VideoFrame]:
         with self._source.open() as container:
             video = self._source.video(container)
-            broadcast = bool(container.format.flags & Flags.ts_discont.value)
+            broadcast = is_broadcast(container)
             started, lost = not self._timeline.keyed, 0
             try:
                 for packet in timed_packets(container, video):
@@ -121,19 +120,17 @@ class VideoReader:
                     started = started or packet.is_keyframe
                     if not started and packet.size:
                         continue
-                    if packet.is_corrupt and not broadcast:
-                        break
+                    if packet.is_corrupt and not broadcast:  # the file ends in the middle of it
+                        raise _DamageError("truncated")
                     whole = list(_whole(packet, broadcast))
                     lost = 0 if whole or not packet.size else lost + 1
                     if lost > max(_BRIDGED * self._timeline.rate, 16):  # a decoder may hold some back
                         raise _DamageError("damaged")
                     yield from whole
-                else:
-                    if not self._timeline.truncated:
-                        return
             except (av.FFmpegError, OSError) as error:
                 raise _DamageError("damaged", reason(error)) from error
-        raise _DamageError("truncated" if self._timeline.truncated else "damaged")
+        if self._timeline.truncated:
+            raise _DamageError("truncated")
 
     def _to_rgb(self, frame: VideoFrame) -> NDArray[np.uint8]:
         if (frame.width, frame.height) != self._coded:
@@ -167,14 +164,12 @@ def _stamp(frame: VideoFrame) -> float | None:
 
 def _rgb(frame: VideoFrame, width: int, height: int) -> NDArray[np.uint8]:
     """uint8 [height,width,3]; transparent parts over black."""
-    has_alpha = (
-        any(component.is_alpha for component in frame.format.components) or frame.format.name == "pal8"
-    )
-    if not has_alpha:
-        return frame.reformat(width, height, format="rgb24", interpolation="BICUBIC").to_ndarray()  # type: ignore[no-any-return]
-    rgba = frame.reformat(width, height, format="rgba", interpolation="BICUBIC").to_ndarray()
-    over_black = (rgba[..., :3].astype(np.uint16) * rgba[..., 3:] + 127) // 255
-    return over_black.astype(np.uint8)  # type: ignore[no-any-return]
+    has_alpha = any(part.is_alpha for part in frame.format.components) or frame.format.name == "pal8"
+    wanted = "rgba" if has_alpha else "rgb24"
+    pixels: Any = frame.reformat(width, height, format=wanted, interpolation="BICUBIC").to_ndarray()
+    if has_alpha:
+        pixels = (pixels[..., :3].astype(np.uint16) * pixels[..., 3:] + 127) // 255
+    return np.asarray(pixels, np.uint8)
 
 
 def _pixel_shape(stream: VideoStream) -> Fraction:

@@ -9,6 +9,7 @@ from pathlib import Path
 import av
 from av.audio.stream import AudioStream
 from av.container import InputContainer
+from av.format import Flags
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
@@ -119,15 +120,22 @@ def sound_of(container: InputContainer) -> AudioStream | None:
     return chosen
 
 
+def is_broadcast(container: InputContainer) -> bool:
+    """Whether its time may break, as in transport streams: they are cut, joined and received with losses."""
+    flag: int = Flags.ts_discont.value
+    return bool(int(container.format.flags) & flag)
+
+
 def fault(message: str, remedy: str = REMEDY) -> MotionError:
     """An error of the motion."""
     return MotionError(message, remedy=remedy, field="motion")
 
 
 def reason(error: Exception) -> str:
-    """What FFmpeg said, without its number and its function."""
-    text = getattr(error, "strerror", None) or str(error)
-    return str(text).strip().rstrip(".").lower()
+    """What FFmpeg said, without its number and its function; or our own message."""
+    text = getattr(error, "strerror", None) or getattr(error, "message", None) or str(error)
+    text = str(text).strip().rstrip(".")
+    return text[:1].lower() + text[1:]
 
 
 def _area(stream: VideoStream) -> int:

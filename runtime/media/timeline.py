@@ -6,19 +6,20 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain, pairwise
-from statistics import fmean, median_low
+from statistics import fmean
 from typing import Any, TypeVar
 
 import av
 from av.container import InputContainer
-from av.format import Flags
 from av.packet import Packet
 from av.video.stream import VideoStream
 
-from .source import Source, sound_of
+from .source import Source, is_broadcast, sound_of
 
 T = TypeVar("T")
 _FALLBACK_RATE = 25.0  # a single frame, or a stream without timestamps
+_USUAL = 0.4
+"""Share of the frames that a distance has to have to be the usual one; with two such, the shorter counts."""
 _NEAR = 0.02  # a stated rate this near to the usual one is the rate
 _HELD = ("gif", "apng", "mov", "matroska")  # demuxers that tell how long the last frame is shown
 _STATED = ("matroska", "avi", "flv", "asf")  # demuxers whose headers state how long the file is
@@ -41,7 +42,7 @@ def timed_packets(container: InputContainer, video: VideoStream) -> Iterator[Pac
     flush the decoders come last.
     """
     sound = sound_of(container)
-    joint = _Joint(video, bool(container.format.flags & Flags.ts_discont.value))
+    joint = _Joint(video, is_broadcast(container))
     for packet in container.demux([video, sound] if sound is not None else [video]):
         if packet.size or (packet.pts is None and packet.dts is None):
             yield from joint.pass_on(packet)
@@ -172,24 +173,28 @@ def read_timeline(source: Source, container: InputContainer, video: VideoStream)
     if held * unit > 1.5 * last and container.format.name.startswith(_HELD):
         last = held * unit
     end = (ordered[-1] * unit if ordered else 0.0) + last
-    truncated = failed or _truncated(source, container, video, float(latest), 1 / rate)
-    if truncated and video.duration:
-        end = max(end, float((video.start_time or 0) + video.duration) * unit)
-    return Timeline(rate, end, len(times) + unstamped, stamped, keyed, truncated)
+    stated = _stated_end(container, video)
+    truncated = failed or _truncated(source, container, video, float(stated - latest) > max(0.15, 3 / rate))
+    if truncated:
+        end = max(end, float(stated))
+    return Timeline(rate, float(end), len(times) + unstamped, stamped, keyed, truncated)
 
 
-def _truncated(
-    source: Source, container: InputContainer, video: VideoStream, latest: float, frame: float
-) -> bool:
+def _truncated(source: Source, container: InputContainer, video: VideoStream, ends_early: bool) -> bool:
     """Whether the file's own index or header tells of more than there is."""
     name = container.format.name
     if name.startswith("mov"):
         return any(entry.size and entry.pos + entry.size > source.bytes for entry in video.index_entries)
-    if name.startswith(_STATED) and container.duration and len(container.streams) <= 2:
-        start = (container.start_time or 0) / av.time_base
-        stated = container.duration / av.time_base + (start if not name.startswith("matroska") else 0)
-        return stated - latest > max(0.15, 3 * frame)
-    return False
+    return name.startswith(_STATED) and len(container.streams) <= 2 and ends_early
+
+
+def _stated_end(container: InputContainer, video: VideoStream) -> Fraction:
+    """When the file ends by its header, in seconds of its clock; 0 where it does not say."""
+    start = Fraction(container.start_time or 0, av.time_base)
+    if video.duration and video.time_base:
+        return Fraction(((video.start_time or 0) + video.duration) * video.time_base)
+    length = Fraction(container.duration or 0, av.time_base)
+    return length if container.format.name.startswith("matroska") else start + length
 
 
 def _rate(video: VideoStream, steps: list[float], stamped: bool) -> float:
@@ -201,10 +206,12 @@ def _rate(video: VideoStream, steps: list[float], stamped: bool) -> float:
     if not stamped or not steps:
         return stated if stated > 0 else _FALLBACK_RATE
     pairs = [(a + b) / 2 for a, b in pairwise(steps)] or steps  # 3:2 pulldown alternates
-    usual = median_low(pairs)
+    usual = sorted(pairs)[int(_USUAL * len(pairs))]
     usual = fmean(pair for pair in pairs if 0.75 * usual <= pair <= 1.25 * usual)
-    for nominal in (stated, float(video.guessed_rate or 0), round(1 / usual)):
-        if nominal > 0 and abs(nominal * usual - 1) < _NEAR:
+    guesses = (float(video.guessed_rate or 0), float(round(1 / usual)))
+    nearest = min(guesses, key=lambda nominal: abs(nominal * usual - 1))
+    for nominal, near in ((stated, _NEAR / 10), (nearest, _NEAR), (stated, _NEAR)):
+        if abs(nominal * usual - 1) < near:
             return nominal
     return 1 / usual
 
