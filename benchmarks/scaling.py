@@ -37,8 +37,7 @@ from rich.table import Table
 
 from mimicmotion_trt.animator import Animator
 from mimicmotion_trt.bundles import load_bundle
-from mimicmotion_trt.doctor.machine import EFFICIENCY, PEAK_TFLOPS, unet_call
-from mimicmotion_trt.doctor.prediction import (
+from mimicmotion_trt.cost import (
     MIMICMOTION,
     ON_CPU,
     ModelStats,
@@ -47,6 +46,7 @@ from mimicmotion_trt.doctor.prediction import (
     memory_of,
     unet_values,
 )
+from mimicmotion_trt.doctor.machine import EFFICIENCY, PEAK_TFLOPS, unet_call
 from mimicmotion_trt.engines import Placement, open_engine
 from mimicmotion_trt.files import write_atomic
 from mimicmotion_trt.pose import draw_poses

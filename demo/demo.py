@@ -13,7 +13,7 @@ from mimicmotion_trt.console import Reporter, explained
 from mimicmotion_trt.engines import Manifest
 from mimicmotion_trt.inputs import Request, open_inputs
 from mimicmotion_trt.limits import Limits
-from mimicmotion_trt.media.picture import fit_picture, write_picture
+from mimicmotion_trt.media.picture import write_picture
 from mimicmotion_trt.media.reader import VideoReader
 from mimicmotion_trt.media.sheet import contact_sheet
 from mimicmotion_trt.pose import draw_poses, rescale_to_reference
@@ -56,12 +56,13 @@ def draw_sheet(manifest: Manifest) -> None:
     source = open_inputs(Request(PERSON, MOTION), settings, Limits(), manifest.sizes, None)
     width, height = source.size
     assert source.motion.poses is not None
-    poses = rescale_to_reference(source.motion.poses, source.reference(), height, width)
+    reference = source.reference(settings.framing)
+    poses = rescale_to_reference(source.motion.poses, reference.pose, height, width)
     reader = VideoReader(VIDEO)
     frames = [frame for _, frame in reader.frames()]
     drawn = draw_poses(poses, height, width, settings.canvas or 2160)
     rows = [
-        ("reference", [fit_picture(source.picture, width, height)]),
+        ("reference", [reference.picture]),
         ("poses", list(drawn)),
         ("frames", frames),
     ]

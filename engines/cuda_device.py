@@ -97,7 +97,14 @@ class CudaDevice:
 
     def download(self, array: DeviceArray) -> Array:
         """The values of an array, once all work that was asked for is done."""
-        return self._start_fetch(array, self.gpu.stream)()
+        return self.read(array)()
+
+    def read(self, array: DeviceArray) -> Callable[[], Array]:
+        """Copy an array's values to the host after all work that was asked for by now.
+
+        The result waits for them; work that is asked for later may write into the array.
+        """
+        return self._start_fetch(array, self.gpu.stream)
 
     def fetch(self, array: DeviceArray) -> Callable[[], Array]:
         """Start to copy an array's values to the host, beside work that is asked for later.
@@ -126,17 +133,6 @@ class CudaDevice:
             return found
 
         return values
-
-    def mark(self) -> Callable[[], None]:
-        """What waits until all work that was asked for by now is done."""
-        with self.gpu.locked():
-            mark = self.gpu.mark()
-
-        def wait() -> None:
-            self.gpu.activate()
-            mark.wait()
-
-        return wait
 
     def enqueue(self, work: Work) -> None:
         """Put `work(stream)` on the device's stream, all of it under the lock."""

@@ -39,6 +39,10 @@ def build(
     precision: Annotated[
         str | None, Option(help="fp32, fp16 or fp8; the backend's usual one if not given.")
     ] = None,
+    keep_fp32: Annotated[
+        list[str] | None,
+        Option(help="fp16 and fp8: a network that stays in float32, such as vae_decoder; repeat."),
+    ] = None,
     margin: Annotated[
         float, Option(help="fp8: room for activations, over the largest seen in calibration.")
     ] = 1.0,
@@ -81,6 +85,7 @@ def build(
         options = Options(
             backend=backend,
             precision=precision,
+            keep_fp32=tuple(keep_fp32 or ()),
             margin=margin,
             sizes=tuple(map(parse_size, size)) if size else Options.sizes,
             segment=segment,

@@ -68,8 +68,11 @@ def build_networks(
     check_scheduler(model.scheduler)
     check_scaling_factor(model.vae.config["scaling_factor"])
     image = image_statistics(model.feature_extractor, model.image_encoder)
-    dtype = "float16" if options.half else "float32"
-    specs = model_specs(model.unet, image.size, dtype, deep_cache=options.deep_cache)
+    specs = {
+        name: model_specs(model.unet, image.size, dtype, deep_cache=options.deep_cache)[name]
+        for name in options.networks
+        for dtype in ["float16" if options.halves(name) else "float32"]
+    }
     if options.compiles:  # a shape that cannot be compiled fails before anything is exported
         make_profiles("unet", specs["unet"], options)
     report("recording what PyTorch computes", 1, total)
@@ -136,12 +139,12 @@ class NetworkBuild:
 
     def run(self, module: nn.Module, evidence: Evidence) -> Network:
         """Build from an engine's module (`networks`), whose weights are given up."""
-        flops = fit_flops(self.name, module, self.spec)
-        if self.options.half:
+        flops, half = fit_flops(self.name, module, self.spec), self.options.halves(self.name)
+        if half:
             module = to_float16(module, self.name)
-        shape = (2, 2, 8, 16) if self.options.half else (2, 3, 16, 24)
+        shape = (2, 2, 8, 16) if half else (2, 3, 16, 24)
         inputs = cast_inputs(example_inputs(self.name, self.spec, shape, seed=0), self.spec)
-        bound = BOUNDS["fp8" if evidence.calibration else "fp16" if self.options.half else "fp32"]
+        bound = BOUNDS["fp8" if evidence.calibration else "fp16" if half else "fp32"]
         if self.options.backend == "torch":
             path = trace_torchscript(module, inputs, self.spec, self.workspace.bundle / f"{self.name}.ts")
             module.to("meta")
@@ -150,10 +153,10 @@ class NetworkBuild:
             counted = program_stats(script.program)
             accuracy = compare_engine(self.name, script, evidence.cases, bound, "torch")
             return Network(self.spec, (describe_file(path),), accuracy, flops, counted)
-        dialect = STANDARD if self.options.half else ONNXRUNTIME
+        dialect = STANDARD if half or self.options.compiles else ONNXRUNTIME
         files = trace_onnx(module, inputs, self.spec, self.workspace.bundle / f"{self.name}.onnx", dialect)
         accuracies = []
-        if self.options.half:  # each product rounded to float16, which ONNX Runtime on a CPU does not do
+        if half:  # each product rounded to float16, which ONNX Runtime on a CPU does not do
             self.report(f"comparing {self.name} in float16 with PyTorch")
             engine: Engine = tensor_core_engine(module, self.spec)
             accuracies.append(compare_engine(self.name, engine, evidence.cases, BOUNDS["fp16"], "float16"))
@@ -173,6 +176,8 @@ class NetworkBuild:
         if evidence.of_plan:
             self.report(f"comparing the plan of {self.name} with PyTorch")
             engine = open_engine(compiled, self.spec, Placement("cuda"), plan=plan)
+            # TensorRT multiplies float32 as TF32, whose mantissa is float16's.
+            bound = max(bound, BOUNDS["fp16"])
             accuracy = compare_engine(self.name, engine, evidence.of_plan, bound, self.options.backend)
         for path in files:
             path.unlink()

@@ -59,6 +59,9 @@ class Options:
     backend: str = "onnxruntime"
     precision: str | None = None
     """fp32, fp16, or fp8 (fp16 with a U-Net that multiplies in float8); None takes the backend's usual one."""
+    keep_fp32: tuple[str, ...] = ()
+    """Networks that stay in float32 where the others are in float16, since their values overflow it; `unet` stands
+    for all forms of the U-Net."""
     margin: float = 1.0
     """fp8: the largest activation that a scale has room for, over the largest seen in calibration."""
     sizes: tuple[tuple[int, int], ...] = ((576, 1024), (1024, 576))
@@ -88,6 +91,7 @@ class Options:
                 field="precision",
             )
         self._check_float8()
+        self._check_kept()
         if self.plan != PlanOptions() and not self.compiles:
             raise SettingsError(
                 f"{self.backend} compiles no plan.",
@@ -130,6 +134,8 @@ class Options:
         words += ["--segment", str(self.segment), "--batch", ",".join(map(str, self.rows))]
         for name, value in self.defaults.items():
             words += ["--default", f"{name}={json.dumps(value)}"]
+        for name in self.keep_fp32:
+            words += ["--keep-fp32", name]
         words += _given(self, "margin", "deep_cache", "note")
         words += _given(self.plan, "level", "workspace", "aux_streams")
         for name in self.plan.capabilities:
@@ -161,15 +167,6 @@ class Options:
                 remedy=f"Add --size {width}x{height}, or leave --default size out.",
                 field="settings.size",
             )
-        shortest = min((self.model_defaults["segment"], *self.plan.frames))
-        # The reference picture's own frame is one.
-        if settings.frames is not None and settings.frames + 1 < shortest:
-            raise SettingsError(
-                f"a clip of {settings.frames} frames and the reference picture's own are fewer than the {shortest} "
-                "of the shortest segment that plans are compiled for.",
-                remedy=f"Add --frames {settings.frames + 1}, or leave --default frames out.",
-                field="settings.frames",
-            )
 
     def _check_float8(self) -> None:
         if not 0.1 <= self.margin <= 10 or (self.margin != 1 and self.precision != "fp8"):
@@ -190,6 +187,26 @@ class Options:
         capabilities = self.plan.capabilities or FLOAT8_CAPABILITIES
         object.__setattr__(self, "plan", replace(self.plan, capabilities=capabilities))
 
+    def _check_kept(self) -> None:
+        unknown = [name for name in self.keep_fp32 if name not in NETWORKS]
+        if unknown:
+            raise SettingsError(
+                f"{unknown[0]!r} is no network.", remedy=f"Choose {' or '.join(NETWORKS)}.", field="keep_fp32"
+            )
+        if self.keep_fp32 and not self.half:
+            raise SettingsError(
+                f"all networks of a bundle in {self.precision} are in float32.",
+                remedy="Leave --keep-fp32 out, or choose --precision fp16.",
+                field="keep_fp32",
+            )
+        if "unet" in self.keep_fp32 and self.precision == "fp8":
+            raise SettingsError(
+                "a U-Net cannot be in float8 and in float32.",
+                remedy="Choose --precision fp16, or leave --keep-fp32 unet out.",
+                field="keep_fp32",
+            )
+        object.__setattr__(self, "keep_fp32", tuple(dict.fromkeys(self.keep_fp32)))
+
     @property
     def compiles(self) -> bool:
         """Whether engines are compiled plans rather than graphs."""
@@ -199,6 +216,10 @@ class Options:
     def half(self) -> bool:
         """Whether networks multiply in float16 (of a float8 bundle all but the U-Net)."""
         return self.precision in ("fp16", "fp8")
+
+    def halves(self, network: str) -> bool:
+        """Whether a network multiplies in float16."""
+        return self.half and ("unet" if network.startswith("unet") else network) not in self.keep_fp32
 
     @property
     def model_defaults(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 - *Single-token cross-attention*: softmax over one key is exactly 1, so `attn2(x, token)` is
   `to_out(to_v(token))` whatever x is; `norm2` and the query path vanish (difference 0.0).
+- *A residual branch that ends in zeros* adds nothing and is left out.
 - *Blend after a residual*: `a x + (1 - a)(x + f(x))` is `x + (1 - a) f(x)`; 1 - a goes into f's last weights.
 - *Convolutions along time* with kernels (3,1,1) are 2-D convolutions (3,1) over [rows, C, frames, h*w].
 - *Tokens stay a matrix* [rows*frames*h*w, C], so every linear layer is one GEMM with its bias; only
@@ -9,13 +10,14 @@
 - *A group norm of one channel a group* is an instance norm, whose operator applies the weights as well.
 - *Sizes come from one place* (`Clip`), so a traced graph computes each shape once, not once a layer.
 
-All but the first change only the order of float operations. The rewritten modules keep the call
+All but the first two change only the order of float operations. The rewritten modules keep the call
 signatures of the originals, so diffusers' own forward passes run them; what the originals call
 `image_only_indicator` carries a `Clip` instead.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -23,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..training.networks import ends_in_zeros
 from .tracing import attend
 
 
@@ -47,12 +50,13 @@ class Clip:
 def rewrite(network: nn.Module) -> nn.Module:
     """Replace, in place, every spatio-temporal block and attention of a network by its rewritten form."""
     from diffusers.models.attention_processor import Attention
-    from diffusers.models.resnet import SpatioTemporalResBlock
+    from diffusers.models.resnet import ResnetBlock2D, SpatioTemporalResBlock
     from diffusers.models.transformers.transformer_temporal import TransformerSpatioTemporalModel
     from transformers.models.clip.modeling_clip import CLIPAttention
 
-    forms: dict[type[nn.Module], type[nn.Module]] = {
-        SpatioTemporalResBlock: ResBlock,
+    forms: dict[type[nn.Module], Callable[[nn.Module], nn.Module]] = {
+        ResnetBlock2D: without_idle_branch,
+        SpatioTemporalResBlock: without_idle_time,
         TransformerSpatioTemporalModel: Transformer,
         Attention: SelfAttention2d,
         CLIPAttention: ClipAttention,
@@ -66,12 +70,46 @@ def rewrite(network: nn.Module) -> nn.Module:
     return network
 
 
+def without_idle_branch(block: Any) -> nn.Module:
+    """A 2-D residual block; only the way beside its branch if that ends in zeros."""
+    return Beside(block.conv_shortcut) if ends_in_zeros(block) else block
+
+
+def without_idle_time(block: Any) -> nn.Module:
+    """A spatio-temporal block; only its 2-D part if the branch along time ends in zeros."""
+    return FrameBlock(block) if ends_in_zeros(block.temporal_res_block) else ResBlock(block)
+
+
+class Beside(nn.Module):
+    """The way beside a residual branch."""
+
+    def __init__(self, shortcut: nn.Module | None) -> None:
+        super().__init__()
+        self.shortcut = shortcut
+
+    def forward(self, hidden_states: Tensor, temb: Tensor | None = None) -> Tensor:
+        return hidden_states if self.shortcut is None else cast(Tensor, self.shortcut(hidden_states))
+
+
+class FrameBlock(nn.Module):
+    """The 2-D part of a SpatioTemporalResBlock: frames on their own."""
+
+    def __init__(self, block: Any) -> None:
+        super().__init__()
+        self.spatial = without_idle_branch(block.spatial_res_block)
+
+    def forward(
+        self, hidden_states: Tensor, temb: Tensor | None = None, image_only_indicator: Any = None
+    ) -> Tensor:
+        return cast(Tensor, self.spatial(hidden_states, temb))
+
+
 class ResBlock(nn.Module):
     """SpatioTemporalResBlock: a 2-D residual block, then a residual block along time, blended."""
 
     def __init__(self, block: Any) -> None:
         super().__init__()
-        self.spatial = block.spatial_res_block
+        self.spatial = without_idle_branch(block.spatial_res_block)
         temporal = block.temporal_res_block
         if temporal.conv_shortcut is not None:
             raise NotImplementedError("a temporal block that changes its width has no rewritten form")

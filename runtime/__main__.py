@@ -1,6 +1,15 @@
-"""`python -m mimicmotion_trt` is the command line."""
+"""`python -m mimicmotion_trt` and `mimicmotion-trt` are the command line.
 
-from .cli import main
+It is imported late: engine processes import this module, too, as the one that their server began with.
+"""
+
+
+def main() -> None:
+    """Entry point of both."""
+    from .cli import main as run
+
+    run()
+
 
 if __name__ == "__main__":
     main()

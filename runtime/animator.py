@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from .bundles import load_bundle
 from .checkpoint import Checkpoints
+from .cost import ModelStats, check_memory
 from .denoise.plan import closing
 from .errors import SettingsError
 from .inputs import Request, check_pose_pictures, open_inputs
@@ -44,7 +46,10 @@ class Animator:
         limits: Limits,
         threads: int | None = None,
         graphs: bool = True,
+        costs: ModelStats | None = None,
     ) -> None:
+        self.costs = costs
+        """What the networks cost on a CPU; None on a GPU and where it is not known: memory is not checked then."""
         self.networks = networks
         self.manifest = networks.model
         """What the bundle says of itself."""
@@ -74,7 +79,13 @@ class Animator:
         loaded, limits = load_bundle(bundle), limits or Limits()
         networks = Networks.open(loaded, device=device, threads=threads, limits=limits)
         name = loaded.folder.resolve().name
-        return cls(networks, name=name, limits=limits, threads=threads, graphs=graphs)
+        costs = ModelStats.of(loaded.manifest) if networks["unet"].gpu is None else None
+        return cls(networks, name=name, limits=limits, threads=threads, graphs=graphs, costs=costs)
+
+    @property
+    def rows(self) -> int:
+        """Rows that the U-Net computes at the same time on a CPU."""
+        return self.manifest.rows[-1] * self.networks.workers
 
     @property
     def note(self) -> str:
@@ -149,6 +160,9 @@ class Animator:
         known = inputs.motion.video is None
         frames = inputs.motion.frames + 1 if known else settings.segment or 1
         self.sampler.check(frames, settings, (height // 8, width // 8))
+        if self.costs is not None:
+            sized, length = replace(settings, size=inputs.size), inputs.motion.frames or frames
+            check_memory(self.costs, sized, length, self.rows, self.limits)
         return Animation(self.networks, self.sampler, inputs, settings, cancelled, clock, checkpoints)
 
     def sample(
@@ -182,8 +196,8 @@ class Animator:
                 for _ in denoiser.run(step):
                     pass
                 if on_step is not None:
-                    on_step(index, denoiser.latents.copy())
-            return denoiser.latents
+                    on_step(index, denoiser.latents[: plan.kept].copy())
+            return denoiser.latents[: plan.kept]
 
     def decode(self, latents: Float, chunk: int | None = None) -> Picture:
         """Pictures uint8 [F,H,W,3] of latents [F,4,h,w], decoded `chunk` frames at a time.

@@ -1,29 +1,36 @@
-"""The command line: `mimicmotion-trt animate | serve | pose | inspect | doctor`."""
+"""The command line: `mimicmotion-trt animate | serve | jobs | new-token | pose | inspect | doctor`."""
 
 from __future__ import annotations
 
-import ast
 import inspect as inspection
 import json
 import tempfile
-import textwrap
 import warnings
-from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
 from . import __version__
 from .console import Reporter, explained
-from .errors import LimitError, MotionError, SettingsError
+from .errors import MotionError, SettingsError
+from .flags import Given, make_flag, with_flags
 from .limits import Limits
+from .service_commands import connect, connection_flags, jobs, limit_values, new_token, serve
 from .settings import Settings, parse_size
+from .validation import field_docs
+
+if TYPE_CHECKING:
+    from .service import Client
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
 )
+
+app.command()(serve)
+app.command("new-token")(new_token)
+app.add_typer(jobs, name="jobs")
 
 PANEL = "Settings (the bundle's own unless given)"
 
@@ -37,8 +44,6 @@ Graphs = Annotated[
 LimitFlags = Annotated[
     list[str] | None, typer.Option("--limit", help="NAME=NUMBER, for instance frames=500.")
 ]
-Chosen = dict[str, Any]
-"""What the command line names, by name."""
 
 
 @app.callback(invoke_without_command=True)
@@ -49,58 +54,23 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
         raise typer.Exit
 
 
-def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """A command whose parameter `chosen` becomes one flag for each field of `Settings`."""
-    signature = inspection.signature(command, eval_str=True)
-    own = [parameter for name, parameter in signature.parameters.items() if name != "chosen"]
-    flags = settings_flags()
-
-    def run(**values: Any) -> None:
-        given = {flag.name: values.pop(flag.name) for flag in flags}
-        command(**values, chosen={name: value for name, value in given.items() if value is not None})
-
-    parameters = [*own, *flags]
-    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    run.__doc__, run.__name__ = command.__doc__, command.__name__
-    return run
-
-
 def settings_flags() -> list[inspection.Parameter]:
     """A flag for each field of `Settings`: type, choices and help are the field's own."""
     hints, docs = get_type_hints(Settings), field_docs(Settings)
     flags = []
     for f in fields(Settings):
         shown = " ".join(map(str, f.default)) if isinstance(f.default, tuple) else f.default
-        option = typer.Option(
-            help=docs[f.name] + ("" if f.default is None else f" [{shown}]"),
-            rich_help_panel=PANEL,
-            show_default=False,
-        )
-        hint = hints[f.name] | None
-        if hint == tuple[int, int] | None:  # a size
-            option.metavar, hint = "WIDTHxHEIGHT", str | None
-        elif hint == tuple[float, float] | None:
-            option.metavar = "NUMBER NUMBER"
-        annotation = Annotated[hint, option]  # type: ignore[valid-type]
-        kind = inspection.Parameter.KEYWORD_ONLY
-        flags.append(inspection.Parameter(f.name, kind, default=None, annotation=annotation))
+        hint, metavar = hints[f.name], None
+        if hint | None == tuple[int, int] | None:  # a size
+            hint, metavar = str, "WIDTHxHEIGHT"
+        elif hint | None == tuple[float, float] | None:
+            metavar = "NUMBER NUMBER"
+        words = docs[f.name] + ("" if f.default is None else f" [{shown}]")
+        flags.append(make_flag(f.name, hint, help=words, panel=PANEL, metavar=metavar))
     return flags
 
 
-def field_docs(kind: type) -> dict[str, str]:
-    """The docstrings that stand under the fields of a dataclass."""
-    body = ast.parse(textwrap.dedent(inspection.getsource(kind))).body[0]
-    assert isinstance(body, ast.ClassDef)
-    docs = {}
-    for field, following in zip(body.body, body.body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(following, ast.Expr):
-            assert isinstance(field.target, ast.Name)
-            docs[field.target.id] = str(ast.literal_eval(following.value))
-    return docs
-
-
-def read_settings(chosen: Chosen) -> Chosen:
+def read_settings(chosen: Given) -> Given:
     """The settings that are named, sizes read from their text; raises `SettingsError` if they cannot be."""
     values = chosen | ({"size": parse_size(chosen["size"])} if "size" in chosen else {})
     Settings.from_dict(values)
@@ -108,7 +78,8 @@ def read_settings(chosen: Chosen) -> Chosen:
 
 
 @app.command()
-@with_settings
+@with_flags("chosen", settings_flags())
+@with_flags("connection", connection_flags())
 def animate(
     *,
     image: Annotated[Path, typer.Option(help="Picture of the person.")],
@@ -135,21 +106,26 @@ def animate(
     graphs: Graphs = "on",
     limit: LimitFlags = None,
     as_json: AsJson = False,
-    chosen: Chosen,
+    connection: Given,
+    chosen: Given,
 ) -> None:
     """Animate a picture, in this process or on a server."""
     from .pose import PoseSequence
 
     with explained(as_json):
         settings = read_settings(chosen)  # before anything is loaded
+        if connection and not server:
+            raise SettingsError(
+                f"--{next(iter(connection)).replace('_', '-')} is for a server.", remedy="Name it: --server."
+            )
         pose = PoseSequence.load(reference_pose) if reference_pose else None
-        inputs: Chosen = {"image": image, "motion": motion, "reference_pose": pose}
+        inputs: Given = {"image": image, "motion": motion, "reference_pose": pose}
         with Reporter(as_json) as reporter:
             if server:
                 inputs |= {"priority": priority, "deadline": deadline}
-                done = _on_server(server, inputs, settings, output, reporter)
+                done = _on_server(connect(server, connection), inputs, settings, output, reporter)
             else:
-                limits, captured = parse_limits(limit), graphs == "on"
+                limits, captured = Limits(**limit_values(limit)), graphs == "on"
                 options = {"device": device, "threads": threads, "limits": limits, "graphs": captured}
                 inputs["estimator"] = estimator
                 done = _in_process(bundle, options, inputs, settings, output, reporter)
@@ -160,7 +136,7 @@ def animate(
 
 
 def _in_process(
-    bundle: str, options: Chosen, inputs: Chosen, settings: Chosen, output: Path, reporter: Reporter
+    bundle: str, options: Given, inputs: Given, settings: Given, output: Path, reporter: Reporter
 ) -> dict[str, Any]:
     from .animator import Animator
     from .media.writer import VideoWriter
@@ -182,10 +158,9 @@ def _in_process(
 
 
 def _on_server(
-    server: str, inputs: Chosen, settings: Chosen, output: Path, reporter: Reporter
+    connected: Client, inputs: Given, settings: Given, output: Path, reporter: Reporter
 ) -> dict[str, Any]:
     from .media.writer import VideoWriter
-    from .service import Client
 
     motion, as_mp4 = inputs["motion"], output.suffix.lower() == ".mp4"
     if motion.is_dir():
@@ -194,7 +169,7 @@ def _on_server(
         )
     if not as_mp4:  # refused now rather than after the work
         VideoWriter(output, fps=1, size=(64, 64)).abort()
-    with Client(server) as client, tempfile.TemporaryDirectory() as folder:
+    with connected as client, tempfile.TemporaryDirectory() as folder:
         received = output if as_mp4 else Path(folder) / "received.mp4"
         animation = client.animate(**inputs, settings=settings, output=received)
         for event in animation:
@@ -215,51 +190,6 @@ def convert(video: Path, output: Path) -> None:
     with VideoWriter(output, fps=reader.fps, size=reader.size, audio=audio) as writer:
         for _, frame in reader.frames():
             writer.write(frame)
-
-
-@app.command()
-def serve(
-    bundle: BundleName = "tiny",
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 50051,
-    device: Annotated[list[str] | None, typer.Option(help="One engine process for each; repeat.")] = None,
-    threads: Threads = None,
-    graphs: Graphs = "on",
-    limit: LimitFlags = None,
-    max_queue: Annotated[int, typer.Option(help="Jobs that may wait.")] = 32,
-    grace: Annotated[float, typer.Option(help="Seconds that running jobs get when told to stop.")] = 30.0,
-    folder: Annotated[Path | None, typer.Option(help="Where uploads and videos lie.")] = None,
-    ready_file: Annotated[Path | None, typer.Option(help="Written with HOST:PORT once warm.")] = None,
-    tls_cert: Annotated[Path | None, typer.Option(help="PEM certificate; with --tls-key.")] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="PEM key.")] = None,
-    tls_client_ca: Annotated[Path | None, typer.Option(help="Let in only clients signed by this.")] = None,
-    json_logs: Annotated[bool, typer.Option(help="Log lines as JSON.")] = False,
-) -> None:
-    """Serve `mimicmotion.v1.AnimationService` until SIGTERM, then drain."""
-    from .service import ServiceConfig, Tls
-    from .service import serve as run
-
-    with explained():
-        if (tls_cert is None) != (tls_key is None):
-            raise SettingsError("TLS needs both --tls-cert and --tls-key.", field="tls")
-        tls = Tls(tls_cert, tls_key, tls_client_ca) if tls_cert and tls_key else None
-        run(
-            ServiceConfig(
-                bundle=bundle,
-                host=host,
-                port=port,
-                devices=tuple(device or ("auto",)),
-                threads=threads,
-                limits=parse_limits(limit),
-                graphs=graphs == "on",
-                tls=tls,
-                max_queue=max_queue,
-                grace=grace,
-                folder=folder,
-                ready_file=ready_file,
-                json_logs=json_logs,
-            )
-        )
 
 
 @app.command()
@@ -341,18 +271,6 @@ def doctor(
             print(json.dumps(report.to_dict()))
         else:
             show(report, Console(highlight=False, markup=False, soft_wrap=True), every_choice=bool(bundle))
-
-
-def parse_limits(flags: list[str] | None) -> Limits:
-    """Limits of NAME=NUMBER flags; raises `LimitError`."""
-    names = [f.name for f in fields(Limits)]
-    values: dict[str, int] = {}
-    for flag in flags or ():
-        name, _, number = flag.partition("=")
-        if name not in names or not number.isdecimal():
-            raise LimitError(f"limit {flag!r} is not NAME=NUMBER.", remedy=f"Names: {', '.join(names)}.")
-        values[name] = int(number)
-    return Limits(**values)
 
 
 def main() -> None:

@@ -9,7 +9,6 @@ from contextlib import closing, contextmanager
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from .engines import Bundle, GraphStats, Manifest, open_engine
 from .errors import MimicMotionError
 from .events import Done, Event, Preview, Progress, Video
 
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from .engines import Bundle, Manifest
     from .engines.tensorrt_backend import Layers
 
 NAMED = 20
@@ -107,6 +107,8 @@ def tables(manifest: Manifest) -> tuple[Table, ...]:
     """Of each network its size and tensors, how far it is from PyTorch, and what its graph is made of."""
     from rich.table import Table
 
+    from .engines import GraphStats
+
     networks = Table("network", "MB", "inputs and outputs")
     errors = Table("errors", "rel. L2", "bound", "largest difference", "cases", "run by")
     graphs = Table("audit", *manifest.networks)
@@ -133,6 +135,8 @@ def plan_lines(manifest: Manifest) -> Iterator[str]:
 
 def layer_lines(bundle: Bundle) -> Iterator[str]:
     """The layers that the plans of a bundle really have, where there is a GPU that loads them; else why not."""
+    from .engines import open_engine
+
     for name, network in bundle.manifest.networks.items():
         if network.plan is None:
             continue

@@ -107,6 +107,8 @@ class Progress(Event):
     segments: int = 0
     seconds: float = 0.0
     """Since the job began."""
+    rows: int = field(default=0, compare=False)
+    """In denoise, once a step: rows in its largest batch."""
     preview: NDArray[np.uint8] | None = field(default=None, compare=False)
     """uint8 [H,W,3]: the middle frame as the running denoise step sees it finished; in process only."""
     frames: NDArray[np.uint8] | None = field(default=None, compare=False)

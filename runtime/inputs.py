@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from .files import motion_errors, read_head
 from .limits import FASTEST_FPS, SLOWEST_FPS, Limits, check_limit
 from .media.picture import read_picture
 from .pose import PoseEstimator, PoseSequence, open_estimator
-from .settings import SIZE_MULTIPLE, Settings
+from .pose.framing import Reference, frame_reference
+from .settings import SIZE_MULTIPLE, Framing, Settings
 from .validation import described
 
 Picture = NDArray[np.uint8]
@@ -52,10 +53,10 @@ class AnimationInputs:
     estimator: str
     threads: int | None
 
-    def reference(self) -> PoseSequence:
-        """The pose of the person in the picture, in fractions of the crop that is animated; one frame."""
+    def reference(self, framing: Framing) -> Reference:
+        """The picture and the pose of the person in it, as they are animated."""
         pose = self.reference_pose or self._estimate_reference()
-        return cropped_pose(pose, (self.picture.shape[1], self.picture.shape[0]), self.size)
+        return frame_reference(self.picture, pose, self.size, framing)
 
     def open_estimator(self) -> PoseEstimator:
         """The estimator that was asked for."""
@@ -98,17 +99,6 @@ def nearest_size(picture: Size, sizes: tuple[Size, ...]) -> Size:
     """The size of `sizes` nearest in shape to the picture's; of equally near ones the widest."""
     shape = np.log(picture[0] / picture[1])
     return min(sizes, key=lambda size: (round(abs(float(np.log(size[0] / size[1]) - shape)), 6), -size[0]))
-
-
-def cropped_pose(pose: PoseSequence, picture: Size, size: Size) -> PoseSequence:
-    """A pose in fractions of a whole picture, in fractions of its centred crop of the shape of `size`."""
-    scale = min(picture[0] / size[0], picture[1] / size[1])
-    box = np.array(size) * scale / picture  # the crop's sides in fractions of the picture's
-    moved = {
-        name: ((getattr(pose, name) - (1 - box) / 2) / box).astype(np.float32)
-        for name in ("body", "hands", "face")
-    }
-    return replace(pose, **moved, size=size)
 
 
 def check_pose_pictures(pictures: Any, settings: Settings) -> Picture:

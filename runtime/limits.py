@@ -32,6 +32,8 @@ class Limits:
     """Frames of the finished video."""
     output_pixels: Count = 2048 * 2048
     """Pixels of one frame of the finished video."""
+    memory_bytes: Count = 2**40
+    """Memory that one job may take on a CPU, as estimated before it runs; what is free bounds it as well."""
     reuse_bytes: Count = 512 * 2**20
     """Memory of the host for what CLIP, VAE and PoseNet gave for pictures that may come again; 1 keeps nothing.
 

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from .cuda.decoder import CudaDecoder
 from .cuda.denoiser import CudaDenoiser
 from .cuda.shared_program import ProgramCache
-from .denoise.kernels import clip_pixels, to_pictures, to_signed
+from .denoise.kernels import check_finite, clip_pixels, to_pictures, to_signed
 from .denoise.loop import CpuDenoiser
 from .denoise.noise import latent_noise, picture_noise, spread
-from .denoise.plan import Batching, Conditions, DenoisePlan, Denoiser, make_plan, segments_of, slices
+from .denoise.plan import Batching, Conditions, DenoisePlan, Denoiser, make_plan, slices
 from .denoise.schedule import initial_scale
 from .denoise.shapes import EngineShapes, LatentSize, check_reuse
 from .engines import (
@@ -168,10 +168,11 @@ class Networks:
         (features,) = self._engines["pose_net"].spec.outputs
         channels = features.shape[1]
         assert isinstance(channels, int)
+        dtype = self._engines["unet"].spec.dtypes["pose"]  # of two networks one may be kept in float32
         return Conditions(
             embedding=self.embed_picture(picture),
             image_latents=self.encode_picture(picture, settings.noise_aug, noise),
-            pose=np.empty((frames, channels, height // 8, width // 8), features.dtype),
+            pose=np.empty((frames, channels, height // 8, width // 8), dtype),
             time_ids=(settings.conditioning_fps - 1, settings.motion_bucket, settings.noise_aug),
         )
 
@@ -201,18 +202,21 @@ class Networks:
     def encode_poses(self, pictures: Iterable[Picture], out: Array) -> Iterator[int]:
         """PoseNet's features into out [F,C,h,w], as pose pictures uint8 [H,W,3] come; yields frames done.
 
-        `out` is of the engine's dtype.
+        Where there are fewer pictures than F, the last one's features are repeated.
         """
         frames, _, height, width = out.shape
         engine = self._engines["pose_net"]
         chunk = np.empty((min(POSE_CHUNK, frames), 3, height * 8, width * 8), engine.spec.dtypes["pose"])
-        features = np.empty((len(chunk), *out.shape[1:]), out.dtype)
+        features = np.empty((len(chunk), *out.shape[1:]), engine.spec.dtypes["features"])
         calls: dict[int, Call] = {}
         waiting = iter(pictures)
         # A longer clip would push its own first chunks out of the cache.
         keep = out.nbytes <= self.cache.most_bytes
         for part in slices(frames, len(chunk)):
             drawn = list(itertools.islice(waiting, part.stop - part.start))
+            if not drawn:
+                out[part.start :] = out[part.start - 1]
+                return
 
             def encode(drawn: list[Picture] = drawn) -> Array:
                 count = len(drawn)
@@ -223,19 +227,36 @@ class Networks:
                 calls[count]()
                 return features[:count].copy() if keep else features[:count]
 
-            out[part] = self.cache.get_or_compute(encode, "pose_net", *drawn) if keep else encode()
-            yield part.stop
+            found = self.cache.get_or_compute(encode, "pose_net", *drawn) if keep else encode()
+            stop = part.start + len(drawn)
+            out[part.start : stop], out[stop : part.stop] = found, found[-1]
+            yield stop
 
     # ---- after the loop ----
 
     def check_chunk(self, chunk: int, frames: int, latent_size: LatentSize) -> None:
         """Raise `SettingsError` if so many frames cannot be decoded at a time."""
-        self.shapes.check_chunk(chunk, frames, latent_size)
+        count = self.shapes.chunk(min(chunk, frames), latent_size)
         if self.decoder is not None:
-            self.decoder.check_chunk(chunk, frames, latent_size)
+            self.decoder.check_chunk(count, latent_size)
 
     def decode(self, latents: Float, chunk: int) -> Iterator[Picture]:
-        """uint8 [n,H,W,3] of each chunk of latents [F,4,h,w]; each array is the caller's to keep."""
+        """uint8 [n,H,W,3] of each chunk of latents [F,4,h,w]; each array is the caller's to keep.
+
+        A chunk that a compiled decoder does not take is filled up with its last frame. Raises `EngineError` if the
+        decoder's answer is not finite.
+        """
+        counts = [part.stop - part.start for part in slices(len(latents), chunk)]
+        sizes = [self.shapes.chunk(count, (latents.shape[2], latents.shape[3])) for count in counts]
+        if sizes != counts:
+            parts = (
+                np.minimum(np.arange(size), count - 1) for count, size in zip(counts, sizes, strict=True)
+            )
+            latents = latents[np.concatenate([chunk * k + part for k, part in enumerate(parts)])]
+        for count, pictures in zip(counts, self._decode_chunks(latents, sizes[0]), strict=True):
+            yield pictures[:count]
+
+    def _decode_chunks(self, latents: Float, chunk: int) -> Iterator[Picture]:
         if self.decoder is not None:
             yield from self.decoder.decode(latents, chunk)
             return
@@ -250,6 +271,7 @@ class Networks:
                 calls[count] = engine.bind({"latents": scaled[:count]}, {"frames_out": planes[:count]})
             np.divide(latents[part], np.float32(self.model.scaling_factor), out=scaled[:count])
             calls[count]()
+            check_finite(planes[:count], "vae_decoder", f"in frames {part.start} to {part.stop - 1}")
             pictures = np.empty((count, height * 8, width * 8, 3), np.uint8)
             to_pictures(planes[:count], pictures)
             yield pictures
@@ -262,13 +284,17 @@ class Networks:
             engine.close()
 
     def _run(self, name: str, inputs: dict[str, Float]) -> Float:
-        """One call on one picture; its output as float32, whatever the engine's dtypes are."""
+        """One call on one picture; its output as float32, whatever the engine's dtypes are.
+
+        Raises `EngineError` if it is not finite.
+        """
         engine = self._engines[name]
         (spec,) = engine.spec.outputs
         *_, height, width = next(iter(inputs.values())).shape
         given = {key: array.astype(engine.spec.dtypes[key], copy=False) for key, array in inputs.items()}
         output = np.empty(spec.sized(call_sizes(1, (height // 8, width // 8))), spec.dtype)
         engine.bind(given, {spec.name: output})()
+        check_finite(output, name, "for the reference picture")
         return output.astype(np.float32, copy=False)
 
 
@@ -295,7 +321,7 @@ class Sampler:
     def check(self, frames: int, settings: Settings, latent_size: LatentSize) -> None:
         """Raise `InputError` where the bundle's engines do not take a clip, before any of them runs."""
         check_reuse(self._networks.model.reuses, settings)
-        segments_of(settings, frames, latent_size, self._networks.shapes)
+        self._networks.shapes.fit(settings, frames, latent_size)
         self._networks.check_chunk(settings.decode_chunk, frames, latent_size)
 
     def plan(self, frames: int, settings: Settings, latent_size: LatentSize) -> DenoisePlan:

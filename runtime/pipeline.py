@@ -19,9 +19,9 @@ from .denoise.schedule import Step
 from .errors import Cancelled, EngineError, MotionError
 from .events import Progress, Stage
 from .inputs import AnimationInputs, sized_pictures
-from .media.picture import fit_picture
 from .networks import Networks, Sampler
 from .pose import PoseSequence, iter_pose_pictures, rescale_to_reference
+from .pose.framing import Reference
 from .settings import Settings
 
 Float = NDArray[np.float32]
@@ -54,6 +54,8 @@ class Animation:
         self.poses: PoseSequence | None = None
         """The poses that are drawn, the reference's own first. None if the motion is pose pictures, or before the
         pose stage ends."""
+        self.reference: Reference | None = None
+        """The picture as it is animated, the pose in it and the crop that was taken; None before the pose stage."""
         self._networks, self._sampler, self._inputs = networks, sampler, inputs
         self._cancelled, self._clock, self._began = cancelled, clock, clock()
         self._checkpoints = checkpoints
@@ -77,7 +79,7 @@ class Animation:
             else:
                 conditions = yield from self._encode(pictures, plan)
                 latents = yield from self._denoise(plan, conditions, checkpoint)
-            yield from self._decode(latents, len(plan.steps))
+            yield from self._decode(latents[: plan.kept], len(plan.steps))
         except EngineError as error:
             self._networks.raise_if_lost(error)
             raise
@@ -88,7 +90,8 @@ class Animation:
         """Pose pictures uint8 [H,W,3], the reference's own first; drawn one by one as they are asked for."""
         motion, (width, height), canvas = self._inputs.motion, self.size, self.settings.canvas
         assert canvas is not None
-        reference = self._inputs.reference()
+        self.reference = self._inputs.reference(self.settings.framing)
+        reference = self.reference.pose
         if motion.pictures is not None:
             self._stop_if_cancelled()
             yield self._progress("pose", self.frames, self.frames)
@@ -132,11 +135,11 @@ class Animation:
 
     def _encode(self, pictures: Iterator[Picture], plan: DenoisePlan) -> StageRun[Conditions]:
         """Picture and pose pictures through CLIP, the VAE's encoder and PoseNet."""
-        picture = fit_picture(self._inputs.picture, *self.size)
-        conditions = self._networks.condition(picture, plan.frames, self.settings)
+        assert self.reference is not None
+        conditions = self._networks.condition(self.reference.picture, plan.frames, self.settings)
         for done in self._networks.encode_poses(pictures, conditions.pose):
             self._stop_if_cancelled()
-            yield self._progress("encode", done, plan.frames)
+            yield self._progress("encode", done, plan.kept)
         return conditions
 
     # ---- denoise ----
@@ -162,10 +165,9 @@ class Animation:
                 # A shallow step takes cached features, which no checkpoint holds.
                 if self._checkpoints is not None and (index + 1 == steps or plan.steps[index + 1].full):
                     self._checkpoints.offer(index + 1, lambda: denoiser.latents)
-                preview = self._preview(denoiser, step, index + 1)
-                yield self._progress(
-                    "denoise", index + 1, steps, segment=segments, segments=segments, preview=preview
-                )
+                rows, preview = max(plan.variant(step).batches), self._preview(denoiser, step, index + 1)
+                at = {"segment": segments, "segments": segments}
+                yield self._progress("denoise", index + 1, steps, **at, rows=rows, preview=preview)
             return denoiser.latents
 
     def _preview(self, denoiser: Denoiser, step: Step, done: int) -> Picture | None:
@@ -173,7 +175,7 @@ class Animation:
         every = self.settings.preview
         if not every or done % every:
             return None
-        latents = denoiser.denoised(denoiser.plan.frames // 2, step)
+        latents = denoiser.denoised(denoiser.plan.kept // 2, step)
         picture: Picture = next(self._networks.decode(latents[None], 1))[0]
         return picture
 

@@ -16,6 +16,7 @@ Fusion = Literal["triangular", "linear"]
 Noise = Literal["repeat", "independent"]
 Layout = Literal["reference", "compact", "shifted"]
 Schedule = Literal["karras", "align-your-steps"]
+Framing = Literal["person", "centre", "pad"]
 
 SIZE_MULTIPLE = 64
 """8 from the VAE times 8 inside the U-Net: the deepest level of any other size has a broken last pixel."""
@@ -93,6 +94,10 @@ class Settings:
     reuse_interval: Annotated[int, Whole(1, 1000)] = 1
     """Run the full U-Net in every n-th step, 1 to 1000; steps between run only its first level, on the cached
     features of the last full step. 1 runs every step in full. An approximation (DeepCache, Ma et al. 2024)."""
+    framing: Framing = "person"
+    """Which part of the picture is animated: `centre`, the largest part around the middle (the reference); `person`,
+    the same unless that cuts the person, then one that holds them, with edges continued where none is large enough;
+    `pad`, the whole picture with its edges continued."""
 
     def __post_init__(self) -> None:
         if self.segment is not None and self.overlap >= self.segment:

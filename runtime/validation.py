@@ -11,8 +11,11 @@ Such a class stays a dataclass: `replace`, `fields` and `asdict` work on it, and
 
 from __future__ import annotations
 
+import ast
+import inspect
 import math
 import numbers
+import textwrap
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypeVar
@@ -169,6 +172,18 @@ def known_keys(
                 remedy=f"Known {noun}s: {', '.join(known)}.",
                 field=f"{prefix}{key}",
             )
+
+
+def field_docs(kind: type) -> dict[str, str]:
+    """The docstrings that stand under the fields of a dataclass."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    docs = {}
+    for field, following in zip(body.body, body.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(following, ast.Expr):
+            assert isinstance(field.target, ast.Name)
+            docs[field.target.id] = " ".join(str(ast.literal_eval(following.value)).split())
+    return docs
 
 
 def check_array(values: Any, shape: tuple[int | None, ...], name: str) -> NDArray[np.float32]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,6 +133,51 @@ def torch_bundle(build_golden: Callable[[str, Options], Path]) -> Path:
         backend="torch", sizes=((64, 128),), segment=16, defaults={"canvas": 512, "steps": 3}, deep_cache=True
     )
     return build_golden("test-bundle-torch", options)
+
+
+@pytest.fixture(scope="session")
+def overflowing_bundle(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """That bundle with one network that answers NaN; the U-Net only where motion_bucket is above 1000."""
+
+    def make(network: str) -> Path:
+        import onnx
+        from onnx import TensorProto, helper
+
+        from mimicmotion_trt.engines.bundle import describe_file
+
+        folder = tmp_path_factory.mktemp("overflowing") / network
+        shutil.copytree(bundle, folder)
+        model = onnx.load(path := folder / f"{network}.onnx")
+        graph = model.graph
+        answer = graph.output[0].name
+        for node in graph.node:
+            node.output[:] = ["sound" if name == answer else name for name in node.output]
+        nodes = [
+            helper.make_node("Log", ["negative"], ["nan"]),
+            helper.make_node("Add", ["sound", "nan"], [answer]),
+        ]
+        if network == "unet":
+            graph.initializer.append(helper.make_tensor("bucket", TensorProto.INT64, [1], [1]))
+            graph.initializer.append(helper.make_tensor("most", TensorProto.FLOAT, [1], [1001.0]))
+            graph.initializer.append(helper.make_tensor("none", TensorProto.FLOAT, [1], [0.0]))
+            nodes = [
+                helper.make_node("Gather", ["time_ids", "bucket"], ["buckets"], axis=1),
+                helper.make_node("Sub", ["most", "buckets"], ["room"]),
+                helper.make_node("Log", ["room"], ["log"]),
+                helper.make_node("Mul", ["log", "none"], ["none or nan"]),
+                helper.make_node("ReduceSum", ["none or nan"], ["nan"], keepdims=0),
+                nodes[1],
+            ]
+        else:
+            graph.initializer.append(helper.make_tensor("negative", TensorProto.FLOAT, [1], [-1.0]))
+        graph.node.extend(nodes)
+        onnx.save(model, path)
+        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest["networks"][network]["files"] = [asdict(describe_file(path))]
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        return folder
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -346,7 +346,7 @@ def open_base(config: Config, output: Path) -> tuple[Path, bool]:
     folder = output / RANDOM
     there = config.base is not None and (Path(config.base).is_dir() or config.recipe is None)
     if config.base is not None and there and not folder.exists():
-        with_unet = config.checkpoint is None and config.stage not in ("vae", "image_encoder")
+        with_unet = config.checkpoint is None and config.stage not in ("landmarks", "vae", "image_encoder")
         return resolve_base(config.base, with_unet=with_unet), True
     if not folder.exists():
         assert config.recipe is not None

@@ -39,6 +39,8 @@ class DataConfig:
     """`synthetic`, or MODULE:NAME of a function that takes this config and returns a `ClipDataset`."""
     path: str | None = None
     """Folder of the source's files."""
+    style: Literal["doll", "rich"] = "doll"
+    """How synthetic people look; see `synthetic.character.Style`."""
     clips: Count = 4000
     """Clips in an epoch."""
     characters: Count = 4000
@@ -114,10 +116,32 @@ class VaeConfig:
     first_step: Share = 0.5
     """Share of the clips that the U-Net learns to denoise from pure noise; of the others it sees its own result of
     that, at the objective's sigma. Stage `together` only."""
+    lean: StrictBool = False
+    """Whether a VAE from random weights has no residual branches at full size, and none along time in the decoder:
+    their last convolutions stay zero, and neither training nor bundles compute them."""
+    latent_noise: NotNegative = 0.0
+    """Noise on what the decoder sees, in standard deviations of the latents; stage `vae`."""
+    perceptual_weight: NotNegative = 0.0
+    """Size of the perceptual term's gradient at the pictures, beside that of the errors; stage `vae`."""
+    landmarks: str | None = None
+    """The file of stage `landmarks` whose features the perceptual term compares."""
+    adversarial_weight: NotNegative = 0.0
+    """The same for the term of a discriminator, which learns along; stage `vae`, one process."""
+    adversarial_start: Share = 0.75
+    """Share of the steps before the discriminator begins."""
     frames: Count = 2
     """Frames of a clip that are decoded together."""
     crop: Side | None = 64
     """Side of the square that is learned from; None takes whole pictures."""
+    focus: Share = 0.0
+    """Share of the squares that are laid on a head or a hand, where keypoints show one; stages `vae`, `landmarks`."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.landmarks is not None or not self.perceptual_weight,
+            "vae.landmarks",
+            "a file of stage landmarks",
+        )
 
 
 @checked(SettingsError, prefix="lora.")
@@ -146,8 +170,8 @@ class LoraConfig:
 class OptimizerConfig:
     """How weights follow gradients."""
 
-    name: Literal["adamw", "adamw8bit"] = "adamw"
-    """`adamw8bit` needs bitsandbytes and a GPU."""
+    name: Literal["adamw", "adamw8bit", "muon"] = "adamw"
+    """`adamw8bit` needs bitsandbytes and a GPU; `muon` is Muon for matrices and Adam for the rest."""
     lr: Positive = 1e-5
     betas: Annotated[tuple[Share, Share], Pair("numbers from 0 to 1")] = (0.9, 0.999)
     eps: NotNegative = 1e-8
@@ -188,9 +212,9 @@ class Config:
 
     output: str
     """Folder of the run."""
-    stage: Literal["vae", "image_encoder", "motion", "decoder", "together"] = "motion"
-    """What is trained: the VAE, the CLIP stand-in, the U-Net with PoseNet, the VAE's decoder behind them, or these
-    three together."""
+    stage: Literal["landmarks", "vae", "image_encoder", "motion", "decoder", "together"] = "motion"
+    """What is trained: a finder of landmarks, the VAE, the CLIP stand-in, the U-Net with PoseNet, the VAE's decoder
+    behind them, or these three together."""
     base: str | None = None
     """SVD's diffusers layout: a folder, or a hub id."""
     recipe: str | None = None
@@ -230,7 +254,7 @@ class Config:
         require(bool(self.base or self.recipe), "base", "a base folder, or a recipe for one")
         require(self.ema is None or self.ema < 1, "ema", "below 1")
         require(self.lora is None or self.stage == "motion", "lora", "only for the motion stage")
-        if self.stage in ("vae", "decoder", "together"):
+        if self.stage in ("landmarks", "vae", "decoder", "together"):
             smaller = min(self.data.height, self.data.width)
             require((self.vae.crop or 0) <= smaller, "vae.crop", "no larger than the frames")
         if self.validation.every and self.stage in ("motion", "together"):

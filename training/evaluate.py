@@ -6,7 +6,11 @@ public `Animator`, and compares with the truth. The last line printed with --jso
 psnr, ssim                 of the video; dB, and 0 to 1
 psnr_repeat_reference, ssim_repeat_reference   of the reference picture shown all the time
 psnr_vae, ssim_vae         of the truth after the VAE's encoder and decoder: what denoising cannot exceed
-hand_psnr                  in the boxes of the hands; null if no hand is seen
+hand_psnr, head_psnr       in the boxes of the hands and the heads; null if none is seen
+sharpness                  energy of the video's gradients over that of the truth's: 1 is as sharp
+sharpness_heads, _eyes, _hands   the same in their boxes; null if none is seen
+flicker, flicker_vae       change from frame to frame where the truth stands still, in levels of 255; null if it
+                           stands still nowhere
 border_jump                how much more the video jumps where segments meet than elsewhere, in levels of 255
                            (the truth's own jumps taken off); null for a single segment
 """
@@ -29,8 +33,9 @@ from mimicmotion_trt.console import explained
 from mimicmotion_trt.media.picture import write_picture
 from mimicmotion_trt.media.sheet import contact_sheet
 from mimicmotion_trt.settings import Settings, parse_setting
-from mimicmotion_trt.training.metrics import Pictures, compare, describe, means, psnr, ssim
+from mimicmotion_trt.training.metrics import Pictures, compare, describe, flicker, means, psnr, ssim
 from mimicmotion_trt.training.synthetic import TEST_SEEDS, VALIDATION_SEEDS, make_clip
+from mimicmotion_trt.training.synthetic.character import Style
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -56,6 +61,10 @@ def evaluate(
     frames: Annotated[int, typer.Option(min=1, help="Frames of each clip.")] = 24,
     seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Which people and motions.")] = 0,
     sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet: .png or .jpg.")] = None,
+    style: Annotated[
+        Style,
+        typer.Option(help="How people look: as those that the model has learned from; tiny from rich ones."),
+    ] = "rich",
     setting: Annotated[
         list[str] | None, typer.Option(help="NAME=VALUE (JSON) over the bundle's settings; repeat.")
     ] = None,
@@ -66,7 +75,7 @@ def evaluate(
         overrides = dict(map(parse_setting, setting or ()))
         with Animator.load(bundle) as animator:
             began = time.perf_counter()
-            scored = score_clips(animator, synthetic, frames, seed, overrides)
+            scored = score_clips(animator, synthetic, frames, seed, overrides, style)
             seconds = time.perf_counter() - began
         if sheet is not None:
             write_sheet(sheet, scored)
@@ -79,7 +88,12 @@ def evaluate(
 
 
 def score_clips(
-    animator: Animator, clips: int, frames: int, seed: int, overrides: Mapping[str, Any]
+    animator: Animator,
+    clips: int,
+    frames: int,
+    seed: int,
+    overrides: Mapping[str, Any],
+    style: Style = "rich",
 ) -> list[Scored]:
     """Animate and compare clip after clip, with a line on stderr for each.
 
@@ -89,7 +103,7 @@ def score_clips(
     settings = animator.settings(**{"size": animator.manifest.sizes[0], "rescale": False, **overrides})
     width, height = settings.size or animator.manifest.sizes[0]
     for index in range(clips):
-        clip = make_clip(unseen(seed, index), frames, height, width)
+        clip = make_clip(unseen(seed, index), frames, height, width, style=style)
         job = animator.animate(clip.reference, clip.observed, settings, reference_pose=clip.reference_pose)
         video = job.result().frames()
         scores = score(animator, clip, video, settings)
@@ -113,6 +127,7 @@ def score(animator: Animator, clip: Any, video: Pictures, settings: Settings) ->
         **compare(video, clip.frames, clip.reference, clip.truth, settings),
         "psnr_vae": psnr(rebuilt, clip.frames),
         "ssim_vae": ssim(rebuilt, clip.frames),
+        "flicker_vae": flicker(rebuilt, clip.frames),
     }
 
 

@@ -22,6 +22,7 @@ from ..files import lock_folder
 from .checkpoints import RANDOM, write_folder
 from .config import Config, OptimizerConfig
 from .metrics import describe
+from .muon import Muon
 from .run_folder import Journal, check_output, list_snapshots, load_snapshot, save_snapshot
 from .stages import STAGES
 from .stages.base import Batch
@@ -67,6 +68,14 @@ class Trainer:
             self.average = EMAModel(self.parameters, decay=config.ema)
             self.average.to(self.accelerator.device)
             self.accelerator.register_for_checkpointing(self.average)
+        for part in self.stage.parts:
+            self.accelerator.register_for_checkpointing(part)
+        if self.stage.parts and self.accelerator.num_processes > 1:
+            raise SettingsError(
+                "a discriminator learns in one process only.",
+                remedy="Start one process, or set vae.adversarial_weight: 0.",
+                field="vae.adversarial_weight",
+            )
         self.begin = load_snapshot(self.accelerator, output, config) if resume else 0
         self._skipped_steps = 0
         self._skipped_clips: Counter[str] | None = None
@@ -253,7 +262,7 @@ def trainable(network: nn.Module) -> list[nn.Parameter]:
 
 def make_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
     """The optimizer that the config names; raises `SettingsError` if its library is not there."""
-    kind: Any = torch.optim.AdamW
+    kind: Any = Muon if config.name == "muon" else torch.optim.AdamW
     if config.name == "adamw8bit":
         try:
             kind = importlib.import_module("bitsandbytes.optim").AdamW8bit

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import Any
 
 import torch
 from diffusers import UNetSpatioTemporalConditionModel
+from diffusers.models.resnet import ResnetBlock2D, SpatioTemporalResBlock
 from torch import Tensor, nn
 
 from ..engines import EngineSpec, network_specs
@@ -114,6 +116,47 @@ def zero_time_taps(network: nn.Module) -> None:
             taps = torch.arange(module.kernel_size[0]) != module.kernel_size[0] // 2
             with torch.no_grad():
                 module.weight[:, :, taps] = 0
+
+
+class IdleBranch(ResnetBlock2D):  # type: ignore[misc]
+    """A residual block whose branch ends in zeros: what is left is the way beside it."""
+
+    def forward(self, input_tensor: Tensor, *_: Any, **__: Any) -> Tensor:
+        beside: Tensor = input_tensor if self.conv_shortcut is None else self.conv_shortcut(input_tensor)
+        return beside
+
+
+class IdleTimeBlock(SpatioTemporalResBlock):  # type: ignore[misc]
+    """A block whose branch along time ends in zeros: frames stay on their own."""
+
+    def forward(self, hidden_states: Tensor, temb: Tensor | None = None, *_: Any, **__: Any) -> Tensor:
+        x: Tensor = self.spatial_res_block(hidden_states, temb)
+        return x
+
+
+def ends_in_zeros(block: Any) -> bool:
+    """Whether a residual block's last convolution is zero, so that its branch adds nothing."""
+    return not block.conv2.weight.any() and (block.conv2.bias is None or not block.conv2.bias.any())
+
+
+def skip_idle_branches(modules: Iterable[nn.Module]) -> None:
+    """Freeze the residual branches among these modules that end in zeros, and compute them no more; keys stay."""
+    for module in list(modules):
+        if type(module) is SpatioTemporalResBlock and ends_in_zeros(module.temporal_res_block):
+            module.__class__ = IdleTimeBlock
+            module.temporal_res_block.requires_grad_(False)
+            module.time_mixer.requires_grad_(False)
+        elif type(module) is ResnetBlock2D and ends_in_zeros(module):
+            module.__class__ = IdleBranch
+            for name, child in module.named_children():
+                child.requires_grad_(name == "conv_shortcut")
+
+
+def lean_blocks(vae: Any) -> Iterator[nn.Module]:
+    """The blocks that have no branch in a lean VAE: those of full size, and the decoder's along time."""
+    for block in (*vae.encoder.down_blocks[0].resnets, *vae.decoder.up_blocks[-1].resnets):
+        yield getattr(block, "spatial_res_block", block)
+    yield from (one for one in vae.decoder.modules() if isinstance(one, SpatioTemporalResBlock))
 
 
 def zero_branches(network: nn.Module) -> None:

@@ -123,6 +123,7 @@ def check_same(before: dict[str, Any], config: Config) -> None:
     Keys that `before` lacks, because the run began when they did not exist, had their defaults.
     """
     before = {**before, "validation": asdict(config.validation)}  # the one before may not fit today's checks
+    before["data"] = {"style": "rich", **before["data"]}  # all people looked so when runs did not say it
     now, then = asdict(config), asdict(build(before))
     then["data"].update({name: now["data"][name] for name in ("cache", "workers")})
     changed = [key for key in now if key not in MAY_CHANGE and then[key] != now[key]]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..denoise.kernels import not_finite
 from ..denoise.plan import slices
 from ..denoise.shapes import LatentSize
 from ..engines import Engine
@@ -44,19 +45,22 @@ class CudaDecoder:
             return None
         return cls(open_device(engine.gpu, engine.spec.dtypes["latents"]), engine, scaling_factor)
 
-    def check_chunk(self, chunk: int, frames: int, latent_size: LatentSize) -> None:
+    def check_chunk(self, frames: int, latent_size: LatentSize) -> None:
         """Raise `SettingsError` if so many frames at a time make a tensor that 32 bits do not count."""
         most = MOST_ELEMENTS // (DECODER_CHANNELS * 64 * latent_size[0] * latent_size[1])
-        if min(chunk, frames) > most:
+        if frames > most:
             raise SettingsError(
-                f"{min(chunk, frames)} frames of {8 * latent_size[1]}x{8 * latent_size[0]} at a time have tensors "
+                f"{frames} frames of {8 * latent_size[1]}x{8 * latent_size[0]} at a time have tensors "
                 "of 2**31 elements in the decoder, more than a GPU's kernels count.",
                 remedy=f"Decode at most {most} at a time." if most else "Choose fewer pixels.",
                 field="settings.decode_chunk",
             )
 
     def decode(self, latents: Float, chunk: int) -> Iterator[Picture]:
-        """uint8 [n,H,W,3] of each chunk of latents [F,4,h,w]; each array is the caller's to keep."""
+        """uint8 [n,H,W,3] of each chunk of latents [F,4,h,w]; each array is the caller's to keep.
+
+        Raises `EngineError` if the decoder's answer is not finite.
+        """
         frames, _, height, width = latents.shape
         size, device, dtypes = min(chunk, frames), self._device, self._engine.spec.dtypes
         arrays = {
@@ -66,18 +70,21 @@ class CudaDecoder:
         }
         # Two, as one comes down while the other is drawn.
         pictures = [device.empty((size, 8 * height, 8 * width, 3), np.uint8) for _ in range(2)]
+        broken = device.empty((1,), np.int32)
+        device.upload(np.zeros(1, np.int32), broken)
         works: dict[int, Callable[[Any, Any], None]] = {}
         coming: Callable[[], Picture] | None = None
         try:
             for number, part in enumerate(slices(frames, size)):
                 count = part.stop - part.start
                 own = {name: device.part(array, 0, count) for name, array in arrays.items()}
+                own["broken"] = broken
                 if count not in works:
                     works[count] = self._work(own, count, height * width)
                 device.upload(np.ascontiguousarray(latents[part], np.float32), own["latents"])
                 drawn = device.part(pictures[number % 2], 0, count)
                 device.enqueue(partial(works[count], drawn))
-                following = device.fetch(drawn)
+                following = self._coming(drawn, broken, part)
                 if coming is not None:
                     yield coming()
                 coming = following
@@ -85,6 +92,18 @@ class CudaDecoder:
                 yield coming()
         finally:
             device.release_after(works.clear)  # a job that was cancelled leaves while its chunk is computed
+
+    def _coming(self, drawn: Any, broken: Any, part: slice) -> Callable[[], Picture]:
+        """Start to copy a chunk's pictures to the host. The result raises `EngineError` if planes are not finite."""
+        found, pictures = self._device.read(broken), self._device.fetch(drawn)
+
+        def values() -> Picture:
+            if found().any():
+                when = f"in frames {part.start} to {part.stop - 1}"
+                raise not_finite("vae_decoder", when, self._engine.spec.dtypes["frames_out"])
+            return pictures()
+
+        return values
 
     def close(self) -> None:
         """Give back what the device holds; no call may follow."""
@@ -100,6 +119,6 @@ class CudaDecoder:
         def work(pictures: Any, stream: Any) -> None:
             device.launch(before, own["latents"], own["scaled"], stream=stream)
             device.call(call, stream)
-            device.launch(after, own["planes"], pictures, stream=stream)
+            device.launch(after, own["planes"], own["broken"], pictures, stream=stream)
 
         return work

@@ -47,6 +47,9 @@ __device__ Pack<Real, 4> to_real(const Pack<float, 4>& values) {
     return out;
 }
 
+// Neither NaN nor infinite.
+__device__ bool is_finite(float value) { return value - value == 0.0f; }
+
 // Which pack of which item this thread takes; each item has whole blocks to itself.
 struct Place {
     Index item;
@@ -112,10 +115,10 @@ extern "C" __global__ void time_ids(const float* ids, const int* jobs, float* ou
 // latents [jobs*F,4,h,w] <- keep latents + push sum_rows weight part prediction [rows,segment_frames,4,h,w], where part is
 // guidance [jobs*F] in conditional rows and 1 - guidance in the others. Frame f's rows are
 // covers[first[f]:first[f+1]], summed in that order: the same bits every time. A job that stands still has keep 1
-// and no rows. `frames` is F.
+// and no rows. `frames` is F. A job whose latents are no longer finite gets 1 in broken [jobs].
 extern "C" __global__ void blend_step(const Real* predictions, const int* first, const Cover* covers,
-                                      const float* guidance, const Step* steps, float* latents, unsigned pixels,
-                                      unsigned frames) {
+                                      const float* guidance, const Step* steps, int* broken, float* latents,
+                                      unsigned pixels, unsigned frames) {
     Place p = place(pixels);
     if (p.pack >= pixels) return;
     Step numbers = steps[p.item / frames];
@@ -129,6 +132,8 @@ extern "C" __global__ void blend_step(const Real* predictions, const int* first,
         Pack<Real, 4> v = load<4>(predictions, Index(cover.prediction) * pixels + p.pack);
         for (int i = 0; i < 4; ++i) x.at[i] += share * float(v.at[i]);
     }
+    for (float value : x.at)
+        if (!is_finite(value)) broken[p.item / frames] = 1;
     store(latents, p.item * pixels + p.pack, x);
 }
 
@@ -146,7 +151,7 @@ __device__ unsigned char to_byte(Real value) {
     return static_cast<unsigned char>(fminf(fmaxf(float(value) * 0.5f + 0.5f, 0.0f), 1.0f) * 255.0f);
 }
 
-template <int N> __device__ void interleave(const Real* planes, unsigned char* out, unsigned packs) {
+template <int N> __device__ void interleave(const Real* planes, int* broken, unsigned char* out, unsigned packs) {
     Place p = place(packs);
     if (p.pack >= packs) return;
     Pack<unsigned char, N> bytes[3];
@@ -155,16 +160,17 @@ template <int N> __device__ void interleave(const Real* planes, unsigned char* o
         for (int i = 0; i < N; ++i) {
             int position = 3 * i + channel;
             bytes[position / N].at[position % N] = to_byte(values.at[i]);
+            if (!is_finite(float(values.at[i]))) *broken = 1;
         }
     }
     for (int k = 0; k < 3; ++k) store(out, 3 * (p.item * packs + p.pack) + k, bytes[k]);
 }
 
-// out [n,H,W,3] <- planes [n,3,H,W].
-extern "C" __global__ void to_pictures(const Real* planes, unsigned char* out, unsigned packs) {
-    interleave<WIDE>(planes, out, packs);
+// out [n,H,W,3] <- planes [n,3,H,W]. broken [1] gets 1 if a value of them is not finite.
+extern "C" __global__ void to_pictures(const Real* planes, int* broken, unsigned char* out, unsigned packs) {
+    interleave<WIDE>(planes, broken, out, packs);
 }
 
-extern "C" __global__ void to_pictures_narrow(const Real* planes, unsigned char* out, unsigned packs) {
-    interleave<1>(planes, out, packs);
+extern "C" __global__ void to_pictures_narrow(const Real* planes, int* broken, unsigned char* out, unsigned packs) {
+    interleave<1>(planes, broken, out, packs);
 }

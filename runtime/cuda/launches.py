@@ -145,9 +145,10 @@ def time_ids(rows: int) -> Launch:
 
 
 def blend_step(frames: int, pixels: int, jobs: int = 1) -> Launch:
-    """predictions REAL [R,N,4,h,w], first, covers, guidance f32 [J*F], steps -> latents f32 [J*F,4,h,w], in place.
+    """predictions REAL [R,N,4,h,w], first, covers, guidance f32 [J*F], steps -> broken i32 [J], latents
+    f32 [J*F,4,h,w], in place.
 
-    `frames` is F, of each of `jobs` jobs.
+    `frames` is F, of each of `jobs` jobs. A job whose latents are no longer finite gets 1 in `broken`.
     """
     return _launch("blend_step", jobs * frames, pixels, np.uint32(pixels), np.uint32(frames))
 
@@ -158,7 +159,10 @@ def decoder_input(frames: int, pixels: int, scaling_factor: float) -> Launch:
 
 
 def to_pictures(count: int, pixels: int, dtype: Any) -> Launch:
-    """planes REAL [count,3,H,W] in [-1, 1] -> out uint8 [count,H,W,3]; pixels is H*W."""
+    """planes REAL [count,3,H,W] in [-1, 1] -> broken i32 [1], out uint8 [count,H,W,3]; pixels is H*W.
+
+    `broken` gets 1 if a plane is not finite.
+    """
     name, packs = _packs("to_pictures", pixels, dtype)
     return _launch(name, count, packs, np.uint32(packs))
 

@@ -108,6 +108,7 @@ class StepProgram:
             (np.array([conditions.time_ids]), arrays.time_ids, 1),
             (plan.guidance, arrays.guidance[True], frames),
             (latents, arrays.latents, frames),
+            (np.zeros(1), arrays.broken, 1),
         ):
             target = self._device.part(array, slot * size, (slot + 1) * size)
             self._device.upload(np.ascontiguousarray(values, array.dtype), target)
@@ -133,9 +134,10 @@ class StepProgram:
         assert replay is not None
         replay()
 
-    def mark(self) -> Callable[[], None]:
-        """What waits until all steps that were asked for by now are done."""
-        return self._device.mark()
+    def broken(self) -> Callable[[], NDArray[np.int32]]:
+        """What waits until all steps that were asked for by now are done, and tells of each slot whether its
+        latents are no longer finite: int32 [slots], 1 or 0."""
+        return self._device.read(self.arrays.broken)
 
     def tables(self, selection: Selection) -> launches.Tables:
         """What the kernels read in a step of this selection."""

@@ -6,6 +6,9 @@ import threading
 from collections import deque
 from collections.abc import Callable, Hashable
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..denoise.plan import DenoisePlan
 from ..denoise.schedule import Step
 from ..engines import Engine
@@ -34,7 +37,8 @@ class SharedProgram:
         self._stepping_slots: dict[int, Step] = {}  # those of the step that is being enqueued
         self._failed: dict[int, EngineError] = {}
         self._stepping, self._changed = False, threading.Condition()
-        self._running: deque[Callable[[], None]] = deque()
+        self._running: deque[tuple[Callable[[], NDArray[np.int32]], dict[int, Step]]] = deque()
+        self._not_finite: dict[int, Step] = {}
         self.broken = False
         """Whether a step has failed, so that nobody can join any more."""
 
@@ -52,6 +56,9 @@ class SharedProgram:
         """The job in this slot is over."""
         with self._changed:
             self._free.append(slot)
+            self._not_finite.pop(slot, None)
+            for _, steps in self._running:
+                steps.pop(slot, None)
 
     def step(self, slot: int, step: Step) -> None:
         """Step one job, with all that ask meanwhile; returns when the work is on the GPU's stream.
@@ -69,15 +76,43 @@ class SharedProgram:
             self._stepping = True
         self._advance(slot)
 
+    def not_finite(self, slot: int) -> Step | None:
+        """The step after which a job's latents are not finite, as far as is known; None if there is none."""
+        with self._changed:
+            return self._not_finite.get(slot)
+
+    def finish(self) -> None:
+        """Wait until the GPU has done every step that was asked for."""
+        with self._changed:
+            while self._stepping:
+                self._changed.wait()
+            self._stepping = True
+        try:
+            self._wait(0)
+        finally:
+            with self._changed:
+                self._stepping = False
+                self._changed.notify_all()
+
+    def _wait(self, most: int) -> None:
+        """Wait until at most so many steps run, and note whose latents are not finite after the others."""
+        while len(self._running) > most:
+            broken = self._running[0][0]()
+            with self._changed:
+                for slot, step in self._running.popleft()[1].items():
+                    if broken[slot]:
+                        self._not_finite.setdefault(slot, step)
+
     def _advance(self, slot: int) -> None:
         """Step every job that has asked; this one is among them."""
         try:
-            while len(self._running) > (self.program.slots == 1):
-                self._running.popleft()()
+            self._wait(self.program.slots == 1)
             with self._changed:
                 self._stepping_slots, self._asked = self._asked, {}
             self.program.advance(self._stepping_slots)
-            self._running.append(self.program.mark())
+            running = self.program.broken(), dict(self._stepping_slots)
+            with self._changed:
+                self._running.append(running)
         except BaseException as error:
             failure = error if isinstance(error, Exception) else repr(error)
             remedy = error.remedy if isinstance(error, EngineError) else ""

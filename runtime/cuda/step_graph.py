@@ -39,6 +39,8 @@ class Arrays:
     """float32 [slots*F]: the jobs' own, and 1 for steps that are not guided."""
     numbers: Any
     """float32 [slots,4]: timestep, scale, keep and push of each slot's step."""
+    broken: Any
+    """int32 [slots]: 1 where the latents of a slot's job are no longer finite."""
     inputs: Mapping[str, Any]
     """The U-Net's inputs for its largest batch; every call uses the same ones."""
     outputs: Mapping[str, Any]
@@ -64,6 +66,7 @@ class Arrays:
             time_ids=device.empty((slots, 3), np.float32),
             guidance={guided: uploaded(device, np.ones(frames, np.float32)) for guided in (True, False)},
             numbers=device.empty((slots, 4), np.float32),
+            broken=device.empty((slots,), np.int32),
             inputs=inputs,
             outputs=outputs,
         )
@@ -177,7 +180,7 @@ class StepWork:
         self.device.launch(
             launches.blend_step(self.plan.frames, height * width, self.slots),
             arrays.outputs["prediction"], self.tables["first"], self.tables["covers"],
-            arrays.guidance[self.guided], arrays.numbers, arrays.latents,
+            arrays.guidance[self.guided], arrays.numbers, arrays.broken, arrays.latents,
             stream=stream,
         )  # fmt: skip
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..engines import ImageStatistics
+from ..errors import EngineError
 
 Float = NDArray[np.float32]
 
@@ -29,6 +30,23 @@ def blend(
     latents[0] += scratch[0]
     first = frames[1] if len(frames) > 1 else 0
     latents[first : first + len(frames) - 1] += scratch[1:]
+
+
+def check_finite(values: NDArray[Any], network: str, when: str) -> None:
+    """Raise `EngineError` if a network's answer has a value that is NaN or infinite."""
+    if not np.isfinite(values).all():
+        raise not_finite(network, when, values.dtype)
+
+
+def not_finite(network: str, when: str, dtype: np.dtype[Any]) -> EngineError:
+    """The error of a network whose answer, of this dtype, is not finite; `when` is for instance "in step 3 of 25"."""
+    built = network.partition("_")[0] if network.startswith("unet") else network
+    return EngineError(
+        f"the network {network} answered with NaN or infinite numbers {when}.",
+        remedy=f"Keep it in float32: build the bundle again with --keep-fp32 {built}."
+        if dtype == np.float16
+        else "Check the weights that the bundle was built from: it computes in float32 already.",
+    )
 
 
 def to_pictures(planes: NDArray[Any], out: NDArray[np.uint8]) -> None:

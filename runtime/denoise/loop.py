@@ -44,6 +44,7 @@ class CpuDenoiser:
         """float32 [F,4,h,w] after the last step."""
         self.previous = np.zeros_like(self.latents)
         """The latents before the last step."""
+        self._conditions = conditions
         self._executor = executor if plan.batching.workers > 1 else None
         variants = plan.variants.values()
         calls_at_once = min(plan.batching.workers, max(len(variant.batches) for variant in variants))
@@ -54,7 +55,10 @@ class CpuDenoiser:
         self._scratch = np.empty((plan.segment_frames, 4, *plan.latent_size), np.float32)
 
     def run(self, step: Step) -> Iterator[int]:
-        """Run one step. Yields the number of finished segments; `latents` change only when the step is complete."""
+        """Run one step. Yields the number of finished segments; `latents` change only when the step is complete.
+
+        Raises `EngineError` if the next latents are not finite.
+        """
         # The two buffers swap roles: the next latents are written where the previous ones were.
         following = np.multiply(self.latents, np.float32(step.keep), out=self.previous)
         batches, rows, done = self._batches[step.variant], len(self.plan.variant(step).rows), 0
@@ -67,6 +71,8 @@ class CpuDenoiser:
                 self._blend(batch.worker.prediction, batch.rows, step, following)
                 done += len(batch.rows)
             yield done * self.plan.segment_count // rows  # rows done, in segments
+        if not np.isfinite(following).all():
+            raise self.plan.failure(step, self._conditions, self._workers[0].prediction.dtype)
         self.latents, self.previous = following, self.latents
 
     def step(self, step: Step) -> None:

@@ -19,8 +19,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import Cancelled, SettingsError
+from ..engines import FEATURE_CACHE_NETWORKS
+from ..errors import Cancelled, EngineError
 from ..settings import Settings
+from .kernels import not_finite
 from .schedule import Step, VariantKey, steps_of
 from .segments import Segments, cut_segments, fusion_weights
 from .shapes import EngineShapes, LatentSize
@@ -69,7 +71,7 @@ class DenoisePlan:
     """Made once by `make_plan`; the loops of the CPU and of the GPU only execute it."""
 
     frames: int
-    """F, the reference picture's own included."""
+    """F, the reference picture's own and `padding` included."""
     latent_size: LatentSize
     guidance: Float
     """[F]: g of each frame in guided steps."""
@@ -81,6 +83,14 @@ class DenoisePlan:
     """The longest segment that the settings and the engines allow; those of the `compact` layout may be shorter."""
     caches_features: bool = False
     """Whether some steps run the shallow U-Net on cached features."""
+    padding: int = 0
+    """Frames at the end of F that were added because compiled engines take no clip so short: they hold the last pose,
+    run like the others and are dropped."""
+
+    @property
+    def kept(self) -> int:
+        """Frames that are not padding."""
+        return self.frames - self.padding
 
     @property
     def first(self) -> StepVariant:
@@ -100,6 +110,17 @@ class DenoisePlan:
     def variant(self, step: Step) -> StepVariant:
         """What a step runs."""
         return self.variants[step.variant]
+
+    def failure(self, step: Step, conditions: Conditions, dtype: np.dtype[Any]) -> EngineError:
+        """The error of a step after which the latents are not finite; `dtype` is that of the U-Net's answer.
+
+        PoseNet's features are large, so whether they are finite is only looked at here.
+        """
+        if not np.isfinite(conditions.pose).all():
+            return not_finite("pose_net", "for the pose pictures", conditions.pose.dtype)
+        caching, shallow = FEATURE_CACHE_NETWORKS
+        network = "unet" if not self.caches_features else caching if step.full else shallow
+        return not_finite(network, f"in step {self.steps.index(step) + 1} of {len(self.steps)}", dtype)
 
 
 @dataclass(frozen=True)
@@ -129,7 +150,7 @@ class Conditions:
     image_latents: Float
     """[4,h,w], not multiplied by the scaling factor."""
     pose: NDArray[Any]
-    """PoseNet's features [F,C,h,w], in the dtype of the engines."""
+    """PoseNet's features [F,C,h,w], in the dtype of the U-Net."""
     time_ids: tuple[float, float, float]
     """(fps - 1, motion bucket, noise_aug)."""
 
@@ -182,13 +203,16 @@ def make_plan(
 ) -> DenoisePlan:
     """The plan of a clip of `frames` frames (the reference picture's own included) under resolved settings.
 
+    Where the engines take no such clip, it is padded at its end (`EngineShapes.fit`).
+
     `choose_batching(N)` says how the rows of segments of N frames are put into calls. Raises `InputError` where the
     bundle's engines do not take these segments.
     """
-    steps = steps_of(settings)
+    steps, (segment, padded) = steps_of(settings), shapes.fit(settings, frames, latent_size)
     guidance = guidance_ramp(settings.guidance, frames)
+    guidance = np.pad(guidance, (0, padded - frames), mode="edge")
     segments_by_variant = {
-        (shift, guided): segments_of(settings, frames, latent_size, shapes, shift)
+        (shift, guided): cut_segments(padded, segment, settings.overlap, settings.layout, shift)
         for shift, guided in dict.fromkeys(step.variant for step in steps)
     }
     batching = choose_batching(next(iter(segments_by_variant.values())).shape[1])
@@ -202,24 +226,17 @@ def make_plan(
         )
         for (shift, guided), segments in segments_by_variant.items()
     }
-    segment, reuses = shapes.segment(settings, frames, latent_size), settings.reuse_interval > 1
-    return DenoisePlan(frames, latent_size, guidance, tuple(steps), variants, batching, segment, reuses)
-
-
-def segments_of(
-    settings: Settings, frames: int, latent_size: LatentSize, shapes: EngineShapes, shift: float = 0.0
-) -> Segments:
-    """The segments [S,N] of a step with this shift. Raises `InputError` where the engines do not take them."""
-    segment = shapes.segment(settings, frames, latent_size)
-    if settings.overlap >= segment:
-        raise SettingsError(
-            f"overlap {settings.overlap} is not smaller than the bundle's segment {segment}.",
-            remedy="Choose a smaller overlap.",
-            field="settings.overlap",
-        )
-    segments = cut_segments(frames, segment, settings.overlap, settings.layout, shift)
-    shapes.rows(segments.shape[1], latent_size)
-    return segments
+    return DenoisePlan(
+        padded,
+        latent_size,
+        guidance,
+        tuple(steps),
+        variants,
+        batching,
+        segment,
+        caches_features=settings.reuse_interval > 1,
+        padding=padded - frames,
+    )
 
 
 def make_variant(

@@ -35,7 +35,8 @@ def cut_segments(
     elif layout == "shifted":
         window, starts = segment - 1, _shifted_starts(frames - 1, segment - 1, int(shift * overlap))
     else:
-        window, starts = _compact_windows(frames, segment, overlap)
+        count, window = compact_windows(frames, segment, overlap)
+        starts = [1 + index * (frames - 1 - window) // (count - 1) for index in range(count)]
     segments = np.zeros((len(starts), window + 1), np.intp)
     segments[:, 1:] = np.asarray(starts)[:, None] + np.arange(window)
     return segments
@@ -48,11 +49,11 @@ def _reference_starts(frames: int, segment: int, overlap: int) -> list[int]:
     return starts
 
 
-def _compact_windows(frames: int, segment: int, overlap: int) -> tuple[int, list[int]]:
+def compact_windows(frames: int, segment: int, overlap: int) -> tuple[int, int]:
+    """How many segments the layout `compact` makes of a clip longer than one, and their driven frames."""
     driven, shared = frames - 1, overlap - 1  # neighbouring windows share C-1 driven frames and frame 0
     count = math.ceil((driven - shared) / (segment - 1 - shared))
-    window = math.ceil((driven + (count - 1) * shared) / count)
-    return window, [1 + index * (driven - window) // (count - 1) for index in range(count)]
+    return count, math.ceil((driven + (count - 1) * shared) / count)
 
 
 def _shifted_starts(driven: int, window: int, before: int) -> list[int]:

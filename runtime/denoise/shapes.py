@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..engines import EnginePlan, Manifest
-from ..errors import MotionError, SettingsError
+from ..errors import SettingsError
 from ..settings import Settings
+from .segments import compact_windows
 
 LatentSize = tuple[int, int]
 """(height, width) of latents: an eighth of the picture's."""
+
+
+class ClipShape(NamedTuple):
+    """How a clip is run."""
+
+    segment: int
+    """Frames by which it is cut, the reference picture's own included."""
+    frames: int
+    """Frames of the clip with those that were added at its end; they hold the last pose and are dropped."""
 
 
 @dataclass(frozen=True)
@@ -24,16 +35,17 @@ class EngineShapes:
         """What a manifest says."""
         return cls({name: network.plan for name, network in manifest.networks.items() if network.plan})
 
-    def segment(self, settings: Settings, frames: int, latent_size: LatentSize) -> int:
-        """Frames in each segment of a clip of `frames` frames, the reference picture's own included.
+    def fit(self, settings: Settings, frames: int, latent_size: LatentSize) -> ClipShape:
+        """How a clip of `frames` frames, the reference picture's own included, is run.
 
-        That is `settings.segment`; of a shorter clip the longest segment that was compiled and fits into it.
-        Raises `SettingsError` for a size or segment that was not compiled, `MotionError` for a clip too short.
+        Graphs run it as it is. Plans run it in the longest segments that were compiled and fit into it; where none
+        does, or the layout makes segments of another length, in the next longer ones that were compiled, with
+        frames added at its end. Raises `SettingsError` for a size or segment that was not compiled.
         """
         assert settings.segment is not None
         if "unet" not in self.compiled:
-            return settings.segment
-        lengths = self.segment_lengths(latent_size)
+            return ClipShape(settings.segment, frames)
+        lengths, overlap = self.segment_lengths(latent_size), settings.overlap
         if not lengths:
             width, height = latent_size[1] * 8, latent_size[0] * 8
             raise SettingsError(
@@ -47,48 +59,45 @@ class EngineShapes:
                 remedy=f"Choose {_any_of(lengths)}, or rebuild it with --frames {settings.segment}.",
                 field="settings.segment",
             )
-        fitting = [length for length in lengths if length <= min(frames, settings.segment)]
-        if not fitting:
-            raise MotionError(
-                f"{frames - 1} frames of motion and the reference picture's own are fewer than the {lengths[0]} "
-                "of the shortest segment that this bundle was compiled for.",
-                remedy=f"Give a longer motion, or rebuild the bundle with --frames {frames}.",
-                field="motion",
-            )
-        return fitting[-1]
+        usable = [length for length in lengths if overlap < length <= settings.segment]
+        fitting = [length for length in usable if length <= frames]
+        if not fitting:  # one segment, whatever the overlap is
+            shortest = next(length for length in lengths if length >= frames)
+            return ClipShape(shortest, shortest)
+        if settings.layout != "compact" or frames <= fitting[-1]:
+            return ClipShape(fitting[-1], frames)
+        windows, driven = compact_windows(frames, fitting[-1], overlap)
+        segment = next(length for length in usable if length > driven)
+        if segment == driven + 1:
+            return ClipShape(fitting[-1], frames)
+        return ClipShape(segment, 1 + windows * (segment - 1) - (windows - 1) * (overlap - 1))
 
     def segment_lengths(self, latent_size: LatentSize) -> tuple[int, ...]:
         """The lengths of segments that a compiled U-Net takes at this size, ascending."""
         return self._sizes("unet", "frames", latent_size)
 
     def rows(self, segment_frames: int, latent_size: LatentSize) -> tuple[int, ...]:
-        """How many rows a call of the U-Net may have with segments of so many frames, ascending; () for any.
-
-        Raises `SettingsError` if it takes no such segments.
-        """
+        """How many rows a call of the U-Net may have with segments of so many frames, ascending; () for any."""
         if "unet" not in self.compiled:
             return ()
-        rows = self._sizes("unet", "rows", latent_size, frames=segment_frames)
-        if not rows:
-            raise SettingsError(
-                f"the layout makes segments of {segment_frames} frames, for which this bundle was not compiled.",
-                remedy=f'Choose layout="reference", or rebuild the bundle with --frames {segment_frames}.',
-                field="settings.layout",
-            )
-        return rows
+        return self._sizes("unet", "rows", latent_size, frames=segment_frames)
 
-    def check_chunk(self, chunk: int, frames: int, latent_size: LatentSize) -> None:
-        """Raise `SettingsError` if so many frames cannot be decoded at a time."""
+    def chunk(self, frames: int, latent_size: LatentSize) -> int:
+        """Frames of the call that decodes so many: the next larger number that was compiled.
+
+        Raises `SettingsError` if none is.
+        """
         if "vae_decoder" not in self.compiled:
-            return
+            return frames
         sizes = self._sizes("vae_decoder", "frames", latent_size)
-        if min(chunk, frames) not in sizes:
-            most = sizes[-1] if sizes else 0
+        if not sizes or frames > sizes[-1]:
             raise SettingsError(
-                f"this bundle was not compiled to decode {min(chunk, frames)} frames at a time.",
-                remedy=f"Choose at most {most}, or rebuild it with --default decode_chunk={chunk}.",
+                f"this bundle was not compiled to decode {frames} frames at a time.",
+                remedy=f"Choose at most {sizes[-1] if sizes else 0}, or rebuild it with "
+                f"--default decode_chunk={frames}.",
                 field="settings.decode_chunk",
             )
+        return next(size for size in sizes if size >= frames)
 
     def _sizes(self, network: str, name: str, latent_size: LatentSize, **given: int) -> tuple[int, ...]:
         """What a free dimension may be at this size, ascending."""

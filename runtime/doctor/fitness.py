@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..denoise.plan import segments_of
 from ..denoise.shapes import EngineShapes, check_reuse
 from ..engines import Bundle, EnginePlan, Manifest
 from ..engines.tensorrt_library import DISTRIBUTIONS, EXTRAS
@@ -83,8 +82,8 @@ def check_clip(manifest: Manifest, settings: Settings, frames: int) -> None:
     shapes, (width, height) = EngineShapes.of(manifest), settings.size or (0, 0)
     latent_size, every = (height // 8, width // 8), frames + 1
     check_reuse(manifest.reuses, settings)
-    segments_of(settings, every, latent_size, shapes)
-    shapes.check_chunk(settings.decode_chunk, every, latent_size)
+    shapes.fit(settings, every, latent_size)
+    shapes.chunk(min(settings.decode_chunk, every), latent_size)
 
 
 def options_for(gpu: GpuInfo, backend: str) -> str:

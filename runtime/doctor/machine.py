@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 import psutil
 
+from ..cost import ModelStats, cost_of, latent_pixels
 from ..engines import Bundle, Engine, Placement, call_sizes, open_engine
 from ..settings import Settings
-from .prediction import ModelStats, Throughput, cost_of, latent_pixels
+from .prediction import Throughput
 
 PACKAGES = ("onnxruntime", "torch", "tensorrt-cu13", "tensorrt-rtx-cu13", "cuda-core", "nvidia-ml-py")
 SMALL_CALL = 5e9

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..bundles import list_bundles, load_bundle, own_settings
+from ..cost import MIMICMOTION, ModelStats
 from ..denoise.shapes import EngineShapes
 from ..engines import Bundle
 from ..engines.bundle import COMMAND
@@ -21,7 +22,7 @@ from ..settings import Settings
 from ..validation import Whole, checked
 from .fitness import ON_CPU, check_clip, check_cpu, check_gpu, check_machine, fault_of, options_for
 from .machine import MINIMUM_DRIVER, GpuInfo, Gpus, Host, read_gpus, time_engine, time_product
-from .prediction import MIMICMOTION, ModelStats, Prediction, Throughput, best, predict
+from .prediction import Prediction, Throughput, best, predict
 
 CPU_VALUE = 4
 """Bytes of a value on a CPU, in every precision: ONNX Runtime's CPU provider converts float16 to float32."""

@@ -40,16 +40,20 @@ def rescale_to_reference(
         )
     if height < 1 or width < 1:
         raise MotionError(f"The picture's size is {width}x{height}.", field="settings.size")
-    scale, shift = _fit(sequence, reference, height / width)
-    moved: dict[str, Any] = {
+    return moved(sequence, *fit(sequence, reference, height / width), (width, height))
+
+
+def moved(sequence: PoseSequence, scale: _Points, shift: _Points, size: tuple[int, int]) -> PoseSequence:
+    """The sequence with every point times `scale` plus `shift`, in fractions of a picture of `size`."""
+    points: dict[str, Any] = {
         name: getattr(sequence, name).astype(np.float64) * scale + shift
         for name in SHAPES
         if not name.endswith("score")
     }
-    return replace(sequence, **moved, size=(width, height))
+    return replace(sequence, **points, size=size)
 
 
-def _fit(sequence: PoseSequence, reference: PoseSequence, tallness: float) -> tuple[_Points, _Points]:
+def fit(sequence: PoseSequence, reference: PoseSequence, tallness: float) -> tuple[_Points, _Points]:
     """Scale (ax, ay) and shift (bx, by); `tallness` is the height of the reference picture over its width."""
     points = [index for index in FITTED if reference.body_score[0, index] > VISIBLE]
     somebody = sequence.body_score.max(axis=1) > 0

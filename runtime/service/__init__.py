@@ -9,10 +9,10 @@ _HOME = {
     "AnimationServer": "server",
     "AsyncClient": "client",
     "Client": "client",
-    "ClientTls": "client",
+    "ClientTls": "tls",
     "Keep": "config",
     "ServiceConfig": "config",
-    "Tls": "config",
+    "Tls": "tls",
     "local_server": "client",
     "serve": "server",
 }

@@ -12,7 +12,6 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
@@ -23,10 +22,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from ..errors import ServiceError
 from ..events import Event
 from ..pose import PoseSequence
-from .config import read_pem
 from .generated.mimicmotion.v1 import animation_pb2 as pb
 from .generated.mimicmotion.v1 import animation_pb2_grpc as pb_grpc
 from .status import from_rpc_error
+from .tls import ClientTls
 from .transfer import Delivery, Image, Motion, ReceivedVideo, Upload
 from .wire import Estimate, JobInfo, SettingsLike, estimate_from_wire, info_from_wire, settings_to_wire
 
@@ -37,21 +36,10 @@ CHANNEL_OPTIONS = [
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.http2.max_pings_without_data", 0),
 ]
+LIST_PAGE = 500
+"""Jobs that `list` asks for at a time."""
 RETRY_SECONDS = 0.05
 """Between two questions whether a server is ready."""
-
-
-@dataclass(frozen=True, slots=True)
-class ClientTls:
-    """PEM files: the authority behind the server's certificate (None: the system's), and our own pair."""
-
-    ca: Path | None = None
-    certificate: Path | None = None
-    key: Path | None = None
-
-    def credentials(self) -> grpc.ChannelCredentials:
-        """Raises `ServiceError` if a file cannot be read."""
-        return grpc.ssl_channel_credentials(*read_pem(self.ca, self.key, self.certificate))
 
 
 # ---- the events of a job ----
@@ -148,20 +136,28 @@ class AsyncAnimation(_Events, AsyncIterator[Event]):
 
 Events = TypeVar("Events", bound=_Events)
 Info = TypeVar("Info")
-Infos = TypeVar("Infos")
+Page = TypeVar("Page")
 Cost = TypeVar("Cost")
 Health = TypeVar("Health")
 
 
-class _Calls(Generic[Events, Info, Infos, Cost, Health]):
+class _Calls(Generic[Events, Info, Page, Cost, Health]):
     """Every call of both clients. What its methods return depends on the client: a value, or a coroutine of it."""
 
     _grpc: Any
     """The module `grpc` or `grpc.aio`."""
     _events: type[Events]
 
-    def __init__(self, address: str, *, tls: ClientTls | None = None, timeout: float = 10.0) -> None:
-        """`address` is "host:port"; `timeout` is for all calls but streams and uploads, in seconds."""
+    def __init__(
+        self, address: str, *, tls: ClientTls | None = None, token: str = "", timeout: float = 10.0
+    ) -> None:
+        """`address` is "host:port"; `token` for servers that want one (send it over TLS only); `timeout` is for all
+        calls but streams and uploads, in seconds."""
+        if not (token.isascii() and token.isprintable()):
+            raise ServiceError(
+                "The token is no line of ASCII.", remedy="Give the token alone.", field="token"
+            )
+        self._metadata = [("authorization", f"Bearer {token}")] if token else None
         if tls is None:
             self._channel = self._grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
         else:
@@ -203,7 +199,8 @@ class _Calls(Generic[Events, Info, Infos, Cost, Health]):
         )
         delivery = Delivery(output)
         requests = self._requests(upload, pb.AnimateRequest)
-        return self._events(self._stub.Animate(requests, timeout=timeout), delivery)
+        call = self._stub.Animate(requests, timeout=timeout, metadata=self._metadata)
+        return self._events(call, delivery)
 
     def create(
         self,
@@ -236,17 +233,13 @@ class _Calls(Generic[Events, Info, Infos, Cost, Health]):
         """The job's events after sequence number `after`; from 0 on, its video as well."""
         delivery = Delivery(output, first=after)
         request = pb.WatchAnimationRequest(job=job, after_sequence=after)
-        return self._events(self._stub.WatchAnimation(request, timeout=timeout), delivery)
+        call = self._stub.WatchAnimation(request, timeout=timeout, metadata=self._metadata)
+        return self._events(call, delivery)
 
     def get(self, job: str) -> Info:
         """Raises `ServiceError` if the server does not know the job (any more)."""
         request = pb.GetAnimationRequest(job=job)
         return self._answer(self._stub.GetAnimation, request, _job_info, self._timeout)
-
-    def list(self) -> Infos:
-        """All jobs that the server keeps, newest first."""
-        request = pb.ListAnimationsRequest()
-        return self._answer(self._stub.ListAnimations, request, _job_infos, self._timeout)
 
     def cancel(self, job: str) -> Info:
         """Ask the job to stop; a running one does within a denoising step."""
@@ -258,9 +251,14 @@ class _Calls(Generic[Events, Info, Infos, Cost, Health]):
         request = pb.EstimateAnimationRequest(settings=settings_to_wire(settings), frames=frames)
         return self._answer(self._stub.EstimateAnimation, request, estimate_from_wire, self._timeout)
 
-    def health(self) -> Health:
-        """SERVING or NOT_SERVING (loading, or about to stop)."""
-        request = health_pb2.HealthCheckRequest()
+    def page(self, size: int = 100, token: str = "") -> Page:
+        """(up to `size` of the server's jobs, newest first; the token of the next page, empty after the last)."""
+        request = pb.ListAnimationsRequest(page_size=size, page_token=token)
+        return self._answer(self._stub.ListAnimations, request, _job_page, self._timeout)
+
+    def health(self, service: str = "") -> Health:
+        """SERVING, or NOT_SERVING (loading, or about to stop). Of `live`: whether the process works at all."""
+        request = health_pb2.HealthCheckRequest(service=service)
         return self._answer(self._health.Check, request, _health_name, self._timeout)
 
     def _requests(self, upload: Upload, kind: Any) -> Any:
@@ -276,15 +274,15 @@ def _job_info(answer: Any) -> JobInfo:
     return info_from_wire(answer.animation)
 
 
-def _job_infos(answer: pb.ListAnimationsResponse) -> list[JobInfo]:
-    return [info_from_wire(animation) for animation in answer.animations]
+def _job_page(answer: pb.ListAnimationsResponse) -> tuple[list[JobInfo], str]:
+    return [info_from_wire(animation) for animation in answer.animations], answer.next_page_token
 
 
 def _health_name(answer: health_pb2.HealthCheckResponse) -> str:
     return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
 
 
-class Client(_Calls[Animation, JobInfo, list[JobInfo], Estimate, str]):
+class Client(_Calls[Animation, JobInfo, tuple[list[JobInfo], str], Estimate, str]):
     """Talks to a server; every method returns when the answer is there."""
 
     _grpc = grpc
@@ -304,6 +302,14 @@ class Client(_Calls[Animation, JobInfo, list[JobInfo], Estimate, str]):
                 raise ServiceError(f"The server is not ready after {timeout:g} s: {state}")
             time.sleep(RETRY_SECONDS)
 
+    def list(self) -> list[JobInfo]:
+        """All jobs that the server keeps, newest first."""
+        jobs, token = self.page(LIST_PAGE)
+        while token:
+            more, token = self.page(LIST_PAGE, token)
+            jobs += more
+        return jobs
+
     def close(self) -> None:
         self._channel.close()
 
@@ -318,7 +324,7 @@ class Client(_Calls[Animation, JobInfo, list[JobInfo], Estimate, str]):
 
     def _answer(self, call: Any, request: Any, decode: Callable[[Any], Any], timeout: float | None) -> Any:
         try:
-            return decode(call(request, timeout=timeout))
+            return decode(call(request, timeout=timeout, metadata=self._metadata))
         except grpc.RpcError as error:
             raise from_rpc_error(error) from None
 
@@ -328,7 +334,9 @@ Awaited = Coroutine[Any, Any, Answer]
 
 
 class AsyncClient(
-    _Calls[AsyncAnimation, Awaited[JobInfo], Awaited[list[JobInfo]], Awaited[Estimate], Awaited[str]]
+    _Calls[
+        AsyncAnimation, Awaited[JobInfo], Awaited[tuple[list[JobInfo], str]], Awaited[Estimate], Awaited[str]
+    ]
 ):
     """Talks to a server with asyncio. Make it on the event loop that uses it."""
 
@@ -348,6 +356,13 @@ class AsyncClient(
                 raise ServiceError(f"The server is not ready after {timeout:g} s: {state}")
             await asyncio.sleep(RETRY_SECONDS)
 
+    async def list(self) -> list[JobInfo]:
+        jobs, token = await self.page(LIST_PAGE)
+        while token:
+            more, token = await self.page(LIST_PAGE, token)
+            jobs += more
+        return jobs
+
     async def close(self) -> None:
         await self._channel.close()
 
@@ -366,7 +381,7 @@ class AsyncClient(
         self, call: Any, request: Any, decode: Callable[[Any], Any], timeout: float | None
     ) -> Any:
         try:
-            return decode(await call(request, timeout=timeout))
+            return decode(await call(request, timeout=timeout, metadata=self._metadata))
         except grpc.RpcError as error:
             raise from_rpc_error(error) from None
 

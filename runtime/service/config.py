@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,35 +12,24 @@ from ..checkpoint import SHARE
 from ..errors import ServiceError
 from ..limits import Limits
 from ..validation import Real, Whole, checked
+from .tls import Tls
 
 MOST = 10**6
+CLIENT_PART = 0.75
+"""The part of places and calls that one client may have unless its number is given."""
 
 
-@dataclass(frozen=True)
-class Tls:
-    """PEM files. With `client_ca`, only clients with a certificate signed by it are let in."""
-
-    certificate: Path
-    key: Path
-    client_ca: Path | None = None
-
-
-def read_pem(*paths: Path | None) -> list[Any]:
-    """The bytes of each file; None for one that is not given. Raises `ServiceError` if one cannot be read."""
-    try:
-        return [path.read_bytes() if path is not None else None for path in paths]
-    except OSError as error:
-        raise ServiceError(f"{error.filename} cannot be read: {error.strerror}.", field="tls") from error
-
-
+@checked(ServiceError, prefix="keep.")
 @dataclass(frozen=True)
 class Keep:
     """How much of finished jobs is kept; the oldest go first."""
 
-    jobs: int = 200
-    bytes: int = 8 * 2**30
-    """Of their videos."""
-    seconds: float = 3600.0
+    jobs: Annotated[int, Whole(0)] = 200
+    """Finished jobs that are kept."""
+    bytes: Annotated[int, Whole(0)] = 8 * 2**30
+    """Bytes of their videos."""
+    seconds: Annotated[float, Real(0.0, 10.0**10)] = 3600.0
+    """Seconds after their end."""
 
 
 @dataclass(frozen=True)
@@ -77,27 +67,44 @@ class ServiceConfig:
     bundle: str | Path = "tiny"
     """Name or folder of the bundle that every engine loads."""
     host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 for all."""
     port: Annotated[int, Whole(0, 65535)] = 50051
     """0 takes a free one."""
     devices: tuple[str, ...] = ("auto",)
-    """One engine process for each."""
+    """auto, cpu, cuda or cuda:N: one engine process for each."""
     threads: int | None = None
     """CPU threads of each engine; None leaves it to the animator."""
     limits: Limits = field(default_factory=Limits)
     graphs: bool = True
     """On a GPU each step is one captured CUDA graph."""
     tls: Tls | None = None
+    tokens: Path | None = None
+    """File of bearer tokens (`mimicmotion-trt new-token`): callers need one, and see their own jobs only."""
+    reflection: bool = True
+    """Tell callers the schema."""
+    metrics_port: Annotated[int, Whole(0, 65535)] | None = None
+    """Port of Prometheus metrics on the same host, 0 for a free one; none unless given."""
+    traces: str = ""
+    """http://HOST:PORT of an OpenTelemetry collector (OTLP over gRPC); none unless given."""
     max_queue: Annotated[int, Whole(1, MOST)] = 32
     """Jobs that may wait (being uploaded included) before callers are sent away."""
+    client_queue: Annotated[int, Whole(1, MOST)] | None = None
+    """Of these, places of one client (a token, or an address); three quarters if not given."""
     max_queue_seconds: Annotated[float, Real(1.0, 10**9)] = 3600.0
     """Predicted seconds of waiting jobs, for each job that the engines run at once, before callers are sent away."""
     max_calls: Annotated[int, Whole(1, MOST)] = 512
     """Calls served at once; a caller that stops reading holds up to 5 MiB of memory."""
+    client_calls: Annotated[int, Whole(1, MOST)] | None = None
+    """Of these, calls of one client; three quarters if not given."""
     keep: Keep = field(default_factory=Keep)
+    store: Path | None = None
+    """Folder of jobs that outlive the server, of one server at a time; None: jobs end with the server."""
     folder: Path | None = None
-    """Where uploads and videos lie; None makes a temporary folder that goes with the server."""
-    upload_patience: float = 60.0
+    """Without a store: where the temporary folder with uploads and videos is made; None takes the system's place."""
+    upload_patience: Annotated[float, Real(0.0, MOST)] = 60.0
     """Seconds of silence after which an unfinished upload is dropped."""
+    upload_rate: Annotated[float, Real(1.0, 10.0**12)] = 16384.0
+    """Bytes per second that an upload has to bring on the whole, after its first `upload_patience` seconds."""
     grace: Annotated[float, Real(0.0, MOST)] = 30.0
     """Seconds that running jobs get to finish when the server is told to stop."""
     engine_patience: Annotated[float, Real(0.1, MOST)] = 30.0
@@ -108,12 +115,23 @@ class ServiceConfig:
     ready_file: Path | None = None
     """Written with "host:port" when the first engine is warm, removed at the end."""
     json_logs: bool = False
+    """Log lines as JSON."""
     load: Callable[[EngineConfig], Any] = load_animator
     """Makes the animator in each engine process; tests put another in its place."""
 
     def __post_init__(self) -> None:
         if not self.devices:
             raise ServiceError("no device is given.", remedy="Name at least one.", field="devices")
+
+    @property
+    def places(self) -> int:
+        """In the queue, of one client."""
+        return self.client_queue or math.ceil(self.max_queue * CLIENT_PART)
+
+    @property
+    def calls(self) -> int:
+        """At once, of one client."""
+        return self.client_calls or math.ceil(self.max_calls * CLIENT_PART)
 
     def engines(self) -> list[EngineConfig]:
         """One for each device."""

@@ -1,24 +1,38 @@
-"""Jobs, and the bounded store that keeps them with their finished videos."""
+"""One job of the service: its state, its events, its files."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import secrets
-import shutil
-import time
-from collections.abc import AsyncGenerator, Callable
+import zlib
+from collections.abc import AsyncGenerator, Callable, Iterable
+from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from ..errors import Cancelled, MimicMotionError
-from ..events import Done, Event, Progress, Video
+from ..errors import Cancelled, MimicMotionError, ServiceError
+from ..events import Accepted, Done, Event, Progress, Started, Video
 from ..settings import Settings
-from .config import Keep
 from .eventlog import EventLog
-from .status import KeyReused, NotFound
-from .wire import JobInfo, MotionKind, State
+from .status import NotFound
+from .wire import PARTS, JobInfo, MotionKind, State
+
+DURABLE = (Accepted, Started, Video, Done)
+"""Events that outlive the server. Of the others, the newest are told again anyway while a job runs."""
+NUMBERS = 1000
+"""Numbers of events that are reserved at a time, so that a later life of the server does not use them again."""
+REWRITE_SECONDS = 0.1
+"""Between two looks at a piece of video that a job, running again, has not written again yet."""
+
+
+WriteJob = Callable[["StoredJob", Event | None], Future[Any] | None]
+"""Puts a job as it is now, and an event, on the disk; None: the job need not be there."""
+
+
+def _unwritten(job: StoredJob, event: Event | None) -> Future[Any] | None:
+    return None
 
 
 @dataclass(eq=False)
@@ -41,6 +55,8 @@ class StoredJob:
     """-9 to 9; higher ones go first."""
     deadline: float | None = None
     """When it has to be finished; None: at any time."""
+    number: int = 0
+    """Jobs are numbered in the order in which they were accepted; 0 before that."""
     started: float | None = None
     ended: float | None = None
     state: State = "receiving"
@@ -52,6 +68,10 @@ class StoredJob:
     done: Done | None = None
     error: MimicMotionError | None = None
     cancel_asked: bool = False
+    detached: bool = False
+    """Whether it goes on when no caller of `Animate` is left."""
+    callers: int = 0
+    """Calls of `Animate` that wait for it."""
     deaths: int = 0
     """Of engines that ran it."""
     ran: float = 0.0
@@ -59,11 +79,23 @@ class StoredJob:
     started_told: bool = False
     told: list[Video] = field(default_factory=list)
     """The pieces of its video that were told: a job that runs again makes the same ones."""
+    outcome: tuple[Done | MimicMotionError, float] | None = None
+    """How and when it ended, from the moment at which this is being written down."""
+    parted: MimicMotionError | None = None
+    """Why its events end here although it has not ended: the server stops and keeps it."""
     readers: int = 0
     """How many read its events. A job that is read is not dropped."""
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when it has ended, which is on the disk then."""
     unread: asyncio.Event = field(default_factory=asyncio.Event)
     """Set while there is no reader."""
+    taken: int = 0
+    """Events that readers have taken, all of them together."""
     log: EventLog = field(default_factory=EventLog)
+    numbered: int = 0
+    """Event numbers up to this one are reserved."""
+    write: WriteJob = _unwritten
+    """Puts the job as it is now, and an event, on the disk; given by the store."""
 
     def __post_init__(self) -> None:
         self.unread.set()
@@ -104,6 +136,98 @@ class StoredJob:
             deadline=self.deadline,
         )
 
+    # ---- callers ----
+
+    def join(self) -> None:
+        """Another call of `Animate` waits for it."""
+        self.callers += 1
+
+    def leave(self) -> bool:
+        """A call of `Animate` ends; returns whether nobody wants the job any more."""
+        self.callers -= 1
+        return not self.callers and not self.detached
+
+    # ---- events ----
+
+    def tell(self, event: Event) -> None:
+        """Number an event and show it to readers, after it was written down if it is to outlive the server."""
+        event = self.log.number(event)
+        if isinstance(event, Started):
+            self.frames, self.started_told = event.frames, True
+        elif isinstance(event, Progress):
+            self.progress = event
+        elif isinstance(event, Video):
+            self.told.append(replace(event, sequence=0))
+        durable = isinstance(event, DURABLE)
+        written = None
+        if durable or event.sequence > self.numbered:
+            self.reserve(event.sequence)
+            written = self.write(self, event if durable else None)
+        self.log.put(event, written)
+
+    def save(self) -> None:
+        """Write down what changed besides events."""
+        if self.outcome is None:
+            self.write(self, None)
+
+    def reserve(self, sequence: int) -> None:
+        """Make sure that no later life of the server numbers another event like this one."""
+        if sequence > self.numbered:
+            self.numbered = sequence + NUMBERS
+
+    def end(
+        self,
+        outcome: Done | MimicMotionError,
+        now: float,
+        then: Callable[[StoredJob], None] = lambda job: None,
+    ) -> None:
+        """Write down how it ended, then tell readers, drop the inputs (and the video of a job that failed), and call
+        `then`. A second outcome is ignored."""
+        if self.outcome is not None:
+            return
+        if isinstance(outcome, Done):
+            outcome = self.log.number(outcome)
+            self.reserve(outcome.sequence)
+        else:  # at once: on a full disk they may take the room that writing this down needs
+            self._remove(set(self._files()) - {self.file(part) for part in PARTS})
+        self.outcome = (outcome, now)
+        written = self.write(self, outcome if isinstance(outcome, Done) else None)
+        self.log.when_shown(lambda: self._ended(outcome, now, then), written)
+
+    def part(self, error: MimicMotionError) -> None:
+        """End the readers with this error; the job is kept for the server's next life."""
+        self.parted = error
+        self.log.when_shown(self.log.close)
+
+    def state_after(self, outcome: Done | MimicMotionError) -> State:
+        """Its state once it has ended so."""
+        if isinstance(outcome, Done):
+            return "succeeded"
+        return "cancelled" if isinstance(outcome, Cancelled) else "failed"
+
+    def _ended(self, outcome: Done | MimicMotionError, now: float, then: Callable[[StoredJob], None]) -> None:
+        self.ended, self.state = now, self.state_after(outcome)
+        if isinstance(outcome, Done):
+            self.done = outcome
+            self.log.put(outcome)
+        else:
+            self.error = outcome
+        self.log.close()
+        self._remove(set(self._files()) - ({self.video} if self.done is not None else set()))
+        self.over.set()
+        then(self)
+
+    def _files(self) -> list[Path]:
+        try:
+            return list(self.folder.iterdir())
+        except OSError:  # the folder is gone
+            return []
+
+    def _remove(self, files: Iterable[Path]) -> None:
+        for file in files:
+            with suppress(OSError):  # what cannot be removed now goes with the folder in the end
+                file.unlink(missing_ok=True)
+
     async def events(self, after: int = 0) -> AsyncGenerator[Event, None]:
         """Events numbered above `after`, the video's with their bytes, until the job ends; raises its error."""
         self.readers += 1
@@ -116,115 +240,33 @@ class StoredJob:
                         if self.error is not None:
                             break  # the video will never be whole
                         if descriptor < 0:
-                            descriptor = files.enter_context(self.video.open("rb")).fileno()
-                        data = await asyncio.to_thread(os.pread, descriptor, event.size, event.offset)
-                        event = replace(event, data=data)
+                            descriptor = files.enter_context(self._open()).fileno()
+                        event = replace(event, data=await self._piece(descriptor, event))
                     yield event
+                    self.taken += 1
         finally:
             self.readers -= 1
             if not self.readers:
                 self.unread.set()
-        if self.error is not None:
-            raise self.error.with_traceback(None)
+        if (error := self.error or self.parted) is not None:
+            raise error.with_traceback(None)
 
-    def end(self, outcome: Done | MimicMotionError, now: float) -> None:
-        """Set the final state, end all readers, and drop the inputs (and the video of a job that failed)."""
-        self.ended = now
-        if isinstance(outcome, Done):
-            self.state, self.done = "succeeded", outcome
-            self.log.append(outcome)
-        else:
-            self.state = "cancelled" if isinstance(outcome, Cancelled) else "failed"
-            self.error = outcome
-        self.log.close()
-        keep = {self.video} if self.done is not None else set()
-        with suppress(OSError):  # what cannot be removed now goes with the folder in the end
-            for file in set(self.folder.iterdir()) - keep:
-                file.unlink(missing_ok=True)
-
-
-class JobStore:
-    """All jobs by id and by idempotency key, within the bounds of `keep`.
-
-    Jobs that are not finished, or are being read, are never dropped; the scheduler bounds their number.
-    """
-
-    def __init__(self, folder: Path, keep: Keep, clock: Callable[[], float] = time.time) -> None:
-        self.folder = folder
-        self._keep = keep
-        self._clock = clock
-        self._jobs: dict[str, StoredJob] = {}  # oldest first
-
-    def create(
-        self,
-        request_id: str,
-        fingerprint: bytes,
-        motion_kind: MotionKind,
-        settings: Settings,
-        *,
-        has_reference_pose: bool = False,
-        client: str = "",
-        motion_bytes: int = 0,
-        priority: int = 0,
-        deadline: float | None = None,
-    ) -> StoredJob:
-        """A job with a folder for its files, whose upload begins."""
-        self.sweep()
-        folder = self.folder / secrets.token_hex(16)
-        folder.mkdir()
-        job = StoredJob(
-            folder, request_id, fingerprint, motion_kind, has_reference_pose, settings, self._clock(), client,
-            motion_bytes, priority, deadline,
-        )  # fmt: skip
-        self._jobs[job.id] = job
-        return job
-
-    def get(self, job_id: str) -> StoredJob:
-        """Raises `NotFound`."""
-        self.sweep()
-        if job_id not in self._jobs:
+    def _open(self) -> Any:
+        try:
+            return self.video.open("rb")
+        except OSError as error:
             raise NotFound(
-                f"There is no job {job_id[:64]!r}.",
+                "The job's video is gone from the server's disk.",
                 remedy="It may have expired; create it again.",
                 field="job",
-            )
-        return self._jobs[job_id]
+            ) from error
 
-    def same(self, request_id: str, fingerprint: bytes) -> StoredJob | None:
-        """The job that exists under this key; `KeyReused` if the key belongs to another request.
-
-        A job that failed or was cancelled gives its key back, so that a caller may try again.
-        """
-        self.sweep()
-        for job in self._jobs.values():
-            if request_id and job.request_id == request_id and job.state not in ("failed", "cancelled"):
-                if job.fingerprint != fingerprint:
-                    raise KeyReused(
-                        f"request_id {request_id!r} was used for another request.",
-                        remedy="Choose a new request_id for every new animation.",
-                        field="request_id",
-                    )
-                return job
-        return None
-
-    def all(self) -> list[StoredJob]:
-        """Newest first."""
-        self.sweep()
-        return list(reversed(self._jobs.values()))
-
-    def discard(self, job: StoredJob) -> None:
-        self._jobs.pop(job.id, None)
-        # In a thread: unlinking gigabytes takes a while on some file systems.
-        asyncio.get_running_loop().run_in_executor(None, shutil.rmtree, job.folder, True)
-
-    def sweep(self) -> None:
-        """Drop the oldest finished jobs until the rest is within bounds."""
-        now, count, size = self._clock(), 0, 0
-        for job in list(reversed(self._jobs.values())):
-            if job.ended is None or job.readers:
-                continue
-            count += 1
-            size += job.done.bytes if job.done else 0
-            old = now - job.ended > self._keep.seconds
-            if old or count > self._keep.jobs or size > self._keep.bytes:
-                self.discard(job)
+    async def _piece(self, descriptor: int, piece: Video) -> bytes:
+        """The bytes of a piece. After a power cut they may be missing until the job, running again, has made them."""
+        while True:
+            data = await asyncio.to_thread(os.pread, descriptor, piece.size, piece.offset)
+            if zlib.crc32(data) == piece.crc32:
+                return data
+            if self.log.closed:
+                raise ServiceError(f"The server's copy of the video is damaged at byte {piece.offset}.")
+            await asyncio.sleep(REWRITE_SECONDS)

@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-STRETCH = 5.0
+STRETCH = 10.0
 """Jobs that take less may go first until a job has waited for so many times its own seconds."""
 HALF_LIFE = 60.0
 """Seconds after which half of what a client had of the engines is forgotten."""

@@ -7,9 +7,11 @@ import time
 from bisect import bisect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from ..cost import check_memory
 from ..errors import Cancelled, DeviceLost, LimitError, MimicMotionError
-from ..events import Accepted, Done, Event, Failed, Progress, Queued, Started, Video
+from ..events import Done, Event, Failed, Progress, Queued, Started
 from ..limits import check_limit
 from ..settings import Settings
 from .admission import COLD_RETRY, Admission, Queue
@@ -25,6 +27,7 @@ HUNG_STEPS = 20
 """An engine hangs if it is silent for the predicted time of so many steps."""
 CANCEL_SECONDS = 5.0
 """A cancelled job has so long to stop, or two steps, before its engine is killed."""
+WATCH_AGAIN = "Its jobs are kept. Watch the job again when the server is back."
 MOST_DEATHS = 2
 """A job that lost so many engines is given up."""
 
@@ -66,9 +69,13 @@ class Scheduler:
         on_lost: Callable[[EngineProcess, int | None], None] = lambda engine, exit_code: None,
         clock: Callable[[], float] = time.time,
         patience: float = 30.0,
+        keep_unfinished: bool = False,
+        rates_file: Path | None = None,
     ) -> None:
-        """`patience`: seconds without an event after which an engine counts as hung, at least."""
-        self._patience = patience
+        """`patience`: seconds without an event after which an engine counts as hung, at least. `keep_unfinished`:
+        jobs that the end of the server interrupts stay as they are, for its next life. `rates_file`: where what is
+        learned about a bundle is kept for the next start."""
+        self._patience, self._keeps, self._rates_file = patience, keep_unfinished, rates_file
         self.rates = Rates()
         self.draining = False
         self._on_end = on_end
@@ -144,10 +151,9 @@ class Scheduler:
 
         A client may have `client_places` in the queue, jobs that are being uploaded included.
         """
-        self._check_open()
+        self.check_open()
         seconds = self.rates.predict(settings, self.rates.frames(settings, motion_kind, motion_bytes)) or 0.0
-        if settings.frames is not None:  # else its length is a guess, and time will tell
-            self._check_seconds(seconds)
+        self._check_memory(settings)
         job = Demand(client, self._clock(), seconds, priority, deadline)
         self._admission.check_room(self._forecast(), job, client_places)
         if self.rates.jobs:
@@ -158,27 +164,34 @@ class Scheduler:
         self._uploads[job.id] = job
 
     def submit(self, job: StoredJob) -> None:
-        """Queue a job whose upload is complete; raises `Draining` or `NotReady`."""
-        self._check_open()
+        """Queue an accepted job."""
         self._uploads.pop(job.id, None)
-        job.state = "queued"
-        job.log.append(Accepted(job.id, job.settings))
         if job.deadline is not None:
             wait = max(0.0, job.deadline - self._clock())
             asyncio.get_running_loop().call_later(wait, self._check_expired, job)
         self._queue.append(job)
+        if job.cancel_asked:
+            self.cancel(job)
+        if self.draining:
+            self._give_back(self._stopping())
         self._fill_engines()
 
     def cancel(self, job: StoredJob) -> None:
         """Stop a job: at once while it waits, within a step while it runs; an ended one stays as it is."""
-        if job.state == "queued":
+        if job in self._queue:
             self._queue.remove(job)
             self._end(job, Cancelled("The job was cancelled."))
             self._sort_queue()
         elif job.active and not job.cancel_asked:  # it runs, or is being uploaded
             job.cancel_asked = True
+            job.save()
             for engine in self.engines:
                 engine.cancel(job.id)
+
+    def release(self, job: StoredJob) -> None:
+        """Nobody waits for the job any more: stop it, unless its callers left because the server stops."""
+        if not (self.draining and self._keeps):
+            self.cancel(job)
 
     def abandon(self, job: StoredJob, error: MimicMotionError) -> None:
         """End a job whose upload failed."""
@@ -186,13 +199,17 @@ class Scheduler:
         self._end(job, error)
 
     def drain(self) -> None:
-        """Take no more jobs and give back the waiting ones; those that run go on."""
+        """Take no more jobs and give back, or keep, the waiting ones; those that run go on."""
         self.draining = True
-        self._give_back(Draining("The server is shutting down.", retry_after=COLD_RETRY))
+        self._give_back(self._stopping())
 
-    def cancel_all(self) -> None:
-        for running in list(self._running.values()):
-            self.cancel(running.job)
+    def cut(self) -> None:
+        """Stop the running jobs for the server's sake: they are kept for its next life, or end as `Draining`."""
+        for job_id, running in list(self._running.items()):
+            if running.error is None and not running.job.cancel_asked:
+                running.error = self._stopping()
+                for engine in self.engines:
+                    engine.suspend(job_id) if self._keeps else engine.cancel(job_id)
 
     def suspend(self, job: StoredJob) -> None:
         """Stop a running job after a step and queue it again."""
@@ -201,13 +218,29 @@ class Scheduler:
 
     # ---- inside ----
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raise `Draining` or `NotReady` where no job is taken."""
         if self.draining:
-            raise Draining("The server is shutting down.", retry_after=COLD_RETRY)
+            raise self._stopping()
         if self.failure is not None:
             raise NotReady("No engine is left.", remedy=str(self.failure), retry_after=COLD_RETRY)
 
+    def _stopping(self) -> Draining:
+        remedy = WATCH_AGAIN if self._keeps else "Try again later."
+        return Draining("The server is shutting down.", remedy=remedy, retry_after=COLD_RETRY)
+
+    def _learn(self, job: StoredJob, done: Done) -> None:
+        self.rates.learn(job.settings, done, job.motion_kind, job.motion_bytes)
+        if self._rates_file is not None:
+            self.rates.save(self._rates_file, self._bundle)
+
+    @property
+    def _bundle(self) -> str:
+        return next((engine.ready.bundle_name for engine in self.engines if engine.ready is not None), "")
+
     def _engine_changed(self) -> None:
+        if self._rates_file is not None and not self.rates.jobs and self.warm:
+            self.rates.load(self._rates_file, self._bundle)
         if self.failure is not None:
             self._give_back(self.failure)
         self._fill_engines()
@@ -261,10 +294,12 @@ class Scheduler:
         match event:
             case Done():
                 if not job.ran:  # else its seconds are those of its last part only
-                    self.rates.learn(job.settings, event, job.motion_kind, job.motion_bytes)
+                    self._learn(job, event)
                 self._end(job, event)
             case Suspended():
                 self._again(job)
+            case Failed(error=Cancelled()) if self.draining and not job.cancel_asked:
+                self._end(job, running.error or self._stopping())
             case Failed(error=EngineLost() | DeviceLost()):
                 self._lost(job, event.error)
             case Failed():
@@ -272,21 +307,19 @@ class Scheduler:
             case Started() if job.started_told:
                 pass  # it runs again
             case _:
+                job.tell(event)
                 if isinstance(event, Started):
-                    job.frames, job.started_told = event.frames, True
-                elif isinstance(event, Progress):
-                    job.progress = event
-                elif isinstance(event, Video):
-                    job.told.append(event)
-                job.log.append(event)
+                    self._check_time(running)
                 guarded(self._on_event, job, event)
                 if isinstance(event, Progress):
                     self._make_room()
 
     def _lost(self, job: StoredJob, error: MimicMotionError) -> None:
         """An engine died under a job: the job runs again, but not a third time."""
-        job.deaths += 1
-        if job.cancel_asked or job.deaths < MOST_DEATHS:
+        if not self.draining:  # else the server itself may have killed the engine
+            job.deaths += 1
+            job.save()
+        if job.cancel_asked or self.draining or job.deaths < MOST_DEATHS:
             self._again(job)
         else:
             error.remedy = f"It was the {MOST_DEATHS}. engine that was lost with this job. " + error.remedy
@@ -300,7 +333,7 @@ class Scheduler:
         elif job.cancel_asked:
             self._end(job, Cancelled("The job was cancelled."))
         elif self.draining:
-            self._end(job, Draining("The server is shutting down.", retry_after=COLD_RETRY))
+            self._end(job, self._stopping())
         else:
             job.state = "queued"
             self._queue.append(job)
@@ -309,8 +342,11 @@ class Scheduler:
 
     def _end(self, job: StoredJob, outcome: Done | MimicMotionError) -> None:
         self._stopped(job)
-        job.end(outcome, self._clock())
-        guarded(self._on_end, job)
+        if self._keeps and isinstance(outcome, Draining):
+            job.part(outcome)
+            guarded(self._on_end, job)
+        else:
+            job.end(outcome, self._clock(), lambda job: guarded(self._on_end, job))
 
     def _stopped(self, job: StoredJob) -> _Running | None:
         """A job is not in an engine any more."""
@@ -324,14 +360,31 @@ class Scheduler:
         return running
 
     def _give_back(self, error: MimicMotionError) -> None:
+        """End the waiting jobs; a store that outlives the server keeps them."""
         while self._queue:
-            self._end(self._queue.pop(), error)
+            self._end(self._queue.pop(), Draining(str(error), remedy=WATCH_AGAIN) if self._keeps else error)
 
     # ---- time ----
 
-    def _check_seconds(self, seconds: float) -> None:
-        most = min(engine.config.limits.job_seconds for engine in self.engines)
-        check_limit("predicted seconds of the job", round(seconds), most, field="settings")
+    def _check_time(self, running: _Running) -> None:
+        """End a job whose frames are known now if it will take too long. Before, its length was a guess."""
+        job, now = running.job, self._clock()
+        seconds = self.rates.predict(job.settings, job.frames)
+        if seconds is None or not job.frames:
+            return
+        try:
+            most = self.engines[0].config.limits.job_seconds
+            check_limit("predicted seconds of the job", round(seconds), most, field="settings")
+            self._admission.check_deadline(0.0, Demand(job.client, now, seconds, deadline=job.deadline))
+        except MimicMotionError as error:
+            running.error = error
+            self.cancel(job)
+
+    def _check_memory(self, settings: Settings) -> None:
+        """Refuse before the upload what even one frame would need too much memory for."""
+        for engine in self.engines:
+            if settings.size is not None and engine.ready is not None and engine.ready.costs is not None:
+                check_memory(engine.ready.costs, settings, 1, engine.ready.rows, engine.config.limits)
 
     def _out_of_time(self, running: _Running) -> None:
         running.error = LimitError(
@@ -343,7 +396,7 @@ class Scheduler:
 
     def _check_expired(self, job: StoredJob) -> None:
         """End a job that still waits when its deadline is over."""
-        if job.state != "queued" or job.deadline is None or self._clock() < job.deadline:
+        if job not in self._queue or job.deadline is None or self._clock() < job.deadline:
             return
         self._queue.remove(job)
         self._end(
@@ -399,7 +452,7 @@ class Scheduler:
         for position, (job, start) in enumerate(zip(self._queue, starts, strict=True)):
             if job.position != position:
                 job.position = position
-                job.log.append(Queued(position, start if self.rates.jobs else None))
+                job.tell(Queued(position, start if self.rates.jobs else None))
 
     def _make_room(self) -> None:
         """Ask a running job to stop for the first of the queue, where that is worth it."""

@@ -4,35 +4,46 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
+import ipaddress
+import math
+import os
 import signal
-import sys
-import tempfile
+import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
-import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from ..errors import ServiceError
 from ..events import CHUNK_BYTES
-from .config import ServiceConfig, Tls, read_pem
+from ..files import write_text
+from .config import ServiceConfig
+from .gate import Gate
 from .generated.mimicmotion.v1 import animation_pb2 as pb
 from .generated.mimicmotion.v1 import animation_pb2_grpc as pb_grpc
-from .jobs import JobStore, StoredJob
+from .jobs import StoredJob
+from .logs import JobLog, LineWriter, make_logger
+from .observers import Observer, Observers
 from .scheduler import Scheduler
 from .servicer import AnimationServicer
-from .status import reason
+from .store import JobStore
+from .tokens import Tokens
+
+if TYPE_CHECKING:
+    from .metrics import Snapshot
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["AnimationService"].full_name
 SWEEP_SECONDS = 30.0
 """Between two searches for jobs that are older than `Keep.seconds`."""
 CANCEL_SECONDS = 5.0
 """A cancelled job has so long to stop before its process is killed."""
+ASLEEP_SECONDS = 2.0
+"""While the server stops, readers that take nothing for so long are not waited for."""
+LIVE = "live"
+"""The health service's name for whether the process works; the others say whether it takes jobs."""
 CHANNEL_OPTIONS = [
     # Twice a chunk: gRPC lets a chunk that is too large through, and our own check explains the error.
     ("grpc.max_receive_message_length", 2 * CHUNK_BYTES + 65536),
@@ -63,38 +74,55 @@ class AnimationServer:
         self.config = config or ServiceConfig()
         self.port = 0
         """The bound port, known after `start`."""
-        self.logger = make_logger(self.config.json_logs)
+        self.metrics_port = 0
+        """The port of the metrics, where they are served."""
+        self._log_lines = LineWriter()
+        self.logger = make_logger(self.config.json_logs, self._log_lines)
         self._on_ready = on_ready
         self._health = health.aio.HealthServicer()
         self.over = asyncio.Event()
-        """Set when no engine can run any more: time to stop."""
+        """Set when no engine can run any more, or when the server itself failed: time to stop."""
+        self.fault: BaseException | None = None
+        """What ended one of the server's own tasks. Nothing can be relied on then: `live` is NOT_SERVING."""
         self._decided = asyncio.Event()  # an engine is warm, or all have been given up
         self._jobs_ended = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._stopping = False
 
     async def start(self) -> None:
         """Spawn the engines, then open the port. Calls are answered at once, jobs taken from `ready` on.
 
-        Raises `ServiceError` if the port cannot be bound.
+        Raises `ServiceError` if the port cannot be bound, or if a file that the config names cannot be used.
         """
         config = self.config
-        folder = Path(tempfile.mkdtemp(prefix="mimicmotion-", dir=config.folder))
-        self.store = JobStore(folder, config.keep)
+        self._tokens = Tokens(config.tokens) if config.tokens is not None else None
+        credentials = config.tls.credentials() if config.tls is not None else None
+        self._observers = self._make_observers()
+        self.store = JobStore.open(config.store, config.folder, config.keep)
         self.scheduler = Scheduler(
             config.engines(),
             config.max_queue,
             max_queue_seconds=config.max_queue_seconds,
             on_end=self._job_ended,
             on_change=self._changed,
+            on_event=self._observers.happened,
+            on_lost=self._observers.engine_lost,
+            clock=self.store.clock,
             patience=config.engine_patience,
+            keep_unfinished=self.store.durable,
+            rates_file=self.store.folder / "rates.json",
         )
         for engine in self.scheduler.engines:  # before gRPC has threads and sockets of its own
             await engine.start()
+            assert engine.supervisor is not None
+            engine.supervisor.add_done_callback(self._task_ended)
         try:
-            await self._open()
+            await self._open(credentials)
         except BaseException:
             await self._close_engines()
             raise
+        for job in self.store.unfinished:
+            self.scheduler.submit(job)
         self._spawn(self._sweep())
         self._spawn(self._announce())
 
@@ -109,21 +137,36 @@ class AnimationServer:
         (0: not at all; None: the config's), cancel the rest, deliver what is still read, end everything."""
         loop = asyncio.get_running_loop()
         until = loop.time() + (self.config.grace if grace is None else grace)
-        await self._health.enter_graceful_shutdown()
+        self._stopping = True
+        running = [job.id for job in self.store.active() if job.state == "running"]
+        self.logger.info("draining", waiting=self.scheduler.queue_length, running=running)
         self.scheduler.drain()
+        await self._set_health()
         await self._wait_for_jobs(until - loop.time())
-        self.scheduler.cancel_all()
+        self.scheduler.cut()
         await self._wait_for_jobs(CANCEL_SECONDS)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(until):
-                for job in self.store.all():
-                    await job.unread.wait()
+        await self._deliver(until)
         await self._server.stop(0.5)  # not `until`: watchers of the health never leave by themselves
         for task in self._tasks:
             task.cancel()
         await self._close_engines()
         if self.config.ready_file is not None:
-            self.config.ready_file.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self.config.ready_file.unlink(missing_ok=True)
+        await asyncio.to_thread(self._observers.close)
+        self.logger.info("stopped")
+        await asyncio.to_thread(self._log_lines.close)
+
+    def reload(self) -> None:
+        """Read the file of tokens again; one that is wrong is logged and changes nothing."""
+        if self._tokens is None:
+            return
+        try:
+            self._tokens.reload()
+        except ServiceError as error:
+            self.logger.error("tokens not reloaded", error=str(error))
+        else:
+            self.logger.info("tokens reloaded", tokens=len(self._tokens))
 
     async def __aenter__(self) -> AnimationServer:
         await self.start()
@@ -137,24 +180,69 @@ class AnimationServer:
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
+    def log_fault(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """A handler of the loop's exceptions: into the log, which never blocks, and never past it."""
+        self.logger.error("unexpected", what=context.get("message", ""), exc_info=context.get("exception"))
+
     # ---- inside ----
 
-    async def _open(self) -> None:
+    def _make_observers(self) -> Observers:
         config = self.config
-        self._server = grpc.aio.server(options=CHANNEL_OPTIONS, maximum_concurrent_rpcs=config.max_calls)
+        observers: list[Observer] = [JobLog(self.logger)]
+        if config.metrics_port is not None:
+            from .metrics import Metrics  # loaded where it is asked for only
+
+            metrics = Metrics(self._look)
+            self.metrics_port = metrics.open(config.host, config.metrics_port)
+            observers.append(metrics)
+        if config.traces:
+            from .traces import Traces
+
+            observers.append(Traces(config.traces, time.time))
+        return Observers(*observers)
+
+    def _look(self) -> Snapshot:
+        """The gauges of the metrics."""
+        from .metrics import Snapshot
+
+        scheduler, (jobs, size) = self.scheduler, self.store.totals()
+        wait = scheduler.predict_start("", 0.0)
+        return Snapshot(
+            ready=int(self._ready),
+            engines_warm=sum(engine.warm for engine in scheduler.engines),
+            uploads=scheduler.uploads,
+            queue_jobs=scheduler.queue_length,
+            queue_seconds=math.nan if wait is None else wait,
+            jobs_running=sum(job.state == "running" for job in self.store.active()),
+            jobs_stored=jobs,
+            stored_bytes=size,
+        )
+
+    @property
+    def _ready(self) -> bool:
+        return self.scheduler.warm and not self.scheduler.draining and self.fault is None
+
+    async def _open(self, credentials: grpc.ServerCredentials | None) -> None:
+        config = self.config
+        gate = Gate(config.max_calls, config.calls, self._tokens, self.logger, self._observers)
+        self._server = grpc.aio.server(options=CHANNEL_OPTIONS, interceptors=[gate])
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        servicer = AnimationServicer(config, self.store, self.scheduler, self.logger)
+        servicer = AnimationServicer(config, self.store, self.scheduler, self.logger, self._observers)
         pb_grpc.add_AnimationServiceServicer_to_server(servicer, self._server)
-        names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server)
+        if config.reflection:
+            names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, self._server)
         await self._set_health()
-        self.port = _bind(self._server, config.host, config.port, config.tls)
+        self.port = _bind(self._server, config.host, config.port, credentials)
         await self._server.start()
+        if (config.tls is None or self._tokens is None) and not _is_loopback(config.host):
+            lacks = [name for name, has in (("TLS", config.tls), ("tokens", self._tokens)) if has is None]
+            self.logger.warning("open to the network", host=config.host, without=" and ".join(lacks))
 
     async def _set_health(self) -> None:
         states = health_pb2.HealthCheckResponse
-        for name in ("", SERVICE):
-            await self._health.set(name, states.SERVING if self.scheduler.warm else states.NOT_SERVING)
+        for name, good in (("", self._ready), (SERVICE, self._ready), (LIVE, self.fault is None)):
+            await self._health.set(name, states.SERVING if good else states.NOT_SERVING)
 
     def _changed(self) -> None:
         """An engine became warm, was lost, or was given up."""
@@ -173,7 +261,7 @@ class AnimationServer:
         address = f"{self.config.host}:{self.port}"
         self.logger.info("ready", address=address, bundle=engine.bundle_name, note=engine.note)
         if self.config.ready_file is not None:
-            await asyncio.to_thread(self.config.ready_file.write_text, address)
+            await asyncio.to_thread(write_text, self.config.ready_file, address)
         if self._on_ready is not None:
             self._on_ready(self.port)
 
@@ -181,11 +269,37 @@ class AnimationServer:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._task_ended)
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        """One of the server's own tasks, or the supervisor of an engine. If it failed, so has the server."""
+        if self._stopping or (not task.cancelled() and task.exception() is None):
+            return
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        self.logger.error("the server failed", task=str(task.get_coro()), exc_info=error)
+        if self.fault is None:
+            self.fault = error
+            self._spawn(self._set_health())
+            self._decided.set()
+            self.over.set()
 
     def _job_ended(self, job: StoredJob) -> None:
-        log_job(self.logger, job)
+        if job.ended is not None:  # else it is kept for the server's next life
+            self._observers.ended(job)
         self.store.sweep()
         self._jobs_ended.set()
+
+    async def _deliver(self, until: float) -> None:
+        """Wait for those who still read, as long as one of them takes something."""
+        loop = asyncio.get_running_loop()
+        taken, moved = -1, loop.time()
+        while reading := [job for job in self.store.active() if job.readers]:
+            now, total = loop.time(), sum(job.taken for job in reading)
+            if total != taken:
+                taken, moved = total, now
+            if now > until or now - moved > ASLEEP_SECONDS:
+                return
+            await asyncio.sleep(0.05)
 
     async def _wait_for_jobs(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -201,7 +315,7 @@ class AnimationServer:
 
     async def _close_engines(self) -> None:
         await asyncio.gather(*(engine.stop() for engine in self.scheduler.engines))
-        await asyncio.to_thread(shutil.rmtree, self.store.folder, True)
+        await self.store.close()
 
 
 def serve(config: ServiceConfig | None = None, *, on_ready: Callable[[int], None] | None = None) -> None:
@@ -216,58 +330,40 @@ def serve(config: ServiceConfig | None = None, *, on_ready: Callable[[int], None
 async def _serve(config: ServiceConfig, on_ready: Callable[[int], None] | None) -> None:
     server = AnimationServer(config, on_ready=on_ready)
     loop = asyncio.get_running_loop()
-    signals = (signal.SIGTERM, signal.SIGINT)
-    for number in signals:
-        loop.add_signal_handler(number, server.over.set)
+    handlers = {signal.SIGTERM: server.over.set, signal.SIGINT: server.over.set, signal.SIGHUP: server.reload}
+    for number, handler in handlers.items():
+        loop.add_signal_handler(number, handler)
+    loop.set_exception_handler(server.log_fault)
     try:
         await server.start()
-        print(f"mimicmotion.v1 listens on {config.host}:{server.port}", flush=True)
+        with contextlib.suppress(OSError):  # nobody has to read it
+            os.write(1, f"mimicmotion.v1 listens on {config.host}:{server.port}\n".encode())
         await server.over.wait()
     finally:
-        for number in signals:
+        for number in (signal.SIGTERM, signal.SIGINT):  # a second one ends the process at once
             loop.remove_signal_handler(number)
     failure = server.scheduler.failure
+    if failure is None and server.fault is not None:
+        failure = ServiceError("The server failed.", remedy="Its log has the details. Start it again.")
     await server.stop(0 if failure is not None else None)
     if failure is not None:
         raise failure
 
 
-def _bind(server: grpc.aio.Server, host: str, port: int, tls: Tls | None) -> int:
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _bind(server: grpc.aio.Server, host: str, port: int, credentials: grpc.ServerCredentials | None) -> int:
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
-        if tls is None:
+        if credentials is None:
             return server.add_insecure_port(address)
-        key, certificate, client_ca = read_pem(tls.key, tls.certificate, tls.client_ca)
-        credentials = grpc.ssl_server_credentials([(key, certificate)], client_ca, client_ca is not None)
         return server.add_secure_port(address, credentials)
     except RuntimeError as error:
         raise ServiceError(
             f"{address} cannot be bound: {error}.", remedy="Choose another port or host.", field="port"
         ) from error
-
-
-def make_logger(as_json: bool) -> Any:
-    """A structlog logger that needs no global configuration, so that an embedding program keeps its own."""
-    steps: list[Any] = [
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,
-        structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=False),
-    ]
-    return structlog.wrap_logger(structlog.PrintLogger(sys.stderr), processors=steps)
-
-
-def log_job(logger: Any, job: StoredJob) -> None:
-    """Say how a job ended."""
-    facts: dict[str, Any] = {"job": job.id, "state": job.state}
-    if job.request_id:
-        facts["request_id"] = job.request_id
-    if job.started is not None and job.ended is not None:
-        facts["waited"] = round(job.started - job.created, 3)
-        facts["ran"] = round(job.ended - job.started, 3)
-    if job.done is not None:
-        facts |= {"frames": job.done.frames, "size": "{}x{}".format(*job.done.size), "bytes": job.done.bytes}
-        facts["seconds"] = {stage: round(seconds, 3) for stage, seconds in job.done.seconds.items()}
-    if job.error is not None:
-        facts |= {"reason": reason(type(job.error)), "error": str(job.error)}
-    logger.info("job", **facts)

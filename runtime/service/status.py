@@ -14,7 +14,11 @@ from .. import errors
 from ..errors import BundleError, Cancelled, CheckpointError, InputError, MimicMotionError, ServiceError
 
 DOMAIN = "mimicmotion.v1"
-_MOST = {"message": 600, "remedy": 400, "field": 120}  # characters: all metadata has to fit into 8 KiB
+_MOST = {"message": 500, "remedy": 330, "field": 120}
+"""Bytes of each text. All metadata of an answer has to fit into 8 KiB: `grpc-message` may be percent-encoded, three
+bytes for one, and `grpc-status-details-bin` has message and remedy three times and the field twice, in base64."""
+_PATH = re.compile(r"(?<![\w.:/~-])(?:~|\.{1,2})?/(?:[^\s/'\":,;()]+/)*(?=[^\s/'\":,;()])")
+"""The folders in front of a file's name."""
 
 
 class UploadError(InputError):
@@ -23,6 +27,10 @@ class UploadError(InputError):
 
 class NotFound(ServiceError):  # noqa: N818 - read as the status it becomes
     """The job is not known, or not any more."""
+
+
+class Unauthorized(ServiceError):  # noqa: N818
+    """The call has no token, or one that the server does not know."""
 
 
 class KeyReused(ServiceError):  # noqa: N818
@@ -63,12 +71,20 @@ class EngineLost(Refused):
     """The engine process died under the job."""
 
 
+def unknown_job(job_id: str) -> NotFound:
+    """For a job that there is not, and for one that is not the caller's."""
+    return NotFound(
+        f"There is no job {job_id[:64]!r}.", remedy="It may have expired; create it again.", field="job"
+    )
+
+
 CODES: dict[type[MimicMotionError], int] = {
     InputError: code_pb2.INVALID_ARGUMENT,
     BundleError: code_pb2.FAILED_PRECONDITION,
     CheckpointError: code_pb2.FAILED_PRECONDITION,
     Cancelled: code_pb2.CANCELLED,
     NotFound: code_pb2.NOT_FOUND,
+    Unauthorized: code_pb2.UNAUTHENTICATED,
     KeyReused: code_pb2.ALREADY_EXISTS,
     Late: code_pb2.DEADLINE_EXCEEDED,
     TooLate: code_pb2.DEADLINE_EXCEEDED,
@@ -129,8 +145,13 @@ def from_status(status: status_pb2.Status) -> MimicMotionError:
 
 
 def texts_of(error: MimicMotionError) -> dict[str, str]:
-    """Message, remedy and field, cut to what a call can carry."""
-    return {name: getattr(error, name)[:most] for name, most in _MOST.items()}
+    """Message, remedy and field as clients get them: without this machine's folders, cut to what a call carries."""
+    return {name: _cut(_PATH.sub("", getattr(error, name)), most) for name, most in _MOST.items()}
+
+
+def _cut(text: str, most: int) -> str:
+    """The beginning of a text in at most so many bytes of UTF-8."""
+    return text.encode("utf-8", "replace")[:most].decode("utf-8", "ignore")
 
 
 async def abort(context: Any, error: MimicMotionError) -> NoReturn:

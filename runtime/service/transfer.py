@@ -176,13 +176,17 @@ def checked_deadline(seconds: float | None) -> float | None:
 class Receiver:
     """Reads the upload of one call; never more than its header declares. Raises `UploadError` for broken rules.
 
-    `read()` gives the call's next message, or `end` after the last one; `patience` is in seconds.
+    `read()` gives the call's next message, or `end` after the last one. Each has to come within `patience` seconds,
+    and all of them in `patience` and the time that they take at `rate` bytes per second.
     """
 
-    def __init__(self, read: Callable[[], Awaitable[Any]], end: object, patience: float) -> None:
+    def __init__(self, read: Callable[[], Awaitable[Any]], end: object, patience: float, rate: float) -> None:
         self._read = read
         self._end = end
         self._patience = patience
+        self._rate = rate
+        self._began = asyncio.get_running_loop().time()
+        self._received = 0  # bytes of the files
 
     async def header(self, limits: Limits) -> pb.AnimationHeader:
         """The checked header; raises `LimitError` for what this host will never take."""
@@ -209,18 +213,24 @@ class Receiver:
             check_limit(f"bytes of the {name}", size, most, field="image" if name == "picture" else name)
         return header
 
-    async def files(self, header: pb.AnimationHeader, job: StoredJob) -> None:
-        """Write the uploaded files into the job's folder; raises `Cancelled` if the job is not wanted any more."""
+    async def files(self, header: pb.AnimationHeader, job: StoredJob) -> bytes:
+        """Write the uploaded files into the job's folder; returns the SHA-256 of them all.
+
+        Raises `Cancelled` if the job is not wanted any more.
+        """
+        digest = hashlib.sha256()
         part = await self._next()
         for name in PARTS:
             declared: int = getattr(header, f"{name}_bytes")
             if declared == 0:
                 continue
-            with job.file(name).open("wb") as file:
+            with _opened(job.file(name)) as file:
                 received = 0
                 while received < declared:
                     data = _data(part, name, received, declared)
                     received += len(data)
+                    digest.update(data)
+                    self._received += len(data)
                     await _write(file, data)
                     part = await self._next()
                     if job.cancel_asked:
@@ -230,15 +240,17 @@ class Receiver:
                 f"The upload is complete, but {part.WhichOneof('part') or 'an empty message'} follows.",
                 remedy="Send picture, motion and reference pose in this order, with their exact sizes.",
             )
+        return digest.digest()
 
     async def _next(self) -> pb.AnimationUpload | None:
+        late = self._began + self._patience + self._received / self._rate
         try:
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout_at(min(asyncio.get_running_loop().time() + self._patience, late)):
                 request = await self._read()
         except TimeoutError:
             raise Late(
-                f"Nothing was received for {self._patience:g} s in the middle of an upload.",
-                remedy="Send the upload without pauses and close its stream.",
+                f"The upload is too slow, or paused for {self._patience:g} s.",
+                remedy=f"Send at least {self._rate:,.0f} bytes per second, without pauses, and close the stream.",
             ) from None
         return None if request is self._end else request.upload
 
@@ -264,11 +276,27 @@ def _data(part: pb.AnimationUpload | None, name: str, received: int, declared: i
     return data
 
 
-async def _write(file: BinaryIO, data: bytes) -> None:
+def _opened(path: Path) -> BinaryIO:
     try:
-        await asyncio.to_thread(file.write, data)
+        return path.open("wb", buffering=0)  # an error comes with the write, not when the file is closed
     except OSError as error:
-        raise Busy(f"The server's disk is full: {error.strerror}.", retry_after=60.0) from error
+        raise _full(error) from error
+
+
+async def _write(file: BinaryIO, data: bytes) -> None:
+    def write() -> None:
+        left = memoryview(data)
+        while left:
+            left = left[file.write(left) :]
+
+    try:
+        await asyncio.to_thread(write)
+    except OSError as error:
+        raise _full(error) from error
+
+
+def _full(error: OSError) -> Busy:
+    return Busy(f"The server cannot store the upload: {error.strerror}.", retry_after=60.0)
 
 
 # ---- the video, received by the client ----

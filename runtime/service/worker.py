@@ -25,8 +25,10 @@ from numpy.typing import NDArray
 
 from .. import errors
 from ..checkpoint import Checkpoints
+from ..cost import ModelStats
 from ..errors import Cancelled, DeviceLost, EngineError, MimicMotionError, OutputError
 from ..events import CHUNK_BYTES, STAGES, Done, Event, Failed, Preview, Started, Video
+from ..limits import Limits
 from ..settings import Settings
 from .config import EngineConfig
 
@@ -83,6 +85,9 @@ class Ready:
     bundle_name: str
     note: str
     defaults: Settings
+    costs: ModelStats | None
+    """See `Animator.costs`; of `rows` that are computed at the same time."""
+    rows: int
 
 
 ToEngine = Run | Cancel | Suspend | None
@@ -111,7 +116,7 @@ def main(connection: Connection[Any, Any], config: EngineConfig) -> None:
     except Exception as error:
         send(_plain(error))
         return
-    send(Ready(animator.bundle_name, animator.note, defaults))
+    send(Ready(animator.bundle_name, animator.note, defaults, animator.costs, animator.rows))
     try:
         with ThreadPoolExecutor(config.limits.jobs, "job") as threads:
             for run in iter(inbox.runs.get, None):
@@ -193,9 +198,11 @@ def _animate(animator: Any, run: Run, inbox: _Inbox, report: Callable[[Event], N
     checkpoints = Checkpoints(run.video.parent, animator.build, run.settings, share=run.checkpoint_share)
     clip = animator.stream(
         run.picture,
-        _motion(run),
+        _motion(run, animator.limits),
         run.settings,
-        reference_pose=_pose_sequence(run.reference_pose) if run.reference_pose is not None else None,
+        reference_pose=_poses(run.reference_pose, animator.limits)
+        if run.reference_pose is not None
+        else None,
         cancelled=cancelled,
         checkpoints=checkpoints,
     )
@@ -227,20 +234,20 @@ def _check_files(run: Run) -> None:
             )
 
 
-def _motion(run: Run) -> Any:
+def _motion(run: Run, limits: Limits) -> Any:
     if run.motion_kind == "video":
         return run.motion
     if run.motion_kind == "keypoints":
-        return _pose_sequence(run.motion)
+        return _poses(run.motion, limits)
     from ..inputs import map_pictures
 
     return map_pictures(run.motion)
 
 
-def _pose_sequence(path: Path) -> Any:
+def _poses(path: Path, limits: Limits) -> Any:
     from ..pose import PoseSequence
 
-    return PoseSequence.load(path.read_bytes())
+    return PoseSequence.load(path, limits)
 
 
 def _jpeg(picture: Any) -> bytes:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import mimicmotion_trt as mm
-from mimicmotion_trt.cli import field_docs
 from mimicmotion_trt.media.reader import VideoReader
+from mimicmotion_trt.validation import field_docs
 
 from .conftest import Command
 

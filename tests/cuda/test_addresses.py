@@ -52,7 +52,8 @@ def test_blend_step_beyond_two_to_the_31_elements(host, vast):
     covers = np.array([(count - 1, 1, 0.5)], COVER)
     launch = launches.blend_step(1, CELLS)
     guidance, first = np.full(1, 2, np.float32), np.array([0, 1], np.int32)
-    host.run(launch, vast(prediction, count), first, covers, guidance, STEP, latents)
+    broken = np.zeros(1, np.int32)
+    host.run(launch, vast(prediction, count), first, covers, guidance, STEP, broken, latents)
     assert (latents == 3 * 1 + 4 * 0.5 * 2 * 5).all()
 
 
@@ -62,5 +63,7 @@ def test_pictures_beyond_two_to_the_31_bytes(host, vast, odd):
     count = 2**31 // (3 * pixels) + 2
     planes, out = np.ones((3, pixels), host.dtype), np.zeros((pixels, 3), np.uint8)
     launch = launches.to_pictures(count, pixels, host.dtype)
-    host.run(launch, vast(planes, count), vast(out, count), first_block=launch.blocks - 1)
+    broken = np.zeros(1, np.int32)
+    host.run(launch, vast(planes, count), broken, vast(out, count), first_block=launch.blocks - 1)
+    assert not broken.any()
     assert (out[-1] == 255).all()

@@ -71,7 +71,7 @@ def test_a_chunk_of_more_elements_than_32_bits_count_is_refused(stand_in, bundle
         with pytest.raises(SettingsError, match=r"15 frames of 1024x576 .* 2\*\*31") as caught:
             animator.decode(latents, 16)
         assert caught.value.remedy == "Decode at most 14 at a time."
-        animator.networks.decoder.check_chunk(16, 14, (72, 128))
+        animator.networks.decoder.check_chunk(14, (72, 128))
         with pytest.raises(SettingsError, match="decoder"):
             animator.sampler.plan(30, animator.settings(decode_chunk=15), (72, 128))
         assert animator.sampler.plan(10, animator.settings(decode_chunk=4096), (72, 128)).frames

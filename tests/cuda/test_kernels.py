@@ -107,7 +107,8 @@ def test_blend_step_fuses_guides_and_steps(host, clip, step):
         kernels.blend(prediction, share, row.frames, expected, np.empty(prediction.shape, np.float32))
     tables, numbers = clip.tables, numbers_of(step)
     launch = launches.blend_step(clip.frames, clip.pixels)
-    host.run(launch, predictions, tables.first, tables.covers, clip.guidance, numbers, latents)
+    given = predictions, tables.first, tables.covers, clip.guidance, numbers
+    host.run(launch, *given, np.zeros(1, np.int32), latents)
     np.testing.assert_array_equal(latents, expected)
 
 
@@ -123,9 +124,9 @@ def test_jobs_side_by_side_are_each_alone_and_the_one_between_stands_still(host,
     gathered = np.full((*both.frames.shape, 8, clip.high, clip.wide), np.nan, host.dtype)
     launch = launches.gather(*both.frames.shape, clip.pixels)
     host.run(launch, latents, pictures, both.frames, both.conditional, both.jobs, numbers, gathered)
-    before = latents.copy()
+    before, broken = latents.copy(), np.zeros(3, np.int32)
     launch = launches.blend_step(clip.frames, clip.pixels, 3)
-    host.run(launch, predictions, both.first, both.covers, guidance, numbers, latents)
+    host.run(launch, predictions, both.first, both.covers, guidance, numbers, broken, latents)
     one, frames, rows = clip.tables, clip.frames, len(clip.tables.frames)
     np.testing.assert_array_equal(latents[frames : 2 * frames], before[frames : 2 * frames])
     for turn, job in enumerate((0, 2)):
@@ -135,7 +136,8 @@ def test_jobs_side_by_side_are_each_alone_and_the_one_between_stands_still(host,
         host.run(launch, alone, pictures[job], one.frames, one.conditional, one.jobs, numbers[job], expected)
         np.testing.assert_array_equal(gathered[mine], expected)
         launch = launches.blend_step(frames, clip.pixels)
-        host.run(launch, predictions[mine], one.first, one.covers, guidance[own], numbers[job], alone)
+        given = predictions[mine], one.first, one.covers, guidance[own], numbers[job]
+        host.run(launch, *given, np.zeros(1, np.int32), alone)
         np.testing.assert_array_equal(latents[own], alone)
 
 
@@ -185,7 +187,9 @@ def test_planes_become_pictures(host, count, high, wide, seed):
     expected = np.empty((count, high, wide, 3), np.uint8)
     kernels.to_pictures(planes.astype(np.float32), expected)
     out = np.empty_like(expected)
-    host.run(launches.to_pictures(count, high * wide, host.dtype), planes, out)
+    broken = np.zeros(1, np.int32)
+    host.run(launches.to_pictures(count, high * wide, host.dtype), planes, broken, out)
+    assert broken == 1  # infinity
     np.testing.assert_array_equal(out, expected)
 
 
@@ -228,7 +232,8 @@ def run_step_program(host: Any, clip: Clip, conditions: Conditions, latents: Arr
         host.run(launch, latents, picture, frames, tables.conditional, tables.jobs, step, into)
         network()
         launch = launches.blend_step(clip.frames, clip.pixels)
-        host.run(launch, prediction, tables.first, tables.covers, clip.guidance, step, latents)
+        given = prediction, tables.first, tables.covers, clip.guidance, step
+        host.run(launch, *given, np.zeros(1, np.int32), latents)
 
 
 @pytest.mark.parametrize("host", ["float32"], indirect=True)

@@ -97,11 +97,13 @@ def test_jobs_in_threads_step_together(host, stand_in, unet):
     first = threading.Semaphore(0)
 
     class Busy(stand_in):
-        def mark(self) -> Callable[[], None]:
-            def wait() -> None:
-                for _ in range(0 if self.told.count("waited") else 3):
+        def read(self, array: Any) -> Callable[[], Any]:
+            values = super().read(array)
+
+            def wait() -> Any:
+                for _ in range(0 if self.told.count("read") else 3):
                     assert first.acquire(timeout=30)
-                self.told.append("waited")
+                return values()
 
             return wait
 
@@ -135,10 +137,13 @@ def test_a_failure_is_told_to_all_who_asked_and_the_program_is_given_up(host, st
     class Failing(stand_in):
         broken = ""
 
-        def mark(self) -> Callable[[], None]:
-            def wait() -> None:
+        def read(self, array: Any) -> Callable[[], Any]:
+            values = super().read(array)
+
+            def wait() -> Any:
                 asked.wait()
                 self.fail("the wait for the step before")
+                return values()
 
             return wait
 
@@ -210,8 +215,8 @@ def test_a_step_is_made_when_the_call_returns():
     class Written:
         slots = 6
 
-        def mark(self) -> Callable[[], None]:
-            return lambda: None
+        def broken(self) -> Callable[[], Any]:
+            return lambda: np.zeros(6, np.int32)
 
         def advance(self, steps: dict[int, Step]) -> None:
             time.sleep(1e-4)

@@ -53,24 +53,17 @@ def test_a_plan_of_tensorrt_is_for_one_model_of_gpu(bundle, tmp_path, gpu: Card,
         assert "--backend tensorrt;" in outlook.remedy  # TensorRT has no --capability
 
 
-@pytest.mark.parametrize(("frames", "runs"), [(15, True), (3, False)])
-def test_a_clip_too_short_for_the_plans(bundle, tmp_path, frames, runs):
-    plan = EnginePlan("tensorrt-rtx 1.7.1.116", "SM89", profiles((1, 16), (2, 16)))
+@pytest.mark.parametrize("frames", [15, 7, 3])
+def test_a_clip_too_short_for_the_plans_costs_as_much_as_the_clip_it_is_padded_to(bundle, tmp_path, frames):
+    """Segments of 16 and 6: 3 frames and the reference picture's own are run as 6; of 8 frames the overlap of 6 has
+    no room in segments of 6, so they are run as 16."""
+    plan = EnginePlan("tensorrt-rtx 1.7.1.116", "SM89", profiles((1, 16), (2, 16), (1, 6)))
     folder = plans(bundle, tmp_path / "plans", plan)
     (outlook,) = look(Library(RTX), folder, Question(frames=frames), BOTH).outlooks
-    assert outlook.runs == runs
-    if not runs:
-        assert "fewer than the 16" in outlook.problem
-        assert "--frames 4" in outlook.remedy
-
-
-def test_a_clip_whose_segment_is_no_longer_than_the_overlap(bundle, tmp_path):
-    """Of a clip of 7 frames the segment is the shorter one that was compiled; the overlap is 6."""
-    plan = EnginePlan("tensorrt-rtx 1.7.1.116", "SM89", profiles((1, 16), (1, 6)))
-    folder = plans(bundle, tmp_path / "plans", plan)
-    (outlook,) = look(Library(RTX), folder, Question(frames=7), BOTH).outlooks
-    assert not outlook.runs
-    assert "overlap 6 is not smaller than the bundle's segment 6" in outlook.problem
+    (whole,) = look(Library(RTX), folder, Question(frames=5 if frames == 3 else 15), BOTH).outlooks
+    assert outlook.runs
+    assert outlook.choices[0].segment == (6 if frames == 3 else 16)
+    assert outlook.choices[0].cost.denoise == whole.choices[0].cost.denoise
 
 
 def test_plans_are_offered_what_they_were_compiled_for(bundle, tmp_path):

@@ -8,17 +8,10 @@ import pytest
 
 from mimicmotion_trt import Settings
 from mimicmotion_trt.bundles import load_bundle
+from mimicmotion_trt.cost import MIMICMOTION, ON_CPU, ModelStats, cost_of, memory_of
 from mimicmotion_trt.denoise.schedule import steps_of
 from mimicmotion_trt.denoise.shapes import EngineShapes
-from mimicmotion_trt.doctor.prediction import (
-    MIMICMOTION,
-    ON_CPU,
-    ModelStats,
-    best,
-    cost_of,
-    memory_of,
-    predict,
-)
+from mimicmotion_trt.doctor.prediction import best, predict
 from mimicmotion_trt.engines import EnginePlan, Profile
 
 FULL = Settings(segment=72, size=(576, 1024))

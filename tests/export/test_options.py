@@ -19,10 +19,12 @@ PLANS = {"backend": "tensorrt", "sizes": ((128, 128),), "segment": 16}
         ({"defaults": {"reuse_interval": 2}}, "settings.reuse_interval", "--deep-cache"),
         ({**PLANS, "defaults": {"reuse_interval": 2}}, "settings.reuse_interval", "--deep-cache"),
         ({**PLANS, "defaults": {"size": [64, 64]}}, "settings.size", "--size 64x64"),
-        ({**PLANS, "defaults": {"frames": 14}}, "settings.frames", "--frames 15"),
         ({"rows": (0,)}, "batch", "--batch 1,2,4"),
         ({"sizes": ()}, "batch", "--size WIDTHxHEIGHT"),
         ({"segment": 1}, "settings.segment", "2 to"),
+        ({"precision": "fp16", "keep_fp32": ("decoder",)}, "keep_fp32", "vae_decoder"),
+        ({"precision": "fp32", "keep_fp32": ("unet",)}, "keep_fp32", "--precision fp16"),
+        ({"precision": "fp8", "keep_fp32": ("unet",)}, "keep_fp32", "--precision fp16"),
     ],
 )
 def test_what_a_bundle_would_not_run(values, field, remedy):
@@ -37,6 +39,7 @@ def test_what_a_bundle_would_not_run(values, field, remedy):
     [
         {"defaults": {"reuse_interval": 2}, "deep_cache": True},
         {"defaults": {"reuse_interval": 1}},
+        {"precision": "fp8", "keep_fp32": ("vae_decoder", "pose_net")},
         {"defaults": {"size": [64, 64]}, "sizes": ((128, 128),)},  # graphs take any size
         {"defaults": {"frames": 2}},  # and any clip
         {**PLANS, "defaults": {"size": [128, 128], "frames": 15}},

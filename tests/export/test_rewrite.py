@@ -173,6 +173,32 @@ def test_the_unet_at_other_sizes(pair, shape):
     assert float((found - expected).norm() / expected.norm()) < 1e-5
 
 
+def test_a_residual_branch_that_ends_in_zeros_is_dropped():
+    """The same numbers, of a graph with fewer operators."""
+    from diffusers import AutoencoderKLTemporalDecoder
+
+    from mimicmotion_trt.training.networks import lean_blocks
+
+    vae = AutoencoderKLTemporalDecoder(
+        block_out_channels=(32, 64), down_block_types=("DownEncoderBlock2D",) * 2, layers_per_block=1
+    ).eval()
+    latents = torch.randn(3, 4, 8, 4)
+
+    def engine() -> tuple[nn.Module, int]:
+        decoder = networks.DecoderEngine(deepcopy(vae))
+        return decoder, sum(not list(module.children()) for module in decoder.modules())
+
+    _, whole = engine()
+    for block in lean_blocks(vae):
+        last = getattr(block, "temporal_res_block", block).conv2
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+    lean, fewer = engine()
+    assert fewer < whole - 20
+    expected = vae.decoder(latents, torch.zeros(1, 3), num_frames=3)
+    assert float((lean(latents) - expected).norm() / expected.norm()) < 1e-5
+
+
 def test_blocks_that_change_their_width_along_time_are_refused():
     from diffusers.models.resnet import SpatioTemporalResBlock
 

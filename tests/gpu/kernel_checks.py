@@ -1,6 +1,6 @@
 """Every kernel beside the same in numpy, to the bit, on values of chance of two jobs.
 
-A check is given kernels of one dtype: `kernels.run(launch, *arrays)` runs a launch and writes its last array. Here
+A check is given kernels of one dtype: `kernels.run(launch, *arrays)` runs a launch and writes its last arrays. Here
 they are the GPU's; in tests/cuda those of g++.
 """
 
@@ -27,13 +27,17 @@ STEPS = np.array([[0.3, 0.5, 0.9, -0.2], [0.1, 0.7, 0.8, -0.3]], np.float32)
 """Timestep, scale, keep and push of each job."""
 
 
+WRITTEN = {"blend_step": 2, "to_pictures": 2, "to_pictures_narrow": 2}
+"""How many of a kernel's last arrays it writes, where that is not one: `broken` comes before the result."""
+
+
 class Kernels(Protocol):
     """Of one dtype of engines."""
 
     dtype: np.dtype[Any]
 
     def run(self, launch: Any, *arrays: Array) -> None:
-        """Run a launch; its result is written into the last array."""
+        """Run a launch; its result is written into the last array, or the last two (`WRITTEN`)."""
 
 
 def drawn(*shape: int) -> Array:
@@ -80,9 +84,10 @@ def blend_step(kernels: Kernels) -> None:
     """All predictions weighted and guided, and the Euler step, over all jobs."""
     predictions = drawn(ROWS, SEGMENT, 4, *SIZE).astype(kernels.dtype)
     latents, guidance = drawn(JOBS * FRAMES, 4, *SIZE), drawn(JOBS * FRAMES)
-    found = latents.copy()
+    found, broken = latents.copy(), np.zeros(JOBS, np.int32)
     given = (predictions, TABLES.first, TABLES.covers, guidance, STEPS)
-    kernels.run(launches.blend_step(FRAMES, PIXELS, JOBS), *given, found)
+    kernels.run(launches.blend_step(FRAMES, PIXELS, JOBS), *given, broken, found)
+    assert not broken.any(), "not equal"
     flat = predictions.reshape(-1, 4, *SIZE).astype(np.float32)
     for frame in range(JOBS * FRAMES):
         _, _, keep, push = STEPS[frame // FRAMES]
@@ -104,9 +109,28 @@ def planes_to_pictures(kernels: Kernels, width: int = 64) -> None:
     """Planes in [-1, 1], and some beyond, to bytes."""
     planes = (0.6 * drawn(3, 3, 6, width)).astype(kernels.dtype)
     found, expected = (np.zeros((3, 6, width, 3), np.uint8) for _ in range(2))
-    kernels.run(launches.to_pictures(3, 6 * width, kernels.dtype), planes, found)
+    broken = np.zeros(1, np.int32)
+    kernels.run(launches.to_pictures(3, 6 * width, kernels.dtype), planes, broken, found)
+    assert not broken.any(), "not equal"
     to_pictures(planes.astype(np.float32), expected)
     np.testing.assert_array_equal(found, expected)
+
+
+def not_finite(kernels: Kernels) -> None:
+    """One value of one job's predictions, and one of a plane, that is no number is noticed; the other job is not."""
+    for bad in (np.nan, np.inf, -np.inf):
+        predictions = drawn(ROWS, SEGMENT, 4, *SIZE).astype(kernels.dtype)
+        predictions[-1, -1, 2, 1, 3] = bad
+        broken, latents = np.zeros(JOBS, np.int32), drawn(JOBS * FRAMES, 4, *SIZE)
+        given = (predictions, TABLES.first, TABLES.covers, drawn(JOBS * FRAMES), STEPS)
+        kernels.run(launches.blend_step(FRAMES, PIXELS, JOBS), *given, broken, latents)
+        np.testing.assert_array_equal(broken, [0, 1])
+        for width in (64, 7):
+            planes = drawn(2, 3, 6, width).astype(kernels.dtype)
+            planes[1, 1, 2, 5], broken = bad, np.zeros(1, np.int32)
+            pictures = np.zeros((2, 6, width, 3), np.uint8)
+            kernels.run(launches.to_pictures(2, 6 * width, kernels.dtype), planes, broken, pictures)
+            np.testing.assert_array_equal(broken, [1])
 
 
 CHECKS: dict[str, Callable[[Kernels], None]] = {
@@ -118,5 +142,6 @@ CHECKS: dict[str, Callable[[Kernels], None]] = {
     "decoder_input": decoder_input,
     "to_pictures": planes_to_pictures,
     "to_pictures_narrow": lambda kernels: planes_to_pictures(kernels, 7),
+    "not_finite": not_finite,
 }
 """All of them, by what they check."""

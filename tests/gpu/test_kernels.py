@@ -11,7 +11,7 @@ import pytest
 from mimicmotion_trt.cuda.launches import open_device
 from mimicmotion_trt.engines.cuda import open_gpu
 
-from .kernel_checks import CHECKS, Array, Kernels
+from .kernel_checks import CHECKS, WRITTEN, Array, Kernels
 
 pytestmark = pytest.mark.gpu
 
@@ -29,7 +29,8 @@ class GpuKernels:
             held.append(self.device.empty(array.shape, array.dtype))
             self.device.upload(array, held[-1])
         self.device.enqueue(lambda stream: self.device.launch(launch, *held, stream=stream))
-        arrays[-1][...] = self.device.download(held[-1])
+        for array, memory in list(zip(arrays, held, strict=True))[-WRITTEN.get(launch.kernel, 1) :]:
+            array[...] = self.device.download(memory)
 
 
 @pytest.fixture(scope="module", params=["float16", "float32"])

@@ -396,3 +396,13 @@ def test_the_reference_pose_may_be_given(animator, quick, person, person_pose, d
     moved = PoseSequence.concat([replace(person_pose, body=person_pose.body + np.float32(0.2))])
     other = animator.animate(person, dance[:2], quick(), reference_pose=moved).result().frames()
     assert not np.array_equal(other, given)
+
+
+def test_the_person_at_the_side_of_a_picture_is_animated(animator, dance):
+    """The picture that is encoded, and the pose that is drawn first, are those of the crop that holds them."""
+    picture = Path(__file__).parents[1] / "data" / "framing" / "person_left.jpg"
+    job = animator.animate(picture, dance[:2], animator.settings(steps=1, size=(64, 64), guidance=(1, 1)))
+    job.result()
+    assert job.animation.reference.crop.left == 0
+    np.testing.assert_array_equal(job.animation.reference.pose.body[0], job.animation.poses.body[0])
+    assert 0.1 < job.animation.poses.body[0, :, 0].min() < job.animation.poses.body[0, :, 0].max() < 0.5

@@ -292,3 +292,11 @@ def test_threads(bundle, threads):
 
 def test_settings_of_another_kind(refused):
     assert refused(SettingsError, settings={"steps": 3}).field == "settings"
+
+
+def test_a_clip_that_takes_more_memory_than_it_may_is_refused_before_the_work(bundle, person, dance):
+    with Animator.load(bundle, threads=1, limits=Limits(memory_bytes=2**30)) as animator:
+        with pytest.raises(LimitError, match=r"about [\d.]+ GB of memory, and 1\.1 GB are allowed") as caught:
+            animator.animate(person, dance[:4], animator.settings(size=(2048, 1024)))
+        assert caught.value.field == "settings.size"
+        animator.animate(person, dance[:4], animator.settings(size=(64, 64)))

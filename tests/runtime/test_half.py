@@ -54,3 +54,22 @@ def test_arrays_are_of_the_engines_dtypes(half, pose_pictures):
     conditions = half.networks.condition(pose_pictures(1)[0], 3, half.settings())
     assert conditions.pose.dtype == np.float16
     assert conditions.embedding.dtype == conditions.image_latents.dtype == np.float32
+
+
+def test_networks_that_are_kept_in_float32_run_beside_those_in_float16(build_golden, animator, golden_run):
+    options = Options(
+        precision="fp16", keep_fp32=("unet", "vae_decoder"), sizes=((64, 128),), segment=16,
+        defaults={"canvas": 512, "steps": 3},
+    )  # fmt: skip
+    run = golden_run("single")
+    with Animator.load(build_golden("test-bundle-kept", options), threads=2) as kept:
+        dtypes = {
+            name: kept.networks[name].spec.outputs[0].dtype for name in ("unet", "vae_decoder", "pose_net")
+        }
+        assert dtypes == {"unet": "float32", "vae_decoder": "float32", "pose_net": "float16"}
+        found, expected = (
+            one.sample(run.picture, run.poses, animator.resolve(run.settings), image_noise=run.noise)
+            for one in (kept, animator)
+        )
+        assert relative(found, expected) < 1e-3  # what remains is PoseNet's and the encoders' float16
+        np.testing.assert_array_equal(kept.decode(expected), animator.decode(expected))

@@ -72,12 +72,12 @@ def hosted(*, warm: bool = True, **options: Any) -> Iterator[Host]:
 
 
 @contextmanager
-def process(**options: Any) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def process(*, stderr: Any = subprocess.PIPE, **options: Any) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A server in a process of its own; gives (process, address)."""
     running = subprocess.Popen(
         [sys.executable, "-m", "tests.service.serve_stand_in", json.dumps(options)],
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=stderr,
         text=True,
         cwd=ROOT,
     )

@@ -33,9 +33,11 @@ def load(config: EngineConfig) -> StandIn:
 
 class StandIn:
     bundle_name = "stand-in"
+    costs, rows = None, 1
 
     def __init__(self, config: EngineConfig) -> None:
         self.build = json.loads(str(config.bundle)).get("build", "stand-in")
+        self.limits = config.limits
         self.note = f"graphs {config.graphs}, threads {config.threads}"
 
     def settings(self, **overrides: Any) -> Settings:
@@ -116,7 +118,7 @@ class Clip:
                 frames = self._random.integers(0, 256, frames.shape, np.uint8)
         every = self._settings.preview
         if stage == "denoise" and every and step % every == 0:
-            preview = np.full((height, width, 3), step, np.uint8)
+            preview = np.full((height, width, 3), step % 256, np.uint8)
         return Progress(stage, step, steps, frames=frames, preview=preview)
 
 

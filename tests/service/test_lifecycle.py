@@ -8,10 +8,8 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import threading
 import time
-from pathlib import Path
 
 import grpc
 import psutil
@@ -22,7 +20,7 @@ from typer.testing import CliRunner
 from mimicmotion_trt import Animator, errors, service
 from mimicmotion_trt.cli import app
 from mimicmotion_trt.limits import Limits
-from mimicmotion_trt.service import AnimationServer, Client, ClientTls, ServiceConfig, Tls
+from mimicmotion_trt.service import AnimationServer, Client, ServiceConfig
 from mimicmotion_trt.service.status import Draining, NotReady
 
 from .hosting import STAND_IN, Host, hosted, process, script, until
@@ -80,7 +78,7 @@ def test_health_tells_loading_warm_lost_and_draining():
         assert len(video) == 1, "the running job was finished and delivered"
 
 
-def test_what_does_not_finish_in_the_grace_is_cancelled():
+def test_what_does_not_finish_in_the_grace_is_told_that_the_server_drains():
     with hosted() as host, Client(host.address) as client:
         animation = client.animate(script(pause=0.02), VIDEO, {"steps": 1000})
         next(animation)
@@ -88,7 +86,7 @@ def test_what_does_not_finish_in_the_grace_is_cancelled():
         began = time.monotonic()
         host.stop(0.3)
         assert time.monotonic() - began < 3
-        with pytest.raises(errors.Cancelled):
+        with pytest.raises(Draining):
             animation.result()
         assert not folder.exists()
         assert not psutil.pid_exists(pid)
@@ -112,8 +110,12 @@ def test_a_signal_drains_the_process(tmp_path, number):
         assert not ready.exists()
         assert psutil.wait_procs(children, timeout=5)[1] == [], "no process is left"
         lines = [json.loads(line) for line in log.splitlines()]
-        assert [line["event"] for line in lines] == ["ready", "job"]
-        assert (lines[1]["state"], lines[1]["frames"], lines[1]["size"]) == ("succeeded", 6, "64x128")
+        said = {line["event"]: line for line in lines}
+        assert set(said) == {"ready", "accepted", "started", "draining", "ended", "stopped"}
+        assert {line["job"] for line in lines if "job" in line} == {animation.job}
+        assert said["draining"]["running"] == [animation.job]
+        ended = said["ended"]
+        assert (ended["state"], ended["frames"], ended["size"]) == ("succeeded", 6, "64x128")
 
 
 def test_the_engine_dies_with_its_server():
@@ -152,6 +154,23 @@ def test_reflection_lists_the_service(host):
     with grpc.insecure_channel(host.address) as channel:
         services = set(ProtoReflectionDescriptorDatabase(channel).get_services())
     assert services >= {"mimicmotion.v1.AnimationService", "grpc.health.v1.Health"}
+
+
+def test_reflection_can_be_left_out():
+    with hosted(reflection=False) as host, grpc.insecure_channel(host.address) as channel:
+        with pytest.raises(grpc.RpcError) as caught:
+            ProtoReflectionDescriptorDatabase(channel).get_services()
+        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize(("host", "warned"), [("0.0.0.0", True), ("127.0.0.1", False), ("localhost", False)])
+def test_a_server_that_everybody_can_reach_warns(capfd, host, warned):
+    with hosted(host=host, json_logs=True):
+        pass
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    assert [line["without"] for line in lines if line["event"] == "open to the network"] == (
+        ["TLS and tokens"] if warned else []
+    )
 
 
 def test_an_embedded_server_is_warm_when_entered_and_calls_back():
@@ -242,35 +261,3 @@ def test_an_unreachable_server_is_a_service_error():
             client.animate(script(), VIDEO).result()
         with pytest.raises(errors.ServiceError, match="not ready after"):
             client.wait_until_ready(0.1)
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory) -> Path:
-    """ca.pem, and for server and client NAME.pem with NAME.key."""
-    folder: Path = tmp_path_factory.mktemp("tls")
-
-    def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
-
-    new = ("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    openssl(*new, "-x509", "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=test ca", "-days", "2")
-    (folder / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1")
-    for name in ("server", "client"):
-        openssl(*new, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        openssl("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial",
-                "-out", f"{name}.pem", "-days", "2", "-extfile", "names")  # fmt: skip
-    return folder
-
-
-def test_tls_with_client_certificates(certificates):
-    at = certificates.joinpath
-    tls = Tls(certificate=at("server.pem"), key=at("server.key"), client_ca=at("ca.pem"))
-    with hosted(tls=tls) as host:
-        ours = ClientTls(ca=at("ca.pem"), certificate=at("client.pem"), key=at("client.key"))
-        with Client(host.address, tls=ours) as client:
-            assert client.animate(script(), VIDEO).result().done.frames == 6
-        for stranger in (ClientTls(ca=at("ca.pem")), None):
-            with Client(host.address, tls=stranger, timeout=2) as client, pytest.raises(errors.ServiceError):
-                client.health()
-    with pytest.raises(errors.ServiceError, match="cannot be read"):
-        Host(tls=Tls(certificate=at("nothing.pem"), key=at("server.key")))

@@ -17,7 +17,7 @@ from mimicmotion_trt.pose import PoseSequence
 from mimicmotion_trt.service import Client
 from mimicmotion_trt.service.config import load_animator
 
-from .hosting import hosted
+from .hosting import hosted, until
 
 DEMO = Path(__file__).parents[2] / "demo"
 PERSON, MOTION = DEMO / "person.jpg", DEMO / "balance.npz"
@@ -26,7 +26,9 @@ SHORT = {"steps": 2, "frames": 5, "decode_chunk": 3, "seed": 7}
 
 @pytest.fixture(scope="module")
 def host(bundle):
-    with hosted(load=load_animator, bundle=bundle, threads=1, limits=Limits(jobs=2)) as running:
+    with hosted(
+        load=load_animator, bundle=bundle, threads=1, limits=Limits(jobs=2, memory_bytes=2**31)
+    ) as running:
         yield running
 
 
@@ -78,6 +80,7 @@ def test_unusable_inputs_are_told_apart_and_harm_nothing(host, client):
         (errors.MotionError, (PERSON, np.zeros((3, 64, 64), np.uint8), SHORT)),
         (errors.MotionError, (PERSON, MOTION, {**SHORT, "stride": 10_000})),
         (errors.SettingsError, (PERSON, MOTION, {"overlap": 4000})),
+        (errors.LimitError, (PERSON, MOTION, {"size": (2048, 2048), "frames": 4})),
     ]
     for kind, arguments in cases:
         with pytest.raises(kind) as caught:
@@ -104,3 +107,29 @@ def test_a_long_job_is_cancelled_within_a_step(host):
         client.cancel(animation.job)
         with pytest.raises(errors.Cancelled):
             animation.result()
+
+
+def test_a_job_that_made_room_gives_the_same_video(bundle):
+    settings = {"steps": 60, "frames": 5, "size": (64, 64), "seed": 7}
+    with hosted(load=load_animator, bundle=bundle, threads=1) as alone, Client(alone.address) as client:
+        pose = PoseSequence.load(MOTION)[:1]
+        client.animate(
+            PERSON, MOTION, {**settings, "steps": 2}, reference_pose=pose
+        ).result()  # to predict from
+        undisturbed = client.animate(PERSON, MOTION, settings, reference_pose=pose).result().read()
+        long = client.create(PERSON, MOTION, settings, reference_pose=pose).job
+        until(lambda: (progress := client.get(long).progress) is not None and progress.step > 5, 20)
+        short = client.animate(PERSON, MOTION, {**settings, "steps": 1}, reference_pose=pose).result()
+        assert client.get(long).ended is None, "the short one went first"
+        assert short.done.frames == 5
+        assert client.watch(long).result().read() == undisturbed
+
+
+def test_an_engine_that_answers_nan_fails_the_job_by_name_and_the_next_one_runs(overflowing_bundle):
+    bundle = overflowing_bundle("unet")
+    with hosted(load=load_animator, bundle=bundle, threads=1) as host, Client(host.address) as client:
+        pid = host.engine_pid
+        with pytest.raises(errors.EngineError, match=r"the network unet answered with NaN .* in step 1 of 2"):
+            client.animate(PERSON, MOTION, {**SHORT, "motion_bucket": 1010}).result()
+        assert client.animate(PERSON, MOTION, SHORT).result().done.frames == 5
+        assert host.engine_pid == pid

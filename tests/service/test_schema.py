@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import pickle
 import subprocess
 import sys
@@ -105,6 +106,27 @@ def test_errors_survive_the_wire_and_the_pipe(kind):
         assert (copy.message, copy.remedy, copy.field) == (error.message, error.remedy, error.field)
 
 
-def test_a_status_fits_into_metadata_whatever_the_error_says():
-    error = errors.MotionError("m" * 100_000, remedy="r" * 100_000, field="f" * 100_000)
-    assert status.to_status(error).ByteSize() * 4 / 3 + 1000 < 8192
+@pytest.mark.parametrize("text", ["m", "%", "\n", "ü", "話", "🕺", "\ud800"])
+def test_a_status_fits_into_8_kib_of_metadata_whatever_the_error_says(text):
+    error = status.Busy(text * 100_000, remedy=text * 100_000, field=text * 100_000)
+    sent = status.to_status(error)
+    percent_encoded = sum(1 if 0x20 <= byte < 0x7F and byte != 0x25 else 3 for byte in sent.message.encode())
+    assert percent_encoded + len(base64.b64encode(sent.SerializeToString())) + 500 < 8192
+    assert status.from_status(sent).message[:100] == text.replace("\ud800", "?") * 100
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("/tmp/mimicmotion-a1/0f3e/picture is no picture.", "picture is no picture."),
+        (
+            "[Errno 2] No such file: '/srv/my bundles/tiny/unet.onnx'",
+            "[Errno 2] No such file: 'my bundles/tiny/unet.onnx'",
+        ),
+        ("~/secret/motion.mp4: no video", "motion.mp4: no video"),
+        ("Choose a format such as image/png, 16/9 or https://example.org/a/b.", None),
+        ("a / b is not c/d.", None),
+    ],
+)
+def test_clients_are_told_no_folders_of_the_server(said, told):
+    assert status.from_status(status.to_status(errors.EngineError(said))).message == (told or said)

@@ -38,7 +38,7 @@ FLAGS = ["--size", "96x128", "--min-frames", "5", "--frames-fps", "15", "--shard
 
 
 def dancer(seed: int, frames: int) -> np.ndarray:
-    return make_clip(seed, frames, HEIGHT, WIDTH, blur=0.0, occlusion=False).frames
+    return make_clip(seed, frames, HEIGHT, WIDTH, blur=0.0, occlusion=False, style="rich").frames
 
 
 def portrait(frames: int) -> np.ndarray:
@@ -113,7 +113,7 @@ def test_keypoints_lie_on_the_person_in_the_crop(prepared: tuple[Path, dict[str,
     entry = next(
         e for e in read_entries(prepared[0])[0] if e.meta["video"] == "a/dance.mp4" and not e.meta["start"]
     )
-    clip = make_clip(1, 7, HEIGHT, WIDTH, blur=0.0, occlusion=False)
+    clip = make_clip(1, 7, HEIGHT, WIDTH, blur=0.0, occlusion=False, style="rich")
     crop = around_person(clip.truth, 96 / 128)
     assert crop.height == HEIGHT  # the shapes are alike, so that nothing is cut off
     poses, truth = entry.poses(), clip.truth
@@ -303,7 +303,7 @@ def survey(poses: PoseSequence, **arrays: np.ndarray) -> Survey:
 
 
 def dance(frames: int, spoil: Callable[[dict[str, np.ndarray]], None] | None = None) -> PoseSequence:
-    truth = make_clip(7, frames, 64, 64, blur=0.0, occlusion=False).truth
+    truth = make_clip(7, frames, 64, 64, blur=0.0, occlusion=False, style="rich").truth
     arrays = {
         name: getattr(truth, name).copy()
         for name in PoseSequence.__annotations__

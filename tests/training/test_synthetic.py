@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,9 +30,10 @@ BONES = ((2, 3), (3, 4), (5, 6), (6, 7), (8, 9), (9, 10), (11, 12), (12, 13))
 SIZE = 192
 
 
-@pytest.fixture(scope="module")
-def clips() -> list[SyntheticClip]:
-    return list(iter_clips(500, 12, 8, SIZE, SIZE, blur=0.0, occlusion=False))
+@pytest.fixture(scope="module", params=["doll", "rich"])
+def clips(request: pytest.FixtureRequest) -> list[SyntheticClip]:
+    style = request.param
+    return list(iter_clips(500, 12, 8, SIZE, SIZE, blur=0.0, occlusion=False, driven=False, style=style))
 
 
 def pixels(points: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -53,9 +55,12 @@ def test_a_clip_has_the_stated_shapes_and_ranges() -> None:
     assert 0.05 < (clip.masks > 127).mean() < 0.6
 
 
-@pytest.mark.parametrize("options", [{}, {"blur": 0.8, "occlusion": True}, {"character_seed": 9}])
-def test_the_same_seed_gives_the_same_bytes(options: dict[str, float]) -> None:
-    one, two = (make_clip(11, 3, 96, 64, **options) for _ in range(2))  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"driven": True}, {"style": "rich"}, {"blur": 0.8, "occlusion": True}, {"character_seed": 9}],
+)
+def test_the_same_seed_gives_the_same_bytes(options: dict[str, Any]) -> None:
+    one, two = (make_clip(11, 3, 96, 64, **options) for _ in range(2))
     assert one.frames.tobytes() == two.frames.tobytes()
     assert one.reference.tobytes() == two.reference.tobytes()
     assert one.truth == two.truth
@@ -86,6 +91,45 @@ def test_a_character_keeps_its_looks_in_another_clip() -> None:
     one, two = (make_clip(seed, 2, 96, 64, character_seed=5) for seed in (1, 2))
     assert one.character == two.character == Character.from_seed(5)
     assert one.truth != two.truth
+
+
+def test_dolls_have_large_heads_and_stand_before_a_still_room() -> None:
+    dolls = list(iter_clips(40, 30, 4, 96, 64))
+    near = 0
+    for clip in dolls:
+        body = clip.character.body
+        assert 0.215 <= body.head <= 0.25
+        assert body.thigh + body.shin == pytest.approx(0.4)
+        empty = ~(clip.masks[:, :48] > 0).any(axis=0)  # the floor has a shadow that moves
+        room = clip.frames[:, :48][:, empty].astype(int)
+        assert np.abs(room - room[0]).max() <= 1
+        near += bool((clip.truth.body[:, [10, 13], 1] > 1).any())
+    assert 8 <= near <= 22  # about half show no feet
+
+
+def test_few_hands_are_before_a_dolls_face() -> None:
+    over = []
+    for clip in iter_clips(0, 60, 4, 96, 64):
+        hands = clip.truth.hands[:, :, [0, 9]].reshape(4, 4, 2)
+        face = clip.truth.face
+        low, high = face.min(axis=1), face.max(axis=1)
+        inside = (hands > low[:, None]) & (hands < high[:, None])
+        over.append(inside.all(axis=-1).any(axis=1).mean())
+    assert np.mean(over) < 0.1
+
+
+def test_a_driver_of_another_build_moves_the_same_and_is_fitted_to_the_doll() -> None:
+    own, driven = (make_clip(30, 6, 192, 128, driven=driven) for driven in (False, True))
+    assert own.frames.tobytes() == driven.frames.tobytes()
+    assert own.truth == driven.truth
+    away = np.linalg.norm((driven.observed.body - driven.truth.body) * (128, 192), axis=-1)
+    seen = (driven.observed.body_score > 0.3) & (driven.truth.body_score > 0.3)
+    assert 2 < away[seen].mean() < 15  # pixels
+    for start, end in BONES:
+        both = seen[:, [start, end]].all(axis=1)
+        one, two = (pose.body[both, end] - pose.body[both, start] for pose in (driven.truth, driven.observed))
+        lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(two, axis=1)
+        assert ((one * two).sum(axis=1) / lengths > 0.8).all()
 
 
 def test_visible_joints_are_on_the_person(clips: list[SyntheticClip]) -> None:
@@ -244,6 +288,8 @@ def test_the_demos_picture_is_of_a_character_that_training_never_sees() -> None:
     assert character_seed in TEST_SEEDS
     command = f"make_clip({clip_seed:_}, 1, 384, 256, character_seed={character_seed:_}"
     assert command in (DEMO / "README.md").read_text()
-    clip = make_clip(clip_seed, 1, 384, 256, character_seed=character_seed, blur=0.0, occlusion=False)
+    clip = make_clip(
+        clip_seed, 1, 384, 256, character_seed=character_seed, style="rich", blur=0.0, occlusion=False
+    )
     difference = np.abs(read_picture(DEMO / "dancer.png").astype(int) - clip.reference)
     assert difference.mean() < 0.1  # other processors may round some pixels otherwise

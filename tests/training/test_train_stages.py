@@ -22,7 +22,14 @@ from mimicmotion_trt.training.checkpoints import (
     replace_part,
 )
 from mimicmotion_trt.training.config import Config, VaeConfig
-from mimicmotion_trt.training.networks import TimeConv, flatten_time_convs, zero_time_taps
+from mimicmotion_trt.training.landmarks import load_landmark_net
+from mimicmotion_trt.training.networks import (
+    TimeConv,
+    ends_in_zeros,
+    flatten_time_convs,
+    lean_blocks,
+    zero_time_taps,
+)
 from mimicmotion_trt.training.objective import picture_loss
 from mimicmotion_trt.training.stages.image_encoder import BODY_POINTS, colours_of
 from mimicmotion_trt.training.stages.motion import start_networks
@@ -105,6 +112,55 @@ def test_the_vae_learns(vae):
     assert not torch.equal(trained.encoder.conv_in.weight, untrained.encoder.conv_in.weight)
     assert trained.config["scaling_factor"] != untrained.config["scaling_factor"]
     assert 5 < vae.lines("validation")[-1]["psnr"] < 40
+
+
+@pytest.fixture(scope="module")
+def landmarks(train, tmp_path_factory):
+    return train(tmp_path_factory.mktemp("landmarks"), 10, stage="landmarks", vae={"frames": 1, "crop": None})
+
+
+def test_landmarks_are_learned(landmarks):
+    assert falls(landmarks, "loss", 2)
+    assert 0 <= landmarks.lines("validation")[-1]["found"] <= 1
+    load_landmark_net(landmarks.folder / "final" / "landmarks.safetensors")
+
+
+def every_term(landmarks) -> dict[str, Any]:
+    """A lean VAE with Muon, a perceptual term, and a discriminator from the second of 40 steps."""
+    file = str(landmarks.folder / "final" / "landmarks.safetensors")
+    terms = {
+        "perceptual_weight": 0.5,
+        "landmarks": file,
+        "adversarial_weight": 0.4,
+        "adversarial_start": 0.025,
+    }
+    vae = {"frames": 1, "crop": None, "focus": 0.5, "lean": True, "latent_noise": 0.1, **terms}
+    optimizer = {"name": "muon", "weight_decay": 0.0, "clip_norm": None}
+    return {
+        "stage": "vae",
+        "vae": vae,
+        "optimizer": optimizer,
+        "validation": {"every": 0},
+        "save_every": 1,
+    }
+
+
+def test_a_lean_vae_with_every_term_goes_on_bit_for_bit(train, landmarks, tmp_path):
+    changes = every_term(landmarks)
+    whole = train(tmp_path / "whole", 4, **changes)
+    train(tmp_path / "parts", 2, **changes)
+    parts = train(tmp_path / "parts", 4, resume=True, **changes)
+    assert parts.results() == whole.results()
+    first, *_, last = whole.results()
+    assert first["discriminator"] is None
+    assert last["discriminator"] < 2.5
+    assert last["perceptual"] > 0
+    trained, other = (load_vae(Path(base_of(run))) for run in (whole, parts))
+    for key, value in trained.state_dict().items():
+        assert torch.equal(value, other.state_dict()[key]), key
+    for block in lean_blocks(trained):
+        assert ends_in_zeros(getattr(block, "temporal_res_block", block))
+    assert not ends_in_zeros(trained.decoder.up_blocks[0].resnets[0].spatial_res_block)
 
 
 def test_the_image_encoder_learns_colours(vae, colours):

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Protocol, TypedDict
+from typing import Any, NotRequired, Protocol, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,8 @@ class Sample(TypedDict):
     """uint8 [H,W,3]: the same person elsewhere in the video."""
     reference_pose: PoseSequence
     """The one pose in the reference picture."""
+    truth: NotRequired[PoseSequence]
+    """The F poses without errors, where they are known."""
 
 
 class ClipDataset(Protocol):
@@ -63,11 +65,11 @@ class SyntheticClips:
         config = self.config
         clip = make_clip(
             self.first + index, config.frames - 1, config.height, config.width, fps=config.fps,
-            character_seed=self.first + index % config.characters,
+            character_seed=self.first + index % config.characters, style=config.style,
         )  # fmt: skip
         return {
             "frames": clip.frames, "observed": clip.observed,
-            "reference": clip.reference, "reference_pose": clip.reference_pose,
+            "reference": clip.reference, "reference_pose": clip.reference_pose, "truth": clip.truth,
         }  # fmt: skip
 
 

@@ -35,6 +35,8 @@ class TrainingStage(ABC):
 
     network: nn.Module
     """Holds all that trains. `loss` calls it through what accelerate has wrapped around it."""
+    parts: Sequence[Any] = ()
+    """What else changes with every step; it has `state_dict` and `load_state_dict`, and is kept in snapshots."""
 
     def __init__(self, config: Config, device: torch.device, output: Path) -> None:
         self.config, self.device = config, device

@@ -21,7 +21,7 @@ from ...denoise.kernels import to_signed
 from .. import objective
 from ..checkpoints import drop_prefix, load_vae, save_weights
 from ..config import Config
-from ..networks import flatten_time_convs
+from ..networks import flatten_time_convs, skip_idle_branches
 from .base import Batch, Losses, Measures, generator_at
 from .motion import MotionNetworks, MotionStage
 from .vae import store_frames, trained_vae, validate_vae
@@ -52,6 +52,7 @@ class DecoderStage(MotionStage):
         self.first_sigma = float(self.sampling["sigma_max"])
         vae: Any = load_vae(self.base)
         flatten_time_convs(vae)
+        skip_idle_branches(vae.modules())
         self.decoding = Decoding(vae.train()).to(device)
         self.network = self.decoding
         self.frames = self.open_store("frames", store_frames)

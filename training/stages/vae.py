@@ -13,13 +13,16 @@ from torch import Tensor, nn
 
 from ...denoise.kernels import to_pictures, to_signed
 from ...media.sheet import contact_sheet
+from ..adversary import Adversary, balanced
 from ..checkpoints import drop_prefix, load_vae
 from ..config import Config
 from ..data.samples import Sample, with_reference
 from ..data.store import Arrays
+from ..landmarks import LandmarkNet, feature_distance, load_landmark_net
 from ..metrics import psnr, ssim
-from ..networks import flatten_time_convs, zero_time_taps
+from ..networks import flatten_time_convs, lean_blocks, skip_idle_branches, zero_time_taps
 from .base import Batch, Losses, Measures, TrainingStage, generator_at
+from .landmarks import choose_cut, store_marked
 
 MEASURED_CLIPS = 32
 """Clips whose latents decide about the scaling factor."""
@@ -28,14 +31,18 @@ MEASURED_CLIPS = 32
 class Reconstruction(nn.Module):
     """The VAE's encoder and decoder, one after the other."""
 
-    def __init__(self, vae: Any) -> None:
+    def __init__(self, vae: Any, latent_noise: float = 0.0) -> None:
+        """`latent_noise` is what the decoder sees of noise, in standard deviations of the batch's latents."""
         super().__init__()
-        self.vae = vae
+        self.vae, self.latent_noise = vae, latent_noise
 
     def forward(self, frames: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """frames [B,T,3,H,W] in [-1, 1], unit noise [B*T,4,h,w] -> (pictures as frames, mean, log-variance)."""
         posterior = self.vae.encode(frames.flatten(0, 1)).latent_dist
-        decoded = self.vae.decode(posterior.mean + posterior.std * noise, num_frames=frames.shape[1]).sample
+        spread = posterior.std
+        if self.latent_noise:
+            spread = (posterior.var + (self.latent_noise * posterior.mean.detach().std()) ** 2).sqrt()
+        decoded = self.vae.decode(posterior.mean + spread * noise, num_frames=frames.shape[1]).sample
         return decoded.unflatten(0, frames.shape[:2]), posterior.mean, posterior.logvar
 
 
@@ -53,40 +60,75 @@ class VaeStage(TrainingStage):
             start_posterior(vae, config.vae.log_variance)
         flatten_time_convs(vae)
         vae.requires_grad_(True).train()
+        if self.base_found or config.vae.lean:
+            skip_idle_branches(vae.modules() if self.base_found else lean_blocks(vae))
         if config.gradient_checkpointing:
             vae.enable_gradient_checkpointing()
         self.vae = vae
-        self.network = Reconstruction(vae).to(device)
-        self.frames = self.open_store("frames", store_frames)
+        settings = config.vae
+        self.network = Reconstruction(vae, settings.latent_noise).to(device)
+        self.finder: LandmarkNet | None = None
+        if settings.perceptual_weight:
+            assert settings.landmarks is not None
+            self.finder = load_landmark_net(settings.landmarks).to(device)
+        self.adversary = Adversary(device, config.seed) if settings.adversarial_weight else None
+        self.parts = [self.adversary] if self.adversary else []
+        self.marked = self.open_store("marked", store_marked)
 
     def batch(self, positions: Sequence[int]) -> Batch:
-        """Frames [B,T,3,S,S], cut at a random place from consecutive frames, and unit noise [B*T,4,S/8,S/8]."""
-        settings = self.config.vae
+        """Frames [B,T,3,S,S], see `choose_cut`, unit noise [B*T,4,S/8,S/8], and how much the discriminator counts."""
         cuts, noises = [], []
         for position in positions:
             generator = generator_at(self.config.seed, position)
-            frames = self.frames[self.order[position]]["frames"]
-            side = (settings.crop, settings.crop) if settings.crop else frames.shape[1:3]
-            sizes = (min(settings.frames, len(frames)), *side)
-            starts = [
-                int(torch.randint(max(0, whole - part) + 1, (), generator=generator))
-                for whole, part in zip(frames.shape, sizes, strict=False)
-            ]
-            where = tuple(slice(start, start + size) for start, size in zip(starts, sizes, strict=True))
-            cuts.append(to_signed(frames[where]))
-            height, width = cuts[-1].shape[-2] // 8, cuts[-1].shape[-1] // 8
-            noises.append(torch.randn((sizes[0], 4, height, width), generator=generator))
-        return {"frames": torch.from_numpy(np.stack(cuts)), "noise": torch.cat(noises)}
+            clip = self.marked[self.order[position]]
+            cut = choose_cut(clip, self.config.vae, generator)
+            cuts.append(to_signed(clip["frames"][cut]))
+            frames, height, width = (cuts[-1].shape[axis] for axis in (0, 2, 3))
+            noises.append(torch.randn((frames, 4, height // 8, width // 8), generator=generator))
+        batch = {"frames": torch.from_numpy(np.stack(cuts)), "noise": torch.cat(noises)}
+        return {**batch, "adversarial": torch.tensor(self.adversarial_share(positions[0]))}
+
+    def adversarial_share(self, position: int) -> float:
+        """The share of the discriminator's weight: 0 up to `adversarial_start`, 1 from 2 % of the steps later."""
+        config = self.config
+        done = position / (config.steps * config.batch * config.accumulation)
+        return min(max((done - config.vae.adversarial_start) / 0.02, 0.0), 1.0)
 
     def loss(self, network: nn.Module, batch: Batch) -> Losses:
-        """Absolute and squared errors, and the KL divergence from unit noise per latent value."""
-        settings = self.config.vae
+        """Absolute and squared errors, KL divergence from unit noise per latent value, and the terms that are on."""
+        settings, truth = self.config.vae, batch["frames"].flatten(0, 1)
         decoded, mean, log_variance = network(batch["frames"], batch["noise"])
-        error = decoded.float() - batch["frames"]
+        made = decoded.flatten(0, 1).float()
+        pictures = made.detach().requires_grad_()
+        error = pictures - truth
         l1, mse = error.abs().mean(), (error**2).mean()
+        plain = settings.l1_weight * l1 + settings.mse_weight * mse
+        terms, parts = self.more_terms(pictures, truth, float(batch["adversarial"]))
+        through = (
+            made * balanced(plain, terms, pictures)
+        ).sum()  # has the gradient that all terms have together
         kl = 0.5 * (mean.float() ** 2 + log_variance.exp() - 1.0 - log_variance).mean()
-        total = settings.l1_weight * l1 + settings.mse_weight * mse + settings.kl_weight * kl
-        return total, {"mse": mse.detach(), "kl": kl.detach()}
+        total = plain.detach() + settings.kl_weight * kl + through - through.detach()
+        return total, {"mse": mse.detach(), "kl": kl.detach(), **parts}
+
+    def more_terms(
+        self, pictures: Tensor, truth: Tensor, adversarial: float
+    ) -> tuple[list[tuple[float, Tensor]], dict[str, Tensor]]:
+        """The perceptual and the adversarial term with their weights, and what is logged of them."""
+        settings, terms, parts = self.config.vae, list[tuple[float, Tensor]](), dict[str, Tensor]()
+        if self.finder is not None:
+            with torch.no_grad():
+                wanted = self.finder.features(truth)
+            distance = feature_distance(self.finder.features(pictures), wanted)
+            terms.append((settings.perceptual_weight, distance))
+            parts["perceptual"] = distance.detach()
+        if self.adversary is not None:
+            taught = torch.full((), float("nan"))
+            if adversarial > 0:
+                taught = self.adversary.teach(truth, pictures)
+                terms.append((settings.adversarial_weight * adversarial, self.adversary.loss(pictures)))
+            parts["discriminator"] = taught
+        return terms, parts
 
     def validate(self) -> tuple[Measures, NDArray[np.uint8]]:
         """PSNR and SSIM of whole held-out clips after encoder and decoder."""
@@ -103,7 +145,7 @@ class VaeStage(TrainingStage):
         """One over the standard deviation of the posterior's modes, over the first clips."""
         modes = []
         for index in range(min(MEASURED_CLIPS, len(self.dataset))):
-            images = torch.from_numpy(to_signed(self.frames[index]["frames"][:2])).to(self.device)
+            images = torch.from_numpy(to_signed(self.marked[index]["frames"][:2])).to(self.device)
             modes.append(vae.encode(images).latent_dist.mode())
         return 1.0 / float(torch.cat(modes).double().std())
 

@@ -11,6 +11,7 @@ from ...media.picture import write_picture
 from ...media.sheet import Row, contact_sheet
 from ...pose import draw_poses
 from ...pose.sequence import PoseSequence
+from .character import Style
 from .clip import make_clip
 
 
@@ -20,17 +21,20 @@ def main(
     count: Annotated[int, typer.Option(help="Characters.", min=1)] = 8,
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of a picture.")] = "128x192",
     motion: Annotated[Path | None, typer.Option(help="Keypoints to follow (.npz, .json).")] = None,
+    style: Annotated[Style, typer.Option(help="How people look.")] = "doll",
     tile: Annotated[int, typer.Option(help="Height of a tile in pixels.", min=16)] = 256,
 ) -> None:
     """Write a contact sheet of characters, of one clip, and of its keypoints, true and observed."""
     width, height = map(int, size.split("x"))
     followed = None if motion is None else PoseSequence.load(motion)
-    people = [make_clip(seed + index, 1, height, width, blur=0.0).frames[0] for index in range(count)]
+    people = [
+        make_clip(seed + index, 1, height, width, blur=0.0, style=style).frames[0] for index in range(count)
+    ]
     rows: list[Row] = [
         (f"characters {seed + start} to {min(seed + start + 8, seed + count) - 1}", people[start : start + 8])
         for start in range(0, count, 8)
     ]
-    clip = make_clip(seed, 32, height, width, motion=followed)
+    clip = make_clip(seed, 32, height, width, motion=followed, style=style)
     rows.append(("one clip, its reference picture first", [clip.reference, *clip.frames[::4]]))
     for name, poses in (("true keypoints", clip.truth), ("observed keypoints", clip.observed)):
         shown = PoseSequence.concat([clip.reference_pose, poses[::4]])

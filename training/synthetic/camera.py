@@ -38,6 +38,25 @@ def framed(times: Array, height: int, width: int, rng: Rng) -> Camera:
     return _handheld(times, rng, height, width, scale, np.zeros(2), at)
 
 
+def portrait(
+    skeleton: Skeleton, frames: int, height: int, width: int, rng: Rng, *, near: bool | None = None
+) -> Camera:
+    """The camera for `frames` frames of a doll's dance, for instance of `skeleton`.
+
+    It stands still and shows the whole doll, or is `near`: knee-up or waist-up.
+
+    Half of the seeds are near if `near` is None.
+    """
+    whole = min(height, 1.75 * width)
+    scale, ground = rng.uniform(0.7, 0.84) * whole, rng.uniform(0.93, 0.98) * height
+    middle, closer = skeleton.body[:, NECK].mean(axis=0), rng.uniform(1.35, 1.95)
+    at = np.array([width * rng.uniform(0.46, 0.54), ground + scale * middle[1]])
+    if rng.random() < 0.5 if near is None else near:
+        middle, scale = skeleton.skull.mean(axis=0), scale * closer
+        at[1] = rng.uniform(0.08, 0.15) * height + 0.5 * scale * skeleton.character.body.head
+    return _still(frames, scale, at - scale * middle[:2])
+
+
 def fitted(skeleton: Skeleton, times: Array, height: int, width: int, rng: Rng) -> Camera:
     """The camera that holds all of a motion, wherever it goes."""
     points = skeleton.body[..., :2].reshape(-1, 2)
@@ -45,7 +64,15 @@ def fitted(skeleton: Skeleton, times: Array, height: int, width: int, rng: Rng) 
     scale = min(0.95 * height / (high[1] - low[1]), 0.95 * width / (high[0] - low[0]))
     scale = max(min(scale, 0.85 * height), 0.45 * height)
     middle = np.array([0.5 * width, 0.5 * height])
+    if skeleton.character.style == "doll":
+        return _still(len(times), scale, middle - scale * (low + high) / 2)
     return _handheld(times, rng, height, width, scale, (low + high) / 2, middle)
+
+
+def _still(frames: int, scale: float, offset: Array) -> Camera:
+    return Camera(
+        np.full(frames, scale), np.tile(offset, (frames, 1)), np.ones(frames), np.zeros((frames, 2))
+    )
 
 
 def _handheld(

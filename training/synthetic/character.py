@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from .geometry import Array, Rng
 
+Style = Literal["doll", "rich"]
+"""Paper dolls with large heads, in flat colours with dark outlines, or people of natural build who look round."""
 Pattern = Literal["solid", "stripes", "two-tone", "logo"]
 HairStyle = Literal["bald", "short", "fringe", "bob", "long", "bun", "ponytail", "afro", "cap"]
 BackdropKind = Literal["gradient", "room", "stripes", "shapes", "blobs"]
@@ -46,7 +48,7 @@ def _drawn(low: float, high: float) -> Any:
     return field(metadata={"range": (low, high)})
 
 
-def _draw(rng: Rng, cls: Any) -> dict[str, float]:
+def _draw(rng: Rng, cls: Any) -> dict[str, Any]:
     """The values of the fields of a dataclass that are `_drawn`, in their order."""
     return {one.name: rng.uniform(*one.metadata["range"]) for one in fields(cls) if one.metadata}
 
@@ -102,6 +104,8 @@ class Face:
     brow_thickness: float = _drawn(0.6, 1.5)
     nose: float = _drawn(0.8, 1.25)
     jaw: float = _drawn(0.86, 1.08)
+    eye: tuple[float, float] = (0.085, 0.055)  # half axes, in heights of a head
+    brow_lift: float = 0.0  # in heights of a head
     iris: Colour
     lips: Colour
     beard: bool
@@ -175,6 +179,7 @@ class Character:
     """A person. Two characters of different seeds differ in colours, clothes, body, face and room."""
 
     seed: int
+    style: Style
     body: Body
     face: Face
     hair: Hair
@@ -187,19 +192,44 @@ class Character:
     light: Light
 
     @staticmethod
-    def from_seed(seed: int) -> Character:
-        """The character of that number, 0 or more; always the same."""
+    def from_seed(seed: int, style: Style = "doll") -> Character:
+        """The character of that number, 0 or more; always the same. Clothes and hair are the same in both styles."""
         rng = np.random.default_rng((0x5EED, seed))
         skin = _between(rng, _SKIN, spread=5)
         top = _top(rng, skin)
         bottom = _bottom(rng, skin, top)
         hair = _hair(rng, skin)
-        return Character(
-            seed=seed, body=Body.draw(rng), face=Face.draw(rng, skin), hair=hair, skin=skin, top=top,
+        person = Character(
+            seed=seed, style="rich", body=Body.draw(rng), face=Face.draw(rng, skin), hair=hair, skin=skin, top=top,
             bottom=bottom, shoes=_cloth(rng), socks=_cloth(rng),
             backdrop=_backdrop(rng, [skin, top.colour, bottom.colour, hair.colour]),
             light=Light(**_draw(rng, Light)),
         )  # fmt: skip
+        return person if style == "rich" else _as_doll(person)
+
+
+def _as_doll(person: Character) -> Character:
+    """The person with a doll's body and face, plain clothes and an even light, in a plain room."""
+    rng = np.random.default_rng((0xD011, person.seed))
+    size, skin, top = person.body, person.skin, person.top
+    head, leg = rng.uniform(0.215, 0.25), 0.2
+    body = replace(
+        size, head=head, torso=1 - 2 * leg - head - 0.075, thigh=leg, shin=leg, hand=0.16,
+        upper_arm=0.86 * size.upper_arm, forearm=0.86 * size.forearm, wrist_radius=1.15 * size.wrist_radius,
+    )  # fmt: skip
+    face = replace(
+        person.face, eye=(0.12, 0.135), eye_size=rng.uniform(0.93, 1.07), eye_distance=rng.uniform(1.1, 1.2),
+        brow_lift=0.05, mouth_width=rng.uniform(1.0, 1.35), brow_thickness=rng.uniform(1.0, 1.7),
+        iris=shaded(vivid(rng), 0.75),
+        lips=_mixed(shaded(skin, 0.7), (196.0, 36.0, 54.0), rng.uniform(0.5, 0.9)), beard=False, glasses=False,
+    )  # fmt: skip
+    top = replace(top, pattern="stripes", bands=int(rng.integers(2, 4))) if top.pattern == "logo" else top
+    kind: BackdropKind = "room" if rng.random() < 0.6 else "gradient"
+    light = Light(side=0.0, contrast=0.0, falloff=0.0)
+    return replace(
+        person, style="doll", body=body, face=face, top=top, light=light,
+        backdrop=replace(person.backdrop, kind=kind),
+    )  # fmt: skip
 
 
 def _hair(rng: Rng, skin: Colour) -> Hair:

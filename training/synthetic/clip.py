@@ -9,9 +9,11 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ...errors import SettingsError
+from ...pose.rescale import fit, moved
 from ...pose.sequence import PoseSequence
-from .camera import Camera, View, fitted, framed
-from .character import Character, vivid
+from .camera import Camera, View, fitted, framed, portrait
+from .character import Character, Style, vivid
+from .doll import doll_parts
 from .figure import figure_parts
 from .geometry import Array, Rng
 from .keypoints import observed_keypoints, true_keypoints
@@ -41,7 +43,8 @@ class SyntheticClip:
     truth: PoseSequence
     """Exact keypoints of F frames; the score is 1, or low where a point is covered or outside the picture."""
     observed: PoseSequence
-    """The same as an estimator would give them: errors that grow as the confidence falls."""
+    """What an estimator would give, with errors that grow as the confidence falls: of this person, or of somebody of
+    another build who moves the same, fitted to the reference as the runtime does it."""
     reference: Picture
     """uint8 [H,W,3] RGB: the same person and room at another moment of the motion, nothing in front."""
     reference_pose: PoseSequence  # the exact keypoints of the reference
@@ -52,40 +55,54 @@ class SyntheticClip:
 def make_clip(
     seed: int, frames: int, height: int, width: int, *, fps: float = 15.0, motion: PoseSequence | None = None,
     character_seed: int | None = None, blur: float | None = None, occlusion: bool | None = None,
+    style: Style = "doll", driven: bool | None = None,
 ) -> SyntheticClip:  # fmt: skip
-    """The clip of that seed: always the same bytes.
+    """The clip of that seed and `style`: always the same bytes.
 
     `motion`: real keypoints to follow instead of a random dance. `character_seed`: the person, `seed` if not
     given. `blur`: the share in [0,1] of the time between frames that the shutter is open; `occlusion`:
-    whether something passes in front. Where these two are None the seed decides: one clip in six is blurred,
-    one in twelve has something passing. Raises `SettingsError` for arguments out of range.
+    whether something passes in front; `driven`: whether the observed keypoints of a dance are those of somebody of
+    another build. Where these three are None the seed decides: of dolls, four clips in ten are driven; in the style
+    `rich`, one in six is blurred and one in twelve has something passing. Raises `SettingsError` for arguments out of
+    range.
     """
     _check_ranges(
         seed=seed, character_seed=character_seed, frames=frames, height=height, width=width, fps=fps, blur=blur
     )  # fmt: skip
-    character = Character.from_seed(seed if character_seed is None else character_seed)
+    character = Character.from_seed(seed if character_seed is None else character_seed, style)
 
     def stream(purpose: int) -> Rng:
         return np.random.default_rng((seed, purpose))
 
     rng = stream(1)
     chance_blur, chance_passing, amount = rng.random(3)
-    shutter = (0.4 + 0.5 * amount if chance_blur < 1 / 6 else 0.0) if blur is None else blur
-    crossing = bool(chance_passing < 1 / 12) if occlusion is None else occlusion
+    rich = style == "rich"
+    shutter = (0.4 + 0.5 * amount if rich and chance_blur < 1 / 6 else 0.0) if blur is None else blur
+    crossing = bool(rich and chance_passing < 1 / 12) if occlusion is None else occlusion
     exposures = _EXPOSURES if shutter > 0 else 1
     times = _times(rng, frames, fps, motion, shutter, exposures)
-    if motion is None:
-        skeleton = dance(character, times, stream(2))
-        camera = framed(times, height, width, stream(4))
-    else:
+    sharp = slice(exposures // 2, None, exposures)  # the middle of each frame's exposures
+    if motion is not None:
         skeleton = retarget(character, motion, times, stream(2))
         camera = fitted(skeleton, times, height, width, stream(4))
+    else:
+        skeleton = dance(character, times, stream(2))
+        room = stream(4)
+        middle = _take(skeleton, sharp)
+        camera = (
+            framed(times, height, width, room) if rich else portrait(middle, len(times), height, width, room)
+        )
     passing = [passing_thing(times, exposures, height, width, stream(5))] if crossing else []
     pictures, masks = film(skeleton, camera, passing, height, width, exposures)
-    sharp = slice(exposures // 2, None, exposures)  # the middle of each frame's exposures
     view = View(_take(skeleton, sharp), _take(camera, sharp))
     truth = true_keypoints(view, [_take(thing, sharp) for thing in passing], (width, height), fps)
     observed = observed_keypoints(truth[1:], view.scale[1:], stream(3))
+    rng = stream(6)
+    chance_driven = rng.random()
+    if motion is None and (not rich and chance_driven < 0.4 if driven is None else driven):
+        other = Character.from_seed(int(rng.integers(TRAIN_SEEDS.stop)), "rich")
+        driver = dance(replace(character, body=other.body, face=other.face), times[sharp], stream(2))
+        observed = driver_keypoints(driver, truth[0], fps, rng)
     return SyntheticClip(pictures[1:], truth[1:], observed, pictures[0], truth[0], masks[1:], character)
 
 
@@ -95,6 +112,16 @@ def iter_clips(
     """The clips of the seeds `seed` to `seed + count - 1`, one after another; arguments of `make_clip`."""
     for index in range(count):
         yield make_clip(seed + index, frames, height, width, **kwargs)
+
+
+def driver_keypoints(driver: Skeleton, reference: PoseSequence, fps: float, rng: Rng) -> PoseSequence:
+    """What is found of a `driver` after the first frame, all moved as the runtime fits that one to `reference`."""
+    width, height = reference.size
+    frames = len(driver.body)
+    view = View(driver, portrait(driver, frames, height, width, rng, near=bool(rng.random() < 0.3)))
+    poses = true_keypoints(view, [], (width, height), fps)
+    observed = observed_keypoints(poses[1:], view.scale[1:], rng)
+    return moved(observed, *fit(poses[0], reference, height / width), (width, height))
 
 
 def _times(
@@ -159,7 +186,8 @@ def film(
     room = paint_backdrop(skeleton.character.backdrop, height * times, width * times, floor)
     view = View(skeleton, large)
     things = [replace(layer, outline=layer.outline * times) for layer in passing]
-    painted = paint(room, large, view, figure_parts(view), things, times)
+    parts = doll_parts(view) if skeleton.character.style == "doll" else figure_parts(view)
+    painted = paint(room, large, view, parts, things, times)
     if exposures > 1:
         painted = painted.reshape(-1, exposures, height, width, 4).mean(axis=1)
     return light_up(painted, skeleton.character.light), np.rint(painted[..., 3]).astype(np.uint8)

@@ -167,6 +167,17 @@ class Trunk:
             corners.append(self._centre[:, row] + around + ahead)
         return np.stack(corners, axis=1)
 
+    def skirt(self, view: View) -> Array:
+        """The corners [F,4,2] of a skirt: waist, hems, waist."""
+        bottom, size = view.character.bottom, view.character.body
+        waist = self.band(0.86, 0.93)
+        ends = waist.reshape(len(waist), -1, 2)[:, [0, -1]]
+        hems = [between(view.body[:, leg[0]], view.body[:, leg[1]], bottom.cover) for leg in LEGS]
+        flare = (view.scale * size.thigh_radius * 1.5)[:, None] * [1.0, 0.0]
+        out = np.where(ends[:, 0, :1] >= ends[:, 1, :1], 1.0, -1.0)
+        left, right = hems[0] + out * flare, hems[1] - out * flare
+        return np.stack([ends[:, 0], left, right, ends[:, 1]], axis=1)
+
 
 def trunk_parts(view: View) -> list[Part]:
     """Hips, shirt, skirt if worn, and neck."""
@@ -212,17 +223,10 @@ def _cloth(trunk: Trunk, view: View, top: float, bottom: float, colour: Colour) 
 
 
 def _skirt(trunk: Trunk, view: View) -> list[Layer]:
-    bottom, size = view.character.bottom, view.character.body
-    waist = trunk.band(0.86, 0.93)
-    ends = waist.reshape(len(waist), -1, 2)[:, [0, -1]]
-    hems = [between(view.body[:, leg[0]], view.body[:, leg[1]], bottom.cover) for leg in LEGS]
-    flare = (view.scale * size.thigh_radius * 1.5)[:, None] * [1.0, 0.0]
-    out = np.where(ends[:, 0, :1] >= ends[:, 1, :1], 1.0, -1.0)
-    left, right = hems[0] + out * flare, hems[1] - out * flare
-    corners = np.stack([ends[:, 0], left, right, ends[:, 1]], axis=1)
-    middle = ((ends[:, 0] + ends[:, 1] + left + right) / 4)[:, None]
+    corners = trunk.skirt(view)
+    middle = corners.mean(axis=1, keepdims=True)
     layers = []
-    for part, tone in view.character.light.tones(bottom.colour):
+    for part, tone in view.character.light.tones(view.character.bottom.colour):
         narrowed = middle + (corners - middle) * np.array([0.3 + 0.7 * part, 1.0])
         layers.append(Layer(narrowed, tone, None, "hull"))
     return layers
@@ -241,10 +245,12 @@ class Head:
         """[P,3] of the head to pixels [F,P,2]."""
         return np.asarray(self.view.skull[:, None] + np.einsum("fij,pj->fpi", self.axes[:, :2], points))
 
-    def ball(self, middle: tuple[float, float, float], size: float, radii: Array | None = None) -> Array:
-        """The outline [F,20,2] of an ellipsoid: the skull's own radii times `size` unless given."""
+    def ball(
+        self, middle: tuple[float, float, float], size: float, radii: Array | None = None, points: int = 20
+    ) -> Array:
+        """The outline [F,points,2] of an ellipsoid: the skull's own radii times `size` unless given."""
         half = np.asarray(RADII) if radii is None else radii
-        return ellipse(self.at(np.asarray([middle]))[:, 0], self.axes * (half * size))
+        return ellipse(self.at(np.asarray([middle]))[:, 0], self.axes * (half * size), points)
 
     def faces(self, normal: tuple[float, float, float], least: float = 0.12) -> Flags:
         """Whether the skin with that outward `normal` is turned to the viewer [F]."""
@@ -347,10 +353,10 @@ def _skull(head: Head) -> list[Layer]:
         layers += _hair(head, bun)
     if style in ("bob", "long", "afro"):
         return layers + _hair(head, head.ball((0, -0.03, -0.03), 1.07))
-    return layers + _hair(head, head.at(_dome()), "hull")
+    return layers + _hair(head, head.at(dome()), "hull")
 
 
-def _dome() -> Array:
+def dome() -> Array:
     """Points [48,3] of the skull's upper part, down to the brow in front, the ears, and the nape behind."""
     around = np.linspace(0, 2 * np.pi, 12, endpoint=False)
     rim = 0.07 - 0.22 * np.cos(around)

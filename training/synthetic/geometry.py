@@ -13,9 +13,6 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 Rng = np.random.Generator
 
-_ARC = np.linspace(np.pi / 2, 3 * np.pi / 2, 6)
-_RING = np.linspace(0, 2 * np.pi, 20, endpoint=False)
-
 
 def yaw(angle: Array) -> Array:
     """Turns a face that looks at the viewer towards the picture's right."""
@@ -67,32 +64,39 @@ def tube(start: Array, end: Array, wide: Array, narrow: Array, cap: Array | None
     return np.concatenate([first, last], axis=1)
 
 
-def half_circle(start: Array, end: Array) -> Array:
-    """Half a circle [F,6,2] of radius 1 that rounds off a rod at its start."""
+def half_circle(start: Array, end: Array, points: int = 6) -> Array:
+    """Half a circle [F,points,2] of radius 1 that rounds off a rod at its start."""
+    arc = np.linspace(np.pi / 2, 3 * np.pi / 2, points)
     along = end - start
     length = np.hypot(along[:, 0], along[:, 1])[:, None]
     along = np.where(length < 1e-6, (0.0, 1.0), along / np.maximum(length, 1e-6))
     normal = np.stack([-along[:, 1], along[:, 0]], axis=-1)
-    return np.cos(_ARC)[:, None] * along[:, None] + np.sin(_ARC)[:, None] * normal[:, None]
+    return np.cos(arc)[:, None] * along[:, None] + np.sin(arc)[:, None] * normal[:, None]
 
 
-def ellipse(middle: Array, axes: Array) -> Array:
-    """The outline [F,20,2] of an ellipsoid around `middle` with half axes [F,3,3], in columns."""
+def ring(points: int) -> tuple[Array, Array]:
+    """Cosines and sines [P] around a circle."""
+    turn = np.arange(points) * (2 * np.pi / points)
+    return np.cos(turn), np.sin(turn)
+
+
+def ellipse(middle: Array, axes: Array, points: int = 20) -> Array:
+    """The outline [F,points,2] of an ellipsoid around `middle` with half axes [F,3,3], in columns."""
+    cosine, sine = ring(points)
     flat = axes[:, :2]
     spread = flat @ flat.transpose(0, 2, 1)
     # The outline is the ellipse of this covariance; its root turns a circle into it.
     a = np.sqrt(np.maximum(spread[:, 0, 0], 1e-9))
     b = spread[:, 0, 1] / a
     c = np.sqrt(np.maximum(spread[:, 1, 1] - b * b, 1e-9))
-    x = a[:, None] * np.cos(_RING)
-    y = b[:, None] * np.cos(_RING) + c[:, None] * np.sin(_RING)
+    x = a[:, None] * cosine
+    y = b[:, None] * cosine + c[:, None] * sine
     return np.asarray(middle[:, None] + np.stack([x, y], axis=-1))
 
 
-def disc(middle: Array, radius: Array) -> Array:
-    """The outline [F,10,2] of a circle."""
-    ring = np.stack([np.cos(_RING[::2]), np.sin(_RING[::2])], axis=-1)
-    return np.asarray(middle[:, None] + radius[:, None, None] * ring)
+def disc(middle: Array, radius: Array, points: int = 10) -> Array:
+    """The outline [F,points,2] of a circle."""
+    return np.asarray(middle[:, None] + radius[:, None, None] * np.stack(ring(points), axis=-1))
 
 
 def _plane(angle: Array, first: int, second: int) -> Array:

@@ -144,6 +144,8 @@ def _arm(character: Character, waves: Waves, chest: Array, body: Array, index: i
     hinge = across(np.broadcast_to(np.array([-side * 0.35, -0.45, 0.8]), upper.shape), upper)
     hinge = about(hinge, upper, waves(-1.0, 1.0, 0.7))
     bend = waves(0.1, 2.35)[:, None]
+    if character.style == "doll":  # a raised arm is bent less, so that few hands are before the large face
+        bend = bend * (1 - 0.65 * np.clip((raised - 0.2) / 0.8, 0, 1))[:, None]
     lower = np.cos(bend) * upper + np.sin(bend) * hinge
     body[:, elbow] = body[:, shoulder] + size.upper_arm * turn(chest, upper)
     body[:, wrist] = body[:, elbow] + size.forearm * turn(chest, lower)

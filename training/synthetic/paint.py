@@ -142,6 +142,7 @@ class Layer:
     colour: Colour
     shown: Flags | None = None  # [F]; None: always
     kind: Kind = "convex"  # `any` outlines may be hollow; of `hull` the convex hull is painted
+    grown: int = 0  # pixels by which the shape is larger on every side
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -174,15 +175,19 @@ class _Stroke:
         self.points = fixed.astype(np.int32, order="C")
         self.colour, self.kind = (*layer.colour, alpha), layer.kind
         self.shown = None if layer.shown is None else layer.shown.tolist()
+        self.grown = layer.grown
 
     def paint(self, canvas: Picture, frame: int) -> None:
         if self.shown is not None and not self.shown[frame]:
             return
         points = self.points[frame]
+        if self.kind == "hull":
+            points = cv2.convexHull(points)
+        if self.grown:
+            cv2.polylines(canvas, [points], True, self.colour, 2 * self.grown, cv2.LINE_AA, _SHIFT)
         if self.kind == "any":
             cv2.fillPoly(canvas, [points], self.colour, cv2.LINE_AA, _SHIFT)
         else:
-            points = cv2.convexHull(points) if self.kind == "hull" else points
             cv2.fillConvexPoly(canvas, points, self.colour, cv2.LINE_AA, _SHIFT)
 
 

@@ -123,7 +123,7 @@ def _jaw(face: Face, expression: Expression) -> Array:
 
 def _brows(face: Face, expression: Expression) -> Array:
     x = np.linspace(0.275, 0.075, 5)
-    arch = -0.165 - 0.025 * face.brow_height - 0.035 * np.sin(np.linspace(0.2, 2.6, 5))
+    arch = -0.165 - face.brow_lift - 0.025 * face.brow_height - 0.035 * np.sin(np.linspace(0.2, 2.6, 5))
     y = arch - 0.05 * expression.brows[:, None]
     return _both_sides(x, y, order=[4, 3, 2, 1, 0])
 
@@ -145,8 +145,9 @@ def _nose(face: Face) -> Array:
 
 def _eyes(face: Face, expression: Expression) -> Array:
     turn = np.pi - np.arange(6) * np.pi / 3  # outer corner, over the lid, inner corner, under it
-    x = 0.165 * face.eye_distance - 0.085 * face.eye_size * np.cos(turn)
-    lid = -0.055 * face.eye_size * np.sin(turn) * (0.12 + 0.88 * expression.eyes[:, None])
+    wide, high = face.eye
+    x = 0.165 * face.eye_distance - wide * face.eye_size * np.cos(turn)
+    lid = -high * face.eye_size * np.sin(turn) * (0.12 + 0.88 * expression.eyes[:, None])
     return _both_sides(x, -0.045 + lid, order=[3, 2, 1, 0, 5, 4])
 
 

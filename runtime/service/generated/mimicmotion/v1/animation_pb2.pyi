@@ -141,6 +141,35 @@ SCHEDULE_ALIGN_YOUR_STEPS: Schedule.ValueType  # 2
 """For about 10 steps."""
 Global___Schedule: _TypeAlias = Schedule  # noqa: Y015
 
+class _Framing:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FramingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Framing.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FRAMING_UNSPECIFIED: _Framing.ValueType  # 0
+    FRAMING_PERSON: _Framing.ValueType  # 1
+    """The centred part unless that cuts the person, then one that holds them; where none is large enough, the
+    picture's edges are continued.
+    """
+    FRAMING_CENTRE: _Framing.ValueType  # 2
+    """The largest part around the middle."""
+    FRAMING_PAD: _Framing.ValueType  # 3
+    """The whole picture, its edges continued."""
+
+class Framing(_Framing, metaclass=_FramingEnumTypeWrapper): ...
+
+FRAMING_UNSPECIFIED: Framing.ValueType  # 0
+FRAMING_PERSON: Framing.ValueType  # 1
+"""The centred part unless that cuts the person, then one that holds them; where none is large enough, the
+picture's edges are continued.
+"""
+FRAMING_CENTRE: Framing.ValueType  # 2
+"""The largest part around the middle."""
+FRAMING_PAD: Framing.ValueType  # 3
+"""The whole picture, its edges continued."""
+Global___Framing: _TypeAlias = Framing  # noqa: Y015
+
 class _Stage:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -287,7 +316,8 @@ class AnimationHeader(_message.Message):
     motion_kind: Global___MotionKind.ValueType
     request_id: _builtins.str
     """Idempotency key chosen by the caller, at most 128 characters: while the server keeps a job with this key
-    that has not failed or been cancelled, the same job is returned. Empty: always a new job.
+    that has not failed or been cancelled, the same job is returned for the same files and settings, and others are
+    refused with ALREADY_EXISTS. Empty: always a new job.
     """
     container: Global___Container.ValueType
     """CONTAINER_UNSPECIFIED is MP4."""
@@ -365,6 +395,7 @@ class AnimationSettings(_message.Message):
     SCHEDULE_FIELD_NUMBER: _builtins.int
     GUIDANCE_INTERVAL_FIELD_NUMBER: _builtins.int
     REUSE_INTERVAL_FIELD_NUMBER: _builtins.int
+    FRAMING_FIELD_NUMBER: _builtins.int
     steps: _builtins.int
     """Denoising steps, 1 to 1000."""
     segment: _builtins.int
@@ -407,6 +438,8 @@ class AnimationSettings(_message.Message):
     """Steps from one run of the full U-Net to the next, 1 to 1000; the steps between run a shallow one on cached
     features. Above 1 the bundle must have been built with --deep-cache.
     """
+    framing: Global___Framing.ValueType
+    """Which part of the picture is animated."""
     @_builtins.property
     def guidance(self) -> Global___Guidance:
         """Guidance scales; first = last = 1 runs the conditional branch only."""
@@ -445,10 +478,11 @@ class AnimationSettings(_message.Message):
         schedule: Global___Schedule.ValueType | None = ...,
         guidance_interval: Global___GuidanceInterval | None = ...,
         reuse_interval: _builtins.int | None = ...,
+        framing: Global___Framing.ValueType | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_canvas", b"_canvas", "_conditioning_fps", b"_conditioning_fps", "_decode_chunk", b"_decode_chunk", "_frames", b"_frames", "_fusion", b"_fusion", "_layout", b"_layout", "_motion_bucket", b"_motion_bucket", "_noise", b"_noise", "_noise_aug", b"_noise_aug", "_overlap", b"_overlap", "_preview", b"_preview", "_rescale", b"_rescale", "_reuse_interval", b"_reuse_interval", "_schedule", b"_schedule", "_seed", b"_seed", "_segment", b"_segment", "_sigma_max", b"_sigma_max", "_sigma_min", b"_sigma_min", "_steps", b"_steps", "_stride", b"_stride", "canvas", b"canvas", "conditioning_fps", b"conditioning_fps", "decode_chunk", b"decode_chunk", "frames", b"frames", "fusion", b"fusion", "guidance", b"guidance", "guidance_interval", b"guidance_interval", "layout", b"layout", "motion_bucket", b"motion_bucket", "noise", b"noise", "noise_aug", b"noise_aug", "overlap", b"overlap", "preview", b"preview", "rescale", b"rescale", "reuse_interval", b"reuse_interval", "schedule", b"schedule", "seed", b"seed", "segment", b"segment", "sigma_max", b"sigma_max", "sigma_min", b"sigma_min", "size", b"size", "steps", b"steps", "stride", b"stride"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_canvas", b"_canvas", "_conditioning_fps", b"_conditioning_fps", "_decode_chunk", b"_decode_chunk", "_frames", b"_frames", "_framing", b"_framing", "_fusion", b"_fusion", "_layout", b"_layout", "_motion_bucket", b"_motion_bucket", "_noise", b"_noise", "_noise_aug", b"_noise_aug", "_overlap", b"_overlap", "_preview", b"_preview", "_rescale", b"_rescale", "_reuse_interval", b"_reuse_interval", "_schedule", b"_schedule", "_seed", b"_seed", "_segment", b"_segment", "_sigma_max", b"_sigma_max", "_sigma_min", b"_sigma_min", "_steps", b"_steps", "_stride", b"_stride", "canvas", b"canvas", "conditioning_fps", b"conditioning_fps", "decode_chunk", b"decode_chunk", "frames", b"frames", "framing", b"framing", "fusion", b"fusion", "guidance", b"guidance", "guidance_interval", b"guidance_interval", "layout", b"layout", "motion_bucket", b"motion_bucket", "noise", b"noise", "noise_aug", b"noise_aug", "overlap", b"overlap", "preview", b"preview", "rescale", b"rescale", "reuse_interval", b"reuse_interval", "schedule", b"schedule", "seed", b"seed", "segment", b"segment", "sigma_max", b"sigma_max", "sigma_min", b"sigma_min", "size", b"size", "steps", b"steps", "stride", b"stride"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_canvas", b"_canvas", "_conditioning_fps", b"_conditioning_fps", "_decode_chunk", b"_decode_chunk", "_frames", b"_frames", "_fusion", b"_fusion", "_layout", b"_layout", "_motion_bucket", b"_motion_bucket", "_noise", b"_noise", "_noise_aug", b"_noise_aug", "_overlap", b"_overlap", "_preview", b"_preview", "_rescale", b"_rescale", "_reuse_interval", b"_reuse_interval", "_schedule", b"_schedule", "_seed", b"_seed", "_segment", b"_segment", "_sigma_max", b"_sigma_max", "_sigma_min", b"_sigma_min", "_steps", b"_steps", "_stride", b"_stride", "canvas", b"canvas", "conditioning_fps", b"conditioning_fps", "decode_chunk", b"decode_chunk", "frames", b"frames", "fusion", b"fusion", "guidance", b"guidance", "guidance_interval", b"guidance_interval", "layout", b"layout", "motion_bucket", b"motion_bucket", "noise", b"noise", "noise_aug", b"noise_aug", "overlap", b"overlap", "preview", b"preview", "rescale", b"rescale", "reuse_interval", b"reuse_interval", "schedule", b"schedule", "seed", b"seed", "segment", b"segment", "sigma_max", b"sigma_max", "sigma_min", b"sigma_min", "size", b"size", "steps", b"steps", "stride", b"stride"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_canvas", b"_canvas", "_conditioning_fps", b"_conditioning_fps", "_decode_chunk", b"_decode_chunk", "_frames", b"_frames", "_framing", b"_framing", "_fusion", b"_fusion", "_layout", b"_layout", "_motion_bucket", b"_motion_bucket", "_noise", b"_noise", "_noise_aug", b"_noise_aug", "_overlap", b"_overlap", "_preview", b"_preview", "_rescale", b"_rescale", "_reuse_interval", b"_reuse_interval", "_schedule", b"_schedule", "_seed", b"_seed", "_segment", b"_segment", "_sigma_max", b"_sigma_max", "_sigma_min", b"_sigma_min", "_steps", b"_steps", "_stride", b"_stride", "canvas", b"canvas", "conditioning_fps", b"conditioning_fps", "decode_chunk", b"decode_chunk", "frames", b"frames", "framing", b"framing", "fusion", b"fusion", "guidance", b"guidance", "guidance_interval", b"guidance_interval", "layout", b"layout", "motion_bucket", b"motion_bucket", "noise", b"noise", "noise_aug", b"noise_aug", "overlap", b"overlap", "preview", b"preview", "rescale", b"rescale", "reuse_interval", b"reuse_interval", "schedule", b"schedule", "seed", b"seed", "segment", b"segment", "sigma_max", b"sigma_max", "sigma_min", b"sigma_min", "size", b"size", "steps", b"steps", "stride", b"stride"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__canvas: _TypeAlias = _typing.Literal["canvas"]  # noqa: Y015
     _WhichOneofArgType__canvas: _TypeAlias = _typing.Literal["_canvas", b"_canvas"]  # noqa: Y015
@@ -458,6 +492,8 @@ class AnimationSettings(_message.Message):
     _WhichOneofArgType__decode_chunk: _TypeAlias = _typing.Literal["_decode_chunk", b"_decode_chunk"]  # noqa: Y015
     _WhichOneofReturnType__frames: _TypeAlias = _typing.Literal["frames"]  # noqa: Y015
     _WhichOneofArgType__frames: _TypeAlias = _typing.Literal["_frames", b"_frames"]  # noqa: Y015
+    _WhichOneofReturnType__framing: _TypeAlias = _typing.Literal["framing"]  # noqa: Y015
+    _WhichOneofArgType__framing: _TypeAlias = _typing.Literal["_framing", b"_framing"]  # noqa: Y015
     _WhichOneofReturnType__fusion: _TypeAlias = _typing.Literal["fusion"]  # noqa: Y015
     _WhichOneofArgType__fusion: _TypeAlias = _typing.Literal["_fusion", b"_fusion"]  # noqa: Y015
     _WhichOneofReturnType__layout: _TypeAlias = _typing.Literal["layout"]  # noqa: Y015
@@ -498,6 +534,8 @@ class AnimationSettings(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__decode_chunk) -> _WhichOneofReturnType__decode_chunk | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__frames) -> _WhichOneofReturnType__frames | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__framing) -> _WhichOneofReturnType__framing | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__fusion) -> _WhichOneofReturnType__fusion | None: ...
     @_typing.overload
@@ -1040,12 +1078,21 @@ Global___GetAnimationResponse: _TypeAlias = GetAnimationResponse  # noqa: Y015
 class ListAnimationsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """At most so many jobs, up to 500; 0 takes 100."""
+    page_token: _builtins.str
+    """The next_page_token of the page before; empty for the newest jobs."""
     def __init__(
         self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1056,16 +1103,20 @@ class ListAnimationsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ANIMATIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the jobs that are older than these; empty if there are none."""
     @_builtins.property
     def animations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Animation]: ...
     def __init__(
         self,
         *,
         animations: _abc.Iterable[Global___Animation] | None = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["animations", b"animations"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["animations", b"animations", "next_page_token", b"next_page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -104,7 +104,7 @@ class AnimationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListAnimations(self, request, context):
-        """All jobs the server still knows, newest first. The store is bounded, so there are no pages.
+        """The jobs that the server still knows, newest first, in pages.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -48,7 +48,7 @@ class AnimationServiceStub:
     """
     GetAnimation: _grpc.UnaryUnaryMultiCallable[_animation_pb2.GetAnimationRequest, _animation_pb2.GetAnimationResponse]
     ListAnimations: _grpc.UnaryUnaryMultiCallable[_animation_pb2.ListAnimationsRequest, _animation_pb2.ListAnimationsResponse]
-    """All jobs the server still knows, newest first. The store is bounded, so there are no pages."""
+    """The jobs that the server still knows, newest first, in pages."""
     CancelAnimation: _grpc.UnaryUnaryMultiCallable[_animation_pb2.CancelAnimationRequest, _animation_pb2.CancelAnimationResponse]
     """Asks a job to stop, within one denoising step if it runs. A finished job is left as it is."""
     EstimateAnimation: _grpc.UnaryUnaryMultiCallable[_animation_pb2.EstimateAnimationRequest, _animation_pb2.EstimateAnimationResponse]
@@ -69,7 +69,7 @@ class AnimationServiceAsyncStub(AnimationServiceStub):
     """
     GetAnimation: _aio.UnaryUnaryMultiCallable[_animation_pb2.GetAnimationRequest, _animation_pb2.GetAnimationResponse]  # type: ignore[assignment]
     ListAnimations: _aio.UnaryUnaryMultiCallable[_animation_pb2.ListAnimationsRequest, _animation_pb2.ListAnimationsResponse]  # type: ignore[assignment]
-    """All jobs the server still knows, newest first. The store is bounded, so there are no pages."""
+    """The jobs that the server still knows, newest first, in pages."""
     CancelAnimation: _aio.UnaryUnaryMultiCallable[_animation_pb2.CancelAnimationRequest, _animation_pb2.CancelAnimationResponse]  # type: ignore[assignment]
     """Asks a job to stop, within one denoising step if it runs. A finished job is left as it is."""
     EstimateAnimation: _aio.UnaryUnaryMultiCallable[_animation_pb2.EstimateAnimationRequest, _animation_pb2.EstimateAnimationResponse]  # type: ignore[assignment]
@@ -117,7 +117,7 @@ class AnimationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _animation_pb2.ListAnimationsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_animation_pb2.ListAnimationsResponse, _abc.Awaitable[_animation_pb2.ListAnimationsResponse]]:
-        """All jobs the server still knows, newest first. The store is bounded, so there are no pages."""
+        """The jobs that the server still knows, newest first, in pages."""
 
     @_abc_1.abstractmethod
     def CancelAnimation(

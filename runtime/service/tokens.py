@@ -1,0 +1,119 @@
+"""Bearer tokens: a file that knows their hashes only, one line for each.
+
+    # name:sha256 of the token[:admin]
+    alice:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
+    boss:60303ae22b998861bce3b28f33eec1be758a213c86c93c076dbe9f558c11c752:admin
+
+A token is 32 random bytes, so that a plain hash keeps it: there is nothing to guess.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import re
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import ServiceError
+
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+"""Of a token. Never what an address looks like: callers without tokens are named by theirs."""
+DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One caller as the file knows it."""
+
+    name: str
+    digest: str
+    """SHA-256 of the token, 64 hexadecimal digits."""
+    admin: bool = False
+    """Sees and cancels everybody's jobs."""
+
+    @property
+    def line(self) -> str:
+        return ":".join([self.name, self.digest, *(["admin"] if self.admin else [])])
+
+
+class Tokens:
+    """The tokens of a file. `load` and `reload` raise `ServiceError` with the line that is wrong."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known = read_tokens(path)
+
+    def reload(self) -> None:
+        """Read the file again; where it is wrong the tokens stay as they were."""
+        self._known = read_tokens(self._path)
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def find(self, presented: str) -> Token | None:
+        """Whose token this is. Takes the same time wherever the file has it."""
+        digest, found = digest_of(presented), None
+        for token in self._known:
+            if hmac.compare_digest(token.digest, digest):
+                found = token
+        return found
+
+
+def digest_of(token: str) -> str:
+    """SHA-256 in hexadecimal digits."""
+    return hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()
+
+
+def read_tokens(path: Path) -> list[Token]:
+    """The tokens of a file; empty lines and lines that begin with # are passed over. Raises `ServiceError`."""
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ServiceError(f"{path} cannot be read: {why}.", remedy="Check it.", field="tokens") from error
+    tokens: dict[str, Token] = {}
+    for number, line in enumerate(lines, 1):
+        if not (text := line.strip()) or text.startswith("#"):
+            continue
+        name, digest, *rest = [*text.split(":"), ""]
+        if not NAME.fullmatch(name) or not DIGEST.fullmatch(digest) or rest not in ([""], ["admin", ""]):
+            raise ServiceError(
+                f"{path}, line {number}: this is not NAME:SHA256 or NAME:SHA256:admin.",
+                remedy="Have `mimicmotion-trt new-token NAME --tokens FILE` write it.",
+                field="tokens",
+            )
+        if name in tokens:
+            raise ServiceError(f"{path}, line {number}: {name} is there twice.", field="tokens")
+        tokens[name] = Token(name, digest, rest[0] == "admin")
+    return list(tokens.values())
+
+
+def add_token(path: Path, name: str, *, admin: bool = False) -> str:
+    """Make a token, add its line to the file (a new one is its owner's only), and return the token.
+
+    Raises `ServiceError` if the name is taken or is no name, or if the file cannot be written.
+    """
+    if not NAME.fullmatch(name):
+        raise ServiceError(
+            f"{name!r:.80} cannot name a token.",
+            remedy="Begin with a letter; letters, digits, - and _ may follow, 64 in all.",
+            field="name",
+        )
+    if path.exists() and any(token.name == name for token in read_tokens(path)):
+        raise ServiceError(
+            f"{path} has a token of {name} already.", remedy="Remove its line to replace it.", field="name"
+        )
+    token = secrets.token_urlsafe(32)
+    try:
+        with os.fdopen(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600), "r+") as file:
+            text = file.read()
+            file.write(
+                ("" if not text or text.endswith("\n") else "\n") + Token(name, digest_of(token), admin).line
+            )
+            file.write("\n")
+    except OSError as error:
+        raise ServiceError(f"{path} cannot be written: {error.strerror}.", field="tokens") from error
+    return token

@@ -1,0 +1,149 @@
+"""A server that was killed or stopped: its next life goes on with every job, and makes the same bytes."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from mimicmotion_trt import errors
+from mimicmotion_trt.events import Event, Progress
+from mimicmotion_trt.service import Client
+from mimicmotion_trt.service.status import Draining, NotFound
+
+from .hosting import hosted, process, script, until
+
+VIDEO = b"a video"
+PICTURE = script(frames=6, noise=True, size=[128, 128], pause=0.03)
+SETTINGS = {"steps": 6, "decode_chunk": 2}
+STOPS = [("pose", 2), ("denoise", 1), ("denoise", 4), ("decode", 2), ("decode", 4)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed() -> bytes:
+    """The video of a job that nothing happened to."""
+    with hosted() as host, Client(host.address) as client:
+        video: bytes = client.animate(PICTURE, VIDEO, SETTINGS).result().read()
+        return video
+
+
+def options(store: Path, **more: Any) -> dict[str, Any]:
+    return {"store": str(store), "checkpoint_share": 1e6, **more}
+
+
+def watch_until(client: Client, job: str, stage: str, step: int) -> list[Event]:
+    """The job's events up to one of its progress."""
+    seen: list[Event] = []
+    with client.watch(job) as watching:
+        for event in watching:
+            seen.append(event)
+            if isinstance(event, Progress) and event.stage == stage and event.step >= step:
+                break
+    return seen
+
+
+def video_of(events: list[Event]) -> bytes:
+    return b"".join(event.data for event in events if event.kind == "video")
+
+
+@pytest.mark.parametrize(("stage", "step"), STOPS)
+def test_a_killed_server_goes_on_with_its_job(tmp_path, undisturbed, stage, step):
+    """A watcher that comes back with its last number misses nothing and sees nothing twice."""
+    with process(**options(tmp_path)) as (running, address), Client(address) as client:
+        client.wait_until_ready(20)
+        job = client.create(PICTURE, VIDEO, SETTINGS, request_id="mine").job
+        before = watch_until(client, job, stage, step)
+        engine = psutil.Process(running.pid).children()
+        running.kill()
+        psutil.wait_procs(engine, timeout=5)
+    with hosted(**options(tmp_path)) as host, Client(host.address) as client:
+        assert client.create(PICTURE, VIDEO, SETTINGS, request_id="mine").job == job
+        after = list(client.watch(job, after=before[-1].sequence))
+        assert video_of(before) + video_of(after) == undisturbed == client.watch(job).result().read()
+        numbers = [event.sequence for event in (*before, *after)]
+        assert numbers == sorted(set(numbers))
+        kinds = [event.kind for event in (*before, *after) if event.kind in ("accepted", "started", "done")]
+        assert kinds == ["accepted", "started", "done"]
+        steps = [event.step for event in after if isinstance(event, Progress) and event.stage == "denoise"]
+        assert steps == list(range(7 - len(steps), 7)), "no step is made again"
+        if stage != "pose":
+            assert len(steps) <= 6 - (step if stage == "denoise" else 6)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_keeps_running_and_waiting_jobs_for_the_next_life(tmp_path, undisturbed, number):
+    with process(**options(tmp_path, grace=0.1)) as (running, address), Client(address) as client:
+        client.wait_until_ready(20)
+        animation = client.animate(PICTURE, VIDEO, {**SETTINGS, "steps": 300})
+        next(animation)
+        waiting = client.create(PICTURE, VIDEO, SETTINGS).job
+        until(lambda: (progress := client.get(animation.job).progress) is not None and progress.step > 3)
+        running.send_signal(number)
+        with pytest.raises(Draining) as caught:
+            animation.result()
+        assert "Watch the job again" in caught.value.remedy
+        assert running.wait(10) == 0
+    with hosted(**options(tmp_path)) as host, Client(host.address) as client:
+        assert client.get(animation.job).state in ("queued", "running")
+        client.cancel(animation.job)
+        with pytest.raises(errors.Cancelled):
+            client.watch(animation.job).result()
+        assert client.watch(waiting).result().read() == undisturbed
+    with hosted(**options(tmp_path)) as host, Client(host.address) as client:
+        assert {info.job: info.state for info in client.list()} == {
+            animation.job: "cancelled",
+            waiting: "succeeded",
+        }
+        assert client.watch(waiting).result().read() == undisturbed
+
+
+def test_another_build_does_not_go_on_with_the_latents_and_the_queue_does(tmp_path):
+    with process(**options(tmp_path)) as (running, address), Client(address) as client:
+        client.wait_until_ready(20)
+        job = client.create(PICTURE, VIDEO, {**SETTINGS, "steps": 300}).job
+        waiting = client.create(PICTURE, VIDEO, SETTINGS).job
+        watch_until(client, job, "denoise", 3)
+        running.kill()
+    with hosted(**options(tmp_path, bundle='{"build": "another"}')) as host, Client(host.address) as client:
+        with pytest.raises(errors.CheckpointError, match="another build"):
+            client.watch(job).result()
+        assert client.watch(waiting).result().done.frames == 6
+
+
+def test_without_a_store_nothing_is_left(tmp_path):
+    with process(folder=str(tmp_path)) as (running, address), Client(address) as client:
+        client.wait_until_ready(20)
+        job = client.create(script(frames=2), VIDEO).job
+        client.watch(job).result()
+        running.kill()
+    assert [path.name.startswith("mimicmotion-") for path in tmp_path.iterdir()] == [True]
+    with hosted(folder=tmp_path) as host, Client(host.address) as client:
+        (folder,) = tmp_path.iterdir()
+        assert folder == host.server.store.folder, "what the killed server left is removed"
+        with pytest.raises(NotFound):
+            client.get(job)
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- callers and keys ----
+
+
+def test_a_job_ends_with_its_last_caller_only(host, client):
+    picture = script(pause=0.03, frames=5)
+    first = client.animate(picture, VIDEO, {"steps": 300}, request_id="two callers")
+    next(first)
+    with Client(host.address) as other:
+        second = other.animate(picture, VIDEO, {"steps": 300}, request_id="two callers")
+        next(second)
+        assert second.job == first.job
+        first.cancel()
+        time.sleep(0.3)
+        assert client.get(first.job).state == "running"
+        second.cancel()
+        until(lambda: client.get(first.job).state == "cancelled")
+        third = other.animate(script(frames=5), VIDEO, {"steps": 300}, request_id="two callers")
+        assert third.result().done.frames == 5, "the key is free again"

@@ -1,0 +1,55 @@
+"""Certificates and keys of both ends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mimicmotion_trt import errors
+from mimicmotion_trt.service import Client, ClientTls, ServiceConfig, Tls
+
+from .hosting import Host, hosted, script
+
+
+def test_tls_with_client_certificates(certificates):
+    at = certificates.joinpath
+    tls = Tls(certificate=at("server.pem"), key=at("server.key"), client_ca=at("ca.pem"))
+    with hosted(tls=tls) as host:
+        ours = ClientTls(ca=at("ca.pem"), certificate=at("client.pem"), key=at("client.key"))
+        with Client(host.address, tls=ours) as client:
+            assert client.animate(script(), b"a video").result().done.frames == 6
+        for stranger in (ClientTls(ca=at("ca.pem")), None):
+            with Client(host.address, tls=stranger, timeout=2) as client, pytest.raises(errors.ServiceError):
+                client.health()
+
+
+@pytest.mark.parametrize(
+    ("files", "field", "told"),
+    [
+        ({"certificate": "nothing.pem"}, "tls.certificate", "nothing.pem cannot be read"),
+        ({"certificate": "names"}, "tls.certificate", "names holds no certificate"),
+        ({"certificate": "server.key"}, "tls.certificate", "server.key holds no certificate"),
+        ({"key": "names"}, "tls.key", "names holds no private key"),
+        ({"key": "client.key"}, "tls.key", "client.key is not the key of"),
+        ({"key": "encrypted.key"}, "tls.key", "encrypted.key is encrypted"),
+        ({"client_ca": "names"}, "tls.client_ca", "names holds no certificate"),
+    ],
+)
+def test_a_wrong_file_is_told_by_its_name(certificates, files, field, told):
+    chosen = {"certificate": "server.pem", "key": "server.key"} | files
+    with pytest.raises(errors.ServiceError, match=told) as caught:
+        Host(tls=Tls(**{name: certificates / file for name, file in chosen.items()}))
+    assert caught.value.field == field
+
+
+def test_an_authority_of_clients_without_a_certificate_of_the_servers_own_is_refused(certificates):
+    with pytest.raises(errors.ServiceError, match="certificate and its key"):
+        ServiceConfig(tls=Tls(client_ca=certificates / "ca.pem"))
+
+
+def test_a_clients_certificate_needs_its_key(certificates):
+    with pytest.raises(errors.ServiceError, match="belong together"):
+        Client("localhost:1", tls=ClientTls(certificate=certificates / "client.pem"))
+    with pytest.raises(errors.ServiceError, match="holds no certificate"):
+        Client("localhost:1", tls=ClientTls(ca=Path(__file__)))
