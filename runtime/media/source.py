@@ -122,7 +122,7 @@ def sound_of(container: InputContainer) -> AudioStream | None:
 
 def is_broadcast(container: InputContainer) -> bool:
     """Whether its time may break, as in transport streams: they are cut, joined and received with losses."""
-    flag: int = Flags.ts_discont.value
+    flag = int(Flags.ts_discont.value)  # type: ignore[call-overload]
     return bool(int(container.format.flags) & flag)
 
 
