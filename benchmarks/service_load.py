@@ -53,11 +53,11 @@ FASTER = 2.0
 """How many times sooner short jobs are finished than first-in-first-out, at the 95th percentile."""
 LEAK = """
 from mimicmotion_trt.service.eventlog import EventLog
-append, kept = EventLog.append, []
-def leaking(self, event):
+put, kept = EventLog.put, []
+def leaking(self, *arguments):
     kept.append(bytes(20_000))
-    append(self, event)
-EventLog.append = leaking
+    put(self, *arguments)
+EventLog.put = leaking
 """
 
 
