@@ -55,7 +55,7 @@ LEAK = """
 from mimicmotion_trt.service.eventlog import EventLog
 put, kept = EventLog.put, []
 def leaking(self, *arguments):
-    kept.append(bytes(20_000))
+    kept.append(b"x" * 20_000 + bytes(len(kept) % 2))
     put(self, *arguments)
 EventLog.put = leaking
 """
