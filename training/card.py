@@ -50,6 +50,13 @@ MEASURES = {
     "ssim_repeat_reference": "the same of the reference picture shown all the time",
     "ssim_vae": "the same of the truth after the VAE alone",
     "hand_psnr": "PSNR in the boxes of the hands, dB",
+    "head_psnr": "the same in the boxes of the heads, dB",
+    "sharpness": "energy of the video's gradients over that of the truth's",
+    "sharpness_heads": "the same in the boxes of the heads",
+    "sharpness_eyes": "the same in the boxes of the eyes",
+    "sharpness_hands": "the same in the boxes of the hands",
+    "flicker": "change from frame to frame where the truth stands still, levels of 255",
+    "flicker_vae": "the same of the truth after the VAE alone",
     "border_jump": "jump where segments meet beyond that elsewhere, levels of 255",
 }
 

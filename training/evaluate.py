@@ -6,7 +6,11 @@ public `Animator`, and compares with the truth. The last line printed with --jso
 psnr, ssim                 of the video; dB, and 0 to 1
 psnr_repeat_reference, ssim_repeat_reference   of the reference picture shown all the time
 psnr_vae, ssim_vae         of the truth after the VAE's encoder and decoder: what denoising cannot exceed
-hand_psnr                  in the boxes of the hands; null if no hand is seen
+hand_psnr, head_psnr       in the boxes of the hands and the heads; null if none is seen
+sharpness                  energy of the video's gradients over that of the truth's: 1 is as sharp
+sharpness_heads, _eyes, _hands   the same in their boxes; null if none is seen
+flicker, flicker_vae       change from frame to frame where the truth stands still, in levels of 255; null if it
+                           stands still nowhere
 border_jump                how much more the video jumps where segments meet than elsewhere, in levels of 255
                            (the truth's own jumps taken off); null for a single segment
 """
@@ -29,7 +33,7 @@ from mimicmotion_trt.console import explained
 from mimicmotion_trt.media.picture import write_picture
 from mimicmotion_trt.media.sheet import contact_sheet
 from mimicmotion_trt.settings import Settings, parse_setting
-from mimicmotion_trt.training.metrics import Pictures, compare, describe, means, psnr, ssim
+from mimicmotion_trt.training.metrics import Pictures, compare, describe, flicker, means, psnr, ssim
 from mimicmotion_trt.training.synthetic import TEST_SEEDS, VALIDATION_SEEDS, make_clip
 from mimicmotion_trt.training.synthetic.character import Style
 
@@ -123,6 +127,7 @@ def score(animator: Animator, clip: Any, video: Pictures, settings: Settings) ->
         **compare(video, clip.frames, clip.reference, clip.truth, settings),
         "psnr_vae": psnr(rebuilt, clip.frames),
         "ssim_vae": ssim(rebuilt, clip.frames),
+        "flicker_vae": flicker(rebuilt, clip.frames),
     }
 
 

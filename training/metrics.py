@@ -24,7 +24,7 @@ MOST = 99.0
 def compare(
     video: Pictures, truth: Pictures, reference: Pictures, poses: PoseSequence, settings: Settings
 ) -> dict[str, float | None]:
-    """All measures of a video [F,H,W,3]; `poses` tell where the hands are, `settings` where segments meet.
+    """All measures of a video [F,H,W,3]; `poses` tell where parts are, `settings` where segments meet.
 
     `…_repeat_reference` are those of the reference picture [H,W,3] shown all the time.
     """
@@ -34,7 +34,11 @@ def compare(
         "ssim": ssim(video, truth),
         "psnr_repeat_reference": psnr(still, truth),
         "ssim_repeat_reference": ssim(still, truth),
-        "hand_psnr": hand_psnr(video, truth, poses),
+        "hand_psnr": psnr_in(video, truth, boxes(poses, "hands", least=0.0)),
+        "head_psnr": psnr_in(video, truth, boxes(poses, "heads")),
+        "sharpness": sharpness(video, truth, whole(truth)),
+        **{f"sharpness_{part}": sharpness(video, truth, boxes(poses, part)) for part in PARTS},
+        "flicker": flicker(video, truth),
         "border_jump": border_jump(video, truth, borders(settings, len(truth))),
     }
 
@@ -69,16 +73,68 @@ def similarity(planes: Tensor, truth: Tensor) -> Tensor:
     return score  # type: ignore[no-any-return]
 
 
-def hand_psnr(video: Pictures, truth: Pictures, poses: PoseSequence) -> float | None:
-    """PSNR in dB over all pixels in the boxes of hands that are seen at all; None if no hand is."""
+Box = tuple[int, int, int, int, int]
+"""Frame, then rows and columns of pixels: top, bottom, left, right, ends excluded."""
+PARTS = ("heads", "eyes", "hands")
+_STILL = 2
+"""Levels of 255 by which pixels that stand still may change."""
+
+
+def boxes(poses: PoseSequence, part: str, least: float = 0.5) -> list[Box]:
+    """Where `heads`, `eyes` or `hands` are of which at least half of the points are surer than `least`."""
+    face, score = poses.face, poses.face_score
+    eyes = (slice(36, 42), slice(42, 48))
+    around, above, groups = {
+        "heads": (0.1, 0.6, [(face, score)]),  # keypoints end at the brows
+        "eyes": (0.15, 0.15, [(face[:, eye], score[:, eye]) for eye in eyes]),
+        "hands": (0.0, 0.0, [(poses.hands[:, hand], poses.hands_score[:, hand]) for hand in (0, 1)]),
+    }[part]
+    size, found = (poses.size[1], poses.size[0]), list[Box]()
+    for frame in range(len(poses)):
+        for points, scores in groups:
+            seen = scores[frame] > least
+            if 2 * seen.sum() < len(seen):
+                continue
+            low, high = points[frame, seen].min(axis=0), points[frame, seen].max(axis=0)
+            reach = high - low
+            corners = np.stack([low - reach * (around, above), high + reach * around]).astype(np.float32)
+            top, bottom, left, right = box_on_grid(corners, size)
+            if bottom > top and right > left:
+                found.append((frame, top, bottom, left, right))
+    return found
+
+
+def whole(pictures: Pictures) -> list[Box]:
+    """The boxes of whole pictures."""
+    return [(frame, 0, pictures.shape[1], 0, pictures.shape[2]) for frame in range(len(pictures))]
+
+
+def psnr_in(video: Pictures, truth: Pictures, where: Sequence[Box]) -> float | None:
+    """PSNR in dB over all pixels in the boxes; None if there is none."""
     errors = []
-    size = (truth.shape[1], truth.shape[2])
-    for frame, hand in np.argwhere((poses.hands_score > 0).any(axis=-1)):
-        seen = poses.hands_score[frame, hand] > 0
-        top, bottom, left, right = box_on_grid(poses.hands[frame, hand][seen], size)
-        a, b = (x[frame, top:bottom, left:right].astype(np.float64) for x in (video, truth))
-        errors.append(((a - b) ** 2).ravel())
-    return decibels(np.concatenate(errors)) if sum(map(len, errors)) else None
+    for frame, top, bottom, left, right in where:
+        one, other = (x[frame, top:bottom, left:right].astype(np.float64) for x in (video, truth))
+        errors.append(((one - other) ** 2).ravel())
+    return decibels(np.concatenate(errors)) if errors else None
+
+
+def sharpness(video: Pictures, truth: Pictures, where: Sequence[Box]) -> float | None:
+    """The energy of the video's gradients over that of the truth's, in all boxes; 1 is as sharp as the truth."""
+
+    def energy(pictures: Pictures, box: Box) -> float:
+        frame, top, bottom, left, right = box
+        cut = pictures[frame, top:bottom, left:right].astype(np.float64)
+        return float((np.diff(cut, axis=0) ** 2).sum() + (np.diff(cut, axis=1) ** 2).sum())
+
+    wanted = sum(energy(truth, box) for box in where)
+    return sum(energy(video, box) for box in where) / wanted if wanted else None
+
+
+def flicker(video: Pictures, truth: Pictures) -> float | None:
+    """Mean change from frame to frame, in levels of 255, of pixels where the truth stands still; None without any."""
+    still = np.abs(np.diff(truth.astype(np.int16), axis=0)).max(axis=-1) <= _STILL
+    changes = np.abs(np.diff(video.astype(np.int16), axis=0)).mean(axis=-1)
+    return float(changes[still].mean()) if still.any() else None
 
 
 def box_on_grid(points: NDArray[np.float32], size: tuple[int, int]) -> tuple[int, int, int, int]:

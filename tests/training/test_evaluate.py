@@ -15,7 +15,7 @@ from mimicmotion_trt import PoseSequence
 from mimicmotion_trt.denoise.segments import cut_segments
 from mimicmotion_trt.training import metrics
 from mimicmotion_trt.training.evaluate import MOST_SEED, STRIDE, unseen
-from mimicmotion_trt.training.synthetic import TRAIN_SEEDS, VALIDATION_SEEDS
+from mimicmotion_trt.training.synthetic import TRAIN_SEEDS, VALIDATION_SEEDS, make_clip
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,6 +44,37 @@ def test_ssim():
     )
 
 
+def test_boxes_of_heads_eyes_and_hands_are_on_the_person():
+    clip = make_clip(44, 3, 192, 128)
+    for part in metrics.PARTS:
+        found = metrics.boxes(clip.truth, part)
+        assert found
+        for frame, top, bottom, left, right in found:
+            assert (clip.masks[frame, top:bottom, left:right] > 127).mean() > 0.3
+    (_, top, bottom, left, right), *_ = metrics.boxes(clip.truth, "eyes")
+    (_, *head), *_ = metrics.boxes(clip.truth, "heads")
+    assert head[0] <= top < bottom <= head[1]
+    assert head[2] <= left < right <= head[3]
+
+
+def test_sharpness_is_the_share_of_the_truths_edges():
+    sharp = video(0)
+    sharp[:, :, 8:] = 200
+    where = metrics.whole(sharp)
+    assert metrics.sharpness(sharp, sharp, where) == 1
+    assert metrics.sharpness(sharp // 2, sharp, where) == pytest.approx(0.25)
+    assert metrics.sharpness(sharp, video(3), where) is None
+
+
+def test_flicker_counts_only_where_the_truth_stands_still():
+    truth, given = video(100, frames=3), video(100, frames=3)
+    truth[1:, :8] = 30  # moves in the upper half, in the first step
+    given[1] = 108
+    assert metrics.flicker(given, truth) == pytest.approx(8.0)
+    assert metrics.flicker(truth, truth) == 0
+    assert metrics.flicker(truth[:1], truth[:1]) is None
+
+
 def test_hand_psnr_looks_at_the_boxes_only():
     hands = np.zeros((4, 2, 21, 2), np.float32)
     scores = np.zeros((4, 2, 21), np.float32)
@@ -61,8 +92,9 @@ def test_hand_psnr_looks_at_the_boxes_only():
     )
     given, truth = video(0), video(100)
     given[1, 4:8, 4:8] = 90
-    assert metrics.hand_psnr(given, truth, pose) == pytest.approx(20 * np.log10(25.5))
-    assert metrics.hand_psnr(given[2:], truth[2:], pose[2:]) is None
+    hands = metrics.boxes(pose, "hands")
+    assert metrics.psnr_in(given, truth, hands) == pytest.approx(20 * np.log10(25.5))
+    assert metrics.psnr_in(given, truth, metrics.boxes(pose[2:], "hands")) is None
 
 
 def test_border_jump():

@@ -74,7 +74,8 @@ def test_validation_samples_through_the_runtimes_loop(runs, tmp_path, monkeypatc
 def test_what_a_validation_measures(two_steps):
     (line,) = two_steps.lines("validation")
     assert set(line) == {
-        "step", "psnr", "ssim", "psnr_repeat_reference", "ssim_repeat_reference", "hand_psnr", "border_jump"
+        "step", "psnr", "ssim", "psnr_repeat_reference", "ssim_repeat_reference", "hand_psnr", "head_psnr",
+        "sharpness", "sharpness_heads", "sharpness_eyes", "sharpness_hands", "flicker", "border_jump",
     }  # fmt: skip
     assert isinstance(line["border_jump"], float)  # of two segments
 
