@@ -308,6 +308,7 @@ class _VideoFile:
             bytes=self._offset,
             sha256=self._digest.hexdigest(),
             seconds=seconds,
+            held=self._clip.held,
         )
 
     def _put(self, data: bytes) -> None:
