@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ..errors import SettingsError
 from .network import Points
@@ -244,7 +244,7 @@ def hold_poses(poses: PoseSequence) -> tuple[PoseSequence, int]:
     source = there[np.maximum(before, 0)]
     fade = (FADE ** np.abs(frames - source)).astype(np.float32)
     held = poses.take(source)
-    faded: dict[str, npt.NDArray[np.float32]] = {
+    faded: dict[str, Any] = {
         name: getattr(held, name) * fade.reshape(-1, *[1] * (getattr(held, name).ndim - 1))
         for name in SHAPES
         if name.endswith("score")

@@ -51,12 +51,12 @@ class Crop:
     def squares(cls, picture: Picture) -> list[Crop]:
         """Squares as large as a long picture is narrow, each half over the next; none of one that is not long."""
         height, width = picture.shape[:2]
-        side = min(height, width)
+        side = float(min(height, width))
         count = math.ceil(2 * max(height, width) / side) - 1
-        places = np.linspace(side / 2, max(height, width) - side / 2, count) if count > 1 else []
-        return [
-            cls((p, side / 2) if width > height else (side / 2, p), float(side)) for p in map(float, places)
-        ]
+        if count < 2:
+            return []
+        places = np.linspace(side / 2, max(height, width) - side / 2, count).tolist()
+        return [cls((place, side / 2) if width > height else (side / 2, place), side) for place in places]
 
     @classmethod
     def pointing(cls, start: npt.ArrayLike, end: npt.ArrayLike, side: float) -> Crop:
