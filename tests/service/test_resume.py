@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +21,17 @@ from mimicmotion_trt.service.status import Draining, NotFound
 
 from .hosting import hosted, process, script, until
 
+DEMO = Path(__file__).parents[2] / "demo"
+PERSON, MOTION = DEMO / "person.jpg", DEMO / "balance.npz"
 VIDEO = b"a video"
 PICTURE = script(frames=6, noise=True, size=[128, 128], pause=0.03)
 SETTINGS = {"steps": 6, "decode_chunk": 2}
-STOPS = [("pose", 2), ("denoise", 1), ("denoise", 4), ("decode", 2), ("decode", 4)]
+SLOW = pytest.mark.slow
+STOPS = [
+    ("denoise", 4),
+    ("decode", 2),
+    *(pytest.param(*stop, marks=SLOW) for stop in [("pose", 2), ("denoise", 1), ("decode", 4)]),
+]
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +85,7 @@ def test_a_killed_server_goes_on_with_its_job(tmp_path, undisturbed, stage, step
             assert len(steps) <= 6 - (step if stage == "denoise" else 6)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=SLOW)])
 def test_a_stop_keeps_running_and_waiting_jobs_for_the_next_life(tmp_path, undisturbed, number):
     with process(**options(tmp_path, grace=0.1)) as (running, address), Client(address) as client:
         client.wait_until_ready(20)
@@ -94,6 +105,7 @@ def test_a_stop_keeps_running_and_waiting_jobs_for_the_next_life(tmp_path, undis
             client.watch(animation.job).result()
         assert client.watch(waiting).result().read() == undisturbed
     with hosted(**options(tmp_path)) as host, Client(host.address) as client:
+        assert host.server.scheduler.rates.jobs > 0, "predictions go on as well"
         assert {info.job: info.state for info in client.list()} == {
             animation.job: "cancelled",
             waiting: "succeeded",
@@ -127,6 +139,70 @@ def test_without_a_store_nothing_is_left(tmp_path):
         with pytest.raises(NotFound):
             client.get(job)
     assert list(tmp_path.iterdir()) == []
+
+
+# ---- a crash at every place, with the real animator: pytest tests/service/test_resume.py -m slow ----
+
+PLACES = [("denoise", step) for step in range(1, 5)] + [("decode", frame) for frame in range(1, 6)]
+REAL = {"steps": 4, "frames": 5, "decode_chunk": 1, "seed": 7}
+
+
+@contextmanager
+def real_server(bundle: Path, store: Path) -> Iterator[tuple[psutil.Process, Client]]:
+    """`mimicmotion-trt serve` that keeps every step; gives (its process, a client)."""
+    ready = store.parent / "ready"
+    ready.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "mimicmotion_trt", "serve", "--bundle", str(bundle), "--threads", "1"]
+    command += ["--port", "0", "--store", str(store), "--ready-file", str(ready), "--checkpoint-share", "1e6"]
+    running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until(lambda: ready.exists(), 60)
+        with Client(ready.read_text()) as client:
+            yield psutil.Process(running.pid), client
+    finally:
+        running.kill()
+        running.wait()
+
+
+def at(event: Event, stage: str, step: int) -> bool:
+    return isinstance(event, Progress) and event.stage == stage and event.step >= step
+
+
+@pytest.fixture(scope="module")
+def real_video(bundle, tmp_path_factory) -> bytes:
+    with real_server(bundle, tmp_path_factory.mktemp("undisturbed") / "store") as (_, client):
+        video: bytes = client.animate(PERSON, MOTION, REAL).result().read()
+        return video
+
+
+@pytest.mark.slow
+def test_an_engine_that_dies_at_any_step_or_chunk_changes_no_byte(bundle, tmp_path, real_video):
+    with real_server(bundle, tmp_path / "store") as (server, client):
+        for place in PLACES:
+            client.wait_until_ready(60)
+            (engine,) = server.children()
+            animation = client.animate(PERSON, MOTION, REAL)
+            for event in animation:
+                if engine.is_running() and at(event, *place):
+                    engine.kill()
+                    engine.wait()
+            assert animation.result().read() == real_video
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", PLACES)
+def test_a_server_that_dies_at_any_step_or_chunk_changes_no_byte(bundle, tmp_path, real_video, place):
+    with real_server(bundle, tmp_path / "store") as (server, client):
+        job, before = client.create(PERSON, MOTION, REAL).job, []
+        with client.watch(job) as watching:
+            for event in watching:
+                before.append(event)
+                if at(event, *place):
+                    break
+        server.kill()
+    with real_server(bundle, tmp_path / "store") as (_, client):
+        after = list(client.watch(job, after=before[-1].sequence))
+        assert video_of(before) + video_of(after) == real_video == client.watch(job).result().read()
 
 
 # ---- callers and keys ----
