@@ -310,6 +310,7 @@ class _VideoFile:
             bytes=self._offset,
             sha256=self._digest.hexdigest(),
             seconds=seconds,
+            held=self._clip.held,
         )
 
     def _put(self, data: bytes) -> None:
