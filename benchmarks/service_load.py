@@ -141,7 +141,7 @@ async def send_jobs(storm: Storm, address: str, until: float, number: int, think
     long = number < LONG_CLIENTS
     async with AsyncClient(address) as client:
         if not long:
-            await asyncio.sleep(chance.uniform(0, think))
+            await asyncio.sleep(min(chance.uniform(0, think), until - time.monotonic()))
         while time.monotonic() < until:
             draw = chance.random()
             kind = (

@@ -65,6 +65,8 @@ class Result:
 
     def __init__(self, animation: Animation) -> None:
         self.animation = animation
+        self.note = ""
+        """What was lost of the motion's sound when the video was saved, and why; empty if nothing was."""
         self._spool = tempfile.TemporaryFile(prefix="mimicmotion-")  # noqa: SIM115 - lives as long as the result
         self._count = 0
 
@@ -77,6 +79,11 @@ class Result:
     def size(self) -> tuple[int, int]:
         """(width, height)."""
         return self.animation.size
+
+    @property
+    def held(self) -> int:
+        """Frames in which the driving person was not seen: they hold the last pose."""
+        return self.animation.held
 
     def __len__(self) -> int:
         return self._count
@@ -104,13 +111,14 @@ class Result:
         """Write the video with the motion's sound, in the format of the path's ending; whole or not at all.
 
         .mp4, .mov, .mkv, .webm, .gif, or PNG pictures for a folder (`frames/`) or pattern (`f/%04d.png`).
-        Raises `OutputError`.
+        Sound that cannot be used is left out, which `note` says. Raises `OutputError`.
         """
         from .media.writer import VideoWriter  # needs PyAV; a machine that only samples does without
 
         with VideoWriter(path, fps=self.fps, size=self.size, audio=self.animation.audio) as writer:
             for frame in self:
                 writer.write(frame)
+        self.note = writer.note
         return Path(path)
 
     def close(self) -> None:

@@ -6,7 +6,6 @@ import io
 import math
 from dataclasses import dataclass, field
 from fractions import Fraction
-from pathlib import Path
 
 import av
 import numpy as np
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..errors import OutputError
 from ..limits import FASTEST_FPS, SLOWEST_FPS
-from .audio import AudioTrack, open_audio
+from .audio import AudioTrack, Sound, open_audio
 
 _THREADS = 4  # x264 gives the same bytes for the same number of threads, so it must not follow the host
 _CENTISECOND = Fraction(1, 100)  # a GIF's clock
@@ -72,7 +71,7 @@ class Movie:
 
     Frames are uint8 [H,W,3] RGB of `size` (width, height); H.264 and VP9 pad odd sizes by one pixel.
     Colours are BT.709, limited range. Sound comes from `audio`, the driving video, where the format has any.
-    Raises `OutputError` for a wrong rate, size or frame, and `MotionError` where `audio` cannot be opened.
+    Sound that cannot be used is left out, which `note` says. Raises `OutputError` for a wrong rate, size or frame.
     """
 
     def __init__(
@@ -82,10 +81,12 @@ class Movie:
         *,
         fps: float,
         size: tuple[int, int],
-        audio: str | Path | bytes | None = None,
+        audio: Sound | None = None,
         crf: int = 18,
     ) -> None:
         self.frames = 0
+        self.note = ""
+        """What was lost of the sound, and why; empty if nothing was."""
         self._rate = exact_rate(fps)
         self._size = check_size(size)
         self._audio: AudioTrack | None = None
@@ -95,7 +96,8 @@ class Movie:
         try:
             self._stream = self._add_stream(form, crf)
             if audio is not None and form.audio_codec:
-                self._audio = open_audio(audio, self._container, form.copied_audio, form.audio_codec)
+                opened = open_audio(audio, self._container, form.copied_audio, form.audio_codec)
+                self._audio, self.note = opened
             self._container.start_encoding()
         except BaseException:
             self.close()
@@ -122,6 +124,7 @@ class Movie:
         """Close the files; without `finish` what was written is of no use."""
         if self._audio is not None:
             self._audio.close()
+            self.note = self._audio.note or self.note
         self._container.close()
 
     def _add_stream(self, form: FileFormat, crf: int) -> VideoStream:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import OutputError
+from .audio import Sound
 from .movie import FORMATS, FRAGMENTED, FileFormat, Movie, check_frame, check_size, exact_rate
 from .picture import encode_picture
 
@@ -34,8 +35,8 @@ class VideoWriter:
     is the quality, 0 (lossless) to 51. The same frames give the same bytes.
 
     Everything is written beside the output and moved into place when the `with` block ends; an exception
-    leaves nothing behind. Raises `OutputError` at once where the output cannot be written, and `MotionError`
-    where `audio` cannot be opened.
+    leaves nothing behind. Sound that cannot be used is left out, which `note` says. Raises `OutputError` at once
+    where the output cannot be written.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class VideoWriter:
         *,
         fps: float,
         size: tuple[int, int],
-        audio: str | Path | bytes | None = None,
+        audio: Sound | None = None,
         crf: int = 18,
     ) -> None:
         self._output = Path(output)
@@ -72,6 +73,11 @@ class VideoWriter:
     def frames(self) -> int:
         """How many were written."""
         return self._sink.frames
+
+    @property
+    def note(self) -> str:
+        """What was lost of the sound, and why; empty if nothing was. Known once the file is closed."""
+        return self._sink.note
 
     def write(self, frame: NDArray[np.uint8]) -> None:
         """Append uint8 [H,W,3] RGB of the writer's size."""
@@ -121,12 +127,10 @@ class FragmentedMp4:
     of `audio` (the driving video) is interleaved up to the video's time. The same frames in the same portions
     give the same bytes.
 
-    Raises `OutputError` if the frames do not fit `size` and `MotionError` if `audio` cannot be opened.
+    Raises `OutputError` if the frames do not fit `size`. Sound that cannot be used is left out, which `note` says.
     """
 
-    def __init__(
-        self, fps: float, size: tuple[int, int], audio: str | Path | bytes | None = None, crf: int = 18
-    ) -> None:
+    def __init__(self, fps: float, size: tuple[int, int], audio: Sound | None = None, crf: int = 18) -> None:
         self._pieces = _Pieces()
         self._closed = False
         self._key = 0
@@ -136,6 +140,11 @@ class FragmentedMp4:
     def frames(self) -> int:
         """How many were written."""
         return self._movie.frames
+
+    @property
+    def note(self) -> str:
+        """What was lost of the sound, and why; empty if nothing was. Known once the video is closed."""
+        return self._movie.note
 
     def write(self, frames: NDArray[np.uint8]) -> bytes:
         """Take uint8 [n,H,W,3] RGB; give the bytes that are ready, possibly none."""
@@ -185,7 +194,7 @@ class _PngFolder:
     """A new folder of PNG pictures; `name` has a printf pattern for their numbers from 1."""
 
     def __init__(self, folder: Path, name: str, size: tuple[int, int]) -> None:
-        self._folder, self._name, self._size, self.frames = folder, name, size, 0
+        self._folder, self._name, self._size, self.frames, self.note = folder, name, size, 0, ""
         folder.mkdir()
 
     def add(self, frame: NDArray[np.uint8]) -> None:

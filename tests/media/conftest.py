@@ -36,9 +36,15 @@ def _clip(
     times: Iterable[int] | None = None,
     rotation: float | None = None,
     sound: str = "",
+    heard: tuple[float, float] = (0.0, 1e9),
+    beep: float | None = None,
+    noisy: bool = False,
     options: dict[str, str] | None = None,
 ) -> bytes:
-    """`times`: milliseconds of each frame. `sound`: an encoder for a 440 Hz tone as long as the frames."""
+    """`times`: milliseconds of each frame. `sound`: an encoder for a 440 Hz tone as long as the frames, of which
+    there is what lies in the seconds `heard`; `beep`: for a beep of 0.1 s instead. `noisy`: frames take many bytes.
+    """
+    noise = np.random.default_rng(0)
     file = io.BytesIO()
     with av.open(file, "w", format=container, options=options or {}) as output:
         stream = output.add_stream(codec, rate=Fraction(rate))
@@ -53,13 +59,19 @@ def _clip(
         stamps = list(times) if times is not None else range(frames)
         unit = Fraction(1, 1000) if times is not None else 1 / Fraction(rate)
         for index, stamp in enumerate(stamps):
-            picture = av.VideoFrame.from_ndarray(_frame(index, *size), format="rgb24")
+            drawn = noise.integers(0, 255, (size[1], size[0], 3), np.uint8) if noisy else _frame(index, *size)
+            picture = av.VideoFrame.from_ndarray(drawn, format="rgb24")
             picture.pts, picture.time_base = stamp, unit
             output.mux(stream.encode(picture))
         output.mux(stream.encode(None))
         if audio is not None:
             for start in range(0, int(48_000 * frames / rate), 1000):
-                wave = np.sin(np.arange(start, start + 1000) * (2 * np.pi * 440 / 48_000)) * 12_000
+                seconds = np.arange(start, start + 1000) / 48_000
+                if not heard[0] <= seconds[0] < heard[1]:
+                    continue
+                wave = np.sin(seconds * (2 * np.pi * 440)) * 12_000
+                if beep is not None:
+                    wave *= (seconds >= beep) & (seconds < beep + 0.1)
                 tone = av.AudioFrame.from_ndarray(wave.astype(np.int16)[None], format="s16", layout="mono")
                 tone.rate, tone.pts, tone.time_base = 48_000, start, Fraction(1, 48_000)
                 output.mux(audio.encode(tone))

@@ -66,13 +66,20 @@ def test_stride_and_limit(clip, index_of):
 
 
 @pytest.mark.parametrize("container", ["mp4", "matroska"])
-def test_a_varying_rate_is_resampled_to_its_mean(clip, index_of, container):
-    times = [*range(0, 400, 20), *range(400, 2001, 80)]  # 50 frames a second, then 12.5
-    data = clip(times=times, container=container)
-    video = VideoReader(data)
-    assert video.fps == pytest.approx((len(times) - 1) / 2)
+@pytest.mark.parametrize(
+    ("times", "rate"),
+    [
+        ([*range(0, 400, 20), *range(400, 2001, 80)], 50),  # 50 frames a second, then 12.5
+        ([0, *range(3000, 4600, 40)], 25),  # a still, then a pause, then 25 a second
+        ([*range(0, 1000, 40), 3000], 25),  # a last frame after a pause
+        ([round(k * 100 / 3) for k in range(30)] + [round(1000 + k * 200 / 3) for k in range(15)], 30),
+    ],
+)
+def test_the_usual_distance_of_frames_sets_the_rate(clip, index_of, container, times, rate):
+    video = VideoReader(clip(times=times, container=container))
+    assert video.fps == pytest.approx(rate)
     read = list(video.frames())
-    assert len(read) == len(times)
+    assert len(read) == pytest.approx(rate * times[-1] / 1000 + 1, abs=rate / 12)
     for time, picture in read:
         shown = times[round(index_of(picture))] / 1000
         assert abs(shown - time) <= min(abs(t / 1000 - time) for t in times) + 1e-3
@@ -145,7 +152,7 @@ def test_a_damaged_video_says_how_far_it_got(tmp_path):
 
     path.write_bytes(whole[: len(whole) // 2])
     video = VideoReader(path)
-    with pytest.raises(MotionError, match=r"after frame \d+ of 60") as caught:
+    with pytest.raises(MotionError, match=r"truncated after frame \d+ of 60") as caught:
         list(video.frames())
     assert "dance.mp4" in caught.value.message
     assert len(list(VideoReader(path).frames(limit=5))) == 5  # what is whole can be used
