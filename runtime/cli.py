@@ -154,7 +154,8 @@ def _in_process(
                 for frame in event.frames if event.frames is not None else ():
                     writer.write(frame)
         resolved = animation.settings.to_dict()
-        return {"frames": animation.frames, "fps": fps, "size": size, "settings": resolved}
+        done = {"frames": animation.frames, "held": animation.held, "fps": fps, "size": size}
+        return {**done, "settings": resolved}
 
 
 def _on_server(

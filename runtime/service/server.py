@@ -42,6 +42,8 @@ CANCEL_SECONDS = 5.0
 """A cancelled job has so long to stop before its process is killed."""
 ASLEEP_SECONDS = 2.0
 """While the server stops, readers that take nothing for so long are not waited for."""
+RATES = "rates.json"
+"""In the store: how long jobs take, for the predictions of the next server."""
 LIVE = "live"
 """The health service's name for whether the process works; the others say whether it takes jobs."""
 CHANNEL_OPTIONS = [
@@ -227,6 +229,10 @@ class AnimationServer:
         )
 
     @property
+    def _build(self) -> str:
+        return next((engine.ready.build for engine in self.scheduler.engines if engine.ready is not None), "")
+
+    @property
     def _ready(self) -> bool:
         return self.scheduler.warm and not self.scheduler.draining and self.fault is None
 
@@ -258,6 +264,8 @@ class AnimationServer:
         """An engine became warm, was lost, or was given up."""
         self._spawn(self._set_health())
         if self.scheduler.warm:
+            if not self._decided.is_set() and self.store.durable:
+                self.scheduler.rates.load(self.store.folder / RATES, self._build)
             self._decided.set()
         if self.scheduler.failure is not None:
             self._decided.set()
@@ -296,6 +304,9 @@ class AnimationServer:
     def _job_ended(self, job: StoredJob) -> None:
         if job.ended is not None:  # else it is kept for the server's next life
             self._observers.ended(job)
+        if job.done is not None and self.store.durable:
+            save = self.scheduler.rates.save
+            asyncio.get_running_loop().run_in_executor(None, save, self.store.folder / RATES, self._build)
         self.store.sweep()
         self._jobs_ended.set()
 
