@@ -5,19 +5,24 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
 import psutil
 import pytest
 
 from mimicmotion_trt import errors
 from mimicmotion_trt.events import Event, Progress
 from mimicmotion_trt.service import Client
-from mimicmotion_trt.service.status import Draining, NotFound
+from mimicmotion_trt.service.generated.mimicmotion.v1 import animation_pb2 as pb
+from mimicmotion_trt.service.generated.mimicmotion.v1 import animation_pb2_grpc as pb_grpc
+from mimicmotion_trt.service.status import Draining, KeyReused, NotFound
+from mimicmotion_trt.service.transfer import Upload
 
 from .hosting import hosted, process, script, until
 
@@ -223,3 +228,42 @@ def test_a_job_ends_with_its_last_caller_only(host, client):
         until(lambda: client.get(first.job).state == "cancelled")
         third = other.animate(script(frames=5), VIDEO, {"steps": 300}, request_id="two callers")
         assert third.result().done.frames == 5, "the key is free again"
+
+
+def test_one_caller_that_detaches_keeps_the_job(host, client):
+    picture = script(pause=0.02, frames=7)
+    first = client.animate(picture, VIDEO, request_id="detached later")
+    next(first)
+    with Client(host.address) as other:
+        second = other.animate(picture, VIDEO, request_id="detached later", detach=True)
+        next(second)
+        second.cancel()
+    first.cancel()
+    assert client.watch(first.job).result().done.frames == 7
+
+
+def test_another_picture_of_the_same_length_is_another_request(client):
+    client.create(script(frames=3), VIDEO, request_id="content")
+    with pytest.raises(KeyReused):
+        client.create(script(frames=4), VIDEO, request_id="content")
+
+
+def test_a_retry_does_not_wait_for_an_upload_that_died(host, client):
+    """Nor does the first one disturb it, should it still be alive."""
+    parts = list(Upload(script(frames=3), VIDEO, None, request_id="retried"))
+    goes_on = threading.Event()
+
+    def slow() -> Iterator[pb.CreateAnimationRequest]:
+        yield pb.CreateAnimationRequest(upload=parts[0])
+        goes_on.wait(20)
+        yield from (pb.CreateAnimationRequest(upload=part) for part in parts[1:])
+
+    with grpc.insecure_channel(host.address) as channel:
+        first = pb_grpc.AnimationServiceStub(channel).CreateAnimation.future(slow())
+        until(lambda: host.server.scheduler.uploads == 1)
+        retried = client.animate(script(frames=3), VIDEO, request_id="retried").result()
+        goes_on.set()
+        answer = first.result(20)
+    assert retried.done.frames == 3
+    assert answer.existed
+    assert client.watch(answer.animation.job).result().read() == retried.read()
