@@ -181,7 +181,6 @@ class AnimationServer:
             clock=self.store.clock,
             patience=config.engine_patience,
             keep_unfinished=self.store.durable,
-            rates_file=self.store.folder / "rates.json",
         )
         for engine in self.scheduler.engines:  # before gRPC has threads and sockets of its own
             await engine.start()
