@@ -129,7 +129,10 @@ def test_latents_are_read_and_written_four_at_a_time(kernel):
     ptx = ptx_of(kernel)
     assert "ld.global.v4.f32" in ptx
     stores = re.findall(r"st\.global\.(\S+)", ptx)
-    assert stores == {"gather": ["v4.u16"] * 2, "blend_step": ["u32", "v4.f32"], "decoder_input": ["v4.u16"]}[kernel]
+    assert (
+        stores
+        == {"gather": ["v4.u16"] * 2, "blend_step": ["u32", "v4.f32"], "decoder_input": ["v4.u16"]}[kernel]
+    )
     assert ".local" not in ptx
     assert "fma." not in ptx
 
