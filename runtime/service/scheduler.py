@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from ..cost import check_memory
 from ..errors import Cancelled, DeviceLost, LimitError, MimicMotionError
@@ -70,12 +69,10 @@ class Scheduler:
         clock: Callable[[], float] = time.time,
         patience: float = 30.0,
         keep_unfinished: bool = False,
-        rates_file: Path | None = None,
     ) -> None:
         """`patience`: seconds without an event after which an engine counts as hung, at least. `keep_unfinished`:
-        jobs that the end of the server interrupts stay as they are, for its next life. `rates_file`: where what is
-        learned about a bundle is kept for the next start."""
-        self._patience, self._keeps, self._rates_file = patience, keep_unfinished, rates_file
+        jobs that the end of the server interrupts stay as they are, for its next life."""
+        self._patience, self._keeps = patience, keep_unfinished
         self.rates = Rates()
         self.draining = False
         self._on_end = on_end
@@ -231,18 +228,7 @@ class Scheduler:
         remedy = WATCH_AGAIN if self._keeps else "Try again later."
         return Draining("The server is shutting down.", remedy=remedy, retry_after=COLD_RETRY)
 
-    def _learn(self, job: StoredJob, done: Done) -> None:
-        self.rates.learn(job.settings, done, job.motion_kind, job.motion_bytes)
-        if self._rates_file is not None:
-            self.rates.save(self._rates_file, self._bundle)
-
-    @property
-    def _bundle(self) -> str:
-        return next((engine.ready.bundle_name for engine in self.engines if engine.ready is not None), "")
-
     def _engine_changed(self) -> None:
-        if self._rates_file is not None and not self.rates.jobs and self.warm:
-            self.rates.load(self._rates_file, self._bundle)
         if self.failure is not None:
             self._give_back(self.failure)
         self._fill_engines()
@@ -296,7 +282,7 @@ class Scheduler:
         match event:
             case Done():
                 if not job.ran:  # else its seconds are those of its last part only
-                    self._learn(job, event)
+                    self.rates.learn(job.settings, event, job.motion_kind, job.motion_bytes)
                 self._end(job, event)
             case Suspended():
                 self._again(job)

@@ -33,7 +33,7 @@ from .store import JobStore
 from .tokens import Tokens
 
 if TYPE_CHECKING:
-    from .metrics import Snapshot
+    from .metrics import Metrics, Snapshot
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["AnimationService"].full_name
 SWEEP_SECONDS = 30.0
@@ -90,6 +90,7 @@ class AnimationServer:
         self._jobs_ended = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
+        self._metrics: Metrics | None = None
 
     async def start(self) -> None:
         """Spawn the engines, then open the port. Calls are answered at once, jobs taken from `ready` on.
@@ -100,33 +101,11 @@ class AnimationServer:
         self._tokens = Tokens(config.tokens) if config.tokens is not None else None
         credentials = config.tls.credentials() if config.tls is not None else None
         self._observers = self._make_observers()
-        self.store = JobStore.open(config.store, config.folder, config.keep)
-        self.scheduler = Scheduler(
-            config.engines(),
-            config.max_queue,
-            max_queue_seconds=config.max_queue_seconds,
-            on_end=self._job_ended,
-            on_change=self._changed,
-            on_event=self._observers.happened,
-            on_lost=self._observers.engine_lost,
-            clock=self.store.clock,
-            patience=config.engine_patience,
-            keep_unfinished=self.store.durable,
-            rates_file=self.store.folder / "rates.json",
-        )
-        for engine in self.scheduler.engines:  # before gRPC has threads and sockets of its own
-            await engine.start()
-            assert engine.supervisor is not None
-            engine.supervisor.add_done_callback(self._task_ended)
         try:
-            await self._open(credentials)
+            await self._start(credentials)
         except BaseException:
-            await self._close_engines()
+            await asyncio.to_thread(self._observers.close)
             raise
-        for job in self.store.unfinished:
-            self.scheduler.submit(job)
-        self._spawn(self._sweep())
-        self._spawn(self._announce())
 
     async def ready(self) -> None:
         """Wait until an engine is warm; raises what keeps all of them from it, such as `BundleError`."""
@@ -188,15 +167,43 @@ class AnimationServer:
 
     # ---- inside ----
 
+    async def _start(self, credentials: grpc.ServerCredentials | None) -> None:
+        config = self.config
+        self.store = JobStore.open(config.store, config.folder, config.keep)
+        self.scheduler = Scheduler(
+            config.engines(),
+            config.max_queue,
+            max_queue_seconds=config.max_queue_seconds,
+            on_end=self._job_ended,
+            on_change=self._changed,
+            on_event=self._observers.happened,
+            on_lost=self._observers.engine_lost,
+            clock=self.store.clock,
+            patience=config.engine_patience,
+            keep_unfinished=self.store.durable,
+        )
+        for engine in self.scheduler.engines:  # before gRPC has threads and sockets of its own
+            await engine.start()
+            assert engine.supervisor is not None
+            engine.supervisor.add_done_callback(self._task_ended)
+        try:
+            await self._open(credentials)
+        except BaseException:
+            await self._close_engines()
+            raise
+        for job in self.store.unfinished:
+            self.scheduler.submit(job)
+        self._spawn(self._sweep())
+        self._spawn(self._announce())
+
     def _make_observers(self) -> Observers:
         config = self.config
         observers: list[Observer] = [JobLog(self.logger)]
         if config.metrics_port is not None:
             from .metrics import Metrics  # loaded where it is asked for only
 
-            metrics = Metrics(self._look)
-            self.metrics_port = metrics.open(config.host, config.metrics_port)
-            observers.append(metrics)
+            self._metrics = Metrics(self._look)
+            observers.append(self._metrics)
         if config.traces:
             from .traces import Traces
 
@@ -240,6 +247,8 @@ class AnimationServer:
             reflection.enable_server_reflection(names, self._server)
         await self._set_health()
         self.port = _bind(self._server, config.host, config.port, credentials)
+        if self._metrics is not None and config.metrics_port is not None:
+            self.metrics_port = self._metrics.open(config.host, config.metrics_port)
         await self._server.start()
         if (config.tls is None or self._tokens is None) and not _is_loopback(config.host):
             lacks = [name for name, has in (("TLS", config.tls), ("tokens", self._tokens)) if has is None]

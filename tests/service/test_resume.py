@@ -185,7 +185,7 @@ def test_an_engine_that_dies_at_any_step_or_chunk_changes_no_byte(bundle, tmp_pa
     with real_server(bundle, tmp_path / "store") as (server, client):
         for place in PLACES:
             client.wait_until_ready(60)
-            (engine,) = server.children()
+            (engine,) = (one for one in server.children() if "spawn_main" in " ".join(one.cmdline()))
             animation = client.animate(PERSON, MOTION, REAL)
             for event in animation:
                 if engine.is_running() and at(event, *place):
