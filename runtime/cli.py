@@ -115,15 +115,17 @@ def animate(
 
     with explained(as_json):
         settings = read_settings(chosen)  # before anything is loaded
-        if connection and not server:
+        order = {"priority": priority, "deadline": deadline}
+        for_server = [*connection, *(name for name, value in order.items() if value)]
+        if for_server and not server:
             raise SettingsError(
-                f"--{next(iter(connection)).replace('_', '-')} is for a server.", remedy="Name it: --server."
+                f"--{for_server[0].replace('_', '-')} is for a server.", remedy="Name it: --server."
             )
         pose = PoseSequence.load(reference_pose) if reference_pose else None
         inputs: Given = {"image": image, "motion": motion, "reference_pose": pose}
         with Reporter(as_json) as reporter:
             if server:
-                inputs |= {"priority": priority, "deadline": deadline}
+                inputs |= order
                 done = _on_server(connect(server, connection), inputs, settings, output, reporter)
             else:
                 limits, captured = Limits(**limit_values(limit)), graphs == "on"
