@@ -18,7 +18,8 @@ from .denoise.plan import Conditions, DenoisePlan, Denoiser, closing
 from .denoise.schedule import Step
 from .errors import Cancelled, EngineError, MotionError
 from .events import Progress, Stage
-from .inputs import AnimationInputs, sized_pictures
+from .inputs import AnimationInputs
+from .motion import sized_pictures
 from .networks import Networks, Sampler
 from .pose import PoseSequence, iter_pose_pictures, rescale_to_reference
 from .pose.framing import Reference

@@ -13,8 +13,9 @@ import pytest
 
 from mimicmotion_trt import Animator, Cancelled, Event, Job, Limits, PoseSequence, Settings
 from mimicmotion_trt.events import STAGES
-from mimicmotion_trt.inputs import nearest_size, reference_stride
+from mimicmotion_trt.inputs import nearest_size
 from mimicmotion_trt.media.picture import read_picture, write_picture
+from mimicmotion_trt.motion import reference_stride
 
 
 @pytest.fixture
