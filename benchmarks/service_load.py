@@ -53,11 +53,11 @@ FASTER = 2.0
 """How many times sooner short jobs are finished than first-in-first-out, at the 95th percentile."""
 LEAK = """
 from mimicmotion_trt.service.eventlog import EventLog
-append, kept = EventLog.append, []
-def leaking(self, event):
-    kept.append(bytes(20_000))
-    append(self, event)
-EventLog.append = leaking
+put, kept = EventLog.put, []
+def leaking(self, *arguments):
+    kept.append(b"x" * 20_000 + bytes(len(kept) % 2))
+    put(self, *arguments)
+EventLog.put = leaking
 """
 
 
@@ -93,21 +93,22 @@ class Storm:
 
 
 @contextmanager
-def storm_server(bundle: str, folder: Path, *, leak: bool) -> Iterator[tuple[str, psutil.Process]]:
+def storm_server(
+    bundle: str, folder: Path, *, max_queue: int, leak: bool
+) -> Iterator[tuple[str, psutil.Process]]:
     """A server in a process of its own: its address and the process."""
     ready, log = folder / "ready", folder / "log"
     start = f"{LEAK if leak else ''}\nfrom mimicmotion_trt.cli import main\nmain()"
+    places = str(max_queue)
     bounds = [
         "--max-queue",
-        "500",
+        places,
         "--client-queue",
-        "500",
+        places,
         "--max-calls",
         "2000",
         "--client-calls",
         "2000",
-        "--keep-jobs",
-        "100000",
     ]
     command = [sys.executable, "-c", f"if __name__ == '__main__':{start.replace(chr(10), chr(10) + '    ')}"]
     command += [
@@ -120,6 +121,8 @@ def storm_server(bundle: str, folder: Path, *, leak: bool) -> Iterator[tuple[str
         "1",
         "--ready-file",
         str(ready),
+        "--keep-jobs",
+        "100000",
         *bounds,
     ]
     with log.open("w") as output:
@@ -141,7 +144,7 @@ async def send_jobs(storm: Storm, address: str, until: float, number: int, think
     long = number < LONG_CLIENTS
     async with AsyncClient(address) as client:
         if not long:
-            await asyncio.sleep(chance.uniform(0, think))
+            await asyncio.sleep(min(chance.uniform(0, think), until - time.monotonic()))
         while time.monotonic() < until:
             draw = chance.random()
             kind = (
@@ -324,6 +327,7 @@ def main(
     minutes: Annotated[float, typer.Option(help="How long clients send jobs.")] = 10.0,
     clients: Annotated[int, typer.Option(help="Callers at the same time.")] = 200,
     think: Annotated[float, typer.Option(help="Seconds between two jobs of a client, on average.")] = 120.0,
+    max_queue: Annotated[int, typer.Option(help="Places in the server's queue.")] = 500,
     leak: Annotated[bool, typer.Option(help="Let the server leak: this has to be found.")] = False,
     overhead: Annotated[bool, typer.Option(help="Measure the service's overhead instead.")] = False,
     repeat: Annotated[int, typer.Option(help="Of the overhead's job.")] = 3,
@@ -338,7 +342,7 @@ def main(
         storm = Storm()
         with (
             tempfile.TemporaryDirectory() as folder,
-            storm_server(bundle, Path(folder), leak=leak) as (address, server),
+            storm_server(bundle, Path(folder), max_queue=max_queue, leak=leak) as (address, server),
         ):
             seconds = time_alone(address, keypoints(12))
             asyncio.run(rage(storm, address, server, minutes, clients, think))

@@ -107,8 +107,9 @@ class Checkpoints:
             return
         if not self.urgent and self._spent + self._cost > self._share * (self._clock() - self._began):
             return
+        values = latents()  # a GPU finishes its step first: that time is not lost
         began = self._clock()
-        if self._write(LATENTS[self._next], steps=steps, latents=latents()):
+        if self._write(LATENTS[self._next], steps=steps, latents=values):
             self._saved, self._next = steps, 1 - self._next
         self._cost = self._clock() - began
         self._spent += self._cost

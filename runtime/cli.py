@@ -18,10 +18,11 @@ from .errors import MotionError, SettingsError
 from .flags import Given, make_flag, with_flags
 from .limits import Limits
 from .service_commands import connect, connection_flags, jobs, limit_values, new_token, serve
-from .settings import Settings, parse_size
+from .settings import Framing, Settings, driver_of, make_settings, parse_size
 from .validation import field_docs
 
 if TYPE_CHECKING:
+    from .pose import PoseSequence
     from .service import Client
 
 app = typer.Typer(
@@ -154,7 +155,8 @@ def _in_process(
                 for frame in event.frames if event.frames is not None else ():
                     writer.write(frame)
         resolved = animation.settings.to_dict()
-        return {"frames": animation.frames, "fps": fps, "size": size, "settings": resolved}
+        done = {"frames": animation.frames, "held": animation.held, "fps": fps, "size": size}
+        return {**done, "settings": resolved}
 
 
 def _on_server(
@@ -194,28 +196,93 @@ def convert(video: Path, output: Path) -> None:
 
 @app.command()
 def pose(
-    source: Annotated[Path, typer.Argument(help="Video or picture of a person.")],
-    output: Annotated[Path, typer.Option(help="Keypoints: .npz or .json.")],
+    source: Annotated[
+        Path | None, typer.Argument(help="Video or picture of a person; with --image the motion, or nothing.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Keypoints of SOURCE: .npz or .json.")] = None,
     estimator: Estimator = "mediapipe",
     stride: Annotated[int, typer.Option(help="Look at every n-th frame.")] = 1,
     threads: Threads = None,
     picture: Annotated[Path | None, typer.Option(help="Also write the poses, drawn side by side.")] = None,
+    person: Annotated[str | None, typer.Option(help="Who of several people, as in animate.")] = None,
+    image: Annotated[Path | None, typer.Option(help="A reference picture, for --sheet.")] = None,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(help="Write what animate would make of --image: its part, its pose, SOURCE fitted."),
+    ] = None,
+    driver: Annotated[str | None, typer.Option(help="With --image: who of several people in SOURCE.")] = None,
+    framing: Annotated[
+        Framing, typer.Option(help="With --image: person, centre or pad, as in animate.")
+    ] = "person",
+    size: Annotated[str, typer.Option(help="With --image: WIDTHxHEIGHT; the bundle's own if empty.")] = "",
+    bundle: BundleName = "tiny",
     as_json: AsJson = False,
 ) -> None:
-    """Find the keypoints of the person in a video or picture."""
-    from .pose import estimate_poses
+    """Find the keypoints of the person in a video or picture; or show what of a picture would be animated."""
+    from .motion import is_keypoints
+    from .pose import PoseSequence, estimate_poses
 
     with explained(as_json):
-        poses = estimate_poses(source, estimator, stride=stride, threads=threads)
-        poses.save(output)
-        if picture is not None:
-            _draw_sheet(poses, picture)
-        seen = int((poses.body_score.max(axis=1) > 0).sum())
-        values = {"output": str(output), "frames": len(poses), "frames_with_person": seen, "fps": poses.fps}
+        if (image is None) != (sheet is None) or (source is None and (image is None or output is not None)):
+            raise SettingsError(
+                "there is nothing to do.",
+                remedy="Give a video or picture with --output, or --image with --sheet.",
+                field="source",
+            )
+        named = {"person": person, "driver": driver, "framing": framing}
+        settings = read_settings({**named, **({"size": size} if size else {})})
+        poses = None
+        if source is not None and is_keypoints(source):
+            poses = PoseSequence.load(source).strided(stride)
+        elif source is not None:
+            who = driver_of(Settings(**settings)) if image else Settings(**settings).person
+            poses = estimate_poses(source, estimator, stride=stride, threads=threads, person=who)
+        values: Given = {}
+        if poses is not None:
+            values |= _write_poses(poses, output, picture)
+        if image is not None and sheet is not None:
+            values |= _write_preview(image, poses, settings, sheet, bundle, estimator, threads)
         if as_json:
             print(json.dumps({"event": "done", **values}))
-        else:
-            print(f"{output}: {len(poses)} frames at {poses.fps:g} per second, a person in {seen}")
+        elif poses is not None:
+            seen = (
+                f"{len(poses)} frames at {poses.fps:g} per second, a person in {values['frames_with_person']}"
+            )
+            print(f"{output or source}: {seen}")
+        if sheet is not None and not as_json:
+            print(f"{sheet}: of the picture, {values['crop']} (left, top, right, bottom) would be animated")
+
+
+def _write_poses(poses: PoseSequence, output: Path | None, picture: Path | None) -> Given:
+    """Write keypoints, and a drawing of them; returns what there is to say of them."""
+    if output is not None:
+        poses.save(output)
+    if picture is not None:
+        _draw_sheet(poses, picture)
+    seen = int((poses.body_score.max(axis=1) > 0).sum())
+    said = {"output": str(output)} if output is not None else {}
+    return {**said, "frames": len(poses), "frames_with_person": seen, "fps": poses.fps}
+
+
+def _write_preview(
+    image: Path,
+    motion: PoseSequence | None,
+    settings: Given,
+    sheet: Path,
+    bundle: str,
+    estimator: str,
+    threads: int | None,
+) -> Given:
+    """Write what would be animated; returns where it is and the part of the picture that is taken."""
+    from .bundles import load_bundle
+    from .media.picture import write_picture
+    from .preview import preview_sheet
+
+    manifest = load_bundle(bundle).manifest
+    chosen = make_settings(manifest.defaults, settings)
+    drawn, crop = preview_sheet(image, motion, chosen, manifest.sizes, estimator=estimator, threads=threads)
+    write_picture(sheet, drawn)
+    return {"sheet": str(sheet), "crop": list(crop)}
 
 
 def _draw_sheet(poses: Any, path: Path) -> None:

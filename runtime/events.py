@@ -168,9 +168,12 @@ class Done(Event):
     """Of the video file, 64 hexadecimal digits."""
     seconds: dict[str, float] = field(hash=False)
     """By stage: pose, encode, denoise, decode, and write for making the MP4."""
+    held: int = 0
+    """Frames in which the driving person was not seen: they hold the last pose."""
 
     def __str__(self) -> str:
-        return f"done: {self.frames} frames, {self.bytes:,} bytes, {sum(self.seconds.values()):.2f} s"
+        held = f" ({self.held} of them hold a pose)" if self.held else ""
+        return f"done: {self.frames} frames{held}, {self.bytes:,} bytes, {sum(self.seconds.values()):.2f} s"
 
 
 @dataclass(frozen=True, slots=True)

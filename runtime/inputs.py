@@ -12,7 +12,8 @@ from .errors import MotionError, PictureError
 from .limits import Limits, check_limit
 from .media.picture import read_picture
 from .motion import Motion, MotionKind, are_pictures, open_motion
-from .pose import PoseEstimator, PoseSequence, open_estimator
+from .pose import PoseSequence, open_estimator
+from .pose.estimate import ChoosingEstimator
 from .pose.framing import Reference, frame_reference
 from .settings import SIZE_MULTIPLE, Framing, Settings
 from .validation import described
@@ -47,18 +48,20 @@ class AnimationInputs:
     estimator: str
     threads: int | None
 
-    def reference(self, framing: Framing) -> Reference:
-        """The picture and the pose of the person in it, as they are animated."""
-        pose = self.reference_pose or self._estimate_reference()
+    def reference(self, framing: Framing, person: str | None = None) -> Reference:
+        """The picture and the pose of the person in it, as they are animated; see `Settings`."""
+        pose = self.reference_pose or self._estimate_reference(person)
         return frame_reference(self.picture, pose, self.size, framing)
 
-    def open_estimator(self) -> PoseEstimator:
-        """The estimator that was asked for."""
-        return open_estimator(self.estimator, threads=self.threads)
+    def open_estimator(self, person: str | None) -> ChoosingEstimator:
+        """The estimator that was asked for, to follow this person."""
+        return open_estimator(self.estimator, threads=self.threads, person=person)
 
-    def _estimate_reference(self) -> PoseSequence:
+    def _estimate_reference(self, person: str | None) -> PoseSequence:
         # In the whole picture, not in the crop: what is around a person helps an estimator to find them.
-        pose = self.open_estimator().estimate(self.picture)
+        estimator = self.open_estimator(person)
+        pose = estimator.estimate(self.picture)
+        estimator.check_found()
         if not pose.body_score.any():
             raise PictureError(
                 "nobody was found in the reference picture.",

@@ -80,6 +80,11 @@ class Result:
         """(width, height)."""
         return self.animation.size
 
+    @property
+    def held(self) -> int:
+        """Frames in which the driving person was not seen: they hold the last pose."""
+        return self.animation.held
+
     def __len__(self) -> int:
         return self._count
 

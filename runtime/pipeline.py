@@ -22,8 +22,9 @@ from .inputs import AnimationInputs
 from .motion import sized_pictures
 from .networks import Networks, Sampler
 from .pose import PoseSequence, iter_pose_pictures, rescale_to_reference
+from .pose.follow import hold_poses
 from .pose.framing import Reference
-from .settings import Settings
+from .settings import Settings, driver_of
 
 Float = NDArray[np.float32]
 Picture = NDArray[np.uint8]
@@ -55,6 +56,8 @@ class Animation:
         self.poses: PoseSequence | None = None
         """The poses that are drawn, the reference's own first. None if the motion is pose pictures, or before the
         pose stage ends."""
+        self.held = 0
+        """Frames of the motion in which the person was not seen: they hold the last pose, confidence falling."""
         self.reference: Reference | None = None
         """The picture as it is animated, the pose in it and the crop that was taken; None before the pose stage."""
         self._networks, self._sampler, self._inputs = networks, sampler, inputs
@@ -91,7 +94,7 @@ class Animation:
         """Pose pictures uint8 [H,W,3], the reference's own first; drawn one by one as they are asked for."""
         motion, (width, height), canvas = self._inputs.motion, self.size, self.settings.canvas
         assert canvas is not None
-        self.reference = self._inputs.reference(self.settings.framing)
+        self.reference = self._inputs.reference(self.settings.framing, self.settings.person)
         reference = self.reference.pose
         if motion.pictures is not None:
             self._stop_if_cancelled()
@@ -107,6 +110,7 @@ class Animation:
                 self._checkpoints.save_poses(driving)
         if self.settings.rescale:
             driving = rescale_to_reference(driving, reference, height, width)
+        driving, self.held = hold_poses(driving)
         self.frames = len(driving)
         self.poses = PoseSequence.concat(
             [replace(reference, fps=driving.fps, size=self.size), replace(driving, size=self.size)]
@@ -118,12 +122,13 @@ class Animation:
     def _estimate(self) -> StageRun[PoseSequence]:
         """The poses of a driving video."""
         assert self._inputs.motion.video is not None
-        estimator, found = self._inputs.open_estimator(), []
+        estimator, found = self._inputs.open_estimator(driver_of(self.settings)), []
         for done, frame in enumerate(self._inputs.motion.video(), 1):
             self._stop_if_cancelled()
             found.append(estimator.estimate(frame))
             steps = max(self.frames, done) if self.frames else 0  # the estimate may be too small
             yield self._progress("pose", done, steps)
+        estimator.check_found()
         if not any(pose.body_score.any() for pose in found):
             raise MotionError(
                 f"nobody was found in {len(found)} frames of the motion.",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, StrictBool
+from pydantic import AfterValidator, BeforeValidator, StrictBool
 
 from .errors import SettingsError
 from .validation import Pair, Real, Whole, checked, known_keys, remedied
@@ -31,6 +31,33 @@ def _multiple(side: int) -> int:
     return side
 
 
+PERSONS = ("largest", "centre", "left", "right")
+
+
+def _person(value: Any) -> Any:
+    """One of `PERSONS`, a number or a box, as text."""
+    remedy = f"Give {', '.join(PERSONS)}, a number from 1 on, or a box: left, top, right, bottom."
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    elif isinstance(value, tuple | list):
+        value = ",".join(map(str, value))
+    if not isinstance(value, str):
+        raise remedied(remedy)
+    text = "".join(value.split()).lower()
+    if text in PERSONS or (text.isdecimal() and text.isascii() and int(text[:9]) >= 1 and len(text) < 9):
+        return text
+    try:
+        left, top, right, bottom = map(float, text.split(","))
+    except ValueError:
+        raise remedied(remedy) from None
+    if not (0 <= left < right < 1e6 and 0 <= top < bottom < 1e6):
+        raise remedied(
+            "The sides of a box are left, top, right, bottom, in fractions of the picture or in pixels."
+        )
+    return text
+
+
+Person = Annotated[str, BeforeValidator(_person)]
 Side = Annotated[int, Whole(SIZE_MULTIPLE, 8192), AfterValidator(_multiple)]
 Guidance = Annotated[float, Real(0.0, 100.0)]
 Sigma = Annotated[float, Real(1e-6, 1e4)]
@@ -98,6 +125,12 @@ class Settings:
     """Which part of the picture is animated: `centre`, the largest part around the middle (the reference); `person`,
     the same unless that cuts the person, then one that holds them, with edges continued where none is large enough;
     `pad`, the whole picture with its edges continued."""
+    person: Person | None = None
+    """Who of several people in the picture is animated: `largest`, `centre`, `left`, `right`, a number from the left
+    (1 is the leftmost) or a box (left,top,right,bottom in fractions of the picture, or pixels); None: a large one
+    near the middle."""
+    driver: Person | None = None
+    """Who of several people in the driving video is followed, as `person`; None: as `person` if that is a word."""
 
     def __post_init__(self) -> None:
         if self.segment is not None and self.overlap >= self.segment:
@@ -142,6 +175,11 @@ class Settings:
     def to_dict(self) -> dict[str, Any]:
         """Plain values that `from_dict` takes back."""
         return asdict(self)
+
+
+def driver_of(settings: Settings) -> str | None:
+    """Whom of several people in a driving video settings mean: `driver`, or `person` if that is a word."""
+    return settings.driver or (settings.person if settings.person in PERSONS else None)
 
 
 def make_settings(defaults: Mapping[str, Any], overrides: Mapping[str, Any]) -> Settings:

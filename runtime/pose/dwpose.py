@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
+from .follow import MOST_PEOPLE, Follower, Seen, distinct
 from .network import OnnxNetwork, Picture, Points, check_frame, distinct_boxes, rank
 from .sequence import PoseSequence, single_frame
 
@@ -43,17 +44,28 @@ class DwposeEstimator:
     """
 
     def __init__(
-        self, detector: PathLike | None = None, pose: PathLike | None = None, *, threads: int | None = None
+        self,
+        detector: PathLike | None = None,
+        pose: PathLike | None = None,
+        *,
+        threads: int | None = None,
+        person: str | None = None,
     ) -> None:
         detector = _network_path(detector, DETECTOR_VARIABLE, "person detector (yolox_l.onnx)")
         pose = _network_path(pose, POSE_VARIABLE, "pose network (dw-ll_ucoco_384.onnx)")
         self._detector = OnnxNetwork(detector, threads, shape=(1, 3, _DETECTOR_PIXELS, _DETECTOR_PIXELS))
         self._pose = OnnxNetwork(pose, threads, shape=(1, 3, _POSE_HEIGHT, _POSE_WIDTH))
-        self._last: Points | None = None
+        self._person = person
+        self.reset()
 
     def reset(self) -> None:
         """Forget the person: the next picture begins another clip."""
-        self._last = None
+        self._follow = Follower(self._person)
+        self._last: Points | None = None
+
+    def check_found(self) -> None:
+        """Raise `SettingsError` if the person who was asked for was never seen, though others were."""
+        self._follow.check_found()
 
     def estimate(self, frame: Picture) -> PoseSequence:
         """The pose in one RGB picture uint8 [H,W,3], as a sequence of one frame (of 1 fps).
@@ -64,12 +76,17 @@ class DwposeEstimator:
         size = (frame.shape[1], frame.shape[0])
         boxes = self._people(frame)
         if not len(boxes):
+            self._follow.update([], size)
             return single_frame(size)
         centres, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
-        chosen = rank(centres, np.hypot(*sides.T) / 2, size, self._last)[0]
-        self._last = centres[chosen]
-        points, scores = self._keypoints(frame, centres[chosen], sides[chosen])
-        return from_wholebody(points, scores, size)
+        order = rank(centres, np.hypot(*sides.T) / 2, size, self._last)[:MOST_PEOPLE]
+        people = [Seen(*self._keypoints(frame, centres[i], sides[i])) for i in order]
+        kept = distinct(people)
+        chosen = self._follow.update([people[i] for i in kept], size)
+        if chosen is None:
+            return single_frame(size)
+        self._last = centres[order[kept[chosen]]]
+        return from_wholebody(people[kept[chosen]].points, people[kept[chosen]].scores, size)
 
     def _people(self, frame: Picture) -> Points:
         """Boxes [N,4] of people (left, top, right, bottom) in pixels."""

@@ -33,10 +33,21 @@ class PoseEstimator(Protocol):
         ...
 
 
-def open_estimator(name: str = "mediapipe", *, threads: int | None = None) -> PoseEstimator:
+class ChoosingEstimator(PoseEstimator, Protocol):
+    """One that can be told whom of several people to follow."""
+
+    def check_found(self) -> None:
+        """Raise `SettingsError` if the person who was asked for was never seen, though others were."""
+        ...
+
+
+def open_estimator(
+    name: str = "mediapipe", *, threads: int | None = None, person: str | None = None
+) -> ChoosingEstimator:
     """An estimator by name: `mediapipe` (comes with the package) or `dwpose` (the reference's, by path).
 
-    `threads` is the number of threads of a network's run, None for all cores. Raises `InputError` for an
+    `person` says whom of several people it follows, as `Settings.person`. `threads` is the number of threads of a
+    network's run, None for all cores. Raises `InputError` for an
     unknown name or missing networks.
     """
     if name not in ESTIMATORS:
@@ -50,10 +61,10 @@ def open_estimator(name: str = "mediapipe", *, threads: int | None = None) -> Po
     if name == "dwpose":
         from .dwpose import DwposeEstimator
 
-        return DwposeEstimator(threads=threads)
+        return DwposeEstimator(threads=threads, person=person)
     from .mediapipe import MediapipeEstimator
 
-    return MediapipeEstimator(threads=threads)
+    return MediapipeEstimator(threads=threads, person=person)
 
 
 def estimate_poses(
@@ -64,20 +75,24 @@ def estimate_poses(
     stride: int = 1,
     threads: int | None = None,
     limits: Limits | None = None,
+    person: str | None = None,
 ) -> PoseSequence:
     """The pose of one person in every frame of a video, of a picture, or of frames.
 
     `source` is the path or the bytes of a video or picture, one RGB picture uint8 [H,W,3], or frames uint8
     [F,H,W,3] or any iterable of pictures of one size; a video is read frame by frame. `fps` is the frame rate
     of the source; None takes the video's own, and 30 for frames. Only every `stride`-th frame is looked at,
-    and the result's frame rate is divided by it. In frames without the person all scores are 0.
+    and the result's frame rate is divided by it. In frames without the person all scores are 0. `person` says whom of
+    several people an estimator that is named follows, as `Settings.person`.
 
     Raises `MotionError` if no frame shows a person, for frames of a wrong type or shape, and for what cannot
     be read; `InputError` for an unknown estimator.
     """
     if stride < 1:
         raise MotionError(f"stride is {stride}.", remedy="Choose 1 or more.", field="settings.stride")
-    found = open_estimator(estimator, threads=threads) if isinstance(estimator, str) else estimator
+    named = open_estimator(estimator, threads=threads, person=person) if isinstance(estimator, str) else None
+    found = named or estimator
+    assert not isinstance(found, str)
     found.reset()
     if isinstance(source, str | os.PathLike | bytes):
         poses, rate = _from_file(source, found, stride, limits)
@@ -90,6 +105,8 @@ def estimate_poses(
                 field="motion",
             )
         poses, rate = _estimate(islice(frames, 0, None, stride), found), _FRAMES_RATE / stride
+    if named is not None:
+        named.check_found()
     if not (poses.body_score > 0).any():
         raise MotionError(
             f"Nobody was found in {len(poses)} frame{'s' * (len(poses) != 1)}.",

@@ -48,6 +48,17 @@ class Crop:
         return cls((width / 2, height / 2), float(max(width, height)))
 
     @classmethod
+    def squares(cls, picture: Picture) -> list[Crop]:
+        """Squares as large as a long picture is narrow, each half over the next; none of one that is not long."""
+        height, width = picture.shape[:2]
+        side = float(min(height, width))
+        count = math.ceil(2 * max(height, width) / side) - 1
+        if count < 2:
+            return []
+        places = np.linspace(side / 2, max(height, width) - side / 2, count).tolist()
+        return [cls((place, side / 2) if width > height else (side / 2, place), side) for place in places]
+
+    @classmethod
     def pointing(cls, start: npt.ArrayLike, end: npt.ArrayLike, side: float) -> Crop:
         """Around `start`, turned so that `end` lies straight above it."""
         (x0, y0), (x1, y1) = np.asarray(start, float), np.asarray(end, float)
@@ -125,9 +136,9 @@ class BodyDetector:
         self._network = OnnxNetwork(FOLDER / "pose_detection.onnx", threads)
         self._anchors = _anchors()
 
-    def __call__(self, picture: Picture) -> list[Candidate]:
-        """The people in an RGB picture, the surest first."""
-        crop = Crop.whole(picture)
+    def __call__(self, picture: Picture, crop: Crop | None = None) -> list[Candidate]:
+        """The people in an RGB picture, or in a crop of it, the surest first."""
+        crop = crop or Crop.whole(picture)
         values = crop.cut(picture, _DETECTOR_PIXELS) / np.float32(127.5) - np.float32(1)
         raw, logits = self._network(values, ["Identity", "Identity_1"])
         raw = raw[0].astype(np.float64) / _DETECTOR_PIXELS

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from .follow import MOST_PEOPLE, Follower, Seen, Track, distinct
 from .landmarks import (
     HAND_ROOTS,
     NOSE,
@@ -24,7 +25,11 @@ from .network import Picture, Points, check_frame, rank, shrink
 from .sequence import PoseSequence, single_frame
 
 _LONGEST = 1280  # pixels; a person filling such a picture is still larger than every network's input
-_TRIES = 3  # how many of the people seen are looked at more closely
+_LOOK = 5  # frames of one person alone until others are looked for
+_HIPS, _APART = (
+    (23, 24),
+    0.3,
+)  # whose middle is nearer to a person's than this share of their radius is theirs
 _LEFT_SHOULDER, _RIGHT_SHOULDER = 11, 12
 # Of MediaPipe's 33 points, in OpenPose's order; the neck, which is the second, is put in afterwards.
 _BODY = (0, 12, 12, 14, 16, 11, 13, 15, 24, 26, 28, 23, 25, 27, 5, 2, 8, 7)
@@ -46,24 +51,31 @@ _NOSE_TIP, _RIGHT_EYE, _LEFT_EYE = 4, (33, 133), (362, 263)  # an eye is the mid
 class MediapipeEstimator:
     """Follows one person through pictures given one after another.
 
-    The first picture's largest person near the middle is taken; whoever is lost is looked for near the last
-    place. `threads` is the number of threads of a network's run, None for all cores. Not for use by two
-    threads at once.
+    `person` says whom, as in `Settings.person`; None takes the first picture's largest near the middle. Where
+    several are seen, each of them is looked at in every picture, which takes time for each. `threads` is the number
+    of threads of a network's run, None for all cores. Not for use by two threads at once.
     """
 
-    def __init__(self, *, threads: int | None = None) -> None:
+    def __init__(self, *, threads: int | None = None, person: str | None = None) -> None:
         self._detect = BodyDetector(threads)
         self._track = BodyTracker(threads)
         hand, face = HandFinder(threads), FaceFinder(threads)
         self._hands = (PartTracker(hand), PartTracker(hand))
         self._face = PartTracker(face)
-        self._crop: Crop | None = None
-        self._last: Crop | None = None
+        self._person = person
+        self.reset()
 
     def reset(self) -> None:
         """Forget the person: the next picture begins another clip."""
-        self._last = None
+        self._follow = Follower(self._person)
+        self._crops: list[tuple[Track, Crop]] = []
+        self._last: Points | None = None
+        self._unlooked = 0
         self._lose()
+
+    def check_found(self) -> None:
+        """Raise `SettingsError` if the person who was asked for was never seen, though others were."""
+        self._follow.check_found()
 
     def estimate(self, frame: Picture) -> PoseSequence:
         """The pose in one RGB picture uint8 [H,W,3], as a sequence of one frame (of 1 fps).
@@ -77,28 +89,47 @@ class MediapipeEstimator:
         if body is None:
             self._lose()
             return single_frame((width, height))
-        self._crop = self._last = body.next_crop
+        self._last = np.array(body.next_crop.centre)
         return self._whole(picture, body, (width, height))
 
     def _lose(self) -> None:
-        self._crop = None
         for part in (*self._hands, self._face):
             part.forget()
 
     def _find_body(self, picture: Picture) -> Body | None:
-        if self._crop is not None:
-            body = self._track(picture, self._crop)
-            if body.presence >= PRESENT:
-                return body
+        """The body of the person who is followed; others are looked at as well once they were seen."""
+        bodies = [self._track(picture, crop) for _, crop in self._crops]
+        bodies = [body for body in bodies if body.presence >= PRESENT]
+        if bodies and not self._follow.crowded and self._unlooked < _LOOK:
+            self._unlooked += 1
+        else:
+            self._unlooked = 0
+            bodies += self._detected(picture, bodies)
+        people = [Seen(body.points, body.visibility) for body in bodies]
+        kept = distinct(people)[:MOST_PEOPLE]
+        chosen = self._follow.update([people[i] for i in kept], (picture.shape[1], picture.shape[0]))
+        body_of = {id(people[i]): bodies[i] for i in kept}
+        self._crops = [
+            (track, body_of[id(track.seen)].next_crop)
+            for track in self._follow.tracks
+            if id(track.seen) in body_of
+        ]
+        return None if chosen is None else bodies[kept[chosen]]
+
+    def _detected(self, picture: Picture, bodies: list[Body]) -> list[Body]:
+        """The bodies of people who are not among those that were found already, in the order of preference."""
         people = self._detect(picture)
+        if self._person is not None:  # who is asked for may be small beside others
+            people += [person for crop in Crop.squares(picture) for person in self._detect(picture, crop)]
         centres = np.array([person.centre for person in people]).reshape(-1, 2)
         radii = np.array([person.radius for person in people])
-        last = None if self._last is None else np.array(self._last.centre)
-        for index in rank(centres, radii, (picture.shape[1], picture.shape[0]), last)[:_TRIES]:
-            body = self._track(picture, people[index].crop)
-            if body.presence >= PRESENT:
-                return body
-        return None
+        found: list[Body] = []
+        for index in rank(centres, radii, (picture.shape[1], picture.shape[0]), self._last)[:MOST_PEOPLE]:
+            hips = [body.points[list(_HIPS)].mean(axis=0) for body in (*bodies, *found)]
+            if all(np.hypot(*(centres[index] - place)) > _APART * radii[index] for place in hips):
+                body = self._track(picture, people[index].crop)
+                found += [body] if body.presence >= PRESENT else []
+        return found
 
     def _whole(self, picture: Picture, body: Body, size: tuple[int, int]) -> PoseSequence:
         scale = np.array([picture.shape[1], picture.shape[0]], np.float64)

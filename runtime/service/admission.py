@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 
 from .order import Demand
+from .outlook import Queue
 from .status import Busy, TooLate
 
 COLD_RETRY = 5.0
@@ -16,24 +16,6 @@ SOONEST = 1.0
 """Seconds: nobody is told to come back earlier."""
 JITTER = 0.25
 """Callers come back up to so much later than predicted, each at another time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Queue:
-    """The waiting jobs in their order, those that are being uploaded included, and what is predicted of them."""
-
-    jobs: Sequence[Demand]
-    starts: Sequence[float]
-    """Seconds until each of them begins."""
-    places: int
-    """Jobs that the engines run at once."""
-    measured: bool
-    """Whether anything is known of the seconds."""
-
-    @property
-    def seconds(self) -> float:
-        """Of work that waits."""
-        return sum(job.seconds for job in self.jobs)
 
 
 class Admission:

@@ -69,7 +69,7 @@ class Database:
         except sqlite3.Error as error:
             raise ServiceError(
                 f"{path} cannot be used: {error}.",
-                remedy="Free space on its disk, or move the store away to begin with an empty one.",
+                remedy="Free space on its disk; of a damaged one, `sqlite3 jobs.db .recover` saves what can be read.",
                 field="store",
             ) from error
         self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()

@@ -74,6 +74,8 @@ class StoredJob:
     """Calls of `Animate` that wait for it."""
     deaths: int = 0
     """Of engines that ran it."""
+    crashes: int = 0
+    """Of servers that ran it."""
     ran: float = 0.0
     """Seconds in engines that it left without an end."""
     started_told: bool = False
@@ -196,7 +198,8 @@ class StoredJob:
 
     def part(self, error: MimicMotionError) -> None:
         """End the readers with this error; the job is kept for the server's next life."""
-        self.parted = error
+        self.parted, self.state = error, "queued"
+        self.save()
         self.log.when_shown(self.log.close)
 
     def state_after(self, outcome: Done | MimicMotionError) -> State:

@@ -156,11 +156,12 @@ def check_files(config: ServiceConfig) -> None:
         config.tls.credentials()
     if config.tokens is not None:
         read_tokens(config.tokens)
-    for name, folder in (
-        ("folder", config.folder),
-        ("ready_file", config.ready_file and config.ready_file.parent),
-    ):
-        if folder is not None and not os.access(folder, os.W_OK | os.X_OK):
+    store = config.store and next(
+        place for place in (config.store, *config.store.absolute().parents) if place.exists()
+    )
+    ready = config.ready_file and config.ready_file.parent
+    for name, folder in (("store", store), ("folder", config.folder), ("ready_file", ready)):
+        if folder is not None and not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
             raise ServiceError(
                 f"{folder} is no folder that can be written.",
                 remedy="Make it, or choose another.",

@@ -29,6 +29,7 @@ _RECORDED = (
     "cancel_asked",
     "detached",
     "deaths",
+    "crashes",
     "ran",
 )
 """Fields of a job that are recorded as they are."""

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from bisect import bisect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from ..cost import check_memory
 from ..errors import Cancelled, DeviceLost, LimitError, MimicMotionError
 from ..events import Done, Event, Failed, Progress, Queued, Started
 from ..limits import check_limit
 from ..settings import Settings
-from .admission import COLD_RETRY, Admission, Queue
+from .admission import COLD_RETRY, Admission
 from .config import EngineConfig
 from .engine_process import EngineProcess, guarded
 from .jobs import StoredJob
-from .order import Demand, Order, Rank, forecast
+from .order import Demand, Order
+from .outlook import Outlook, Queue
 from .rates import Rates
 from .status import Draining, EngineLost, NotReady, TooLate
 from .worker import Run, Suspended
@@ -70,12 +69,10 @@ class Scheduler:
         clock: Callable[[], float] = time.time,
         patience: float = 30.0,
         keep_unfinished: bool = False,
-        rates_file: Path | None = None,
     ) -> None:
         """`patience`: seconds without an event after which an engine counts as hung, at least. `keep_unfinished`:
-        jobs that the end of the server interrupts stay as they are, for its next life. `rates_file`: where what is
-        learned about a bundle is kept for the next start."""
-        self._patience, self._keeps, self._rates_file = patience, keep_unfinished, rates_file
+        jobs that the end of the server interrupts stay as they are, for its next life."""
+        self._patience, self._keeps = patience, keep_unfinished
         self.rates = Rates()
         self.draining = False
         self._on_end = on_end
@@ -86,6 +83,7 @@ class Scheduler:
         self._queue: list[StoredJob] = []  # in their order
         self._running: dict[str, _Running] = {}
         self._order = Order()
+        self._outlook = Outlook(self.rates, self._order, self._places, clock)
         self._admission = Admission(max_queue, max_queue_seconds, clock)
         self.engines = [
             EngineProcess(config, on_event=self._event, on_change=self._engine_changed, on_lost=on_lost)
@@ -123,7 +121,7 @@ class Scheduler:
         """Predicted seconds until a job that comes now begins; None if nothing was measured."""
         if not self.rates.jobs:
             return None
-        return self._start_of(Demand(client, self._clock(), seconds))
+        return self._outlook.start_of(Demand(client, self._clock(), seconds), self._look_ahead())
 
     @property
     def queue_length(self) -> int:
@@ -155,9 +153,10 @@ class Scheduler:
         seconds = self.rates.predict(settings, self.rates.frames(settings, motion_kind, motion_bytes)) or 0.0
         self._check_memory(settings)
         job = Demand(client, self._clock(), seconds, priority, deadline)
-        self._admission.check_room(self._forecast(), job, client_places)
+        queue = self._look_ahead()
+        self._admission.check_room(queue, job, client_places)
         if self.rates.jobs:
-            self._admission.check_deadline(self._start_of(job), job)
+            self._admission.check_deadline(self._outlook.start_of(job, queue), job)
 
     def expect(self, job: StoredJob) -> None:
         """Hold a place in the queue for a job that is being uploaded."""
@@ -229,18 +228,7 @@ class Scheduler:
         remedy = WATCH_AGAIN if self._keeps else "Try again later."
         return Draining("The server is shutting down.", remedy=remedy, retry_after=COLD_RETRY)
 
-    def _learn(self, job: StoredJob, done: Done) -> None:
-        self.rates.learn(job.settings, done, job.motion_kind, job.motion_bytes)
-        if self._rates_file is not None:
-            self.rates.save(self._rates_file, self._bundle)
-
-    @property
-    def _bundle(self) -> str:
-        return next((engine.ready.bundle_name for engine in self.engines if engine.ready is not None), "")
-
     def _engine_changed(self) -> None:
-        if self._rates_file is not None and not self.rates.jobs and self.warm:
-            self.rates.load(self._rates_file, self._bundle)
         if self.failure is not None:
             self._give_back(self.failure)
         self._fill_engines()
@@ -263,7 +251,7 @@ class Scheduler:
         return any(self._running[job].job.deaths for job in engine.jobs)
 
     def _begin(self, job: StoredJob, engine: EngineProcess) -> None:
-        now, seconds = self._clock(), self._seconds(job)
+        now, seconds = self._clock(), self._outlook.seconds(job)
         job.state, job.position, job.started = "running", None, job.started or now
         self._order.charge(job.client, seconds, now)
         running = self._running[job.id] = _Running(job, now, seconds)
@@ -294,7 +282,7 @@ class Scheduler:
         match event:
             case Done():
                 if not job.ran:  # else its seconds are those of its last part only
-                    self._learn(job, event)
+                    self.rates.learn(job.settings, event, job.motion_kind, job.motion_bytes)
                 self._end(job, event)
             case Suspended():
                 self._again(job)
@@ -403,7 +391,7 @@ class Scheduler:
             job,
             TooLate(
                 f"The job still waited when its {job.deadline - job.created:.1f} s were over;"
-                f" it takes {self._seconds(job):.1f} s.",
+                f" it takes {self._outlook.seconds(job):.1f} s.",
                 remedy="Allow more time.",
                 field="deadline",
             ),
@@ -412,56 +400,35 @@ class Scheduler:
 
     # ---- order ----
 
-    def _seconds(self, job: StoredJob) -> float:
-        """That a job still takes, as predicted; 0 where nothing was measured."""
-        frames = job.frames or self.rates.frames(job.settings, job.motion_kind, job.motion_bytes)
-        return self.rates.remaining(job.settings, frames, job.progress) or 0.0
-
-    def _demand(self, job: StoredJob) -> Demand:
-        return Demand(job.client, job.created, self._seconds(job), job.priority, job.deadline)
-
-    def _rank(self, job: StoredJob) -> Rank:
-        return self._order.rank(self._demand(job), self._clock())
-
-    def _forecast(self) -> Queue:
-        """The waiting jobs and those that are being uploaded, and when each begins."""
-        now = self._clock()
-        jobs = [self._demand(job) for job in (*self._queue, *self._uploads.values())]
-        jobs.sort(key=lambda job: self._order.rank(job, now))
-        starts = forecast(self._places(), [job.seconds for job in jobs])
-        return Queue(jobs, starts, len(self._places()), self.rates.jobs > 0)
-
-    def _start_of(self, job: Demand) -> float:
-        """Predicted seconds until a job that joins the queue begins."""
-        now, queue = self._clock(), self._forecast()
-        position = bisect([self._order.rank(one, now) for one in queue.jobs], self._order.rank(job, now))
-        return forecast(self._places(), [one.seconds for one in (*queue.jobs[:position], job)])[-1]
+    def _look_ahead(self) -> Queue:
+        """The waiting jobs and those that are being uploaded."""
+        return self._outlook.queue([*self._queue, *self._uploads.values()])
 
     def _places(self) -> list[float]:
         """Seconds until each place of the engines is free."""
         places = sum(engine.config.limits.jobs for engine in self.engines)
-        taken = [self._seconds(running.job) for running in self._running.values()]
+        taken = [self._outlook.seconds(running.job) for running in self._running.values()]
         return taken + [0.0] * (places - len(taken))
 
     def _sort_queue(self) -> None:
         """Put the waiting jobs in order, and tell each where it stands if that has changed."""
-        self._queue.sort(key=self._rank)
+        self._queue.sort(key=self._outlook.rank)
         if all(job.position == position for position, job in enumerate(self._queue)):
             return
-        starts = forecast(self._places(), map(self._seconds, self._queue))
+        starts = self._outlook.starts(self._queue)
         for position, (job, start) in enumerate(zip(self._queue, starts, strict=True)):
             if job.position != position:
                 job.position = position
-                job.tell(Queued(position, start if self.rates.jobs else None))
+                job.tell(Queued(position, start))
 
     def _make_room(self) -> None:
         """Ask a running job to stop for the first of the queue, where that is worth it."""
         if not self._queue or not self.rates.jobs or any(one.asked for one in self._running.values()):
             return
-        waiting = self._demand(self._queue[0])
+        waiting = self._outlook.demand(self._queue[0])
         able = [one for one in self._running.values() if self._makes_room(one, waiting)]
         if able and not self._queue[0].deaths:
-            running = max(able, key=lambda one: self._rank(one.job))
+            running = max(able, key=lambda one: self._outlook.rank(one.job))
             running.asked = True
             self.suspend(running.job)
 
@@ -469,6 +436,5 @@ class Scheduler:
         job, now = running.job, self._clock()
         if job.progress is None or job.progress.stage != "denoise" or job.cancel_asked:
             return False
-        stages = self.rates.stages(job.settings, job.frames) or {}
-        cost = stages.get("encode", 0.0) + stages.get("denoise", 0.0) / job.settings.steps
-        return self._order.makes_room(self._demand(job), cost, now - running.began, waiting, now)
+        cost = self._outlook.stop_cost(job)
+        return self._order.makes_room(self._outlook.demand(job), cost, now - running.began, waiting, now)

@@ -33,7 +33,7 @@ from .store import JobStore
 from .tokens import Tokens
 
 if TYPE_CHECKING:
-    from .metrics import Snapshot
+    from .metrics import Metrics, Snapshot
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["AnimationService"].full_name
 SWEEP_SECONDS = 30.0
@@ -42,6 +42,8 @@ CANCEL_SECONDS = 5.0
 """A cancelled job has so long to stop before its process is killed."""
 ASLEEP_SECONDS = 2.0
 """While the server stops, readers that take nothing for so long are not waited for."""
+RATES = "rates.json"
+"""In the store: how long jobs take, for the predictions of the next server."""
 LIVE = "live"
 """The health service's name for whether the process works; the others say whether it takes jobs."""
 CHANNEL_OPTIONS = [
@@ -88,6 +90,7 @@ class AnimationServer:
         self._jobs_ended = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
+        self._metrics: Metrics | None = None
 
     async def start(self) -> None:
         """Spawn the engines, then open the port. Calls are answered at once, jobs taken from `ready` on.
@@ -98,33 +101,11 @@ class AnimationServer:
         self._tokens = Tokens(config.tokens) if config.tokens is not None else None
         credentials = config.tls.credentials() if config.tls is not None else None
         self._observers = self._make_observers()
-        self.store = JobStore.open(config.store, config.folder, config.keep)
-        self.scheduler = Scheduler(
-            config.engines(),
-            config.max_queue,
-            max_queue_seconds=config.max_queue_seconds,
-            on_end=self._job_ended,
-            on_change=self._changed,
-            on_event=self._observers.happened,
-            on_lost=self._observers.engine_lost,
-            clock=self.store.clock,
-            patience=config.engine_patience,
-            keep_unfinished=self.store.durable,
-            rates_file=self.store.folder / "rates.json",
-        )
-        for engine in self.scheduler.engines:  # before gRPC has threads and sockets of its own
-            await engine.start()
-            assert engine.supervisor is not None
-            engine.supervisor.add_done_callback(self._task_ended)
         try:
-            await self._open(credentials)
+            await self._start(credentials)
         except BaseException:
-            await self._close_engines()
+            await asyncio.to_thread(self._observers.close)
             raise
-        for job in self.store.unfinished:
-            self.scheduler.submit(job)
-        self._spawn(self._sweep())
-        self._spawn(self._announce())
 
     async def ready(self) -> None:
         """Wait until an engine is warm; raises what keeps all of them from it, such as `BundleError`."""
@@ -186,15 +167,43 @@ class AnimationServer:
 
     # ---- inside ----
 
+    async def _start(self, credentials: grpc.ServerCredentials | None) -> None:
+        config = self.config
+        self.store = JobStore.open(config.store, config.folder, config.keep)
+        self.scheduler = Scheduler(
+            config.engines(),
+            config.max_queue,
+            max_queue_seconds=config.max_queue_seconds,
+            on_end=self._job_ended,
+            on_change=self._changed,
+            on_event=self._observers.happened,
+            on_lost=self._observers.engine_lost,
+            clock=self.store.clock,
+            patience=config.engine_patience,
+            keep_unfinished=self.store.durable,
+        )
+        for engine in self.scheduler.engines:  # before gRPC has threads and sockets of its own
+            await engine.start()
+            assert engine.supervisor is not None
+            engine.supervisor.add_done_callback(self._task_ended)
+        try:
+            await self._open(credentials)
+        except BaseException:
+            await self._close_engines()
+            raise
+        for job in self.store.unfinished:
+            self.scheduler.submit(job)
+        self._spawn(self._sweep())
+        self._spawn(self._announce())
+
     def _make_observers(self) -> Observers:
         config = self.config
         observers: list[Observer] = [JobLog(self.logger)]
         if config.metrics_port is not None:
             from .metrics import Metrics  # loaded where it is asked for only
 
-            metrics = Metrics(self._look)
-            self.metrics_port = metrics.open(config.host, config.metrics_port)
-            observers.append(metrics)
+            self._metrics = Metrics(self._look)
+            observers.append(self._metrics)
         if config.traces:
             from .traces import Traces
 
@@ -219,6 +228,10 @@ class AnimationServer:
         )
 
     @property
+    def _build(self) -> str:
+        return next((engine.ready.build for engine in self.scheduler.engines if engine.ready is not None), "")
+
+    @property
     def _ready(self) -> bool:
         return self.scheduler.warm and not self.scheduler.draining and self.fault is None
 
@@ -234,6 +247,8 @@ class AnimationServer:
             reflection.enable_server_reflection(names, self._server)
         await self._set_health()
         self.port = _bind(self._server, config.host, config.port, credentials)
+        if self._metrics is not None and config.metrics_port is not None:
+            self.metrics_port = self._metrics.open(config.host, config.metrics_port)
         await self._server.start()
         if (config.tls is None or self._tokens is None) and not _is_loopback(config.host):
             lacks = [name for name, has in (("TLS", config.tls), ("tokens", self._tokens)) if has is None]
@@ -248,6 +263,8 @@ class AnimationServer:
         """An engine became warm, was lost, or was given up."""
         self._spawn(self._set_health())
         if self.scheduler.warm:
+            if not self._decided.is_set() and self.store.durable:
+                self.scheduler.rates.load(self.store.folder / RATES, self._build)
             self._decided.set()
         if self.scheduler.failure is not None:
             self._decided.set()
@@ -286,6 +303,9 @@ class AnimationServer:
     def _job_ended(self, job: StoredJob) -> None:
         if job.ended is not None:  # else it is kept for the server's next life
             self._observers.ended(job)
+        if job.done is not None and self.store.durable:
+            save = self.scheduler.rates.save
+            asyncio.get_running_loop().run_in_executor(None, save, self.store.folder / RATES, self._build)
         self.store.sweep()
         self._jobs_ended.set()
 

@@ -25,13 +25,15 @@ from .config import Keep
 from .database import Database, Work
 from .jobs import StoredJob
 from .records import event_rows, job_from_row, job_to_row
-from .status import Busy, KeyReused, unknown_job
+from .status import Busy, EngineLost, KeyReused, unknown_job
 from .wire import PARTS, MotionKind
 
 PREFIX = "mimicmotion-"
 """Temporary folders of servers are called so."""
 LIVING = ("queued", "running", "succeeded")
 """States in which a job owns its `request_id`."""
+MOST_CRASHES = 3
+"""A job that was running when so many servers died is given up."""
 RETRY_FULL = 60.0
 """Seconds after which a caller may try again where the disk is full."""
 PAGE = 100
@@ -310,10 +312,13 @@ class JobStore:
         self._next_number = newest["number"] + 1
         for row in self._database.read("SELECT * FROM jobs WHERE ended IS NULL ORDER BY number"):
             job = self._jobs[row["id"]] = self._from_row(row, with_events=True)
+            if row["state"] == "running":
+                job.crashes += 1
             job.state = "queued"
             lost = _what_is_lost(job)
             if lost is None:
                 self.unfinished.append(job)
+                job.save()
             else:
                 job.error = None
                 job.end(lost, self.clock())
@@ -368,6 +373,10 @@ def _what_is_lost(job: StoredJob) -> MimicMotionError | None:
         return job.error
     if job.cancel_asked:
         return Cancelled("The job was cancelled.")
+    if job.crashes >= MOST_CRASHES:
+        return EngineLost(
+            f"{job.crashes} servers died while they ran this job.", remedy="Look at the machine's memory."
+        )
     parts = [part for part in PARTS if part != "reference_pose" or job.has_reference_pose]
     missing = [part for part in parts if not job.file(part).is_file()]
     if missing:

@@ -58,17 +58,17 @@ class Traces(Observer):
         self._jobs[job.id] = _Times(who.traceparent, self._clock())
 
     def happened(self, job: StoredJob, event: Event) -> None:
-        times = self._jobs.get(job.id)
-        if times is None or not isinstance(event, Progress):
+        if not isinstance(event, Progress):
             return
+        times = self._jobs.setdefault(job.id, _Times("", job.created))  # accepted by a server before this one
         now = self._clock()
         began, _ = times.stages.get(event.stage, (times.newest or job.started or now, 0.0))
         times.stages[event.stage] = (began, now)
         times.newest = now
 
     def ended(self, job: StoredJob) -> None:
-        times = self._jobs.pop(job.id, None)
-        if times is None or job.ended is None:
+        times = self._jobs.pop(job.id, None) or _Times("", job.created)
+        if job.ended is None:
             return
         from opentelemetry.trace import Status, StatusCode, set_span_in_context
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator

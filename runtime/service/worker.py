@@ -84,6 +84,8 @@ class Ready:
 
     bundle_name: str
     note: str
+    build: str
+    """What the bytes of a video depend on besides inputs and settings: bundle, version and device."""
     defaults: Settings
     costs: ModelStats | None
     """See `Animator.costs`; of `rows` that are computed at the same time."""
@@ -116,7 +118,7 @@ def main(connection: Connection[Any, Any], config: EngineConfig) -> None:
     except Exception as error:
         send(_plain(error))
         return
-    send(Ready(animator.bundle_name, animator.note, defaults, animator.costs, animator.rows))
+    send(Ready(animator.bundle_name, animator.note, animator.build, defaults, animator.costs, animator.rows))
     try:
         with ThreadPoolExecutor(config.limits.jobs, "job") as threads:
             for run in iter(inbox.runs.get, None):
@@ -308,6 +310,7 @@ class _VideoFile:
             bytes=self._offset,
             sha256=self._digest.hexdigest(),
             seconds=seconds,
+            held=self._clip.held,
         )
 
     def _put(self, data: bytes) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import mimicmotion_trt as mm
+from mimicmotion_trt.media.picture import read_picture
 from mimicmotion_trt.media.reader import VideoReader
 from mimicmotion_trt.validation import field_docs
 
@@ -51,6 +52,30 @@ def test_the_same_seed_gives_the_same_file(command: Command, bundle: Path, tmp_p
         command("animate", "--image", PERSON, "--motion", MOTION, "--output", tmp_path / name, *words)
         made.append((tmp_path / name).read_bytes())
     assert made[0] == made[1] != made[2]
+
+
+def test_what_would_be_animated_is_shown_without_running(
+    command: Command, bundle: Path, tmp_path: Path
+) -> None:
+    """A person at the left of a wide picture."""
+    left = Path(__file__).parents[1] / "data" / "framing" / "person_left.jpg"
+    sheet = tmp_path / "sheet.png"
+    words = ("pose", "--image", left, "--sheet", sheet, "--size", "64x128", "--json", "--bundle", bundle)
+    alone = json.loads(command(*words).stdout)
+    assert alone["crop"][0] < 40 < 190 < alone["crop"][2] <= 230
+    small = read_picture(sheet).shape
+    with_motion = json.loads(command(*words, MOTION).stdout)
+    assert with_motion["frames"] == 50
+    assert read_picture(sheet).shape[0] > 1.5 * small[0]
+    centred = json.loads(command(*words, "--framing", "centre").stdout)
+    assert centred["crop"] == [288, 0, 480, 384]
+    for wrong in (
+        ("pose",),
+        ("pose", "--image", left),
+        ("pose", "--sheet", sheet),
+        ("pose", "--output", sheet),
+    ):
+        assert "nothing to do" in command(*wrong, code=1).output
 
 
 def test_pose_finds_the_person_and_animate_takes_what_it_wrote(

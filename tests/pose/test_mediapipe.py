@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
 
 from mimicmotion_trt.errors import MotionError
+from mimicmotion_trt.media.picture import read_picture
+from mimicmotion_trt.pose import open_estimator
 from mimicmotion_trt.pose.mediapipe import FACE, face_in_body, to_openpose
 
 MIRRORED_BODY = [0, 1, 5, 6, 7, 2, 3, 4, 11, 12, 13, 8, 9, 10, 15, 14, 17, 16]
@@ -195,3 +198,52 @@ def test_nose_and_eyes_from_the_mesh():
     mesh = np.zeros((468, 2))
     mesh[4], mesh[33], mesh[133], mesh[362], mesh[263] = (5, 5), (1, 1), (3, 1), (7, 1), (9, 1)
     assert face_in_body(mesh).tolist() == [[5, 5], [2, 1], [8, 1]]
+
+
+@pytest.fixture(scope="module")
+def dancer(person_path) -> Any:
+    """uint8 [384,256,3]: a drawn person, from head to foot, facing us."""
+    return read_picture(person_path.with_name("dancer.png"))
+
+
+@pytest.mark.parametrize(
+    ("who", "nose"),
+    [
+        ("left", (98, 216)),
+        ("right", (588, 245)),
+        ("largest", (318, 143)),
+        ("centre", (318, 143)),
+        ("1", (98, 216)),
+        ("2", (318, 143)),
+        ("0.6,0.2,1,1", (588, 245)),
+    ],
+)
+def test_the_person_who_is_asked_for_is_found(dancer, who, nose):
+    """Three people: a smaller one, a large one, the smallest."""
+    picture = beside(
+        scaled(dancer, 0.7), dancer, np.full((300, 70, 3), 90, np.uint8), scaled(dancer, 0.6), height=400
+    )
+    found = open_estimator(threads=2, person=who).estimate(picture).body[0, 0]
+    np.testing.assert_allclose(found * [picture.shape[1], 400], nose, atol=12)
+
+
+def test_people_who_cross_are_not_taken_for_each_other(dancer):
+    """One walks to the right, one to the left and behind; in the middle only the front one is seen."""
+    back = scaled(dancer, 0.9)[:, ::-1]
+    estimators = [open_estimator(threads=2, person=who) for who in ("left", "right")]
+    noses: list[list[float]] = [[], []]
+    steps = np.arange(0, 400, 25)
+    for step in steps:
+        picture = np.full((400, 700, 3), 90, np.uint8)
+        picture[400 - len(back) :, 440 - step : 440 - step + back.shape[1]] = back
+        picture[16:, step : step + 256] = dancer
+        for estimator, found in zip(estimators, noses, strict=True):
+            pose = estimator.estimate(picture)
+            found.append(float(pose.body[0, 0, 0]) * 700 if pose.body_score.any() else np.nan)
+    rightwards, leftwards = (np.array(found) for found in noses)
+    assert np.abs(rightwards - (steps + 139)).max() < 15  # never lost
+    away = np.abs(leftwards - (440 - steps + (256 - 139) * 0.9))
+    assert np.sum(away > 15) <= 1  # the frame in which two thirds of them are hidden
+    assert np.nanmax(away) < 100
+    assert np.isnan(leftwards).sum() <= 7
+    assert not np.isnan(leftwards[-3:]).any()

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mimicmotion_trt import Animator, Cancelled, Event, Job, Limits, PoseSequence, Settings
+from mimicmotion_trt import Animator, Cancelled, Event, Job, Limits, PoseSequence, Settings, SettingsError
 from mimicmotion_trt.events import STAGES
 from mimicmotion_trt.inputs import nearest_size
-from mimicmotion_trt.media.picture import read_picture, write_picture
+from mimicmotion_trt.media.picture import fit_picture, read_picture, write_picture
+from mimicmotion_trt.media.writer import VideoWriter
 from mimicmotion_trt.motion import reference_stride
 
 
@@ -407,3 +408,30 @@ def test_the_person_at_the_side_of_a_picture_is_animated(animator, dance):
     assert job.animation.reference.crop.left == 0
     np.testing.assert_array_equal(job.animation.reference.pose.body[0], job.animation.poses.body[0])
     assert 0.1 < job.animation.poses.body[0, :, 0].min() < job.animation.poses.body[0, :, 0].max() < 0.5
+
+
+def test_frames_without_the_person_hold_the_last_pose_and_are_counted(animate, person, tmp_path):
+    picture = fit_picture(read_picture(person), 256, 256)
+    with VideoWriter(tmp_path / "gap.mp4", fps=30, size=(256, 256)) as writer:
+        for seen in (True, True, False, False, True):
+            writer.write(picture if seen else np.full_like(picture, 127))
+    result = animate(tmp_path / "gap.mp4", stride=1).result()
+    assert (len(result), result.held) == (5, 2)
+    poses = result.animation.poses[1:]
+    np.testing.assert_array_equal(poses.body[2], poses.body[1])
+    np.testing.assert_allclose(poses.body_score[3], poses.body_score[1] * 0.81, rtol=1e-5)
+    assert animate(tmp_path / "gap.mp4", stride=1, frames=2).result().held == 0
+
+
+@pytest.mark.parametrize(("who", "reference"), [("left", "left"), ("2", "right")])
+def test_of_two_people_in_the_picture_the_one_who_is_asked_for_is_animated(animator, dance, who, reference):
+    """Two dancers side by side; the crop is around the one who is meant."""
+    dancer = read_picture(Path(__file__).parents[2] / "demo" / "dancer.png")
+    picture = np.concatenate([dancer, np.full((384, 100, 3), 90, np.uint8), dancer[:, ::-1]], axis=1)
+    settings = animator.settings(steps=1, size=(64, 128), person=who, guidance=(1, 1))
+    job = animator.animate(picture, dance[:1], settings)
+    job.result()
+    crop = job.animation.reference.crop
+    assert crop.right <= 306 if reference == "left" else crop.left >= 306
+    with pytest.raises(SettingsError, match="person is 3, and no more than 2 people were seen"):
+        animator.animate(picture, dance[:1], replace(settings, person="3")).result()

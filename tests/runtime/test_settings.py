@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicmotion_trt import InputError, Settings, SettingsError
+from mimicmotion_trt.settings import driver_of
 
 WHOLE = {
     "steps": (1, 1000),
@@ -35,8 +36,9 @@ CHOICES = {
     "fusion": ("triangular", "linear"),
     "noise": ("repeat", "independent"),
     "schedule": ("karras", "align-your-steps"),
+    "framing": ("person", "centre", "pad"),
 }
-OPTIONAL = {"segment", "sigma_min", "sigma_max", "size", "canvas", "stride", "frames"}
+OPTIONAL = {"segment", "sigma_min", "sigma_max", "size", "canvas", "stride", "frames", "person", "driver"}
 
 
 def make(name: str, value: Any) -> Settings:
@@ -52,8 +54,68 @@ def refused(**values: Any) -> SettingsError:
 
 
 def test_every_field_is_looked_at_here():
-    covered = {*WHOLE, *REAL, *CHOICES, "guidance", "guidance_interval", "size", "rescale"}
+    covered = {
+        *WHOLE,
+        *REAL,
+        *CHOICES,
+        "guidance",
+        "guidance_interval",
+        "size",
+        "rescale",
+        "person",
+        "driver",
+    }
     assert covered == {f.name for f in fields(Settings)}
+
+
+@pytest.mark.parametrize("name", ["person", "driver"])
+@pytest.mark.parametrize(
+    ("given", "plain"),
+    [
+        ("largest", "largest"),
+        (" Left ", "left"),
+        (2, "2"),
+        ("12", "12"),
+        ((0.1, 0, 0.5, 1), "0.1,0,0.5,1"),
+        ("10, 20, 300, 400", "10,20,300,400"),
+        (None, None),
+    ],
+)
+def test_a_person_is_a_word_a_number_or_a_box(name, given, plain):
+    assert getattr(Settings(**{name: given}), name) == plain
+    assert Settings.from_dict(Settings(**{name: given}).to_dict()) == Settings(**{name: given})
+
+
+@pytest.mark.parametrize("name", ["person", "driver"])
+@pytest.mark.parametrize(
+    "given",
+    [
+        "",
+        "tallest",
+        0,
+        -1,
+        True,
+        1.5,
+        "1.5",
+        (0, 0, 1),
+        (0.5, 0, 0.1, 1),
+        "nan,0,1,1",
+        "0,0,inf,1",
+        [],
+        "9" * 12,
+    ],
+)
+def test_no_other_person_is_taken(name, given):
+    error = refused(**{name: given})
+    assert error.field == f"settings.{name}"
+    assert "left" in error.remedy
+
+
+def test_a_word_for_the_person_is_one_for_the_driver_too():
+    assert driver_of(Settings(person="left")) == "left"
+    assert driver_of(Settings(person="left", driver="2")) == "2"
+    assert driver_of(Settings(person="2")) is None
+    assert driver_of(Settings()) is None
 
 
 @pytest.mark.parametrize(("name", "bounds"), [*WHOLE.items(), *REAL.items()])

@@ -74,6 +74,7 @@ class Clip:
         cancelled: Callable[[], bool],
         checkpoints: Checkpoints | None,
     ) -> None:
+        self.held = 0
         self.frames: int = min(does.get("frames", 6), settings.frames or 10**9)
         self.fps = does.get("fps", 12.5)
         self.size = settings.size or tuple(does.get("size", (64, 128)))

@@ -10,6 +10,8 @@ from mimicmotion_trt import errors
 from mimicmotion_trt.service import ServiceConfig
 from mimicmotion_trt.service.options import PREFIX, check_files, in_force, list_options, make_config
 
+from .hosting import ROOT
+
 FILE = """
 port = 1
 max_queue = 2
@@ -87,6 +89,7 @@ def test_what_is_in_force_can_be_said_in_json_without_passwords(tmp_path):
     [
         ({"tokens": "nothing"}, "tokens"),
         ({"folder": "nothing"}, "folder"),
+        ({"store": __file__}, "store"),
         ({"ready_file": "nothing/ready"}, "ready_file"),
         ({"tls_certificate": "nothing", "tls_key": "nothing"}, "tls.key"),
         ({"bundle": "no-such-bundle"}, ""),
@@ -96,3 +99,9 @@ def test_files_are_looked_for_before_anything_is_started(wrong, field):
     with pytest.raises(errors.MimicMotionError) as caught:
         check_files(make_config(wrong, None, {}))
     assert caught.value.field == field
+
+
+def test_the_guide_has_every_option():
+    guide = (ROOT / "docs" / "operations.md").read_text()
+    for option in list_options():
+        assert f"`{option.path[0]}`" in guide or f"`[{option.path[0]}]`" in guide, option.name

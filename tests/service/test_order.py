@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from mimicmotion_trt import errors
 from mimicmotion_trt.limits import Limits
 from mimicmotion_trt.service import Client
-from mimicmotion_trt.service.admission import Admission, Queue
+from mimicmotion_trt.service.admission import Admission
 from mimicmotion_trt.service.order import HALF_LIFE, STRETCH, Demand, Order, forecast
+from mimicmotion_trt.service.outlook import Queue
 from mimicmotion_trt.service.status import Busy, TooLate
 
 from .hosting import hosted, script, until

@@ -3,24 +3,40 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
 import psutil
 import pytest
 
 from mimicmotion_trt import errors
 from mimicmotion_trt.events import Event, Progress
 from mimicmotion_trt.service import Client
-from mimicmotion_trt.service.status import Draining, NotFound
+from mimicmotion_trt.service.generated.mimicmotion.v1 import animation_pb2 as pb
+from mimicmotion_trt.service.generated.mimicmotion.v1 import animation_pb2_grpc as pb_grpc
+from mimicmotion_trt.service.status import Draining, KeyReused, NotFound
+from mimicmotion_trt.service.transfer import Upload
 
 from .hosting import hosted, process, script, until
 
+DEMO = Path(__file__).parents[2] / "demo"
+PERSON, MOTION = DEMO / "person.jpg", DEMO / "balance.npz"
 VIDEO = b"a video"
 PICTURE = script(frames=6, noise=True, size=[128, 128], pause=0.03)
 SETTINGS = {"steps": 6, "decode_chunk": 2}
-STOPS = [("pose", 2), ("denoise", 1), ("denoise", 4), ("decode", 2), ("decode", 4)]
+SLOW = pytest.mark.slow
+STOPS = [
+    ("denoise", 4),
+    ("decode", 2),
+    *(pytest.param(*stop, marks=SLOW) for stop in [("pose", 2), ("denoise", 1), ("decode", 4)]),
+]
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +90,7 @@ def test_a_killed_server_goes_on_with_its_job(tmp_path, undisturbed, stage, step
             assert len(steps) <= 6 - (step if stage == "denoise" else 6)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=SLOW)])
 def test_a_stop_keeps_running_and_waiting_jobs_for_the_next_life(tmp_path, undisturbed, number):
     with process(**options(tmp_path, grace=0.1)) as (running, address), Client(address) as client:
         client.wait_until_ready(20)
@@ -94,6 +110,7 @@ def test_a_stop_keeps_running_and_waiting_jobs_for_the_next_life(tmp_path, undis
             client.watch(animation.job).result()
         assert client.watch(waiting).result().read() == undisturbed
     with hosted(**options(tmp_path)) as host, Client(host.address) as client:
+        assert host.server.scheduler.rates.jobs > 0, "predictions go on as well"
         assert {info.job: info.state for info in client.list()} == {
             animation.job: "cancelled",
             waiting: "succeeded",
@@ -129,6 +146,70 @@ def test_without_a_store_nothing_is_left(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+# ---- a crash at every place, with the real animator: pytest tests/service/test_resume.py -m slow ----
+
+PLACES = [("denoise", step) for step in range(1, 5)] + [("decode", frame) for frame in range(1, 6)]
+REAL = {"steps": 4, "frames": 5, "decode_chunk": 1, "seed": 7}
+
+
+@contextmanager
+def real_server(bundle: Path, store: Path) -> Iterator[tuple[psutil.Process, Client]]:
+    """`mimicmotion-trt serve` that keeps every step; gives (its process, a client)."""
+    ready = store.parent / "ready"
+    ready.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "mimicmotion_trt", "serve", "--bundle", str(bundle), "--threads", "1"]
+    command += ["--port", "0", "--store", str(store), "--ready-file", str(ready), "--checkpoint-share", "1e6"]
+    running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until(lambda: ready.exists(), 60)
+        with Client(ready.read_text()) as client:
+            yield psutil.Process(running.pid), client
+    finally:
+        running.kill()
+        running.wait()
+
+
+def at(event: Event, stage: str, step: int) -> bool:
+    return isinstance(event, Progress) and event.stage == stage and event.step >= step
+
+
+@pytest.fixture(scope="module")
+def real_video(bundle, tmp_path_factory) -> bytes:
+    with real_server(bundle, tmp_path_factory.mktemp("undisturbed") / "store") as (_, client):
+        video: bytes = client.animate(PERSON, MOTION, REAL).result().read()
+        return video
+
+
+@pytest.mark.slow
+def test_an_engine_that_dies_at_any_step_or_chunk_changes_no_byte(bundle, tmp_path, real_video):
+    with real_server(bundle, tmp_path / "store") as (server, client):
+        for place in PLACES:
+            client.wait_until_ready(60)
+            (engine,) = server.children()
+            animation = client.animate(PERSON, MOTION, REAL)
+            for event in animation:
+                if engine.is_running() and at(event, *place):
+                    engine.kill()
+                    engine.wait()
+            assert animation.result().read() == real_video
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", PLACES)
+def test_a_server_that_dies_at_any_step_or_chunk_changes_no_byte(bundle, tmp_path, real_video, place):
+    with real_server(bundle, tmp_path / "store") as (server, client):
+        job, before = client.create(PERSON, MOTION, REAL).job, []
+        with client.watch(job) as watching:
+            for event in watching:
+                before.append(event)
+                if at(event, *place):
+                    break
+        server.kill()
+    with real_server(bundle, tmp_path / "store") as (_, client):
+        after = list(client.watch(job, after=before[-1].sequence))
+        assert video_of(before) + video_of(after) == real_video == client.watch(job).result().read()
+
+
 # ---- callers and keys ----
 
 
@@ -147,3 +228,42 @@ def test_a_job_ends_with_its_last_caller_only(host, client):
         until(lambda: client.get(first.job).state == "cancelled")
         third = other.animate(script(frames=5), VIDEO, {"steps": 300}, request_id="two callers")
         assert third.result().done.frames == 5, "the key is free again"
+
+
+def test_one_caller_that_detaches_keeps_the_job(host, client):
+    picture = script(pause=0.02, frames=7)
+    first = client.animate(picture, VIDEO, request_id="detached later")
+    next(first)
+    with Client(host.address) as other:
+        second = other.animate(picture, VIDEO, request_id="detached later", detach=True)
+        next(second)
+        second.cancel()
+    first.cancel()
+    assert client.watch(first.job).result().done.frames == 7
+
+
+def test_another_picture_of_the_same_length_is_another_request(client):
+    client.create(script(frames=3), VIDEO, request_id="content")
+    with pytest.raises(KeyReused):
+        client.create(script(frames=4), VIDEO, request_id="content")
+
+
+def test_a_retry_does_not_wait_for_an_upload_that_died(host, client):
+    """Nor does the first one disturb it, should it still be alive."""
+    parts = list(Upload(script(frames=3), VIDEO, None, request_id="retried"))
+    goes_on = threading.Event()
+
+    def slow() -> Iterator[pb.CreateAnimationRequest]:
+        yield pb.CreateAnimationRequest(upload=parts[0])
+        goes_on.wait(20)
+        yield from (pb.CreateAnimationRequest(upload=part) for part in parts[1:])
+
+    with grpc.insecure_channel(host.address) as channel:
+        first = pb_grpc.AnimationServiceStub(channel).CreateAnimation.future(slow())
+        until(lambda: host.server.scheduler.uploads == 1)
+        retried = client.animate(script(frames=3), VIDEO, request_id="retried").result()
+        goes_on.set()
+        answer = first.result(20)
+    assert retried.done.frames == 3
+    assert answer.existed
+    assert client.watch(answer.animation.job).result().read() == retried.read()

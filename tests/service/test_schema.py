@@ -50,7 +50,7 @@ def test_every_setting_has_its_field_and_every_field_its_setting():
     assert all(field.has_presence for field in SCHEMA.fields), "unset must differ from zero"
 
 
-@pytest.mark.parametrize("name", ["layout", "fusion", "noise", "schedule"])
+@pytest.mark.parametrize("name", ["layout", "fusion", "noise", "schedule", "framing"])
 def test_enums_have_the_choices_of_the_settings(name):
     choices = get_args(getattr(settings, name.capitalize()))
     values = SCHEMA.fields_by_name[name].enum_type.values_by_name
@@ -78,6 +78,8 @@ def test_enums_have_the_choices_of_the_settings(name):
         | st.tuples(st.integers(1, 128), st.integers(1, 128)).map(lambda s: (s[0] * 64, s[1] * 64)),
         frames=st.none() | st.integers(1, 1_000_000),
         rescale=st.booleans(),
+        framing=st.sampled_from(get_args(settings.Framing)),
+        person=st.none() | st.sampled_from(["left", "3", "0.1,0.2,0.3,0.9"]),
         preview=st.integers(0, 1000),
     )
 )

@@ -251,6 +251,28 @@ async def test_what_cannot_go_on_says_why_and_the_others_do(tmp_path):
 
 
 @story
+async def test_a_job_that_servers_die_of_is_given_up(tmp_path):
+    store = JobStore(tmp_path, Keep())
+    poison, kept = await accepted(store), await accepted(store)
+    for job in (poison, kept):
+        job.state = "running"
+        job.tell(Started(9, 12.5, (64, 128)))
+    for life in range(3):
+        kept = store.get(kept.id)
+        kept.state = "running"
+        kept.part(ServiceError("The server stops."))
+        await store.close()
+        store = JobStore(tmp_path, Keep())
+        for job in store.unfinished:
+            job.state = "running"
+            job.save()
+        assert len(store.unfinished) == (2 if life < 2 else 1)
+    with pytest.raises(EngineLost, match="3 servers died"):
+        await events(store.get(poison.id))
+    await store.close()
+
+
+@story
 async def test_ten_thousand_finished_jobs_take_no_time(tmp_path):
     store = JobStore(tmp_path, Keep(jobs=20_000, seconds=1e10))
     job = await ended(store, key="key", content=b"content")

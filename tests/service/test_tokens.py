@@ -74,6 +74,22 @@ def test_each_client_sees_its_own_jobs_and_an_admin_all(tokens):
             client.close()
 
 
+def test_a_job_is_its_clients_in_the_servers_next_life_too(tokens, tmp_path):
+    file, alice, bob, _ = tokens
+    options = {"tokens": file, "store": tmp_path / "store"}
+    with hosted(**options) as host, Client(host.address, token=alice) as client:
+        job = client.animate(script(), VIDEO, request_id="key").result().done
+        (info,) = client.list()
+    with hosted(**options) as host, Client(host.address, token=bob) as stranger:
+        assert stranger.list() == []
+        with pytest.raises(NotFound):
+            stranger.get(info.job)
+        theirs = stranger.create(script(), VIDEO, request_id="key").job
+        with Client(host.address, token=alice) as client:
+            assert client.watch(info.job).result().done == job
+            assert client.create(script(), VIDEO, request_id="key").job == info.job != theirs
+
+
 def test_the_client_for_asyncio_takes_tokens_as_well(tokens):
     async def story(address: str, token: str) -> list:
         async with AsyncClient(address, token=token) as client:

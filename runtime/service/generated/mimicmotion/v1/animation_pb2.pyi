@@ -396,6 +396,8 @@ class AnimationSettings(_message.Message):
     GUIDANCE_INTERVAL_FIELD_NUMBER: _builtins.int
     REUSE_INTERVAL_FIELD_NUMBER: _builtins.int
     FRAMING_FIELD_NUMBER: _builtins.int
+    PERSON_FIELD_NUMBER: _builtins.int
+    DRIVER_FIELD_NUMBER: _builtins.int
     steps: _builtins.int
     """Denoising steps, 1 to 1000."""
     segment: _builtins.int
@@ -440,6 +442,12 @@ class AnimationSettings(_message.Message):
     """
     framing: Global___Framing.ValueType
     """Which part of the picture is animated."""
+    person: _builtins.str
+    """Who of several people in the picture is animated: largest, centre, left, right, a number from the left (1 is the
+    leftmost) or a box, "left,top,right,bottom" in fractions of the picture or in pixels.
+    """
+    driver: _builtins.str
+    """Who of several people in the driving video is followed, as person; unset: as person if that is a word."""
     @_builtins.property
     def guidance(self) -> Global___Guidance:
         """Guidance scales; first = last = 1 runs the conditional branch only."""
@@ -479,10 +487,12 @@ class AnimationSettings(_message.Message):
         guidance_interval: Global___GuidanceInterval | None = ...,
         reuse_interval: _builtins.int | None = ...,
         framing: Global___Framing.ValueType | None = ...,
+        person: _builtins.str | None = ...,
+        driver: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_canvas", b"_canvas", "_conditioning_fps", b"_conditioning_fps", "_decode_chunk", b"_decode_chunk", "_frames", b"_frames", "_framing", b"_framing", "_fusion", b"_fusion", "_layout", b"_layout", "_motion_bucket", b"_motion_bucket", "_noise", b"_noise", "_noise_aug", b"_noise_aug", "_overlap", b"_overlap", "_preview", b"_preview", "_rescale", b"_rescale", "_reuse_interval", b"_reuse_interval", "_schedule", b"_schedule", "_seed", b"_seed", "_segment", b"_segment", "_sigma_max", b"_sigma_max", "_sigma_min", b"_sigma_min", "_steps", b"_steps", "_stride", b"_stride", "canvas", b"canvas", "conditioning_fps", b"conditioning_fps", "decode_chunk", b"decode_chunk", "frames", b"frames", "framing", b"framing", "fusion", b"fusion", "guidance", b"guidance", "guidance_interval", b"guidance_interval", "layout", b"layout", "motion_bucket", b"motion_bucket", "noise", b"noise", "noise_aug", b"noise_aug", "overlap", b"overlap", "preview", b"preview", "rescale", b"rescale", "reuse_interval", b"reuse_interval", "schedule", b"schedule", "seed", b"seed", "segment", b"segment", "sigma_max", b"sigma_max", "sigma_min", b"sigma_min", "size", b"size", "steps", b"steps", "stride", b"stride"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_canvas", b"_canvas", "_conditioning_fps", b"_conditioning_fps", "_decode_chunk", b"_decode_chunk", "_driver", b"_driver", "_frames", b"_frames", "_framing", b"_framing", "_fusion", b"_fusion", "_layout", b"_layout", "_motion_bucket", b"_motion_bucket", "_noise", b"_noise", "_noise_aug", b"_noise_aug", "_overlap", b"_overlap", "_person", b"_person", "_preview", b"_preview", "_rescale", b"_rescale", "_reuse_interval", b"_reuse_interval", "_schedule", b"_schedule", "_seed", b"_seed", "_segment", b"_segment", "_sigma_max", b"_sigma_max", "_sigma_min", b"_sigma_min", "_steps", b"_steps", "_stride", b"_stride", "canvas", b"canvas", "conditioning_fps", b"conditioning_fps", "decode_chunk", b"decode_chunk", "driver", b"driver", "frames", b"frames", "framing", b"framing", "fusion", b"fusion", "guidance", b"guidance", "guidance_interval", b"guidance_interval", "layout", b"layout", "motion_bucket", b"motion_bucket", "noise", b"noise", "noise_aug", b"noise_aug", "overlap", b"overlap", "person", b"person", "preview", b"preview", "rescale", b"rescale", "reuse_interval", b"reuse_interval", "schedule", b"schedule", "seed", b"seed", "segment", b"segment", "sigma_max", b"sigma_max", "sigma_min", b"sigma_min", "size", b"size", "steps", b"steps", "stride", b"stride"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_canvas", b"_canvas", "_conditioning_fps", b"_conditioning_fps", "_decode_chunk", b"_decode_chunk", "_frames", b"_frames", "_framing", b"_framing", "_fusion", b"_fusion", "_layout", b"_layout", "_motion_bucket", b"_motion_bucket", "_noise", b"_noise", "_noise_aug", b"_noise_aug", "_overlap", b"_overlap", "_preview", b"_preview", "_rescale", b"_rescale", "_reuse_interval", b"_reuse_interval", "_schedule", b"_schedule", "_seed", b"_seed", "_segment", b"_segment", "_sigma_max", b"_sigma_max", "_sigma_min", b"_sigma_min", "_steps", b"_steps", "_stride", b"_stride", "canvas", b"canvas", "conditioning_fps", b"conditioning_fps", "decode_chunk", b"decode_chunk", "frames", b"frames", "framing", b"framing", "fusion", b"fusion", "guidance", b"guidance", "guidance_interval", b"guidance_interval", "layout", b"layout", "motion_bucket", b"motion_bucket", "noise", b"noise", "noise_aug", b"noise_aug", "overlap", b"overlap", "preview", b"preview", "rescale", b"rescale", "reuse_interval", b"reuse_interval", "schedule", b"schedule", "seed", b"seed", "segment", b"segment", "sigma_max", b"sigma_max", "sigma_min", b"sigma_min", "size", b"size", "steps", b"steps", "stride", b"stride"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_canvas", b"_canvas", "_conditioning_fps", b"_conditioning_fps", "_decode_chunk", b"_decode_chunk", "_driver", b"_driver", "_frames", b"_frames", "_framing", b"_framing", "_fusion", b"_fusion", "_layout", b"_layout", "_motion_bucket", b"_motion_bucket", "_noise", b"_noise", "_noise_aug", b"_noise_aug", "_overlap", b"_overlap", "_person", b"_person", "_preview", b"_preview", "_rescale", b"_rescale", "_reuse_interval", b"_reuse_interval", "_schedule", b"_schedule", "_seed", b"_seed", "_segment", b"_segment", "_sigma_max", b"_sigma_max", "_sigma_min", b"_sigma_min", "_steps", b"_steps", "_stride", b"_stride", "canvas", b"canvas", "conditioning_fps", b"conditioning_fps", "decode_chunk", b"decode_chunk", "driver", b"driver", "frames", b"frames", "framing", b"framing", "fusion", b"fusion", "guidance", b"guidance", "guidance_interval", b"guidance_interval", "layout", b"layout", "motion_bucket", b"motion_bucket", "noise", b"noise", "noise_aug", b"noise_aug", "overlap", b"overlap", "person", b"person", "preview", b"preview", "rescale", b"rescale", "reuse_interval", b"reuse_interval", "schedule", b"schedule", "seed", b"seed", "segment", b"segment", "sigma_max", b"sigma_max", "sigma_min", b"sigma_min", "size", b"size", "steps", b"steps", "stride", b"stride"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__canvas: _TypeAlias = _typing.Literal["canvas"]  # noqa: Y015
     _WhichOneofArgType__canvas: _TypeAlias = _typing.Literal["_canvas", b"_canvas"]  # noqa: Y015
@@ -490,6 +500,8 @@ class AnimationSettings(_message.Message):
     _WhichOneofArgType__conditioning_fps: _TypeAlias = _typing.Literal["_conditioning_fps", b"_conditioning_fps"]  # noqa: Y015
     _WhichOneofReturnType__decode_chunk: _TypeAlias = _typing.Literal["decode_chunk"]  # noqa: Y015
     _WhichOneofArgType__decode_chunk: _TypeAlias = _typing.Literal["_decode_chunk", b"_decode_chunk"]  # noqa: Y015
+    _WhichOneofReturnType__driver: _TypeAlias = _typing.Literal["driver"]  # noqa: Y015
+    _WhichOneofArgType__driver: _TypeAlias = _typing.Literal["_driver", b"_driver"]  # noqa: Y015
     _WhichOneofReturnType__frames: _TypeAlias = _typing.Literal["frames"]  # noqa: Y015
     _WhichOneofArgType__frames: _TypeAlias = _typing.Literal["_frames", b"_frames"]  # noqa: Y015
     _WhichOneofReturnType__framing: _TypeAlias = _typing.Literal["framing"]  # noqa: Y015
@@ -506,6 +518,8 @@ class AnimationSettings(_message.Message):
     _WhichOneofArgType__noise_aug: _TypeAlias = _typing.Literal["_noise_aug", b"_noise_aug"]  # noqa: Y015
     _WhichOneofReturnType__overlap: _TypeAlias = _typing.Literal["overlap"]  # noqa: Y015
     _WhichOneofArgType__overlap: _TypeAlias = _typing.Literal["_overlap", b"_overlap"]  # noqa: Y015
+    _WhichOneofReturnType__person: _TypeAlias = _typing.Literal["person"]  # noqa: Y015
+    _WhichOneofArgType__person: _TypeAlias = _typing.Literal["_person", b"_person"]  # noqa: Y015
     _WhichOneofReturnType__preview: _TypeAlias = _typing.Literal["preview"]  # noqa: Y015
     _WhichOneofArgType__preview: _TypeAlias = _typing.Literal["_preview", b"_preview"]  # noqa: Y015
     _WhichOneofReturnType__rescale: _TypeAlias = _typing.Literal["rescale"]  # noqa: Y015
@@ -533,6 +547,8 @@ class AnimationSettings(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__decode_chunk) -> _WhichOneofReturnType__decode_chunk | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__driver) -> _WhichOneofReturnType__driver | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__frames) -> _WhichOneofReturnType__frames | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__framing) -> _WhichOneofReturnType__framing | None: ...
@@ -548,6 +564,8 @@ class AnimationSettings(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__noise_aug) -> _WhichOneofReturnType__noise_aug | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__overlap) -> _WhichOneofReturnType__overlap | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__person) -> _WhichOneofReturnType__person | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__preview) -> _WhichOneofReturnType__preview | None: ...
     @_typing.overload
@@ -955,6 +973,7 @@ class DoneEvent(_message.Message):
     BYTES_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
     SECONDS_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
     frames: _builtins.int
     fps: _builtins.float
     """Frames per second."""
@@ -962,6 +981,8 @@ class DoneEvent(_message.Message):
     """Size of the video file in bytes."""
     sha256: _builtins.str
     """SHA-256 of the video file, 64 hexadecimal digits."""
+    held: _builtins.int
+    """Frames in which the driving person was not seen: they hold the last pose, its confidence falling."""
     @_builtins.property
     def size(self) -> Global___Size: ...
     @_builtins.property
@@ -977,10 +998,11 @@ class DoneEvent(_message.Message):
         bytes: _builtins.int = ...,
         sha256: _builtins.str = ...,
         seconds: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        held: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["size", b"size"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "fps", b"fps", "frames", b"frames", "seconds", b"seconds", "sha256", b"sha256", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "fps", b"fps", "frames", b"frames", "held", b"held", "seconds", b"seconds", "sha256", b"sha256", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
