@@ -19,7 +19,8 @@ from .files import motion_errors, read_head
 from .limits import FASTEST_FPS, SLOWEST_FPS, Limits, check_limit
 from .media.picture import fit_picture
 from .pose import PoseSequence
-from .pose.formats import wholebody_sequence
+from .pose.formats import read_foreign, wholebody_sequence
+from .pose.sequence import read_json
 from .settings import Settings
 
 Picture = NDArray[np.uint8]
@@ -148,20 +149,29 @@ def _from_array(pictures: NDArray[Any], settings: Settings, limits: Limits) -> M
 
 def _from_folder(folder: Path, settings: Settings, limits: Limits) -> Motion:
     """Pose pictures, or OpenPose's files of keypoints, one a frame."""
-    from .media.picture import list_pictures, natural_order, read_pictures
+    from .media.picture import list_pictures, read_pictures
 
-    if keypoints := sorted(folder.glob("[!.]*.json"), key=natural_order):
-        stride = settings.stride or 1
-        frames = [PoseSequence.load(path, limits) for path in keypoints[::stride][: settings.frames]]
-        check_limit("frames of the motion", len(frames), limits.frames, field="motion")
-        size = (max(frame.size[0] for frame in frames), max(frame.size[1] for frame in frames))
-        poses = PoseSequence.concat(resized(frame, size) for frame in frames)
-        return Motion(_sampled_rate(poses.fps, stride), len(poses), replace(poses, fps=poses.fps / stride))
+    if any(folder.glob("[!.]*.json")):
+        return _from_poses(folder_of_keypoints(folder, limits), settings, limits)
     stride = settings.stride or 1
     paths = list_pictures(folder)[::stride][: settings.frames]
     check_limit("frames of the motion", len(paths), limits.frames, field="motion")
     fps = _sampled_rate(PICTURES_FPS, stride)
     return Motion(fps=fps, frames=len(paths), pictures=lambda: read_pictures(paths, limits, over="black"))
+
+
+def folder_of_keypoints(folder: Path, limits: Limits) -> PoseSequence:
+    """Files of keypoints in their natural order, as one sequence; raises `MotionError` if there are none."""
+    from .media.picture import natural_order
+
+    paths = sorted(folder.glob("[!.]*.json"), key=natural_order)
+    if not paths:
+        raise MotionError(f"{folder} holds no keypoints (.json).", remedy="Check the path.", field="motion")
+    files = [read_json(path, limits) for path in paths]
+    if all(isinstance(values, dict) and "people" in values for values in files):
+        return read_foreign(files, folder.name)
+    frames = [PoseSequence.load(path, limits) for path in paths]
+    return PoseSequence.concat(resized(replace(frame, fps=frames[0].fps), frames[0].size) for frame in frames)
 
 
 def _from_video(source: SoundFile, settings: Settings, limits: Limits, kind: MotionKind) -> Motion:

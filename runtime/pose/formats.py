@@ -10,12 +10,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import MotionError
+from ..files import output_errors, write_atomic
+from .draw import iter_pose_pictures
 from .dwpose import from_wholebody
 from .sequence import PoseSequence, single_frame
 
@@ -63,6 +66,26 @@ def wholebody_sequence(points: npt.NDArray[Any], name: str) -> PoseSequence:
             f"{name} is {list(points.shape)}, not [frames,133,3].", remedy=_REMEDY, field="motion"
         )
     return read_foreign({"keypoints": points.astype(np.float64)}, name)
+
+
+def save_poses(poses: PoseSequence, output: str, form: str = "mimicmotion") -> None:
+    """Write `.npz`, `.json` in this form, or the poses drawn at their own size: a folder of PNGs or a video.
+
+    Raises `OutputError`.
+    """
+    path = Path(output)
+    if path.suffix.lower() == ".json" and form != "mimicmotion":
+        with output_errors(path):
+            write_atomic(path, write_foreign(poses, form))
+    elif path.suffix.lower() in (".json", ".npz"):
+        poses.save(path)
+    else:
+        from ..media.writer import VideoWriter
+
+        width, height = (max(2, side // 2 * 2) for side in poses.size)
+        with VideoWriter(output, fps=poses.fps, size=(width, height)) as writer:
+            for picture in iter_pose_pictures(poses, height, width, min(width, height)):
+                writer.write(picture)
 
 
 def write_foreign(poses: PoseSequence, form: str) -> bytes:

@@ -167,8 +167,7 @@ class PoseSequence:
         if isinstance(source, bytes):
             data, name = source, "The pose data"
         else:
-            with motion_errors(source), open(source, "rb") as file:
-                data, name = file.read(limits.keypoint_bytes + 1), Path(source).name
+            data, name = _read(source, limits), Path(source).name
         check_limit(f"bytes of {name}", len(data), limits.keypoint_bytes, field="motion")
         if data[:2] == b"PK":
             values: Any = _unpack_npz(data, name, limits)
@@ -194,6 +193,16 @@ def single_frame(size: tuple[int, int], **seen: npt.NDArray[Any]) -> PoseSequenc
         name: np.full(shape, 0.0 if name.endswith("score") else 0.5) for name, shape in SHAPES.items()
     }
     return PoseSequence(**{name: value[None] for name, value in (frame | seen).items()}, fps=1.0, size=size)
+
+
+def read_json(path: str | os.PathLike[str], limits: Limits) -> Any:
+    """What a JSON file of keypoints holds, bounded before it is parsed; raises `MotionError` and `LimitError`."""
+    return _unpack_json(_read(path, limits), Path(path).name, limits)
+
+
+def _read(path: str | os.PathLike[str], limits: Limits) -> bytes:
+    with motion_errors(path), open(path, "rb") as file:
+        return file.read(limits.keypoint_bytes + 1)
 
 
 def _checked_array(name: str, value: Any, shape: tuple[int, ...]) -> Floats:
