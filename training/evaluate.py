@@ -11,6 +11,8 @@ sharpness                  energy of the video's gradients over that of the trut
 sharpness_heads, _eyes, _hands   the same in their boxes; null if none is seen
 flicker, flicker_vae       change from frame to frame where the truth stands still, in levels of 255; null if it
                            stands still nowhere
+face_found, hands_found    with --landmarks: the share that is where it should be, of those found in the truth
+landmark_error             with --landmarks: how far what is found in the truth has moved, percent of the height
 border_jump                how much more the video jumps where segments meet than elsewhere, in levels of 255
                            (the truth's own jumps taken off); null for a single segment
 """
@@ -33,6 +35,7 @@ from mimicmotion_trt.console import explained
 from mimicmotion_trt.media.picture import write_picture
 from mimicmotion_trt.media.sheet import contact_sheet
 from mimicmotion_trt.settings import Settings, parse_setting
+from mimicmotion_trt.training.landmarks import found_again, load_landmark_net
 from mimicmotion_trt.training.metrics import Pictures, compare, describe, flicker, means, psnr, ssim
 from mimicmotion_trt.training.synthetic import TEST_SEEDS, VALIDATION_SEEDS, make_clip
 from mimicmotion_trt.training.synthetic.character import Style
@@ -65,6 +68,10 @@ def evaluate(
         Style,
         typer.Option(help="How people look: as those that the model has learned from; tiny from rich ones."),
     ] = "rich",
+    landmarks: Annotated[
+        Path | None,
+        typer.Option(help="File of the stage landmarks: also say which faces and hands are found."),
+    ] = None,
     setting: Annotated[
         list[str] | None, typer.Option(help="NAME=VALUE (JSON) over the bundle's settings; repeat.")
     ] = None,
@@ -75,7 +82,7 @@ def evaluate(
         overrides = dict(map(parse_setting, setting or ()))
         with Animator.load(bundle) as animator:
             began = time.perf_counter()
-            scored = score_clips(animator, synthetic, frames, seed, overrides, style)
+            scored = score_clips(animator, synthetic, frames, seed, overrides, style, landmarks)
             seconds = time.perf_counter() - began
         if sheet is not None:
             write_sheet(sheet, scored)
@@ -94,12 +101,14 @@ def score_clips(
     seed: int,
     overrides: Mapping[str, Any],
     style: Style = "rich",
+    landmarks: Path | None = None,
 ) -> list[Scored]:
     """Animate and compare clip after clip, with a line on stderr for each.
 
     Both the person and the motion are from `synthetic.TEST_SEEDS`.
     """
     scored: list[Scored] = []
+    finder = None if landmarks is None else load_landmark_net(landmarks)
     settings = animator.settings(**{"size": animator.manifest.sizes[0], "rescale": False, **overrides})
     width, height = settings.size or animator.manifest.sizes[0]
     for index in range(clips):
@@ -107,6 +116,8 @@ def score_clips(
         job = animator.animate(clip.reference, clip.observed, settings, reference_pose=clip.reference_pose)
         video = job.result().frames()
         scores = score(animator, clip, video, settings)
+        if finder is not None:
+            scores |= found_again(finder, video, clip.frames, clip.truth)
         scored.append(Scored(scores, clip.reference, clip.frames, video))
         print(f"clip {len(scored)}: {describe(scores)}", file=sys.stderr, flush=True)
     return scored

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..denoise.kernels import to_signed
 from ..pose import PoseSequence
 
 FACE = (36, 39, 42, 45, 19, 24, 30, 8, 48, 54, 51, 57)
@@ -25,6 +26,8 @@ TIPS = (4, 8, 12, 20)
 COUNT = len(FACE) + 2 * len(TIPS)
 PARTS = (slice(0, 12), slice(12, 16), slice(16, 20))
 """Which landmarks belong to the face, the left and the right hand."""
+NEAR = 0.02
+"""How far a landmark may be found from its place, in heights of the picture."""
 _WIDTHS = (24, 48, 64, 96)
 _SURE = 0.5
 
@@ -96,6 +99,38 @@ def located(heat: Tensor) -> tuple[Tensor, Tensor]:
     height, place = heat.flatten(2).max(dim=-1)
     x, y = place % heat.shape[-1], place // heat.shape[-1]
     return torch.stack([x, y], dim=-1) * 2 + 1.0, height.sigmoid()
+
+
+@torch.inference_mode()
+def found_again(
+    finder: LandmarkNet, video: NDArray[np.uint8], truth: NDArray[np.uint8], poses: PoseSequence
+) -> dict[str, float | None]:
+    """What the network finds in a video [F,H,W,3] of what it finds in the truth, whose exact poses are given.
+
+    `face_found` and `hands_found`: the share of faces and hands of which at least half of the landmarks are near
+    their places. `landmark_error`: how far those that are found in the truth are from their places in the video,
+    the median, in percent of the height. None where the truth has nothing to be found.
+    """
+    points, seen = find_landmarks(poses)
+    height = truth.shape[1]
+
+    def away(pictures: NDArray[np.uint8]) -> NDArray[np.float64]:
+        places, _ = located(finder(torch.from_numpy(to_signed(pictures))))
+        return np.asarray(np.linalg.norm(places.numpy() - points, axis=-1) / height, np.float64)
+
+    wanted, given = away(truth), away(video)
+    known = seen & (wanted < NEAR)
+
+    def share(parts: Sequence[slice]) -> float | None:
+        again = []
+        for part in parts:
+            there = 2 * known[:, part].sum(axis=1) > known[:, part].shape[1]
+            near = (known & (given < NEAR))[:, part].sum(axis=1)
+            again += (2 * near >= known[:, part].sum(axis=1))[there].tolist()
+        return float(np.mean(again)) if again else None
+
+    error = 100 * float(np.median(given[known])) if known.any() else None
+    return {"face_found": share(PARTS[:1]), "hands_found": share(PARTS[1:]), "landmark_error": error}
 
 
 def feature_distance(one: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:

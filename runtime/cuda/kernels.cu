@@ -132,8 +132,9 @@ extern "C" __global__ void blend_step(const Real* predictions, const int* first,
         Pack<Real, 4> v = load<4>(predictions, Index(cover.prediction) * pixels + p.pack);
         for (int i = 0; i < 4; ++i) x.at[i] += share * float(v.at[i]);
     }
-    for (float value : x.at)
-        if (!is_finite(value)) broken[p.item / frames] = 1;
+    bool finite = true;
+    for (float value : x.at) finite = finite && is_finite(value);
+    if (!finite) broken[p.item / frames] = 1;
     store(latents, p.item * pixels + p.pack, x);
 }
 
@@ -155,14 +156,16 @@ template <int N> __device__ void interleave(const Real* planes, int* broken, uns
     Place p = place(packs);
     if (p.pack >= packs) return;
     Pack<unsigned char, N> bytes[3];
+    bool finite = true;
     for (int channel = 0; channel < 3; ++channel) {
         Pack<Real, N> values = load<N>(planes, (3 * p.item + channel) * packs + p.pack);
         for (int i = 0; i < N; ++i) {
             int position = 3 * i + channel;
             bytes[position / N].at[position % N] = to_byte(values.at[i]);
-            if (!is_finite(float(values.at[i]))) *broken = 1;
+            finite = finite && is_finite(float(values.at[i]));
         }
     }
+    if (!finite) *broken = 1;
     for (int k = 0; k < 3; ++k) store(out, 3 * (p.item * packs + p.pack) + k, bytes[k]);
 }
 

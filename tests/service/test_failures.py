@@ -125,7 +125,7 @@ def test_nothing_is_left_of_a_failed_video(client, tmp_path):
     client.wait_until_ready(10)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGSEGV, marks=pytest.mark.slow)])
 def test_the_job_of_a_killed_engine_runs_again_once(host, client, number):
     running = client.animate(ENDLESS, VIDEO, THOUSAND)
     assert isinstance(next(running), Accepted)

@@ -119,12 +119,10 @@ def test_a_stop_keeps_running_and_waiting_jobs_for_the_next_life(tmp_path, undis
 
 
 def test_another_build_does_not_go_on_with_the_latents_and_the_queue_does(tmp_path):
-    with process(**options(tmp_path)) as (running, address), Client(address) as client:
-        client.wait_until_ready(20)
+    with hosted(**options(tmp_path)) as host, Client(host.address) as client:
         job = client.create(PICTURE, VIDEO, {**SETTINGS, "steps": 300}).job
         waiting = client.create(PICTURE, VIDEO, SETTINGS).job
         watch_until(client, job, "denoise", 3)
-        running.kill()
     with hosted(**options(tmp_path, bundle='{"build": "another"}')) as host, Client(host.address) as client:
         with pytest.raises(errors.CheckpointError, match="another build"):
             client.watch(job).result()
@@ -185,7 +183,7 @@ def test_an_engine_that_dies_at_any_step_or_chunk_changes_no_byte(bundle, tmp_pa
     with real_server(bundle, tmp_path / "store") as (server, client):
         for place in PLACES:
             client.wait_until_ready(60)
-            (engine,) = server.children()
+            (engine,) = (one for one in server.children() if "spawn_main" in " ".join(one.cmdline()))
             animation = client.animate(PERSON, MOTION, REAL)
             for event in animation:
                 if engine.is_running() and at(event, *place):

@@ -14,6 +14,7 @@ from mimicmotion_trt.training.landmarks import (
     LandmarkNet,
     feature_distance,
     find_landmarks,
+    found_again,
     heatmaps,
     load_landmark_net,
     located,
@@ -60,6 +61,28 @@ def test_the_network_answers_at_half_the_size_and_features_tell_pictures_apart()
     one, other = (network.features(some) for some in (pictures, -pictures))
     assert float(feature_distance(one, one)) == 0
     assert float(feature_distance(one, other)) > 0.01
+
+
+def test_what_is_found_in_the_truth_is_found_in_it_again_and_not_in_a_blank_video():
+    """With a network that answers where a picture is darkest, and a truth of dark dots."""
+    clip = make_clip(5, 3, 192, 128)
+    points, _ = find_landmarks(clip.truth)
+    truth = np.full_like(clip.frames, 255)
+    for frame in range(3):
+        x, y = points[frame, 6].astype(int)
+        truth[frame, y - 1 : y + 2, x - 1 : x + 2] = 0
+
+    class Darkest(LandmarkNet):
+        def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+            dark = -torch.nn.functional.avg_pool2d(pictures.mean(dim=1, keepdim=True), 2)
+            return dark.repeat(1, COUNT, 1, 1)
+
+    again = found_again(Darkest(), truth, truth, clip.truth)
+    assert again["landmark_error"] < 2
+    blank = found_again(Darkest(), np.full_like(truth, 255), truth, clip.truth)
+    assert blank["landmark_error"] > 10
+    for name in ("face_found", "hands_found"):
+        assert again[name] in (1.0, None)
 
 
 def test_cuts_are_laid_on_heads_and_hands():

@@ -17,11 +17,8 @@ from ...media.sheet import contact_sheet
 from ..config import Config, VaeConfig
 from ..data.samples import Sample, with_reference
 from ..data.store import Arrays
-from ..landmarks import PARTS, LandmarkNet, find_landmarks, heatmaps, located
+from ..landmarks import NEAR, PARTS, LandmarkNet, find_landmarks, heatmaps, located
 from .base import Batch, Losses, Measures, TrainingStage, generator_at
-
-NEAR = 0.02
-"""How far a landmark may be found from its place, in heights of the picture."""
 
 
 class Cut(NamedTuple):
