@@ -45,6 +45,8 @@ class Motion:
     poses: PoseSequence | None = None
     pictures: Callable[[], Iterator[Picture]] | None = None
     """Pose pictures uint8 [H,W,3], one by one."""
+    exact: bool = False
+    """They must have the size of the video; others are fitted to it."""
     video: Callable[[], Iterator[Picture]] | None = None
     """Frames to find poses in."""
     audio: SoundFile | Sequence[tuple[SoundFile, float]] | None = None
@@ -144,7 +146,8 @@ def _from_array(pictures: NDArray[Any], settings: Settings, limits: Limits) -> M
     stride = settings.stride or 1
     chosen = pictures[::stride][: settings.frames]
     check_limit("frames of the motion", len(chosen), limits.frames, field="motion")
-    return Motion(fps=_sampled_rate(PICTURES_FPS, stride), frames=len(chosen), pictures=lambda: iter(chosen))
+    fps = _sampled_rate(PICTURES_FPS, stride)
+    return Motion(fps=fps, frames=len(chosen), pictures=lambda: iter(chosen), exact=True)
 
 
 def _from_folder(folder: Path, settings: Settings, limits: Limits) -> Motion:
@@ -319,9 +322,20 @@ def reference_stride(fps: float) -> int:
     return 2 * max(1, int(fps / 24))
 
 
-def sized_pictures(pictures: Iterator[Picture], width: int, height: int) -> Iterator[Picture]:
-    """Pose pictures of any size as uint8 [height,width,3]: resized to cover it, cropped around the centre."""
-    return (fit_picture(picture, width, height) for picture in pictures)
+def sized_pictures(motion: Motion, width: int, height: int) -> Iterator[Picture]:
+    """The motion's pose pictures as uint8 [height,width,3]: resized to cover it and cropped around the centre.
+
+    Those of an array must have that size: raises `MotionError`.
+    """
+    assert motion.pictures is not None
+    for index, picture in enumerate(motion.pictures()):
+        if motion.exact and picture.shape != (height, width, 3):
+            raise MotionError(
+                f"pose picture {index} is {picture.shape[1]}x{picture.shape[0]}, the video {width}x{height}.",
+                remedy="Draw pose pictures of the video's own size, or give a folder of them.",
+                field="motion",
+            )
+        yield fit_picture(picture, width, height)
 
 
 def are_pictures(value: Any) -> bool:

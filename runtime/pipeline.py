@@ -100,7 +100,7 @@ class Animation:
             self._stop_if_cancelled()
             yield self._progress("pose", self.frames, self.frames)
             own = iter_pose_pictures(reference, height, width, canvas)
-            return chain(own, sized_pictures(motion.pictures(), width, height))
+            return chain(own, sized_pictures(motion, width, height))
         driving = motion.poses
         if driving is None:
             driving = self._checkpoints.load_poses() if self._checkpoints is not None else None

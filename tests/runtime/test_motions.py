@@ -138,7 +138,7 @@ def test_transparent_pose_pictures_lie_over_black():
 def test_pose_pictures_of_any_size(poses, tmp_path):
     for index, picture in enumerate(draw_poses(poses[:3], 200, 120, 512)):
         write_picture(tmp_path / f"{index}.png", picture)
-    pictures = list(sized_pictures(opened(tmp_path).pictures(), 64, 128))
+    pictures = list(sized_pictures(opened(tmp_path), 64, 128))
     assert {picture.shape for picture in pictures} == {(128, 64, 3)}
     assert all(picture.max() > 60 for picture in pictures)
 
