@@ -118,14 +118,12 @@ def test_a_command_that_is_ended_leaves_nothing(bundle: Path, tmp_path: Path, nu
     process.stdout.read()
     assert process.wait(30) == 128 + number
     assert list(output.iterdir()) == []
-    assert list(scratch.iterdir()) == []
+    assert [path for path in scratch.iterdir() if path.name.startswith(("mimicmotion", "tmp"))] == []
 
 
 def test_a_proxy_is_not_asked_for_this_machine(
     bundle: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with local_server(bundle, threads=1) as _:
-        pass
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("no_proxy", "")
     with local_server(bundle, threads=1) as client:

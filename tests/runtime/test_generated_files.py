@@ -100,7 +100,7 @@ def damaged(data: bytes, damage: str, sound: str) -> bytes:
     if damage == "zeros":
         middle = len(data) // 2
         return data[:middle] + bytes(200) + data[middle + 200 :]
-    if damage == "sound" and sound:
+    if damage == "sound" and sound and data[:1] != b"G":  # the packets of a transport stream are cut up
         spoiled = bytearray(data)
         with av.open(io.BytesIO(data)) as container:
             places = [(p.pos, p.size) for p in container.demux(audio=0) if p.size and p.pos]
@@ -161,7 +161,9 @@ def check(animator: Animator, drawn: np.ndarray, tmp_path: Path, choice: tuple[o
             assert onset(output) == pytest.approx(BEEP, abs=0.002 + 0.002 * (sound in ("libmp3lame", "mp2")))
 
 
-@pytest.mark.parametrize("choice", grammar(20, seed=1), ids=lambda c: "-".join(map(str, c)).replace("/", ":"))
+@pytest.mark.parametrize(
+    "choice", list(grammar(20, seed=1)), ids=lambda c: "-".join(map(str, c)).replace("/", ":")
+)
 def test_twenty_files(
     animator: Animator, drawn: np.ndarray, tmp_path: Path, choice: tuple[object, ...]
 ) -> None:
@@ -170,7 +172,7 @@ def test_twenty_files(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "choice", grammar(200, seed=2), ids=lambda c: "-".join(map(str, c)).replace("/", ":")
+    "choice", list(grammar(200, seed=2)), ids=lambda c: "-".join(map(str, c)).replace("/", ":")
 )
 def test_two_hundred_files(
     animator: Animator, drawn: np.ndarray, tmp_path: Path, choice: tuple[object, ...]
