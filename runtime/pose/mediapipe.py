@@ -85,7 +85,7 @@ class MediapipeEstimator:
         check_frame(frame)
         height, width = frame.shape[:2]
         picture = shrink(frame, _LONGEST)
-        body = self._find_body(picture)
+        body = self._find_body(picture, width / picture.shape[1])
         if body is None:
             self._lose()
             return single_frame((width, height))
@@ -96,8 +96,11 @@ class MediapipeEstimator:
         for part in (*self._hands, self._face):
             part.forget()
 
-    def _find_body(self, picture: Picture) -> Body | None:
-        """The body of the person who is followed; others are looked at as well once they were seen."""
+    def _find_body(self, picture: Picture, scale: float) -> Body | None:
+        """The body of the person who is followed; others are looked at as well once they were seen.
+
+        `scale`: pixels of the frame in one of the picture; boxes of people are in the frame's.
+        """
         bodies = [self._track(picture, crop) for _, crop in self._crops]
         bodies = [body for body in bodies if body.presence >= PRESENT]
         if bodies and not self._follow.crowded and self._unlooked < _LOOK:
@@ -105,9 +108,10 @@ class MediapipeEstimator:
         else:
             self._unlooked = 0
             bodies += self._detected(picture, bodies)
-        people = [Seen(body.points, body.visibility) for body in bodies]
+        people = [Seen(body.points * scale, body.visibility) for body in bodies]
+        size = (round(picture.shape[1] * scale), round(picture.shape[0] * scale))
         kept = distinct(people)[:MOST_PEOPLE]
-        chosen = self._follow.update([people[i] for i in kept], (picture.shape[1], picture.shape[0]))
+        chosen = self._follow.update([people[i] for i in kept], size)
         body_of = {id(people[i]): bodies[i] for i in kept}
         self._crops = [
             (track, body_of[id(track.seen)].next_crop)

@@ -227,6 +227,14 @@ def test_the_person_who_is_asked_for_is_found(dancer, who, nose):
     np.testing.assert_allclose(found * [picture.shape[1], 400], nose, atol=12)
 
 
+def test_a_box_in_pixels_is_one_of_the_picture_as_it_came(dancer):
+    """1792 pixels wide: more than the estimator looks at."""
+    picture = scaled(beside(dancer, np.full((384, 384, 3), 90, np.uint8), dancer[:, ::-1], height=384), 2)
+    for box, nose in (("1280,0,1792,768", (640 + 256 - 139) * 2), ("0,0,512,768", 139 * 2)):
+        found = open_estimator(threads=2, person=box).estimate(picture).body[0, 0, 0] * picture.shape[1]
+        assert found == pytest.approx(nose, abs=20)
+
+
 def test_people_who_cross_are_not_taken_for_each_other(dancer):
     """One walks to the right, one to the left and behind; in the middle only the front one is seen."""
     back = scaled(dancer, 0.9)[:, ::-1]
