@@ -131,6 +131,12 @@ def animate(
             raise SettingsError(
                 f"--{next(iter(connection)).replace('_', '-')} is for a server.", remedy="Name it: --server."
             )
+        if server and motion_kind != "auto":
+            raise SettingsError(
+                "a server tells by itself what a motion is.",
+                remedy="Leave --motion-kind out.",
+                field="motion_kind",
+            )
         check_output(output, [image, *motion, *([reference_pose] if reference_pose else [])])
         pose = PoseSequence.load(reference_pose) if reference_pose else None
         with (
