@@ -127,9 +127,11 @@ def animate(
 
     with explained(as_json):
         settings = read_settings(chosen)  # before anything is loaded
-        if connection and not server:
+        order = {"priority": priority, "deadline": deadline}
+        for_server = [*connection, *(name for name, value in order.items() if value)]
+        if for_server and not server:
             raise SettingsError(
-                f"--{next(iter(connection)).replace('_', '-')} is for a server.", remedy="Name it: --server."
+                f"--{for_server[0].replace('_', '-')} is for a server.", remedy="Name it: --server."
             )
         if server and motion_kind != "auto":
             raise SettingsError(
@@ -146,7 +148,7 @@ def animate(
             image, *motions = (whole_file(path, Path(folder)) for path in (image, *motion))
             inputs: Given = {"image": image, "motion": motions, "reference_pose": pose}
             if server:
-                inputs |= {"priority": priority, "deadline": deadline}
+                inputs |= order
                 done = _on_server(connect(server, connection), inputs, settings, output, reporter)
             else:
                 limits, captured = Limits(**limit_values(limit)), graphs == "on"

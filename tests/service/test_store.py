@@ -419,6 +419,21 @@ def test_a_database_that_cannot_be_used_is_named(tmp_path, damage):
 
 
 @story
+async def test_a_database_that_breaks_while_it_is_used_is_told_and_tells_nothing_untrue(tmp_path):
+    store = JobStore(tmp_path, Keep())
+    job = await accepted(store)
+    with sqlite3.connect(tmp_path / "jobs.db") as other:
+        other.execute("DROP TABLE events")
+    job.tell(PIECE)
+    with pytest.raises(sqlite3.Error, match="no such table"):
+        await asyncio.wait_for(store.broken(), 5.0)
+    assert job.log.last_sequence == 1, "what is not written is not told"
+    with pytest.raises(Busy):
+        await accepted(store)
+    await store.close()
+
+
+@story
 async def test_a_folder_that_a_cleaner_removed_is_made_again(tmp_path):
     store = JobStore.open(None, tmp_path, Keep())
     before = await accepted(store)
