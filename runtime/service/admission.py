@@ -14,6 +14,8 @@ COLD_RETRY = 5.0
 """Seconds after which a caller may try again where nothing was measured yet."""
 SOONEST = 1.0
 """Seconds: nobody is told to come back earlier."""
+TURNS = 4
+"""Callers who come back too early time and again must not send all others away for ever."""
 JITTER = 0.25
 """Callers come back up to so much later than predicted, each at another time."""
 
@@ -55,12 +57,13 @@ class Admission:
             )
 
     def _promise(self, queue: Queue) -> float:
-        """Seconds until a place is free that nobody else was told of; after one turn of the queue, again."""
+        """Seconds until a place is free that nobody else was told of, up to `TURNS` turns of the queue."""
         now = self._clock()
         while self._promised and self._promised[0] <= now:
             heapq.heappop(self._promised)
-        taken = len(self._promised) % len(queue.jobs)
-        wait = self._spread(queue.starts[taken], queue)
+        taken, starts = min(len(self._promised), TURNS * len(queue.jobs)), queue.starts
+        gap = (starts[-1] - starts[0]) / max(1, len(starts) - 1)
+        wait = self._spread(starts[0] + gap * taken if taken >= len(starts) else starts[taken], queue)
         heapq.heappush(self._promised, now + wait)
         if len(self._promised) > 10 * self._max_queue:
             self._promised = heapq.nsmallest(self._max_queue, self._promised)

@@ -42,6 +42,19 @@ MIGRATIONS = (
 )
 """What makes a database of version n + 1 out of one of version n."""
 
+PASSING = frozenset(
+    {
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+    }
+)
+"""Errors that may be gone at the next try."""
+
 Work = Callable[[sqlite3.Connection], Any]
 
 
@@ -72,6 +85,8 @@ class Database:
                 remedy="Free space on its disk; of a damaged one, `sqlite3 jobs.db .recover` saves what can be read.",
                 field="store",
             ) from error
+        self.broken: Future[None] = Future()
+        """Gets the error after which nothing can be relied on, such as a damaged page."""
         self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="database", daemon=True)
         self._thread.start()
@@ -84,7 +99,7 @@ class Database:
         """Run `work(connection)` in a transaction; the future has its result when that is on the disk.
 
         Several are committed together, in their order. On a full disk or the like a `patient` one is tried again
-        until it succeeds; others get `sqlite3.OperationalError`.
+        until it succeeds; others get the `sqlite3.Error`. A patient one that can never succeed sets `broken`.
         """
         write = _Write(work, patient)
         write.future.set_running_or_notify_cancel()  # its caller may go away; it is written all the same
@@ -144,15 +159,15 @@ class Database:
         except Exception as error:
             with suppress(sqlite3.Error):
                 self._writer.execute("ROLLBACK")
-            if not isinstance(error, sqlite3.OperationalError) and len(writes) > 1:
+            passing = getattr(error, "sqlite_errorcode", 0) & 0xFF in PASSING
+            if not passing and len(writes) > 1:
                 return [again for write in writes for again in self._commit([write])]
-            again = [
-                write for write in writes if write.patient and isinstance(error, sqlite3.OperationalError)
-            ]
             for write in writes:
-                if write not in again:
+                if not write.patient:
                     write.future.set_exception(error)
-            return again
+                elif not passing and not self.broken.done():
+                    self.broken.set_exception(error)
+            return [write for write in writes if write.patient]
         for write, result in zip(writes, results, strict=True):
             write.future.set_result(result)
         return []

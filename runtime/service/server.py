@@ -193,6 +193,7 @@ class AnimationServer:
             raise
         for job in self.store.unfinished:
             self.scheduler.submit(job)
+        self._spawn(self.store.broken())
         self._spawn(self._sweep())
         self._spawn(self._announce())
 

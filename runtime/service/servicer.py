@@ -123,9 +123,17 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
 
         A caller that `waits` has joined the job.
         """
-        config, who = self._config, caller()
+        config = self._config
         read = functools.partial(read_message, context)
         receiver = Receiver(read, grpc.aio.EOF, config.upload_patience, config.upload_rate)
+        try:
+            return await self._take_upload(receiver, waits=waits)
+        except MimicMotionError:
+            await receiver.drain()
+            raise
+
+    async def _take_upload(self, receiver: Receiver, *, waits: bool) -> tuple[StoredJob, bool]:
+        config, who = self._config, caller()
         header = await receiver.header(config.limits)
         settings = self._settings(header.settings)
         settings = replace(settings, preview=(settings.preview or 1) if header.want_previews else 0)

@@ -247,6 +247,10 @@ class JobStore:
 
         self._database.write(drop).add_done_callback(dropped)
 
+    async def broken(self) -> None:
+        """Waits for ever, unless the database breaks while it is used; raises why then."""
+        await asyncio.wrap_future(self._database.broken)
+
     async def flush(self) -> None:
         """Return when all that was told to the store is on the disk, or after a second: the disk may be full."""
         written = asyncio.wrap_future(self._database.write(lambda connection: None, patient=True))

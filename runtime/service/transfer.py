@@ -12,7 +12,7 @@ import tempfile
 import weakref
 import zlib
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO
@@ -42,6 +42,7 @@ LONGEST_KEY = 128
 """Characters of a request_id."""
 REFERENCE_POSE_BYTES = 2**20
 PRIORITIES = 9
+DRAIN_SECONDS = 1.0
 LATEST = 10**8
 """Seconds to the latest deadline: three years."""
 IN_MEMORY = 32 * 2**20
@@ -242,6 +243,14 @@ class Receiver:
             )
         return digest.digest()
 
+    async def drain(self) -> None:
+        """Read what is left of an upload that is refused, for a moment: clients on grpc.aio that are writing when the
+        answer comes lose it (its error is "Internal error from Core" then)."""
+        with suppress(Exception):  # what refused it is told, whatever else there is
+            async with asyncio.timeout(DRAIN_SECONDS):
+                while await self._read() is not self._end:
+                    pass
+
     async def _next(self) -> pb.AnimationUpload | None:
         late = self._began + self._patience + self._received / self._rate
         try:
@@ -347,7 +356,7 @@ class Delivery:
         if self._output is None:
             self._file: IO[bytes] = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115
         else:
-            self._beside = self._output.with_name(f".{self._output.name}.{secrets.token_hex(4)}.part")
+            self._beside = self._output.with_name(f".mimicmotion-{secrets.token_hex(8)}")
             try:
                 self._file = self._beside.open("w+b")
             except OSError as error:

@@ -104,6 +104,7 @@ def test_mistakes_of_an_operator_are_explained(words, told):
     assert (done.exit_code, told in done.stderr) == (1, True), done.output
 
 
-def test_flags_of_the_connection_are_for_a_server(tmp_path):
-    done = command("animate", *TINY, "--output", tmp_path / "out.mp4", "--tls-ca", "ca.pem")
-    assert (done.exit_code, "--tls-ca is for a server" in done.stderr) == (1, True)
+@pytest.mark.parametrize("flag", [("--tls-ca", "ca.pem"), ("--priority", "3"), ("--deadline", "60")])
+def test_flags_of_connection_and_order_are_for_a_server(tmp_path, flag):
+    done = command("animate", *TINY, "--output", tmp_path / "out.mp4", *flag)
+    assert (done.exit_code, f"{flag[0]} is for a server" in done.stderr) == (1, True)
