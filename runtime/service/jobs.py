@@ -243,7 +243,7 @@ class StoredJob:
                         if self.error is not None:
                             break  # the video will never be whole
                         if descriptor < 0:
-                            descriptor = files.enter_context(self._open()).fileno()
+                            descriptor = files.enter_context(await self._open()).fileno()
                         event = replace(event, data=await self._piece(descriptor, event))
                     yield event
                     self.taken += 1
@@ -254,22 +254,34 @@ class StoredJob:
         if (error := self.error or self.parted) is not None:
             raise error.with_traceback(None)
 
-    def _open(self) -> Any:
-        try:
-            return self.video.open("rb")
-        except OSError as error:
-            raise NotFound(
-                "The job's video is gone from the server's disk.",
-                remedy="It may have expired; create it again.",
-                field="job",
-            ) from error
+    async def _open(self) -> Any:
+        """The video's file."""
+        while True:
+            try:
+                return self.video.open("rb")
+            except OSError as error:
+                gone = NotFound(
+                    "The job's video is gone from the server's disk.",
+                    remedy="It may have expired; create it again.",
+                    field="job",
+                )
+                await self._rewritten(gone, error)
 
     async def _piece(self, descriptor: int, piece: Video) -> bytes:
-        """The bytes of a piece. After a power cut they may be missing until the job, running again, has made them."""
+        """The bytes of a piece."""
         while True:
             data = await asyncio.to_thread(os.pread, descriptor, piece.size, piece.offset)
             if zlib.crc32(data) == piece.crc32:
                 return data
-            if self.log.closed:
-                raise ServiceError(f"The server's copy of the video is damaged at byte {piece.offset}.")
-            await asyncio.sleep(REWRITE_SECONDS)
+            await self._rewritten(
+                ServiceError(f"The server's copy of the video is damaged at byte {piece.offset}.")
+            )
+
+    async def _rewritten(self, error: MimicMotionError, cause: Exception | None = None) -> None:
+        """After a power cut told pieces may be missing until the job, running again, has made them: wait a little.
+
+        Raises `error`, or the job's own, if the job has ended.
+        """
+        if self.log.closed:
+            raise (self.error or self.parted or error) from cause
+        await asyncio.sleep(REWRITE_SECONDS)

@@ -356,7 +356,7 @@ class Delivery:
         if self._output is None:
             self._file: IO[bytes] = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115
         else:
-            self._beside = self._output.with_name(f".{self._output.name}.{secrets.token_hex(4)}.part")
+            self._beside = self._output.with_name(f".mimicmotion-{secrets.token_hex(8)}")
             try:
                 self._file = self._beside.open("w+b")
             except OSError as error:

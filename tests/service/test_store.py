@@ -212,6 +212,32 @@ async def test_what_was_told_is_there_again_and_numbers_go_on(tmp_path):
 
 
 @story
+async def test_a_piece_that_a_power_cut_took_is_waited_for(tmp_path):
+    store = JobStore(tmp_path, Keep())
+    job = await accepted(store)
+    job.tell(PIECE)
+    reader = job.events(after=1)
+    piece = asyncio.ensure_future(anext(reader))
+    await asyncio.sleep(0.15)
+    job.video.write_bytes(bytes(5))
+    await asyncio.sleep(0.15)
+    assert not piece.done()
+    job.video.write_bytes(b"video")
+    event = await piece
+    assert isinstance(event, Video)
+    assert event.data == b"video"
+    job.end(done(), store.clock())
+    await job.over.wait()
+    job.video.write_bytes(b"other")
+    with pytest.raises(ServiceError, match="damaged at byte 0"):
+        await events(job)
+    job.video.unlink()
+    with pytest.raises(NotFound, match="gone from the server's disk"):
+        await events(job)
+    await store.close()
+
+
+@story
 async def test_an_error_is_the_same_after_a_restart(tmp_path):
     store = JobStore(tmp_path, Keep())
     lost = EngineLost("It died.", remedy="Try.", retry_after=7.5)
