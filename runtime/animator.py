@@ -22,6 +22,7 @@ from .inputs import Request, check_pose_pictures, open_inputs
 from .job import Job
 from .limits import Limits
 from .media.picture import fit_picture, read_picture
+from .motion import MotionKind
 from .networks import Networks, Sampler
 from .pipeline import Animation
 from .settings import Settings, make_settings, resolve_settings
@@ -122,14 +123,16 @@ class Animator:
         *,
         reference_pose: Any = None,
         estimator: str = "mediapipe",
+        motion_kind: MotionKind = "auto",
     ) -> Job:
         """A job that animates the person in `image` by `motion`; iterate it for events, then take `result()`.
 
         `image`: a path, the bytes of a file, or uint8 [H,W,3] RGB. `motion`: a driving video, a keypoint file
-        (.npz, .json) or a folder of pose pictures by path; a file's bytes; a `PoseSequence`; or pose pictures
-        uint8 [F,H,W,3]. `reference_pose`: the pose of the person in the picture (a one-frame `PoseSequence`),
-        found by the estimator if None. Without settings the bundle's own are taken. Raises `InputError` for
-        input that cannot be used, here or while the job runs.
+        (.npz, .json) or a folder of pose pictures by path; a file's bytes; a `PoseSequence`; pose pictures
+        uint8 [F,H,W,3]; or a list of these in a row. `motion_kind`: `video`, `pose-video` (of skeletons);
+        `auto` tells by its first frames. `reference_pose`: the pose of the person in the picture (a one-frame
+        `PoseSequence`), found by the estimator if None. Without settings the bundle's own are taken. Raises
+        `InputError` for input that cannot be used, here or while the job runs.
         """
         return Job(
             partial(self.stream, image, motion, settings, reference_pose=reference_pose, estimator=estimator)
@@ -143,6 +146,7 @@ class Animator:
         *,
         reference_pose: Any = None,
         estimator: str = "mediapipe",
+        motion_kind: MotionKind = "auto",
         cancelled: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
         checkpoints: Checkpoints | None = None,
@@ -153,7 +157,7 @@ class Animator:
         one and keeps new ones as it runs. Its frames are those of an animation that was never stopped.
         """
         settings = self.resolve(settings)
-        request = Request(image, motion, reference_pose, estimator)
+        request = Request(image, motion, reference_pose, estimator, motion_kind)
         inputs = open_inputs(request, settings, self.limits, self.manifest.sizes, self.threads)
         width, height = inputs.size
         # Only reading a video tells how many frames it has; until then one segment stands for all.

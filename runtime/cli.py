@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import inspect as inspection
+import io
 import json
+import shutil
+import sys
 import tempfile
 import warnings
 from dataclasses import fields
@@ -14,7 +17,8 @@ import typer
 
 from . import __version__
 from .console import Reporter, explained
-from .errors import MotionError, SettingsError
+from .errors import MotionError, OutputError, SettingsError
+from .files import motion_errors
 from .flags import Given, make_flag, with_flags
 from .limits import Limits
 from .service_commands import connect, connection_flags, jobs, limit_values, new_token, serve
@@ -85,11 +89,19 @@ def animate(
     *,
     image: Annotated[Path, typer.Option(help="Picture of the person.")],
     motion: Annotated[
-        Path, typer.Option(help="Driving video, keypoints (.npz, .json) or folder of pose pictures.")
+        list[Path],
+        typer.Option(
+            help="Driving video, keypoints or folder of pose pictures; - reads one; repeat for a row."
+        ),
     ],
     output: Annotated[
-        Path, typer.Option(help=".mp4 .mov .mkv .webm .gif, or PNGs: folder/ or folder/%04d.png.")
+        str,
+        typer.Option(help=".mp4 .mov .mkv .webm .gif, PNGs: folder/ or folder/%04d.png, or - for an MP4."),
     ],
+    motion_kind: Annotated[
+        Literal["auto", "video", "pose-video"],
+        typer.Option(help="What a video shows: a person, or skeletons."),
+    ] = "auto",
     bundle: BundleName = "tiny",
     server: Annotated[str, typer.Option(help="HOST:PORT of a server that does the work.")] = "",
     priority: Annotated[
@@ -121,34 +133,72 @@ def animate(
             raise SettingsError(
                 f"--{for_server[0].replace('_', '-')} is for a server.", remedy="Name it: --server."
             )
+        if server and motion_kind != "auto":
+            raise SettingsError(
+                "a server tells by itself what a motion is.",
+                remedy="Leave --motion-kind out.",
+                field="motion_kind",
+            )
+        check_output(output, [image, *motion, *([reference_pose] if reference_pose else [])])
         pose = PoseSequence.load(reference_pose) if reference_pose else None
-        inputs: Given = {"image": image, "motion": motion, "reference_pose": pose}
-        with Reporter(as_json) as reporter:
+        with (
+            Reporter(as_json, output) as reporter,
+            tempfile.TemporaryDirectory(prefix="mimicmotion-") as folder,
+        ):
+            image, *motions = (whole_file(path, Path(folder)) for path in (image, *motion))
+            inputs: Given = {"image": image, "motion": motions, "reference_pose": pose}
             if server:
                 inputs |= order
                 done = _on_server(connect(server, connection), inputs, settings, output, reporter)
             else:
                 limits, captured = Limits(**limit_values(limit)), graphs == "on"
                 options = {"device": device, "threads": threads, "limits": limits, "graphs": captured}
-                inputs["estimator"] = estimator
+                inputs |= {"estimator": estimator, "motion_kind": motion_kind}
                 done = _in_process(bundle, options, inputs, settings, output, reporter)
-        reporter.line({"event": "done", "output": str(output), **done})
-        if not as_json:
-            size = "x".join(map(str, done["size"]))
-            print(f"{output}: {done['frames']} frames, {size}, {done['fps']:g} per second")
+        reporter.note(done.pop("note"))
+        reporter.line({"event": "done", "output": output, **done})
+        size = "x".join(map(str, done["size"]))
+        reporter.say(f"{output}: {done['frames']} frames, {size}, {done['fps']:g} per second")
+
+
+def check_output(output: str, inputs: list[Path]) -> None:
+    """Raise `OutputError` if the result would be written over one of its inputs."""
+    path = Path(output)
+    if "%" in path.name:
+        path = path.parent
+    for given in inputs:
+        if path.exists() and given.exists() and path.samefile(given) and not is_stream(path):
+            raise OutputError(
+                f"the output {output} is an input too.", remedy="Choose another output.", field="output"
+            )
+
+
+def whole_file(path: Path, folder: Path) -> Path:
+    """A file that can be read more than once: the standard input (`-`) and pipes are copied into `folder`."""
+    if str(path) != "-" and not is_stream(path):
+        return path
+    copy = folder / f"input{len(list(folder.iterdir()))}"
+    with motion_errors(path), copy.open("wb") as file:
+        source = open(0, "rb", closefd=False) if str(path) == "-" else path.open("rb")  # noqa: SIM115
+        with source:
+            shutil.copyfileobj(source, file)
+    return copy
+
+
+def is_stream(path: Path) -> bool:
+    """Whether this is a pipe or a device; raises `MotionError` for a path that cannot be looked at."""
+    with motion_errors(path):
+        return path.exists() and (path.is_fifo() or path.is_char_device())
 
 
 def _in_process(
-    bundle: str, options: Given, inputs: Given, settings: Given, output: Path, reporter: Reporter
+    bundle: str, options: Given, inputs: Given, settings: Given, output: str, reporter: Reporter
 ) -> dict[str, Any]:
     from .animator import Animator
     from .media.writer import VideoWriter
 
     with Animator.load(bundle, **options) as animator:
-        if animator.note:
-            reporter.line({"event": "note", "note": animator.note})
-            if not reporter.as_json:
-                typer.echo(f"note: {animator.note}", err=True)
+        reporter.note(animator.note)
         animation = animator.stream(**inputs, settings=animator.settings(**settings))
         fps, size = animation.fps, animation.size
         with VideoWriter(output, fps=fps, size=size, audio=animation.audio) as writer:
@@ -157,35 +207,59 @@ def _in_process(
                 for frame in event.frames if event.frames is not None else ():
                     writer.write(frame)
         resolved = animation.settings.to_dict()
-        done = {"frames": animation.frames, "held": animation.held, "fps": fps, "size": size}
+        done = {
+            "frames": animation.frames,
+            "held": animation.held,
+            "fps": fps,
+            "size": size,
+            "note": writer.note,
+        }
         return {**done, "settings": resolved}
 
 
 def _on_server(
-    connected: Client, inputs: Given, settings: Given, output: Path, reporter: Reporter
+    connected: Client, inputs: Given, settings: Given, output: str, reporter: Reporter
 ) -> dict[str, Any]:
     from .media.writer import VideoWriter
 
-    motion, as_mp4 = inputs["motion"], output.suffix.lower() == ".mp4"
-    if motion.is_dir():
+    motion, *others = inputs["motion"]
+    if others or motion.is_dir():
         raise MotionError(
-            f"{motion} is a folder.", remedy="Send a video or keypoints to a server.", field="motion"
+            f"{motion} is a folder." if not others else "a server takes one motion.",
+            remedy="Send a video or keypoints to a server.",
+            field="motion",
         )
-    if not as_mp4:  # refused now rather than after the work
+    inputs["motion"] = motion
+    as_mp4 = (
+        Path(output).suffix.lower() == ".mp4"
+        and not Path(output).is_symlink()
+        and not is_stream(Path(output))
+    )
+    if not as_mp4 and output != "-" and not is_stream(Path(output)):  # refused now rather than after the work
         VideoWriter(output, fps=1, size=(64, 64)).abort()
     with connected as client, tempfile.TemporaryDirectory() as folder:
-        received = output if as_mp4 else Path(folder) / "received.mp4"
+        received = Path(output) if as_mp4 else Path(folder) / "received.mp4"
         animation = client.animate(**inputs, settings=settings, output=received)
         for event in animation:
             reporter.show(event)
+        note = ""
         if not as_mp4:
-            convert(received, output)
+            try:
+                note = convert(received, output)
+            except OutputError as error:
+                kept = Path(tempfile.mkdtemp(prefix="mimicmotion-")) / "video.mp4"
+                shutil.copyfile(received, kept)
+                remedy = f"The finished video was kept as {kept}."
+                raise OutputError(error.message, remedy=remedy, field="output") from error
         done = animation.result().done.to_dict()
-        return {name: value for name, value in done.items() if name not in ("event", "sequence")}
+        return {
+            "note": note,
+            **{key: value for key, value in done.items() if key not in ("event", "sequence")},
+        }
 
 
-def convert(video: Path, output: Path) -> None:
-    """Write a video in another format, sound included."""
+def convert(video: Path, output: str) -> str:
+    """Write a video in another format, sound included; returns what was lost of it."""
     from .media.reader import VideoReader
     from .media.writer import VideoWriter
 
@@ -194,6 +268,7 @@ def convert(video: Path, output: Path) -> None:
     with VideoWriter(output, fps=reader.fps, size=reader.size, audio=audio) as writer:
         for _, frame in reader.frames():
             writer.write(frame)
+    return writer.note
 
 
 @app.command()
@@ -201,7 +276,13 @@ def pose(
     source: Annotated[
         Path | None, typer.Argument(help="Video or picture of a person; with --image the motion, or nothing.")
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="Keypoints of SOURCE: .npz or .json.")] = None,
+    output: Annotated[
+        str | None, typer.Option(help="SOURCE as keypoints (.npz, .json) or drawn: a folder/ or a video.")
+    ] = None,
+    form: Annotated[
+        Literal["mimicmotion", "openpose", "coco-wholebody"],
+        typer.Option("--format", help="Of a .json; openpose is ComfyUI's POSE_KEYPOINT too."),
+    ] = "mimicmotion",
     estimator: Estimator = "mediapipe",
     stride: Annotated[int, typer.Option(help="Look at every n-th frame.")] = 1,
     threads: Threads = None,
@@ -221,7 +302,7 @@ def pose(
     as_json: AsJson = False,
 ) -> None:
     """Find the keypoints of the person in a video or picture; or show what of a picture would be animated."""
-    from .inputs import is_keypoints
+    from .motion import folder_of_keypoints, is_keypoints
     from .pose import PoseSequence, estimate_poses
 
     with explained(as_json):
@@ -234,14 +315,18 @@ def pose(
         named = {"person": person, "driver": driver, "framing": framing}
         settings = read_settings({**named, **({"size": size} if size else {})})
         poses = None
-        if source is not None and is_keypoints(source):
+        if source is not None and output is not None:
+            check_output(output, [source])
+        if source is not None and source.is_dir():
+            poses = folder_of_keypoints(source, Limits()).strided(stride)
+        elif source is not None and is_keypoints(source):
             poses = PoseSequence.load(source).strided(stride)
         elif source is not None:
             who = driver_of(Settings(**settings)) if image else Settings(**settings).person
             poses = estimate_poses(source, estimator, stride=stride, threads=threads, person=who)
         values: Given = {}
         if poses is not None:
-            values |= _write_poses(poses, output, picture)
+            values |= _write_poses(poses, output, form, picture)
         if image is not None and sheet is not None:
             values |= _write_preview(image, poses, settings, sheet, bundle, estimator, threads)
         if as_json:
@@ -255,10 +340,12 @@ def pose(
             print(f"{sheet}: of the picture, {values['crop']} (left, top, right, bottom) would be animated")
 
 
-def _write_poses(poses: PoseSequence, output: Path | None, picture: Path | None) -> Given:
+def _write_poses(poses: PoseSequence, output: str | None, form: str, picture: Path | None) -> Given:
     """Write keypoints, and a drawing of them; returns what there is to say of them."""
+    from .pose.formats import save_poses
+
     if output is not None:
-        poses.save(output)
+        save_poses(poses, output, form)
     if picture is not None:
         _draw_sheet(poses, picture)
     seen = int((poses.body_score.max(axis=1) > 0).sum())
@@ -344,5 +431,8 @@ def doctor(
 
 def main() -> None:
     """Entry point of `mimicmotion-trt`."""
+    for stream in (sys.stdout, sys.stderr):  # a name may have letters that the terminal cannot show
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     warnings.filterwarnings("ignore", module=r"PIL\.")  # what is wrong with a picture is said by our error
     app()

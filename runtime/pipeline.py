@@ -18,7 +18,8 @@ from .denoise.plan import Conditions, DenoisePlan, Denoiser, closing
 from .denoise.schedule import Step
 from .errors import Cancelled, EngineError, MotionError
 from .events import Progress, Stage
-from .inputs import AnimationInputs, sized_pictures
+from .inputs import AnimationInputs
+from .motion import sized_pictures
 from .networks import Networks, Sampler
 from .pose import PoseSequence, iter_pose_pictures, rescale_to_reference
 from .pose.follow import hold_poses
@@ -99,7 +100,7 @@ class Animation:
             self._stop_if_cancelled()
             yield self._progress("pose", self.frames, self.frames)
             own = iter_pose_pictures(reference, height, width, canvas)
-            return chain(own, sized_pictures(motion.pictures(), width, height))
+            return chain(own, sized_pictures(motion, width, height))
         driving = motion.poses
         if driving is None:
             driving = self._checkpoints.load_poses() if self._checkpoints is not None else None

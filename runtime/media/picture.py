@@ -23,17 +23,21 @@ Picture = NDArray[np.uint8]
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 """What `write_picture` writes and what counts as a pose picture in a folder."""
 
-_FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
+_FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "HEIF")
+_HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+"""Brands of HEIC files, which phones write; Pillow reads them with pillow-heif only."""
 _REMEDY = "Give a JPEG, PNG, WebP, AVIF, BMP or TIFF picture."
 
 
-def read_picture(source: str | Path | bytes | Picture, limits: Limits | None = None) -> Picture:
+def read_picture(
+    source: str | Path | bytes | Picture, limits: Limits | None = None, *, over: str = "white"
+) -> Picture:
     """A picture as uint8 [H,W,3] RGB.
 
     `source` is a file, the bytes of one, or uint8 [H,W,3] RGB already. The picture is turned upright (EXIF,
-    and AVIF's own rotation), its colour profile is converted to sRGB, transparent parts are laid over white,
-    grey, CMYK and 16-bit pictures become 8-bit RGB, and of an animation the first frame is taken. Bytes and
-    pixels are checked before anything is decoded.
+    and AVIF's and HEIC's own rotation), its colour profile is converted to sRGB, transparent parts are laid over
+    the colour `over` (a name or #rrggbb), grey, CMYK and 16-bit pictures become 8-bit RGB, and of an animation the
+    first frame is taken. Bytes and pixels are checked before anything is decoded.
 
     Raises `PictureError` if this is no whole picture and `LimitError` if it is larger than `limits` allow.
     """
@@ -50,10 +54,15 @@ def read_picture(source: str | Path | bytes | Picture, limits: Limits | None = N
     if not data:
         raise _fault(f"{name} is empty.")
     kind = picture_format(data)
+    if not kind and data[4:8] == b"ftyp" and data[8:12] in _HEIC:
+        raise _fault(
+            f"{name} is a HEIC picture, which is read with the package pillow-heif only.",
+            "Install mimicmotion-trt[heif], or save the picture as JPEG.",
+        )
     if not kind:
         raise _fault(f"{name} is not a picture that can be read.")
     try:
-        return _decode(data, kind, limits)
+        return _decode(data, kind, limits, over)
     except MimicMotionError:
         raise
     except Image.DecompressionBombError as error:  # a few plugins look before we can
@@ -63,15 +72,20 @@ def read_picture(source: str | Path | bytes | Picture, limits: Limits | None = N
         raise LimitError(f"{name} does not fit into memory.", remedy="Shrink it.", field="image") from error
     except Exception as error:  # Pillow's errors share no base class
         why = str(error).strip().rstrip(".") or type(error).__name__
-        message = f"{name} is a {kind} picture that is cut off or damaged: {why}."
+        message = f"{name} is a {kind} picture that is truncated (cut off) or damaged: {why}."
         raise _fault(message, "Copy the file again, or give another picture.") from error
 
 
 def picture_format(data: bytes) -> str:
     """Pillow's name of the format by the first bytes of a file (PNG, JPEG, GIF, ...); empty if it is none."""
     Image.init()  # imports Pillow's plugins, once
+    if data[4:8] == b"ftyp" and "HEIF" not in Image.OPEN:
+        with suppress(ImportError):
+            import pillow_heif
+
+            pillow_heif.register_heif_opener()
     for kind in _FORMATS:
-        accept = Image.OPEN[kind][1]
+        accept = Image.OPEN[kind][1] if kind in Image.OPEN else None
         if accept is not None and accept(data[:16]) is True:
             return kind
     return ""
@@ -90,10 +104,12 @@ def list_pictures(folder: str | Path) -> list[Path]:
     pictures = [path for path in names if path.is_file() and not path.name.startswith(".")]
     if not pictures:
         raise _motion_fault(f"{folder} holds no pictures.", f"Put {', '.join(PICTURE_SUFFIXES)} files there.")
-    return sorted(pictures, key=_natural)
+    return sorted(pictures, key=natural_order)
 
 
-def read_pictures(paths: Sequence[Path], limits: Limits | None = None) -> Iterator[Picture]:
+def read_pictures(
+    paths: Sequence[Path], limits: Limits | None = None, *, over: str = "white"
+) -> Iterator[Picture]:
     """Yields pictures as uint8 [H,W,3] RGB, one in memory at a time.
 
     Raises `MotionError` if one cannot be read or differs in size from the first, and `LimitError` if one has more
@@ -103,7 +119,7 @@ def read_pictures(paths: Sequence[Path], limits: Limits | None = None) -> Iterat
     first: tuple[int, ...] = ()
     for path in paths:
         try:
-            picture = read_picture(path, limits)
+            picture = read_picture(path, limits, over=over)
         except PictureError as error:
             raise _motion_fault(error.message, error.remedy) from error
         except LimitError as error:
@@ -176,7 +192,7 @@ def _check_pixels(size: tuple[int, ...], limits: Limits) -> None:
     check_limit("pixels of the picture", math.prod(size), limits.picture_pixels, field="image")
 
 
-def _decode(data: bytes, kind: str, limits: Limits) -> Picture:
+def _decode(data: bytes, kind: str, limits: Limits, over: str) -> Picture:
     # The plugin is called directly: Image.open would judge the size by a limit that belongs to the process.
     with Image.OPEN[kind][0](io.BytesIO(data), "") as header:
         _check_pixels(header.size, limits)
@@ -186,11 +202,11 @@ def _decode(data: bytes, kind: str, limits: Limits) -> Picture:
         image.load()
         with suppress(Exception):  # damaged EXIF takes nothing from the pixels
             ImageOps.exif_transpose(image, in_place=True)
-        return np.asarray(_to_rgb(image, rawmode))
+        return np.asarray(_to_rgb(image, rawmode, over))
 
 
-def _to_rgb(image: Image.Image, rawmode: object) -> Image.Image:
-    """As RGB in sRGB, transparent parts over white."""
+def _to_rgb(image: Image.Image, rawmode: object, over: str) -> Image.Image:
+    """As RGB in sRGB, transparent parts over the colour `over`."""
     profile = image.info.get("icc_profile")
     image = _to_8_bit(image, rawmode)
     alpha: Image.Image | None = None
@@ -203,9 +219,9 @@ def _to_rgb(image: Image.Image, rawmode: object) -> Image.Image:
     colours = _to_srgb(image, profile)
     if alpha is None:
         return colours
-    white = Image.new("RGB", colours.size, "white")
-    white.paste(colours, mask=alpha)
-    return white
+    opaque = Image.new("RGB", colours.size, over)
+    opaque.paste(colours, mask=alpha)
+    return opaque
 
 
 def _to_8_bit(image: Image.Image, rawmode: object) -> Image.Image:
@@ -266,7 +282,8 @@ def _centre(picture: Picture, width: int, height: int) -> Picture:
     return picture[top : top + height, left : left + width]
 
 
-def _natural(path: Path) -> tuple[object, ...]:
+def natural_order(path: Path) -> tuple[object, ...]:
+    """A key that sorts frame_2 before frame_10."""
     # Text and numbers alternate, so that numbers are only ever compared with numbers.
     parts = re.split(r"([0-9]+)", path.name)
     return (*(int(p) if i % 2 else p.lower() for i, p in enumerate(parts)), path.name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 import av
 from av.audio.stream import AudioStream
@@ -89,10 +90,14 @@ class Source:
     def _decoder_options(self) -> dict[str, str]:
         return {"max_pixels": str(min(self.limits.frame_pixels, 2**31 - 1))}
 
-    def _readable(self) -> str | io.BytesIO:
-        if self._path:
-            return "file:" + self._path  # so that no name is taken for a protocol
-        return io.BytesIO(self._data)
+    def _readable(self) -> str | BinaryIO:
+        if not self._path:
+            return io.BytesIO(self._data)
+        try:
+            self._path.encode()
+        except UnicodeEncodeError:  # a name in another encoding
+            return open(self._path, "rb")
+        return "file:" + self._path  # so that no name is taken for a protocol
 
     def _unopened(self, error: Exception) -> MotionError:
         begin = self._data[:12]

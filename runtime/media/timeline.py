@@ -205,15 +205,20 @@ def _rate(video: VideoStream, steps: list[float], stamped: bool) -> float:
     stated = float(video.average_rate or video.guessed_rate or 0)
     if not stamped or not steps:
         return stated if stated > 0 else _FALLBACK_RATE
-    pairs = [(a + b) / 2 for a, b in pairwise(steps)] or steps  # 3:2 pulldown alternates
-    usual = sorted(pairs)[int(_USUAL * len(pairs))]
-    usual = fmean(pair for pair in pairs if 0.75 * usual <= pair <= 1.25 * usual)
+    usual = 1 / usual_rate(steps)
     guesses = (float(video.guessed_rate or 0), float(round(1 / usual)))
     nearest = min(guesses, key=lambda nominal: abs(nominal * usual - 1))
     for nominal, near in ((stated, _NEAR / 10), (nearest, _NEAR), (stated, _NEAR)):
         if abs(nominal * usual - 1) < near:
             return nominal
     return 1 / usual
+
+
+def usual_rate(steps: list[float]) -> float:
+    """Frames per second of the usual one of the distances between frames, in seconds."""
+    pairs = [(a + b) / 2 for a, b in pairwise(steps)] or steps  # 3:2 pulldown alternates
+    usual = sorted(pairs)[int(_USUAL * len(pairs))]
+    return 1 / fmean(pair for pair in pairs if 0.75 * usual <= pair <= 1.25 * usual)
 
 
 # ---- frames ----

@@ -7,10 +7,12 @@ import os
 import re
 import secrets
 import shutil
+import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Self
+from typing import BinaryIO, Self
 
 import av
 import numpy as np
@@ -32,7 +34,8 @@ class VideoWriter:
     `.mp4` `.mov` `.mkv` hold H.264, `.webm` VP9, `.gif` a palette per frame; `frames/%04d.png`, a folder, or
     a name that ends with a slash is a sequence of PNG pictures counted from 1. Sound of `audio` (the driving
     video: path or bytes) is carried over, cut to the length of the frames, where the format has sound. `crf`
-    is the quality, 0 (lossless) to 51. The same frames give the same bytes.
+    is the quality, 0 (lossless) to 51. The same frames give the same bytes. `-` (the standard output), a pipe or a
+    device takes a fragmented MP4 while it is made. A link is followed.
 
     Everything is written beside the output and moved into place when the `with` block ends; an exception
     leaves nothing behind. Sound that cannot be used is left out, which `note` says. Raises `OutputError` at once
@@ -52,17 +55,21 @@ class VideoWriter:
         self._done = False
         self._sequence = _sequence(output)
         rate, size = exact_rate(fps), check_size(size)
-        # A fresh hidden name in the same folder, so that it can be moved into place in one step.
-        path = self._output.absolute()
-        self._beside = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.tmp")
-        self._sink: Movie | _PngFolder
+        # A fresh hidden name in the same folder, so that it can be moved into place in one step. A link is followed.
+        self._target = Path(os.path.realpath(output))
+        self._beside = self._target.with_name(f".mimicmotion-{secrets.token_hex(8)}")
+        self._sink: Movie | _PngFolder | _Stream
+        self._streamed = is_stream(output)
         try:
             with _reported(self._output):
-                if self._sequence is not None:
+                if self._streamed:
+                    self._sink = _Stream(output, float(rate), size, audio, crf)
+                elif self._sequence is not None:
                     self._sink = _PngFolder(self._beside, self._sequence[1], size)
                 else:
                     form = _format_of(self._output)
                     self._beside.touch(exist_ok=False)
+                    self._held = self._beside.open("rb")  # the finished file, whatever becomes of its folder
                     target = f"file:{self._beside}"
                     self._sink = Movie(target, form, fps=float(rate), size=size, audio=audio, crf=crf)
         except BaseException:
@@ -95,10 +102,25 @@ class VideoWriter:
                 self._sink.finish()
                 if self._sequence is not None:
                     _move_pictures(self._beside, *self._sequence, self.frames)
-                else:
-                    os.replace(self._beside, self._output)
+                elif not self._streamed:
+                    self._move()
         finally:
             self.abort()
+
+    def _move(self) -> None:
+        """Into place; where that is not possible any more, the finished video is kept elsewhere."""
+        try:
+            os.replace(self._beside, self._target)
+        except OSError as error:
+            kept = Path(tempfile.mkdtemp(prefix="mimicmotion-")) / f"video{self._target.suffix}"
+            self._held.seek(0)
+            with kept.open("wb") as file:
+                shutil.copyfileobj(self._held, file)
+            raise OutputError(
+                f"{self._output} cannot be written: {error.strerror or error}.",
+                remedy=f"The finished video was kept as {kept}.",
+                field="output",
+            ) from error
 
     def abort(self) -> None:
         """Drop what was written and not finished; the output stays as it was."""
@@ -109,7 +131,8 @@ class VideoWriter:
             self._sink.close()
         if self._sequence is not None:
             shutil.rmtree(self._beside, ignore_errors=True)
-        else:
+        elif not self._streamed:
+            self._held.close()
             self._beside.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
@@ -117,6 +140,47 @@ class VideoWriter:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.close() if kind is None else self.abort()
+
+
+class _Stream:
+    """A fragmented MP4 into a pipe, or to the standard output; what cannot be moved into place."""
+
+    def __init__(
+        self, output: str | Path, fps: float, size: tuple[int, int], audio: Sound | None, crf: int
+    ) -> None:
+        self._movie = FragmentedMp4(fps, size, audio, crf)
+        self._file: BinaryIO = open(1, "wb", closefd=False) if str(output) == "-" else open(output, "wb")  # noqa: SIM115
+
+    @property
+    def frames(self) -> int:
+        return self._movie.frames
+
+    @property
+    def note(self) -> str:
+        return self._movie.note
+
+    def add(self, frame: NDArray[np.uint8]) -> None:
+        self._put(self._movie.write(frame[None]))
+
+    def finish(self) -> None:
+        self._put(self._movie.close())
+
+    def close(self) -> None:
+        self._movie.abort()
+        self._file.close()
+
+    def _put(self, data: bytes) -> None:
+        self._file.write(data)
+        self._file.flush()
+
+
+def is_stream(output: str | Path) -> bool:
+    """Whether a video is written to the standard output (`-`), a pipe or a device, front to back."""
+    try:
+        mode = os.stat(output).st_mode
+    except (OSError, ValueError):
+        return str(output) == "-"
+    return str(output) == "-" or stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
 
 
 class FragmentedMp4:

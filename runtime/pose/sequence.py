@@ -155,22 +155,28 @@ class PoseSequence:
 
     @staticmethod
     def load(source: str | os.PathLike[str] | bytes, limits: Limits | None = None) -> PoseSequence:
-        """Read what `save` wrote, from a path or from the file's bytes, recognised by content.
+        """Read what `save` or another program wrote, from a path or from the file's bytes, recognised by content.
 
-        Nothing is unpickled. Raises `MotionError` for a missing, damaged or foreign file, and `LimitError` for
+        Others are OpenPose, DWPose, ComfyUI and MMPose (JSON) and COCO-WholeBody (JSON, or `keypoints` [F,133,3] in
+        an .npz). Nothing is unpickled. Raises `MotionError` for a missing or damaged file, and `LimitError` for
         one that is larger than `limits.keypoint_bytes` or `json_bytes`, before its values are read.
         """
+        from .formats import read_foreign, wholebody_sequence
+
         limits = limits or Limits()
         if isinstance(source, bytes):
             data, name = source, "The pose data"
         else:
-            with motion_errors(source), open(source, "rb") as file:
-                data, name = file.read(limits.keypoint_bytes + 1), Path(source).name
+            data, name = _read(source, limits), Path(source).name
         check_limit(f"bytes of {name}", len(data), limits.keypoint_bytes, field="motion")
         if data[:2] == b"PK":
-            values = _unpack_npz(data, name, limits)
-        elif data[:64].removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"{":
+            values: Any = _unpack_npz(data, name, limits)
+            if "keypoints" in values:
+                return wholebody_sequence(values["keypoints"], name)
+        elif data[:64].removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"["):
             values = _unpack_json(data, name, limits)
+            if not (isinstance(values, dict) and _KEYS & values.keys() - {"fps"}):
+                return read_foreign(values, name)
         else:
             raise _wrong(f"{name} is not a pose file.", _REMEDY)
         _check_keys(values, name)
@@ -187,6 +193,16 @@ def single_frame(size: tuple[int, int], **seen: npt.NDArray[Any]) -> PoseSequenc
         name: np.full(shape, 0.0 if name.endswith("score") else 0.5) for name, shape in SHAPES.items()
     }
     return PoseSequence(**{name: value[None] for name, value in (frame | seen).items()}, fps=1.0, size=size)
+
+
+def read_json(path: str | os.PathLike[str], limits: Limits) -> Any:
+    """What a JSON file of keypoints holds, bounded before it is parsed; raises `MotionError` and `LimitError`."""
+    return _unpack_json(_read(path, limits), Path(path).name, limits)
+
+
+def _read(path: str | os.PathLike[str], limits: Limits) -> bytes:
+    with motion_errors(path), open(path, "rb") as file:
+        return file.read(limits.keypoint_bytes + 1)
 
 
 def _checked_array(name: str, value: Any, shape: tuple[int, ...]) -> Floats:
@@ -259,14 +275,17 @@ def _pack_json(sequence: PoseSequence) -> bytes:
     return json.dumps(values, allow_nan=False, separators=(",", ":")).encode()
 
 
-def _unpack_json(data: bytes, name: str, limits: Limits) -> dict[str, Any]:
+def _unpack_json(data: bytes, name: str, limits: Limits) -> Any:
     check_limit(f"bytes of JSON in {name}", len(data), limits.json_bytes, field="motion")
     try:
         _check_nesting(data)
-        values = json.loads(data.decode("utf-8-sig"))
+        return json.loads(data.decode("utf-8-sig"))
+    except json.JSONDecodeError as error:
+        cut = error.pos >= len(error.doc.rstrip()) - 1
+        what = "truncated" if cut else "damaged"
+        raise _wrong(f"{name} is {what} JSON: {error}.", _REMEDY) from error
     except (ValueError, RecursionError) as error:
         raise _wrong(f"{name} is damaged JSON: {error}.", _REMEDY) from error
-    return dict(values)
 
 
 def _check_nesting(data: bytes) -> None:
@@ -274,8 +293,8 @@ def _check_nesting(data: bytes) -> None:
 
     A frame has 138 lists and 384 commas.
     """
-    lists = data.count(b"[") + data.count(b"{")
-    if 2 * lists > data.count(b",") + _TEXTS or data.count(b'"') > _TEXTS:
+    lists, commas = data.count(b"[") + data.count(b"{"), data.count(b",")
+    if 2 * lists > commas + _TEXTS or data.count(b'"') > commas + _TEXTS:
         raise ValueError("it has more lists or texts than keypoints have")
     marks = np.frombuffer(data.translate(None, _NOT_BRACKETS), np.uint8)
     opened = (marks == ord("[")) | (marks == ord("{"))

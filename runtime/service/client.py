@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import subprocess
 import sys
 import tempfile
@@ -40,6 +41,15 @@ LIST_PAGE = 500
 """Jobs that `list` asks for at a time."""
 RETRY_SECONDS = 0.05
 """Between two questions whether a server is ready."""
+
+
+def _is_loopback(address: str) -> bool:
+    """Whether this is our own machine, to which no proxy leads."""
+    host = address.rpartition(":")[0].strip("[]") or address
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.startswith("unix")
 
 
 # ---- the events of a job ----
@@ -158,10 +168,11 @@ class _Calls(Generic[Events, Info, Page, Cost, Health]):
                 "The token is no line of ASCII.", remedy="Give the token alone.", field="token"
             )
         self._metadata = [("authorization", f"Bearer {token}")] if token else None
+        options = [*CHANNEL_OPTIONS, *([("grpc.enable_http_proxy", 0)] if _is_loopback(address) else [])]
         if tls is None:
-            self._channel = self._grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+            self._channel = self._grpc.insecure_channel(address, options=options)
         else:
-            self._channel = self._grpc.secure_channel(address, tls.credentials(), options=CHANNEL_OPTIONS)
+            self._channel = self._grpc.secure_channel(address, tls.credentials(), options=options)
         self._stub: Any = pb_grpc.AnimationServiceStub(self._channel)
         self._health: Any = health_pb2_grpc.HealthStub(self._channel)
         self._timeout = timeout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Any, NoReturn
 
@@ -173,6 +174,14 @@ def from_rpc_error(error: Any) -> MimicMotionError:
     if kind is grpc.StatusCode.UNAVAILABLE:
         return ServiceError(
             f"The server cannot be reached or went away: {text}.",
-            remedy="Check its address and whether it runs.",
+            remedy=f"Check its address and whether it runs{named_proxy()}.",
         )
     return ServiceError(f"The server answered {kind.name}: {text}.")
+
+
+def named_proxy() -> str:
+    """What to add to a remedy where a proxy of the environment may be in the way."""
+    for name in ("grpc_proxy", "https_proxy", "http_proxy"):
+        if value := os.environ.get(name):
+            return f"; {name} sends calls through {value}, which no_proxy can prevent"
+    return ""

@@ -42,7 +42,7 @@ LONGEST_KEY = 128
 """Characters of a request_id."""
 REFERENCE_POSE_BYTES = 2**20
 PRIORITIES = 9
-DRAIN_SECONDS = 1.0
+DRAIN_SECONDS = 3.0
 LATEST = 10**8
 """Seconds to the latest deadline: three years."""
 IN_MEMORY = 32 * 2**20
@@ -356,7 +356,7 @@ class Delivery:
         if self._output is None:
             self._file: IO[bytes] = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115
         else:
-            self._beside = self._output.with_name(f".{self._output.name}.{secrets.token_hex(4)}.part")
+            self._beside = self._output.with_name(f".mimicmotion-{secrets.token_hex(8)}")
             try:
                 self._file = self._beside.open("w+b")
             except OSError as error:

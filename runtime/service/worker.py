@@ -241,7 +241,7 @@ def _motion(run: Run, limits: Limits) -> Any:
         return run.motion
     if run.motion_kind == "keypoints":
         return _poses(run.motion, limits)
-    from ..inputs import map_pictures
+    from ..motion import map_pictures
 
     return map_pictures(run.motion)
 

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import sys
 import zlib
 from contextlib import suppress
 
@@ -323,3 +324,28 @@ def test_writing_says_what_is_wrong(tmp_path):
     assert ".png" in caught.value.remedy
     with pytest.raises(OutputError, match="cannot be written"):
         write_picture(tmp_path / "nowhere" / "picture.png", QUARTERS)
+
+
+def test_heic_as_phones_write_it_with_the_extra_heif():
+    pillow_heif = pytest.importorskip("pillow_heif")
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    file = io.BytesIO()
+    heif = pillow_heif.from_pillow(Image.fromarray(QUARTERS))
+    heif.info["exif"] = turned.tobytes()
+    heif.save(file, quality=95)
+    assert np.abs(read_picture(file.getvalue()).astype(int) - np.rot90(QUARTERS, -1)).mean() < 6
+
+
+def test_heic_is_named_where_it_cannot_be_read(monkeypatch):
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(PictureError, match="HEIC") as caught:
+        read_picture(b"\0\0\0\x18ftypheic" + bytes(40))
+    assert "heif" in caught.value.remedy
+
+
+def test_transparent_parts_lie_over_a_chosen_colour():
+    made = saved(Image.new("RGBA", (2, 2), (0, 0, 0, 0)), "PNG")
+    assert read_picture(made, over="black").max() == 0
+    assert read_picture(made, over="#102030")[0, 0].tolist() == [16, 32, 48]

@@ -13,9 +13,10 @@ import pytest
 
 from mimicmotion_trt import Animator, Cancelled, Event, Job, Limits, PoseSequence, Settings, SettingsError
 from mimicmotion_trt.events import STAGES
-from mimicmotion_trt.inputs import nearest_size, reference_stride
+from mimicmotion_trt.inputs import nearest_size
 from mimicmotion_trt.media.picture import fit_picture, read_picture, write_picture
 from mimicmotion_trt.media.writer import VideoWriter
+from mimicmotion_trt.motion import reference_stride
 
 
 @pytest.fixture

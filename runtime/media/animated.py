@@ -1,0 +1,78 @@
+"""Animated pictures that FFmpeg does not read: WebP."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..files import read_head
+from ..limits import Limits
+from .reader import VideoReader
+from .source import Source, fault
+from .timeline import on_grid, usual_rate
+
+
+class AnimatedWebP:
+    """An animated WebP with the face of a `VideoReader`: upright RGB frames at the usual rate, over black.
+
+    Raises `MotionError` if it is none or only a still, and `LimitError` if it is too large.
+    """
+
+    has_audio = False
+
+    def __init__(self, source: str | Path | bytes, limits: Limits | None = None) -> None:
+        found = Source(source, limits or Limits())
+        self.name = found.name
+        self._data = source if isinstance(source, bytes) else Path(source).read_bytes()
+        try:
+            with self._open() as picture:
+                found.check_pixels(*picture.size)
+                self.size: tuple[int, int] = picture.size
+                seconds = []
+                for index in range(getattr(picture, "n_frames", 1)):
+                    picture.seek(index)
+                    picture.load()
+                    seconds.append(max(float(picture.info.get("duration", 0)), 10.0) / 1000)
+        except (OSError, ValueError, EOFError, SyntaxError) as error:
+            raise fault(
+                f"{self.name} is a WebP that is truncated or damaged.", "Copy the file again."
+            ) from error
+        self._times = [0.0, *accumulate(seconds)]
+        self.fps = usual_rate(seconds[:-1] or seconds)
+        self.frame_count: int | None = max(1, round(self._times[-1] * self.fps))
+
+    def frames(self, stride: int = 1, limit: int | None = None) -> Iterator[tuple[float, NDArray[np.uint8]]]:
+        """As `VideoReader.frames`."""
+        taken = 0
+        for index, picture in on_grid(self._pictures(), self.fps, self.frame_count or 1):
+            if taken == limit:
+                return
+            if index % stride == 0:
+                taken += 1
+                yield index / self.fps, picture
+
+    def _open(self) -> Image.Image:
+        Image.init()
+        return Image.OPEN["WEBP"][0](io.BytesIO(self._data), "")
+
+    def _pictures(self) -> Iterator[tuple[float, NDArray[np.uint8]]]:
+        with self._open() as picture:
+            for index, at in enumerate(self._times[:-1]):
+                picture.seek(index)
+                frame = picture.convert("RGBA")
+                black = Image.new("RGB", frame.size)
+                black.paste(frame, mask=frame.getchannel("A"))
+                yield at, np.asarray(black)
+
+
+def open_video(source: str | Path | bytes, limits: Limits | None = None) -> VideoReader | AnimatedWebP:
+    """A video, or an animated picture, as frames at a constant rate; raises `MotionError` and `LimitError`."""
+    head = b"" if isinstance(source, str | Path) and not Path(source).is_file() else read_head(source)
+    webp = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
+    return AnimatedWebP(source, limits) if webp else VideoReader(source, limits)

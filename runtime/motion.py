@@ -1,0 +1,344 @@
+"""A motion in any of its forms: keypoints, a driving video, pose pictures, or several files in a row."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import MotionError
+from .files import motion_errors, read_head
+from .limits import FASTEST_FPS, SLOWEST_FPS, Limits, check_limit
+from .media.picture import fit_picture
+from .pose import PoseSequence
+from .pose.formats import read_foreign, wholebody_sequence
+from .pose.sequence import read_json
+from .settings import Settings
+
+Picture = NDArray[np.uint8]
+SoundFile = str | Path | bytes
+MotionKind = Literal["auto", "video", "pose-video"]
+MOTION_KINDS: tuple[MotionKind, ...] = ("auto", "video", "pose-video")
+KEYPOINT_SUFFIXES = (".npz", ".json")
+PICTURES_FPS = 15.0
+"""Frame rate of pose pictures, which state none: the rate at which MimicMotion was trained."""
+_LOOKED_AT = 8
+"""Frames that tell whether a video shows skeletons."""
+
+
+@dataclass(frozen=True)
+class Motion:
+    """One of `poses`, `pictures` or `video`, sampled by the settings' stride and length."""
+
+    fps: float
+    """Frames per second after the stride."""
+    frames: int
+    """Driving frames; 0 if only reading the video will tell."""
+    poses: PoseSequence | None = None
+    pictures: Callable[[], Iterator[Picture]] | None = None
+    """Pose pictures uint8 [H,W,3], one by one."""
+    exact: bool = False
+    """They must have the size of the video; others are fitted to it."""
+    video: Callable[[], Iterator[Picture]] | None = None
+    """Frames to find poses in."""
+    audio: SoundFile | Sequence[tuple[SoundFile, float]] | None = None
+    """What the sound comes from; of several files, with the seconds at which each begins."""
+
+
+def open_motion(motion: Any, settings: Settings, limits: Limits, kind: MotionKind = "auto") -> Motion:
+    """Recognise a motion: keypoints, a video, a folder or an array of pose pictures, or a list of files in a row.
+
+    Files are told apart by their first bytes, not by their names; a video of skeletons by its first frames, unless
+    `kind` says what it is. Raises `MotionError`.
+    """
+    if kind not in MOTION_KINDS:
+        raise MotionError(
+            f"the kind of a motion cannot be {kind!r}.",
+            remedy=f"Choose {', '.join(MOTION_KINDS)}.",
+            field="motion_kind",
+        )
+    if isinstance(motion, PoseSequence):
+        return _from_poses(motion, settings, limits)
+    if isinstance(motion, np.ndarray):
+        return _from_array(motion, settings, limits)
+    if isinstance(motion, list | tuple) and motion:
+        if len(motion) > 1:
+            return _in_a_row(motion, settings, limits, kind)
+        motion = motion[0]
+    if not isinstance(motion, str | Path | bytes):
+        raise MotionError(
+            f"a motion cannot be {type(motion).__name__}.",
+            remedy="Give a path, a PoseSequence, or pose pictures uint8 [F,H,W,3].",
+            field="motion",
+        )
+    if not isinstance(motion, bytes) and is_folder(motion):
+        return _from_folder(Path(motion), settings, limits)
+    if is_keypoints(motion):
+        return _from_poses(PoseSequence.load(motion, limits), settings, limits)
+    if isinstance(motion, str | Path) and Path(motion).suffix.lower() == ".npy":
+        array = map_pictures(Path(motion))
+        if array.dtype.kind == "f":
+            return _from_poses(wholebody_sequence(np.asarray(array), Path(motion).name), settings, limits)
+        return _from_array(array, settings, limits)
+    return _from_video(motion, settings, limits, kind)
+
+
+def is_folder(source: str | Path) -> bool:
+    """Whether this is a folder; raises `MotionError` if there is nothing there."""
+    with motion_errors(source):
+        return stat.S_ISDIR(os.stat(source).st_mode)
+
+
+def is_keypoints(source: str | Path | bytes) -> bool:
+    """Whether this is a keypoint file: by suffix, or by its first bytes (a zip archive or a JSON object)."""
+    if not isinstance(source, bytes) and Path(source).suffix.lower() in KEYPOINT_SUFFIXES:
+        return True
+    head = read_head(source)
+    return head.startswith(b"PK\x03\x04") or head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[")
+
+
+def map_pictures(path: Path) -> NDArray[Any]:
+    """The array of a .npy file, read as it is used; raises `MotionError`. Its shape is not checked."""
+    try:
+        return np.lib.format.open_memmap(path, mode="r")
+    except Exception as error:  # numpy evaluates the header as Python: TokenError, SyntaxError and more
+        reason = f": {error!s:.200}" if isinstance(error, ValueError) else ""
+        raise MotionError(
+            f"the pose pictures are not a .npy file{reason}.",
+            remedy="Give uint8 [frames, height, width, 3] as numpy.save writes it.",
+            field="motion",
+        ) from None
+
+
+def _sampled_rate(fps: float, stride: int) -> float:
+    """Frames per second after a stride; raises `MotionError` where no video can have so many, or so few."""
+    if SLOWEST_FPS <= fps / stride <= FASTEST_FPS:
+        return fps / stride
+    raise MotionError(
+        f"the motion has {fps:g} frames per second and a stride of {stride}.",
+        remedy=f"A video has {SLOWEST_FPS:g} to {FASTEST_FPS:g} a second; give another motion, or another stride.",
+        field="settings.stride" if SLOWEST_FPS <= fps <= FASTEST_FPS else "motion",
+    )
+
+
+def _from_poses(poses: PoseSequence, settings: Settings, limits: Limits) -> Motion:
+    _sampled_rate(poses.fps, settings.stride or 1)
+    poses = poses.strided(settings.stride or 1)[: settings.frames]
+    check_limit("frames of the motion", len(poses), limits.frames, field="motion")
+    return Motion(fps=poses.fps, frames=len(poses), poses=poses)
+
+
+def _from_array(pictures: NDArray[Any], settings: Settings, limits: Limits) -> Motion:
+    if not are_pictures(pictures):
+        raise MotionError(
+            f"pose pictures are {pictures.dtype}{list(pictures.shape)}.",
+            remedy="Give uint8 [F,H,W,3] with at least one frame.",
+            field="motion",
+        )
+    stride = settings.stride or 1
+    chosen = pictures[::stride][: settings.frames]
+    check_limit("frames of the motion", len(chosen), limits.frames, field="motion")
+    fps = _sampled_rate(PICTURES_FPS, stride)
+    return Motion(fps=fps, frames=len(chosen), pictures=lambda: iter(chosen), exact=True)
+
+
+def _from_folder(folder: Path, settings: Settings, limits: Limits) -> Motion:
+    """Pose pictures, or OpenPose's files of keypoints, one a frame."""
+    from .media.picture import list_pictures, read_pictures
+
+    if any(folder.glob("[!.]*.json")):
+        return _from_poses(folder_of_keypoints(folder, limits), settings, limits)
+    stride = settings.stride or 1
+    paths = list_pictures(folder)[::stride][: settings.frames]
+    check_limit("frames of the motion", len(paths), limits.frames, field="motion")
+    fps = _sampled_rate(PICTURES_FPS, stride)
+    return Motion(fps=fps, frames=len(paths), pictures=lambda: read_pictures(paths, limits, over="black"))
+
+
+def folder_of_keypoints(folder: Path, limits: Limits) -> PoseSequence:
+    """Files of keypoints in their natural order, as one sequence; raises `MotionError` if there are none."""
+    from .media.picture import natural_order
+
+    paths = sorted(folder.glob("[!.]*.json"), key=natural_order)
+    if not paths:
+        raise MotionError(f"{folder} holds no keypoints (.json).", remedy="Check the path.", field="motion")
+    files = [read_json(path, limits) for path in paths]
+    if all(isinstance(values, dict) and "people" in values for values in files):
+        return read_foreign(files, folder.name)
+    frames = [PoseSequence.load(path, limits) for path in paths]
+    return PoseSequence.concat(resized(replace(frame, fps=frames[0].fps), frames[0].size) for frame in frames)
+
+
+def _from_video(source: SoundFile, settings: Settings, limits: Limits, kind: MotionKind) -> Motion:
+    from .media.animated import open_video
+
+    reader = open_video(source, limits)
+    if kind == "auto":
+        skeletons = shows_skeletons(frame for _, frame in reader.frames(limit=_LOOKED_AT))
+    else:
+        skeletons = kind == "pose-video"
+    stride = settings.stride or reference_stride(reader.fps)
+    count = -(-(reader.frame_count or 0) // stride)
+    fps = _sampled_rate(reader.fps, stride)
+    if settings.frames is not None:
+        count = min(count, settings.frames)
+    else:
+        check_limit("frames of the motion", count, limits.frames, field="motion")
+
+    def frames() -> Iterator[Picture]:
+        for index, (_, frame) in enumerate(reader.frames(stride, settings.frames)):
+            check_limit("frames of the motion", index + 1, limits.frames, field="motion")
+            yield frame
+
+    audio = source if reader.has_audio else None
+    if skeletons:
+        return Motion(fps=fps, frames=count, pictures=frames, audio=audio)
+    return Motion(fps=fps, frames=count, video=frames, audio=audio)
+
+
+def _in_a_row(motions: Sequence[Any], settings: Settings, limits: Limits, kind: MotionKind) -> Motion:
+    """Several motions one after another, at the rate of the first; all of one kind."""
+    parts = [open_motion(motion, settings, limits, kind) for motion in motions]
+    first = parts[0]
+    for name in ("poses", "pictures", "video"):
+        if len({getattr(part, name) is None for part in parts}) > 1:
+            raise MotionError(
+                "the motions in a row are of different kinds.",
+                remedy="Give videos only, keypoints only, or pose pictures only.",
+                field="motion",
+            )
+    frames = [max(1, round(part.frames * first.fps / part.fps)) for part in parts]
+    most = settings.frames or sum(frames)
+    check_limit("frames of the motion", min(most, sum(frames)), limits.frames, field="motion")
+    begins = [sum(frames[:index]) / first.fps for index in range(len(frames))]
+    audio = [
+        (part.audio, at)
+        for part, at in zip(parts, begins, strict=True)
+        if isinstance(part.audio, str | Path | bytes)
+    ]
+
+    def joined(name: str) -> Callable[[], Iterator[Picture]]:
+        return lambda: islice(
+            chain.from_iterable(_at_rate(getattr(part, name)(), part, first.fps) for part in parts), most
+        )
+
+    motion = Motion(fps=first.fps, frames=min(most, sum(frames)), audio=audio or None)
+    if first.poses is not None:
+        whole = [p.poses for p in parts if p.poses is not None]
+        taken = [
+            resized(replace(poses.take(_nearest(len(poses), count)), fps=first.fps), first.poses.size)
+            for poses, count in zip(whole, frames, strict=True)
+        ]
+        return replace(motion, poses=PoseSequence.concat(taken)[:most])
+    if first.pictures is not None:
+        return replace(motion, pictures=joined("pictures"))
+    return replace(motion, video=_of_one_size(joined("video")))
+
+
+def _nearest(count: int, wanted: int) -> NDArray[np.intp]:
+    """Which of `count` frames stand for `wanted` frames of the same time."""
+    return np.minimum(np.arange(wanted) * count // wanted, count - 1).astype(np.intp)
+
+
+def _at_rate(pictures: Iterator[Picture], part: Motion, fps: float) -> Iterator[Picture]:
+    """Pictures at another rate: some are left out or repeated."""
+    given = 0
+    for index, picture in enumerate(pictures, 1):
+        while given < round(index * fps / part.fps):
+            given += 1
+            yield picture
+
+
+def _of_one_size(pictures: Callable[[], Iterator[Picture]]) -> Callable[[], Iterator[Picture]]:
+    """Pictures of other sizes are brought to that of the first, whole, with black beside them."""
+
+    def fitted() -> Iterator[Picture]:
+        size: tuple[int, int] | None = None
+        for picture in pictures():
+            size = size or (picture.shape[1], picture.shape[0])
+            yield _contained(picture, size)
+
+    return fitted
+
+
+def _contained(picture: Picture, size: tuple[int, int]) -> Picture:
+    height, width = picture.shape[:2]
+    if (width, height) == size:
+        return picture
+    scale = min(size[0] / width, size[1] / height)
+    inner = (max(1, round(width * scale)), max(1, round(height * scale)))
+    left, top = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
+    board = np.zeros((size[1], size[0], 3), np.uint8)
+    board[top : top + inner[1], left : left + inner[0]] = cv2.resize(
+        picture, inner, interpolation=cv2.INTER_AREA
+    )
+    return board
+
+
+def resized(poses: PoseSequence, size: tuple[int, int]) -> PoseSequence:
+    """Poses in a picture of another size, which holds the whole of their own in its middle, its shape kept."""
+    if poses.size == size:
+        return poses
+    scale = min(size[0] / poses.size[0], size[1] / poses.size[1])
+    share = np.array(poses.size) * scale / size
+    moved: dict[str, Any] = {
+        name: ((getattr(poses, name) - 0.5) * share + 0.5).astype(np.float32)
+        for name in ("body", "hands", "face")
+    }
+    return replace(poses, **moved, size=size)
+
+
+def shows_skeletons(pictures: Iterator[Picture]) -> bool:
+    """Whether these are drawn skeletons: dark, with thin lines of strong colours."""
+    seen = [_is_skeleton(picture) for picture in pictures if picture.max(initial=0) > 64]
+    return bool(seen) and sum(seen) * 2 > len(seen)
+
+
+def _is_skeleton(picture: Picture) -> bool:
+    scale = 256 / max(picture.shape[:2])
+    if scale < 1:
+        picture = np.asarray(
+            cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8
+        )
+    light = picture.max(axis=2)
+    lit = light > 48
+    if not 0.001 < lit.mean() < 0.25 or np.median(light) > 16:
+        return False
+    colourful = (light - picture.min(axis=2))[lit] > 0.5 * light[lit]
+    thick = cv2.erode(lit.astype(np.uint8), np.ones((9, 9), np.uint8))
+    return bool(colourful.mean() > 0.4 and thick.sum() < 0.02 * lit.sum())
+
+
+def reference_stride(fps: float) -> int:
+    """Every how many frames of a driving video the reference implementation takes: about 15 a second."""
+    return 2 * max(1, int(fps / 24))
+
+
+def sized_pictures(motion: Motion, width: int, height: int) -> Iterator[Picture]:
+    """The motion's pose pictures as uint8 [height,width,3]: resized to cover it and cropped around the centre.
+
+    Those of an array must have that size: raises `MotionError`.
+    """
+    assert motion.pictures is not None
+    for index, picture in enumerate(motion.pictures()):
+        if motion.exact and picture.shape != (height, width, 3):
+            raise MotionError(
+                f"pose picture {index} is {picture.shape[1]}x{picture.shape[0]}, the video {width}x{height}.",
+                remedy="Draw pose pictures of the video's own size, or give a folder of them.",
+                field="motion",
+            )
+        yield fit_picture(picture, width, height)
+
+
+def are_pictures(value: Any) -> bool:
+    """Whether this is uint8 [F,H,W,3] with at least one frame."""
+    array = isinstance(value, np.ndarray)
+    return array and value.dtype == np.uint8 and value.ndim == 4 and value.shape[-1] == 3 and value.size > 0

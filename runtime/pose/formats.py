@@ -1,0 +1,277 @@
+"""Keypoints as other programs write them: OpenPose, DWPose, ComfyUI's POSE_KEYPOINT, COCO-WholeBody.
+
+OpenPose's body has 18 points (as ours) or 25; hands 21 each, face 68 or 70. COCO-WholeBody's person has 133: 17 of
+the body, 6 of the feet, 68 of the face, 21 of each hand. Files that do not state the picture's size are taken to be
+of the smallest usual one that holds all points; those without a frame rate to be of 15 a second.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import MotionError
+from ..files import output_errors, write_atomic
+from .draw import iter_pose_pictures
+from .dwpose import from_wholebody
+from .sequence import PoseSequence, single_frame
+
+Points = npt.NDArray[np.float64]
+Size = tuple[int, int]
+
+WHOLEBODY = 133
+_FPS = 15.0
+_SIZES = (
+    (512, 512), (640, 480), (480, 640), (768, 768), (576, 1024), (1024, 576), (1024, 1024), (720, 1280), (1280, 720),
+    (1080, 1920), (1920, 1080), (2160, 3840), (3840, 2160),
+)  # fmt: skip
+_BODY_25 = (*range(8), *range(9, 15), *range(15, 19))
+"""Of OpenPose's 25 points those that are ours; the eighth is the middle of the hips."""
+_PARTS = ("pose_keypoints_2d", "hand_left_keypoints_2d", "hand_right_keypoints_2d", "face_keypoints_2d")
+_COCO_OF_OURS = (0, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3)
+"""COCO's numbers of our body points but the neck, in our order."""
+_COCO = {"keypoints": 17, "foot_kpts": 6, "face_kpts": 68, "lefthand_kpts": 21, "righthand_kpts": 21}
+_REMEDY = (
+    "Give keypoints as OpenPose, DWPose, ComfyUI, MMPose or COCO-WholeBody write them, or PoseSequence.save."
+)
+
+Person = Points
+"""[128,3], x and y in pixels or in fractions of the picture and the score: our body, left and right hand, face."""
+
+
+def read_foreign(values: Any, name: str) -> PoseSequence:
+    """A sequence from what was read of a JSON file of another program; raises `MotionError`."""
+    try:
+        frames, size, fps = _frames(values)
+        people = [[_person(person) if isinstance(person, dict) else person for person in f] for f in frames]
+        return _sequence(people, size, fps)
+    except MotionError:
+        raise
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as error:
+        raise MotionError(
+            f"{name} holds no keypoints: {error!s:.200}.", remedy=_REMEDY, field="motion"
+        ) from error
+
+
+def wholebody_sequence(points: npt.NDArray[Any], name: str) -> PoseSequence:
+    """A sequence from an array [F,133,3] of x, y and score; raises `MotionError`."""
+    if points.ndim != 3 or points.shape[1:] != (WHOLEBODY, 3) or not len(points):
+        raise MotionError(
+            f"{name} is {list(points.shape)}, not [frames,133,3].", remedy=_REMEDY, field="motion"
+        )
+    return read_foreign({"keypoints": points.astype(np.float64)}, name)
+
+
+def save_poses(poses: PoseSequence, output: str, form: str = "mimicmotion") -> None:
+    """Write `.npz`, `.json` in this form, or the poses drawn at their own size: a folder of PNGs or a video.
+
+    Raises `OutputError`.
+    """
+    path = Path(output)
+    if path.suffix.lower() == ".json" and form != "mimicmotion":
+        with output_errors(path):
+            write_atomic(path, write_foreign(poses, form))
+    elif path.suffix.lower() in (".json", ".npz"):
+        poses.save(path)
+    else:
+        from ..media.writer import VideoWriter
+
+        width, height = (max(2, side // 2 * 2) for side in poses.size)
+        with VideoWriter(output, fps=poses.fps, size=(width, height)) as writer:
+            for picture in iter_pose_pictures(poses, height, width, min(width, height)):
+                writer.write(picture)
+
+
+def write_foreign(poses: PoseSequence, form: str) -> bytes:
+    """The JSON file of a sequence: `openpose` (ComfyUI's POSE_KEYPOINT, one entry a frame) or `coco-wholebody`."""
+    if form == "coco-wholebody":
+        entries = [{"image_id": i, "category_id": 1, **_as_coco(pose)} for i, pose in enumerate(poses)]
+        width, height = poses.size
+        images = [{"id": index, "width": width, "height": height} for index in range(len(poses))]
+        return json.dumps({"fps": poses.fps, "images": images, "annotations": entries}).encode()
+    width, height = poses.size
+    people = [{"version": 1.3, "people": [_as_openpose(pose)]} for pose in poses]
+    return json.dumps([{**one, "canvas_width": width, "canvas_height": height} for one in people]).encode()
+
+
+# ---- what a file holds: people of frames, the picture's size, the rate ----
+
+Frames = tuple[list[list[Any]], Size | None, float]
+
+
+def _frames(values: Any) -> Frames:
+    if isinstance(values, dict):
+        fps = float(values.get("fps", _FPS))
+        if "people" in values:
+            return [values["people"]], _canvas(values), fps
+        if "instance_info" in values:
+            return [f["instances"] for f in values["instance_info"]], None, fps
+        if "annotations" in values:
+            sizes = {(int(i["width"]), int(i["height"])) for i in values.get("images", ()) if "width" in i}
+            return _by_image(values["annotations"]), max(sizes, default=None), fps
+        if "keypoints" in values:
+            return [[_of_wholebody(frame)] for frame in values["keypoints"]], _canvas(values), fps
+        raise ValueError(f"its keys are {', '.join(map(str, list(values)[:8]))}")
+    if not isinstance(values, list) or not values:
+        raise ValueError("it is empty")
+    first = values[0]
+    if isinstance(first, dict) and "people" in first:
+        return [frame["people"] for frame in values], _canvas(first), _FPS
+    if isinstance(first, dict) and "instances" in first:
+        return [frame["instances"] for frame in values], None, _FPS
+    if isinstance(first, dict) and "keypoints" in first:
+        return _by_image(values), None, _FPS
+    if isinstance(first, list):
+        return [[_of_wholebody(frame)] for frame in values], None, _FPS
+    raise ValueError("its entries are no frames")
+
+
+def _canvas(values: dict[str, Any]) -> Size | None:
+    if "canvas_width" in values and "canvas_height" in values:
+        return int(values["canvas_width"]), int(values["canvas_height"])
+    return None
+
+
+def _by_image(entries: Iterable[dict[str, Any]]) -> list[list[Any]]:
+    """COCO's entries: those of one image are the people of one frame, in the order of the images."""
+    frames: dict[Any, list[Any]] = {}
+    for entry in entries:
+        frames.setdefault(entry.get("image_id", len(frames)), []).append(entry)
+    return list(frames.values())
+
+
+# ---- a person ----
+
+
+def _person(person: dict[str, Any]) -> Person:
+    """A person in any of the forms."""
+    if "keypoint_scores" in person:  # MMPose
+        points = np.asarray(person["keypoints"], np.float64)
+        points = points.reshape(-1, points.shape[-1])[:, :2]
+        return _of_wholebody(np.column_stack([points, np.ravel(person["keypoint_scores"])]))
+    if "keypoints" in person:
+        flat = _triples(person["keypoints"], 0)
+        if len(flat) != WHOLEBODY:
+            flat = np.concatenate([_triples(person.get(key), count) for key, count in _COCO.items()])
+        return _of_wholebody(flat)
+    body = _triples(person.get(_PARTS[0]), 0)
+    if len(body) == 25:
+        body = body[list(_BODY_25)]
+    if len(body) < 18:
+        raise ValueError(f"a body has {len(body)} points, not 18 or 25")
+    counts = zip(_PARTS[1:], (21, 21, 68), strict=True)
+    left, right, face = (_triples(person.get(key), count) for key, count in counts)
+    return np.concatenate([body[:18], left[:21], right[:21], face[:68]])
+
+
+def _of_wholebody(points: Any) -> Person:
+    """COCO-WholeBody's 133 points as ours; the neck is the middle of the shoulders."""
+    whole = np.asarray(points, np.float64).reshape(-1, 3)
+    if len(whole) != WHOLEBODY:
+        raise ValueError(f"a person has {len(whole)} points, not {WHOLEBODY}")
+    pose = from_wholebody(whole[:, :2], whole[:, 2], (1, 1))
+    parts = (pose.body[0], *pose.hands[0], pose.face[0])
+    scores = (pose.body_score[0], *pose.hands_score[0], pose.face_score[0])
+    return np.column_stack([np.concatenate(parts), np.concatenate(scores)]).astype(np.float64)
+
+
+def _triples(values: Any, count: int) -> Points:
+    """[P,3] of a flat list; `count` points that are not seen where there are fewer."""
+    flat = np.asarray(values if values is not None else [], np.float64).reshape(-1, 3)
+    return flat if len(flat) >= count else np.zeros((count, 3))
+
+
+# ---- a sequence ----
+
+
+def _sequence(frames: Sequence[Sequence[Person]], size: Size | None, fps: float) -> PoseSequence:
+    """One person of each frame: first the largest, then the one nearest to the frame before."""
+    seen = [person[person[:, 2] > 0, :2] for people in frames for person in people]
+    points = np.concatenate(seen) if seen else np.zeros((0, 2))
+    if not len(points):
+        raise ValueError("nobody is in it")
+    if not np.isfinite(points).all():
+        raise ValueError("a coordinate is not finite")
+    fractions = float(points.max()) <= 2  # of the picture, not pixels
+    size = size or _usual_size((1.0, 1.0) if fractions else points.max(axis=0).tolist())
+    scale = np.array([1, 1, 1] if fractions else [*size, 1], np.float64)
+    poses, last = [], None
+    for people in frames:
+        there = [person / scale for person in people if (person[:, 2] > 0).any()]
+        if not there:
+            poses.append(single_frame(size))
+            continue
+        chosen = min(there, key=_nearest_to(last))
+        last = _centre(chosen)
+        poses.append(_frame(chosen, size))
+    return replace(PoseSequence.concat(poses), fps=fps)
+
+
+def _frame(person: Person, size: Size) -> PoseSequence:
+    unseen = person[:, 2] <= 0
+    points, scores = np.where(unseen[:, None], 0.5, person[:, :2]), np.clip(person[:, 2], 0, 1)
+    body, hands, face = slice(0, 18), slice(18, 60), slice(60, 128)
+    return single_frame(
+        size,
+        body=points[body],
+        body_score=scores[body],
+        hands=points[hands].reshape(2, 21, 2),
+        hands_score=scores[hands].reshape(2, 21),
+        face=points[face],
+        face_score=scores[face],
+    )
+
+
+def _nearest_to(last: Points | None) -> Callable[[Person], float]:
+    if last is None:
+        return lambda person: -float(np.ptp(person[person[:, 2] > 0, :2], axis=0).max())
+    return lambda person: float(np.linalg.norm(_centre(person) - last))
+
+
+def _centre(person: Person) -> Points:
+    return np.asarray(person[person[:, 2] > 0, :2].mean(axis=0))
+
+
+def _usual_size(corner: Sequence[float]) -> Size:
+    for width, height in _SIZES:
+        if corner[0] <= width and corner[1] <= height:
+            return width, height
+    return max(1, round(corner[0])), max(1, round(corner[1]))
+
+
+# ---- written ----
+
+
+def _flat(points: npt.NDArray[np.float32], scores: npt.NDArray[np.float32], size: Size) -> list[float]:
+    pixels = points * np.array(size, np.float32)
+    kept = np.where(scores[:, None] > 0, np.column_stack([pixels, scores]), 0)
+    return [round(float(value), 5) for value in kept.ravel()]
+
+
+def _as_openpose(pose: PoseSequence) -> dict[str, list[float]]:
+    size = pose.size
+    return {
+        "pose_keypoints_2d": _flat(pose.body[0], pose.body_score[0], size),
+        "face_keypoints_2d": _flat(pose.face[0], pose.face_score[0], size),
+        "hand_left_keypoints_2d": _flat(pose.hands[0, 0], pose.hands_score[0, 0], size),
+        "hand_right_keypoints_2d": _flat(pose.hands[0, 1], pose.hands_score[0, 1], size),
+    }
+
+
+def _as_coco(pose: PoseSequence) -> dict[str, Any]:
+    parts = _as_openpose(pose)
+    body = np.zeros((17, 3))
+    body[list(_COCO_OF_OURS)] = np.reshape(parts["pose_keypoints_2d"], (-1, 3))[[0, *range(2, 18)]]
+    return {
+        "keypoints": body.ravel().tolist(),
+        "foot_kpts": [0.0] * 18,
+        "face_kpts": parts["face_keypoints_2d"],
+        "lefthand_kpts": parts["hand_left_keypoints_2d"],
+        "righthand_kpts": parts["hand_right_keypoints_2d"],
+    }

@@ -1,0 +1,150 @@
+"""Where inputs come from and results go: pipes, links, folders, odd names, signals, proxies."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import mimicmotion_trt as mm
+from mimicmotion_trt.media.picture import read_picture
+from mimicmotion_trt.media.reader import VideoReader
+from mimicmotion_trt.service import Client, local_server
+
+from .conftest import Command
+
+ROOT = Path(__file__).parents[2]
+PERSON, MOTION = ROOT / "demo" / "person.jpg", ROOT / "demo" / "balance.npz"
+QUICK = ("--steps", 1, "--frames", 2, "--size", "64x64")
+
+
+@pytest.fixture
+def words(bundle: Path) -> tuple[object, ...]:
+    return ("animate", "--image", PERSON, "--bundle", bundle, *QUICK)
+
+
+def test_a_new_folder_takes_pictures(command: Command, words: tuple[object, ...], tmp_path: Path) -> None:
+    command(*words, "--motion", MOTION, "--output", f"{tmp_path}/frames/")
+    assert sorted(path.name for path in (tmp_path / "frames").iterdir()) == ["00001.png", "00002.png"]
+
+
+def test_an_output_that_is_an_input_is_refused(
+    command: Command, words: tuple[object, ...], tmp_path: Path
+) -> None:
+    motion = shutil.copy(MOTION, tmp_path / "motion.mp4")
+    (tmp_path / "link.mp4").symlink_to(motion)
+    for output in (motion, tmp_path / "link.mp4", tmp_path / "." / "motion.mp4"):
+        assert "is an input" in command(*words, "--motion", motion, "--output", output, code=1).stderr
+    assert Path(motion).read_bytes() == MOTION.read_bytes()
+
+
+def test_a_link_is_followed_and_a_long_name_is_a_name(
+    command: Command, words: tuple[object, ...], tmp_path: Path
+) -> None:
+    place = tmp_path / "elsewhere"
+    place.mkdir()
+    (tmp_path / "link.mp4").symlink_to(place / "real.mp4")
+    command(*words, "--motion", MOTION, "--output", tmp_path / "link.mp4")
+    assert (tmp_path / "link.mp4").is_symlink()
+    assert len(list(VideoReader(place / "real.mp4").frames())) == 2
+    longest = "ü" * 125 + "x.mp4"
+    assert len(longest.encode()) == 255
+    command(*words, "--motion", MOTION, "--output", place / longest)
+    assert sorted(path.name for path in place.iterdir()) == sorted(["real.mp4", longest])
+
+
+def test_pipes_in_and_out(command: Command, words: tuple[object, ...], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "in")
+    os.mkfifo(tmp_path / "out.mp4")
+    got: list[bytes] = []
+    threads = [
+        threading.Thread(target=lambda: (tmp_path / "in").write_bytes(MOTION.read_bytes())),
+        threading.Thread(target=lambda: got.append((tmp_path / "out.mp4").read_bytes())),
+    ]
+    for thread in threads:
+        thread.start()
+    command(*words, "--motion", tmp_path / "in", "--output", tmp_path / "out.mp4")
+    for thread in threads:
+        thread.join()
+    assert len(list(VideoReader(got[0]).frames())) == 2
+
+
+def run(*command: object, **options: object) -> subprocess.Popen[bytes]:
+    line = [sys.executable, "-m", "mimicmotion_trt", *map(str, command)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(line, **{**pipes, **options})  # type: ignore[call-overload, no-any-return]
+
+
+def test_the_standard_streams_and_a_terminal_that_shows_ascii_only(
+    words: tuple[object, ...], tmp_path: Path
+) -> None:
+    plain = {**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
+    process = run(*words, "--motion", "-", "--output", "-", env=plain)
+    video, said = process.communicate(MOTION.read_bytes())
+    assert process.returncode == 0, said
+    assert len(list(VideoReader(video).frames())) == 2
+    assert b"-: 2 frames" in said
+    process = run(*words, "--motion", MOTION, "--output", tmp_path / "tänzer.mp4", env=plain)
+    said, _ = process.communicate()
+    assert process.returncode == 0
+    assert b"nzer.mp4: 2 frames" in said
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_command_that_is_ended_leaves_nothing(bundle: Path, tmp_path: Path, number: signal.Signals) -> None:
+    output, scratch = tmp_path / "output", tmp_path / "scratch"
+    output.mkdir()
+    scratch.mkdir()
+    long = ("--steps", 200, "--frames", 60, "--size", "64x128", "--json")
+    process = run(
+        "animate", "--image", PERSON, "--motion", "-", "--output", output / "out.mp4", "--bundle", bundle, *long,
+        env={**os.environ, "TMPDIR": str(scratch)},
+    )  # fmt: skip
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(MOTION.read_bytes())
+    process.stdin.close()
+    process.stdout.readline()
+    time.sleep(0.2)
+    process.send_signal(number)
+    process.stdout.read()
+    assert process.wait(30) == 128 + number
+    assert list(output.iterdir()) == []
+    assert [path for path in scratch.iterdir() if path.name.startswith(("mimicmotion", "tmp"))] == []
+
+
+def test_a_proxy_is_not_asked_for_this_machine(
+    bundle: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "")
+    with local_server(bundle, threads=1) as client:
+        done = client.animate(PERSON, MOTION, {"steps": 1, "frames": 2, "size": (64, 64)}).result()
+    assert done.done.frames == 2
+
+
+def test_a_proxy_is_named_where_a_connection_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    with Client("server.invalid:50051") as client, pytest.raises(mm.ServiceError) as caught:
+        client.list()
+    assert "http_proxy" in caught.value.remedy
+
+
+def test_poses_are_written_in_every_form(command: Command, tmp_path: Path) -> None:
+    command("pose", MOTION, "--output", tmp_path / "p.json", "--format", "openpose", "--stride", 30)
+    command("pose", tmp_path / "p.json", "--output", tmp_path / "w.json", "--format", "coco-wholebody")
+    command("pose", tmp_path / "w.json", "--output", f"{tmp_path}/drawn/")
+    command("pose", tmp_path / "p.json", "--output", tmp_path / "drawn.mp4")
+    count = len(mm.PoseSequence.load(tmp_path / "p.json"))
+    assert len(mm.PoseSequence.load(tmp_path / "w.json")) == count
+    pictures = sorted((tmp_path / "drawn").iterdir())
+    assert len(pictures) == count == len(list(VideoReader(tmp_path / "drawn.mp4").frames()))
+    assert np.median(read_picture(pictures[0])) == 0

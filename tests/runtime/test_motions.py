@@ -1,0 +1,218 @@
+"""A motion in any of its forms is the motion that it shows."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from mimicmotion_trt import LimitError, MotionError, PoseSequence, Settings, draw_poses
+from mimicmotion_trt.limits import Limits
+from mimicmotion_trt.media.picture import read_picture, write_picture
+from mimicmotion_trt.media.writer import VideoWriter
+from mimicmotion_trt.motion import open_motion, sized_pictures
+from mimicmotion_trt.pose.formats import write_foreign
+
+ROOT = Path(__file__).parents[2]
+INPUTS = ROOT / "tests" / "data" / "inputs"
+
+
+@pytest.fixture(scope="module")
+def poses():
+    """20 frames, the middle of which are the same in every form."""
+    return PoseSequence.load(ROOT / "demo" / "balance.npz")[:20]
+
+
+def opened(motion, kind="auto", **settings):
+    return open_motion(motion, Settings(**settings), Limits(), kind)
+
+
+def same(found, poses, pixels=0.01):
+    """Points that are seen, in pixels, and their scores."""
+    for name in ("body", "hands", "face"):
+        seen = getattr(poses, f"{name}_score") > 1e-4
+        apart = (getattr(found, name) - getattr(poses, name))[seen] * poses.size
+        assert np.abs(apart).max() < pixels
+        assert np.abs(getattr(found, f"{name}_score") - getattr(poses, f"{name}_score")).max() < 2e-3
+
+
+def test_openpose_keypoints_come_back(poses, tmp_path):
+    data = write_foreign(poses, "openpose")
+    motion = opened(data)
+    assert (motion.fps, motion.frames, motion.poses.size) == (15.0, 20, poses.size)
+    same(motion.poses, poses)
+    for index, frame in enumerate(json.loads(data)):  # OpenPose writes a file for each frame
+        (tmp_path / f"dance_{index}_keypoints.json").write_text(json.dumps(frame))
+    same(opened(tmp_path).poses, poses)
+    assert opened(tmp_path, stride=3, frames=4).frames == 4
+
+
+def test_openpose_with_25_points_fractions_and_several_people(poses):
+    frames = json.loads(write_foreign(poses, "openpose"))
+    for frame in frames:
+        body = np.reshape(frame["people"][0]["pose_keypoints_2d"], (18, 3))
+        body[:, :2] /= poses.size
+        whole = np.zeros((25, 3))
+        whole[[*range(8), *range(9, 15), *range(15, 19)]] = body
+        small = np.where(whole[:, 2:] > 0, [0.05, 0.05, 0], 0) + whole * [0.1, 0.1, 1]
+        frame["people"] = [
+            {"pose_keypoints_2d": small.ravel().tolist()},
+            {"pose_keypoints_2d": whole.ravel().tolist()},
+        ]
+        frame["people"][1]["face_keypoints_2d"] = None
+    found = opened(json.dumps(frames).encode()).poses
+    seen = poses.body_score > 0
+    assert np.abs((found.body - poses.body)[seen] * poses.size).max() < 0.01
+    assert not found.face_score.any()
+
+
+def test_frames_without_anybody_are_not_seen(poses):
+    frames = json.loads(write_foreign(poses, "openpose"))
+    frames[3]["people"] = []
+    found = opened(json.dumps(frames).encode()).poses
+    assert not found.body_score[3].any()
+    assert found.body_score[4].any()
+
+
+def test_coco_wholebody_in_its_forms(poses):
+    """The neck is the middle of the shoulders, which is where all that have no neck of their own put it."""
+    data = json.loads(write_foreign(poses, "coco-wholebody"))
+    keys = ("keypoints", "foot_kpts", "face_kpts", "lefthand_kpts", "righthand_kpts")
+    whole = np.array(
+        [np.reshape(np.concatenate([e[key] for key in keys]), (133, 3)) for e in data["annotations"]]
+    )
+    results = [{"image_id": k, "keypoints": frame.ravel().tolist()} for k, frame in enumerate(whole)]
+    instances = [
+        {"instances": [{"keypoints": f[:, :2].tolist(), "keypoint_scores": f[:, 2].tolist()}]} for f in whole
+    ]
+    archive = io.BytesIO()
+    np.savez(archive, keypoints=whole)
+    first = opened(json.dumps(data).encode()).poses
+    assert first.size == poses.size
+    for form in (
+        results,
+        {"instance_info": instances},
+        {"keypoints": whole.tolist(), "canvas_width": 1, "fps": 25},
+    ):
+        found = opened(json.dumps(form).encode()).poses
+        scale = np.array(found.size) / first.size
+        seen = first.body_score > 0
+        assert np.abs((found.body * scale - first.body)[seen]).max() < 1e-4
+    assert len(opened(archive.getvalue()).poses) == 20
+    joints = [0, *range(2, 18)]
+    seen = poses.body_score[:, joints] > 0
+    assert np.abs((first.body - poses.body)[:, joints][seen] * poses.size).max() < 0.01
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b'{"people": [{"pose_keypoints_2d": [1, 2, 3]}]}', "1 points"),
+        (b"[]", "empty"),
+        (b'{"people": []}', "nobody"),
+        (b'{"something": 1}', "something"),
+        (b'[{"people": [{"pose_keypoints_2d": [1, 2,', "truncated"),
+    ],
+)
+def test_json_that_holds_no_keypoints(content, says):
+    with pytest.raises(MotionError, match=says):
+        opened(content)
+
+
+def test_transparent_pose_pictures_lie_over_black():
+    motion = opened(INPUTS / "poses")
+    assert motion.frames == 8
+    for picture, path in zip(motion.pictures(), sorted((INPUTS / "poses").iterdir()), strict=True):
+        with Image.open(path) as transparent:
+            expected = np.asarray(transparent.convert("RGBA"))
+        assert (picture[expected[..., 3] == 0] == 0).all()
+        assert (picture[expected[..., 3] == 255] == expected[expected[..., 3] == 255][:, :3]).all()
+
+
+def test_pose_pictures_of_any_size(poses, tmp_path):
+    for index, picture in enumerate(draw_poses(poses[:3], 200, 120, 512)):
+        write_picture(tmp_path / f"{index}.png", picture)
+    pictures = list(sized_pictures(opened(tmp_path), 64, 128))
+    assert {picture.shape for picture in pictures} == {(128, 64, 3)}
+    assert all(picture.max() > 60 for picture in pictures)
+
+
+@pytest.fixture(scope="module")
+def skeletons(poses):
+    width, height = poses.size
+    return draw_poses(poses, 256, round(256 * width / height / 2) * 2, 512)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".gif", ".webm"])
+def test_a_video_of_skeletons_is_recognised(skeletons, tmp_path, suffix):
+    path = tmp_path / f"poses{suffix}"
+    with VideoWriter(path, fps=30, size=(skeletons.shape[2], 256)) as writer:
+        for picture in skeletons:
+            writer.write(picture)
+    motion = opened(path)
+    assert (motion.frames, motion.fps) == (10, pytest.approx(15))
+    assert motion.video is None
+    assert sum(1 for _ in motion.pictures()) == 10
+    assert opened(path, kind="video").pictures is None
+
+
+def test_a_recording_of_a_person_is_no_skeleton():
+    assert opened(INPUTS / "zero_size.mp4").pictures is None
+    assert opened(INPUTS / "zero_size.mp4", kind="pose-video").video is None
+    with pytest.raises(MotionError, match="kind of a motion"):
+        opened(INPUTS / "zero_size.mp4", kind="dance")
+
+
+@pytest.mark.parametrize(("form", "options"), [("WEBP", {"lossless": True}), ("PNG", {}), ("GIF", {})])
+def test_animated_pictures(skeletons, form, options):
+    """12 pictures of 40 ms, the last one held for 0.4 s."""
+    pictures = [Image.fromarray(picture) for picture in skeletons[:12]]
+    file = io.BytesIO()
+    times = [40] * 11 + [400]
+    pictures[0].save(file, form, save_all=True, append_images=pictures[1:], duration=times, loop=0, **options)
+    motion = opened(file.getvalue(), stride=1)
+    assert motion.fps == pytest.approx(25)
+    assert motion.frames == pytest.approx(21, abs=1 if form != "PNG" else 10)
+    shown = list(motion.pictures())
+    assert np.abs(shown[0].astype(int) - skeletons[0]).mean() < 3
+    assert np.abs(shown[-1].astype(int) - skeletons[11]).mean() < 3
+
+
+def test_motion_jpeg(skeletons):
+    file = io.BytesIO()
+    with av.open(file, "w", format="mjpeg") as output:
+        stream = output.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = skeletons.shape[2], 256, "yuvj420p"
+        for picture in skeletons[:6]:
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
+        output.mux(stream.encode(None))
+    assert opened(file.getvalue(), stride=1).frames == 6
+
+
+def test_files_in_a_row(poses, skeletons, tmp_path):
+    poses.save(tmp_path / "a.npz")
+    replace(poses, fps=poses.fps * 2).save(tmp_path / "b.json")
+    motion = opened([tmp_path / "a.npz", tmp_path / "b.json"])
+    assert (motion.frames, motion.fps, len(motion.poses)) == (30, poses.fps, 30)
+    assert motion.poses[:20].body.tolist() == poses.body.tolist()
+    videos = [INPUTS / "zero_size.mp4", INPUTS / "mono_stereo.ts"]
+    motion = opened(videos)
+    assert (motion.frames, motion.fps) == (48, pytest.approx(15))
+    assert motion.audio == [(videos[1], pytest.approx(1.6))]
+    assert sum(1 for _ in opened(videos, frames=30).video()) == 30
+    with pytest.raises(MotionError, match="different kinds"):
+        opened([tmp_path / "a.npz", INPUTS / "zero_size.mp4"])
+    with pytest.raises(LimitError, match="frames of the motion"):
+        open_motion(videos, Settings(), Limits(frames=47))
+
+
+def test_an_avif_is_turned_as_phones_write_it():
+    turned, upright = read_picture(INPUTS / "turned.avif"), read_picture(INPUTS / "upright.jpg")
+    assert turned.shape == (384, 256, 3)
+    assert np.abs(turned.astype(int) - upright).mean() < 3
