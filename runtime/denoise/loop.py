@@ -44,6 +44,7 @@ class CpuDenoiser:
         """float32 [F,4,h,w] after the last step."""
         self.previous = np.zeros_like(self.latents)
         """The latents before the last step."""
+        self._finite = np.empty(self.latents.shape, np.bool_)
         self._conditions = conditions
         self._executor = executor if plan.batching.workers > 1 else None
         variants = plan.variants.values()
@@ -71,7 +72,7 @@ class CpuDenoiser:
                 self._blend(batch.worker.prediction, batch.rows, step, following)
                 done += len(batch.rows)
             yield done * self.plan.segment_count // rows  # rows done, in segments
-        if not np.isfinite(following).all():
+        if not np.isfinite(following, out=self._finite).all():
             raise self.plan.failure(step, self._conditions, self._workers[0].prediction.dtype)
         self.latents, self.previous = following, self.latents
 

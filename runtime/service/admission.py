@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import random
 from collections.abc import Callable
 
@@ -25,17 +24,16 @@ class Admission:
 
     def __init__(self, max_queue: int, max_seconds: float, clock: Callable[[], float]) -> None:
         self._max_queue, self._max_seconds, self._clock = max_queue, max_seconds, clock
-        self._promised: list[float] = []  # times for which callers were told to come back
+        self._promised: dict[str, list[float]] = {}  # times to come back that were told, by client
 
     def check_room(self, queue: Queue, job: Demand, client_places: int | None) -> None:
         """Raise `Busy` where a job finds no place; a client has so many of them."""
         own = [start for one, start in zip(queue.jobs, queue.starts, strict=True) if one.client == job.client]
         if client_places is not None and len(own) >= client_places:
-            raise Busy(
-                f"{len(own)} jobs of yours are waiting already.", retry_after=self._spread(own[0], queue)
-            )
+            wait = self._promise(job.client, own, queue)
+            raise Busy(f"{len(own)} jobs of yours are waiting already.", retry_after=wait)
         if len(queue.jobs) >= self._max_queue:
-            wait = self._promise(queue)
+            wait = self._promise("", queue.starts, queue)
             raise Busy(f"{len(queue.jobs)} jobs are waiting already.", retry_after=wait)
         over = queue.seconds + job.seconds - self._max_seconds * queue.places
         if queue.jobs and over > 0:
@@ -56,18 +54,26 @@ class Admission:
                 field="deadline",
             )
 
-    def _promise(self, queue: Queue) -> float:
-        """Seconds until a place is free that nobody else was told of, up to `TURNS` turns of the queue."""
+    def _promise(self, client: str, starts: list[float], queue: Queue) -> float:
+        """Seconds until a place is free that nobody else was told of, up to `TURNS` turns of the queue.
+
+        `starts`: when the jobs begin that hold the places, of one client or ("") of all.
+        """
         now = self._clock()
-        while self._promised and self._promised[0] <= now:
-            heapq.heappop(self._promised)
-        taken, starts = min(len(self._promised), TURNS * len(queue.jobs)), queue.starts
+        self._promised = {
+            name: ahead for name, times in self._promised.items() if (ahead := _after(now, times))
+        }
+        promised = self._promised.setdefault(client, [])
+        taken = min(len(promised), TURNS * len(starts))
         gap = (starts[-1] - starts[0]) / max(1, len(starts) - 1)
-        wait = self._spread(starts[0] + gap * taken if taken >= len(starts) else starts[taken], queue)
-        heapq.heappush(self._promised, now + wait)
-        if len(self._promised) > 10 * self._max_queue:
-            self._promised = heapq.nsmallest(self._max_queue, self._promised)
+        wait = self._spread(starts[taken] if taken < len(starts) else starts[0] + gap * taken, queue)
+        if taken < TURNS * len(starts):
+            promised.append(now + wait)
         return wait
 
     def _spread(self, seconds: float, queue: Queue) -> float:
         return (max(SOONEST, seconds) if queue.measured else COLD_RETRY) * (1.0 + JITTER * random.random())
+
+
+def _after(now: float, times: list[float]) -> list[float]:
+    return [time for time in times if time > now]

@@ -42,7 +42,7 @@ LONGEST_KEY = 128
 """Characters of a request_id."""
 REFERENCE_POSE_BYTES = 2**20
 PRIORITIES = 9
-DRAIN_SECONDS = 1.0
+DRAIN_SECONDS = 3.0
 LATEST = 10**8
 """Seconds to the latest deadline: three years."""
 IN_MEMORY = 32 * 2**20

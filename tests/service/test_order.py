@@ -113,6 +113,16 @@ def test_a_client_that_has_its_places_waits_for_one_of_its_own_jobs():
     admission.check_room(queue(10.0, 20.0), one, 3)
 
 
+def test_callers_behind_one_name_are_told_one_place_each():
+    admission, told = Admission(10, 1000.0, clock=lambda: 0.0), []
+    for _ in range(2):
+        with pytest.raises(Busy) as caught:
+            admission.check_room(queue(10.0, 20.0), Demand("a", 0.0, 1.0), 2)
+        told.append(caught.value.retry_after)
+    assert 2.0 <= told[0] <= 2.5
+    assert 12.0 <= told[1] <= 15.0
+
+
 def test_the_queue_is_bounded_in_seconds_of_work():
     admission, job = Admission(10, 60.0, clock=lambda: 0.0), Demand("a", 0.0, 25.0)
     with pytest.raises(Busy, match="50 predicted seconds") as caught:
