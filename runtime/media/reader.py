@@ -88,7 +88,7 @@ class VideoReader:
             total, at = -(-self._count // stride), taken * stride / self.fps
             raise fault(
                 f"{self.name} is {damage} after frame {taken} of {total}, {at:.2f} s{damage.why}.",
-                f"Copy the file again, or ask for at most {taken} frames.",
+                f"Copy the file again{f', or ask for at most {taken} frames' if taken else ''}.",
             ) from damage
 
     def _probe(self) -> None:

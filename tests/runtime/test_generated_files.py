@@ -100,12 +100,14 @@ def damaged(data: bytes, damage: str, sound: str) -> bytes:
     if damage == "zeros":
         middle = len(data) // 2
         return data[:middle] + bytes(200) + data[middle + 200 :]
-    if damage == "sound" and sound and data[:1] != b"G":  # the packets of a transport stream are cut up
+    if damage == "sound" and sound:
         spoiled = bytearray(data)
         with av.open(io.BytesIO(data)) as container:
-            places = [(p.pos, p.size) for p in container.demux(audio=0) if p.size and p.pos]
-        for place, size in places:
-            spoiled[place : place + min(size, 40)] = b"\xff" * min(size, 40)
+            packets = [bytes(packet) for packet in container.demux(audio=0) if packet.size > 8]
+        for packet in packets:
+            place = data.find(packet)  # transport streams cut packets up
+            if place >= 0:
+                spoiled[place : place + len(packet)] = b"\xff" * len(packet)
         return bytes(spoiled)
     return data
 
