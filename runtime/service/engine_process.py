@@ -83,7 +83,7 @@ class EngineProcess:
 
     @property
     def pid(self) -> int | None:
-        return self._link.process.pid if self._link else None
+        return self._link.pid if self._link else None
 
     async def start(self) -> None:
         """Spawn the process; returns before it has loaded."""
@@ -122,7 +122,7 @@ class EngineProcess:
         done, _ = await asyncio.wait({self.supervisor}, timeout=patience if self.warm else 0.0)
         if not done:
             if self._link is not None:
-                self._link.process.kill()
+                self._link.kill()
             await asyncio.wait({self.supervisor})
 
     # ---- inside ----
@@ -143,7 +143,7 @@ class EngineProcess:
             else:
                 self._spawned.set()
                 if self._stopping.is_set():
-                    link.process.kill()
+                    link.kill()
                 await self._attend(link)
             self._spawned.set()
             if self.failure is None:
@@ -174,7 +174,7 @@ class EngineProcess:
                     running.excuse(slept)
                 if why := running.overdue(now):
                     self._hung = f"was killed: job {job} {why}"
-                    link.process.kill()
+                    link.kill()
 
     @property
     def pause(self) -> float:
@@ -236,7 +236,7 @@ class EngineProcess:
         self.broken, self.warm = True, False
         self.failure = EngineError(f"The engine's supervision failed: {type(error).__name__}: {error}.")
         if self._link is not None:
-            self._link.process.kill()
+            self._link.kill()
         _report(error)
         guarded(self._on_change)
 
@@ -290,6 +290,7 @@ class _Link:
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=worker.main, args=(theirs, config), name="mimicmotion-engine")
         self.process.start()
+        self.pid = self.process.pid
         theirs.close()  # or the pipe would stay open when the process dies
         atexit.register(self.process.kill)  # it ignores SIGTERM, and an orphan would hold the device
         self._loop = loop
@@ -309,7 +310,14 @@ class _Link:
             await asyncio.to_thread(self.process.join)
         atexit.unregister(self.process.kill)
         self.connection.close()
-        return self.process.exitcode
+        exit_code = self.process.exitcode
+        self.process.close()  # or its descriptors would stay open as long as this object is known
+        return exit_code
+
+    def kill(self) -> None:
+        """End the process, if it has not ended."""
+        with contextlib.suppress(ValueError):  # it was closed
+            self.process.kill()
 
     def _read(self) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is gone, and nobody waits for messages any more

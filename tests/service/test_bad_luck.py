@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,20 +13,9 @@ from mimicmotion_trt import errors
 from mimicmotion_trt.service import Client
 from mimicmotion_trt.service.status import Busy
 
-from .hosting import Host, hosted, script, until
+from .hosting import Host, fill, hosted, script, until
 
 VIDEO = b"a video"
-
-
-@pytest.fixture(scope="module")
-def disk(tmp_path_factory) -> Iterator[Path]:
-    """A file system of 4 MiB."""
-    place: Path = tmp_path_factory.mktemp("disk")
-    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(place)]
-    if subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("no file system can be mounted here")
-    yield place
-    subprocess.run(["umount", "-l", place], check=True)
 
 
 @pytest.fixture(scope="module")
@@ -66,14 +54,6 @@ def test_checkpoints_that_do_not_fit_are_left_out(client, disk):
     until(lambda: (progress := client.get(job).progress) is not None and progress.step > 10)
     filler.unlink()
     assert client.watch(job).result().done.frames == 2
-
-
-def fill(place: Path) -> Path:
-    filler = place / "filler"
-    with filler.open("wb", buffering=0) as file, suppress(OSError):
-        while True:
-            file.write(bytes(4096))
-    return filler
 
 
 def test_while_the_folder_is_read_only_calls_are_refused(client, disk):
