@@ -13,7 +13,7 @@ COLD_RETRY = 5.0
 """Seconds after which a caller may try again where nothing was measured yet."""
 SOONEST = 1.0
 """Seconds: nobody is told to come back earlier."""
-TURNS = 4
+TURNS = 1
 """Callers who come back too early time and again must not send all others away for ever."""
 JITTER = 0.25
 """Callers come back up to so much later than predicted, each at another time."""
