@@ -252,10 +252,8 @@ def _on_server(
                 remedy = f"The finished video was kept as {kept}."
                 raise OutputError(error.message, remedy=remedy, field="output") from error
         done = animation.result().done.to_dict()
-        return {
-            "note": note,
-            **{key: value for key, value in done.items() if key not in ("event", "sequence")},
-        }
+        said = {key: value for key, value in done.items() if key not in ("event", "sequence")}
+        return {**said, "note": said["note"] or note}
 
 
 def convert(video: Path, output: str) -> str:

@@ -170,6 +170,8 @@ class Done(Event):
     """By stage: pose, encode, denoise, decode, and write for making the MP4."""
     held: int = 0
     """Frames in which the driving person was not seen: they hold the last pose."""
+    note: str = ""
+    """What was lost of the motion's sound, and why; empty if nothing was."""
 
     def __str__(self) -> str:
         held = f" ({self.held} of them hold a pose)" if self.held else ""

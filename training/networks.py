@@ -135,8 +135,13 @@ class IdleTimeBlock(SpatioTemporalResBlock):  # type: ignore[misc]
 
 
 def ends_in_zeros(block: Any) -> bool:
-    """Whether a residual block's last convolution is zero, so that its branch adds nothing."""
-    return not block.conv2.weight.any() and (block.conv2.bias is None or not block.conv2.bias.any())
+    """Whether a residual block's last convolution is zero, so that its branch adds nothing.
+
+    Weights that have a shape and no values (PyTorch's `meta` device) count as others than zero.
+    """
+    return not (block.conv2.weight.is_meta or block.conv2.weight.any()) and (
+        block.conv2.bias is None or not block.conv2.bias.any()
+    )
 
 
 def skip_idle_branches(modules: Iterable[nn.Module]) -> None:

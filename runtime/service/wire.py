@@ -175,6 +175,7 @@ def _event_to_wire(event: Event | None) -> Any:
                 sha256=event.sha256,
                 seconds=event.seconds,
                 held=event.held,
+                note=event.note,
             )
     return None
 
@@ -207,7 +208,9 @@ def _event_from_wire(parent: Any, name: str, number: int) -> Any:
             return Video(m.offset, len(m.data), m.crc32, m.data, sequence=number)
         case "done":
             size = m.size.width, m.size.height
-            return Done(m.frames, m.fps, size, m.bytes, m.sha256, dict(m.seconds), m.held, sequence=number)
+            return Done(
+                m.frames, m.fps, size, m.bytes, m.sha256, dict(m.seconds), m.held, m.note, sequence=number
+            )
     return None
 
 

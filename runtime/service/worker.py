@@ -311,6 +311,7 @@ class _VideoFile:
             sha256=self._digest.hexdigest(),
             seconds=seconds,
             held=self._clip.held,
+            note=self._mp4.note,
         )
 
     def _put(self, data: bytes) -> None:

@@ -17,6 +17,7 @@ from mimicmotion_trt.export import verify
 from mimicmotion_trt.training.checkpoints import load_model
 
 
+@pytest.mark.slow
 def test_the_command_draws_builds_and_reports(configs, tmp_path, capsys, monkeypatch):
     def draw_here(command: list[str], check: bool) -> None:
         """Not in a process of its own, which is for the peak memory: it would load the libraries once more."""

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from mimicmotion_trt import BundleError, console
+from mimicmotion_trt import BundleError
 from mimicmotion_trt.cli import app
 from mimicmotion_trt.console import describe_layers, show_bundle
 from mimicmotion_trt.engines import Bundle, EnginePlan, Profile
@@ -48,7 +48,7 @@ def told(bundle: Bundle) -> str:
 def test_errors_plans_layers_and_the_command(plans, tmp_path, monkeypatch):
     (tmp_path / "unet.plan").write_bytes(b"plan" + bytes(100))
     engine = TensorRtEngine(open_stand_in(), tmp_path / "unet.plan", SPEC, plan_of())
-    monkeypatch.setattr(console, "open_engine", lambda *_: engine)
+    monkeypatch.setattr("mimicmotion_trt.engines.open_engine", lambda *_: engine)
     said = told(plans)
     assert "latents float16[rows, frames, 8, latent_height, latent_width]" in said.replace(
         "float32", "float16"
@@ -86,6 +86,6 @@ def test_where_no_gpu_loads_the_plans_the_reason_is_said(plans, monkeypatch):
     def open_engine(*_: Any) -> None:
         raise BundleError("there is no GPU here")
 
-    monkeypatch.setattr(console, "open_engine", open_engine)
+    monkeypatch.setattr("mimicmotion_trt.engines.open_engine", open_engine)
     assert "layers after compilation cannot be read here: there is no GPU here" in told(plans)
     assert "takes other weights" in told(plans)

@@ -55,6 +55,7 @@ def unet(tiny, specs, tmp_path_factory) -> tuple[list[verify.Case], Path]:
     return cases, export(networks.UNetEngine(model.unet), "unet", specs["unet"], folder)
 
 
+@pytest.mark.slow
 def test_the_unet_keeps_the_bound_on_a_real_trajectory(unet, specs):
     cases, file = unet
     assert len(cases) == 10  # both branches of five steps

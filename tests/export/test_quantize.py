@@ -206,6 +206,7 @@ def test_pytorch_bundles_have_no_float8():
         Options(backend="torch", precision="fp8")
 
 
+@pytest.mark.slow
 def test_a_bundle_whose_unet_multiplies_in_float8(micro, tmp_path, monkeypatch):
     from mimicmotion_trt.export import build, network_build, verify
 

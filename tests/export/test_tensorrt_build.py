@@ -374,6 +374,7 @@ def full(monkeypatch: pytest.MonkeyPatch) -> Library:
     return library
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*Timing cache:DeprecationWarning")  # of the stand-in
 def test_a_bundle_for_the_gpu_of_this_machine(full, micro, tmp_path, monkeypatch):
     """The plans are for that very GPU, and what judges them is the engine that loads them."""

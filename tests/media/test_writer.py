@@ -1,7 +1,9 @@
 """Finished videos appear whole or not at all, with exact times, the driving video's sound and equal bytes."""
 
 import io
+import shutil
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -254,3 +256,15 @@ def test_nothing_is_printed(tmp_path, pictures, clip, capfd):
     write(tmp_path / "dance.webm", pictures)
     printed = capfd.readouterr()
     assert printed.out + printed.err == ""
+
+
+def test_a_finished_video_that_cannot_be_moved_into_place_is_kept(tmp_path, pictures):
+    writer = VideoWriter(tmp_path / "dance.mp4", fps=15, size=(128, 64))
+    writer.write(pictures[0])
+    (tmp_path / "dance.mp4").mkdir()  # something came in the way meanwhile
+    with pytest.raises(OutputError, match="directory") as caught:
+        writer.close()
+    kept = caught.value.remedy.removeprefix("The finished video was kept as ").rstrip(".")
+    assert len(list(VideoReader(kept).frames())) == 1
+    shutil.rmtree(Path(kept).parent)
+    assert list(tmp_path.iterdir()) == [tmp_path / "dance.mp4"]

@@ -56,6 +56,7 @@ def test_arrays_are_of_the_engines_dtypes(half, pose_pictures):
     assert conditions.embedding.dtype == conditions.image_latents.dtype == np.float32
 
 
+@pytest.mark.slow
 def test_networks_that_are_kept_in_float32_run_beside_those_in_float16(build_golden, animator, golden_run):
     options = Options(
         precision="fp16", keep_fp32=("unet", "vae_decoder"), sizes=((64, 128),), segment=16,

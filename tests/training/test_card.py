@@ -57,6 +57,7 @@ def test_a_run_goes_before_what_is_kept(runs, tmp_path):
     assert [run.profile.steps for run in read_runs(runs, kept)] == [21, 20]
 
 
+@pytest.mark.slow
 def test_the_card_tells_what_was_measured(runs, bundle, tmp_path):
     command = [sys.executable, SCRIPT, "--bundle", bundle, "--runs", runs, "--output", tmp_path / "docs"]
     command += ["--clips", "1", "--frames", "3"]

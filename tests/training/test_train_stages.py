@@ -175,6 +175,7 @@ def test_the_motion_stage_begins_with_their_base(motion):
     assert not (motion.folder / "base-random").exists()
 
 
+@pytest.mark.slow
 def test_the_decoder_learns_behind_the_unet(train, trained, tmp_path):
     settings = {"ssim_weight": 0.5, "true_latents": 0.5}
     decoder = train(tmp_path / "decoder", 12, stage="decoder", vae=settings, **trained)

@@ -974,6 +974,7 @@ class DoneEvent(_message.Message):
     SHA256_FIELD_NUMBER: _builtins.int
     SECONDS_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
     frames: _builtins.int
     fps: _builtins.float
     """Frames per second."""
@@ -983,6 +984,8 @@ class DoneEvent(_message.Message):
     """SHA-256 of the video file, 64 hexadecimal digits."""
     held: _builtins.int
     """Frames in which the driving person was not seen: they hold the last pose, its confidence falling."""
+    note: _builtins.str
+    """What was lost of the motion's sound, and why; empty if nothing was."""
     @_builtins.property
     def size(self) -> Global___Size: ...
     @_builtins.property
@@ -999,10 +1002,11 @@ class DoneEvent(_message.Message):
         sha256: _builtins.str = ...,
         seconds: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         held: _builtins.int = ...,
+        note: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["size", b"size"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "fps", b"fps", "frames", b"frames", "held", b"held", "seconds", b"seconds", "sha256", b"sha256", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "fps", b"fps", "frames", b"frames", "held", b"held", "note", b"note", "seconds", b"seconds", "sha256", b"sha256", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
