@@ -88,6 +88,7 @@ def test_a_bundle_without_one_of_the_two_is_damaged(deep: Bundle, tmp_path: Path
         Manifest.from_json(text.replace('"unet_shallow"', '"unet_other"'))
 
 
+@pytest.mark.slow
 def test_pytorch_reuses_them_as_onnx_runtime_does(torch_bundle: Path, deep_bundle: Path) -> None:
     chance = np.random.default_rng(0)
     picture = chance.integers(0, 255, (128, 64, 3), np.uint8)

@@ -1,7 +1,8 @@
 """After everything that can happen to a call nothing is left of it, and the next job runs.
 
 Three ways to ask for a video, and seven things that happen meanwhile. After each, no job is half alive, and no task,
-file descriptor, process or temporary file is left. All 21 cases: `python -m pytest tests/service/test_cleanup.py`.
+file descriptor, process or temporary file is left. Seven cases run always, the others are slow tests; all 21:
+`python -m pytest tests/service/test_cleanup.py`.
 """
 
 from __future__ import annotations
@@ -286,7 +287,7 @@ ROWS = [
     ("disk full", fill_disk, ("failed", "failed", "")),
 ]
 CASES = [
-    pytest.param(way, happens, state, id=f"{way}, {name}")
+    pytest.param(way, happens, state, id=f"{way}, {name}", marks=() if way == "Animate" else pytest.mark.slow)
     for name, happens, states in ROWS
     for way, state in zip(WAYS, states, strict=True)
 ]
@@ -307,7 +308,12 @@ def test_nothing_is_left_of_a_call_and_the_next_job_runs(request, tmp_path, vide
 
 
 @pytest.mark.parametrize(
-    ("way", "state"), [("Animate", "succeeded"), ("Create and Watch", "succeeded"), ("upload", "")]
+    ("way", "state"),
+    [
+        pytest.param("Animate", "succeeded", marks=pytest.mark.slow),
+        ("Create and Watch", "succeeded"),
+        pytest.param("upload", "", marks=pytest.mark.slow),
+    ],
 )
 def test_nothing_is_left_of_a_call_whose_server_is_killed_and_started_again(
     host, tmp_path, videos, way, state

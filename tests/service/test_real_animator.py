@@ -52,6 +52,7 @@ def test_the_server_makes_what_the_library_makes(host, client, bundle):
     assert "torch" not in Path(f"/proc/{host.engine_pid}/maps").read_text()
 
 
+@pytest.mark.slow
 def test_a_killed_engine_goes_on_and_makes_the_same_bytes(bundle):
     options = {"load": load_animator, "bundle": bundle, "threads": 1, "checkpoint_share": 1e6}
     settings = {**SHORT, "steps": 4}

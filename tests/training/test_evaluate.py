@@ -129,6 +129,7 @@ def test_measures_are_means_of_those_that_have_a_value():
     assert metrics.means([{"b": None}]) == {"b": None}
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_a_line_of_json(bundle, tmp_path):
     command = [sys.executable, ROOT / "training" / "evaluate.py", "--bundle", bundle, "--synthetic", "1"]
     command += [

@@ -43,6 +43,7 @@ def test_the_bundle_is_the_checkpoints():
         assert any(np.array_equal(values.ravel(), state[name]) for values in stored), name
 
 
+@pytest.mark.slow
 def test_it_animates_people_that_it_has_never_seen(animator):
     """A clip of eight frames; `training/evaluate.py` and the model's card tell of more."""
     scores = means([clip.scores for clip in score_clips(animator, 1, 8, 7, {})])
