@@ -58,7 +58,7 @@ def client(bundle: Path) -> Iterator[Client]:
         yield connected
 
 
-@pytest.fixture(params=["python", "cli", "grpc"])
+@pytest.fixture(params=["python", pytest.param("cli", marks=pytest.mark.slow), "grpc"])
 def face(request: pytest.FixtureRequest, bundle: Path, command: Command, tmp_path: Path) -> Face:
     output = tmp_path / "out.mp4"
 

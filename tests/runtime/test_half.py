@@ -27,6 +27,7 @@ def relative(value: np.ndarray, expected: np.ndarray) -> float:
     return float(np.linalg.norm(value.astype(np.float64) - expected) / np.linalg.norm(expected))
 
 
+@pytest.mark.slow
 def test_every_step_is_near_that_of_float32(half, animator, golden_run):
     run = golden_run("single")
     settings = animator.resolve(run.settings)

@@ -31,6 +31,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_bit_for_bit(runs, six_steps, tmp_path):
     output = tmp_path / "run"
     config = tmp_path / "run.yaml"
