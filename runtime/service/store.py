@@ -30,8 +30,6 @@ from .wire import PARTS, MotionKind
 
 PREFIX = "mimicmotion-"
 """Temporary folders of servers are called so."""
-LIVING = ("queued", "running", "succeeded")
-"""States in which a job owns its `request_id`."""
 MOST_CRASHES = 3
 """A job that was running when so many servers died is given up."""
 RETRY_FULL = 60.0
@@ -150,7 +148,7 @@ class JobStore:
         try:
             if self.durable:
                 await asyncio.to_thread(_sync_upload, job.folder)
-            written = self._database.write(_insertion(job, accepted))
+            written = self._database.write(_put(_INSERT, job, accepted))
             job.log.put(accepted, written)
             await asyncio.wrap_future(written)
         except (sqlite3.Error, OSError) as error:
@@ -274,17 +272,7 @@ class JobStore:
         """Put an accepted job on the disk as it is now, with an event if there is one."""
         if not job.number:
             return None
-        row, events = job_to_row(job), event_rows(job, event)
-
-        def update(connection: sqlite3.Connection) -> None:
-            connection.execute(
-                "UPDATE jobs SET state = :state, ended = :ended, bytes = :bytes, numbered = :numbered,"
-                " record = :record WHERE id = :id",
-                row,
-            )
-            connection.executemany("INSERT INTO events VALUES (?, ?, ?)", events)
-
-        written = self._database.write(update, patient=True)
+        written = self._database.write(_put(_UPDATE, job, event), patient=True)
         if job.outcome is not None:
             job.log.when_shown(lambda: self._retire(job), written)
         return written
@@ -357,18 +345,25 @@ _BEYOND = """
 """
 
 
-def _insertion(job: StoredJob, accepted: Event) -> Work:
-    row, events = job_to_row(job), event_rows(job, accepted)
+_INSERT = """
+    INSERT INTO jobs
+    VALUES (:number, :id, :client, :request_id, :state, :created, :ended, :bytes, :numbered, :record)
+"""
+_UPDATE = """
+    UPDATE jobs SET state = :state, ended = :ended, bytes = :bytes, numbered = :numbered, record = :record
+    WHERE id = :id
+"""
 
-    def insert(connection: sqlite3.Connection) -> None:
-        connection.execute(
-            "INSERT INTO jobs VALUES (:number, :id, :client, :request_id, :state, :created, :ended, :bytes,"
-            " :numbered, :record)",
-            row,
-        )
+
+def _put(statement: str, job: StoredJob, event: Event | None) -> Work:
+    """Writes the job as it is at the time of this call by `_INSERT` or `_UPDATE`, and the event if there is one."""
+    row, events = job_to_row(job), event_rows(job, event)
+
+    def put(connection: sqlite3.Connection) -> None:
+        connection.execute(statement, row)
         connection.executemany("INSERT INTO events VALUES (?, ?, ?)", events)
 
-    return insert
+    return put
 
 
 def _what_is_lost(job: StoredJob) -> MimicMotionError | None:

@@ -24,13 +24,12 @@ from ..errors import (
     Cancelled,
     InputError,
     MotionError,
-    OutputError,
     PictureError,
     ServiceError,
     SettingsError,
 )
 from ..events import CHUNK_BYTES, Accepted, Done, Event, Video
-from ..files import write_atomic
+from ..files import output_errors, write_atomic
 from ..limits import Limits, check_limit
 from ..pose import PoseSequence
 from .generated.mimicmotion.v1 import animation_pb2 as pb
@@ -330,10 +329,8 @@ class ReceivedVideo:
         """Write the MP4; the file appears whole or not at all. Raises `OutputError`."""
         path = Path(path)
         self.video.seek(0)
-        try:
+        with output_errors(path):
             write_atomic(path, lambda file: shutil.copyfileobj(self.video, file))
-        except OSError as error:
-            raise _unwritable(path, error) from error
         return path
 
 
@@ -357,10 +354,8 @@ class Delivery:
             self._file: IO[bytes] = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115
         else:
             self._beside = self._output.with_name(f".mimicmotion-{secrets.token_hex(8)}")
-            try:
+            with output_errors(self._output):
                 self._file = self._beside.open("w+b")
-            except OSError as error:
-                raise _unwritable(self._output, error) from error
             weakref.finalize(self, self._beside.unlink, missing_ok=True)
 
     def take(self, message: pb.AnimationEvent) -> Event | None:
@@ -401,10 +396,8 @@ class Delivery:
             raise ServiceError(f"The video is damaged at byte {event.offset}.", remedy="Watch the job again.")
         self._offset += event.size
         self._digest.update(event.data)
-        try:
+        with output_errors(self._output or Path(tempfile.gettempdir())):
             self._file.write(event.data)
-        except OSError as error:
-            raise _unwritable(self._output or Path(tempfile.gettempdir()), error) from error
 
     def _finish(self, done: Done) -> None:
         if self._first > 0:
@@ -412,17 +405,7 @@ class Delivery:
         if self._offset != done.bytes or self._digest.hexdigest() != done.sha256:
             raise ServiceError("The video is not the one that was made.", remedy="Watch the job again.")
         if self._output is not None and self._beside is not None:
-            try:
+            with output_errors(self._output):
                 self._file.flush()
                 os.replace(self._beside, self._output)
-            except OSError as error:
-                raise _unwritable(self._output, error) from error
         self.result = ReceivedVideo(done, self._file, self._output)
-
-
-def _unwritable(path: Path, error: OSError) -> OutputError:
-    return OutputError(
-        f"{path} cannot be written: {error.strerror or error}.",
-        remedy="Check the folder and the free space.",
-        field="output",
-    )

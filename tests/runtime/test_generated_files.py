@@ -164,19 +164,14 @@ def check(animator: Animator, drawn: np.ndarray, tmp_path: Path, choice: tuple[o
 
 
 @pytest.mark.parametrize(
-    "choice", list(grammar(20, seed=1)), ids=lambda c: "-".join(map(str, c)).replace("/", ":")
+    "choice",
+    [
+        *grammar(20, seed=1),
+        *(pytest.param(choice, marks=pytest.mark.slow) for choice in grammar(200, seed=2)),
+    ],
+    ids=lambda c: "-".join(map(str, c)).replace("/", ":"),
 )
-def test_twenty_files(
-    animator: Animator, drawn: np.ndarray, tmp_path: Path, choice: tuple[object, ...]
-) -> None:
-    check(animator, drawn, tmp_path, choice)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "choice", list(grammar(200, seed=2)), ids=lambda c: "-".join(map(str, c)).replace("/", ":")
-)
-def test_two_hundred_files(
+def test_every_file_gives_its_video_or_a_clear_error(
     animator: Animator, drawn: np.ndarray, tmp_path: Path, choice: tuple[object, ...]
 ) -> None:
     check(animator, drawn, tmp_path, choice)
