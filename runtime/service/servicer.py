@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import hashlib
+from collections.abc import Coroutine
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import Any
@@ -180,7 +181,8 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
             self._abandon(job, Cancelled("Its upload was not needed."))
             known.save()
             return known, True
-        admission = asyncio.ensure_future(self._admit(job))
+        # numbered before another task runs: a second request under the same key has to find it
+        admission = asyncio.ensure_future(self._admit(job, self._store.accept(job)))
         try:
             await asyncio.shield(admission)  # another caller of the same key may have joined the job already
         except BaseException:
@@ -189,9 +191,9 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
             raise
         return job, False
 
-    async def _admit(self, job: StoredJob) -> None:
+    async def _admit(self, job: StoredJob, written: Coroutine[Any, Any, None]) -> None:
         try:
-            await self._store.accept(job)
+            await written
         except BaseException as error:
             self._abandon(job, error)
             raise

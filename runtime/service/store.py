@@ -10,7 +10,7 @@ import shutil
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -136,13 +136,16 @@ class JobStore:
         self._jobs[job.id] = job
         return job
 
-    async def accept(self, job: StoredJob) -> None:
-        """Put a job whose upload is complete on the disk; it is told as accepted when it is there.
+    def accept(self, job: StoredJob) -> Coroutine[Any, Any, None]:
+        """Number a job whose upload is complete: from this call on it is found by its `request_id`.
 
-        From the call on, the job is found by its `request_id`. Raises `Busy` if it cannot be written.
+        What is returned puts it on the disk and tells it as accepted. Raises `Busy` if it cannot be written.
         """
         job.state, job.number = "queued", self._next_number
         self._next_number += 1
+        return self._write_accepted(job)
+
+    async def _write_accepted(self, job: StoredJob) -> None:
         accepted = job.log.number(Accepted(job.id, job.settings))
         job.reserve(accepted.sequence)
         try:
