@@ -18,6 +18,7 @@ from .checkpoint import Checkpoints
 from .cost import ModelStats, check_memory
 from .denoise.plan import closing
 from .errors import SettingsError
+from .facts import Facts
 from .inputs import Request, check_pose_pictures, open_inputs
 from .job import Job
 from .limits import Limits
@@ -95,9 +96,14 @@ class Animator:
 
     @property
     def build(self) -> str:
-        """What an animation's bytes depend on besides inputs and settings: bundle, version and device."""
-        devices = {gpu.name for gpu in self.networks.gpus} or {"cpu"}
-        return " ".join([self.manifest.build, version("mimicmotion-trt"), *sorted(devices)])
+        """What an animation's frames depend on besides inputs and settings: bundle, version and device."""
+        facts = self.facts(self.settings())
+        return f"{facts.build} {facts.version} {facts.device}"
+
+    def facts(self, settings: Settings) -> Facts:
+        """How this animator makes a video with these settings, as far as is known before it does."""
+        device = " ".join(sorted({gpu.name for gpu in self.networks.gpus})) or "cpu"
+        return Facts(settings, self.bundle_name, self.manifest.build, version("mimicmotion-trt"), device)
 
     def settings(self, **overrides: Any) -> Settings:
         """The bundle's own settings with some replaced; raises `SettingsError`."""
@@ -167,7 +173,8 @@ class Animator:
         if self.costs is not None:
             sized, length = replace(settings, size=inputs.size), inputs.motion.frames or frames
             check_memory(self.costs, sized, length, self.rows, self.limits)
-        return Animation(self.networks, self.sampler, inputs, settings, cancelled, clock, checkpoints)
+        facts = self.facts(replace(settings, size=inputs.size))
+        return Animation(self.networks, self.sampler, inputs, facts, cancelled, clock, checkpoints)
 
     def sample(
         self,

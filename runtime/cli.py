@@ -10,6 +10,7 @@ import sys
 import tempfile
 import warnings
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
@@ -26,6 +27,7 @@ from .settings import Framing, Settings, driver_of, make_settings, parse_size
 from .validation import field_docs
 
 if TYPE_CHECKING:
+    from .facts import Facts
     from .pose import PoseSequence
     from .service import Client
 
@@ -89,11 +91,11 @@ def animate(
     *,
     image: Annotated[Path, typer.Option(help="Picture of the person.")],
     motion: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Option(
             help="Driving video, keypoints or folder of pose pictures; - reads one; repeat for a row."
         ),
-    ],
+    ] = None,
     output: Annotated[
         str,
         typer.Option(help=".mp4 .mov .mkv .webm .gif, PNGs: folder/ or folder/%04d.png, or - for an MP4."),
@@ -102,7 +104,15 @@ def animate(
         Literal["auto", "video", "pose-video"],
         typer.Option(help="What a video shows: a person, or skeletons."),
     ] = "auto",
-    bundle: BundleName = "tiny",
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            help="A video made by animate: with its settings, bundle and, without --motion, its movement."
+        ),
+    ] = None,
+    bundle: Annotated[
+        str | None, typer.Option(help="Bundle, by name or folder; without --like tiny if not given.")
+    ] = None,
     server: Annotated[str, typer.Option(help="HOST:PORT of a server that does the work.")] = "",
     priority: Annotated[
         int, typer.Option(help="On a server, jobs of a higher priority go first; -9 to 9.")
@@ -123,10 +133,14 @@ def animate(
     chosen: Given,
 ) -> None:
     """Animate a picture, in this process or on a server."""
+    from .media.record import read_facts
     from .pose import PoseSequence
 
     with explained(as_json):
-        settings = read_settings(chosen)  # before anything is loaded
+        before = read_facts(like) if like is not None else None
+        motion, recorded = motion_like(motion, like, before)
+        settings = recorded | read_settings(chosen)  # before anything is loaded
+        Settings.from_dict(settings)
         order = {"priority": priority, "deadline": deadline}
         for_server = [*connection, *(name for name, value in order.items() if value)]
         if for_server and not server:
@@ -149,12 +163,13 @@ def animate(
             inputs: Given = {"image": image, "motion": motions, "reference_pose": pose}
             if server:
                 inputs |= order
-                done = _on_server(connect(server, connection), inputs, settings, output, reporter)
+                done = _on_server(connect(server, connection), inputs, settings, output, reporter, before)
             else:
                 limits, captured = Limits(**limit_values(limit)), graphs == "on"
                 options = {"device": device, "threads": threads, "limits": limits, "graphs": captured}
                 inputs |= {"estimator": estimator, "motion_kind": motion_kind}
-                done = _in_process(bundle, options, inputs, settings, output, reporter)
+                options["bundle"] = bundle or (before.bundle if before is not None else "tiny")
+                done = _in_process(options, inputs, settings, output, reporter, before)
         reporter.note(done.pop("note"))
         reporter.line({"event": "done", "output": output, **done})
         size = "x".join(map(str, done["size"]))
@@ -191,34 +206,58 @@ def is_stream(path: Path) -> bool:
         return path.exists() and (path.is_fifo() or path.is_char_device())
 
 
+def motion_like(
+    motion: list[Path] | None, like: Path | None, before: Facts | None
+) -> tuple[list[Path], Given]:
+    """(the motions, the settings of the video that is named as an example).
+
+    Without a motion that video is one, and what its settings say of its own motion does not hold for it.
+    """
+    recorded = before.settings.to_dict() if before is not None else {}
+    if motion:
+        return motion, recorded
+    if like is None:
+        raise MotionError(
+            "there is no motion.", remedy="Give --motion, or --like with a finished video.", field="motion"
+        )
+    return [like], recorded | {"stride": 1, "frames": None, "driver": None}
+
+
+def changed(before: Facts | None, now: Facts | None) -> str:
+    """A note if a video that is made like another one is not the same."""
+    difference = before.difference(now) if before is not None and now is not None else ""
+    return f"made like a video of another build: {difference}" if difference else ""
+
+
 def _in_process(
-    bundle: str, options: Given, inputs: Given, settings: Given, output: str, reporter: Reporter
+    options: Given, inputs: Given, settings: Given, output: str, reporter: Reporter, before: Facts | None
 ) -> dict[str, Any]:
     from .animator import Animator
     from .media.writer import VideoWriter
 
-    with Animator.load(bundle, **options) as animator:
+    with Animator.load(**options) as animator:
         reporter.note(animator.note)
         animation = animator.stream(**inputs, settings=animator.settings(**settings))
+        reporter.note(changed(before, animation.facts))
         fps, size = animation.fps, animation.size
-        with VideoWriter(output, fps=fps, size=size, audio=animation.audio) as writer:
+        with VideoWriter(
+            output, fps=fps, size=size, audio=animation.audio, comment=lambda: animation.facts.to_json()
+        ) as writer:
             for event in animation:
                 reporter.show(event)
                 for frame in event.frames if event.frames is not None else ():
                     writer.write(frame)
-        resolved = animation.settings.to_dict()
-        done = {
-            "frames": animation.frames,
-            "held": animation.held,
-            "fps": fps,
-            "size": size,
-            "note": writer.note,
-        }
-        return {**done, "settings": resolved}
+        done = {"frames": writer.frames, "fps": fps, "size": size, "seconds": animation.seconds}
+        return {**done, **animation.facts.to_dict(), "note": writer.note}
 
 
 def _on_server(
-    connected: Client, inputs: Given, settings: Given, output: str, reporter: Reporter
+    connected: Client,
+    inputs: Given,
+    settings: Given,
+    output: str,
+    reporter: Reporter,
+    before: Facts | None,
 ) -> dict[str, Any]:
     from .media.writer import VideoWriter
 
@@ -251,6 +290,7 @@ def _on_server(
                 shutil.copyfile(received, kept)
                 remedy = f"The finished video was kept as {kept}."
                 raise OutputError(error.message, remedy=remedy, field="output") from error
+        reporter.note(changed(before, animation.result().done.facts))
         done = animation.result().done.to_dict()
         said = {key: value for key, value in done.items() if key not in ("event", "sequence")}
         return {**said, "note": said["note"] or note}
@@ -259,11 +299,13 @@ def _on_server(
 def convert(video: Path, output: str) -> str:
     """Write a video in another format, sound included; returns what was lost of it."""
     from .media.reader import VideoReader
+    from .media.record import read_comment
     from .media.writer import VideoWriter
 
     reader = VideoReader(video)
     audio = video if reader.has_audio else None
-    with VideoWriter(output, fps=reader.fps, size=reader.size, audio=audio) as writer:
+    comment = partial(read_comment, video)
+    with VideoWriter(output, fps=reader.fps, size=reader.size, audio=audio, comment=comment) as writer:
         for _, frame in reader.frames():
             writer.write(frame)
     return writer.note
