@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 import typer
 
 from . import __version__
-from .console import Reporter, explained
+from .console import Given, Reporter, explained, make_flag, with_flags
 from .errors import MotionError, OutputError, SettingsError
 from .files import motion_errors
-from .flags import Given, make_flag, with_flags
 from .limits import Limits
-from .service_commands import connect, connection_flags, jobs, limit_values, new_token, serve
+from .service.commands import connect, connection_flags, jobs, limit_values, new_token, serve
 from .settings import Framing, Settings, driver_of, make_settings, parse_size
 from .validation import field_docs
 
@@ -300,8 +299,8 @@ def pose(
     as_json: AsJson = False,
 ) -> None:
     """Find the keypoints of the person in a video or picture; or show what of a picture would be animated."""
-    from .motion import folder_of_keypoints, is_keypoints
     from .pose import PoseSequence, estimate_poses
+    from .pose.motion import folder_of_keypoints, is_keypoints
 
     with explained(as_json):
         if (image is None) != (sheet is None) or (source is None and (image is None or output is not None)):
@@ -362,8 +361,8 @@ def _write_preview(
 ) -> Given:
     """Write what would be animated; returns where it is and the part of the picture that is taken."""
     from .bundles import load_bundle
+    from .doctor.preview import preview_sheet
     from .media.picture import write_picture
-    from .preview import preview_sheet
 
     manifest = load_bundle(bundle).manifest
     chosen = make_settings(manifest.defaults, settings)

@@ -1,15 +1,18 @@
-"""What commands show: a progress bar for people, lines of JSON for machines, errors with their remedy."""
+"""What commands take and show: flags that follow a model, a progress bar, lines of JSON, errors with their remedy."""
 
 from __future__ import annotations
 
+import inspect
 import json
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from .errors import MimicMotionError
 from .events import Done, Event, Preview, Progress, Video
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
     from .engines import Bundle, Manifest
     from .engines.tensorrt_backend import Layers
 
+Given = dict[str, Any]
+"""The flags that the command line names, by their names."""
+Command = Callable[..., None]
 NAMED = 20
 """Layers that are named of those that answer in float32."""
 
@@ -192,3 +198,37 @@ def describe_layers(layers: Layers) -> str:
         more = f" and {len(layers.wide) - NAMED} more" if len(layers.wide) > NAMED else ""
         wide = f"{len(layers.wide)} of them answer in float32: {', '.join(layers.wide[:NAMED])}{more}"
     return f"{layers.count} layers after compilation ({kinds}); {wide}"
+
+
+# ---- flags, one for each field of a model ----
+
+
+def make_flag(
+    name: str, hint: Any, *words: str, help: str, panel: str | None = None, **shown: Any
+) -> inspect.Parameter:
+    """A flag that is None unless it is given; `words` are its names if `--name` is not the only one."""
+    option = typer.Option(*words, help=help, rich_help_panel=panel, show_default=False, **shown)
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[hint | None, option]
+    )
+
+
+def with_flags(parameter: str, flags: list[inspect.Parameter]) -> Callable[[Command], Command]:
+    """Decorates a command: its `parameter`, a `Given`, becomes these flags."""
+
+    def decorate(command: Command) -> Command:
+        signature = inspect.signature(command, eval_str=True)
+        own = [known for name, known in signature.parameters.items() if name != parameter]
+
+        def run(**values: Any) -> None:
+            given = {flag.name: values.pop(flag.name) for flag in flags}
+            given = {name: value for name, value in given.items() if value is not None}
+            command(**values, **{parameter: given})
+
+        parameters = [*own, *flags]
+        run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {known.name: known.annotation for known in parameters}
+        run.__doc__, run.__name__ = command.__doc__, command.__name__
+        return run
+
+    return decorate
