@@ -37,7 +37,7 @@ from rich.table import Table
 
 from mimicmotion_trt.animator import Animator
 from mimicmotion_trt.bundles import load_bundle
-from mimicmotion_trt.cost import (
+from mimicmotion_trt.denoise.cost import (
     MIMICMOTION,
     ON_CPU,
     ModelStats,

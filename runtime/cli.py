@@ -14,7 +14,7 @@ from .commands.animate import animate
 from .commands.doctor import doctor
 from .commands.inspect import inspect
 from .commands.pose import pose
-from .service_commands import jobs, new_token, serve
+from .service.commands import jobs, new_token, serve
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False

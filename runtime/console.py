@@ -1,17 +1,24 @@
-"""What commands show: a progress bar for people, lines of JSON for machines, errors with their remedy."""
+"""What commands take and show: flags that follow a model, a progress bar, lines of JSON, errors with their remedy."""
 
 from __future__ import annotations
 
+import inspect
 import json
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from .errors import MimicMotionError
 from .events import Done, Event, Preview, Progress, Video
+
+Given = dict[str, Any]
+"""The flags that the command line names, by their names."""
+Command = Callable[..., None]
 
 
 class Reporter:
@@ -106,3 +113,37 @@ def _ended_by_signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+# ---- flags, one for each field of a model ----
+
+
+def make_flag(
+    name: str, hint: Any, *words: str, help: str, panel: str | None = None, **shown: Any
+) -> inspect.Parameter:
+    """A flag that is None unless it is given; `words` are its names if `--name` is not the only one."""
+    option = typer.Option(*words, help=help, rich_help_panel=panel, show_default=False, **shown)
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[hint | None, option]
+    )
+
+
+def with_flags(parameter: str, flags: list[inspect.Parameter]) -> Callable[[Command], Command]:
+    """Decorates a command: its `parameter`, a `Given`, becomes these flags."""
+
+    def decorate(command: Command) -> Command:
+        signature = inspect.signature(command, eval_str=True)
+        own = [known for name, known in signature.parameters.items() if name != parameter]
+
+        def run(**values: Any) -> None:
+            given = {flag.name: values.pop(flag.name) for flag in flags}
+            given = {name: value for name, value in given.items() if value is not None}
+            command(**values, **{parameter: given})
+
+        parameters = [*own, *flags]
+        run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {known.name: known.annotation for known in parameters}
+        run.__doc__, run.__name__ = command.__doc__, command.__name__
+        return run
+
+    return decorate

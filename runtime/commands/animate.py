@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ..console import Reporter, explained
+from ..console import Given, Reporter, explained, with_flags
 from ..errors import MotionError, OutputError, SettingsError
-from ..flags import Given, with_flags
 from ..limits import Limits
-from ..service_commands import connect, connection_flags, limit_values
+from ..service.commands import connect, connection_flags, limit_values
 from .files import check_output, convert, is_stream, whole_file
 from .options import (
     AsJson,

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, get_type_hints
 
 import typer
 
-from ..flags import Given, make_flag
+from ..console import Given, make_flag
 from ..settings import Settings, parse_size
 from ..validation import field_docs
 

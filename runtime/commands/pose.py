@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ..console import explained
+from ..console import Given, explained
 from ..errors import SettingsError
-from ..flags import Given
 from ..limits import Limits
 from ..settings import Framing, Settings, driver_of, make_settings
 from .files import check_output
@@ -50,8 +49,8 @@ def pose(
     as_json: AsJson = False,
 ) -> None:
     """Find the keypoints of the person in a video or picture; or show what of a picture would be animated."""
-    from ..motion import folder_of_keypoints, is_keypoints
     from ..pose import PoseSequence, estimate_poses
+    from ..pose.motion import folder_of_keypoints, is_keypoints
 
     with explained(as_json):
         if (image is None) != (sheet is None) or (source is None and (image is None or output is not None)):
@@ -112,8 +111,8 @@ def _write_preview(
 ) -> Given:
     """Write what would be animated; returns where it is and the part of the picture that is taken."""
     from ..bundles import load_bundle
+    from ..doctor.preview import preview_sheet
     from ..media.picture import write_picture
-    from ..preview import preview_sheet
 
     manifest = load_bundle(bundle).manifest
     chosen = make_settings(manifest.defaults, settings)
