@@ -41,8 +41,8 @@ def is_stream(path: Path) -> bool:
 
 def convert(video: Path, output: str) -> str:
     """Write a video in another format, sound included; returns what was lost of it."""
-    from .media.reader import VideoReader
-    from .media.writer import VideoWriter
+    from ..media.reader import VideoReader
+    from ..media.writer import VideoWriter
 
     reader = VideoReader(video)
     audio = video if reader.has_audio else None
