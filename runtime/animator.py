@@ -14,17 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .bundles import load_bundle
-from .checkpoint import Checkpoints
-from .cost import ModelStats, check_memory
+from .denoise.checkpoint import Checkpoints
+from .denoise.cost import ModelStats, check_memory
 from .denoise.plan import closing
 from .errors import SettingsError
 from .inputs import Request, check_pose_pictures, open_inputs
 from .job import Job
 from .limits import Limits
 from .media.picture import fit_picture, read_picture
-from .motion import MotionKind
 from .networks import Networks, Sampler
 from .pipeline import Animation
+from .pose.motion import MotionKind
 from .settings import Settings, SettingsDict, make_settings, resolve_settings
 from .validation import check_array
 
