@@ -62,6 +62,8 @@ Side = Annotated[int, Whole(SIZE_MULTIPLE, 8192), AfterValidator(_multiple)]
 Guidance = Annotated[float, Real(0.0, 100.0)]
 Sigma = Annotated[float, Real(1e-6, 1e4)]
 Bound = Annotated[float, Real(0.0, 1e4)]
+Strength = Annotated[float, Real(0.0, 4.0)]
+Fraction = Annotated[float, Real(0.0, 1.0)]
 
 
 @checked(SettingsError, prefix="settings.")
@@ -131,6 +133,14 @@ class Settings:
     near the middle."""
     driver: Person | None = None
     """Who of several people in the driving video is followed, as `person`; None: as `person` if that is a word."""
+    pose_strength: Strength = 1.0
+    """What PoseNet's features are multiplied by, 0 to 4; 0 leaves the motion to the model."""
+    pose_start: Fraction = 0.0
+    """Of S steps those before round(S * pose_start) run without pose; 0 to 1, below pose_end."""
+    pose_end: Fraction = 1.0
+    """Of S steps those from round(S * pose_end) on run without pose; 0 to 1."""
+    image_strength: Strength = 1.0
+    """What CLIP's token of the reference picture is multiplied by, 0 to 4; its latents stay as they are."""
 
     def __post_init__(self) -> None:
         if self.segment is not None and self.overlap >= self.segment:
@@ -143,6 +153,12 @@ class Settings:
         if low is not None and high is not None and low >= high:
             raise SettingsError(
                 f"sigma_min {low} is not smaller than sigma_max {high}.", field="settings.sigma_min"
+            )
+        if self.pose_start >= self.pose_end:
+            raise SettingsError(
+                f"pose_start {self.pose_start} is not smaller than pose_end {self.pose_end}.",
+                remedy="Give an end after the start, or pose_strength 0 for no pose at all.",
+                field="settings.pose_start" if self.pose_start else "settings.pose_end",
             )
         if self.reuse_interval > 1 and self.layout == "shifted":
             raise SettingsError(
