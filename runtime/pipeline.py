@@ -13,17 +13,17 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .checkpoint import Checkpoint, Checkpoints
+from .denoise.checkpoint import Checkpoint, Checkpoints
 from .denoise.plan import Conditions, DenoisePlan, Denoiser, closing
 from .denoise.schedule import Step
 from .errors import Cancelled, EngineError, MotionError
 from .events import Progress, Stage
 from .inputs import AnimationInputs
-from .motion import sized_pictures
 from .networks import Networks, Sampler
 from .pose import PoseSequence, iter_pose_pictures, rescale_to_reference
 from .pose.follow import hold_poses
 from .pose.framing import Reference
+from .pose.motion import sized_pictures
 from .settings import Settings, driver_of
 
 Float = NDArray[np.float32]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
 
 from pydantic import AfterValidator, BeforeValidator, StrictBool
 
@@ -191,6 +191,40 @@ class Settings:
     def to_dict(self) -> dict[str, Any]:
         """Plain values that `from_dict` takes back."""
         return asdict(self)
+
+
+class SettingsDict(TypedDict, total=False):
+    """The fields of `Settings` as keyword arguments, for type checkers: what `Animator.settings` takes.
+
+    A test holds it to the fields of `Settings`; a type may be wider where a validator takes more.
+    """
+
+    steps: int
+    guidance: float | tuple[float, float]
+    segment: int | None
+    overlap: int
+    layout: Layout
+    fusion: Fusion
+    noise: Noise
+    seed: int
+    noise_aug: float
+    motion_bucket: int
+    conditioning_fps: int
+    sigma_min: float | None
+    sigma_max: float | None
+    size: tuple[int, int] | None
+    canvas: int | None
+    stride: int | None
+    frames: int | None
+    decode_chunk: int
+    rescale: bool
+    preview: int
+    schedule: Schedule
+    guidance_interval: tuple[float, float] | None
+    reuse_interval: int
+    framing: Framing
+    person: str | int | tuple[float, float, float, float] | None
+    driver: str | int | tuple[float, float, float, float] | None
 
 
 def driver_of(settings: Settings) -> str | None:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from mimicmotion_trt import Animator, Limits, PoseSequence
-from mimicmotion_trt.checkpoint import Checkpoints
 from mimicmotion_trt.cuda.program import StepProgram
+from mimicmotion_trt.denoise.checkpoint import Checkpoints
 from mimicmotion_trt.pose.sequence import SHAPES
 
 pytestmark = pytest.mark.gpu

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mimicmotion_trt import Animator, Settings
-from mimicmotion_trt.checkpoint import LATENTS, POSES, Checkpoints
+from mimicmotion_trt.denoise.checkpoint import LATENTS, POSES, Checkpoints
 from mimicmotion_trt.errors import CheckpointError
 from mimicmotion_trt.events import Progress
 

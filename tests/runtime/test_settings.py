@@ -6,14 +6,14 @@ import json
 import math
 from dataclasses import FrozenInstanceError, fields, replace
 from decimal import Decimal
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimicmotion_trt import InputError, Settings, SettingsError
+from mimicmotion_trt import InputError, Settings, SettingsDict, SettingsError
 from mimicmotion_trt.settings import driver_of
 
 WHOLE = {
@@ -57,6 +57,15 @@ def refused(**values: Any) -> SettingsError:
     with pytest.raises(SettingsError) as caught:
         Settings(**values)
     return caught.value
+
+
+def test_the_keyword_arguments_for_type_checkers_are_the_fields():
+    """A new field of `Settings` belongs into `SettingsDict`, too, with its type or a wider one."""
+    fields_there, keywords = get_type_hints(Settings), get_type_hints(SettingsDict)
+    assert list(keywords) == list(fields_there)
+    for name, kind in fields_there.items():
+        wanted, taken = set(get_args(kind)) or {kind}, set(get_args(keywords[name])) or {keywords[name]}
+        assert wanted <= taken or kind in taken, f"{name}: {keywords[name]} does not take {kind}"
 
 
 def test_every_field_is_looked_at_here():
