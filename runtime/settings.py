@@ -134,14 +134,15 @@ class Settings:
     driver: Person | None = None
     """Who of several people in the driving video. As `person`; None: as `person` if that is a word."""
     pose_strength: Strength = 1.0
-    """How much the poses count, 0 to 4. What PoseNet's features are multiplied by; 0 leaves the motion to the model."""
+    """How much the poses count, 0 to 4. PoseNet's features are multiplied by it; 0 leaves the motion to the model."""
     pose_start: Fraction = 0.0
-    """Poses count from this part of the steps on, 0 to 1. Of S steps those before round(S * pose_start) run without
+    """Poses count from this part of the steps, 0 to 1. Of S steps those before round(S * pose_start) run without
     pose; below pose_end."""
     pose_end: Fraction = 1.0
-    """Poses count up to this part of the steps, 0 to 1. Of S steps those from round(S * pose_end) on run without."""
+    """Poses count to this part of the steps, 0 to 1. Of S steps those from round(S * pose_end) on run without."""
     image_strength: Strength = 1.0
-    """How much CLIP's view of the picture counts, 0 to 4. What its token is multiplied by; the picture's latents stay as they are."""
+    """How much CLIP's view of the picture counts, 0 to 4. Its token is multiplied by this; the picture's
+    latents stay as they are."""
 
     def __post_init__(self) -> None:
         if self.segment is not None and self.overlap >= self.segment:
