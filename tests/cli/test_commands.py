@@ -25,7 +25,7 @@ def test_every_field_of_settings_is_a_flag_with_its_own_words(command: Command) 
     text = " ".join(command("animate", "--help").stdout.split())
     docs = field_docs(mm.Settings)
     for field in fields(mm.Settings):
-        flag = field.name.replace('_', '-')
+        flag = field.name.replace("_", "-")
         assert f"--{flag} " in text or f"--[no-]{flag} " in text
         assert docs[field.name].split()[0] in text
 
