@@ -88,9 +88,9 @@ class App(typer.Typer):
         options = {"add_completion": False, "pretty_exceptions_enable": False, **options}
         super().__init__(cls=cls, rich_markup_mode=None, context_settings=CONTEXT, **options)
 
-    def command(
+    def command(  # type: ignore[override]
         self, name: str | None = None, *, cls: type[TyperCommand] | None = None, **options: Any
-    ) -> Any:
+    ) -> Callable[[Command], Command]:
         """As Typer's, with `HelpCommand` unless another class is given."""
         options.setdefault("context_settings", CONTEXT)
         return super().command(name, cls=cls or HelpCommand, **options)

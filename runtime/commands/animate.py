@@ -172,7 +172,7 @@ def _in_process(
     from ..animator import Animator
     from ..media.writer import VideoWriter
 
-    options = {name: here[name] for name in ("device", "threads") if name in here}
+    options: Given = {name: here[name] for name in ("device", "threads") if name in here}
     options |= {"limits": Limits(**limit_values(here.get("limit"))), "graphs": here.get("graphs") != "off"}
     inputs |= {name: here[name] for name in ("estimator", "motion_kind") if name in here}
     with Animator.load(here.get("bundle", "tiny"), **options) as animator:

@@ -59,7 +59,8 @@ class SettingsCommand(HelpCommand):
 
         with explained():
             own = own_defaults(ctx.meta["bundle"])
-        for param in self.get_params(ctx):
+        params: list[Any] = self.get_params(ctx)
+        for param in params:
             if param.name in own:
                 param.help = f"{param.help} [default: {own[param.name]}]"
         super().format_options(ctx, formatter)
