@@ -272,7 +272,7 @@ class Animator:
         picture = fit_picture(read_picture(image, self.limits), poses.shape[2], poses.shape[1])
         plan = self.sampler.plan(len(poses), settings, (poses.shape[1] // 8, poses.shape[2] // 8))
         conditions = self.networks.condition(picture, plan.frames, settings, image_noise)
-        for _ in self.networks.encode_poses(poses, conditions.pose):
+        for _ in self.networks.encode_poses(poses, conditions.pose, settings.pose_strength):
             pass
         latents = self.sampler.initial_latents(plan, settings, initial_latents)
         denoiser = self.sampler.denoiser(plan, conditions, latents)

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-PAGES = sorted(
-    page
-    for folder in (".", "demo", "docs", "docs/guide", "docs/reference", "docs/internals", "docs/models")
-    for page in (ROOT / folder).glob("*.md")
-)
+from .pages import PAGES, ROOT
 
 
 def anchor(heading: str) -> str:

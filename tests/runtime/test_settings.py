@@ -30,7 +30,13 @@ WHOLE = {
     "preview": (0, 1000),
     "reuse_interval": (1, 1000),
 }
-REAL = {"noise_aug": (0.0, 10.0), "sigma_min": (1e-6, 1e4), "sigma_max": (1e-6, 1e4)}
+REAL = {
+    "noise_aug": (0.0, 10.0),
+    "sigma_min": (1e-6, 1e4),
+    "sigma_max": (1e-6, 1e4),
+    "pose_strength": (0.0, 4.0),
+    "image_strength": (0.0, 4.0),
+}
 CHOICES = {
     "layout": ("reference", "compact", "shifted"),
     "fusion": ("triangular", "linear"),
@@ -73,6 +79,8 @@ def test_every_field_is_looked_at_here():
         "rescale",
         "person",
         "driver",
+        "pose_start",  # these two: test_strengths
+        "pose_end",
     }
     assert covered == {f.name for f in fields(Settings)}
 
