@@ -210,7 +210,11 @@ class Animator:
         return read_reference(request, settings, self.limits, self.manifest.sizes, self.threads)
 
     def estimate_poses(
-        self, motion: MotionLike, settings: Settings | None = None, *, estimator: str = "mediapipe"
+        self,
+        motion: str | Path | bytes | ArrayLike,
+        settings: Settings | None = None,
+        *,
+        estimator: str = "mediapipe",
     ) -> PoseSequence:
         """The poses of a driving video as `animate` finds them: with the settings' stride, frames and driver.
 

@@ -49,15 +49,16 @@ def read_picture(source: PictureLike, limits: Limits | None = None, *, over: str
         with _picture_errors("the picture", source.format or source.mode):
             rawmode = _rawmode(source)
             return _upright_rgb(source.copy(), rawmode, over)
-    if not isinstance(source, str | Path | bytes | bytearray | memoryview):
-        source = plain_array(source, PictureError, "image")
-    if isinstance(source, np.ndarray):
-        return _checked_array(source, limits)
-    if isinstance(source, bytes | bytearray | memoryview):
-        name, data = "the picture", bytes(source)
+    given: Any = source
+    if not isinstance(given, str | Path | bytes | bytearray | memoryview):
+        given = plain_array(given, PictureError, "image")
+    if isinstance(given, np.ndarray):
+        return _checked_array(given, limits)
+    if isinstance(given, bytes | bytearray | memoryview):
+        name, data = "the picture", bytes(given)
         check_limit("bytes of the picture", len(data), limits.picture_bytes, field="image")
     else:
-        path = plain_file(source, "picture", _fault, _REMEDY)
+        path = plain_file(given, "picture", _fault, _REMEDY)
         check_limit("bytes of the picture", path.stat().st_size, limits.picture_bytes, field="image")
         name, data = path.name, path.read_bytes()
     if not data:
