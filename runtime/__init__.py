@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .media.record import read_facts
     from .pose import PoseSequence, draw_poses, estimate_poses, rescale_to_reference
     from .service import AsyncClient, Client
-    from .settings import Settings
+    from .settings import Settings, SettingsDict
 
 __version__ = "0.1.0"
 
@@ -46,6 +46,7 @@ _LAZY = {
     "PoseSequence": "pose",
     "Result": "job",
     "Settings": "settings",
+    "SettingsDict": "settings",
     "draw_poses": "pose",
     "estimate_poses": "pose",
     "read_facts": "media.record",
@@ -79,6 +80,7 @@ __all__ = [
     "Result",
     "ServiceError",
     "Settings",
+    "SettingsDict",
     "SettingsError",
     "draw_poses",
     "estimate_poses",
@@ -87,10 +89,12 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_LAZY[name]}", __name__), name)
+if not TYPE_CHECKING:  # a checker takes the imports above, and a name that is not there is an error to it
+
+    def __getattr__(name: str) -> Any:
+        if name not in _LAZY:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f".{_LAZY[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:
