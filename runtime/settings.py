@@ -227,6 +227,10 @@ class SettingsDict(TypedDict, total=False):
     framing: Framing
     person: str | int | tuple[float, float, float, float] | None
     driver: str | int | tuple[float, float, float, float] | None
+    pose_strength: float
+    pose_start: float
+    pose_end: float
+    image_strength: float
 
 
 def driver_of(settings: Settings) -> str | None:
