@@ -179,7 +179,7 @@ def test_inspect_checks_a_bundle(command: Command, bundle: Path, tmp_path: Path)
     assert "vae_decoder" in said
     assert all(word in said for word in ("attention", "transposes", "casts"))
     assert json.loads(command("inspect", bundle, "--json").stdout)["backend"] == "onnxruntime"
-    assert "build_engines" in command("inspect", tmp_path, code=1).stderr
+    assert "mimicmotion-trt build" in command("inspect", tmp_path, code=1).stderr
 
 
 def test_the_doctor_knows_this_machine(command: Command, bundle: Path) -> None:

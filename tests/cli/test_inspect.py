@@ -60,7 +60,7 @@ def test_errors_plans_layers_and_the_command(plans, tmp_path, monkeypatch):
     )
     assert "rows 2, frames 4, latent_height 16, latent_width 8" in said
     assert "unet: 1 layers after compilation (1 PointWise); 1 of them answer in float32: double" in said
-    assert "--output DIR --backend tensorrt --size 64x128" in said
+    assert "--output FOLDER --backend tensorrt --size 64x128" in said
 
 
 def test_of_many_wide_layers_some_are_named():
