@@ -40,7 +40,8 @@ def drawn(path: Path, rows: int, columns: int, size: tuple[float, float], **more
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    with rc_context({**STYLE, "axes.prop_cycle": cycler(color=COLOURS) + cycler(linestyle=DASHES)}):
+    style: Any = {**STYLE, "axes.prop_cycle": cycler(color=COLOURS) + cycler(linestyle=DASHES)}
+    with rc_context(style):
         figure = Figure(figsize=size, layout="constrained")
         yield figure.subplots(rows, columns, squeeze=False, **more)
         path.parent.mkdir(parents=True, exist_ok=True)
