@@ -275,19 +275,21 @@ def draw(path: Path, sweeps: dict[str, Any], curves: dict[str, Any]) -> None:
     wide = len(sweeps) + 1
     with drawn(path, 2, wide, (3.6 * wide, 6.4)) as axes:
         for column, (name, sweep) in enumerate(sweeps.items()):
-            points, above, below = sweep["points"], *axes[:, column]
+            points: list[dict[str, Any]] = sweep["points"]
             x, label = [quantity(name, point) for point in points], LABELS.get(name, name)
             rate = sweep["gflops_per_second"] * 1e9
-            seconds, _, memory, _ = slopes(sweep)
-            for axis, measured, predicted, by, what in (
-                (above, [p["seconds"] for p in points], [p["predicted"]["flops"] / rate for p in points],
-                 "by operations", f"Time by {{}}: slope {seconds}"),
-                (below, [more_mib(p) for p in points], [p["predicted"]["more_mib"] for p in points],
-                 "by its formula", f"Memory by {{}}: slope {memory}"),
-            ):  # fmt: skip
-                axis.plot(x, measured, "o", label="measured, CPU")
-                axis.plot(x, predicted, "-", label=by)
-                axis.set(title=what.format(label), xlabel=label)
+            time_slope, _, memory_slope, _ = slopes(sweep)
+            measured = [[p["seconds"] for p in points], [more_mib(p) for p in points]]
+            predicted = [
+                [p["predicted"]["flops"] / rate for p in points],
+                [p["predicted"]["more_mib"] for p in points],
+            ]
+            titles = f"Time by {label}: slope {time_slope}", f"Memory by {label}: slope {memory_slope}"
+            for row, by in enumerate(("by operations", "by its formula")):
+                axis = axes[row, column]
+                axis.plot(x, measured[row], "o", label="measured, CPU")
+                axis.plot(x, predicted[row], "-", label=by)
+                axis.set(title=titles[row], xlabel=label)
                 _finish(axis, x)
         last = axes[0, -1]
         for name, seconds in curves["seconds"].items():

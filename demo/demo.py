@@ -16,7 +16,7 @@ from mimicmotion_trt.inputs import Request, open_inputs
 from mimicmotion_trt.limits import Limits
 from mimicmotion_trt.media.picture import write_picture
 from mimicmotion_trt.media.reader import VideoReader
-from mimicmotion_trt.media.sheet import contact_sheet, evenly
+from mimicmotion_trt.media.sheet import Row, contact_sheet, evenly
 from mimicmotion_trt.pose import PoseSequence, draw_poses, rescale_to_reference
 from mimicmotion_trt.service import local_server
 from mimicmotion_trt.settings import make_settings
@@ -66,8 +66,11 @@ def draw_sheet(manifest: Manifest) -> None:
         PoseSequence.concat([replace(reference.pose, fps=poses.fps), poses.take(chosen)]),
         height, width, settings.canvas or 2160,
     )  # fmt: skip
-    rows = [
-        (f"the pose of the reference picture, and {len(chosen)} of {len(poses)} poses of the motion", drawn),
+    rows: list[Row] = [
+        (
+            f"the pose of the reference picture, and {len(chosen)} of {len(poses)} poses of the motion",
+            list(drawn),
+        ),
         (
             "the reference picture, and the frames that were made",
             [reference.picture, *(frames[k] for k in chosen)],
