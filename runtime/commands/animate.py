@@ -12,6 +12,7 @@ import typer
 
 from ..console import Reporter, explained
 from ..errors import MotionError, OutputError, SettingsError
+from ..events import joined_notes
 from ..flags import Given, make_flag, with_flags
 from ..limits import Limits
 from ..service.commands import connect, connection_flags, limit_values
@@ -231,4 +232,4 @@ def _on_server(
                 raise OutputError(error.message, remedy=remedy, field="output") from error
         done = animation.result().done.to_dict()
         said = {key: value for key, value in done.items() if key not in ("event", "sequence")}
-        return {**said, "note": said["note"] or note}
+        return {**said, "note": joined_notes(said["note"], note)}
