@@ -175,7 +175,8 @@ class Done(Event):
     held: int = 0
     """Frames in which the driving person was not seen: they hold the last pose."""
     note: str = ""
-    """What was lost of the motion's sound, and why; empty if nothing was."""
+    """What the bundle says of itself (that it knows drawn people only, for instance), and what was lost of the
+    motion's sound, and why; empty if there is nothing to say."""
     facts: Facts | None = None
     """How it was made; None from a server that does not say so."""
 
@@ -193,3 +194,8 @@ class Failed(Event):
 
     def __str__(self) -> str:
         return f"failed: {self.error}"
+
+
+def joined_notes(*notes: str) -> str:
+    """Notes one after another; empty ones are left out."""
+    return "; ".join(filter(None, notes))

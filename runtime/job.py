@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import Cancelled, OutputError
-from .events import Progress
+from .events import Progress, joined_notes
 from .facts import Facts
 from .pipeline import Animation
 from .validation import described_clip
@@ -88,8 +88,9 @@ class Result:
 
     def __init__(self, animation: Animation) -> None:
         self.animation = animation
-        self.note = ""
-        """What was lost of the motion's sound when the video was saved, and why; empty if nothing was."""
+        self.note = animation.note
+        """What the bundle says of itself, and once the video was saved, what was lost of the motion's sound and why;
+        empty if there is nothing to say."""
         self._spool = tempfile.TemporaryFile(prefix="mimicmotion-")  # noqa: SIM115 - lives as long as the result
         self._count = 0
 
@@ -182,7 +183,7 @@ class Result:
         ) as writer:
             for frame in self:
                 writer.write(frame)
-        self.note = writer.note
+        self.note = joined_notes(self.animation.note, writer.note)
         return Path(path)
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ import typer
 
 from ..console import Reporter, explained
 from ..errors import MotionError, OutputError, SettingsError
+from ..events import joined_notes
 from ..flags import Given, make_flag, with_flags
 from ..limits import Limits
 from ..service.commands import connect, connection_flags, limit_values
@@ -264,4 +265,4 @@ def _on_server(
         reporter.note(changed(before, animation.result().done.facts))
         done = animation.result().done.to_dict()
         said = {key: value for key, value in done.items() if key not in ("event", "sequence")}
-        return {**said, "note": said["note"] or note}
+        return {**said, "note": joined_notes(said["note"], note)}
