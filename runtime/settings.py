@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, Literal, TypedDict
 
@@ -58,6 +58,22 @@ def _person(value: Any) -> Any:
 
 
 Person = Annotated[str, BeforeValidator(_person)]
+MOST_VIDEOS = 100
+"""Videos of one job."""
+
+
+def _seeds(value: Any) -> Any:
+    """One or more different seeds, also as text: `1,2,3`."""
+    if isinstance(value, str):
+        value = [int(part) if part.strip().isdecimal() else part for part in value.split(",")]
+    if not isinstance(value, tuple | list | range) or not 1 <= len(value) <= MOST_VIDEOS:
+        raise remedied(f"Give 1 to {MOST_VIDEOS} seeds.")
+    if len(set(map(str, value))) < len(value):
+        raise remedied("Give each seed once: the same seed gives the same video.")
+    return tuple(value)
+
+
+Seed = Annotated[int, Whole(0, 2**64 - 1)]
 Side = Annotated[int, Whole(SIZE_MULTIPLE, 8192), AfterValidator(_multiple)]
 Guidance = Annotated[float, Real(0.0, 100.0)]
 Sigma = Annotated[float, Real(1e-6, 1e4)]
@@ -89,7 +105,7 @@ class Settings:
     """Weights in the overlaps. `triangular` (the code) or `linear` in the overlap position (the paper)."""
     noise: Noise = "repeat"
     """Initial noise. `repeat` repeats one segment's along time (the reference), `independent` draws every frame."""
-    seed: Annotated[int, Whole(0, 2**64 - 1)] = 0
+    seed: Seed = 0
     """Chooses the noise. 0 <= seed < 2**64; same seed, bundle and device give the same bytes."""
     noise_aug: Annotated[float, Real(0.0, 10.0)] = 0.0
     """Noise on the reference picture, 0 to 10. Its strength in units of the picture's range [-1, 1]."""
@@ -143,6 +159,8 @@ class Settings:
     image_strength: Strength = 1.0
     """How much CLIP's view of the picture counts, 0 to 4. Its token is multiplied by this; the picture's
     latents stay as they are."""
+    seeds: Annotated[tuple[Seed, ...], BeforeValidator(_seeds)] | None = None
+    """Several videos, one for each seed. In place of `seed`; pose and picture are computed once."""
 
     def __post_init__(self) -> None:
         if self.segment is not None and self.overlap >= self.segment:
@@ -183,6 +201,11 @@ class Settings:
                 remedy="Leave guidance_interval out, or choose another guidance.",
                 field="settings.guidance_interval",
             )
+
+    @property
+    def each_seed(self) -> tuple[int, ...]:
+        """The seeds of the videos that are made."""
+        return self.seeds or (self.seed,)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Settings:
@@ -231,6 +254,7 @@ class SettingsDict(TypedDict, total=False):
     pose_start: float
     pose_end: float
     image_strength: float
+    seeds: Sequence[int] | str | None
 
 
 def driver_of(settings: Settings) -> str | None:

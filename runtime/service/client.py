@@ -24,11 +24,12 @@ from ..errors import ServiceError
 from ..events import Event
 from ..pose import PoseSequence
 from ..validation import described
+from .delivery import Delivery, ReceivedVideo
 from .generated.mimicmotion.v1 import animation_pb2 as pb
 from .generated.mimicmotion.v1 import animation_pb2_grpc as pb_grpc
 from .status import from_rpc_error
 from .tls import ClientTls
-from .transfer import Delivery, Image, Motion, ReceivedVideo, Upload
+from .transfer import Image, Motion, Upload
 from .wire import Estimate, JobInfo, SettingsLike, estimate_from_wire, info_from_wire, settings_to_wire
 
 CHANNEL_OPTIONS = [

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from ..errors import MimicMotionError, ServiceError, SettingsError
-from ..events import Accepted, Done, Event, Preview, Progress, Queued, Started, Video
+from ..events import Accepted, Done, Event, OtherVideo, Preview, Progress, Queued, Started, Video
 from ..facts import Facts
 from ..settings import Settings
 from . import status
@@ -93,11 +93,10 @@ def settings_to_wire(settings: SettingsLike) -> pb.AnimationSettings:
         if name in PAIRS:
             for part, number in zip(PAIRS[name], value, strict=True):
                 setattr(getattr(message, name), part, number)
-        elif field.enum_type is not None:
-            known = f"{name}_{value}".upper().replace("-", "_")
-            setattr(message, name, field.enum_type.values_by_name[known].number)
+        elif isinstance(value, tuple):
+            getattr(message, name).extend(_enum_number(field, one) for one in value)
         else:
-            setattr(message, name, value)
+            setattr(message, name, _enum_number(field, value))
     return message
 
 
@@ -108,11 +107,10 @@ def overrides_from_wire(message: pb.AnimationSettings) -> dict[str, Any]:
         if field.name in PAIRS:
             first, second = PAIRS[field.name]
             values[field.name] = (getattr(value, first), getattr(value, second))
-        elif field.enum_type is not None:
-            if value != 0:
-                values[field.name] = _enum_name(field, value)
-        else:
-            values[field.name] = value
+        elif field.is_repeated:
+            values[field.name] = tuple(_enum_name(field, one) for one in value)
+        elif field.enum_type is None or value != 0:
+            values[field.name] = _enum_name(field, value)
     return values
 
 
@@ -125,7 +123,17 @@ def settings_from_wire(message: pb.AnimationSettings) -> Settings:
     return Settings.from_dict(overrides_from_wire(message))
 
 
-def _enum_name(field: Any, value: int) -> str:
+def _enum_number(field: Any, value: Any) -> Any:
+    """The number of a choice; values of other fields as they are."""
+    if field.enum_type is None:
+        return value
+    return field.enum_type.values_by_name[f"{field.name}_{value}".upper().replace("-", "_")].number
+
+
+def _enum_name(field: Any, value: Any) -> Any:
+    """The choice of a number; values of other fields as they are."""
+    if field.enum_type is None:
+        return value
     known = field.enum_type.values_by_number.get(value)
     if known is None:
         raise SettingsError(
@@ -162,11 +170,12 @@ def _event_to_wire(event: Event | None) -> Any:
                 segment=event.segment,
                 segments=event.segments,
                 elapsed_seconds=event.seconds,
+                video=event.video,
             )
         case Preview():
             return pb.PreviewEvent(jpeg=event.jpeg, step=event.step, steps=event.steps)
         case Video():
-            return pb.VideoEvent(offset=event.offset, data=event.data, crc32=event.crc32)
+            return pb.VideoEvent(offset=event.offset, data=event.data, crc32=event.crc32, video=event.video)
         case Done():
             return pb.DoneEvent(
                 frames=event.frames,
@@ -177,6 +186,7 @@ def _event_to_wire(event: Event | None) -> Any:
                 seconds=event.seconds,
                 held=event.held,
                 note=event.note,
+                others=[pb.OtherVideo(**asdict(other)) for other in event.others],
                 **_facts_to_wire(event.facts),
             )
     return None
@@ -219,18 +229,17 @@ def _event_from_wire(parent: Any, name: str, number: int) -> Any:
             return Started(m.frames, m.fps, (m.size.width, m.size.height), sequence=number)
         case "progress":
             stage: Any = pb.Stage.Name(m.stage).removeprefix("STAGE_").lower()
-            seconds = m.elapsed_seconds
-            return Progress(stage, m.step, m.steps, m.segment, m.segments, seconds, sequence=number)
+            done = (m.step, m.steps, m.segment, m.segments)
+            return Progress(stage, *done, m.elapsed_seconds, video=m.video or 1, sequence=number)
         case "preview":
             return Preview(m.jpeg, m.step, m.steps, sequence=number)
         case "video":
-            return Video(m.offset, len(m.data), m.crc32, m.data, sequence=number)
+            return Video(m.offset, len(m.data), m.crc32, m.data, m.video or 1, sequence=number)
         case "done":
             size = m.size.width, m.size.height
-            facts, seconds = _facts_from_wire(m), dict(m.seconds)
-            return Done(
-                m.frames, m.fps, size, m.bytes, m.sha256, seconds, m.held, m.note, facts, sequence=number
-            )
+            values = (m.frames, m.fps, size, m.bytes, m.sha256, dict(m.seconds), m.held, m.note)
+            others = tuple(OtherVideo(other.seed, other.bytes, other.sha256) for other in m.others)
+            return Done(*values, _facts_from_wire(m), others, sequence=number)
     return None
 
 
