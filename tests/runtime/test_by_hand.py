@@ -24,12 +24,12 @@ def tiny():
 
 def test_the_guides_example_gives_the_frames_of_animate(tiny, person, clip_of, tmp_path, monkeypatch):
     section = GUIDE.read_text().partition("## The steps by hand")[2]
-    (tmp_path / "person.jpg").write_bytes(person.read_bytes())
+    (tmp_path / "person.png").write_bytes(person.read_bytes())
     (tmp_path / "dance.mp4").write_bytes(clip_of(8))
     monkeypatch.chdir(tmp_path)
     known: dict[str, Any] = {}
     exec(re.search(r"```python\n(.*?)```", section, re.DOTALL)[1], known)
-    result = tiny.animate("person.jpg", "dance.mp4", tiny.settings(seed=42)).result()
+    result = tiny.animate("person.png", "dance.mp4", tiny.settings(seed=42)).result()
     np.testing.assert_array_equal(known["frames"], result.frames())
 
 
