@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ..console import Given, Reporter, explained, with_flags
-from ..errors import MotionError, OutputError, SettingsError
+from ..errors import MotionError, OutputError, SettingsError, counted
 from ..limits import Limits
 from ..service.commands import connect, connection_flags, limit_values
 from .files import check_output, convert, is_stream, whole_file
@@ -104,7 +104,7 @@ def animate(
         reporter.note(done.pop("note"))
         reporter.line({"event": "done", "output": output, **done})
         size = "x".join(map(str, done["size"]))
-        reporter.say(f"{output}: {done['frames']} frames, {size}, {done['fps']:g} per second")
+        reporter.say(f"{output}: {counted(done['frames'], 'frame')}, {size}, {done['fps']:g} per second")
 
 
 def _in_process(

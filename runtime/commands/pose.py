@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ..console import Given, explained
-from ..errors import SettingsError
+from ..errors import SettingsError, counted
 from ..limits import Limits
 from ..settings import Framing, Settings, driver_of, make_settings
 from .files import check_output
@@ -79,9 +79,8 @@ def pose(
         if as_json:
             print(json.dumps({"event": "done", **values}))
         elif poses is not None:
-            seen = (
-                f"{len(poses)} frames at {poses.fps:g} per second, a person in {values['frames_with_person']}"
-            )
+            seen = f"{counted(len(poses), 'frame')} at {poses.fps:g} per second"
+            seen += f", a person in {values['frames_with_person']}"
             print(f"{output or source}: {seen}")
         if sheet is not None and not as_json:
             print(f"{sheet}: of the picture, {values['crop']} (left, top, right, bottom) would be animated")

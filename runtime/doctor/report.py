@@ -17,7 +17,7 @@ from ..denoise.shapes import EngineShapes
 from ..engines import Bundle
 from ..engines.bundle import COMMAND
 from ..engines.tensorrt_library import DISTRIBUTIONS, EXTRAS
-from ..errors import BundleError, EngineError, MimicMotionError, SettingsError
+from ..errors import BundleError, EngineError, MimicMotionError, SettingsError, counted
 from ..settings import Settings
 from ..validation import Whole, checked
 from .fitness import ON_CPU, check_clip, check_cpu, check_gpu, check_machine, fault_of, options_for
@@ -245,7 +245,8 @@ def show(report: Report, console: Console, *, every_choice: bool = False) -> Non
             table.add_row(*_row(outlook, choice, chosen))
     console.print(table)
     for outlook in report.outlooks:
-        job = f"{outlook.size[0]}x{outlook.size[1]}, {outlook.frames} frames, {outlook.steps} steps"
+        size, length = "x".join(map(str, outlook.size)), counted(outlook.frames, "frame")
+        job = f"{size}, {length}, {counted(outlook.steps, 'step')}"
         console.print(f"{outlook.bundle} on {outlook.device}: {job}; {outlook.assumption}")
         for line in (outlook.problem, outlook.remedy, outlook.needs and f"it fits with {outlook.needs}"):
             if line:
