@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 from ..errors import OutputError
@@ -19,6 +20,19 @@ def check_output(output: str, inputs: list[Path]) -> None:
             raise OutputError(
                 f"the output {output} is an input too.", remedy="Choose another output.", field="output"
             )
+
+
+def preview_path(output: str) -> Path:
+    """Where previews of a video are written: `out.preview.jpg` beside `out.mp4`; raises `OutputError` for streams."""
+    path = Path(output)
+    if output == "-" or is_stream(path):
+        raise OutputError(
+            "previews are written beside the output, and the output is a stream.",
+            remedy="Leave --preview out, or name a file as the output.",
+            field="output",
+        )
+    path = path.parent if "%" in path.name else path
+    return path.with_name(f"{path.stem}.preview.jpg")
 
 
 def whole_file(path: Path, folder: Path) -> Path:
@@ -42,11 +56,13 @@ def is_stream(path: Path) -> bool:
 def convert(video: Path, output: str) -> str:
     """Write a video in another format, sound included; returns what was lost of it."""
     from ..media.reader import VideoReader
+    from ..media.record import read_comment
     from ..media.writer import VideoWriter
 
     reader = VideoReader(video)
     audio = video if reader.has_audio else None
-    with VideoWriter(output, fps=reader.fps, size=reader.size, audio=audio) as writer:
+    comment = partial(read_comment, video)
+    with VideoWriter(output, fps=reader.fps, size=reader.size, audio=audio, comment=comment) as writer:
         for _, frame in reader.frames():
             writer.write(frame)
     return writer.note
