@@ -12,7 +12,7 @@ from ..limits import Limits
 from ..media.picture import read_picture
 from ..media.sheet import Row, contact_sheet, evenly
 from ..pose import PoseSequence, draw_poses, rescale_to_reference
-from ..settings import Settings
+from ..settings import REFERENCE, Settings
 
 Picture = NDArray[np.uint8]
 COLUMNS = 8
@@ -36,7 +36,7 @@ def preview_sheet(
     picture = read_picture(image)
     reference = read_reference(Request(picture, None, None, estimator), settings, Limits(), sizes, threads)
     height, width = reference.picture.shape[:2]
-    canvas = settings.canvas or 2160
+    canvas = settings.canvas or int(REFERENCE["canvas"])
     drawn = draw_poses(reference.pose, height, width, canvas)[0]
     crop = reference.crop
     box = (crop.left, crop.top, crop.right, crop.bottom)

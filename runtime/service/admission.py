@@ -5,8 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from .order import Demand
-from .outlook import Queue
+from .order import Demand, Queue
 from .status import Busy, TooLate
 
 COLD_RETRY = 5.0
