@@ -73,6 +73,11 @@ class MediapipeEstimator:
         self._unlooked = 0
         self._lose()
 
+    @property
+    def people(self) -> int:
+        """The most people who were seen in one picture."""
+        return self._follow.most
+
     def check_found(self) -> None:
         """Raise `SettingsError` if the person who was asked for was never seen, though others were."""
         self._follow.check_found()
