@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import counted
 from ..files import read_head
 from ..inputs import Request, read_reference
 from ..limits import Limits
@@ -51,7 +52,9 @@ def preview_sheet(
     if motion is not None:
         shown = rescale_to_reference(motion, reference.pose, height, width) if settings.rescale else motion
         chosen = shown.take(evenly(len(shown), COLUMNS))
-        rows.append((f"{len(motion)} frames of motion", list(draw_poses(chosen, height, width, canvas))))
+        rows.append(
+            (f"{counted(len(motion), 'frame')} of motion", list(draw_poses(chosen, height, width, canvas)))
+        )
     return contact_sheet(rows, columns=COLUMNS, tile_height=256), box
 
 
