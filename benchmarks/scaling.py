@@ -157,7 +157,9 @@ def clip_call(bundle: str, point: Point, steps: int, threads: int) -> tuple[Any,
     settings = animator.settings(size=point.size, segment=point.segment, overlap=OVERLAP, steps=steps)
     width, height = point.size
     reference = picture(point.size)
-    poses = draw_poses(keypoints(point.frames + 1), height, width, settings.canvas or int(REFERENCE["canvas"]))
+    poses = draw_poses(
+        keypoints(point.frames + 1), height, width, settings.canvas or int(REFERENCE["canvas"])
+    )
 
     def call() -> None:
         animator.decode(animator.sample(reference, poses, settings))
