@@ -16,7 +16,7 @@ from ..media.picture import fit_picture, picture_format, read_picture
 from ..media.reader import VideoReader
 from ..media.sheet import Row, contact_sheet, evenly
 from ..pose import PoseSequence, draw_poses, rescale_to_reference
-from ..settings import Settings
+from ..settings import REFERENCE, Settings
 from ..validation import described_clip
 
 Picture = NDArray[np.uint8]
@@ -43,7 +43,7 @@ def preview_sheet(
     picture = read_picture(image)
     reference = read_reference(Request(picture, None, None, estimator), settings, Limits(), sizes, threads)
     height, width = reference.picture.shape[:2]
-    canvas = settings.canvas or 2160
+    canvas = settings.canvas or int(REFERENCE["canvas"])
     drawn = draw_poses(reference.pose, height, width, canvas)[0]
     crop = reference.crop
     box = (crop.left, crop.top, crop.right, crop.bottom)

@@ -6,8 +6,7 @@ import random
 from collections.abc import Callable
 
 from ..errors import counted
-from .order import Demand
-from .outlook import Queue
+from .order import Demand, Queue
 from .status import Busy, TooLate
 
 COLD_RETRY = 5.0
