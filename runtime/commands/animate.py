@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ..console import Reporter, explained
-from ..errors import MotionError, OutputError, SettingsError
+from ..errors import MotionError, OutputError, SettingsError, counted
 from ..events import joined_notes
 from ..flags import Given, make_flag, with_flags
 from ..limits import Limits
@@ -155,7 +155,7 @@ def animate(
         reporter.note(done.pop("note"))
         reporter.line({"event": "done", "output": output, **done})
         size = "x".join(map(str, done["size"]))
-        reporter.say(f"{output}: {done['frames']} frames, {size}, {done['fps']:g} per second")
+        reporter.say(f"{output}: {counted(done['frames'], 'frame')}, {size}, {done['fps']:g} per second")
         if preview is not None:
             reporter.say(f"{preview}: the middle frame as the last step saw it")
 
