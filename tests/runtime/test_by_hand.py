@@ -54,7 +54,7 @@ def test_poses_are_estimated_with_the_settings_stride_and_length(tiny, clip_of):
         tiny.estimate_poses(found.to_bytes())
 
 
-@pytest.mark.parametrize(("canvas", "warned"), [(256, False), (128, False), (2160, True)])
+@pytest.mark.parametrize(("canvas", "warned"), [(256, False), (128, False), (512, True), (2160, True)])
 def test_lines_far_thinner_than_the_models_are_warned_of(tiny, person, dance, canvas, warned):
     pictures = mm.draw_poses(dance[:2], 192, 128, canvas)
     with warnings.catch_warnings(record=True) as caught:
