@@ -39,7 +39,7 @@ Float = NDArray[np.float32]
 Picture = NDArray[np.uint8]
 OnStep = Callable[[int, Float], None]
 DEVICES = r"auto|cpu|cuda(:\d+)?"
-MEASURABLE, THIN = 1.5, 0.5
+MEASURABLE, THIN = 1.5, 0.65
 """Pixels from which the width of lines can be told; share of the width of the model's lines under which pose pictures
 are thought to be a mistake."""
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import MimicMotionError
+from .errors import MimicMotionError, counted
 from .facts import Facts
 from .settings import Settings
 
@@ -124,7 +124,7 @@ class Progress(Event):
 
     def __str__(self) -> str:
         inner = f", segment {self.segment}/{self.segments}" if self.segments else ""
-        extra = f", {len(self.frames)} frames" if self.frames is not None else ""
+        extra = f", {counted(len(self.frames), 'frame')}" if self.frames is not None else ""
         return f"[{self.seconds:7.2f} s] {self.stage} {self.step}/{self.steps or '?'}{inner}{extra}"
 
 
@@ -217,7 +217,8 @@ class Done(Event):
 
     def __str__(self) -> str:
         held = f" ({self.held} of them hold a pose)" if self.held else ""
-        return f"done: {self.frames} frames{held}, {self.bytes:,} bytes, {sum(self.seconds.values()):.2f} s"
+        frames, seconds = counted(self.frames, "frame"), sum(self.seconds.values())
+        return f"done: {frames}{held}, {self.bytes:,} bytes, {seconds:.2f} s"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from .denoise.checkpoint import Checkpoint, Checkpoints
 from .denoise.plan import Conditions, DenoisePlan, Denoiser, closing
 from .denoise.schedule import Step
-from .errors import Cancelled, EngineError, MotionError
+from .errors import Cancelled, EngineError, MotionError, counted
 from .events import STAGES, Progress, Stage
 from .facts import Facts
 from .inputs import AnimationInputs
@@ -174,7 +174,7 @@ class Animation:
         estimator.check_found()
         if not any(pose.body_score.any() for pose in found):
             raise MotionError(
-                f"nobody was found in {len(found)} frames of the motion.",
+                f"nobody was found in {counted(len(found), 'frame')} of the motion.",
                 remedy="Give a video that shows one person, or keypoints.",
                 field="motion",
             )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ..console import Reporter, explained
-from ..errors import MotionError, OutputError, SettingsError
+from ..errors import MotionError, OutputError, SettingsError, counted
 from ..events import joined_notes
 from ..flags import Given, make_flag, with_flags
 from ..limits import Limits
@@ -172,8 +172,12 @@ def animate(
         reporter.note(done.pop("note"))
         reporter.line({"event": "done", "output": outputs[0], **done})
         size = "x".join(map(str, done["size"]))
+<<<<<<< HEAD
         for name in outputs:
             reporter.say(f"{name}: {done['frames']} frames, {size}, {done['fps']:g} per second")
+=======
+        reporter.say(f"{output}: {counted(done['frames'], 'frame')}, {size}, {done['fps']:g} per second")
+>>>>>>> main
         if preview is not None:
             reporter.say(f"{preview}: the middle frame as the last step saw it")
 

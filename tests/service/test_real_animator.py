@@ -125,7 +125,7 @@ def test_a_job_that_made_room_gives_the_same_video(bundle):
         ).result()  # to predict from
         undisturbed = client.animate(PERSON, MOTION, settings, reference_pose=pose).result().read()
         long = client.create(PERSON, MOTION, settings, reference_pose=pose).job
-        until(lambda: (progress := client.get(long).progress) is not None and progress.step > 5, 20)
+        until(lambda: (progress := client.get(long).progress) is not None and progress.step > 5)
         short = client.animate(PERSON, MOTION, {**settings, "steps": 1}, reference_pose=pose).result()
         assert client.get(long).ended is None, "the short one went first"
         assert short.done.frames == 5
