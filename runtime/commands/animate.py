@@ -172,12 +172,8 @@ def animate(
         reporter.note(done.pop("note"))
         reporter.line({"event": "done", "output": outputs[0], **done})
         size = "x".join(map(str, done["size"]))
-<<<<<<< HEAD
         for name in outputs:
-            reporter.say(f"{name}: {done['frames']} frames, {size}, {done['fps']:g} per second")
-=======
-        reporter.say(f"{output}: {counted(done['frames'], 'frame')}, {size}, {done['fps']:g} per second")
->>>>>>> main
+            reporter.say(f"{name}: {counted(done['frames'], 'frame')}, {size}, {done['fps']:g} per second")
         if preview is not None:
             reporter.say(f"{preview}: the middle frame as the last step saw it")
 

@@ -159,7 +159,22 @@ def test_the_async_client_does_the_same(host, tmp_path):
     assert (tmp_path / "second.mp4").stat().st_size > 0
 
 
-<<<<<<< HEAD
+def test_a_closed_client_says_so(host):
+    closed = Client(host.address)
+    closed.close()
+    closed.close()
+    for call in (closed.list, closed.health, lambda: closed.animate(SHORT, b"a video")):
+        with pytest.raises(errors.ServiceError, match="the client is closed"):
+            call()
+
+
+def test_clients_and_animations_say_what_they_are(host, client):
+    animation = client.animate(SHORT, b"a video")
+    assert repr(client) == f"<Client of {host.address}>"
+    animation.result()
+    assert repr(animation) == f"<Animation of job {animation.job}>"
+
+
 def test_several_videos_come_one_after_the_other(client, tmp_path):
     seeds = (5, 6)
     animation = client.animate(script(frames=4), b"a video", {"seeds": seeds}, output=tmp_path / "out.mp4")
@@ -181,19 +196,3 @@ def test_several_videos_come_one_after_the_other(client, tmp_path):
 def test_videos_that_cannot_be_named_are_refused(client, tmp_path):
     with pytest.raises(errors.OutputError, match="2 videos cannot be written"):
         client.animate(script(frames=4), b"a video", {"seeds": (1, 2)}, output=tmp_path / "%d.png").result()
-=======
-def test_a_closed_client_says_so(host):
-    closed = Client(host.address)
-    closed.close()
-    closed.close()
-    for call in (closed.list, closed.health, lambda: closed.animate(SHORT, b"a video")):
-        with pytest.raises(errors.ServiceError, match="the client is closed"):
-            call()
-
-
-def test_clients_and_animations_say_what_they_are(host, client):
-    animation = client.animate(SHORT, b"a video")
-    assert repr(client) == f"<Client of {host.address}>"
-    animation.result()
-    assert repr(animation) == f"<Animation of job {animation.job}>"
->>>>>>> main
