@@ -29,7 +29,7 @@ QUICK = ("--steps", 1, "--guidance", 1, 1)
 
 def kept_video(said: str) -> Path:
     """Where an error says that the video is."""
-    found = re.search(r"The finished video was kept as (\S+)\\.", said)
+    found = re.search(r"The finished video was kept as (\S+)\.", said)
     assert found, said
     return Path(found[1])
 
