@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from .bundles import load_bundle
 from .denoise.checkpoint import Checkpoints
 from .denoise.cost import ModelStats, check_memory
-from .denoise.plan import closing
 from .errors import SettingsError
 from .inputs import Request, check_pose_pictures, open_inputs
 from .job import Job
 from .limits import Limits
+from .lora import Loras
 from .media.picture import fit_picture, read_picture
 from .networks import Networks, Sampler
 from .pipeline import Animation
@@ -54,6 +54,8 @@ class Animator:
         self.networks = networks
         self.manifest = networks.model
         """What the bundle says of itself."""
+        self.defaults = {**networks.model.defaults, "lora": networks.loras.usual}
+        """Settings in force where none are given."""
         self.bundle_name = name
         """The name of the bundle's folder."""
         self.limits, self.threads = limits, threads
@@ -69,16 +71,21 @@ class Animator:
         threads: int | None = None,
         limits: Limits | None = None,
         graphs: bool = True,
+        lora: Sequence[str | Path | tuple[str | Path, float]] = (),
+        loras: Mapping[str, str | Path] | None = None,
     ) -> Animator:
         """Load a bundle by name or folder onto a device ("auto", "cpu", "cuda", "cuda:1").
 
         `threads` bounds the CPU threads of one engine call; None takes every core. `graphs`: on a GPU each step
-        is one captured CUDA graph. Raises `BundleError`.
+        is one captured CUDA graph. `lora`: LoRA files, or files and strengths, that are in force unless settings say
+        other ones; `loras`: files by the names by which `Settings.lora` chooses them. Raises `BundleError`, and
+        `CheckpointError` for a LoRA that does not fit.
         """
         if threads is not None and (type(threads) is not int or threads < 1):
             raise SettingsError(f"threads is {threads!r}.", remedy="Choose 1 or more.", field="threads")
         loaded, limits = load_bundle(bundle), limits or Limits()
-        networks = Networks.open(loaded, device=device, threads=threads, limits=limits)
+        known = Loras.open(loaded, loras or {}, lora)
+        networks = Networks.open(loaded, device=device, threads=threads, limits=limits, loras=known)
         name = loaded.folder.resolve().name
         costs = ModelStats.of(loaded.manifest) if networks["unet"].gpu is None else None
         return cls(networks, name=name, limits=limits, threads=threads, graphs=graphs, costs=costs)
@@ -99,9 +106,14 @@ class Animator:
         devices = {gpu.name for gpu in self.networks.gpus} or {"cpu"}
         return " ".join([self.manifest.build, version("mimicmotion-trt"), *sorted(devices)])
 
+    def build_for(self, settings: Settings) -> str:
+        """The same with the contents of the LoRAs that the settings choose. Raises `SettingsError`."""
+        choice = self.resolve(settings).lora or ()
+        return " ".join(filter(None, [self.build, self.networks.loras.fingerprint(choice)]))
+
     def settings(self, **overrides: Any) -> Settings:
         """The bundle's own settings with some replaced; raises `SettingsError`."""
-        return make_settings(self.manifest.defaults, overrides)
+        return make_settings(self.defaults, overrides)
 
     def resolve(self, settings: Settings | None) -> Settings:
         """Settings in which segment, sigmas and canvas are filled in from the bundle; size may stay None."""
@@ -113,7 +125,9 @@ class Animator:
                 remedy="Give Settings, for instance animator.settings(steps=25).",
                 field="settings",
             )
-        return resolve_settings(settings, self.manifest.defaults)
+        resolved = resolve_settings(settings, self.defaults)
+        self.networks.loras.check(resolved.lora or ())
+        return resolved
 
     def animate(
         self,
@@ -166,7 +180,8 @@ class Animator:
         self.sampler.check(frames, settings, (height // 8, width // 8))
         if self.costs is not None:
             sized, length = replace(settings, size=inputs.size), inputs.motion.frames or frames
-            check_memory(self.costs, sized, length, self.rows, self.limits)
+            loads = self.networks.unets.to_load(settings.lora or ())
+            check_memory(self.costs, sized, length, self.rows, self.limits, loads=loads)
         return Animation(self.networks, self.sampler, inputs, settings, cancelled, clock, checkpoints)
 
     def sample(
@@ -194,8 +209,7 @@ class Animator:
         for _ in self.networks.encode_poses(poses, conditions.pose):
             pass
         latents = self.sampler.initial_latents(plan, settings, initial_latents)
-        denoiser = self.sampler.denoiser(plan, conditions, latents)
-        with closing(denoiser):
+        with self.sampler.denoiser(plan, conditions, latents, settings.lora) as denoiser:
             for index, step in enumerate(plan.steps):
                 for _ in denoiser.run(step):
                     pass

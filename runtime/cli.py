@@ -21,7 +21,7 @@ from .errors import MotionError, OutputError, SettingsError
 from .files import motion_errors
 from .limits import Limits
 from .service.commands import connect, connection_flags, jobs, limit_values, new_token, serve
-from .settings import Framing, Settings, driver_of, make_settings, parse_size
+from .settings import Framing, Settings, driver_of, make_settings, parse_size, split_lora
 from .validation import field_docs
 
 if TYPE_CHECKING:
@@ -69,6 +69,8 @@ def settings_flags() -> list[inspection.Parameter]:
             hint, metavar = str, "WIDTHxHEIGHT"
         elif hint | None == tuple[float, float] | None:
             metavar = "NUMBER NUMBER"
+        elif hint | None == tuple[str, ...] | None:
+            hint, metavar = list[str], "NAME[:STRENGTH]"
         words = docs[f.name] + ("" if f.default is None else f" [{shown}]")
         flags.append(make_flag(f.name, hint, help=words, panel=PANEL, metavar=metavar))
     return flags
@@ -76,7 +78,8 @@ def settings_flags() -> list[inspection.Parameter]:
 
 def read_settings(chosen: Given) -> Given:
     """The settings that are named, sizes read from their text; raises `SettingsError` if they cannot be."""
-    values = chosen | ({"size": parse_size(chosen["size"])} if "size" in chosen else {})
+    values = {name: value for name, value in chosen.items() if value != []}
+    values |= {"size": parse_size(chosen["size"])} if "size" in chosen else {}
     Settings.from_dict(values)
     return values
 
@@ -196,7 +199,9 @@ def _in_process(
     from .animator import Animator
     from .media.writer import VideoWriter
 
-    with Animator.load(bundle, **options) as animator:
+    files = list(map(split_lora, settings.get("lora", ())))
+    settings = {name: value for name, value in settings.items() if name != "lora"}
+    with Animator.load(bundle, lora=files, **options) as animator:
         reporter.note(animator.note)
         animation = animator.stream(**inputs, settings=animator.settings(**settings))
         fps, size = animation.fps, animation.size

@@ -7,7 +7,7 @@ import json
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_origin
 
 import typer
 
@@ -39,8 +39,8 @@ def serve_flags() -> list[inspect.Parameter]:
 def _serve_flag(option: Option) -> inspect.Parameter:
     word = NAMES.get(option.name, f"--{option.name.replace('_', '-')}")
     hint, default = option.hint, option.default
-    if option.name == "devices":
-        hint, default = list[str], "auto"
+    if get_origin(hint) is tuple:
+        hint, default = list[str], ", ".join(default)
     elif option.name == "graphs":
         hint, default = Literal["on", "off"], "on"
     elif hint is bool:

@@ -92,6 +92,8 @@ def settings_to_wire(settings: SettingsLike) -> pb.AnimationSettings:
         if name in PAIRS:
             for part, number in zip(PAIRS[name], value, strict=True):
                 setattr(getattr(message, name), part, number)
+        elif field.is_repeated:
+            getattr(message, name).extend(value)
         elif field.enum_type is not None:
             known = f"{name}_{value}".upper().replace("-", "_")
             setattr(message, name, field.enum_type.values_by_name[known].number)
@@ -107,6 +109,8 @@ def overrides_from_wire(message: pb.AnimationSettings) -> dict[str, Any]:
         if field.name in PAIRS:
             first, second = PAIRS[field.name]
             values[field.name] = (getattr(value, first), getattr(value, second))
+        elif field.is_repeated:
+            values[field.name] = tuple(value)
         elif field.enum_type is not None:
             if value != 0:
                 values[field.name] = _enum_name(field, value)
