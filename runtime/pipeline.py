@@ -143,7 +143,7 @@ class Animation:
         """Picture and pose pictures through CLIP, the VAE's encoder and PoseNet."""
         assert self.reference is not None
         conditions = self._networks.condition(self.reference.picture, plan.frames, self.settings)
-        for done in self._networks.encode_poses(pictures, conditions.pose):
+        for done in self._networks.encode_poses(pictures, conditions.pose, self.settings.pose_strength):
             self._stop_if_cancelled()
             yield self._progress("encode", done, plan.kept)
         return conditions
