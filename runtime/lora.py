@@ -192,6 +192,7 @@ def _read_layers(data: bytes, table: WeightTable) -> dict[str, Factors]:
         else:
             found.setdefault(layer, {})[role] = _values(key, entry)
     if unknown:
+        unknown.sort()
         shown = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
         raise _FileError(f"has keys that are none of this U-Net: {shown}.")
     if not found:

@@ -18,14 +18,10 @@ from safetensors.torch import save_file  # noqa: E402
 
 from mimicmotion_trt import Animator, Settings  # noqa: E402
 from mimicmotion_trt.engines import Bundle, Placement, call_sizes, open_engine  # noqa: E402
-from mimicmotion_trt.errors import BundleError, CheckpointError, SettingsError  # noqa: E402
 from mimicmotion_trt.export.options import Options  # noqa: E402
-from mimicmotion_trt.limits import Limits  # noqa: E402
 from mimicmotion_trt.lora import Loras  # noqa: E402
 
-OPEN = {
-    name: f"mimicmotion_trt.engines.{name}_backend" for name in ("onnxruntime", "torch")
-}
+OPEN = {name: f"mimicmotion_trt.engines.{name}_backend" for name in ("onnxruntime", "torch")}
 
 STRENGTH = 0.8
 RANK, ALPHA = 4, 6.0
