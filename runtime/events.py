@@ -109,9 +109,9 @@ class Progress(Event):
     """Since the job began."""
     rows: int = field(default=0, compare=False)
     """In denoise, once a step: rows in its largest batch."""
-    preview: NDArray[np.uint8] | None = field(default=None, compare=False)
+    preview: NDArray[np.uint8] | None = field(default=None, compare=False, repr=False)
     """uint8 [H,W,3]: the middle frame as the running denoise step sees it finished; in process only."""
-    frames: NDArray[np.uint8] | None = field(default=None, compare=False)
+    frames: NDArray[np.uint8] | None = field(default=None, compare=False, repr=False)
     """uint8 [n,H,W,3] RGB: finished frames, in order; in process only, and there only in decode."""
 
     def __str__(self) -> str:

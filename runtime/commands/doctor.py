@@ -19,7 +19,11 @@ def doctor(
     jobs: Annotated[int, typer.Option(help="Jobs at once, as with serve --limit jobs=N.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
 ) -> None:
-    """Say what this machine runs, what is missing, and what an animation would need here."""
+    """Say which bundles run on this machine, what is missing, and how long it takes.
+
+    mimicmotion-trt doctor
+    mimicmotion-trt doctor --bundle tiny --seconds 10
+    """
     from rich.console import Console
 
     from ..doctor import Question, examine, show

@@ -28,7 +28,11 @@ def inspect(
     bundle: Annotated[str, typer.Argument(help="Bundle, by name or folder.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest.")] = False,
 ) -> None:
-    """Check a bundle's files and say what it holds."""
+    """Check a bundle's files and say what it holds.
+
+    mimicmotion-trt inspect tiny
+    mimicmotion-trt inspect bundles/mm11 --json
+    """
     from rich.console import Console
 
     from ..bundles import load_bundle

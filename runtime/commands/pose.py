@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ..console import Given, explained
+from ..console import explained
 from ..errors import SettingsError
+from ..flags import Given
 from ..limits import Limits
 from ..settings import Framing, Settings, driver_of, make_settings
 from .files import check_output
@@ -48,7 +49,11 @@ def pose(
     bundle: BundleName = "tiny",
     as_json: AsJson = False,
 ) -> None:
-    """Find the keypoints of the person in a video or picture; or show what of a picture would be animated."""
+    """Find the keypoints of a person, or show what of a picture would be animated.
+
+    mimicmotion-trt pose dance.mp4 -o dance.npz
+    mimicmotion-trt pose dance.mp4 --image person.jpg --sheet sheet.png
+    """
     from ..pose import PoseSequence, estimate_poses
     from ..pose.motion import folder_of_keypoints, is_keypoints
 

@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..inputs import AnimationInputs, nearest_size
+from ..inputs import Request, read_reference
 from ..limits import Limits
 from ..media.picture import read_picture
 from ..media.sheet import Row, contact_sheet, evenly
 from ..pose import PoseSequence, draw_poses, rescale_to_reference
-from ..pose.motion import Motion
 from ..settings import Settings
 
 Picture = NDArray[np.uint8]
@@ -34,11 +33,9 @@ def preview_sheet(
     `image` is as in `Animator.animate`, `sizes` are a bundle's. With the sheet comes the part of the picture that is
     taken, (left, top, right, bottom) in pixels. Raises `InputError`.
     """
-    picture = read_picture(image, Limits())
-    size = settings.size or nearest_size((picture.shape[1], picture.shape[0]), sizes)
-    width, height = size
-    inputs = AnimationInputs(picture, size, Motion(fps=1.0, frames=0), None, estimator, threads)
-    reference = inputs.reference(settings.framing, settings.person)
+    picture = read_picture(image)
+    reference = read_reference(Request(picture, None, None, estimator), settings, Limits(), sizes, threads)
+    height, width = reference.picture.shape[:2]
     canvas = settings.canvas or 2160
     drawn = draw_poses(reference.pose, height, width, canvas)[0]
     crop = reference.crop
