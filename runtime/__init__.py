@@ -25,8 +25,10 @@ from .errors import (
 if TYPE_CHECKING:
     from .animator import Animator
     from .events import Event
+    from .facts import Facts
     from .job import Job, Result
     from .limits import Limits
+    from .media.record import read_facts
     from .pose import PoseSequence, draw_poses, estimate_poses, rescale_to_reference
     from .service import AsyncClient, Client
     from .settings import Settings, SettingsDict
@@ -38,6 +40,7 @@ _LAZY = {
     "AsyncClient": "service",
     "Client": "service",
     "Event": "events",
+    "Facts": "facts",
     "Job": "job",
     "Limits": "limits",
     "PoseSequence": "pose",
@@ -46,6 +49,7 @@ _LAZY = {
     "SettingsDict": "settings",
     "draw_poses": "pose",
     "estimate_poses": "pose",
+    "read_facts": "media.record",
     "rescale_to_reference": "pose",
 }
 """Names whose modules load numpy, pydantic, OpenCV, PyAV, ONNX Runtime or gRPC: imported when first used."""
@@ -61,6 +65,7 @@ __all__ = [
     "EngineError",
     "Event",
     "ExportError",
+    "Facts",
     "InputError",
     "Job",
     "KernelError",
@@ -79,6 +84,7 @@ __all__ = [
     "SettingsError",
     "draw_poses",
     "estimate_poses",
+    "read_facts",
     "rescale_to_reference",
 ]
 

@@ -19,6 +19,7 @@ from .bundles import load_bundle
 from .denoise.checkpoint import Checkpoints
 from .denoise.cost import ModelStats, check_memory
 from .errors import MotionError, SettingsError
+from .facts import Facts
 from .inputs import Request, check_pose_pictures, nearest_size, open_inputs, read_reference
 from .job import Job
 from .limits import Limits
@@ -127,14 +128,19 @@ class Animator:
 
     @property
     def build(self) -> str:
-        """What an animation's bytes depend on besides inputs and settings: bundle, version and device."""
-        devices = {gpu.name for gpu in self.networks.gpus} or {"cpu"}
-        return " ".join([self.manifest.build, version("mimicmotion-trt"), *sorted(devices)])
+        """What an animation's frames depend on besides inputs and settings: bundle, version and device."""
+        return self.build_for(replace(self.settings(), lora=()))
+
+    def facts(self, settings: Settings) -> Facts:
+        """How this animator makes a video with these settings, as far as is known before it does."""
+        device = " ".join(sorted({gpu.name for gpu in self.networks.gpus})) or "cpu"
+        build = " ".join([self.manifest.build, *self.networks.loras.fingerprints(settings.lora or ())])
+        return Facts(settings, self.bundle_name, build, version("mimicmotion-trt"), device)
 
     def build_for(self, settings: Settings) -> str:
-        """The same with the contents of the LoRAs that the settings choose. Raises `SettingsError`."""
-        choice = self.resolve(settings).lora or ()
-        return " ".join(filter(None, [self.build, self.networks.loras.fingerprint(choice)]))
+        """`build` with the contents of the LoRAs that settings choose. Raises `SettingsError`."""
+        facts = self.facts(self.resolve(settings))
+        return f"{facts.build} {facts.version} {facts.device}"
 
     def settings(self, **overrides: Unpack[SettingsDict]) -> Settings:
         """The bundle's own settings with some replaced; raises `SettingsError`."""
@@ -207,7 +213,8 @@ class Animator:
             sized, length = replace(settings, size=inputs.size), inputs.motion.frames or frames
             loads = self.networks.unets.to_load(settings.lora or ())
             check_memory(self.costs, sized, length, self.rows, self.limits, loads=loads)
-        return Animation(self.networks, self.sampler, inputs, settings, cancelled, clock, checkpoints)
+        facts = self.facts(replace(settings, size=inputs.size))
+        return Animation(self.networks, self.sampler, inputs, facts, cancelled, clock, checkpoints)
 
     # ---- the steps of an animation by hand ----
 

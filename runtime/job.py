@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import Cancelled, OutputError
-from .events import Progress
+from .events import Progress, joined_notes
+from .facts import Facts
 from .pipeline import Animation
 from .validation import described_clip
 
@@ -87,8 +88,9 @@ class Result:
 
     def __init__(self, animation: Animation) -> None:
         self.animation = animation
-        self.note = ""
-        """What was lost of the motion's sound when the video was saved, and why; empty if nothing was."""
+        self.note = animation.note
+        """What the bundle says of itself, and once the video was saved, what was lost of the motion's sound and why;
+        empty if there is nothing to say."""
         self._spool = tempfile.TemporaryFile(prefix="mimicmotion-")  # noqa: SIM115 - lives as long as the result
         self._count = 0
 
@@ -101,6 +103,16 @@ class Result:
     def size(self) -> tuple[int, int]:
         """(width, height)."""
         return self.animation.size
+
+    @property
+    def facts(self) -> Facts:
+        """How it was made: settings in force, bundle, device, people found, frames held. Also in the saved file."""
+        return self.animation.facts
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """By stage: pose, encode, denoise, decode."""
+        return self.animation.seconds
 
     @property
     def held(self) -> int:
@@ -159,15 +171,19 @@ class Result:
     def save(self, path: str | Path) -> Path:
         """Write the video with the motion's sound, in the format of the path's ending; whole or not at all.
 
-        .mp4, .mov, .mkv, .webm, .gif, or PNG pictures for a folder (`frames/`) or pattern (`f/%04d.png`).
+        .mp4, .mov, .mkv, .webm, .gif, or PNG pictures for a folder (`frames/`) or pattern (`f/%04d.png`). The four
+        video formats hold `facts` in their metadata (`comment`, JSON), which `read_facts` reads.
         Sound that cannot be used is left out, which `note` says. Raises `OutputError`.
         """
         from .media.writer import VideoWriter  # needs PyAV; a machine that only samples does without
 
-        with VideoWriter(path, fps=self.fps, size=self.size, audio=self.animation.audio) as writer:
+        comment = self.facts.to_json
+        with VideoWriter(
+            path, fps=self.fps, size=self.size, audio=self.animation.audio, comment=comment
+        ) as writer:
             for frame in self:
                 writer.write(frame)
-        self.note = writer.note
+        self.note = joined_notes(self.animation.note, writer.note)
         return Path(path)
 
     def close(self) -> None:

@@ -145,9 +145,9 @@ class Loras:
         added = {path: partial(_sum_of, path, chosen) for path in paths}
         return dict(make_changes(self._bundle.weight_table(network), added))
 
-    def fingerprint(self, choice: Choice) -> str:
-        """A text that differs where two choices, or the contents of their files, do; empty for none."""
-        return " ".join(f"{entry}={self.files[split_lora(entry)[0]].sha256[:16]}" for entry in choice)
+    def fingerprints(self, choice: Choice) -> list[str]:
+        """Of each LoRA, what differs where its name, strength or content does."""
+        return [f"{entry}={self.files[split_lora(entry)[0]].sha256[:16]}" for entry in choice]
 
 
 NO_LORAS = Loras(None, {})

@@ -17,11 +17,11 @@ import structlog
 
 from ..errors import MimicMotionError
 from ..events import Event, Started
-from .callers import Caller
 from .engine_process import EngineProcess
 from .jobs import StoredJob
 from .observers import Observer
 from .status import Refused, reason
+from .tokens import Caller
 
 MOST_LINES = 10_000
 """Lines that may wait to be written; further ones are dropped."""

@@ -27,7 +27,7 @@ from .generated.mimicmotion.v1 import animation_pb2_grpc as pb_grpc
 from .jobs import StoredJob
 from .logs import JobLog, LineWriter, make_logger
 from .observers import Observer, Observers
-from .scheduler import Scheduler
+from .scheduler import CANCEL_SECONDS, Scheduler
 from .servicer import AnimationServicer
 from .store import JobStore
 from .tokens import Tokens
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 SERVICE: str = pb.DESCRIPTOR.services_by_name["AnimationService"].full_name
 SWEEP_SECONDS = 30.0
 """Between two searches for jobs that are older than `Keep.seconds`."""
-CANCEL_SECONDS = 5.0
-"""A cancelled job has so long to stop before its process is killed."""
 ASLEEP_SECONDS = 2.0
 """While the server stops, readers that take nothing for so long are not waited for."""
 RATES = "rates.json"

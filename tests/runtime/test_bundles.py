@@ -66,7 +66,7 @@ def test_what_is_said_where_there_is_none(tmp_path, monkeypatch):
     assert "'no-such-bundle'" in caught.value.message
     assert "/some/place" in caught.value.message
     assert str(tmp_path) in caught.value.message
-    assert "build_engines.py" in caught.value.remedy
+    assert "mimicmotion-trt build" in caught.value.remedy
     assert SEARCH_VARIABLE in caught.value.remedy
 
 

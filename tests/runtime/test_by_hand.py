@@ -33,6 +33,11 @@ def test_the_guides_example_gives_the_frames_of_animate(tiny, person, clip_of, t
     np.testing.assert_array_equal(known["frames"], result.frames())
 
 
+def test_a_result_says_what_the_bundle_is_for(tiny, person, dance):
+    job = tiny.animate(person, dance[:1], tiny.settings(steps=1))
+    assert "drawn people" in job.result().note
+
+
 def test_poses_are_drawn_in_the_size_and_on_the_canvas_of_the_model(tiny, dance):
     drawn = tiny.draw_poses(dance[:1], dance[1:3])
     width, height = tiny.draw_poses(dance[:1]).shape[2], tiny.draw_poses(dance[:1]).shape[1]
