@@ -277,7 +277,7 @@ class SettingsDict(TypedDict, total=False):
     pose_start: float
     pose_end: float
     image_strength: float
-    lora: str | Sequence[str] | None
+    lora: str | tuple[str, ...] | list[str] | None
 
 
 def driver_of(settings: Settings) -> str | None:

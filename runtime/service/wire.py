@@ -25,6 +25,8 @@ MOTION_KINDS: dict[int, MotionKind] = {
 }
 PAIRS = {"guidance": ("first", "last"), "size": ("width", "height"), "guidance_interval": ("low", "high")}
 """Settings that are pairs, and what their messages call the two."""
+LISTS = {"lora": "names"}
+"""Settings that are lists, and what their messages call the list."""
 
 SettingsLike = Settings | Mapping[str, Any] | None
 """A mapping sets only what it names; all else is the bundle's default."""
@@ -93,8 +95,9 @@ def settings_to_wire(settings: SettingsLike) -> pb.AnimationSettings:
         if name in PAIRS:
             for part, number in zip(PAIRS[name], value, strict=True):
                 setattr(getattr(message, name), part, number)
-        elif field.is_repeated:
-            getattr(message, name).extend(value)
+        elif name in LISTS:
+            getattr(message, name).SetInParent()
+            getattr(getattr(message, name), LISTS[name]).extend(value)
         elif field.enum_type is not None:
             known = f"{name}_{value}".upper().replace("-", "_")
             setattr(message, name, field.enum_type.values_by_name[known].number)
@@ -110,8 +113,8 @@ def overrides_from_wire(message: pb.AnimationSettings) -> dict[str, Any]:
         if field.name in PAIRS:
             first, second = PAIRS[field.name]
             values[field.name] = (getattr(value, first), getattr(value, second))
-        elif field.is_repeated:
-            values[field.name] = tuple(value)
+        elif field.name in LISTS:
+            values[field.name] = tuple(getattr(value, LISTS[field.name]))
         elif field.enum_type is not None:
             if value != 0:
                 values[field.name] = _enum_name(field, value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,9 @@ from safetensors.torch import save_file  # noqa: E402
 
 from mimicmotion_trt import Animator, Settings  # noqa: E402
 from mimicmotion_trt.engines import Bundle, Placement, call_sizes, open_engine  # noqa: E402
+from mimicmotion_trt.errors import BundleError, LimitError, SettingsError  # noqa: E402
 from mimicmotion_trt.export.options import Options  # noqa: E402
+from mimicmotion_trt.limits import Limits  # noqa: E402
 from mimicmotion_trt.lora import Loras  # noqa: E402
 
 OPEN = {name: f"mimicmotion_trt.engines.{name}_backend" for name in ("onnxruntime", "torch")}
@@ -172,3 +175,60 @@ def test_a_lora_at_load_equals_the_bundle_of_the_merged_checkpoint(
                 assert animator.resolve(chosen).lora == (f"{name}:{STRENGTH}",)
                 scale = np.abs(wanted[interval]).max()
                 np.testing.assert_allclose(clip(animator, chosen), wanted[interval], atol=1e-5 * scale)
+
+
+def test_jobs_choose_from_the_loras_that_were_loaded(bundle, make_lora):
+    """The U-Nets of two choices are kept, and what was encoded serves all of them."""
+    loras = {name: make_lora(name, seed) for seed, name in enumerate(("a", "b"))}
+    with Animator.load(bundle, threads=1, loras=loras) as animator:
+        assert animator.settings().lora == ()
+        made = {}
+        for choice in ((), ("a",), ("a:0.5",), ("b",), ("a", "b"), ("a",), ()):
+            found = clip(animator, animator.settings(steps=1, lora=choice))
+            assert np.array_equal(made.setdefault(choice, found), found)
+        assert len({found.tobytes() for found in made.values()}) == 5
+        assert animator.networks.cache.hits > 0
+        with pytest.raises(SettingsError, match="there is no LoRA 'c'") as caught:
+            animator.resolve(Settings(lora=("a", "c:0.5")))
+        assert "a, b" in caught.value.remedy
+
+
+def test_what_resumes_a_job_knows_the_content_of_its_loras(bundle, make_lora):
+    builds = []
+    for seed in (0, 0, 1):
+        with Animator.load(bundle, threads=1, loras={"style": make_lora("style", seed)}) as animator:
+            builds.append(
+                [animator.build_for(animator.settings(lora=lora)) for lora in ((), "style", "style:2")]
+            )
+            assert builds[-1][0] == animator.build
+    assert builds[0] == builds[1]
+    assert builds[0][0] == builds[2][0]
+    assert len({*builds[0], *builds[2]}) == 5
+
+
+def test_a_bundle_without_the_table_says_so(bundle, make_lora, tmp_path):
+    folder = tmp_path / "old"
+    shutil.copytree(bundle, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for network in manifest["networks"].values():
+        del network["for_lora"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    Animator.load(folder, threads=1).close()
+    with pytest.raises(BundleError, match="does not say where its weights lie") as caught:
+        Animator.load(folder, threads=1, lora=[make_lora("style")])
+    assert "--refit" in caught.value.remedy
+
+
+def test_two_files_of_one_name_are_refused(bundle, make_lora):
+    with pytest.raises(SettingsError, match="two LoRAs of the name 'style'"):
+        Animator.load(bundle, lora=[make_lora("style"), (make_lora("style", 1), 0.5)])
+
+
+def test_the_memory_of_a_unet_that_has_to_be_loaded_is_counted(bundle, make_lora):
+    size = (bundle / "unet.onnx").stat().st_size
+    with Animator.load(bundle, threads=1, loras={"style": make_lora("style")}) as animator:
+        animator.limits = Limits(memory_bytes=size + 10**6)
+        picture, poses = np.zeros((128, 64, 3), np.uint8), np.zeros((2, 128, 64, 3), np.uint8)
+        animator.stream(picture, poses, animator.settings(decode_chunk=1)).close()
+        with pytest.raises(LimitError, match="GB of memory"):
+            animator.stream(picture, poses, animator.settings(decode_chunk=1, lora="style"))

@@ -44,7 +44,18 @@ CHOICES = {
     "schedule": ("karras", "align-your-steps"),
     "framing": ("person", "centre", "pad"),
 }
-OPTIONAL = {"segment", "sigma_min", "sigma_max", "size", "canvas", "stride", "frames", "person", "driver"}
+OPTIONAL = {
+    "segment",
+    "sigma_min",
+    "sigma_max",
+    "size",
+    "canvas",
+    "stride",
+    "frames",
+    "person",
+    "driver",
+    "lora",
+}
 
 
 def make(name: str, value: Any) -> Settings:
@@ -79,6 +90,7 @@ def test_every_field_is_looked_at_here():
         "rescale",
         "person",
         "driver",
+        "lora",  # test_lora_files
         "pose_start",  # these two: test_strengths
         "pose_end",
     }

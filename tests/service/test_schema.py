@@ -85,6 +85,7 @@ def test_enums_have_the_choices_of_the_settings(name):
         pose_start=st.floats(0, 0.4),
         pose_end=st.floats(0.5, 1),
         image_strength=st.floats(0, 4),
+        lora=st.sampled_from([None, (), ("style",), ("style:0.5", "other:-2.0")]),
     )
 )
 def test_settings_come_back_exactly(value):
