@@ -134,9 +134,8 @@ class Animator:
         `PoseSequence`), found by the estimator if None. Without settings the bundle's own are taken. Raises
         `InputError` for input that cannot be used, here or while the job runs.
         """
-        return Job(
-            partial(self.stream, image, motion, settings, reference_pose=reference_pose, estimator=estimator)
-        )
+        more = {"reference_pose": reference_pose, "estimator": estimator, "motion_kind": motion_kind}
+        return Job(partial(self.stream, image, motion, settings, **more))
 
     def stream(
         self,

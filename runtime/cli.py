@@ -11,7 +11,7 @@ import tempfile
 import warnings
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
 
 import typer
 
@@ -70,6 +70,8 @@ def settings_flags() -> list[inspection.Parameter]:
             hint, metavar = str, "WIDTHxHEIGHT"
         elif hint | None == tuple[float, float] | None:
             metavar = "NUMBER NUMBER"
+        elif get_args(hint)[1:] == (...,):  # several, in one text
+            hint, metavar, shown = str, "NAME,NAME", str(shown).replace(" ", ",")
         words = docs[f.name] + ("" if f.default is None else f" [{shown}]")
         flags.append(make_flag(f.name, hint, help=words, panel=PANEL, metavar=metavar))
     return flags

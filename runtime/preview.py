@@ -12,7 +12,9 @@ from .limits import Limits
 from .media.picture import read_picture
 from .media.sheet import Row, contact_sheet, evenly
 from .motion import Motion
-from .pose import PoseSequence, draw_poses, rescale_to_reference
+from .pose import PoseSequence, draw_poses
+from .pose.draw import Drawing
+from .pose.retarget import retarget
 from .settings import Settings
 
 Picture = NDArray[np.uint8]
@@ -40,13 +42,15 @@ def preview_sheet(
     inputs = AnimationInputs(picture, size, Motion(fps=1.0, frames=0), None, estimator, threads)
     reference = inputs.reference(settings.framing, settings.person)
     canvas = settings.canvas or 2160
-    drawn = draw_poses(reference.pose, height, width, canvas)[0]
+    drawing = Drawing.of(settings)
+    drawn = draw_poses(reference.pose, height, width, canvas, drawing)[0]
     crop = reference.crop
     box = (crop.left, crop.top, crop.right, crop.bottom)
     label = f"{width}x{height} of {picture.shape[1]}x{picture.shape[0]}, from {box[:2]} to {box[2:]}"
     rows: list[Row] = [(label, [reference.picture, np.maximum(reference.picture // 3, drawn)])]
     if motion is not None:
-        shown = rescale_to_reference(motion, reference.pose, height, width) if settings.rescale else motion
+        shown, _ = retarget(motion, reference.pose, settings, size)
         chosen = shown.take(evenly(len(shown), COLUMNS))
-        rows.append((f"{len(motion)} frames of motion", list(draw_poses(chosen, height, width, canvas))))
+        pictures = list(draw_poses(chosen, height, width, canvas, drawing))
+        rows.append((f"{len(motion)} frames of motion", pictures))
     return contact_sheet(rows, columns=COLUMNS, tile_height=256), box
