@@ -1,4 +1,4 @@
-"""What commands show: a progress bar for people, lines of JSON for machines, errors with their remedy."""
+"""What commands show: progress, lines of JSON, errors with their remedy."""
 
 from __future__ import annotations
 
@@ -7,64 +7,125 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 from .errors import MimicMotionError
 from .events import Done, Event, Preview, Progress, Video
+from .files import output_errors, write_atomic
 
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
+LINE_SECONDS = 5.0
+"""Between two lines of progress where there is no terminal; nothing is said of work that is shorter."""
 
-    from .engines import Bundle, Manifest
-    from .engines.tensorrt_backend import Layers
 
-NAMED = 20
-"""Layers that are named of those that answer in float32."""
+class Bars:
+    """Progress on the standard error: a bar for each stage; where that is no terminal, a line every few seconds."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        from rich import progress as bar
+        from rich.console import Console
+
+        console = Console(stderr=True, markup=False)
+        self._lines = not quiet and not console.is_terminal
+        self._over = threading.Event()
+        self._stages: dict[str, Any] = {}
+        self._current: Any = None
+        self._progress = bar.Progress(
+            bar.TextColumn("{task.description:8}"),
+            bar.BarColumn(),
+            bar.MofNCompleteColumn(),
+            bar.TimeElapsedColumn(),
+            bar.TimeRemainingColumn(),
+            console=console,
+            disable=quiet or self._lines,
+        )
+
+    def __enter__(self) -> Bars:
+        self._progress.start()
+        if self._lines:
+            threading.Thread(target=self._tell, name="mimicmotion-progress", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._progress.stop()
+
+    def show(self, stage: str, done: float = 0, total: float | None = None, what: str = "") -> None:
+        """`done` of `total` parts of a stage are done, None where that is not known; `what` is shown in its place."""
+        if stage not in self._stages:
+            self._stages[stage] = self._progress.add_task(stage, total=None)
+        self._current = self._stages[stage]
+        self._progress.update(self._current, completed=done, total=total, description=what or stage)
+
+    def say(self, text: str) -> None:
+        """A line above the bars."""
+        if self._lines:
+            print(text, file=sys.stderr, flush=True)
+        else:
+            self._progress.console.print(text, highlight=False, style="dim")
+
+    def _tell(self) -> None:
+        while not self._over.wait(LINE_SECONDS):
+            if self._current is None:
+                continue
+            task = next(task for task in self._progress.tasks if task.id == self._current)
+            parts = "" if task.total is None else f" {task.completed:g}/{task.total:g}"
+            left = "" if task.time_remaining is None else f", about {task.time_remaining:.0f} s left"
+            self.say(f"{task.description}{parts}, {task.elapsed or 0:.0f} s{left}")
+
+
+@contextmanager
+def waiting(what: str, quiet: bool = False) -> Iterator[None]:
+    """Progress of something whose parts cannot be counted."""
+    with Bars(quiet) as bars:
+        bars.show(what)
+        yield
 
 
 class Reporter:
     """Shows the events of one animation, of this process or of a server."""
 
-    def __init__(self, as_json: bool, output: object = "") -> None:
+    def __init__(self, as_json: bool, output: object = "", preview: Path | None = None) -> None:
+        """`preview` is where preview pictures are written, each over the one before."""
         self.as_json = as_json
         self._file = sys.stderr if str(output) == "-" else sys.stdout
-        self._bars: dict[str, Any] = {}
-        self._progress: Any = None
+        self._bars = Bars(quiet=as_json)
+        self._preview = preview
 
     def __enter__(self) -> Reporter:
-        if not self.as_json:
-            from rich import progress as bar
-            from rich.console import Console
-
-            self._progress = bar.Progress(
-                bar.TextColumn("{task.description:8}"),
-                bar.BarColumn(),
-                bar.MofNCompleteColumn(),
-                bar.TimeElapsedColumn(),
-                bar.TimeRemainingColumn(),
-                console=Console(stderr=True, markup=False),
-            )
-            self._progress.start()
+        self._bars.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._progress is not None:
-            self._progress.stop()
+        self._bars.__exit__()
 
     def show(self, event: Event) -> None:
-        """One event: progress moves the bar of its stage, others are said."""
-        if self.as_json:
+        """One event: progress moves the bar of its stage, a preview is written, others are said."""
+        if isinstance(event, Progress):
+            self._show_progress(event)
+        elif isinstance(event, Preview):
+            self._show_preview(event)
+        elif self.as_json:
             self.line(event.to_dict())
-        elif isinstance(event, Progress):
-            if event.stage not in self._bars:
-                self._bars[event.stage] = self._progress.add_task(event.stage, total=None)
-            total = event.steps or None
-            self._progress.update(self._bars[event.stage], completed=event.step, total=total)
-        elif not isinstance(event, Preview | Video | Done):
-            self._progress.console.print(str(event), highlight=False, style="dim")
+        elif not isinstance(event, Video | Done):
+            self._bars.say(str(event))
+
+    def _show_progress(self, event: Progress) -> None:
+        self._bars.show(event.stage, event.step, event.steps or None)
+        self.line({name: value for name, value in event.to_dict().items() if name != "preview"})
+        if event.preview is not None:
+            from .media.picture import encode_picture
+
+            self._show_preview(Preview(encode_picture(event.preview, ".jpg"), event.step, event.steps))
+
+    def _show_preview(self, event: Preview) -> None:
+        path = {}
+        if self._preview is not None:
+            with output_errors(self._preview):
+                write_atomic(self._preview, event.jpeg)
+            path["path"] = str(self._preview)
+        self.line({**event.to_dict(), **path})
 
     def say(self, text: str) -> None:
         """A line for people; to the standard error where the video goes to the standard output."""
@@ -117,78 +178,3 @@ def _ended_by_signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def show_bundle(bundle: Bundle, console: Console) -> None:
-    """Print what a bundle holds, how far its engines are from PyTorch, and what they are made of.
-
-    The console may not read markup: names, notes and tensors have brackets of their own.
-    """
-    manifest = bundle.manifest
-    console.print(f"{bundle.folder}: {manifest.backend}, {manifest.precision}, build {manifest.build[:12]}")
-    for table in tables(manifest):
-        console.print(table)
-    for line in (*plan_lines(manifest), *layer_lines(bundle)):
-        console.print(line)
-    settings = f"rows {list(manifest.rows)}, defaults {dict(manifest.defaults)}"
-    console.print(f"sizes {list(manifest.sizes)}, {settings}")
-    console.print(f"built by: {manifest.command}", soft_wrap=True)
-    if manifest.note:
-        console.print(f"note: {manifest.note}")
-
-
-def tables(manifest: Manifest) -> tuple[Table, ...]:
-    """Of each network its size and tensors, how far it is from PyTorch, and what its graph is made of."""
-    from rich.table import Table
-
-    from .engines import GraphStats
-
-    networks = Table("network", "MB", "inputs and outputs")
-    errors = Table("errors", "rel. L2", "bound", "largest difference", "cases", "run by")
-    graphs = Table("audit", *manifest.networks)
-    for name, network in manifest.networks.items():
-        size, a = sum(file.bytes for file in network.files) / 1e6, network.accuracy
-        tensors = "\n".join(map(str, (*network.spec.inputs, *network.spec.outputs)))
-        networks.add_row(name, f"{size:.1f}", tensors)
-        errors.add_row(name, f"{a.rel_l2:.1e}", f"{a.bound:.0e}", f"{a.max_abs:.1e}", str(a.cases), a.runner)
-    for kind in fields(GraphStats):
-        counts = (getattr(network.stats, kind.name) for network in manifest.networks.values())
-        graphs.add_row(kind.name, *map(str, counts))
-    return networks, errors, graphs
-
-
-def plan_lines(manifest: Manifest) -> Iterator[str]:
-    """What each plan was compiled for, and what may be done with it."""
-    for name, network in manifest.networks.items():
-        if (plan := network.plan) is not None:
-            weights = "takes other weights" if plan.refittable else "keeps its weights"
-            place = ", which may stay in the host's memory" if plan.streamable else ""
-            yield f"{name}: {plan.library} for {plan.target}; {weights}{place}"
-            yield from (f"  {profile}" for profile in plan.profiles)
-
-
-def layer_lines(bundle: Bundle) -> Iterator[str]:
-    """The layers that the plans of a bundle really have, where there is a GPU that loads them; else why not."""
-    from .engines import open_engine
-
-    for name, network in bundle.manifest.networks.items():
-        if network.plan is None:
-            continue
-        try:
-            engine: Any = open_engine(bundle, name)
-            with closing(engine):
-                layers = engine.layers()
-        except MimicMotionError as error:
-            yield f"layers after compilation cannot be read here: {error}"
-            return
-        yield f"{name}: {describe_layers(layers)}"
-
-
-def describe_layers(layers: Layers) -> str:
-    """How many layers of each kind, and the names of the first that answer in float32."""
-    kinds = ", ".join(f"{count} {kind}" for kind, count in layers.kinds.items())
-    wide = "none answers in float32"
-    if layers.wide:
-        more = f" and {len(layers.wide) - NAMED} more" if len(layers.wide) > NAMED else ""
-        wide = f"{len(layers.wide)} of them answer in float32: {', '.join(layers.wide[:NAMED])}{more}"
-    return f"{layers.count} layers after compilation ({kinds}); {wide}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
 
 from pydantic import AfterValidator, BeforeValidator, StrictBool
 
@@ -80,6 +80,8 @@ Side = Annotated[int, Whole(SIZE_MULTIPLE, 8192), AfterValidator(_multiple)]
 Guidance = Annotated[float, Real(0.0, 100.0)]
 Sigma = Annotated[float, Real(1e-6, 1e4)]
 Bound = Annotated[float, Real(0.0, 1e4)]
+Strength = Annotated[float, Real(0.0, 4.0)]
+Fraction = Annotated[float, Real(0.0, 1.0)]
 
 
 @checked(SettingsError, prefix="settings.")
@@ -93,77 +95,87 @@ class Settings:
     steps: Annotated[int, Whole(1, 1000)] = 25
     """Denoising steps, 1 to 1000."""
     guidance: Annotated[tuple[Guidance, Guidance], Pair("finite numbers", repeat=True)] = (2.0, 2.0)
-    """Guidance of the first and of the last frame, linear between; (1, 1) runs the conditional branch only."""
+    """Guidance of the first and the last frame. Linear between them; (1, 1) runs the conditional branch only."""
     segment: Annotated[int, Whole(2, 4096)] | None = None
-    """Frames in one segment N, the reference picture's own frame included; at least 2."""
+    """Frames in one segment, the picture's own included. N, at least 2."""
     overlap: Annotated[int, Whole(1, 4095)] = 6
-    """Frames C that neighbouring segments share, 1 <= C < N."""
+    """Frames that neighbouring segments share. C, 1 <= C < N."""
     layout: Layout = "reference"
-    """How segments lie: `reference` as in the paper's code; `compact` computes as few frames as possible; `shifted`
+    """How segments lie. `reference` as in the paper's code; `compact` computes as few frames as possible; `shifted`
     puts them side by side and moves their borders by up to `overlap` frames in each step (an approximation)."""
     fusion: Fusion = "triangular"
-    """Weights in the overlaps: `triangular` (the code) or `linear` in the overlap position (the paper)."""
+    """Weights in the overlaps. `triangular` (the code) or `linear` in the overlap position (the paper)."""
     noise: Noise = "repeat"
-    """Initial noise: `repeat` repeats one segment's along time (the reference), `independent` draws every frame."""
+    """Initial noise. `repeat` repeats one segment's along time (the reference), `independent` draws every frame."""
     seed: Annotated[int, Whole(0, 2**64 - 1)] = 0
-    """0 <= seed < 2**64; same seed, bundle and device give the same bytes."""
+    """Chooses the noise. 0 <= seed < 2**64; same seed, bundle and device give the same bytes."""
     noise_aug: Annotated[float, Real(0.0, 10.0)] = 0.0
-    """Strength of the noise on the reference picture, in units of its range [-1, 1]; 0 to 10."""
+    """Noise on the reference picture, 0 to 10. Its strength in units of the picture's range [-1, 1]."""
     motion_bucket: Annotated[int, Whole(0, 1023)] = 127
-    """SVD's micro-condition for the amount of motion, 0 to 1023."""
+    """Amount of motion that SVD is told, 0 to 1023. A micro-condition."""
     conditioning_fps: Annotated[int, Whole(1, 120)] = 7
-    """SVD's micro-condition for the frame rate (fps - 1 goes into the network), 1 to 120."""
+    """Frame rate that SVD is told, 1 to 120. A micro-condition; fps - 1 goes into the network."""
     sigma_min: Sigma | None = None
     """Smallest non-zero sigma."""
     sigma_max: Sigma | None = None
     """Largest sigma, where sampling starts."""
     size: Annotated[tuple[Side, Side] | None, Pair("whole numbers")] = None
-    """(width, height) of the video, multiples of 64; None takes the bundle's size nearest to the picture's shape."""
+    """Size of the video. (width, height), multiples of 64; None takes the bundle's nearest to the picture's shape."""
     canvas: Annotated[int, Whole(16, 8192)] | None = None
-    """Shorter side in pixels of the canvas on which poses are drawn before they are resized."""
+    """Poses are drawn so large, then resized. The shorter side of their canvas in pixels."""
     stride: Annotated[int, Whole(1, 10_000)] | None = None
     """Take every n-th driving frame; None: 2 * max(1, int(fps / 24)) for a video, 1 for keypoints."""
     frames: Annotated[int, Whole(1, 1_000_000)] | None = None
-    """At most this many frames of video; None animates the whole motion."""
+    """At most so many frames; None animates the whole motion."""
     decode_chunk: Annotated[int, Whole(1, 4096)] = 8
     """Frames that the VAE decodes together."""
     rescale: StrictBool = True
-    """Fit the driving skeleton to the person in the reference picture."""
+    """Fit the driving skeleton to the person in the picture."""
     preview: Annotated[int, Whole(0, 1000)] = 0
-    """Send a preview picture after every n-th denoising step; 0 sends none."""
+    """A preview picture after every n-th step; 0 makes none."""
     schedule: Schedule = "karras"
-    """Where the sigmas lie: `karras` (the reference), or `align-your-steps`, made for about 10 steps."""
+    """Where the sigmas lie. `karras` (the reference), or `align-your-steps`, made for about 10 steps."""
     guidance_interval: Annotated[tuple[Bound, Bound] | None, Pair("finite numbers")] = None
-    """(low, high): only steps whose sigma is in (low, high] are guided, the others run the conditional branch
-    only; each 0 to 1e4. None guides every step. An approximation (Kynkäänniemi et al. 2024)."""
+    """Only steps with such a sigma are guided. (low, high): those whose sigma is in (low, high], each 0 to 1e4; the
+    others run the conditional branch only. None guides every step. An approximation (Kynkäänniemi et al. 2024)."""
     reuse_interval: Annotated[int, Whole(1, 1000)] = 1
-    """Run the full U-Net in every n-th step, 1 to 1000; steps between run only its first level, on the cached
+    """Run the full U-Net in every n-th step only. 1 to 1000; steps between run only its first level, on the cached
     features of the last full step. 1 runs every step in full. An approximation (DeepCache, Ma et al. 2024)."""
     framing: Framing = "person"
-    """Which part of the picture is animated: `centre`, the largest part around the middle (the reference); `person`,
+    """Which part of the picture is animated. `centre`, the largest part around the middle (the reference); `person`,
     the same unless that cuts the person, then one that holds them, with edges continued where none is large enough;
     `pad`, the whole picture with its edges continued."""
     person: Person | None = None
-    """Who of several people in the picture is animated: `largest`, `centre`, `left`, `right`, a number from the left
-    (1 is the leftmost) or a box (left,top,right,bottom in fractions of the picture, or pixels); None: a large one
+    """Who of several people in the picture. `largest`, `centre`, `left`, `right`, a number from the left (1 is the
+    leftmost) or a box (left,top,right,bottom in fractions of the picture, or pixels); None: a large one
     near the middle."""
     driver: Person | None = None
-    """Who of several people in the driving video is followed, as `person`; None: as `person` if that is a word."""
+    """Who of several people in the driving video. As `person`; None: as `person` if that is a word."""
+    pose_strength: Strength = 1.0
+    """How much the poses count, 0 to 4. PoseNet's features are multiplied by it; 0 leaves the motion to the model."""
+    pose_start: Fraction = 0.0
+    """Poses count from this part of the steps, 0 to 1. Of S steps those before round(S * pose_start) run without
+    pose; below pose_end."""
+    pose_end: Fraction = 1.0
+    """Poses count to this part of the steps, 0 to 1. Of S steps those from round(S * pose_end) on run without."""
+    image_strength: Strength = 1.0
+    """How much CLIP's view of the picture counts, 0 to 4. Its token is multiplied by this; the picture's
+    latents stay as they are."""
     draw: Parts = PARTS
-    """Which parts of the poses are drawn: `body`, `hands`, `face`, as text with commas or a tuple."""
+    """Which parts of the poses are drawn. Of `body`, `hands` and `face`: a text with commas, or a tuple."""
     face: Face = "driver"
-    """Whose face is drawn: the `driver`'s; the `reference` picture's own, moved with the driver's head by a rotation,
+    """Whose face is drawn. The `driver`'s; the `reference` picture's own, moved with the driver's head by a rotation,
     a scale and a shift; or `none`."""
     smooth: Annotated[float, Real(0.01, 100.0)] | None = None
-    """Smooth the keypoints by a One Euro filter with this cutoff in Hz for what is at rest, 0.01 to 100; lower is
-    smoother. None leaves them as they are."""
+    """Smooth the keypoints, cutoff in Hz. 0.01 to 100; a One Euro filter whose cutoff this is for points at rest;
+    lower is smoother. None leaves them as they are."""
     hold: Annotated[float, Real(0.0, 3600.0)] | None = None
-    """Seconds for which a person who is not seen holds their last pose, its confidence falling to 0.3, before they
-    disappear; 0 to 3600. None: their confidence falls by a tenth from frame to frame, and they do not disappear."""
+    """Seconds until someone who is not seen disappears. 0 to 3600: till then they hold their last pose, its
+    confidence falling to 0.3 of what it was. None: it falls by a tenth from frame to frame, and they stay."""
     confidence_floor: Annotated[float, Real(0.0, 1.0)] = 0.0
     """Points of a lower confidence are not drawn, 0 to 1."""
     confidence_gain: Annotated[float, Real(0.1, 10.0)] = 1.0
-    """Confidences are multiplied by this, up to 1, before they are drawn, 0.1 to 10."""
+    """Confidences are drawn times this, 0.1 to 10. Up to a confidence of 1."""
 
     def __post_init__(self) -> None:
         if self.segment is not None and self.overlap >= self.segment:
@@ -176,6 +188,12 @@ class Settings:
         if low is not None and high is not None and low >= high:
             raise SettingsError(
                 f"sigma_min {low} is not smaller than sigma_max {high}.", field="settings.sigma_min"
+            )
+        if self.pose_start >= self.pose_end:
+            raise SettingsError(
+                f"pose_start {self.pose_start} is not smaller than pose_end {self.pose_end}.",
+                remedy="Give an end after the start, or pose_strength 0 for no pose at all.",
+                field="settings.pose_start" if self.pose_start else "settings.pose_end",
             )
         if self.reuse_interval > 1 and self.layout == "shifted":
             raise SettingsError(
@@ -214,6 +232,50 @@ class Settings:
     def to_dict(self) -> dict[str, Any]:
         """Plain values that `from_dict` takes back."""
         return asdict(self)
+
+
+class SettingsDict(TypedDict, total=False):
+    """The fields of `Settings` as keyword arguments, for type checkers: what `Animator.settings` takes.
+
+    A test holds it to the fields of `Settings`; a type may be wider where a validator takes more.
+    """
+
+    steps: int
+    guidance: float | tuple[float, float]
+    segment: int | None
+    overlap: int
+    layout: Layout
+    fusion: Fusion
+    noise: Noise
+    seed: int
+    noise_aug: float
+    motion_bucket: int
+    conditioning_fps: int
+    sigma_min: float | None
+    sigma_max: float | None
+    size: tuple[int, int] | None
+    canvas: int | None
+    stride: int | None
+    frames: int | None
+    decode_chunk: int
+    rescale: bool
+    preview: int
+    schedule: Schedule
+    guidance_interval: tuple[float, float] | None
+    reuse_interval: int
+    framing: Framing
+    person: str | int | tuple[float, float, float, float] | None
+    driver: str | int | tuple[float, float, float, float] | None
+    pose_strength: float
+    pose_start: float
+    pose_end: float
+    image_strength: float
+    draw: str | tuple[Part, ...]
+    face: Face
+    smooth: float | None
+    hold: float | None
+    confidence_floor: float
+    confidence_gain: float
 
 
 def driver_of(settings: Settings) -> str | None:

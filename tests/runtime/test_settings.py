@@ -6,14 +6,14 @@ import json
 import math
 from dataclasses import FrozenInstanceError, fields, replace
 from decimal import Decimal
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimicmotion_trt import InputError, Settings, SettingsError
+from mimicmotion_trt import InputError, Settings, SettingsDict, SettingsError
 from mimicmotion_trt.settings import driver_of
 
 WHOLE = {
@@ -34,6 +34,8 @@ REAL = {
     "noise_aug": (0.0, 10.0),
     "sigma_min": (1e-6, 1e4),
     "sigma_max": (1e-6, 1e4),
+    "pose_strength": (0.0, 4.0),
+    "image_strength": (0.0, 4.0),
     "smooth": (0.01, 100.0),
     "hold": (0.0, 3600.0),
     "confidence_floor": (0.0, 1.0),
@@ -65,6 +67,15 @@ def refused(**values: Any) -> SettingsError:
     return caught.value
 
 
+def test_the_keyword_arguments_for_type_checkers_are_the_fields():
+    """A new field of `Settings` belongs into `SettingsDict`, too, with its type or a wider one."""
+    fields_there, keywords = get_type_hints(Settings), get_type_hints(SettingsDict)
+    assert list(keywords) == list(fields_there)
+    for name, kind in fields_there.items():
+        wanted, taken = set(get_args(kind)) or {kind}, set(get_args(keywords[name])) or {keywords[name]}
+        assert wanted <= taken or kind in taken, f"{name}: {keywords[name]} does not take {kind}"
+
+
 def test_every_field_is_looked_at_here():
     covered = {
         *WHOLE,
@@ -76,6 +87,8 @@ def test_every_field_is_looked_at_here():
         "rescale",
         "person",
         "driver",
+        "pose_start",  # these two: test_strengths
+        "pose_end",
         "draw",
     }
     assert covered == {f.name for f in fields(Settings)}

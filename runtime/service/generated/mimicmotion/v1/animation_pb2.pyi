@@ -438,6 +438,10 @@ class AnimationSettings(_message.Message):
     FRAMING_FIELD_NUMBER: _builtins.int
     PERSON_FIELD_NUMBER: _builtins.int
     DRIVER_FIELD_NUMBER: _builtins.int
+    POSE_STRENGTH_FIELD_NUMBER: _builtins.int
+    POSE_START_FIELD_NUMBER: _builtins.int
+    POSE_END_FIELD_NUMBER: _builtins.int
+    IMAGE_STRENGTH_FIELD_NUMBER: _builtins.int
     DRAW_FIELD_NUMBER: _builtins.int
     FACE_FIELD_NUMBER: _builtins.int
     SMOOTH_FIELD_NUMBER: _builtins.int
@@ -494,6 +498,15 @@ class AnimationSettings(_message.Message):
     """
     driver: _builtins.str
     """Who of several people in the driving video is followed, as person; unset: as person if that is a word."""
+    pose_strength: _builtins.float
+    """What PoseNet's features are multiplied by, 0 to 4."""
+    pose_start: _builtins.float
+    """Of S steps those from round(S * pose_start) up to, but not including, round(S * pose_end) have pose features, the
+    others none; 0 <= pose_start < pose_end <= 1.
+    """
+    pose_end: _builtins.float
+    image_strength: _builtins.float
+    """What CLIP's token of the picture is multiplied by, 0 to 4."""
     face: Global___Face.ValueType
     """Whose face is drawn."""
     smooth: _builtins.float
@@ -551,6 +564,10 @@ class AnimationSettings(_message.Message):
         framing: Global___Framing.ValueType | None = ...,
         person: _builtins.str | None = ...,
         driver: _builtins.str | None = ...,
+        pose_strength: _builtins.float | None = ...,
+        pose_start: _builtins.float | None = ...,
+        pose_end: _builtins.float | None = ...,
+        image_strength: _builtins.float | None = ...,
         draw: _abc.Iterable[Global___Draw.ValueType] | None = ...,
         face: Global___Face.ValueType | None = ...,
         smooth: _builtins.float | None = ...,
@@ -558,9 +575,9 @@ class AnimationSettings(_message.Message):
         confidence_floor: _builtins.float | None = ...,
         confidence_gain: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_canvas", b"_canvas", "_conditioning_fps", b"_conditioning_fps", "_confidence_floor", b"_confidence_floor", "_confidence_gain", b"_confidence_gain", "_decode_chunk", b"_decode_chunk", "_driver", b"_driver", "_face", b"_face", "_frames", b"_frames", "_framing", b"_framing", "_fusion", b"_fusion", "_hold", b"_hold", "_layout", b"_layout", "_motion_bucket", b"_motion_bucket", "_noise", b"_noise", "_noise_aug", b"_noise_aug", "_overlap", b"_overlap", "_person", b"_person", "_preview", b"_preview", "_rescale", b"_rescale", "_reuse_interval", b"_reuse_interval", "_schedule", b"_schedule", "_seed", b"_seed", "_segment", b"_segment", "_sigma_max", b"_sigma_max", "_sigma_min", b"_sigma_min", "_smooth", b"_smooth", "_steps", b"_steps", "_stride", b"_stride", "canvas", b"canvas", "conditioning_fps", b"conditioning_fps", "confidence_floor", b"confidence_floor", "confidence_gain", b"confidence_gain", "decode_chunk", b"decode_chunk", "driver", b"driver", "face", b"face", "frames", b"frames", "framing", b"framing", "fusion", b"fusion", "guidance", b"guidance", "guidance_interval", b"guidance_interval", "hold", b"hold", "layout", b"layout", "motion_bucket", b"motion_bucket", "noise", b"noise", "noise_aug", b"noise_aug", "overlap", b"overlap", "person", b"person", "preview", b"preview", "rescale", b"rescale", "reuse_interval", b"reuse_interval", "schedule", b"schedule", "seed", b"seed", "segment", b"segment", "sigma_max", b"sigma_max", "sigma_min", b"sigma_min", "size", b"size", "smooth", b"smooth", "steps", b"steps", "stride", b"stride"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_canvas", b"_canvas", "_conditioning_fps", b"_conditioning_fps", "_confidence_floor", b"_confidence_floor", "_confidence_gain", b"_confidence_gain", "_decode_chunk", b"_decode_chunk", "_driver", b"_driver", "_face", b"_face", "_frames", b"_frames", "_framing", b"_framing", "_fusion", b"_fusion", "_hold", b"_hold", "_image_strength", b"_image_strength", "_layout", b"_layout", "_motion_bucket", b"_motion_bucket", "_noise", b"_noise", "_noise_aug", b"_noise_aug", "_overlap", b"_overlap", "_person", b"_person", "_pose_end", b"_pose_end", "_pose_start", b"_pose_start", "_pose_strength", b"_pose_strength", "_preview", b"_preview", "_rescale", b"_rescale", "_reuse_interval", b"_reuse_interval", "_schedule", b"_schedule", "_seed", b"_seed", "_segment", b"_segment", "_sigma_max", b"_sigma_max", "_sigma_min", b"_sigma_min", "_smooth", b"_smooth", "_steps", b"_steps", "_stride", b"_stride", "canvas", b"canvas", "conditioning_fps", b"conditioning_fps", "confidence_floor", b"confidence_floor", "confidence_gain", b"confidence_gain", "decode_chunk", b"decode_chunk", "driver", b"driver", "face", b"face", "frames", b"frames", "framing", b"framing", "fusion", b"fusion", "guidance", b"guidance", "guidance_interval", b"guidance_interval", "hold", b"hold", "image_strength", b"image_strength", "layout", b"layout", "motion_bucket", b"motion_bucket", "noise", b"noise", "noise_aug", b"noise_aug", "overlap", b"overlap", "person", b"person", "pose_end", b"pose_end", "pose_start", b"pose_start", "pose_strength", b"pose_strength", "preview", b"preview", "rescale", b"rescale", "reuse_interval", b"reuse_interval", "schedule", b"schedule", "seed", b"seed", "segment", b"segment", "sigma_max", b"sigma_max", "sigma_min", b"sigma_min", "size", b"size", "smooth", b"smooth", "steps", b"steps", "stride", b"stride"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_canvas", b"_canvas", "_conditioning_fps", b"_conditioning_fps", "_confidence_floor", b"_confidence_floor", "_confidence_gain", b"_confidence_gain", "_decode_chunk", b"_decode_chunk", "_driver", b"_driver", "_face", b"_face", "_frames", b"_frames", "_framing", b"_framing", "_fusion", b"_fusion", "_hold", b"_hold", "_layout", b"_layout", "_motion_bucket", b"_motion_bucket", "_noise", b"_noise", "_noise_aug", b"_noise_aug", "_overlap", b"_overlap", "_person", b"_person", "_preview", b"_preview", "_rescale", b"_rescale", "_reuse_interval", b"_reuse_interval", "_schedule", b"_schedule", "_seed", b"_seed", "_segment", b"_segment", "_sigma_max", b"_sigma_max", "_sigma_min", b"_sigma_min", "_smooth", b"_smooth", "_steps", b"_steps", "_stride", b"_stride", "canvas", b"canvas", "conditioning_fps", b"conditioning_fps", "confidence_floor", b"confidence_floor", "confidence_gain", b"confidence_gain", "decode_chunk", b"decode_chunk", "draw", b"draw", "driver", b"driver", "face", b"face", "frames", b"frames", "framing", b"framing", "fusion", b"fusion", "guidance", b"guidance", "guidance_interval", b"guidance_interval", "hold", b"hold", "layout", b"layout", "motion_bucket", b"motion_bucket", "noise", b"noise", "noise_aug", b"noise_aug", "overlap", b"overlap", "person", b"person", "preview", b"preview", "rescale", b"rescale", "reuse_interval", b"reuse_interval", "schedule", b"schedule", "seed", b"seed", "segment", b"segment", "sigma_max", b"sigma_max", "sigma_min", b"sigma_min", "size", b"size", "smooth", b"smooth", "steps", b"steps", "stride", b"stride"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_canvas", b"_canvas", "_conditioning_fps", b"_conditioning_fps", "_confidence_floor", b"_confidence_floor", "_confidence_gain", b"_confidence_gain", "_decode_chunk", b"_decode_chunk", "_driver", b"_driver", "_face", b"_face", "_frames", b"_frames", "_framing", b"_framing", "_fusion", b"_fusion", "_hold", b"_hold", "_image_strength", b"_image_strength", "_layout", b"_layout", "_motion_bucket", b"_motion_bucket", "_noise", b"_noise", "_noise_aug", b"_noise_aug", "_overlap", b"_overlap", "_person", b"_person", "_pose_end", b"_pose_end", "_pose_start", b"_pose_start", "_pose_strength", b"_pose_strength", "_preview", b"_preview", "_rescale", b"_rescale", "_reuse_interval", b"_reuse_interval", "_schedule", b"_schedule", "_seed", b"_seed", "_segment", b"_segment", "_sigma_max", b"_sigma_max", "_sigma_min", b"_sigma_min", "_smooth", b"_smooth", "_steps", b"_steps", "_stride", b"_stride", "canvas", b"canvas", "conditioning_fps", b"conditioning_fps", "confidence_floor", b"confidence_floor", "confidence_gain", b"confidence_gain", "decode_chunk", b"decode_chunk", "draw", b"draw", "driver", b"driver", "face", b"face", "frames", b"frames", "framing", b"framing", "fusion", b"fusion", "guidance", b"guidance", "guidance_interval", b"guidance_interval", "hold", b"hold", "image_strength", b"image_strength", "layout", b"layout", "motion_bucket", b"motion_bucket", "noise", b"noise", "noise_aug", b"noise_aug", "overlap", b"overlap", "person", b"person", "pose_end", b"pose_end", "pose_start", b"pose_start", "pose_strength", b"pose_strength", "preview", b"preview", "rescale", b"rescale", "reuse_interval", b"reuse_interval", "schedule", b"schedule", "seed", b"seed", "segment", b"segment", "sigma_max", b"sigma_max", "sigma_min", b"sigma_min", "size", b"size", "smooth", b"smooth", "steps", b"steps", "stride", b"stride"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__canvas: _TypeAlias = _typing.Literal["canvas"]  # noqa: Y015
     _WhichOneofArgType__canvas: _TypeAlias = _typing.Literal["_canvas", b"_canvas"]  # noqa: Y015
@@ -584,6 +601,8 @@ class AnimationSettings(_message.Message):
     _WhichOneofArgType__fusion: _TypeAlias = _typing.Literal["_fusion", b"_fusion"]  # noqa: Y015
     _WhichOneofReturnType__hold: _TypeAlias = _typing.Literal["hold"]  # noqa: Y015
     _WhichOneofArgType__hold: _TypeAlias = _typing.Literal["_hold", b"_hold"]  # noqa: Y015
+    _WhichOneofReturnType__image_strength: _TypeAlias = _typing.Literal["image_strength"]  # noqa: Y015
+    _WhichOneofArgType__image_strength: _TypeAlias = _typing.Literal["_image_strength", b"_image_strength"]  # noqa: Y015
     _WhichOneofReturnType__layout: _TypeAlias = _typing.Literal["layout"]  # noqa: Y015
     _WhichOneofArgType__layout: _TypeAlias = _typing.Literal["_layout", b"_layout"]  # noqa: Y015
     _WhichOneofReturnType__motion_bucket: _TypeAlias = _typing.Literal["motion_bucket"]  # noqa: Y015
@@ -596,6 +615,12 @@ class AnimationSettings(_message.Message):
     _WhichOneofArgType__overlap: _TypeAlias = _typing.Literal["_overlap", b"_overlap"]  # noqa: Y015
     _WhichOneofReturnType__person: _TypeAlias = _typing.Literal["person"]  # noqa: Y015
     _WhichOneofArgType__person: _TypeAlias = _typing.Literal["_person", b"_person"]  # noqa: Y015
+    _WhichOneofReturnType__pose_end: _TypeAlias = _typing.Literal["pose_end"]  # noqa: Y015
+    _WhichOneofArgType__pose_end: _TypeAlias = _typing.Literal["_pose_end", b"_pose_end"]  # noqa: Y015
+    _WhichOneofReturnType__pose_start: _TypeAlias = _typing.Literal["pose_start"]  # noqa: Y015
+    _WhichOneofArgType__pose_start: _TypeAlias = _typing.Literal["_pose_start", b"_pose_start"]  # noqa: Y015
+    _WhichOneofReturnType__pose_strength: _TypeAlias = _typing.Literal["pose_strength"]  # noqa: Y015
+    _WhichOneofArgType__pose_strength: _TypeAlias = _typing.Literal["_pose_strength", b"_pose_strength"]  # noqa: Y015
     _WhichOneofReturnType__preview: _TypeAlias = _typing.Literal["preview"]  # noqa: Y015
     _WhichOneofArgType__preview: _TypeAlias = _typing.Literal["_preview", b"_preview"]  # noqa: Y015
     _WhichOneofReturnType__rescale: _TypeAlias = _typing.Literal["rescale"]  # noqa: Y015
@@ -641,6 +666,8 @@ class AnimationSettings(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__hold) -> _WhichOneofReturnType__hold | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__image_strength) -> _WhichOneofReturnType__image_strength | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__layout) -> _WhichOneofReturnType__layout | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__motion_bucket) -> _WhichOneofReturnType__motion_bucket | None: ...
@@ -652,6 +679,12 @@ class AnimationSettings(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__overlap) -> _WhichOneofReturnType__overlap | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__person) -> _WhichOneofReturnType__person | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pose_end) -> _WhichOneofReturnType__pose_end | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pose_start) -> _WhichOneofReturnType__pose_start | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pose_strength) -> _WhichOneofReturnType__pose_strength | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__preview) -> _WhichOneofReturnType__preview | None: ...
     @_typing.overload
@@ -1077,7 +1110,7 @@ class DoneEvent(_message.Message):
     held: _builtins.int
     """Frames in which the driving person was not seen: they hold the last pose, its confidence falling."""
     note: _builtins.str
-    """What was lost of the motion's sound, and why; empty if nothing was."""
+    """What the bundle says of itself, and what was lost of the motion's sound, and why; empty if there is nothing to say."""
     @_builtins.property
     def size(self) -> Global___Size: ...
     @_builtins.property

@@ -14,17 +14,19 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import MotionError
-from .files import motion_errors, read_head
-from .limits import FASTEST_FPS, SLOWEST_FPS, Limits, check_limit
-from .media.picture import fit_picture
-from .pose import PoseSequence
-from .pose.formats import read_foreign, wholebody_sequence
-from .pose.sequence import read_json
-from .settings import Settings
+from ..errors import MotionError
+from ..files import motion_errors, read_head
+from ..limits import FASTEST_FPS, SLOWEST_FPS, Limits, check_limit
+from ..media.picture import fit_picture
+from ..settings import Settings
+from ..validation import ArrayLike, plain_array
+from .formats import read_foreign, wholebody_sequence
+from .sequence import PoseSequence, read_json
 
 Picture = NDArray[np.uint8]
 SoundFile = str | Path | bytes
+MotionLike = str | Path | bytes | PoseSequence | ArrayLike | Sequence[Any]
+"""A file or folder, the bytes of a file, keypoints, pose pictures uint8 [F,H,W,3], or several of these in a row."""
 MotionKind = Literal["auto", "video", "pose-video"]
 MOTION_KINDS: tuple[MotionKind, ...] = ("auto", "video", "pose-video")
 KEYPOINT_SUFFIXES = (".npz", ".json")
@@ -67,6 +69,8 @@ def open_motion(motion: Any, settings: Settings, limits: Limits, kind: MotionKin
         )
     if isinstance(motion, PoseSequence):
         return _from_poses(motion, settings, limits)
+    if not isinstance(motion, str | Path | bytes | list | tuple):
+        motion = plain_array(motion, MotionError, "motion")
     if isinstance(motion, np.ndarray):
         return _from_array(motion, settings, limits)
     if isinstance(motion, list | tuple) and motion:
@@ -152,7 +156,7 @@ def _from_array(pictures: NDArray[Any], settings: Settings, limits: Limits) -> M
 
 def _from_folder(folder: Path, settings: Settings, limits: Limits) -> Motion:
     """Pose pictures, or OpenPose's files of keypoints, one a frame."""
-    from .media.picture import list_pictures, read_pictures
+    from ..media.picture import list_pictures, read_pictures
 
     if any(folder.glob("[!.]*.json")):
         return _from_poses(folder_of_keypoints(folder, limits), settings, limits)
@@ -165,7 +169,7 @@ def _from_folder(folder: Path, settings: Settings, limits: Limits) -> Motion:
 
 def folder_of_keypoints(folder: Path, limits: Limits) -> PoseSequence:
     """Files of keypoints in their natural order, as one sequence; raises `MotionError` if there are none."""
-    from .media.picture import natural_order
+    from ..media.picture import natural_order
 
     paths = sorted(folder.glob("[!.]*.json"), key=natural_order)
     if not paths:
@@ -178,7 +182,7 @@ def folder_of_keypoints(folder: Path, limits: Limits) -> PoseSequence:
 
 
 def _from_video(source: SoundFile, settings: Settings, limits: Limits, kind: MotionKind) -> Motion:
-    from .media.animated import open_video
+    from ..media.animated import open_video
 
     reader = open_video(source, limits)
     if kind == "auto":

@@ -1,0 +1,235 @@
+"""`mimicmotion-trt animate`: a picture and a motion to a video, in this process or on a server."""
+
+from __future__ import annotations
+
+import inspect
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from ..console import Reporter, explained
+from ..errors import MotionError, OutputError, SettingsError
+from ..events import joined_notes
+from ..flags import Given, make_flag, with_flags
+from ..limits import Limits
+from ..service.commands import connect, connection_flags, limit_values
+from .files import check_output, convert, is_stream, preview_path, whole_file
+from .options import AsJson, read_settings, refuse, settings_flags
+
+if TYPE_CHECKING:
+    from ..service import Client
+
+
+IO, MOTION, SPEED, SERVER, EXPERT = "Input/Output", "Motion", "Speed", "Server", "Expert"
+PictureAndMotion = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        metavar="IMAGE MOTION...",
+        show_default=False,
+        rich_help_panel=IO,
+        help="A person; a driving video, keypoints or pose pictures.",
+    ),
+]
+
+
+def here_flags() -> list[inspect.Parameter]:
+    """What says how the work is done in this process; a server has its own way."""
+    kinds = Literal["auto", "video", "pose-video"]
+    on_off = Literal["on", "off"]
+    finders = Literal["mediapipe", "dwpose"]
+    return [
+        make_flag("bundle", str, help="Bundle, by name or folder. [default: tiny]", panel=IO, metavar="NAME"),
+        make_flag("motion_kind", kinds, help="What a video shows: a person, or skeletons.", panel=MOTION),
+        make_flag("estimator", finders, help="What finds people; dwpose needs its files.", panel=MOTION),
+        make_flag("device", str, help="auto, cpu, cuda or cuda:N.", panel=SPEED, metavar="NAME"),
+        make_flag("threads", int, help="CPU threads; every core if not given.", panel=SPEED),
+        make_flag("graphs", on_off, help="On a GPU, each step as one captured CUDA graph.", panel=SPEED),
+        make_flag(
+            "limit", list[str], help="For instance frames=500; repeat.", panel=EXPERT, metavar="NAME=NUMBER"
+        ),
+    ]
+
+
+def server_flags() -> list[inspect.Parameter]:
+    """Who does the work instead, and in which order."""
+    return [
+        make_flag("server", str, help="Server that does the work.", panel=SERVER, metavar="HOST:PORT"),
+        make_flag(
+            "priority", int, help="Jobs of a higher priority go first, -9 to 9. [default: 0]", panel=SERVER
+        ),
+        make_flag(
+            "deadline", float, help="It has to finish in time, or refuses.", panel=SERVER, metavar="SECONDS"
+        ),
+        *connection_flags(SERVER),
+    ]
+
+
+@with_flags("here", here_flags())
+@with_flags("chosen", settings_flags())
+@with_flags("there", server_flags())
+def animate(
+    files: PictureAndMotion = None,
+    *,
+    image: Annotated[
+        Path | None,
+        typer.Option("-i", "--image", metavar="FILE", help="IMAGE as a flag.", rich_help_panel=IO),
+    ] = None,
+    motion: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "-m",
+            "--motion",
+            metavar="FILE",
+            help="MOTION as a flag; - reads one, repeat for a row.",
+            rich_help_panel=IO,
+        ),
+    ] = None,
+    output: Annotated[
+        str,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="FILE",
+            help=".mp4 .mov .mkv .webm .gif folder/ f/%04d.png -",
+            rich_help_panel=IO,
+        ),
+    ],
+    reference_pose: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Keypoints of the person in the picture.", rich_help_panel=IO),
+    ] = None,
+    as_json: AsJson = False,
+    here: Given,
+    chosen: Given,
+    there: Given,
+) -> None:
+    """Animate a picture, in this process or on a server.
+
+    Defaults are those of the bundle. What every setting does and costs: docs/controls.md
+
+    mimicmotion-trt animate person.jpg dance.mp4 -o out.mp4
+    mimicmotion-trt animate person.jpg dance.mp4 -o out.mp4 --server localhost:50051 --steps 10
+    """
+    from ..pose import PoseSequence
+
+    with explained(as_json):
+        image, motions = picture_and_motions(list(files or ()), image, list(motion or ()))
+        settings = read_settings(chosen)  # before anything is loaded
+        server = there.pop("server", "")
+        if server:
+            refuse(here, "with --server", "It is the server's to choose: leave it out.")
+        else:
+            refuse(there, "without --server", "Name the server: --server HOST:PORT.")
+        check_output(output, [image, *motions, *([reference_pose] if reference_pose else [])])
+        pose = PoseSequence.load(reference_pose) if reference_pose else None
+        preview = preview_path(output) if settings.get("preview") else None
+        with (
+            Reporter(as_json, output, preview) as reporter,
+            tempfile.TemporaryDirectory(prefix="mimicmotion-") as folder,
+        ):
+            image, *motions = (whole_file(path, Path(folder)) for path in (image, *motions))
+            inputs: Given = {"image": image, "motion": motions, "reference_pose": pose}
+            if server:
+                inputs |= {name: there.pop(name) for name in ("priority", "deadline") if name in there}
+                done = _on_server(connect(server, there), inputs, settings, output, reporter)
+            else:
+                done = _in_process(here, inputs, settings, output, reporter)
+        reporter.note(done.pop("note"))
+        reporter.line({"event": "done", "output": output, **done})
+        size = "x".join(map(str, done["size"]))
+        reporter.say(f"{output}: {done['frames']} frames, {size}, {done['fps']:g} per second")
+        if preview is not None:
+            reporter.say(f"{preview}: the middle frame as the last step saw it")
+
+
+def picture_and_motions(
+    files: list[Path], image: Path | None, motions: list[Path]
+) -> tuple[Path, list[Path]]:
+    """What is named by its place, and what by a flag, as one; raises `SettingsError` if something is missing."""
+    if image is None and files:
+        image, *files = files
+    if motions and files:
+        raise SettingsError(
+            f"{files[0]} is neither the picture nor the motion: both are named already.",
+            remedy="Leave it out, or the flags.",
+            field="motion",
+        )
+    motions = motions or files
+    if image is None or not motions:
+        raise SettingsError(
+            f"there is no {'picture' if image is None else 'motion'}.",
+            remedy="For instance: mimicmotion-trt animate person.jpg dance.mp4 -o out.mp4",
+            field="image" if image is None else "motion",
+        )
+    return image, motions
+
+
+def _in_process(
+    here: Given, inputs: Given, settings: Given, output: str, reporter: Reporter
+) -> dict[str, Any]:
+    from ..animator import Animator
+    from ..media.writer import VideoWriter
+
+    options: Given = {name: here[name] for name in ("device", "threads") if name in here}
+    options |= {"limits": Limits(**limit_values(here.get("limit"))), "graphs": here.get("graphs") != "off"}
+    inputs |= {name: here[name] for name in ("estimator", "motion_kind") if name in here}
+    with Animator.load(here.get("bundle", "tiny"), **options) as animator:
+        reporter.note(animator.note)
+        animation = animator.stream(**inputs, settings=animator.settings(**settings))
+        fps, size = animation.fps, animation.size
+        with VideoWriter(output, fps=fps, size=size, audio=animation.audio) as writer:
+            for event in animation:
+                reporter.show(event)
+                for frame in event.frames if event.frames is not None else ():
+                    writer.write(frame)
+        resolved = animation.settings.to_dict()
+        done = {
+            "frames": animation.frames,
+            "held": animation.held,
+            "fps": fps,
+            "size": size,
+            "note": writer.note,
+        }
+        return {**done, "settings": resolved}
+
+
+def _on_server(
+    connected: Client, inputs: Given, settings: Given, output: str, reporter: Reporter
+) -> dict[str, Any]:
+    from ..media.writer import VideoWriter
+
+    motion, *others = inputs["motion"]
+    if others or motion.is_dir():
+        raise MotionError(
+            f"{motion} is a folder." if not others else "a server takes one motion.",
+            remedy="Send a video or keypoints to a server.",
+            field="motion",
+        )
+    inputs["motion"] = motion
+    as_mp4 = (
+        Path(output).suffix.lower() == ".mp4"
+        and not Path(output).is_symlink()
+        and not is_stream(Path(output))
+    )
+    if not as_mp4 and output != "-" and not is_stream(Path(output)):  # refused now rather than after the work
+        VideoWriter(output, fps=1, size=(64, 64)).abort()
+    with connected as client, tempfile.TemporaryDirectory() as folder:
+        received = Path(output) if as_mp4 else Path(folder) / "received.mp4"
+        animation = client.animate(**inputs, settings=settings, output=received)
+        for event in animation:
+            reporter.show(event)
+        note = ""
+        if not as_mp4:
+            try:
+                note = convert(received, output)
+            except OutputError as error:
+                kept = Path(tempfile.mkdtemp(prefix="mimicmotion-")) / "video.mp4"
+                shutil.copyfile(received, kept)
+                remedy = f"The finished video was kept as {kept}."
+                raise OutputError(error.message, remedy=remedy, field="output") from error
+        done = animation.result().done.to_dict()
+        said = {key: value for key, value in done.items() if key not in ("event", "sequence")}
+        return {**said, "note": joined_notes(said["note"], note)}
