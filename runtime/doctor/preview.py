@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import counted
 from ..files import read_head
 from ..inputs import Request, read_reference
 from ..limits import Limits
@@ -17,7 +18,7 @@ from ..media.sheet import Row, contact_sheet, evenly
 from ..pose import PoseSequence, draw_poses
 from ..pose.draw import Drawing
 from ..pose.retarget import retarget
-from ..settings import Settings
+from ..settings import REFERENCE, Settings
 from ..validation import described_clip
 
 Picture = NDArray[np.uint8]
@@ -44,7 +45,7 @@ def preview_sheet(
     picture = read_picture(image)
     reference = read_reference(Request(picture, None, None, estimator), settings, Limits(), sizes, threads)
     height, width = reference.picture.shape[:2]
-    canvas = settings.canvas or 2160
+    canvas = settings.canvas or int(REFERENCE["canvas"])
     drawing = Drawing.of(settings)
     drawn = draw_poses(reference.pose, height, width, canvas, drawing)[0]
     crop = reference.crop
@@ -55,7 +56,7 @@ def preview_sheet(
         shown, _ = retarget(motion, reference.pose, settings, (width, height))
         chosen = shown.take(evenly(len(shown), COLUMNS))
         pictures = list(draw_poses(chosen, height, width, canvas, drawing))
-        rows.append((f"{len(motion)} frames of motion", pictures))
+        rows.append((f"{counted(len(motion), 'frame')} of motion", pictures))
     return contact_sheet(rows, columns=COLUMNS, tile_height=256), box
 
 
