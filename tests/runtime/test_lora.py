@@ -181,7 +181,7 @@ def test_jobs_choose_from_the_loras_that_were_loaded(bundle, make_lora):
     """The U-Nets of two choices are kept, and what was encoded serves all of them."""
     loras = {name: make_lora(name, seed) for seed, name in enumerate(("a", "b"))}
     with Animator.load(bundle, threads=1, loras=loras) as animator:
-        assert animator.settings().lora == ()
+        assert animator.settings().lora is None
         made = {}
         for choice in ((), ("a",), ("a:0.5",), ("b",), ("a", "b"), ("a",), ()):
             found = clip(animator, animator.settings(steps=1, lora=choice))
