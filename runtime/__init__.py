@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .limits import Limits
     from .media.record import read_facts
     from .pose import PoseSequence, draw_poses, estimate_poses, rescale_to_reference
-    from .service import AsyncClient, Client
+    from .service import AsyncClient, Client, ClientTls
     from .settings import Settings, SettingsDict
 
 __version__ = "0.1.0"
@@ -39,6 +39,7 @@ _LAZY = {
     "Animator": "animator",
     "AsyncClient": "service",
     "Client": "service",
+    "ClientTls": "service",
     "Event": "events",
     "Facts": "facts",
     "Job": "job",
@@ -61,6 +62,7 @@ __all__ = [
     "Cancelled",
     "CheckpointError",
     "Client",
+    "ClientTls",
     "DeviceLost",
     "EngineError",
     "Event",

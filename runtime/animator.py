@@ -27,11 +27,11 @@ from .limits import Limits
 from .media.picture import PictureLike, fit_picture, read_picture
 from .networks import Networks, Sampler
 from .pipeline import Animation
-from .pose import PoseSequence, draw_poses, estimate_poses, rescale_to_reference
-from .pose.draw import LINE_WIDTH, drawn_width
-from .pose.follow import hold_poses
+from .pose import PoseSequence, draw_poses, estimate_poses
+from .pose.draw import LINE_WIDTH, Drawing, drawn_width
 from .pose.framing import Reference
 from .pose.motion import MotionKind, MotionLike, open_motion
+from .pose.retarget import retarget
 from .settings import Settings, SettingsDict, driver_of, make_settings, resolve_settings
 from .validation import ArrayLike, check_array, described
 
@@ -39,7 +39,7 @@ Float = NDArray[np.float32]
 Picture = NDArray[np.uint8]
 OnStep = Callable[[int, Float], None]
 DEVICES = r"auto|cpu|cuda(:\d+)?"
-MEASURABLE, THIN = 1.5, 0.5
+MEASURABLE, THIN = 1.5, 0.65
 """Pixels from which the width of lines can be told; share of the width of the model's lines under which pose pictures
 are thought to be a mistake."""
 
@@ -242,11 +242,10 @@ class Animator:
     def rescale(
         self, motion: PoseSequence, reference: Reference, settings: Settings | None = None
     ) -> PoseSequence:
-        """A motion as `animate` draws it: fitted to the person in the reference, frames without a person filled."""
+        """A motion as `animate` draws it: smoothed and fitted to the person in the reference as settings say, frames
+        without a person filled."""
         height, width = reference.picture.shape[:2]
-        if self.resolve(settings).rescale:
-            motion = rescale_to_reference(motion, reference.pose, height, width)
-        return replace(hold_poses(motion)[0], size=(width, height))
+        return retarget(motion, reference.pose, self.resolve(settings), (width, height))[0]
 
     def draw_poses(self, *poses: PoseSequence, settings: Settings | None = None) -> Picture:
         """Pose pictures uint8 [F,H,W,3] of one sequence after another, on the canvas that the model wants.
@@ -257,7 +256,8 @@ class Animator:
         if not poses or settings.canvas is None:
             raise MotionError("there are no poses.", remedy="Give a PoseSequence.", field="motion")
         width, height = settings.size or nearest_size(poses[0].size, self.manifest.sizes)
-        return np.concatenate([draw_poses(each, height, width, settings.canvas) for each in poses])
+        drawing = Drawing.of(settings)
+        return np.concatenate([draw_poses(each, height, width, settings.canvas, drawing) for each in poses])
 
     def sample(
         self,

@@ -15,7 +15,9 @@ from ..limits import Limits
 from ..media.picture import fit_picture, picture_format, read_picture
 from ..media.reader import VideoReader
 from ..media.sheet import Row, contact_sheet, evenly
-from ..pose import PoseSequence, draw_poses, rescale_to_reference
+from ..pose import PoseSequence, draw_poses
+from ..pose.draw import Drawing
+from ..pose.retarget import retarget
 from ..settings import REFERENCE, Settings
 from ..validation import described_clip
 
@@ -44,17 +46,17 @@ def preview_sheet(
     reference = read_reference(Request(picture, None, None, estimator), settings, Limits(), sizes, threads)
     height, width = reference.picture.shape[:2]
     canvas = settings.canvas or int(REFERENCE["canvas"])
-    drawn = draw_poses(reference.pose, height, width, canvas)[0]
+    drawing = Drawing.of(settings)
+    drawn = draw_poses(reference.pose, height, width, canvas, drawing)[0]
     crop = reference.crop
     box = (crop.left, crop.top, crop.right, crop.bottom)
     label = f"{width}x{height} of {picture.shape[1]}x{picture.shape[0]}, from {box[:2]} to {box[2:]}"
     rows: list[Row] = [(label, [reference.picture, overlaid(reference.picture, drawn)])]
     if motion is not None:
-        shown = rescale_to_reference(motion, reference.pose, height, width) if settings.rescale else motion
+        shown, _ = retarget(motion, reference.pose, settings, (width, height))
         chosen = shown.take(evenly(len(shown), COLUMNS))
-        rows.append(
-            (f"{counted(len(motion), 'frame')} of motion", list(draw_poses(chosen, height, width, canvas)))
-        )
+        pictures = list(draw_poses(chosen, height, width, canvas, drawing))
+        rows.append((f"{counted(len(motion), 'frame')} of motion", pictures))
     return contact_sheet(rows, columns=COLUMNS, tile_height=256), box
 
 

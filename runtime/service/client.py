@@ -67,6 +67,13 @@ Cost = TypeVar("Cost")
 Health = TypeVar("Health")
 
 
+class _Closed:
+    """Stands for the stubs of a client that was closed."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise ServiceError("the client is closed.", remedy="Make another one.")
+
+
 class _Calls(Generic[Events, Info, Page, Cost, Health]):
     """Every call of both clients. What its methods return depends on the client: a value, or a coroutine of it."""
 
@@ -267,6 +274,7 @@ class Client(_Calls[Animation, JobInfo, tuple[list[JobInfo], str], Estimate, str
         return jobs
 
     def close(self) -> None:
+        self._stub = self._health = _Closed()
         self._channel.close()
 
     def __enter__(self) -> Self:
@@ -330,6 +338,7 @@ class AsyncClient(
 
     async def close(self) -> None:
         await asyncio.gather(*self._stopping)
+        self._stub = self._health = _Closed()
         await self._channel.close()
 
     async def __aenter__(self) -> Self:

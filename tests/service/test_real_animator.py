@@ -57,6 +57,29 @@ def test_the_server_makes_what_the_library_makes(host, client, bundle, chosen):
     assert "torch" not in Path(f"/proc/{host.engine_pid}/maps").read_text()
 
 
+def test_controls_of_the_poses_mean_the_same_here_and_there(client, bundle):
+    chosen = {
+        **SHORT,
+        "draw": ("body", "face"),
+        "face": "reference",
+        "smooth": 0.5,
+        "hold": 0.4,
+        "confidence_floor": 0.2,
+        "confidence_gain": 1.5,
+    }
+    gap = PoseSequence.load(MOTION)[:4]
+    gap = replace(gap, body_score=gap.body_score * np.array([[1], [1], [0], [1]], np.float32))
+    events = list(animation := client.animate(PERSON, gap, chosen))
+    reports = [event for event in events if isinstance(event, Progress)]
+    assert reports[-1].held == animation.result().done.held == 1
+    with Animator.load(bundle, threads=1) as animator:
+        clip = animator.stream(PERSON, gap, animator.settings(**chosen))
+        mp4, video = FragmentedMp4(clip.fps, clip.size), b""
+        for event in clip:
+            video += mp4.write(event.frames) if event.frames is not None else b""
+        assert animation.result().read() == video + mp4.close()
+
+
 @pytest.mark.slow
 def test_a_killed_engine_goes_on_and_makes_the_same_bytes(bundle):
     options = {"load": load_animator, "bundle": bundle, "threads": 1, "checkpoint_share": 1e6}

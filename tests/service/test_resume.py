@@ -137,7 +137,7 @@ class Blocking:
 
     def leave(self) -> None:
         """Hear of some more events, so that the new server sends them, and go."""
-        list(islice(self.animation, 60))
+        list(islice(self.animation, 30))
         self.animation.cancel()
         self.client.close()
 
@@ -167,7 +167,7 @@ class Asyncio(Blocking):
 
     def leave(self) -> None:
         async def story() -> None:
-            for _ in range(60):
+            for _ in range(30):
                 await anext(self.animation)
             self.animation.cancel()
             await self.client.close()
@@ -176,7 +176,9 @@ class Asyncio(Blocking):
         self.runner.close()
 
 
-@pytest.mark.parametrize(("kind", "number"), [(Blocking, signal.SIGKILL), (Asyncio, signal.SIGTERM)])
+@pytest.mark.parametrize(
+    ("kind", "number"), [(Blocking, signal.SIGKILL), pytest.param(Asyncio, signal.SIGTERM, marks=SLOW)]
+)
 def test_a_caller_goes_on_where_the_server_is_started_again(tmp_path, undisturbed, kind, number):
     """It calls once and gets every event once; leaving later still cancels its job."""
     config = options(tmp_path, grace=0.1, limits={"jobs": 2})
@@ -185,7 +187,7 @@ def test_a_caller_goes_on_where_the_server_is_started_again(tmp_path, undisturbe
             client.wait_until_ready(60)
         endless, caller = kind(address), kind(address)
         endless.animate(PICTURE, VIDEO, {**SETTINGS, "steps": 1000})
-        before = list(caller.animate(PICTURE, VIDEO, {**SETTINGS, "steps": 30}))
+        before = list(caller.animate(PICTURE, VIDEO, {**SETTINGS, "steps": 12}))
         running.send_signal(number)
         running.wait(60)
     with process(**config, port=int(address.rpartition(":")[2])), Client(address) as client:
@@ -198,7 +200,7 @@ def test_a_caller_goes_on_where_the_server_is_started_again(tmp_path, undisturbe
         assert before == events[:8]
         endless.leave()
         until(lambda: client.get(endless.animation.job).state == "cancelled")
-        again = client.animate(PICTURE, VIDEO, {**SETTINGS, "steps": 30}).result().read()
+        again = client.animate(PICTURE, VIDEO, {**SETTINGS, "steps": 12}).result().read()
         assert video == again != undisturbed
 
 
