@@ -140,7 +140,7 @@ class Settings:
     guidance: Annotated[tuple[Guidance, Guidance], Pair("finite numbers", repeat=True)] = (2.0, 2.0)
     """Guidance of the first and the last frame. Linear between them; (1, 1) runs the conditional branch only."""
     segment: Annotated[int, Whole(2, 4096)] | None = None
-    """Frames in one segment, the picture's own included. N, at least 2."""
+    """Frames in one segment, the picture's included. N, at least 2."""
     overlap: Annotated[int, Whole(1, 4095)] = 6
     """Frames that neighbouring segments share. C, 1 <= C < N."""
     layout: Layout = "reference"
@@ -173,7 +173,7 @@ class Settings:
     decode_chunk: Annotated[int, Whole(1, 4096)] = 8
     """Frames that the VAE decodes together."""
     rescale: StrictBool = True
-    """Fit the driving skeleton to the person in the picture."""
+    """Fit the driving skeleton to the picture's person."""
     preview: Annotated[int, Whole(0, 1000)] = 0
     """A preview picture after every n-th step; 0 makes none."""
     schedule: Schedule = "karras"
@@ -197,12 +197,12 @@ class Settings:
     pose_strength: Strength = 1.0
     """How much the poses count, 0 to 4. PoseNet's features are multiplied by it; 0 leaves the motion to the model."""
     pose_start: Fraction = 0.0
-    """Poses count from this part of the steps, 0 to 1. Of S steps those before round(S * pose_start) run without
+    """Poses count from this part of the steps on. 0 to 1; of S steps those before round(S * pose_start) run without
     pose; below pose_end."""
     pose_end: Fraction = 1.0
-    """Poses count to this part of the steps, 0 to 1. Of S steps those from round(S * pose_end) on run without."""
+    """Poses count up to this part of the steps. 0 to 1; of S steps those from round(S * pose_end) on run without."""
     image_strength: Strength = 1.0
-    """How much CLIP's view of the picture counts, 0 to 4. Its token is multiplied by this; the picture's
+    """How much CLIP's view of the picture counts. 0 to 4; its token is multiplied by this; the picture's
     latents stay as they are."""
     draw: Parts = PARTS
     """Which parts of the poses are drawn. Of `body`, `hands` and `face`: a text with commas, or a tuple."""

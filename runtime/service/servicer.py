@@ -136,6 +136,12 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
     async def _take_upload(self, receiver: Receiver, *, waits: bool) -> tuple[StoredJob, bool]:
         config, who = self._config, caller()
         header = await receiver.header(config.limits)
+        if header.priority > who.priority:
+            raise SettingsError(
+                f"priority is {header.priority}, and jobs of this token may have {who.priority} at most.",
+                remedy=f"Choose {who.priority} or less.",
+                field="priority",
+            )
         settings = self._settings(header.settings)
         settings = replace(settings, preview=(settings.preview or 1) if header.want_previews else 0)
         kind, deadline = wire.MOTION_KINDS[header.motion_kind], None

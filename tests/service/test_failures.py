@@ -18,12 +18,12 @@ from mimicmotion_trt import errors
 from mimicmotion_trt.events import Accepted, Progress, Queued
 from mimicmotion_trt.limits import Limits
 from mimicmotion_trt.service import Client, ServiceConfig
-from mimicmotion_trt.service.client import Animation
 from mimicmotion_trt.service.engine_process import EngineProcess
 from mimicmotion_trt.service.generated.mimicmotion.v1 import animation_pb2 as pb
 from mimicmotion_trt.service.generated.mimicmotion.v1 import animation_pb2_grpc as pb_grpc
 from mimicmotion_trt.service.status import EngineLost, Late
 from mimicmotion_trt.service.transfer import Delivery, Upload
+from mimicmotion_trt.service.watching import Animation, Reconnection
 
 from .hosting import STAND_IN, hosted, script, until
 
@@ -287,7 +287,7 @@ def test_damage_on_the_way_is_noticed_and_leaves_no_file(host, tmp_path, change)
     with grpc.insecure_channel(host.address) as channel:
         call = _Damaged(pb_grpc.AnimationServiceStub(channel).Animate(requests), change)
         with pytest.raises(errors.ServiceError):
-            Animation(call, Delivery(tmp_path / "out.mp4")).result()
+            Animation(call, Delivery(tmp_path / "out.mp4"), Reconnection(call, None, patience=0)).result()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -316,6 +316,9 @@ class _Damaged:
 
     def cancel(self) -> None:
         self._call.cancel()
+
+    def done(self) -> bool:
+        return bool(self._call.done())
 
 
 def test_the_loop_is_never_blocked(host, client):
