@@ -28,6 +28,7 @@ from mimicmotion_trt.engines.cuda import count_gpus, gpu_index, open_gpu
 from mimicmotion_trt.engines.cuda_memory import DeviceArray
 from mimicmotion_trt.engines.tensorrt_backend import TensorRtEngine
 from mimicmotion_trt.engines.tensorrt_library import Session, check_validity, open_library
+from mimicmotion_trt.engines.weight_table import WeightChanges
 
 from .stand_in_tensorrt import SCRATCH, SPEC, HostGpu, open_stand_in, plan_of
 
@@ -255,6 +256,32 @@ def test_other_weights_are_put_in(session, file):
     np.testing.assert_array_equal(outputs["y"], 3 * inputs["x"].astype(np.float32))
     with pytest.raises(EngineError, match=r"conv\.weight"):
         engine.refit("another.onnx")
+
+
+def test_a_plan_is_refitted_with_its_own_graph_whose_weights_are_changed(
+    session, file, tmp_path, monkeypatch
+):
+    """The graph that was kept beside it; what the parser is given is gone afterwards."""
+    onnx = pytest.importorskip("onnx")
+    kept, weight = tmp_path / "good.onnx", np.arange(6, dtype=np.float16).reshape(2, 3)
+    graph = onnx.helper.make_graph([], "kept", [], [], [onnx.numpy_helper.from_array(weight, "w")])
+    kept.write_bytes(onnx.helper.make_model(graph).SerializeToString())
+    seen: list[Any] = []
+
+    def refit_from_file(self: Any, path: str) -> bool:
+        seen.extend([Path(path), onnx.numpy_helper.to_array(onnx.load(path).graph.initializer[0])])
+        return True
+
+    monkeypatch.setattr(session.library.api.OnnxParserRefitter, "refit_from_file", refit_from_file)
+    monkeypatch.setattr(tensorrt_backend, "open_session", lambda *_: session)
+    changes = WeightChanges({"w": lambda: np.full(6, 0.5)}, kept)
+    plan = plan_of(refittable=True)
+    engine = tensorrt_backend.open_engine(file, SPEC, Placement("cuda"), plan=plan, changes=changes)
+    inputs, outputs = arrays(1)
+    engine.bind(inputs, outputs)()
+    np.testing.assert_array_equal(outputs["y"], 3 * inputs["x"].astype(np.float32))
+    np.testing.assert_array_equal(seen[1], weight + np.float16(0.5))
+    assert not seen[0].exists()
 
 
 def test_a_plan_is_written_with_the_weights_that_it_has(session, file, faults):
