@@ -285,7 +285,7 @@ class Client(_Calls[Animation, JobInfo, tuple[list[JobInfo], str], Estimate, str
 
     def _stop(self, job: str) -> None:
         request = pb.CancelAnimationRequest(job=job)
-        with suppress(grpc.RpcError):
+        with suppress(grpc.RpcError, ServiceError):
             self._stub.CancelAnimation(request, timeout=STOP_SECONDS, metadata=self._metadata)
 
     def _requests(self, upload: Upload, kind: Any) -> Iterator[Any]:
@@ -349,8 +349,9 @@ class AsyncClient(
 
     def _stop(self, job: str) -> None:
         request = pb.CancelAnimationRequest(job=job)
-        call = self._stub.CancelAnimation(request, timeout=STOP_SECONDS, metadata=self._metadata)
-        self._stopping.add(asyncio.ensure_future(asyncio.wait([asyncio.ensure_future(call.code())])))
+        with suppress(ServiceError):
+            call = self._stub.CancelAnimation(request, timeout=STOP_SECONDS, metadata=self._metadata)
+            self._stopping.add(asyncio.ensure_future(call.code()))  # which raises nothing
 
     async def _requests(self, upload: Upload, kind: Any) -> AsyncIterator[Any]:
         parts = iter(upload)

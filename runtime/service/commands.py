@@ -65,6 +65,8 @@ def _serve_flag(option: Option) -> inspect.Parameter:
     hint, default, metavar = option.hint, option.default, None
     if option.name == "devices":
         hint, default, metavar = list[str], "auto", "NAME"
+    elif option.name == "lora":
+        hint, default, metavar = list[str], "", "NAME=FILE"
     elif option.name == "graphs":
         hint, default = Literal["on", "off"], "on"
     elif hint is bool:

@@ -13,7 +13,7 @@ import weakref
 import zlib
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
@@ -305,7 +305,7 @@ class ReceivedVideo:
     """A finished video."""
 
     done: Done
-    video: IO[bytes]
+    video: IO[bytes] = field(repr=False)
     """The file's bytes, open for reading."""
     path: Path | None
     """Where it was written, if an output was named."""
@@ -314,6 +314,12 @@ class ReceivedVideo:
         """The whole MP4 file."""
         self.video.seek(0)
         return self.video.read()
+
+    def _repr_html_(self) -> str:
+        """A player, for notebooks."""
+        from ..media.notebook import video_html
+
+        return video_html(self.read(), self.done.size)
 
     def save(self, path: str | Path) -> Path:
         """Write the MP4; the file appears whole or not at all. Raises `OutputError`."""

@@ -92,6 +92,7 @@ def test_enums_have_the_choices_of_the_settings(name):
         hold=st.none() | st.floats(0, 3600),
         confidence_floor=st.floats(0, 1),
         confidence_gain=st.floats(0.1, 10),
+        lora=st.sampled_from([None, ("style",), ("style:0.5", "other:-2.0")]),
     )
 )
 def test_settings_come_back_exactly(value):
