@@ -25,6 +25,14 @@ AS_BUILT: dict[str, Any] = {
 """Options of the bundles that all tests share."""
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One file that builds the shared bundle goes first, then those that need none, which others run meanwhile."""
+    needing = {item.path for item in items if "deep_bundle" in getattr(item, "fixturenames", ())}
+    first = min(needing, default=None)
+    items.sort(key=lambda item: 0 if item.path == first else 1 + (item.path in needing))
+
+
 @pytest.fixture(scope="session")
 def golden() -> Path:
     """The golden folder: `tiny/` holds small networks and three runs of the reference on them."""

@@ -36,8 +36,10 @@ SETTINGS = {"steps": 6, "decode_chunk": 2}
 SLOW = pytest.mark.slow
 STOPS = [
     ("denoise", 4),
-    ("decode", 2),
-    *(pytest.param(*stop, marks=SLOW) for stop in [("pose", 2), ("denoise", 1), ("decode", 4)]),
+    *(
+        pytest.param(*stop, marks=SLOW)
+        for stop in [("pose", 2), ("denoise", 1), ("decode", 2), ("decode", 4)]
+    ),
 ]
 
 
