@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import runpy
 from pathlib import Path
 
 import mimicmotion_trt as mm
+from mimicmotion_trt.media.picture import read_picture
 from mimicmotion_trt.media.reader import VideoReader
 from mimicmotion_trt.service.config import load_animator
 
@@ -60,3 +62,11 @@ def test_a_server_offers_its_loras_by_name(bundle, command, make_lora, tmp_path)
         done = command(*WORDS, "-o", output, "--server", host.address, "--lora", "style", code=1)
     assert mm.read_facts(output).settings.lora == ("mine:0.5",)
     assert "Choose from: mine." in done.stdout + done.stderr
+
+
+def test_the_example_shows_a_lora_at_several_strengths(bundle, make_lora, tmp_path, monkeypatch):
+    example = runpy.run_path(str(DEMO.parent / "docs" / "examples" / "lora.py"))
+    monkeypatch.setitem(example["main"].__globals__, "STRENGTHS", (0.0, 1.0))
+    names = (make_lora("style"), DEMO / "person.jpg", DEMO / "balance.npz", tmp_path / "sheet.png", bundle)
+    example["main"](*map(str, names))
+    assert read_picture(tmp_path / "sheet.png").shape[0] > 300
