@@ -1,6 +1,6 @@
 """What controls do to a video and what they cost: pictures for docs/controls.md, and a table.
 
-    python benchmarks/controls.py --save      docs/images/pose-strength.jpg and image-strength.jpg, and the table; 10 minutes
+    python benchmarks/controls.py --save      the pictures and the table of docs/controls.md, in ten minutes
     python benchmarks/controls.py --quick     a minute, to see that it works
 
 One clip of a synthetic person whom no training has seen, in more steps than `tiny`'s own two, so that there is

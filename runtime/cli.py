@@ -41,6 +41,7 @@ class Room:
         """The command itself."""
         with self._explained():
             module = importlib.import_module(f"{__package__}.{self.module}")
+        getattr(module, "tune_environment", lambda: None)()
         command: Any = typer.main.get_command(module.app)
         run = command.callback
 

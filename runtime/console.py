@@ -6,7 +6,6 @@ import json
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,8 +28,9 @@ class Bars:
 
         console = Console(stderr=True, markup=False)
         self._lines = not quiet and not console.is_terminal
-        self._told = time.monotonic()
-        self._tasks: dict[str, Any] = {}
+        self._over = threading.Event()
+        self._stages: dict[str, Any] = {}
+        self._current: Any = None
         self._progress = bar.Progress(
             bar.TextColumn("{task.description:8}"),
             bar.BarColumn(),
@@ -43,21 +43,20 @@ class Bars:
 
     def __enter__(self) -> Bars:
         self._progress.start()
+        if self._lines:
+            threading.Thread(target=self._tell, name="mimicmotion-progress", daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._over.set()
         self._progress.stop()
 
-    def show(self, stage: str, done: float, total: float | None = None) -> None:
-        """`done` of `total` parts of a stage are done; None where the total is not known."""
-        if stage not in self._tasks:
-            self._tasks[stage] = self._progress.add_task(stage, total=None)
-        self._progress.update(self._tasks[stage], completed=done, total=total)
-        if self._lines and time.monotonic() - self._told >= LINE_SECONDS:
-            self._told = time.monotonic()
-            left = self._progress.tasks[self._tasks[stage]].time_remaining
-            more = "" if left is None else f", about {left:.0f} s left"
-            self.say(f"{stage} {done:g}/{'?' if total is None else f'{total:g}'}{more}")
+    def show(self, stage: str, done: float = 0, total: float | None = None, what: str = "") -> None:
+        """`done` of `total` parts of a stage are done, None where that is not known; `what` is shown in its place."""
+        if stage not in self._stages:
+            self._stages[stage] = self._progress.add_task(stage, total=None)
+        self._current = self._stages[stage]
+        self._progress.update(self._current, completed=done, total=total, description=what or stage)
 
     def say(self, text: str) -> None:
         """A line above the bars."""
@@ -66,32 +65,22 @@ class Bars:
         else:
             self._progress.console.print(text, highlight=False, style="dim")
 
+    def _tell(self) -> None:
+        while not self._over.wait(LINE_SECONDS):
+            if self._current is None:
+                continue
+            task = next(task for task in self._progress.tasks if task.id == self._current)
+            parts = "" if task.total is None else f" {task.completed:g}/{task.total:g}"
+            left = "" if task.time_remaining is None else f", about {task.time_remaining:.0f} s left"
+            self.say(f"{task.description}{parts}, {task.elapsed or 0:.0f} s{left}")
+
 
 @contextmanager
 def waiting(what: str, quiet: bool = False) -> Iterator[None]:
-    """While something is done whose parts cannot be counted: a spinner, or a line every few seconds."""
-    from rich.console import Console
-
-    console = Console(stderr=True, markup=False)
-    if quiet:
+    """Progress of something whose parts cannot be counted."""
+    with Bars(quiet) as bars:
+        bars.show(what)
         yield
-    elif console.is_terminal:
-        with console.status(f"{what} …"):
-            yield
-    else:
-        over = threading.Event()
-
-        def tell() -> None:
-            while not over.wait(LINE_SECONDS):
-                print(f"{what} …", file=sys.stderr, flush=True)
-
-        teller = threading.Thread(target=tell, daemon=True)
-        teller.start()
-        try:
-            yield
-        finally:
-            over.set()
-            teller.join()
 
 
 class Reporter:

@@ -12,7 +12,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import MimicMotionError
+from .errors import MimicMotionError, counted
+from .facts import Facts
 from .settings import Settings
 
 Stage = Literal["pose", "encode", "denoise", "decode"]
@@ -42,6 +43,9 @@ class Event:
                 value = value.to_dict()
             elif isinstance(value, MimicMotionError):
                 value = str(value)
+            elif isinstance(value, Facts):
+                values |= value.to_dict()
+                continue
             if value is not None and (f.name != "sequence" or value):
                 values[f.name] = value
         return values
@@ -107,16 +111,18 @@ class Progress(Event):
     segments: int = 0
     seconds: float = 0.0
     """Since the job began."""
+    held: int = 0
+    """Frames so far in which the driving person was not seen."""
     rows: int = field(default=0, compare=False)
     """In denoise, once a step: rows in its largest batch."""
-    preview: NDArray[np.uint8] | None = field(default=None, compare=False)
+    preview: NDArray[np.uint8] | None = field(default=None, compare=False, repr=False)
     """uint8 [H,W,3]: the middle frame as the running denoise step sees it finished; in process only."""
-    frames: NDArray[np.uint8] | None = field(default=None, compare=False)
+    frames: NDArray[np.uint8] | None = field(default=None, compare=False, repr=False)
     """uint8 [n,H,W,3] RGB: finished frames, in order; in process only, and there only in decode."""
 
     def __str__(self) -> str:
         inner = f", segment {self.segment}/{self.segments}" if self.segments else ""
-        extra = f", {len(self.frames)} frames" if self.frames is not None else ""
+        extra = f", {counted(len(self.frames), 'frame')}" if self.frames is not None else ""
         return f"[{self.seconds:7.2f} s] {self.stage} {self.step}/{self.steps or '?'}{inner}{extra}"
 
 
@@ -171,11 +177,15 @@ class Done(Event):
     held: int = 0
     """Frames in which the driving person was not seen: they hold the last pose."""
     note: str = ""
-    """What was lost of the motion's sound, and why; empty if nothing was."""
+    """What the bundle says of itself (that it knows drawn people only, for instance), and what was lost of the
+    motion's sound, and why; empty if there is nothing to say."""
+    facts: Facts | None = None
+    """How it was made; None from a server that does not say so."""
 
     def __str__(self) -> str:
         held = f" ({self.held} of them hold a pose)" if self.held else ""
-        return f"done: {self.frames} frames{held}, {self.bytes:,} bytes, {sum(self.seconds.values()):.2f} s"
+        frames, seconds = counted(self.frames, "frame"), sum(self.seconds.values())
+        return f"done: {frames}{held}, {self.bytes:,} bytes, {seconds:.2f} s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,3 +197,8 @@ class Failed(Event):
 
     def __str__(self) -> str:
         return f"failed: {self.error}"
+
+
+def joined_notes(*notes: str) -> str:
+    """Notes one after another; empty ones are left out."""
+    return "; ".join(filter(None, notes))

@@ -132,7 +132,7 @@ def flag_names(param: Any, ctx: Any) -> str:
         names = f"--[no-]{names.removeprefix('--')}"
     if param.is_flag or param.count:
         return names
-    kind = param.metavar or re.sub(r"[<>]|^<list\[|\]>$", "", param.display_type(ctx))
+    kind = param.metavar or param.display_type(ctx).strip("<>").removeprefix("list[").removesuffix("]")
     return f"{names} {WORDS.get(kind, kind)}"
 
 

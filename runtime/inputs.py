@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import MotionError, PictureError
+from .errors import MotionError, PictureError, SettingsError
 from .limits import Limits, check_limit
 from .media.picture import read_picture
 from .pose import PoseSequence, open_estimator
@@ -16,11 +16,14 @@ from .pose.estimate import ChoosingEstimator
 from .pose.framing import Reference, frame_reference
 from .pose.motion import Motion, MotionKind, are_pictures, open_motion
 from .settings import SIZE_MULTIPLE, Framing, Settings
-from .validation import described
+from .validation import described, plain_array
 
 Picture = NDArray[np.uint8]
 Size = tuple[int, int]
 """(width, height)."""
+
+KEYPOINT_SETTINGS = ("draw", "face", "smooth", "hold", "confidence_floor", "confidence_gain")
+"""Settings that pose pictures, which are drawn already, cannot follow."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +53,17 @@ class AnimationInputs:
 
     def reference(self, framing: Framing, person: str | None = None) -> Reference:
         """The picture and the pose of the person in it, as they are animated; see `Settings`."""
-        pose = self.reference_pose or self._estimate_reference(person)
-        return frame_reference(self.picture, pose, self.size, framing)
+        if self.reference_pose is not None:
+            return frame_reference(self.picture, self.reference_pose, self.size, framing)
+        pose, people = self._estimate_reference(person)
+        return replace(frame_reference(self.picture, pose, self.size, framing), people=people)
 
     def open_estimator(self, person: str | None) -> ChoosingEstimator:
         """The estimator that was asked for, to follow this person."""
         return open_estimator(self.estimator, threads=self.threads, person=person)
 
-    def _estimate_reference(self, person: str | None) -> PoseSequence:
+    def _estimate_reference(self, person: str | None) -> tuple[PoseSequence, int]:
+        """(the person's pose in the picture, how many people were seen)."""
         # In the whole picture, not in the crop: what is around a person helps an estimator to find them.
         estimator = self.open_estimator(person)
         pose = estimator.estimate(self.picture)
@@ -68,7 +74,7 @@ class AnimationInputs:
                 remedy="Give a picture that shows one person, or the person's pose as reference_pose.",
                 field="image",
             )
-        return pose
+        return pose, estimator.people
 
 
 def open_inputs(
@@ -78,6 +84,26 @@ def open_inputs(
 
     Without `settings.size`, the video has the size of the bundle's `sizes` nearest in shape to the picture.
     """
+    picture, pose, size = _open_picture(request, settings, limits, sizes)
+    motion = open_motion(request.motion, settings, limits, request.motion_kind)
+    if motion.pictures is not None:
+        _check_no_keypoints(settings)
+    return AnimationInputs(picture, size, motion, pose, request.estimator, threads)
+
+
+def read_reference(
+    request: Request, settings: Settings, limits: Limits, sizes: tuple[Size, ...], threads: int | None
+) -> Reference:
+    """The reference alone, as `open_inputs` and the pose stage give it; the request's motion is not looked at."""
+    picture, pose, size = _open_picture(request, settings, limits, sizes)
+    inputs = AnimationInputs(picture, size, Motion(fps=1.0, frames=0), pose, request.estimator, threads)
+    return inputs.reference(settings.framing, settings.person)
+
+
+def _open_picture(
+    request: Request, settings: Settings, limits: Limits, sizes: tuple[Size, ...]
+) -> tuple[Picture, PoseSequence | None, Size]:
+    """The reference picture, the pose that came with it, and the size of the video."""
     picture, pose = read_picture(request.image, limits), request.reference_pose
     if pose is not None and not (isinstance(pose, PoseSequence) and len(pose) == 1):
         kind = type(pose).__name__
@@ -88,8 +114,18 @@ def open_inputs(
         )
     size = settings.size or nearest_size((picture.shape[1], picture.shape[0]), sizes)
     check_limit("pixels of the video", size[0] * size[1], limits.output_pixels, field="settings.size")
-    motion = open_motion(request.motion, settings, limits, request.motion_kind)
-    return AnimationInputs(picture, size, motion, pose, request.estimator, threads)
+    return picture, pose, size
+
+
+def _check_no_keypoints(settings: Settings) -> None:
+    """Raise `SettingsError` for a setting that changes keypoints, since pose pictures have none."""
+    for name in KEYPOINT_SETTINGS:
+        if getattr(settings, name) != getattr(Settings(), name):
+            raise SettingsError(
+                f"{name} changes keypoints, and the motion is pose pictures.",
+                remedy=f"Leave {name} out, or give a video of a person, or keypoints.",
+                field=f"settings.{name}",
+            )
 
 
 def nearest_size(picture: Size, sizes: tuple[Size, ...]) -> Size:
@@ -100,6 +136,7 @@ def nearest_size(picture: Size, sizes: tuple[Size, ...]) -> Size:
 
 def check_pose_pictures(pictures: Any, settings: Settings) -> Picture:
     """Pose pictures uint8 [F,H,W,3] of a size that the networks take, or a `MotionError`."""
+    pictures = plain_array(pictures, MotionError, "pose_frames")
     if not are_pictures(pictures):
         raise MotionError(
             f"pose_frames are {described(pictures)}.",

@@ -32,6 +32,7 @@ import typer
 
 from mimicmotion_trt import Animator
 from mimicmotion_trt.console import explained
+from mimicmotion_trt.flags import App
 from mimicmotion_trt.media.picture import write_picture
 from mimicmotion_trt.media.sheet import contact_sheet
 from mimicmotion_trt.settings import Settings, parse_setting
@@ -40,7 +41,7 @@ from mimicmotion_trt.training.metrics import Pictures, compare, describe, flicke
 from mimicmotion_trt.training.synthetic import TEST_SEEDS, VALIDATION_SEEDS, make_clip
 from mimicmotion_trt.training.synthetic.character import Style
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
+app = App()
 
 STRIDE = 1000
 """Runs with different --seed share no clip, up to this many."""
@@ -77,7 +78,11 @@ def evaluate(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
 ) -> None:
-    """Compare a bundle's videos of unseen synthetic people with the truth."""
+    """Compare a bundle's videos with the truth, on people that no training has seen.
+
+    mimicmotion-trt evaluate --bundle tiny --synthetic 4
+    mimicmotion-trt evaluate --bundle bundles/mine --sheet sheet.png --json
+    """
     with explained():
         overrides = dict(map(parse_setting, setting or ()))
         with Animator.load(bundle) as animator:

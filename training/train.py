@@ -13,12 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-import typer
 from typer import Option
 
 from mimicmotion_trt.console import explained
+from mimicmotion_trt.flags import App
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
+app = App()
 
 ENVIRONMENT = {
     "MALLOC_MMAP_MAX_": "0",
@@ -41,7 +41,13 @@ def train(
     resume: Annotated[bool, Option(help="Go on from the newest checkpoint in the output.")] = False,
     seed: Annotated[int | None, Option(help="Instead of the config's.")] = None,
 ) -> None:
-    """Train one stage. Each step adds a JSON line to OUTPUT/metrics.jsonl; OUTPUT/final holds the weights."""
+    """Train a stage of the model, or a LoRA.
+
+    Each step adds a JSON line to OUTPUT/metrics.jsonl; OUTPUT/final holds the weights.
+
+        mimicmotion-trt train --config lora.yaml
+        mimicmotion-trt train --config lora.yaml --resume
+    """
     from mimicmotion_trt.training.config import load_config
 
     with explained():

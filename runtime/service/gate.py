@@ -17,10 +17,9 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1 import health
 
 from ..errors import EngineError, MimicMotionError
-from .callers import Caller, serve_for
 from .observers import Observer
 from .status import Busy, Unauthorized, UploadError, abort
-from .tokens import Tokens
+from .tokens import Caller, Tokens, serve_for
 
 Context = Any  # grpc.aio.ServicerContext; the generated stubs mix it with the synchronous one
 HEALTH = f"/{health.SERVICE_NAME}/"
@@ -100,7 +99,7 @@ class Gate(grpc.aio.ServerInterceptor):
                 remedy="Send `authorization: Bearer TOKEN` with a token that its owner gave you.",
             )
         scope = None if token.admin else token.name
-        return replace(who, name=token.name, scope=scope, key_scope=token.name)
+        return replace(who, name=token.name, scope=scope, key_scope=token.name, priority=token.priority)
 
     @contextmanager
     def _place(self, method: str, who: Caller) -> Iterator[None]:

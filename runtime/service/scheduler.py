@@ -16,10 +16,9 @@ from .admission import COLD_RETRY, Admission
 from .config import EngineConfig
 from .engine_process import EngineProcess, guarded
 from .jobs import StoredJob
-from .order import Demand, Order
-from .outlook import Outlook, Queue
+from .order import Demand, Order, Outlook, Queue
 from .rates import Rates
-from .status import Draining, EngineLost, NotReady, TooLate
+from .status import Draining, EngineLost, Kept, NotReady, TooLate
 from .worker import Run, Suspended
 
 HUNG_STEPS = 20
@@ -220,13 +219,15 @@ class Scheduler:
     def check_open(self) -> None:
         """Raise `Draining` or `NotReady` where no job is taken."""
         if self.draining:
-            raise self._stopping()
+            raise Draining("The server is shutting down.", retry_after=COLD_RETRY)
         if self.failure is not None:
             raise NotReady("No engine is left.", remedy=str(self.failure), retry_after=COLD_RETRY)
 
     def _stopping(self) -> Draining:
-        remedy = WATCH_AGAIN if self._keeps else "Try again later."
-        return Draining("The server is shutting down.", remedy=remedy, retry_after=COLD_RETRY)
+        """What jobs end with."""
+        if self._keeps:
+            return Kept("The server is shutting down.", remedy=WATCH_AGAIN, retry_after=COLD_RETRY)
+        return Draining("The server is shutting down.", retry_after=COLD_RETRY)
 
     def _engine_changed(self) -> None:
         if self.failure is not None:
@@ -350,7 +351,7 @@ class Scheduler:
     def _give_back(self, error: MimicMotionError) -> None:
         """End the waiting jobs; a store that outlives the server keeps them."""
         while self._queue:
-            self._end(self._queue.pop(), Draining(str(error), remedy=WATCH_AGAIN) if self._keeps else error)
+            self._end(self._queue.pop(), Kept(str(error), remedy=WATCH_AGAIN) if self._keeps else error)
 
     # ---- time ----
 

@@ -13,12 +13,11 @@ import weakref
 import zlib
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import (
     Cancelled,
@@ -32,23 +31,24 @@ from ..events import CHUNK_BYTES, Accepted, Done, Event, Video
 from ..files import output_errors, write_atomic
 from ..limits import Limits, check_limit
 from ..pose import PoseSequence
+from ..validation import ArrayLike, plain_array
 from .generated.mimicmotion.v1 import animation_pb2 as pb
 from .jobs import StoredJob
 from .status import Busy, Late, UploadError
+from .tokens import checked_priority
 from .wire import MOTION_KINDS, PARTS, SettingsLike, event_from_wire, settings_to_wire
 
 LONGEST_KEY = 128
 """Characters of a request_id."""
 REFERENCE_POSE_BYTES = 2**20
-PRIORITIES = 9
 DRAIN_SECONDS = 3.0
 LATEST = 10**8
 """Seconds to the latest deadline: three years."""
 IN_MEMORY = 32 * 2**20
 """Bytes of a received video above which it is kept in a temporary file."""
 
-Image = str | Path | bytes | NDArray[np.uint8]
-Motion = str | Path | bytes | PoseSequence | NDArray[np.uint8]
+Image = str | Path | bytes | ArrayLike
+Motion = str | Path | bytes | PoseSequence | ArrayLike
 
 
 # ---- an upload, cut by the client ----
@@ -97,26 +97,27 @@ class Upload:
 
 
 def _picture(image: Image) -> BinaryIO:
-    if not isinstance(image, np.ndarray):
+    if isinstance(image, str | Path | bytes):
         return _open(image, PictureError, "image")
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise PictureError(
-            f"The picture is an array of {image.dtype} {list(image.shape)}.",
-            remedy="Give uint8 [H,W,3] in RGB order.",
-            field="image",
-        )
-    from ..media.picture import encode_picture
+    from ..media.picture import encode_picture, read_picture
 
-    return io.BytesIO(encode_picture(image))
+    return io.BytesIO(encode_picture(read_picture(image)))
 
 
 def _motion(motion: Motion) -> BinaryIO:
     if isinstance(motion, PoseSequence):
         return io.BytesIO(motion.to_bytes())
-    if not isinstance(motion, np.ndarray):
+    if isinstance(motion, str | Path | bytes):
         return _open(motion, MotionError, "motion")
+    pictures = plain_array(motion, MotionError, "motion")
+    if not isinstance(pictures, np.ndarray):
+        raise MotionError(
+            f"a motion cannot be {type(motion).__name__}.",
+            remedy="Give a path, bytes, a PoseSequence, or pose pictures uint8 [F,H,W,3].",
+            field="motion",
+        )
     file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by the upload
-    np.save(file, motion, allow_pickle=False)
+    np.save(file, pictures, allow_pickle=False)
     file.seek(0)
     return file
 
@@ -144,17 +145,6 @@ def _size(file: BinaryIO) -> int:
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
     return size
-
-
-def checked_priority(priority: int) -> int:
-    """Raises `SettingsError`."""
-    if type(priority) is not int or abs(priority) > PRIORITIES:
-        raise SettingsError(
-            f"priority is {priority!r:.40}.",
-            remedy=f"Choose -{PRIORITIES} to {PRIORITIES}.",
-            field="priority",
-        )
-    return priority
 
 
 def checked_deadline(seconds: float | None) -> float | None:
@@ -315,7 +305,7 @@ class ReceivedVideo:
     """A finished video."""
 
     done: Done
-    video: IO[bytes]
+    video: IO[bytes] = field(repr=False)
     """The file's bytes, open for reading."""
     path: Path | None
     """Where it was written, if an output was named."""
@@ -324,6 +314,12 @@ class ReceivedVideo:
         """The whole MP4 file."""
         self.video.seek(0)
         return self.video.read()
+
+    def _repr_html_(self) -> str:
+        """A player, for notebooks."""
+        from ..media.notebook import video_html
+
+        return video_html(self.read(), self.done.size)
 
     def save(self, path: str | Path) -> Path:
         """Write the MP4; the file appears whole or not at all. Raises `OutputError`."""
@@ -357,6 +353,11 @@ class Delivery:
             with output_errors(self._output):
                 self._file = self._beside.open("w+b")
             weakref.finalize(self, self._beside.unlink, missing_ok=True)
+
+    @property
+    def sequence(self) -> int:
+        """The number of the last event."""
+        return self._sequence
 
     def take(self, message: pb.AnimationEvent) -> Event | None:
         """Check one event; raises `ServiceError` if it is damaged or out of order. None for an unknown kind."""

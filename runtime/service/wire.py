@@ -10,6 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from ..errors import MimicMotionError, ServiceError, SettingsError
 from ..events import Accepted, Done, Event, Preview, Progress, Queued, Started, Video
+from ..facts import Facts
 from ..settings import Settings
 from . import status
 from .generated.mimicmotion.v1 import animation_pb2 as pb
@@ -92,11 +93,10 @@ def settings_to_wire(settings: SettingsLike) -> pb.AnimationSettings:
         if name in PAIRS:
             for part, number in zip(PAIRS[name], value, strict=True):
                 setattr(getattr(message, name), part, number)
-        elif field.enum_type is not None:
-            known = f"{name}_{value}".upper().replace("-", "_")
-            setattr(message, name, field.enum_type.values_by_name[known].number)
+        elif isinstance(value, tuple):
+            getattr(message, name).extend(_enum_number(field, one) for one in value)
         else:
-            setattr(message, name, value)
+            setattr(message, name, _enum_number(field, value))
     return message
 
 
@@ -107,11 +107,10 @@ def overrides_from_wire(message: pb.AnimationSettings) -> dict[str, Any]:
         if field.name in PAIRS:
             first, second = PAIRS[field.name]
             values[field.name] = (getattr(value, first), getattr(value, second))
-        elif field.enum_type is not None:
-            if value != 0:
-                values[field.name] = _enum_name(field, value)
-        else:
-            values[field.name] = value
+        elif field.is_repeated:
+            values[field.name] = tuple(_enum_name(field, one) for one in value)
+        elif field.enum_type is None or value != 0:
+            values[field.name] = _enum_name(field, value)
     return values
 
 
@@ -124,7 +123,17 @@ def settings_from_wire(message: pb.AnimationSettings) -> Settings:
     return Settings.from_dict(overrides_from_wire(message))
 
 
-def _enum_name(field: Any, value: int) -> str:
+def _enum_number(field: Any, value: Any) -> Any:
+    """The number of a choice; values of other fields as they are."""
+    if field.enum_type is None:
+        return value
+    return field.enum_type.values_by_name[f"{field.name}_{value}".upper().replace("-", "_")].number
+
+
+def _enum_name(field: Any, value: Any) -> Any:
+    """The choice of a number; values of other fields as they are."""
+    if field.enum_type is None:
+        return value
     known = field.enum_type.values_by_number.get(value)
     if known is None:
         raise SettingsError(
@@ -161,6 +170,7 @@ def _event_to_wire(event: Event | None) -> Any:
                 segment=event.segment,
                 segments=event.segments,
                 elapsed_seconds=event.seconds,
+                held=event.held,
             )
         case Preview():
             return pb.PreviewEvent(jpeg=event.jpeg, step=event.step, steps=event.steps)
@@ -176,8 +186,26 @@ def _event_to_wire(event: Event | None) -> Any:
                 seconds=event.seconds,
                 held=event.held,
                 note=event.note,
+                **_facts_to_wire(event.facts),
             )
     return None
+
+
+def _facts_to_wire(facts: Facts | None) -> dict[str, Any]:
+    """Fields of a `DoneEvent`."""
+    if facts is None:
+        return {}
+    people = pb.People(picture=facts.people_in_picture, motion=facts.people_in_motion)
+    plain = {name: getattr(facts, name) for name in ("bundle", "build", "version", "device")}
+    return {**plain, "settings": settings_to_wire(facts.settings), "people": people}
+
+
+def _facts_from_wire(m: pb.DoneEvent) -> Facts | None:
+    """None from a server of an older schema."""
+    if not m.HasField("settings"):
+        return None
+    people = _optional(m.people, "picture"), _optional(m.people, "motion")
+    return Facts(settings_from_wire(m.settings), m.bundle, m.build, m.version, m.device, *people, m.held)
 
 
 def event_from_wire(message: pb.AnimationEvent) -> Event | None:
@@ -200,16 +228,17 @@ def _event_from_wire(parent: Any, name: str, number: int) -> Any:
             return Started(m.frames, m.fps, (m.size.width, m.size.height), sequence=number)
         case "progress":
             stage: Any = pb.Stage.Name(m.stage).removeprefix("STAGE_").lower()
-            seconds = m.elapsed_seconds
-            return Progress(stage, m.step, m.steps, m.segment, m.segments, seconds, sequence=number)
+            done = (m.step, m.steps, m.segment, m.segments)
+            return Progress(stage, *done, m.elapsed_seconds, m.held, sequence=number)
         case "preview":
             return Preview(m.jpeg, m.step, m.steps, sequence=number)
         case "video":
             return Video(m.offset, len(m.data), m.crc32, m.data, sequence=number)
         case "done":
             size = m.size.width, m.size.height
+            facts, seconds = _facts_from_wire(m), dict(m.seconds)
             return Done(
-                m.frames, m.fps, size, m.bytes, m.sha256, dict(m.seconds), m.held, m.note, sequence=number
+                m.frames, m.fps, size, m.bytes, m.sha256, seconds, m.held, m.note, facts, sequence=number
             )
     return None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ import pytest
 import mimicmotion_trt as mm
 from mimicmotion_trt.media.picture import read_picture
 from mimicmotion_trt.media.reader import VideoReader
+from mimicmotion_trt.pose.sequence import SHAPES
 from mimicmotion_trt.validation import field_docs
 
 from .conftest import Command
@@ -136,13 +137,22 @@ def test_what_would_be_animated_is_shown_without_running(
         assert "nothing to do" in command(*wrong, code=1).output
 
 
+def test_where_nobody_is_seen_a_sentence_stands_for_the_picture(command: Command, tmp_path: Path) -> None:
+    nobody = mm.PoseSequence.load(MOTION)[:3]
+    nobody = replace(nobody, **{name: getattr(nobody, name) * 0 for name in SHAPES if name.endswith("score")})
+    nobody.save(tmp_path / "nobody.npz")
+    said = command("pose", tmp_path / "nobody.npz", "--picture", tmp_path / "sheet.png").stdout
+    assert "not written, for nobody is seen" in said
+    assert not (tmp_path / "sheet.png").exists()
+
+
 def test_pose_finds_the_person_and_animate_takes_what_it_wrote(
     command: Command, bundle: Path, tmp_path: Path
 ) -> None:
     keypoints, sheet, frames = tmp_path / "person.json", tmp_path / "sheet.png", tmp_path / "frames"
     said = command("pose", PERSON, "--output", keypoints, "--picture", sheet).stdout
     assert "a person in 1" in said
-    assert sheet.stat().st_size > 0
+    assert read_picture(sheet)[100:400].std() > 40  # the skeleton lies over the picture
     assert mm.PoseSequence.load(keypoints).body_score[0, 0] > 0.5
     words = (
         "--reference-pose",
@@ -167,9 +177,13 @@ def test_pose_finds_the_person_and_animate_takes_what_it_wrote(
 def test_inspect_checks_a_bundle(command: Command, bundle: Path, tmp_path: Path) -> None:
     said = command("inspect", bundle).stdout
     assert "vae_decoder" in said
-    assert all(word in said for word in ("attention", "transposes", "casts"))
+    assert not any(sign in said for sign in ("[(", "{'", "casts"))
+    assert all(
+        word in command("inspect", bundle, "--details").stdout
+        for word in ("attention", "transposes", "casts")
+    )
     assert json.loads(command("inspect", bundle, "--json").stdout)["backend"] == "onnxruntime"
-    assert "build_engines" in command("inspect", tmp_path, code=1).stderr
+    assert "mimicmotion-trt build" in command("inspect", tmp_path, code=1).stderr
 
 
 def test_the_doctor_knows_this_machine(command: Command, bundle: Path) -> None:

@@ -4,10 +4,10 @@ from typing import assert_type
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 import mimicmotion_trt as mm
 from mimicmotion_trt.events import Progress
-from mimicmotion_trt.service import ClientTls
 
 Picture = NDArray[np.uint8]
 
@@ -27,7 +27,11 @@ with mm.Animator.load("tiny", device="cpu", limits=mm.Limits(frames=100)) as ani
     assert_type(result.frames(), Picture)
     animator.animate("person.jpg", "dance.mp4", settings, motion_kind="film")  # wrong
     animator.animate(3, "dance.mp4")  # wrong
-    latents = animator.sample("person.jpg", np.zeros((2, 192, 128, 3), np.uint8), settings)
+    reference = animator.reference("person.jpg", settings)
+    motion = animator.rescale(animator.estimate_poses("dance.mp4", settings), reference, settings)
+    pose_frames = animator.draw_poses(reference.pose, motion, settings=settings)
+    latents = animator.sample(reference.picture, pose_frames, settings)
+    animator.sample(Image.open("person.jpg"), np.zeros((2, 192, 128, 3), np.uint8))
     assert_type(animator.decode(latents), Picture)
 
 poses: mm.PoseSequence = mm.estimate_poses("dance.mp4")
@@ -35,7 +39,7 @@ mm.draw_poses(poses, 192, 128)  # wrong
 assert_type(mm.draw_poses(poses, 192, 128, canvas=256), Picture)
 mm.draw_pose(poses)  # wrong
 
-with mm.Client("localhost:50051", tls=ClientTls(), token="secret") as client:
+with mm.Client("localhost:50051", tls=mm.ClientTls(), token="secret") as client:
     assert_type(client.get("a").job, str)
     client.animate("person.jpg", "dance.mp4", {"steps": 3}, output="out.mp4").result().save("again.mp4")
     for step in client.animate("person.jpg", poses, priority=3):

@@ -11,7 +11,7 @@ import pytest
 from mimicmotion_trt import Settings, errors
 from mimicmotion_trt.events import Preview, Progress, Video
 from mimicmotion_trt.pose import PoseSequence
-from mimicmotion_trt.service import AsyncClient
+from mimicmotion_trt.service import AsyncClient, Client
 
 from .hosting import script
 
@@ -42,6 +42,7 @@ def test_events_tell_the_whole_story_in_order(client):
     assert (started.frames, started.fps, started.size) == (10, 12.5, (64, 128))
     assert (done.frames, done.fps, done.size) == (10, 12.5, (64, 128))
     assert set(done.seconds) == {"pose", "encode", "denoise", "decode", "write"}
+    assert done.note == "graphs True, threads None", "what the bundle says of itself"
     stages = [event.stage for event in events if isinstance(event, Progress)]
     assert sorted(set(stages), key=stages.index) == ["pose", "encode", "denoise", "decode"]
     assert all(str(event) for event in events)
@@ -156,3 +157,22 @@ def test_the_async_client_does_the_same(host, tmp_path):
     assert (seen[0], seen[-1]) == ("accepted", "done")
     assert video == (tmp_path / "out.mp4").read_bytes()
     assert (tmp_path / "second.mp4").stat().st_size > 0
+
+
+def test_a_closed_client_says_so(host):
+    closed = Client(host.address)
+    closed.close()
+    closed.close()
+    for call in (closed.list, closed.health, lambda: closed.animate(SHORT, b"a video")):
+        with pytest.raises(errors.ServiceError, match="the client is closed"):
+            call()
+
+
+def test_clients_and_animations_say_what_they_are(host, client):
+    animation = client.animate(SHORT, b"a video")
+    assert repr(client) == f"<Client of {host.address}>"
+    video = animation.result()
+    assert "BytesIO" not in repr(video)
+    assert "SpooledTemporaryFile" not in repr(video)
+    assert 'src="data:video/mp4;base64,' in video._repr_html_()
+    assert repr(animation) == f"<Animation of job {animation.job}>"

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import grpc
+import numpy as np
 import pytest
+import torch
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from mimicmotion_trt import errors
 from mimicmotion_trt.limits import Limits
+from mimicmotion_trt.media.picture import read_picture
 from mimicmotion_trt.service import Client
 from mimicmotion_trt.service.generated.mimicmotion.v1 import animation_pb2 as pb
 from mimicmotion_trt.service.generated.mimicmotion.v1 import animation_pb2_grpc as pb_grpc
+from mimicmotion_trt.service.transfer import Upload
 
 from .hosting import hosted, script
 
@@ -50,7 +56,7 @@ def motion(data: bytes = MOTION) -> pb.AnimationUpload:
 
 def answer(stub, *parts: pb.AnimationUpload) -> grpc.StatusCode:
     try:
-        list(stub.Animate(iter([pb.AnimateRequest(upload=part) for part in parts]), timeout=10))
+        list(stub.Animate(iter([pb.AnimateRequest(upload=part) for part in parts]), timeout=60))
     except grpc.RpcError as error:
         return error.code()
     return grpc.StatusCode.OK
@@ -129,13 +135,16 @@ def test_limits_come_back_as_limit_errors(host):
 
 
 def test_an_upload_that_stalls_is_dropped():
+    dropped = threading.Event()
+
     def stalled():
         yield pb.CreateAnimationRequest(upload=header())
-        time.sleep(1.2)
+        dropped.wait(60)
 
     with hosted(upload_patience=0.5) as host, grpc.insecure_channel(host.address) as channel:
         with pytest.raises(grpc.RpcError) as caught:
             pb_grpc.AnimationServiceStub(channel).CreateAnimation(stalled())
+        dropped.set()
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         assert all(job.state != "receiving" for job in host.server.store.page(1000)[0])
 
@@ -160,7 +169,7 @@ def test_bytes_that_are_no_message_do_no_harm(stub, host):
             "/mimicmotion.v1.AnimationService/Animate", lambda data: data, pb.AnimateResponse.FromString
         )
         with pytest.raises(grpc.RpcError) as caught:
-            list(raw(iter([b"\xff\xff\xff\xff"]), timeout=5))
+            list(raw(iter([b"\xff\xff\xff\xff"]), timeout=60))
     assert caught.value.code() in (grpc.StatusCode.INTERNAL, grpc.StatusCode.INVALID_ARGUMENT)
     assert answer(stub, header(), picture(), motion()) is grpc.StatusCode.OK
 
@@ -213,3 +222,18 @@ def test_random_uploads_get_a_considered_answer(stub, host, parts, straight):
         assert [part.WhichOneof("part") for part in parts[:2]] == ["header", "picture"]
     assert host.engine_pid == pid, "the engine is still the same process"
     assert host.server.scheduler.warm
+
+
+def test_pictures_of_pillow_and_tensors_are_sent_as_arrays_are():
+    shown, frames = np.random.default_rng(0).integers(0, 256, (2, 6, 8, 3), np.uint8), []
+    for image, poses in ((shown[0], shown), (Image.fromarray(shown[0]), torch.tensor(shown))):
+        parts = list(Upload(image, poses, None))
+        np.testing.assert_array_equal(read_picture(b"".join(part.picture for part in parts)), shown[0])
+        frames.append(b"".join(part.motion for part in parts))
+    assert frames[0] == frames[1]
+
+
+@pytest.mark.parametrize(("image", "motion"), [(3, MOTION), (PICTURE, 3), (PICTURE, {"frames": 2})])
+def test_what_is_no_input_is_told_before_it_is_sent(image, motion):
+    with pytest.raises(errors.InputError):
+        Upload(image, motion, None)
