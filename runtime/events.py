@@ -113,6 +113,8 @@ class Progress(Event):
     segments: int = 0
     seconds: float = 0.0
     """Since the job began."""
+    held: int = 0
+    """Frames so far in which the driving person was not seen."""
     video: int = 1
     """Which of several videos is being made; steps are counted over all of them."""
     rows: int = field(default=0, compare=False)

@@ -17,7 +17,7 @@ from ..events import joined_notes
 from ..flags import Given, make_flag, with_flags
 from ..limits import Limits
 from ..service.commands import connect, connection_flags, limit_values
-from ..settings import MOST_VIDEOS, Settings
+from ..settings import MOST_VIDEOS, Settings, split_lora
 from .files import check_output, convert, is_stream, preview_path, whole_file
 from .options import AsJson, read_settings, refuse, settings_flags
 
@@ -150,6 +150,12 @@ def animate(
             settings["seeds"] = counted_seeds(settings, count)
         outputs = numbered_outputs(output, len(Settings.from_dict(settings).each_seed))
         server = there.pop("server", "")
+        if before is not None and before.settings.lora and not server and "lora" not in chosen:
+            raise SettingsError(
+                f"the video was made with LoRAs: {', '.join(before.settings.lora)}.",
+                remedy="Name their files: --lora FILE:STRENGTH.",
+                field="settings.lora",
+            )
         if server:
             refuse(here, "with --server", "It is the server's to choose: leave it out.")
         else:
@@ -242,7 +248,9 @@ def _in_process(
     options |= {"limits": Limits(**limit_values(here.get("limit"))), "graphs": here.get("graphs") != "off"}
     inputs |= {name: here[name] for name in ("estimator", "motion_kind") if name in here}
     bundle = here.get("bundle") or ("tiny" if before is None else before.bundle)
-    with Animator.load(bundle, **options) as animator:
+    lora = list(map(split_lora, settings.get("lora") or ()))
+    settings = {name: value for name, value in settings.items() if name != "lora"}
+    with Animator.load(bundle, lora=lora, **options) as animator:
         reporter.note(animator.note)
         animation = animator.stream(**inputs, settings=animator.settings(**settings))
         reporter.note(changed(before, animation.facts))

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import weakref
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
@@ -28,7 +28,7 @@ class ReceivedVideo:
     """A finished video."""
 
     done: Done
-    video: IO[bytes]
+    video: IO[bytes] = field(repr=False)
     """The file's bytes, open for reading."""
     path: Path | None
     """Where it was written, if an output was named."""
@@ -44,6 +44,12 @@ class ReceivedVideo:
         """The whole MP4 file."""
         self.video.seek(0)
         return self.video.read()
+
+    def _repr_html_(self) -> str:
+        """A player, for notebooks."""
+        from ..media.notebook import video_html
+
+        return video_html(self.read(), self.done.size)
 
     def save(self, path: str | Path) -> Path:
         """Write the MP4; the file appears whole or not at all. Raises `OutputError`."""
@@ -68,6 +74,11 @@ class Delivery:
         self._output = output
         self._sequence = self._first = first
         self._videos = [_Incoming(None if output is None else Path(output), 0 if first == 0 else None)]
+
+    @property
+    def sequence(self) -> int:
+        """The number of the last event."""
+        return self._sequence
 
     def take(self, message: pb.AnimationEvent) -> Event | None:
         """Check one event; raises `ServiceError` if it is damaged or out of order. None for an unknown kind."""

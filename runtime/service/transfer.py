@@ -27,12 +27,12 @@ from ..validation import ArrayLike, plain_array
 from .generated.mimicmotion.v1 import animation_pb2 as pb
 from .jobs import StoredJob
 from .status import Busy, Late, UploadError
+from .tokens import checked_priority
 from .wire import MOTION_KINDS, PARTS, SettingsLike, settings_to_wire
 
 LONGEST_KEY = 128
 """Characters of a request_id."""
 REFERENCE_POSE_BYTES = 2**20
-PRIORITIES = 9
 DRAIN_SECONDS = 3.0
 LATEST = 10**8
 """Seconds to the latest deadline: three years."""
@@ -135,17 +135,6 @@ def _size(file: BinaryIO) -> int:
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
     return size
-
-
-def checked_priority(priority: int) -> int:
-    """Raises `SettingsError`."""
-    if type(priority) is not int or abs(priority) > PRIORITIES:
-        raise SettingsError(
-            f"priority is {priority!r:.40}.",
-            remedy=f"Choose -{PRIORITIES} to {PRIORITIES}.",
-            field="priority",
-        )
-    return priority
 
 
 def checked_deadline(seconds: float | None) -> float | None:

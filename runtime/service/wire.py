@@ -170,6 +170,7 @@ def _event_to_wire(event: Event | None) -> Any:
                 segment=event.segment,
                 segments=event.segments,
                 elapsed_seconds=event.seconds,
+                held=event.held,
                 video=event.video,
             )
         case Preview():
@@ -230,7 +231,7 @@ def _event_from_wire(parent: Any, name: str, number: int) -> Any:
         case "progress":
             stage: Any = pb.Stage.Name(m.stage).removeprefix("STAGE_").lower()
             done = (m.step, m.steps, m.segment, m.segments)
-            return Progress(stage, *done, m.elapsed_seconds, video=m.video or 1, sequence=number)
+            return Progress(stage, *done, m.elapsed_seconds, m.held, video=m.video or 1, sequence=number)
         case "preview":
             return Preview(m.jpeg, m.step, m.steps, sequence=number)
         case "video":
