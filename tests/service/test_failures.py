@@ -52,7 +52,8 @@ def nothing_left(host):
     until(lambda: all(job.unread.is_set() for job in server.store.page(1000)[0]))
     until(lambda: server.scheduler.warm)
     assert server.scheduler.uploads == 0
-    kept = {job.videos[0] for job in server.store.page(1000)[0] if job.state == "succeeded"}
+    jobs = server.store.page(1000)[0]
+    kept = {video for job in jobs if job.state == "succeeded" for video in job.videos}
     until(lambda: {path for path in (server.store.folder / "jobs").rglob("*") if path.is_file()} == kept)
 
 
