@@ -92,6 +92,9 @@ def test_enums_have_the_choices_of_the_settings(name):
         hold=st.none() | st.floats(0, 3600),
         confidence_floor=st.floats(0, 1),
         confidence_gain=st.floats(0.1, 10),
+        fps=st.none() | st.floats(0.01, 1000),
+        start=st.floats(0, 10),
+        end=st.none() | st.floats(11, 1e6),
     )
 )
 def test_settings_come_back_exactly(value):
