@@ -87,9 +87,9 @@ def test_a_row_is_cut_as_a_whole(clip, index_of, tmp_path):
 
 def test_times_beyond_the_motion_name_its_length(clip):
     for settings in ({"start": 1.5}, {"end": 3}):
-        with pytest.raises(MotionError, match="the motion is 1.00 s long"):
+        with pytest.raises(MotionError, match=r"the motion is 1\.00 s long"):
             opened(beeping(clip), **settings)
-        with pytest.raises(MotionError, match="the motion is 2.00 s long"):
+        with pytest.raises(MotionError, match=r"the motion is 2\.00 s long"):
             opened([beeping(clip)] * 2, **{name: value + 1 for name, value in settings.items()})
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given
+from hypothesis import settings as checking
 from hypothesis import strategies as st
 
 from mimicmotion_trt import errors, settings
@@ -97,6 +98,7 @@ def test_enums_have_the_choices_of_the_settings(name):
         end=st.none() | st.floats(11, 1e6),
     )
 )
+@checking(suppress_health_check=[HealthCheck.too_slow])
 def test_settings_come_back_exactly(value):
     sent = pb.AnimationSettings.FromString(wire.settings_to_wire(value).SerializeToString())
     assert wire.settings_from_wire(sent) == value
