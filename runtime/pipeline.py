@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .denoise.checkpoint import Checkpoint, Checkpoints
-from .denoise.plan import Conditions, DenoisePlan, Denoiser, closing
+from .denoise.plan import Conditions, DenoisePlan, Denoiser
 from .denoise.schedule import Step
 from .errors import Cancelled, EngineError, MotionError, counted
 from .events import STAGES, Progress, Stage
@@ -186,9 +186,8 @@ class Animation:
             if checkpoint is not None
             else self._sampler.initial_latents(plan, self.settings)
         )
-        denoiser = self._sampler.denoiser(plan, conditions, latents)
         steps, segments = len(plan.steps), plan.segment_count
-        with closing(denoiser):
+        with self._sampler.denoiser(plan, conditions, latents, self.settings.lora) as denoiser:
             for index, step in enumerate(plan.steps[done_before:], done_before):
                 for done in denoiser.run(step):
                     self._stop_if_cancelled()

@@ -16,7 +16,7 @@ from ..events import joined_notes
 from ..flags import Given, make_flag, with_flags
 from ..limits import Limits
 from ..service.commands import connect, connection_flags, limit_values
-from ..settings import Settings
+from ..settings import Settings, split_lora
 from .files import check_output, convert, is_stream, preview_path, whole_file
 from .options import AsJson, read_settings, refuse, settings_flags
 
@@ -209,7 +209,9 @@ def _in_process(
     options |= {"limits": Limits(**limit_values(here.get("limit"))), "graphs": here.get("graphs") != "off"}
     inputs |= {name: here[name] for name in ("estimator", "motion_kind") if name in here}
     bundle = here.get("bundle") or ("tiny" if before is None else before.bundle)
-    with Animator.load(bundle, **options) as animator:
+    lora = list(map(split_lora, settings.get("lora") or ()))
+    settings = {name: value for name, value in settings.items() if name != "lora"}
+    with Animator.load(bundle, lora=lora, **options) as animator:
         reporter.note(animator.note)
         animation = animator.stream(**inputs, settings=animator.settings(**settings))
         reporter.note(changed(before, animation.facts))

@@ -23,7 +23,7 @@ from ..validation import described_clip
 
 Picture = NDArray[np.uint8]
 COLUMNS = 8
-"""Frames of the motion that are shown."""
+"""Tiles of a preview: the picture, its pose over it, and frames of the motion."""
 ACROSS, LONGEST = 4, 480
 """Tiles in a row of a sheet of poses, and pixels of a side: up to it frames are shown in their own size."""
 
@@ -51,13 +51,13 @@ def preview_sheet(
     crop = reference.crop
     box = (crop.left, crop.top, crop.right, crop.bottom)
     label = f"{width}x{height} of {picture.shape[1]}x{picture.shape[0]}, from {box[:2]} to {box[2:]}"
-    rows: list[Row] = [(label, [reference.picture, overlaid(reference.picture, drawn)])]
+    tiles = [reference.picture, overlaid(reference.picture, drawn)]
     if motion is not None:
         shown, _ = retarget(motion, reference.pose, settings, (width, height))
-        chosen = shown.take(evenly(len(shown), COLUMNS))
-        pictures = list(draw_poses(chosen, height, width, canvas, drawing))
-        rows.append((f"{counted(len(motion), 'frame')} of motion", pictures))
-    return contact_sheet(rows, columns=COLUMNS, tile_height=256), box
+        chosen = evenly(len(shown), COLUMNS - len(tiles))
+        tiles.extend(draw_poses(shown.take(chosen), height, width, canvas, drawing))
+        label += f"; {len(chosen)} of {counted(len(motion), 'frame')} of motion"
+    return contact_sheet([(label, tiles)], columns=COLUMNS, tile_height=256), box
 
 
 def pose_sheet(poses: PoseSequence, recording: Path | None, stride: int) -> Picture:

@@ -53,7 +53,7 @@ CHOICES = {
 }
 OPTIONAL = {
     *("segment", "sigma_min", "sigma_max", "size", "canvas", "stride", "frames", "person", "driver"),
-    *("smooth", "hold", "fps", "end"),
+    *("smooth", "hold", "fps", "end", "lora"),
 }
 
 
@@ -89,6 +89,7 @@ def test_every_field_is_looked_at_here():
         "rescale",
         "person",
         "driver",
+        "lora",  # test_lora_files
         "pose_start",  # these two: test_strengths
         "pose_end",
         "draw",

@@ -96,6 +96,7 @@ def test_enums_have_the_choices_of_the_settings(name):
         fps=st.none() | st.floats(0.01, 1000),
         start=st.floats(0, 10),
         end=st.none() | st.floats(11, 1e6),
+        lora=st.sampled_from([None, ("style",), ("style:0.5", "other:-2.0")]),
     )
 )
 @checking(suppress_health_check=[HealthCheck.too_slow])
