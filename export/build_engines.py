@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -17,9 +18,12 @@ from typer import Option
 from mimicmotion_trt.engines import Manifest
 from mimicmotion_trt.errors import MimicMotionError, SettingsError
 from mimicmotion_trt.export.build import build_bundle
-from mimicmotion_trt.export.options import Options, PlanOptions
+from mimicmotion_trt.export.options import Options, PlanOptions, trained_for
 from mimicmotion_trt.export.tensorrt_build import left_out
 from mimicmotion_trt.settings import parse_setting, parse_size
+from mimicmotion_trt.training.config import BUNDLE_FILE
+
+EXAMPLE = ("--image", "person.jpg", "--motion", "dance.mp4", "--output", "out.mp4")
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -33,9 +37,15 @@ def build(
         str, Option(help="What runs the engines: onnxruntime, tensorrt, tensorrt-rtx or torch.")
     ] = "onnxruntime",
     size: Annotated[
-        list[str] | None, Option(help="WIDTHxHEIGHT that the model is meant for; repeat.")
+        list[str] | None,
+        Option(
+            help="WIDTHxHEIGHT that the model is meant for; repeat. What training says, or MimicMotion's."
+        ),
     ] = None,
-    segment: Annotated[int, Option(help="Frames in a segment: 72 for checkpoint 1.1, 16 for 1.0.")] = 72,
+    segment: Annotated[
+        int | None,
+        Option(help="Frames in a segment: what training says, or 72, as checkpoint 1.1; 16 for 1.0."),
+    ] = None,
     precision: Annotated[
         str | None, Option(help="fp32, fp16 or fp8; the backend's usual one if not given.")
     ] = None,
@@ -77,22 +87,27 @@ def build(
 ) -> None:
     """Export the networks, prove them against PyTorch, and write a bundle.
 
-    Nothing is done when the output already holds the bundle of the same inputs.
+    A checkpoint from training/train.py has size, segment and default settings beside it, in bundle.json; options
+    here go before those. Nothing is done when the output already holds the bundle of the same inputs.
     """
     console = Console(stderr=as_json, quiet=as_json, markup=False)
     began = time.perf_counter()
     try:
+        trained = trained_for(checkpoint)
+        if size:
+            trained["sizes"] = tuple(map(parse_size, size))
+        if segment is not None:
+            trained["segment"] = segment
+        defaults = {**trained.pop("defaults", {}), **dict(map(parse_setting, default or ()))}
         options = Options(
             backend=backend,
             precision=precision,
             keep_fp32=tuple(keep_fp32 or ()),
             margin=margin,
-            sizes=tuple(map(parse_size, size)) if size else Options.sizes,
-            segment=segment,
             rows=_numbers(batch, "batch"),
             note=note,
             deep_cache=deep_cache,
-            defaults=dict(map(parse_setting, default or ())),
+            defaults=defaults,
             plan=PlanOptions(
                 level=level,
                 workspace=workspace,
@@ -102,7 +117,12 @@ def build(
                 weight_streaming=weight_streaming,
                 frames=_numbers(frames, "frames") if frames else (),
             ),
+            **trained,
         )
+        if (written := checkpoint.with_name(BUNDLE_FILE)).exists():
+            console.print(
+                f"options from {written}, where none is given here: {options.arguments}", soft_wrap=True
+            )
         columns = (TextColumn("{task.description:32}"), BarColumn(), TimeElapsedColumn())
         with Progress(*columns, console=console) as progress:
             task = progress.add_task("starting")
@@ -131,6 +151,8 @@ def build(
         for remark in left_out(manifest):
             console.print(remark)
         console.print(f"{output} built in {seconds:.1f} s ({manifest.build[:12]})")
+        words = ["mimicmotion-trt", "animate", "--bundle", str(output), *EXAMPLE]
+        console.print(f"next: {shlex.join(words)}", soft_wrap=True)
 
 
 def _notes(error: BaseException) -> list[str]:
