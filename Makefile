@@ -7,6 +7,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 STAMP := .venv/.installed
+TYPES := mimicmotion_trt-stubs
 TINY := runtime/bundles/tiny
 MODEL := training/models/tiny
 INSTALL = $(PIP) install -q -c constraints.txt -e '.[export,train,dev]'
@@ -14,7 +15,12 @@ INSTALL = $(PIP) install -q -c constraints.txt -e '.[export,train,dev]'
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
+# Python finds the rooms of an editable install through a hook that type checkers do not run. For them they lie, linked,
+# in a stub package; its first module has to be a .pyi for mypy. The links follow what is there at each `make setup`.
 setup: $(STAMP) ## make .venv with all that demo, export, training and tests need
+	@cd $$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && rm -rf $(TYPES) && mkdir $(TYPES) \
+	  && ln -s $(CURDIR)/runtime/* $(CURDIR)/engines $(CURDIR)/export $(CURDIR)/training $(TYPES)/ \
+	  && mv $(TYPES)/__init__.py $(TYPES)/__init__.pyi
 
 $(STAMP): pyproject.toml constraints.txt
 	@test -x $(PY) || { echo "setting up .venv; this takes a minute or two"; $(PYTHON) -m venv .venv; }

@@ -75,7 +75,7 @@ def main(
         if compare not in ("", "torch"):
             raise SettingsError(f"cannot compare with {compare!r}.", remedy="Choose torch.")
         given = {"steps": steps, "segment": segment, "overlap": overlap}
-        chosen = {name: value for name, value in given.items() if value is not None}
+        chosen: Any = {name: value for name, value in given.items() if value is not None}
         animator = Animator.load(bundle, threads=threads)
         settings = animator.settings(size=parse_size(size), stride=1, **chosen)
         bench = Bench(animator, settings, frames, threads, repeat, warmup, console)

@@ -1,7 +1,7 @@
 """What each approximation gives and costs: seconds, and PSNR and SSIM against the exact run and against the truth.
 
     python benchmarks/options.py --setting steps=10 --setting guidance=[1.2,1.2] \
-        --deep-cache training/models/tiny --save                     the table of docs/options.md
+        --deep-cache training/models/tiny --save                     the table of docs/reference/options.md
     python benchmarks/options.py --quick                             a minute, to see that it works
 
 Clips are synthetic people in motions that no training has seen, as in training/evaluate.py. All variants run on
@@ -40,7 +40,7 @@ from mimicmotion_trt.training.evaluate import STRIDE, unseen
 from mimicmotion_trt.training.metrics import Pictures, psnr, ssim
 from mimicmotion_trt.training.synthetic import make_clip
 
-DOCS = ROOT / "docs" / "options.md"
+DOCS = ROOT / "docs" / "reference" / "options.md"
 EXACT = "exact"
 
 Variants = dict[str, dict[str, Any]]
@@ -81,7 +81,7 @@ def main(
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     quick: Annotated[bool, typer.Option(help="One clip of 12 frames in 4 steps.")] = False,
     save: Annotated[
-        bool, typer.Option(help="Write benchmarks/results/options.json and docs/options.md.")
+        bool, typer.Option(help="Write benchmarks/results/options.json and docs/reference/options.md.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -220,7 +220,7 @@ def table_of(lines: Sequence[Line], title: str) -> Table:
 
 
 def section(lines: Sequence[Line], told: Mapping[str, Any]) -> str:
-    """The table of docs/options.md, and what it was measured on."""
+    """The table of docs/reference/options.md, and what it was measured on."""
     settings = told["settings"]
     return (
         f"Bundle `{told['bundle']}` (build {told['build'][:12]}): {told['clips']} clips of {told['frames']} frames "

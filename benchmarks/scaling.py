@@ -1,6 +1,6 @@
 """How time and memory grow with frames, size, segment and rows, measured on the CPU and predicted for GPUs.
 
-    python benchmarks/scaling.py --save       the tables of docs/scaling.md, their figures as JSON beside the picture
+    python benchmarks/scaling.py --save       the tables of docs/internals/scaling.md, their figures as JSON beside it
     python benchmarks/scaling.py --quick      a minute, to see that it works
 
 Each point runs in a process of its own, so that its peak memory is its own. One quantity varies at a time. A
@@ -37,7 +37,7 @@ from rich.table import Table
 
 from mimicmotion_trt.animator import Animator
 from mimicmotion_trt.bundles import load_bundle
-from mimicmotion_trt.cost import (
+from mimicmotion_trt.denoise.cost import (
     MIMICMOTION,
     ON_CPU,
     ModelStats,
@@ -52,7 +52,7 @@ from mimicmotion_trt.files import write_atomic
 from mimicmotion_trt.pose import draw_poses
 from mimicmotion_trt.settings import Settings
 
-DOCS = ROOT / "docs" / "scaling.md"
+DOCS = ROOT / "docs" / "internals" / "scaling.md"
 OVERLAP = 3
 GPUS = ("H100", "A100", "RTX 4090", "L4")
 GPU_FRAMES = (16, 71, 142, 284, 568)
@@ -84,7 +84,8 @@ def main(
     quick: Annotated[bool, typer.Option(help="Two points of each, one run, two steps.")] = False,
     output: Annotated[Path, typer.Option(help="The picture of the curves.")] = RESULTS / "scaling.png",
     save: Annotated[
-        bool, typer.Option(help="Write the figures beside the picture (.json), and docs/scaling.md.")
+        bool,
+        typer.Option(help="Write the figures beside the picture (.json), and docs/internals/scaling.md."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -234,7 +235,7 @@ def table_of(name: str, sweep: dict[str, Any]) -> Table:
 
 
 def section(told: dict[str, Any]) -> str:
-    """The tables of docs/scaling.md: the slopes, then every point."""
+    """The tables of docs/internals/scaling.md: the slopes, then every point."""
     sweeps = told["sweeps"]
     ends = {
         name: ["x".join(map(str, p["size"])) if name == "size" else str(p[name]) for p in sweep["points"]]

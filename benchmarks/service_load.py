@@ -39,6 +39,7 @@ from mimicmotion_trt.events import Accepted
 from mimicmotion_trt.pose import PoseSequence
 from mimicmotion_trt.service import AsyncClient, Client, local_server
 from mimicmotion_trt.service.status import EngineLost, Refused
+from mimicmotion_trt.settings import SettingsDict
 
 KINDS = {"short": (2, 1), "middle": (6, 4), "long": (12, 100)}
 """Frames and steps of each kind of job, 64x64."""
@@ -308,7 +309,8 @@ def time_alone(address: str, poses: PoseSequence) -> dict[str, float]:
 
 def measure_overhead(bundle: str, repeat: int) -> dict[str, float]:
     """Seconds of the same job of about 10 s in this process and through a server, in turn; the smallest of each."""
-    poses, settings = keypoints(12), {"steps": 120, "size": (64, 64)}
+    poses = keypoints(12)
+    settings: SettingsDict = {"steps": 120, "size": (64, 64)}
     here, there = [], []
     with local_server(bundle, threads=1) as client, Animator.load(bundle, threads=1) as animator:
         for _ in range(repeat):

@@ -11,6 +11,7 @@ import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +189,7 @@ class TorchLoop:
         model = self._model
         image = self._given(to_signed(picture)[None])
         pixels = self._given(clip_pixels(to_signed(picture), self._image))
-        embedding = model.image_encoder(pixels).image_embeds[:, None]
+        embedding = model.image_encoder(pixels).image_embeds[:, None] * settings.image_strength
         image_latents = model.vae.encode(image).latent_dist.mode()
         poses = self._given(to_signed(pose_frames))
         start = torch.from_numpy(noise).to(self._device)
@@ -215,8 +216,10 @@ class TorchLoop:
             [[settings.conditioning_fps - 1, settings.motion_bucket, settings.noise_aug]], device=device
         )
         sigmas = karras_sigmas(settings.steps, settings.sigma_min, settings.sigma_max)
+        begin, end = (round(settings.steps * share) for share in (settings.pose_start, settings.pose_end))
         latents = noise * math.sqrt(float(sigmas[0]) ** 2 + 1)
-        for sigma, following in zip(map(float, sigmas[:-1]), map(float, sigmas[1:]), strict=True):
+        for step, (sigma, following) in enumerate(pairwise(map(float, sigmas))):
+            strength = settings.pose_strength if begin <= step < end else 0.0
             scaled = latents / math.sqrt(sigma**2 + 1)
             predictions = [torch.zeros_like(latents), torch.zeros_like(latents)]
             total = torch.zeros(frames, 1, 1, 1, device=device)
@@ -224,7 +227,7 @@ class TorchLoop:
                 total[segment] += weight
                 for branch in (0, 1):
                     output = self._predict(
-                        scaled, segment, branch, sigma, ids, embedding, image_latents, poses
+                        scaled, segment, branch, sigma, ids, embedding, image_latents, poses, strength
                     )
                     predictions[branch][segment] += weight * output
             without, given = (prediction / total for prediction in predictions)
@@ -235,10 +238,10 @@ class TorchLoop:
 
     def _predict(
         self, scaled: Tensor, segment: Tensor, branch: int, sigma: float, ids: Tensor, embedding: Tensor,
-        image_latents: Tensor, poses: Tensor,
+        image_latents: Tensor, poses: Tensor, strength: float,
     ) -> Tensor:  # fmt: skip
         """The U-Net's answer [N,4,h,w] for one segment and branch; PoseNet runs with the conditional one."""
-        pose = self._model.pose_net(poses[segment])[None] if branch else None
+        pose = self._model.pose_net(poses[segment])[None] * strength if branch and strength else None
         image = image_latents.expand(len(segment), -1, -1, -1) * branch
         output: Tensor = self._model.unet(
             torch.cat([scaled[segment].to(self._dtype), image], dim=1)[None],

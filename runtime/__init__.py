@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .limits import Limits
     from .pose import PoseSequence, draw_poses, estimate_poses, rescale_to_reference
     from .service import AsyncClient, Client
-    from .settings import Settings
+    from .settings import Settings, SettingsDict
 
 __version__ = "0.1.0"
 
@@ -43,6 +43,7 @@ _LAZY = {
     "PoseSequence": "pose",
     "Result": "job",
     "Settings": "settings",
+    "SettingsDict": "settings",
     "draw_poses": "pose",
     "estimate_poses": "pose",
     "rescale_to_reference": "pose",
@@ -74,6 +75,7 @@ __all__ = [
     "Result",
     "ServiceError",
     "Settings",
+    "SettingsDict",
     "SettingsError",
     "draw_poses",
     "estimate_poses",
@@ -81,10 +83,12 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_LAZY[name]}", __name__), name)
+if not TYPE_CHECKING:  # a checker takes the imports above, and a name that is not there is an error to it
+
+    def __getattr__(name: str) -> Any:
+        if name not in _LAZY:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f".{_LAZY[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:

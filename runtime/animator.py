@@ -8,24 +8,24 @@ from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .bundles import load_bundle
-from .checkpoint import Checkpoints
-from .cost import ModelStats, check_memory
+from .denoise.checkpoint import Checkpoints
+from .denoise.cost import ModelStats, check_memory
 from .denoise.plan import closing
 from .errors import SettingsError
 from .inputs import Request, check_pose_pictures, open_inputs
 from .job import Job
 from .limits import Limits
 from .media.picture import fit_picture, read_picture
-from .motion import MotionKind
 from .networks import Networks, Sampler
 from .pipeline import Animation
-from .settings import Settings, make_settings, resolve_settings
+from .pose.motion import MotionKind
+from .settings import Settings, SettingsDict, make_settings, resolve_settings
 from .validation import check_array
 
 Float = NDArray[np.float32]
@@ -99,7 +99,7 @@ class Animator:
         devices = {gpu.name for gpu in self.networks.gpus} or {"cpu"}
         return " ".join([self.manifest.build, version("mimicmotion-trt"), *sorted(devices)])
 
-    def settings(self, **overrides: Any) -> Settings:
+    def settings(self, **overrides: Unpack[SettingsDict]) -> Settings:
         """The bundle's own settings with some replaced; raises `SettingsError`."""
         return make_settings(self.manifest.defaults, overrides)
 
@@ -134,9 +134,8 @@ class Animator:
         `PoseSequence`), found by the estimator if None. Without settings the bundle's own are taken. Raises
         `InputError` for input that cannot be used, here or while the job runs.
         """
-        return Job(
-            partial(self.stream, image, motion, settings, reference_pose=reference_pose, estimator=estimator)
-        )
+        given = {"reference_pose": reference_pose, "estimator": estimator, "motion_kind": motion_kind}
+        return Job(partial(self.stream, image, motion, settings, **given))
 
     def stream(
         self,
@@ -191,7 +190,7 @@ class Animator:
         picture = fit_picture(read_picture(image, self.limits), poses.shape[2], poses.shape[1])
         plan = self.sampler.plan(len(poses), settings, (poses.shape[1] // 8, poses.shape[2] // 8))
         conditions = self.networks.condition(picture, plan.frames, settings, image_noise)
-        for _ in self.networks.encode_poses(poses, conditions.pose):
+        for _ in self.networks.encode_poses(poses, conditions.pose, settings.pose_strength):
             pass
         latents = self.sampler.initial_latents(plan, settings, initial_latents)
         denoiser = self.sampler.denoiser(plan, conditions, latents)

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from .errors import MotionError, PictureError
 from .limits import Limits, check_limit
 from .media.picture import read_picture
-from .motion import Motion, MotionKind, are_pictures, open_motion
 from .pose import PoseSequence, open_estimator
 from .pose.estimate import ChoosingEstimator
 from .pose.framing import Reference, frame_reference
+from .pose.motion import Motion, MotionKind, are_pictures, open_motion
 from .settings import SIZE_MULTIPLE, Framing, Settings
 from .validation import described
 

@@ -170,7 +170,7 @@ class Networks:
         assert isinstance(channels, int)
         dtype = self._engines["unet"].spec.dtypes["pose"]  # of two networks one may be kept in float32
         return Conditions(
-            embedding=self.embed_picture(picture),
+            embedding=self.embed_picture(picture) * np.float32(settings.image_strength),
             image_latents=self.encode_picture(picture, settings.noise_aug, noise),
             pose=np.empty((frames, channels, height // 8, width // 8), dtype),
             time_ids=(settings.conditioning_fps - 1, settings.motion_bucket, settings.noise_aug),
@@ -199,10 +199,12 @@ class Networks:
         added = () if noise is None else (noise_aug, noise)
         return self.cache.get_or_compute(encode, "vae_encoder", picture, *added)
 
-    def encode_poses(self, pictures: Iterable[Picture], out: Array) -> Iterator[int]:
-        """PoseNet's features into out [F,C,h,w], as pose pictures uint8 [H,W,3] come; yields frames done.
+    def encode_poses(self, pictures: Iterable[Picture], out: Array, strength: float = 1.0) -> Iterator[int]:
+        """PoseNet's features times `strength` into out [F,C,h,w], as pose pictures uint8 [H,W,3] come; yields
+        frames done.
 
-        Where there are fewer pictures than F, the last one's features are repeated.
+        Where there are fewer pictures than F, the last one's features are repeated. The cache keeps them as PoseNet
+        gave them, for jobs of any strength; they are multiplied in float32.
         """
         frames, _, height, width = out.shape
         engine = self._engines["pose_net"]
@@ -228,6 +230,8 @@ class Networks:
                 return features[:count].copy() if keep else features[:count]
 
             found = self.cache.get_or_compute(encode, "pose_net", *drawn) if keep else encode()
+            if strength != 1:
+                found = np.multiply(found, np.float32(strength), dtype=np.float32)
             stop = part.start + len(drawn)
             out[part.start : stop], out[stop : part.stop] = found, found[-1]
             yield stop

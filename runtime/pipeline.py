@@ -13,17 +13,17 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .checkpoint import Checkpoint, Checkpoints
+from .denoise.checkpoint import Checkpoint, Checkpoints
 from .denoise.plan import Conditions, DenoisePlan, Denoiser, closing
 from .denoise.schedule import Step
 from .errors import Cancelled, EngineError, MotionError
 from .events import Progress, Stage
 from .inputs import AnimationInputs
-from .motion import sized_pictures
 from .networks import Networks, Sampler
 from .pose import PoseSequence, iter_pose_pictures, rescale_to_reference
 from .pose.follow import hold_poses
 from .pose.framing import Reference
+from .pose.motion import sized_pictures
 from .settings import Settings, driver_of
 
 Float = NDArray[np.float32]
@@ -143,7 +143,7 @@ class Animation:
         """Picture and pose pictures through CLIP, the VAE's encoder and PoseNet."""
         assert self.reference is not None
         conditions = self._networks.condition(self.reference.picture, plan.frames, self.settings)
-        for done in self._networks.encode_poses(pictures, conditions.pose):
+        for done in self._networks.encode_poses(pictures, conditions.pose, self.settings.pose_strength):
             self._stop_if_cancelled()
             yield self._progress("encode", done, plan.kept)
         return conditions

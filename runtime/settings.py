@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
 
 from pydantic import AfterValidator, BeforeValidator, StrictBool
 
@@ -62,6 +62,8 @@ Side = Annotated[int, Whole(SIZE_MULTIPLE, 8192), AfterValidator(_multiple)]
 Guidance = Annotated[float, Real(0.0, 100.0)]
 Sigma = Annotated[float, Real(1e-6, 1e4)]
 Bound = Annotated[float, Real(0.0, 1e4)]
+Strength = Annotated[float, Real(0.0, 4.0)]
+Fraction = Annotated[float, Real(0.0, 1.0)]
 
 
 @checked(SettingsError, prefix="settings.")
@@ -131,6 +133,14 @@ class Settings:
     near the middle."""
     driver: Person | None = None
     """Who of several people in the driving video is followed, as `person`; None: as `person` if that is a word."""
+    pose_strength: Strength = 1.0
+    """What PoseNet's features are multiplied by, 0 to 4; 0 leaves the motion to the model."""
+    pose_start: Fraction = 0.0
+    """Of S steps those before round(S * pose_start) run without pose; 0 to 1, below pose_end."""
+    pose_end: Fraction = 1.0
+    """Of S steps those from round(S * pose_end) on run without pose; 0 to 1."""
+    image_strength: Strength = 1.0
+    """What CLIP's token of the reference picture is multiplied by, 0 to 4; its latents stay as they are."""
 
     def __post_init__(self) -> None:
         if self.segment is not None and self.overlap >= self.segment:
@@ -143,6 +153,12 @@ class Settings:
         if low is not None and high is not None and low >= high:
             raise SettingsError(
                 f"sigma_min {low} is not smaller than sigma_max {high}.", field="settings.sigma_min"
+            )
+        if self.pose_start >= self.pose_end:
+            raise SettingsError(
+                f"pose_start {self.pose_start} is not smaller than pose_end {self.pose_end}.",
+                remedy="Give an end after the start, or pose_strength 0 for no pose at all.",
+                field="settings.pose_start" if self.pose_start else "settings.pose_end",
             )
         if self.reuse_interval > 1 and self.layout == "shifted":
             raise SettingsError(
@@ -175,6 +191,40 @@ class Settings:
     def to_dict(self) -> dict[str, Any]:
         """Plain values that `from_dict` takes back."""
         return asdict(self)
+
+
+class SettingsDict(TypedDict, total=False):
+    """The fields of `Settings` as keyword arguments, for type checkers: what `Animator.settings` takes.
+
+    A test holds it to the fields of `Settings`; a type may be wider where a validator takes more.
+    """
+
+    steps: int
+    guidance: float | tuple[float, float]
+    segment: int | None
+    overlap: int
+    layout: Layout
+    fusion: Fusion
+    noise: Noise
+    seed: int
+    noise_aug: float
+    motion_bucket: int
+    conditioning_fps: int
+    sigma_min: float | None
+    sigma_max: float | None
+    size: tuple[int, int] | None
+    canvas: int | None
+    stride: int | None
+    frames: int | None
+    decode_chunk: int
+    rescale: bool
+    preview: int
+    schedule: Schedule
+    guidance_interval: tuple[float, float] | None
+    reuse_interval: int
+    framing: Framing
+    person: str | int | tuple[float, float, float, float] | None
+    driver: str | int | tuple[float, float, float, float] | None
 
 
 def driver_of(settings: Settings) -> str | None:

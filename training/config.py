@@ -127,11 +127,13 @@ class VaeConfig:
     latent_noise: NotNegative = 0.0
     """Noise on what the decoder sees, in standard deviations of the latents; stage `vae`."""
     perceptual_weight: NotNegative = 0.0
-    """Size of the perceptual term's gradient at the pictures, beside that of the errors; stage `vae`."""
+    """Size of the perceptual term's gradient at the pictures, beside that of the errors; stages `vae`, `together`."""
     landmarks: str | None = None
     """The file of stage `landmarks` whose features the perceptual term compares."""
     adversarial_weight: NotNegative = 0.0
-    """The same for the term of a discriminator, which learns along; stage `vae`, one process."""
+    """The same for the term of a discriminator, which learns along; the same stages, one process."""
+    adversarial_frames: Annotated[int, Whole(1, 4)] = 1
+    """Neighbouring frames that the discriminator sees at once: with 2 or more it sees flicker too."""
     adversarial_start: Share = 0.75
     """Share of the steps before the discriminator begins."""
     frames: Count = 2
@@ -139,13 +141,18 @@ class VaeConfig:
     crop: Side | None = 64
     """Side of the square that is learned from; None takes whole pictures."""
     focus: Share = 0.0
-    """Share of the squares that are laid on a head or a hand, where keypoints show one; stages `vae`, `landmarks`."""
+    """Share of the squares that are laid on a head or a hand, where keypoints show one."""
 
     def __post_init__(self) -> None:
         require(
             self.landmarks is not None or not self.perceptual_weight,
             "vae.landmarks",
             "a file of stage landmarks",
+        )
+        require(
+            self.adversarial_frames <= self.frames or not self.adversarial_weight,
+            "vae.adversarial_frames",
+            "no more than vae.frames",
         )
 
 

@@ -47,7 +47,7 @@ def check_inputs(config: Config) -> None:
     files = {}
     if config.stage in ("motion", "decoder", "together"):
         files["checkpoint"] = config.checkpoint
-    if config.stage == "vae" and config.vae.perceptual_weight:
+    if config.stage in ("vae", "together") and config.vae.perceptual_weight:
         files["vae.landmarks"] = config.vae.landmarks
     for name, path in files.items():
         if path is not None and not Path(path).is_file():

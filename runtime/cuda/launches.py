@@ -48,13 +48,15 @@ class Tables:
     """The rows of a step and which of them hold each frame, as the kernels read them: a plan's upload.
 
     Rows stand in the order of `StepVariant.rows`, job after job; a batch of rows reads its slice of `frames`,
-    `conditional` and `jobs`. Guidance is not in here: the kernels read it from the device's memory.
+    `conditional`, `posed` and `jobs`. Guidance is not in here: the kernels read it from the device's memory.
     """
 
     frames: NDArray[np.int32]
     """[R,N]: the frames of each row."""
     conditional: NDArray[np.int32]
     """[R]: 1 or 0."""
+    posed: NDArray[np.int32]
+    """[R]: 1 in conditional rows of jobs whose step takes pose features, else 0."""
     jobs: NDArray[np.int32]
     """[R]: the slot of the row's job."""
     first: NDArray[np.int32]
@@ -64,11 +66,17 @@ class Tables:
 
 
 def make_tables(
-    variant: StepVariant, running: Sequence[int] = (0,), slots: int = 1, *, rows: int | None = None
+    variant: StepVariant,
+    running: Sequence[int] = (0,),
+    slots: int = 1,
+    *,
+    posed: Sequence[int] | None = None,
+    rows: int | None = None,
 ) -> Tables:
     """The tables of a step in which the jobs in the slots `running` (ascending, of `slots`) run a variant.
 
-    With `rows`, unconditional padding rows of the first frame are added up to so many.
+    Those in the slots `posed`, or all of them, take their pose features. With `rows`, unconditional padding rows of
+    the first frame are added up to so many.
     """
     frames = np.array([row.frames for row in variant.rows], np.int32)
     conditional = np.array([row.conditional for row in variant.rows], np.int32)
@@ -83,6 +91,7 @@ def make_tables(
     in_frame = np.bincount(frames.ravel())
     counts = np.zeros((slots, len(in_frame)), np.int32)
     counts[list(running)] = in_frame
+    with_pose = np.isin(running, running if posed is None else posed).astype(np.int32)
     used = len(running) * len(frames)
     padding = used if rows is None else rows
     if padding < used:
@@ -92,6 +101,7 @@ def make_tables(
             np.concatenate([frames + np.int32(slot * len(in_frame)) for slot in running]), padding
         ),
         conditional=_padded(np.tile(conditional, len(running)), padding),
+        posed=_padded(np.outer(with_pose, conditional).ravel(), padding),
         jobs=_padded(np.repeat(np.array(running, np.int32), len(frames)), padding),
         first=np.concatenate([[0], np.cumsum(counts)]).astype(np.int32),
         covers=covers.ravel(),

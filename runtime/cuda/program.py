@@ -1,8 +1,8 @@
 """Executes a plan on a GPU: each step is one graph, captured once for each variant shape and number of jobs.
 
-What changes from step to step (timestep, scale, keep, push; which rows run, where a plan has several variants) and
-from job to job (latents, poses, picture, guidance) lies in the device's memory, so that a graph never changes.
-A new job allocates no GPU memory.
+What changes from step to step (timestep, scale, keep, push; which rows take their pose; which rows run, where a plan
+has several variants) and from job to job (latents, poses, picture, guidance) lies in the device's memory, so that a
+graph never changes. A new job allocates no GPU memory.
 
 A program has slots for one or several jobs of equal shape. Each job is at a step of its own. Jobs that take a step at
 the same time share a graph and the U-Net's batches; the latents of the others stay as they are.
@@ -85,7 +85,7 @@ class StepProgram:
             for jobs in range(1, self.slots + 1):
                 graph_key = graph_signature(variant), jobs
                 if graph_key not in self._graphs:
-                    selection = (key, tuple(range(jobs)))
+                    selection = (key, tuple(range(jobs)), tuple(range(jobs)))
                     self._graphs[graph_key] = StepGraph(
                         self._device, self._plan, self.slots, selection, self.batches(key, jobs),
                         self.tables(selection), self.arrays, unet, shallow, graphs=graphs,
@@ -122,7 +122,8 @@ class StepProgram:
         running, arrays = tuple(sorted(steps)), self.arrays
         first = steps[running[0]]
         graph = self._graphs[graph_signature(self._plan.variant(first)), len(running)]
-        selection = (first.variant, running)
+        posed = tuple(slot for slot in running if steps[slot].posed)
+        selection = (first.variant, running, posed)
         graph.select(selection, self.tables(selection))
         numbers = np.tile(STILL, (self.slots, 1))
         numbers[list(running)] = launches.step_numbers([steps[slot] for slot in running])
@@ -142,10 +143,12 @@ class StepProgram:
     def tables(self, selection: Selection) -> launches.Tables:
         """What the kernels read in a step of this selection."""
         if selection not in self._tables:
-            key, running = selection
+            key, running, posed = selection
             rows = sum(self.batches(key, len(running)))
             variant = self._plan.variants[key]
-            self._tables[selection] = launches.make_tables(variant, running, self.slots, rows=rows)
+            self._tables[selection] = launches.make_tables(
+                variant, running, self.slots, posed=posed, rows=rows
+            )
         return self._tables[selection]
 
     def batches(self, key: VariantKey, jobs: int) -> tuple[int, ...]:

@@ -15,8 +15,8 @@ from ..engines import Engine, call_sizes
 from ..engines.cuda_device import CudaDevice, Replay
 from . import launches
 
-Selection = tuple[VariantKey, tuple[int, ...]]
-"""Which variant of the plan a step runs, and the slots that take part in it."""
+Selection = tuple[VariantKey, tuple[int, ...], tuple[int, ...]]
+"""Which variant of the plan a step runs, the slots that take part in it, and those of them that take their pose."""
 
 
 @dataclass(frozen=True)
@@ -189,8 +189,9 @@ class StepWork:
         device, arrays, inputs = self.device, self.arrays, self.arrays.inputs
         (height, width), segment = self.plan.latent_size, self.plan.segment_frames
         pixels, pose, embedding = height * width, arrays.pose, arrays.embedding
-        frames, conditional, jobs = (
-            device.part(self.tables[name], row, row + size) for name in ("frames", "conditional", "jobs")
+        frames, conditional, posed, jobs = (
+            device.part(self.tables[name], row, row + size)
+            for name in ("frames", "conditional", "posed", "jobs")
         )
         device.launch(
             launches.gather(size, segment, pixels),
@@ -199,7 +200,7 @@ class StepWork:
         )  # fmt: skip
         device.launch(
             launches.gather_conditions(size, segment, pose.shape[1] * pixels, pose.dtype),
-            pose, frames, conditional, inputs["pose"],
+            pose, frames, posed, inputs["pose"],
             stream=stream,
         )  # fmt: skip
         device.launch(

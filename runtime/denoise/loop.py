@@ -152,12 +152,14 @@ class Worker:
             gather(latents, row.frames, step.scale, into[:, :4])
             if row.conditional:
                 into[:, 4:] = self._conditions.image_latents
-                np.take(self._conditions.pose, row.frames, axis=0, out=pose, mode="clip")
                 self._inputs["embedding"][index] = self._conditions.embedding
             else:
                 into[:, 4:] = 0
-                pose[:] = 0
                 self._inputs["embedding"][index] = 0
+            if row.conditional and step.posed:
+                np.take(self._conditions.pose, row.frames, axis=0, out=pose, mode="clip")
+            else:
+                pose[:] = 0
 
 
 @dataclass(frozen=True)

@@ -146,11 +146,11 @@ class Conditions:
     """What the networks are told in every step of a clip of F frames."""
 
     embedding: Float
-    """CLIP's token [1,D]."""
+    """CLIP's token [1,D], times the settings' `image_strength`."""
     image_latents: Float
     """[4,h,w], not multiplied by the scaling factor."""
     pose: NDArray[Any]
-    """PoseNet's features [F,C,h,w], in the dtype of the U-Net."""
+    """PoseNet's features [F,C,h,w], times the settings' `pose_strength`, in the dtype of the U-Net."""
     time_ids: tuple[float, float, float]
     """(fps - 1, motion bucket, noise_aug)."""
 

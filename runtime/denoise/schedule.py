@@ -69,6 +69,8 @@ class Step:
     """Whether guidance is applied; otherwise only conditional rows run."""
     full: bool = True
     """Whether the full U-Net runs; otherwise only the shallow one, on cached features."""
+    posed: bool = True
+    """Whether conditional rows take the pose features; otherwise all rows have none."""
 
     @property
     def variant(self) -> VariantKey:
@@ -111,16 +113,20 @@ def steps_of(settings: Settings) -> list[Step]:
 
     A step is guided if its sigma is in (low, high] of `guidance_interval` (Kynkäänniemi et al. 2024: guidance
     does harm at high noise and nothing at low noise). In the `shifted` layout step k moves the segments by
-    frac(k (sqrt(5) - 1) / 2) overlaps, so that borders of neighbouring steps lie far apart. The full U-Net
-    runs in the first step, in every step whose variant differs from the step before (there are no cached features
-    of its rows yet), and `reuse_interval` steps after it last ran (DeepCache, Ma et al. 2024: uniform 1:N).
+    frac(k (sqrt(5) - 1) / 2) overlaps, so that borders of neighbouring steps lie far apart. Step k of S takes the
+    pose if round(S pose_start) <= k < round(S pose_end); halves are rounded to the even number. The full U-Net
+    runs in the first step, in every step whose variant or pose differs from the step before (there are no cached
+    features of its rows, or they hold what it must not), and `reuse_interval` steps after it last ran (DeepCache,
+    Ma et al. 2024: uniform 1:N).
     """
     low, high = settings.guidance_interval or (-math.inf, math.inf)
     moved = GOLDEN_RATIO if settings.layout == "shifted" else 0.0
+    posed = range(round(settings.steps * settings.pose_start), round(settings.steps * settings.pose_end))
     steps: list[Step] = []
     age = 0
     for k, step in enumerate(euler_steps(sigmas_of(settings))):
-        step = replace(step, shift=k * moved % 1.0, guided=low < step.sigma <= high)
-        age = (age + 1) % settings.reuse_interval if steps and steps[-1].variant == step.variant else 0
+        step = replace(step, shift=k * moved % 1.0, guided=low < step.sigma <= high, posed=k in posed)
+        like_before = steps and (steps[-1].variant, steps[-1].posed) == (step.variant, step.posed)
+        age = (age + 1) % settings.reuse_interval if like_before else 0
         steps.append(replace(step, full=age == 0))
     return steps

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from ..cost import ModelStats, cost_of, latent_pixels
+from ..denoise.cost import ModelStats, cost_of, latent_pixels
 from ..engines import Bundle, Engine, Placement, call_sizes, open_engine
 from ..settings import Settings
 from .prediction import Throughput

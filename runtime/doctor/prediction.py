@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from ..cost import Cost, MemoryEstimate, ModelStats, cost_of, latent_pixels, memory_of
 from ..cuda.batch_sizes import MOST_ELEMENTS, too_wide
 from ..cuda.decoder import DECODER_CHANNELS
+from ..denoise.cost import Cost, MemoryEstimate, ModelStats, cost_of, latent_pixels, memory_of
 from ..denoise.shapes import EngineShapes, LatentSize
 from ..settings import Settings
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..bundles import list_bundles, load_bundle, own_settings
-from ..cost import MIMICMOTION, ModelStats
+from ..denoise.cost import MIMICMOTION, ModelStats
 from ..denoise.shapes import EngineShapes
 from ..engines import Bundle
 from ..engines.bundle import COMMAND

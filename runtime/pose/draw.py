@@ -43,11 +43,12 @@ def _rainbow(index: int) -> tuple[int, int, int]:
     return wheel[sector]
 
 
-def draw_poses(sequence: PoseSequence, height: int, width: int, canvas: int = 2160) -> Picture:
+def draw_poses(sequence: PoseSequence, height: int, width: int, canvas: int) -> Picture:
     """Pose pictures, uint8 [F,height,width,3].
 
-    `canvas` is the shorter side in pixels of the canvas that is drawn on before resizing; the trained
-    networks expect lines of this relative thickness. Raises `MotionError` for sizes below 1, and for pictures
+    `canvas` is the shorter side in pixels of the canvas that is drawn on before resizing: a model expects lines of
+    the relative thickness that it was trained with, MimicMotion's own weights 2160. `Animator.draw_poses` takes
+    that of the model that is loaded. Raises `MotionError` for sizes below 1, and for pictures
     so narrow that the canvas would be longer than 32767 pixels.
     """
     drawn = iter_pose_pictures(sequence, height, width, canvas)
@@ -57,9 +58,7 @@ def draw_poses(sequence: PoseSequence, height: int, width: int, canvas: int = 21
     return pictures
 
 
-def iter_pose_pictures(
-    sequence: PoseSequence, height: int, width: int, canvas: int = 2160
-) -> Iterator[Picture]:
+def iter_pose_pictures(sequence: PoseSequence, height: int, width: int, canvas: int) -> Iterator[Picture]:
     """`draw_poses` frame by frame, each uint8 [height,width,3], holding one canvas only."""
     _check_sizes(height, width, canvas)
     return _pictures(sequence, height, width, canvas)

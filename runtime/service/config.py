@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from ..checkpoint import SHARE
+from ..denoise.checkpoint import SHARE
 from ..errors import ServiceError
 from ..limits import Limits
 from ..validation import Real, Whole, checked

@@ -16,6 +16,8 @@ from ..errors import ServiceError
 
 RETRY_SECONDS = 0.5
 """Between two tries of writes that have to succeed, such as when the disk is full."""
+CACHE_KIB = 256
+"""Of pages, in each of the two connections; the system caches the file anyway, and memory is flat from the start."""
 MIGRATIONS = (
     """
     CREATE TABLE jobs (
@@ -118,6 +120,7 @@ class Database:
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
         connection.row_factory = sqlite3.Row
+        connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA synchronous = {'FULL' if self._sync else 'OFF'}")
         return connection

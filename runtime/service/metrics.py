@@ -6,6 +6,7 @@ import asyncio
 import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 from wsgiref.simple_server import WSGIServer
 
@@ -13,7 +14,6 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessColl
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from .. import __version__
 from ..errors import LimitError, MimicMotionError, ServiceError
 from ..events import Event, Progress
 from ..validation import field_docs
@@ -150,7 +150,7 @@ class _Gauges(Collector):
         for name, help in self._help.items():
             yield GaugeMetricFamily(f"mimicmotion_{name}", help, value=getattr(now, name))
         build = GaugeMetricFamily("mimicmotion_build_info", "The package's version.", labels=["version"])
-        build.add_metric([__version__], 1)
+        build.add_metric([version("mimicmotion-trt")], 1)
         yield build
 
 

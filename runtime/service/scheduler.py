@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ..cost import check_memory
+from ..denoise.cost import check_memory
 from ..errors import Cancelled, DeviceLost, LimitError, MimicMotionError
 from ..events import Done, Event, Failed, Progress, Queued, Started
 from ..limits import check_limit

@@ -64,7 +64,7 @@ class AnimationServer:
     """An embeddable server; it touches no signal handlers. Start and stop it on one event loop.
 
         async with AnimationServer(ServiceConfig(port=0)) as server:   # entered when an engine is warm
-            print(server.port)
+            print(server.address)
 
     `on_ready(port)` is called on the loop when the first engine is warm for the first time. Engines are
     spawned processes, so a program that embeds this needs the usual `if __name__ == "__main__":` guard.
@@ -91,6 +91,11 @@ class AnimationServer:
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
         self._metrics: Metrics | None = None
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT, the port known after `start`."""
+        return _address(self.config.host, self.port)
 
     async def start(self) -> None:
         """Spawn the engines, then open the port. Calls are answered at once, jobs taken from `ready` on.
@@ -276,10 +281,9 @@ class AnimationServer:
         engine = next((engine.ready for engine in self.scheduler.engines if engine.ready is not None), None)
         if engine is None:
             return
-        address = f"{self.config.host}:{self.port}"
-        self.logger.info("ready", address=address, bundle=engine.bundle_name, note=engine.note)
+        self.logger.info("ready", address=self.address, bundle=engine.bundle_name, note=engine.note)
         if self.config.ready_file is not None:
-            await asyncio.to_thread(write_text, self.config.ready_file, address)
+            await asyncio.to_thread(write_text, self.config.ready_file, self.address)
         if self._on_ready is not None:
             self._on_ready(self.port)
 
@@ -358,7 +362,7 @@ async def _serve(config: ServiceConfig, on_ready: Callable[[int], None] | None) 
     try:
         await server.start()
         with contextlib.suppress(OSError):  # nobody has to read it
-            os.write(1, f"mimicmotion.v1 listens on {config.host}:{server.port}\n".encode())
+            os.write(1, f"mimicmotion.v1 listens on {server.address}\n".encode())
         await server.over.wait()
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):  # a second one ends the process at once
@@ -378,8 +382,12 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def _bind(server: grpc.aio.Server, host: str, port: int, credentials: grpc.ServerCredentials | None) -> int:
-    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    address = _address(host, port)
     try:
         if credentials is None:
             return server.add_insecure_port(address)

@@ -7,9 +7,9 @@ engine knows nothing of it. A caller that sends `traceparent` finds the job in i
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Any
 
-from .. import __version__
 from ..errors import ServiceError
 from ..events import Event, Progress
 from .callers import Caller
@@ -44,7 +44,7 @@ class Traces(Observer):
                 remedy="Install it: pip install 'mimicmotion-trt[otel]'.",
                 field="traces",
             ) from error
-        service = {"service.name": "mimicmotion", "service.version": __version__}
+        service = {"service.name": "mimicmotion", "service.version": version("mimicmotion-trt")}
         self._provider = TracerProvider(resource=Resource.create(service), shutdown_on_exit=False)
         exporter = OTLPSpanExporter(
             endpoint=endpoint, insecure=not endpoint.startswith("https://"), timeout=5

@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import errors
-from ..checkpoint import Checkpoints
-from ..cost import ModelStats
+from ..denoise.checkpoint import Checkpoints
+from ..denoise.cost import ModelStats
 from ..errors import Cancelled, DeviceLost, EngineError, MimicMotionError, OutputError
 from ..events import CHUNK_BYTES, STAGES, Done, Event, Failed, Preview, Started, Video
 from ..limits import Limits
@@ -241,7 +241,7 @@ def _motion(run: Run, limits: Limits) -> Any:
         return run.motion
     if run.motion_kind == "keypoints":
         return _poses(run.motion, limits)
-    from ..motion import map_pictures
+    from ..pose.motion import map_pictures
 
     return map_pictures(run.motion)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import scaling
 
-from mimicmotion_trt.cost import MIMICMOTION, cost_of
+from mimicmotion_trt.denoise.cost import MIMICMOTION, cost_of
 
 
 @pytest.fixture

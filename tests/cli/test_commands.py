@@ -54,6 +54,19 @@ def test_the_same_seed_gives_the_same_file(command: Command, bundle: Path, tmp_p
     assert made[0] == made[1] != made[2]
 
 
+def test_strengths_are_flags(command: Command, bundle: Path, tmp_path: Path) -> None:
+    weak = tmp_path / "weak.mp4"
+    words = ("--bundle", bundle, "--steps", 2, "--frames", 2, "--size", "64x64", "--json")
+    files = ("animate", "--image", PERSON, "--motion", MOTION, *words)
+    chosen = ("--pose-strength", 0.5, "--pose-start", 0, "--pose-end", 0.5, "--image-strength", 2)
+    done = command(*files, *chosen, "--output", weak).stdout.splitlines()[-1]
+    settings = json.loads(done)["settings"]
+    names = ("pose_strength", "pose_start", "pose_end", "image_strength")
+    assert [settings[name] for name in names] == [0.5, 0, 0.5, 2]
+    error = command(*files, "--pose-start", 0.5, "--pose-end", 0.5, "--output", weak, code=1).stderr
+    assert "pose_start 0.5 is not smaller than pose_end 0.5" in error
+
+
 def test_what_would_be_animated_is_shown_without_running(
     command: Command, bundle: Path, tmp_path: Path
 ) -> None:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from mimicmotion_trt import BundleError
 from mimicmotion_trt.cli import app
-from mimicmotion_trt.console import describe_layers, show_bundle
+from mimicmotion_trt.commands.inspect import describe_layers, show_bundle
 from mimicmotion_trt.engines import Bundle, EnginePlan, Profile
 from mimicmotion_trt.engines.tensorrt_backend import Layers, TensorRtEngine
 

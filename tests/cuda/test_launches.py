@@ -61,6 +61,15 @@ def test_padding_rows_hold_no_frame():
         make_tables(guided(TWO, WEIGHTS), rows=3)
 
 
+def test_rows_take_their_pose_where_they_are_conditional_and_their_jobs_step_has_one():
+    variant = guided(TWO, WEIGHTS)
+    assert make_tables(variant).posed.tolist() == [1, 0, 1, 0]
+    assert make_tables(variant, posed=()).posed.tolist() == [0] * 4
+    some = make_tables(variant, (0, 2), 3, posed=(2,), rows=9)
+    assert some.posed.tolist() == [0] * 4 + [1, 0, 1, 0] + [0]
+    assert some.conditional.tolist() == [1, 0] * 4 + [0]
+
+
 def test_a_step_is_one_row_of_sixteen_bytes():
     steps = euler_steps(karras_sigmas(3, 0.002, 700.0))
     numbers = step_numbers(steps)

@@ -77,6 +77,8 @@ def test_it_executes_a_plan_as_the_cpu_does(
         ({"layout": "shifted"}, 2),  # six variants of steps, some with a segment more
         ({"reuse_interval": 2}, 2),
         ({"reuse_interval": 2, "guidance_interval": (0.5, 20.0), "schedule": "align-your-steps"}, 4),
+        ({"pose_strength": 2.0, "image_strength": 0.5, "pose_start": 0.3, "pose_end": 0.7}, 1),
+        ({"reuse_interval": 2, "pose_end": 0.5}, 2),
     ],
 )
 def test_the_animator_on_it_is_the_animator_on_the_cpu(host, stand_in, deep_bundle, options, graphs):

@@ -40,8 +40,10 @@ class Alone:
     denoiser: CpuDenoiser
 
     @classmethod
-    def make(cls, unet: Engine, seed: int, steps: int, sizes: tuple[int, ...] = (1, 2, 4)) -> Alone:
-        plan = plan_of(FRAMES, sizes=sizes, steps=steps, guidance=(1.5, 2.0 + seed))
+    def make(
+        cls, unet: Engine, seed: int, steps: int, sizes: tuple[int, ...] = (1, 2, 4), **chosen: Any
+    ) -> Alone:
+        plan = plan_of(FRAMES, sizes=sizes, steps=steps, guidance=(1.5, 2.0 + seed), **chosen)
         conditions, noise = conditions_of(unet, FRAMES, seed), noise_of(FRAMES, seed)
         return cls(plan, conditions, noise, CpuDenoiser(unet, plan, conditions, noise))
 
@@ -89,6 +91,25 @@ def test_some_step_while_others_stand_still(host, stand_in, unet, sizes):
         for slot, job in enumerate(jobs):
             job.check(program.latents(slot))
     assert at == [4, 4, 3]
+
+
+@pytest.mark.parametrize("host", ["float32"], indirect=True)
+@pytest.mark.parametrize("sizes", [(1, 2, 4), (4,)])
+def test_each_job_has_its_pose_in_its_own_steps(host, stand_in, unet, sizes):
+    """All on graphs that were captured before; one job with pose throughout, one at first, one at last."""
+    kinds: list[dict[str, Any]] = [{}, {"pose_end": 0.5}, {"pose_start": 0.5}]
+    jobs = [Alone.make(unet, seed, 4, sizes, **chosen) for seed, chosen in enumerate(kinds)]
+    device = stand_in(host)
+    program = StepProgram(device, unet, jobs[0].plan, slots=3)
+    captured = device.recorded
+    for slot, job in enumerate(jobs):
+        program.start(job.plan, job.conditions, job.noise, slot)
+    for index in range(4):
+        program.advance({slot: job.steps[index] for slot, job in enumerate(jobs)})
+        for slot, job in enumerate(jobs):
+            job.denoiser.step(job.steps[index])
+            job.check(program.latents(slot))
+    assert device.recorded == captured
 
 
 @pytest.mark.parametrize("host", ["float32"], indirect=True)
@@ -188,7 +209,8 @@ def test_animators_jobs_share_a_program_if_they_may(host, stand_in, deep_bundle,
         pictures = chance.integers(0, 255, (2, height, width, 3), np.uint8)
         poses = chance.integers(0, 255, (2, 10, height, width, 3), np.uint8)
         plain = animator.settings(steps=3, segment=4, overlap=2, guidance=(1.5, 2.0))
-        settings = [replace(plain, seed=1), replace(plain, seed=2, steps=5)]
+        strengths = {"pose_strength": 2.0, "image_strength": 0.5, "pose_end": 0.6}
+        settings = [replace(plain, seed=1), replace(plain, seed=2, steps=5, **strengths)]
         expected = [animator.sample(pictures[k], poses[k], settings[k]) for k in range(2)]
         device = stand_in(host)
         animator.sampler.programs = programs_on(device)

@@ -8,7 +8,7 @@ import pytest
 
 from mimicmotion_trt import Settings
 from mimicmotion_trt.bundles import load_bundle
-from mimicmotion_trt.cost import MIMICMOTION, ON_CPU, ModelStats, cost_of, memory_of
+from mimicmotion_trt.denoise.cost import MIMICMOTION, ON_CPU, ModelStats, cost_of, memory_of
 from mimicmotion_trt.denoise.schedule import steps_of
 from mimicmotion_trt.denoise.shapes import EngineShapes
 from mimicmotion_trt.doctor.prediction import best, predict

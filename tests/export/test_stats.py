@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from mimicmotion_trt import ExportError
-from mimicmotion_trt.cost import MIMICMOTION
+from mimicmotion_trt.denoise.cost import MIMICMOTION
 from mimicmotion_trt.engines import EngineSpec, FlopModel, GraphStats, TensorSpec, network_specs
 from mimicmotion_trt.export import networks
 from mimicmotion_trt.export.stats import count_flops, fit_flops, graph_stats

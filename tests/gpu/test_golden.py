@@ -29,12 +29,22 @@ def test_a_golden_run_gives_the_references_latents(animator, precision, golden_r
         {"reuse_interval": 2},
         {"schedule": "align-your-steps", "guidance": (1.0, 3.0)},
         {"guidance": (1.0, 1.0)},
+        {"pose_strength": 2.0, "image_strength": 0.5},
+        {"pose_start": 0.3, "pose_end": 0.7},
+        {"pose_end": 0.5, "reuse_interval": 2},
     ],
     ids=lambda options: "-".join(options),
 )
 def test_an_option_gives_what_it_gives_on_the_cpu(full, on_cpu, sample, relative, options):
     found, expected = (sample(animator, steps=5, overlap=3, **options) for animator in (full, on_cpu))
     assert relative(found, expected) <= 1e-4
+
+
+@pytest.mark.parametrize("options", [{}, {"guidance": (1.0, 1.0)}])
+def test_a_strength_of_zero_is_no_pose_in_any_step(full, sample, options):
+    """The first uploads features of zero, the other never reads them: pose_start and pose_end round to one step."""
+    zero = sample(full, steps=5, pose_strength=0.0, **options)
+    np.testing.assert_array_equal(sample(full, steps=5, pose_start=0.01, pose_end=0.02, **options), zero)
 
 
 def test_what_is_decoded_differs_from_the_cpus_by_a_level_at_most(full, on_cpu):

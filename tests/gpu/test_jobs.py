@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from mimicmotion_trt import Animator, Limits, PoseSequence
-from mimicmotion_trt.checkpoint import Checkpoints
 from mimicmotion_trt.cuda.program import StepProgram
+from mimicmotion_trt.denoise.checkpoint import Checkpoints
 from mimicmotion_trt.pose.sequence import SHAPES
 
 pytestmark = pytest.mark.gpu
@@ -72,6 +72,22 @@ def test_jobs_that_share_rows_stay_near_what_each_gives_alone(load, sample, rela
         assert relative(found, expected) <= 1e-4
 
 
+def test_jobs_of_other_strengths_share_rows_and_capture_nothing_anew(load, sample, relative):
+    """One with its pose throughout, one weaker and only at first; the program is that of the jobs alone."""
+    animator = load(jobs=2, together=2)
+    kinds = {1: {}, 2: {"pose_strength": 0.5, "image_strength": 2.0, "pose_end": 0.5}}
+
+    def latents(seed: int) -> Any:
+        return sample(animator, seed=seed, steps=MANY, **kinds[seed])
+
+    alone = [latents(seed) for seed in kinds]
+    assert relative(*alone) > 1e-2
+    made = animator.sampler.programs.made
+    for found, expected in zip(at_once(latents), alone, strict=True):
+        assert relative(found, expected) <= 1e-4
+    assert animator.sampler.programs.made == made
+
+
 def test_a_job_that_stops_half_way_leaves_the_other_as_it_is_alone(load, sample):
     animator = load(jobs=2)
     alone = sample(animator, seed=2, steps=STEPS)
@@ -93,7 +109,7 @@ def test_a_job_that_stops_half_way_leaves_the_other_as_it_is_alone(load, sample)
     np.testing.assert_array_equal(at_once(latents)[1], alone)
 
 
-@pytest.mark.parametrize("settings", [{}, {"reuse_interval": 2}])
+@pytest.mark.parametrize("settings", [{}, {"reuse_interval": 2}, {"pose_start": 0.3, "pose_end": 0.7}])
 def test_an_animation_stopped_after_any_step_goes_on_with_the_same_frames(full, tmp_path, settings):
     check_every_stop(full, tmp_path, **settings)
 

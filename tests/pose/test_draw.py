@@ -35,7 +35,7 @@ def drawn(request, golden, make_sequence):
 def test_equals_the_reference_to_the_pixel(drawn):
     sequence, picture = drawn
     height, width = picture.shape[:2]
-    np.testing.assert_array_equal(draw_poses(sequence, height, width), picture[None])
+    np.testing.assert_array_equal(draw_poses(sequence, height, width, canvas=2160), picture[None])
 
 
 def test_frames_do_not_leak_into_each_other(make_sequence):
@@ -55,7 +55,7 @@ def test_streaming_gives_pictures_that_stay_as_they_are(make_sequence):
 
 def test_nobody_is_black(make_sequence):
     zero = {name: np.zeros((2, *shape)) for name, shape in SHAPES.items() if name.endswith("score")}
-    assert not draw_poses(make_sequence(2, **zero), 128, 64).any()
+    assert not draw_poses(make_sequence(2, **zero), 128, 64, canvas=512).any()
 
 
 def test_confidence_is_brightness(make_sequence):

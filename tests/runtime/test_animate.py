@@ -16,7 +16,7 @@ from mimicmotion_trt.events import STAGES
 from mimicmotion_trt.inputs import nearest_size
 from mimicmotion_trt.media.picture import fit_picture, read_picture, write_picture
 from mimicmotion_trt.media.writer import VideoWriter
-from mimicmotion_trt.motion import reference_stride
+from mimicmotion_trt.pose.motion import reference_stride
 
 
 @pytest.fixture

@@ -300,3 +300,9 @@ def test_a_clip_that_takes_more_memory_than_it_may_is_refused_before_the_work(bu
             animator.animate(person, dance[:4], animator.settings(size=(2048, 1024)))
         assert caught.value.field == "settings.size"
         animator.animate(person, dance[:4], animator.settings(size=(64, 64)))
+
+
+def test_a_kind_of_motion_that_is_none(refused):
+    error = refused(MotionError, motion_kind="film")
+    assert error.field == "motion_kind"
+    assert "pose-video" in error.remedy

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mimicmotion_trt import Animator, Settings
-from mimicmotion_trt.checkpoint import LATENTS, POSES, Checkpoints
+from mimicmotion_trt.denoise.checkpoint import LATENTS, POSES, Checkpoints
 from mimicmotion_trt.errors import CheckpointError
 from mimicmotion_trt.events import Progress
 
@@ -84,15 +84,17 @@ def test_stopped_after_any_step_or_chunk_it_makes_the_same_frames(start, animato
         {"guidance": (1.5, 3.0)},
         {"guidance_interval": (0.3, 20.0), "guidance": 2},
         {"noise": "independent", "noise_aug": 0.1},
+        {"pose_strength": 2.0, "image_strength": 0.5, "pose_start": 0.25, "pose_end": 0.75},
     ],
 )
 def test_so_it_is_with_every_kind_of_step(start, animator, dance, settings):
     check_every_stop(start, animator, dance, **settings)
 
 
-def test_with_cached_features_only_a_full_step_is_a_place_to_go_on(start, deep_bundle, dance):
+@pytest.mark.parametrize("posed", [{}, pytest.param({"pose_end": 0.75}, marks=pytest.mark.slow)])
+def test_with_cached_features_only_a_full_step_is_a_place_to_go_on(start, deep_bundle, dance, posed):
     with Animator.load(deep_bundle, threads=2) as animator:
-        check_every_stop(start, animator, dance, reuse_interval=2, frames=3, decode_chunk=4)
+        check_every_stop(start, animator, dance, reuse_interval=2, frames=3, decode_chunk=4, **posed)
 
 
 def test_the_poses_of_a_video_are_found_once(start, animator, clip_of, tmp_path):
@@ -129,6 +131,8 @@ def test_another_build_cannot_go_on_and_says_so(start, animator):
         stop_after(start(animator, build="another"))
     with pytest.raises(CheckpointError, match="other settings"):
         stop_after(start(animator, seed=5))
+    with pytest.raises(CheckpointError, match="other settings"):
+        stop_after(start(animator, pose_strength=0.5))
 
 
 def test_the_writing_takes_at_most_its_share_of_the_time(tmp_path, monkeypatch):

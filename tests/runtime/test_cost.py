@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import psutil
 
-from mimicmotion_trt import cost
+from mimicmotion_trt.denoise import cost
 
 
 def test_a_container_has_the_memory_of_its_control_group(tmp_path, monkeypatch):

@@ -16,8 +16,8 @@ from mimicmotion_trt import LimitError, MotionError, PoseSequence, Settings, dra
 from mimicmotion_trt.limits import Limits
 from mimicmotion_trt.media.picture import read_picture, write_picture
 from mimicmotion_trt.media.writer import VideoWriter
-from mimicmotion_trt.motion import open_motion, sized_pictures
 from mimicmotion_trt.pose.formats import write_foreign
+from mimicmotion_trt.pose.motion import open_motion, sized_pictures
 
 ROOT = Path(__file__).parents[2]
 INPUTS = ROOT / "tests" / "data" / "inputs"

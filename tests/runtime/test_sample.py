@@ -87,6 +87,10 @@ def usual(animator: Animator, person: Path, pose_pictures: Callable[..., Any]) -
         {"steps": 3},
         {"overlap": 5},
         {"segment": 7},
+        {"pose_strength": 2},
+        {"pose_start": 0.5},
+        {"pose_end": 0.5},
+        {"image_strength": 0.5},
     ],
     ids=lambda change: next(iter(change)),
 )

@@ -131,13 +131,23 @@ def test_shifts_of_neighbouring_steps_lie_far_apart():
 
 
 @settings(deadline=None)
-@given(st.integers(1, 40), st.integers(1, 8), st.none() | st.tuples(st.floats(0, 1), st.floats(2, 500)))
-def test_the_full_network_runs_where_there_is_nothing_to_reuse(steps, interval, guided):
-    """In the first step, where guidance begins or ends, and at the latest `interval` steps after the last time."""
-    found = steps_of(chosen(steps=steps, reuse_interval=interval, guidance_interval=guided))
+@given(
+    st.integers(1, 40),
+    st.integers(1, 8),
+    st.none() | st.tuples(st.floats(0, 1), st.floats(2, 500)),
+    st.tuples(st.floats(0, 0.4), st.floats(0.5, 1)),
+)
+def test_the_full_network_runs_where_there_is_nothing_to_reuse(steps, interval, guided, posed):
+    """In the first step, where guidance or the pose begins or ends, and at the latest `interval` steps after the
+    last time."""
+    start, end = posed
+    found = steps_of(
+        chosen(steps=steps, reuse_interval=interval, guidance_interval=guided, pose_start=start, pose_end=end)
+    )
     age = 0
     for before, step in zip([None, *found[:-1]], found, strict=True):
         age += 1
-        fresh = before is None or before.variant != step.variant or age == interval
+        fresh = before is None or age == interval
+        fresh |= before is not None and (before.variant, before.posed) != (step.variant, step.posed)
         assert step.full == fresh
         age = 0 if step.full else age

@@ -6,14 +6,14 @@ import json
 import math
 from dataclasses import FrozenInstanceError, fields, replace
 from decimal import Decimal
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimicmotion_trt import InputError, Settings, SettingsError
+from mimicmotion_trt import InputError, Settings, SettingsDict, SettingsError
 from mimicmotion_trt.settings import driver_of
 
 WHOLE = {
@@ -30,7 +30,13 @@ WHOLE = {
     "preview": (0, 1000),
     "reuse_interval": (1, 1000),
 }
-REAL = {"noise_aug": (0.0, 10.0), "sigma_min": (1e-6, 1e4), "sigma_max": (1e-6, 1e4)}
+REAL = {
+    "noise_aug": (0.0, 10.0),
+    "sigma_min": (1e-6, 1e4),
+    "sigma_max": (1e-6, 1e4),
+    "pose_strength": (0.0, 4.0),
+    "image_strength": (0.0, 4.0),
+}
 CHOICES = {
     "layout": ("reference", "compact", "shifted"),
     "fusion": ("triangular", "linear"),
@@ -53,6 +59,15 @@ def refused(**values: Any) -> SettingsError:
     return caught.value
 
 
+def test_the_keyword_arguments_for_type_checkers_are_the_fields():
+    """A new field of `Settings` belongs into `SettingsDict`, too, with its type or a wider one."""
+    fields_there, keywords = get_type_hints(Settings), get_type_hints(SettingsDict)
+    assert list(keywords) == list(fields_there)
+    for name, kind in fields_there.items():
+        wanted, taken = set(get_args(kind)) or {kind}, set(get_args(keywords[name])) or {keywords[name]}
+        assert wanted <= taken or kind in taken, f"{name}: {keywords[name]} does not take {kind}"
+
+
 def test_every_field_is_looked_at_here():
     covered = {
         *WHOLE,
@@ -64,6 +79,8 @@ def test_every_field_is_looked_at_here():
         "rescale",
         "person",
         "driver",
+        "pose_start",  # these two: test_strengths
+        "pose_end",
     }
     assert covered == {f.name for f in fields(Settings)}
 

@@ -32,8 +32,8 @@ from mimicmotion_trt import errors
 from mimicmotion_trt.limits import Limits
 from mimicmotion_trt.media.picture import encode_picture, read_picture
 from mimicmotion_trt.media.writer import FragmentedMp4, VideoWriter
-from mimicmotion_trt.motion import map_pictures, open_motion
 from mimicmotion_trt.pose import PoseSequence
+from mimicmotion_trt.pose.motion import map_pictures, open_motion
 from mimicmotion_trt.service.generated.mimicmotion.v1 import animation_pb2 as pb
 from mimicmotion_trt.settings import Settings
 

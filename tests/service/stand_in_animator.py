@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from mimicmotion_trt import errors
-from mimicmotion_trt.checkpoint import Checkpoints
+from mimicmotion_trt.denoise.checkpoint import Checkpoints
 from mimicmotion_trt.events import STAGES, Progress
 from mimicmotion_trt.pose import PoseSequence
 from mimicmotion_trt.service.config import EngineConfig

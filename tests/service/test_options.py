@@ -102,6 +102,6 @@ def test_files_are_looked_for_before_anything_is_started(wrong, field):
 
 
 def test_the_guide_has_every_option():
-    guide = (ROOT / "docs" / "operations.md").read_text()
+    guide = (ROOT / "docs" / "guide" / "operations.md").read_text()
     for option in list_options():
         assert f"`{option.path[0]}`" in guide or f"`[{option.path[0]}]`" in guide, option.name

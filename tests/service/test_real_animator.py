@@ -32,12 +32,15 @@ def host(bundle):
         yield running
 
 
-def test_the_server_makes_what_the_library_makes(host, client, bundle):
+@pytest.mark.parametrize(
+    "chosen", [{}, {"pose_strength": 2.0, "pose_start": 0.5, "pose_end": 1.0, "image_strength": 0.25}]
+)
+def test_the_server_makes_what_the_library_makes(host, client, bundle, chosen):
     company = client.create(PERSON, MOTION, {**SHORT, "seed": 8}).job  # at the same time, on the same engine
-    served = client.animate(PERSON, MOTION, {**SHORT, "preview": 1})
+    served = client.animate(PERSON, MOTION, {**SHORT, **chosen, "preview": 1})
     events = list(served)
     with Animator.load(bundle, threads=1) as animator:
-        clip = animator.stream(PERSON, MOTION, animator.settings(**SHORT))
+        clip = animator.stream(PERSON, MOTION, animator.settings(**SHORT, **chosen))
         mp4, video = None, b""
         for event in clip:
             if event.frames is not None:
@@ -45,7 +48,7 @@ def test_the_server_makes_what_the_library_makes(host, client, bundle):
                 video += mp4.write(event.frames)
         assert mp4 is not None
         video += mp4.close()
-        assert events[0].settings == animator.settings(**SHORT, preview=1)
+        assert events[0].settings == animator.settings(**SHORT, **chosen, preview=1)
     assert served.result().read() == video
     assert served.result().done.frames == client.watch(company).result().done.frames == 5
     assert len([event for event in events if isinstance(event, Preview)]) == 2
@@ -81,6 +84,7 @@ def test_unusable_inputs_are_told_apart_and_harm_nothing(host, client):
         (errors.MotionError, (PERSON, np.zeros((3, 64, 64), np.uint8), SHORT)),
         (errors.MotionError, (PERSON, MOTION, {**SHORT, "stride": 10_000})),
         (errors.SettingsError, (PERSON, MOTION, {"overlap": 4000})),
+        (errors.SettingsError, (PERSON, MOTION, {"pose_start": 0.5, "pose_end": 0.25})),
         (errors.LimitError, (PERSON, MOTION, {"size": (2048, 2048), "frames": 4})),
     ]
     for kind, arguments in cases:

@@ -51,6 +51,17 @@ def test_stages_of_the_small_model_follow_one_another():
     assert len(pictures) == 1  # of the same kind, as many as each stage needs
 
 
+def test_stages_of_paper_dolls_follow_one_another():
+    names = ("-landmarks", "-vae", "-colours", "", "-together")
+    configs = [load_config(CONFIGS / f"doll{name}.yaml") for name in names]
+    landmarks, vae, colours, motion, together = configs
+    assert vae.vae.landmarks == f"{landmarks.output}/final/landmarks.safetensors" == together.vae.landmarks
+    assert colours.base == f"{vae.output}/final/base"
+    assert motion.base == together.base == f"{colours.output}/final/base"
+    assert together.checkpoint == f"{motion.output}/final/mimicmotion.safetensors"
+    assert {config.data.style for config in configs} == {"doll"}
+
+
 def test_a_file_that_extends_another(tmp_path):
     (tmp_path / "below.yaml").write_text("output: a\nbase: b\noptimizer: {lr: 1e-3, warmup: 5}\n")
     (tmp_path / "above.yaml").write_text("extends: below.yaml\noutput: c\noptimizer: {warmup: 7}\n")

@@ -125,15 +125,19 @@ def test_landmarks_are_learned(landmarks):
     load_landmark_net(landmarks.folder / "final" / "landmarks.safetensors")
 
 
-def every_term(landmarks) -> dict[str, Any]:
-    """A lean VAE with Muon, a perceptual term, and a discriminator from the second of 40 steps."""
-    file = str(landmarks.folder / "final" / "landmarks.safetensors")
-    terms = {
+def picture_terms(landmarks) -> dict[str, Any]:
+    """A perceptual term, and a discriminator from the second of 40 steps."""
+    return {
         "perceptual_weight": 0.5,
-        "landmarks": file,
+        "landmarks": str(landmarks.folder / "final" / "landmarks.safetensors"),
         "adversarial_weight": 0.4,
         "adversarial_start": 0.025,
     }
+
+
+def every_term(landmarks) -> dict[str, Any]:
+    """A lean VAE with Muon and all terms."""
+    terms = picture_terms(landmarks)
     vae = {"frames": 1, "crop": None, "focus": 0.5, "lean": True, "latent_noise": 0.1, **terms}
     optimizer = {"name": "muon", "weight_decay": 0.0, "clip_norm": None}
     return {
@@ -203,9 +207,12 @@ def test_another_decoder_leaves_stored_clips_valid(runs, trained, tmp_path):
     assert len(list((tmp_path / "cache").glob("motion-*"))) == 1
 
 
-def test_unet_and_decoder_learn_together_from_pictures(train, trained, motion, tmp_path):
-    settings = {"ssim_weight": 0.5, "true_latents": 0.25, "first_step": 0.5}
+def test_unet_and_decoder_learn_together_from_pictures(train, trained, motion, landmarks, tmp_path):
+    """The discriminator sees pairs of neighbouring frames."""
+    settings = {"ssim_weight": 0.5, "true_latents": 0.25, "first_step": 0.5, "focus": 0.5}
+    settings |= {**picture_terms(landmarks), "adversarial_frames": 2}
     together = train(tmp_path, 8, stage="together", vae=settings, **trained)
+    assert together.results()[-1]["discriminator"] < 2.5
     assert falls(together, "loss", 3)
     assert falls(together, "latents", 3)
     before, after = motion.weights(), together.weights()

@@ -22,9 +22,11 @@ from .. import objective
 from ..checkpoints import drop_prefix, load_vae
 from ..config import Config
 from ..networks import flatten_time_convs, skip_idle_branches
+from ..picture_terms import PictureTerms
 from .base import Batch, Losses, Measures, TrainingStage, generator_at
+from .landmarks import choose_cut, store_marked
 from .motion import MotionNetworks, MotionStage, build_command
-from .vae import store_frames, trained_vae, validate_vae
+from .vae import trained_vae, validate_vae
 
 
 class Decoding(nn.Module):
@@ -55,7 +57,7 @@ class DecoderStage(MotionStage):
         skip_idle_branches(vae.modules())
         self.decoding = Decoding(vae.train()).to(device)
         self.network = self.decoding
-        self.frames = self.open_store("frames", store_frames)
+        self.marked = self.open_store("marked", store_marked)
 
     def batch(self, positions: Sequence[int]) -> Batch:
         """The motion stage's batch, and of each clip a cut at a random place.
@@ -63,22 +65,14 @@ class DecoderStage(MotionStage):
         True frames [B,T,3,S,S] of the cut, its place [B,3] in latents (frame, row, column), and whether the decoder
         sees the truth's latents [B].
         """
-        settings = self.config.vae
         cuts, places, true = [], [], []
         for position in positions:
-            frames = self.frames[self.order[position]]["frames"]
-            sides = (settings.crop, settings.crop) if settings.crop else frames.shape[1:3]
-            whole = [len(frames), frames.shape[1] // 8, frames.shape[2] // 8]
-            sizes = [min(settings.frames, len(frames)), sides[0] // 8, sides[1] // 8]
+            clip = self.marked[self.order[position]]
             generator = generator_at(self.config.seed + 1, position)  # other numbers than the motion batch's
-            t, y, x = (
-                int(torch.randint(most - size + 1, (), generator=generator))
-                for most, size in zip(whole, sizes, strict=True)
-            )
-            true.append(bool(torch.rand((), generator=generator) < settings.true_latents))
-            cut = frames[t : t + sizes[0], 8 * y : 8 * (y + sizes[1]), 8 * x : 8 * (x + sizes[2])]
-            cuts.append(to_signed(cut))
-            places.append((t, y, x))
+            cut = choose_cut(clip, self.config.vae, generator, multiple=8)
+            true.append(bool(torch.rand((), generator=generator) < self.config.vae.true_latents))
+            cuts.append(to_signed(clip["frames"][cut]))
+            places.append((cut.frames.start, cut.rows.start // 8, cut.columns.start // 8))
         return {
             **super().batch(positions),
             "frames": torch.from_numpy(np.stack(cuts)),
@@ -147,9 +141,12 @@ class JointStage(DecoderStage):
         self.motion.requires_grad_(True).train()
         self.encoders.vae = self.decoding.vae  # the same encoder, the decoder that trains
         self.network = JointNetworks(self.motion, self.decoding)
+        self.terms = PictureTerms(config, device)
+        self.parts = self.terms.parts
 
     def batch(self, positions: Sequence[int]) -> Batch:
-        """The decoder stage's batch, and which clips [B] are denoised from pure noise; their sigma is the first."""
+        """The decoder stage's batch, which clips [B] are denoised from pure noise (their sigma is the first), and how
+        much the discriminator counts."""
         batch, settings = super().batch(positions), self.config.vae
         chances = [torch.rand((), generator=generator_at(self.config.seed + 2, at)) for at in positions]
         first = torch.stack(chances) < settings.first_step
@@ -157,7 +154,8 @@ class JointStage(DecoderStage):
         sigma = torch.where(
             first, torch.full_like(batch["sigma"], self.first_sigma), batch["sigma"].clamp(min=lowest)
         )
-        return {**batch, "first": first, "sigma": sigma}
+        share = self.terms.adversarial_share(positions)
+        return {**batch, "first": first, "sigma": sigma, "adversarial": share}
 
     def loss(self, network: nn.Module, batch: Batch) -> Losses:
         """The errors in pictures, and those in latents with the same weight for every sigma."""
@@ -172,9 +170,16 @@ class JointStage(DecoderStage):
             return x0, self.cut(batch, x0)
 
         x0, decoded = network(self.inputs(batch, noisy, sigma), finish)
-        pictures, parts = objective.picture_loss(self.config.vae, decoded, batch["frames"])
+        made, wanted = decoded.float(), batch["frames"]
+        pictures = made.detach().requires_grad_()
+        plain, logged = objective.picture_loss(self.config.vae, pictures, wanted)
+        total, parts = self.terms.added(plain, pictures, made, wanted, float(batch["adversarial"][0]))
         latents = objective.clip_losses(x0, truth, torch.ones_like(sigma), batch["region"]).mean()
-        return pictures + self.config.vae.latent_weight * latents, {**parts, "latents": latents.detach()}
+        return total + self.config.vae.latent_weight * latents, {
+            **logged,
+            **parts,
+            "latents": latents.detach(),
+        }
 
     def validate(self) -> tuple[Measures, NDArray[np.uint8]]:
         """Sample held-out clips through the runtime's loop, with this decoder."""

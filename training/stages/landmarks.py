@@ -96,8 +96,11 @@ def store_marked(sample: Sample) -> Arrays:
     return {"frames": frames, "points": points, "seen": seen}
 
 
-def choose_cut(clip: Arrays, settings: VaeConfig, generator: torch.Generator) -> Cut:
-    """`settings.frames` consecutive frames, and a square anywhere in them, or on a head or a hand of the first."""
+def choose_cut(clip: Arrays, settings: VaeConfig, generator: torch.Generator, multiple: int = 1) -> Cut:
+    """`settings.frames` consecutive frames, and a square anywhere in them, or on a head or a hand of the first.
+
+    The square's sides lie at multiples of `multiple` pixels.
+    """
     frames = clip["frames"]
 
     def below(most: int) -> int:
@@ -115,6 +118,7 @@ def choose_cut(clip: Arrays, settings: VaeConfig, generator: torch.Generator) ->
             x, y = centres[which % len(centres)]
             for axis, (middle, size, most) in enumerate(zip((y, x), sizes, free, strict=True)):
                 start[axis] = int(np.clip(round(middle) - size // 2 + below(size // 2) - size // 4, 0, most))
+    start = [at // multiple * multiple for at in start]
     rows, columns = (slice(at, at + size) for at, size in zip(start, sizes, strict=True))
     return Cut(slice(first, first + count), rows, columns)
 

@@ -13,14 +13,12 @@ from torch import Tensor, nn
 
 from ...denoise.kernels import to_pictures, to_signed
 from ...media.sheet import contact_sheet
-from ..adversary import Adversary, balanced
 from ..checkpoints import drop_prefix, load_vae
 from ..config import Config
-from ..data.samples import Sample, with_reference
-from ..data.store import Arrays
-from ..landmarks import LandmarkNet, feature_distance, load_landmark_net
+from ..data.samples import Sample
 from ..metrics import psnr, ssim
 from ..networks import flatten_time_convs, lean_blocks, skip_idle_branches, zero_time_taps
+from ..picture_terms import PictureTerms
 from .base import Batch, Losses, Measures, TrainingStage, generator_at
 from .landmarks import choose_cut, store_marked
 
@@ -67,12 +65,8 @@ class VaeStage(TrainingStage):
         self.vae = vae
         settings = config.vae
         self.network = Reconstruction(vae, settings.latent_noise).to(device)
-        self.finder: LandmarkNet | None = None
-        if settings.perceptual_weight:
-            assert settings.landmarks is not None
-            self.finder = load_landmark_net(settings.landmarks).to(device)
-        self.adversary = Adversary(device, config.seed) if settings.adversarial_weight else None
-        self.parts = [self.adversary] if self.adversary else []
+        self.terms = PictureTerms(config, device)
+        self.parts = self.terms.parts
         self.marked = self.open_store("marked", store_marked)
 
     def batch(self, positions: Sequence[int]) -> Batch:
@@ -86,49 +80,20 @@ class VaeStage(TrainingStage):
             frames, height, width = (cuts[-1].shape[axis] for axis in (0, 2, 3))
             noises.append(torch.randn((frames, 4, height // 8, width // 8), generator=generator))
         batch = {"frames": torch.from_numpy(np.stack(cuts)), "noise": torch.cat(noises)}
-        return {**batch, "adversarial": torch.tensor(self.adversarial_share(positions[0]))}
-
-    def adversarial_share(self, position: int) -> float:
-        """The share of the discriminator's weight: 0 up to `adversarial_start`, 1 from 2 % of the steps later."""
-        config = self.config
-        done = position / (config.steps * config.batch * config.accumulation)
-        return min(max((done - config.vae.adversarial_start) / 0.02, 0.0), 1.0)
+        return {**batch, "adversarial": self.terms.adversarial_share(positions)}
 
     def loss(self, network: nn.Module, batch: Batch) -> Losses:
         """Absolute and squared errors, KL divergence from unit noise per latent value, and the terms that are on."""
-        settings, truth = self.config.vae, batch["frames"].flatten(0, 1)
-        decoded, mean, log_variance = network(batch["frames"], batch["noise"])
-        made = decoded.flatten(0, 1).float()
+        settings, truth = self.config.vae, batch["frames"]
+        decoded, mean, log_variance = network(truth, batch["noise"])
+        made = decoded.float()
         pictures = made.detach().requires_grad_()
         error = pictures - truth
         l1, mse = error.abs().mean(), (error**2).mean()
         plain = settings.l1_weight * l1 + settings.mse_weight * mse
-        terms, parts = self.more_terms(pictures, truth, float(batch["adversarial"]))
-        through = (
-            made * balanced(plain, terms, pictures)
-        ).sum()  # has the gradient that all terms have together
+        total, parts = self.terms.added(plain, pictures, made, truth, float(batch["adversarial"][0]))
         kl = 0.5 * (mean.float() ** 2 + log_variance.exp() - 1.0 - log_variance).mean()
-        total = plain.detach() + settings.kl_weight * kl + through - through.detach()
-        return total, {"mse": mse.detach(), "kl": kl.detach(), **parts}
-
-    def more_terms(
-        self, pictures: Tensor, truth: Tensor, adversarial: float
-    ) -> tuple[list[tuple[float, Tensor]], dict[str, Tensor]]:
-        """The perceptual and the adversarial term with their weights, and what is logged of them."""
-        settings, terms, parts = self.config.vae, list[tuple[float, Tensor]](), dict[str, Tensor]()
-        if self.finder is not None:
-            with torch.no_grad():
-                wanted = self.finder.features(truth)
-            distance = feature_distance(self.finder.features(pictures), wanted)
-            terms.append((settings.perceptual_weight, distance))
-            parts["perceptual"] = distance.detach()
-        if self.adversary is not None:
-            taught = torch.full((), float("nan"))
-            if adversarial > 0:
-                taught = self.adversary.teach(truth, pictures)
-                terms.append((settings.adversarial_weight * adversarial, self.adversary.loss(pictures)))
-            parts["discriminator"] = taught
-        return terms, parts
+        return total + settings.kl_weight * kl, {"mse": mse.detach(), "kl": kl.detach(), **parts}
 
     def validate(self) -> tuple[Measures, NDArray[np.uint8]]:
         """PSNR and SSIM of whole held-out clips after encoder and decoder."""
@@ -175,11 +140,6 @@ def trained_vae(base: Path, state: Mapping[str, Tensor]) -> Any:
     vae: Any = load_vae(base)
     vae.load_state_dict({key: value.cpu() for key, value in drop_prefix(state, "vae.").items()})
     return vae
-
-
-def store_frames(sample: Sample) -> Arrays:
-    """All pictures of a clip, uint8 [1+F,H,W,3], the reference first."""
-    return {"frames": with_reference(sample)[0]}
 
 
 def let_pictures_pass(vae: nn.Module) -> None:

@@ -398,6 +398,10 @@ class AnimationSettings(_message.Message):
     FRAMING_FIELD_NUMBER: _builtins.int
     PERSON_FIELD_NUMBER: _builtins.int
     DRIVER_FIELD_NUMBER: _builtins.int
+    POSE_STRENGTH_FIELD_NUMBER: _builtins.int
+    POSE_START_FIELD_NUMBER: _builtins.int
+    POSE_END_FIELD_NUMBER: _builtins.int
+    IMAGE_STRENGTH_FIELD_NUMBER: _builtins.int
     steps: _builtins.int
     """Denoising steps, 1 to 1000."""
     segment: _builtins.int
@@ -448,6 +452,15 @@ class AnimationSettings(_message.Message):
     """
     driver: _builtins.str
     """Who of several people in the driving video is followed, as person; unset: as person if that is a word."""
+    pose_strength: _builtins.float
+    """What PoseNet's features are multiplied by, 0 to 4."""
+    pose_start: _builtins.float
+    """Of S steps those from round(S * pose_start) up to, but not including, round(S * pose_end) have pose features, the
+    others none; 0 <= pose_start < pose_end <= 1.
+    """
+    pose_end: _builtins.float
+    image_strength: _builtins.float
+    """What CLIP's token of the picture is multiplied by, 0 to 4."""
     @_builtins.property
     def guidance(self) -> Global___Guidance:
         """Guidance scales; first = last = 1 runs the conditional branch only."""
@@ -489,10 +502,14 @@ class AnimationSettings(_message.Message):
         framing: Global___Framing.ValueType | None = ...,
         person: _builtins.str | None = ...,
         driver: _builtins.str | None = ...,
+        pose_strength: _builtins.float | None = ...,
+        pose_start: _builtins.float | None = ...,
+        pose_end: _builtins.float | None = ...,
+        image_strength: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_canvas", b"_canvas", "_conditioning_fps", b"_conditioning_fps", "_decode_chunk", b"_decode_chunk", "_driver", b"_driver", "_frames", b"_frames", "_framing", b"_framing", "_fusion", b"_fusion", "_layout", b"_layout", "_motion_bucket", b"_motion_bucket", "_noise", b"_noise", "_noise_aug", b"_noise_aug", "_overlap", b"_overlap", "_person", b"_person", "_preview", b"_preview", "_rescale", b"_rescale", "_reuse_interval", b"_reuse_interval", "_schedule", b"_schedule", "_seed", b"_seed", "_segment", b"_segment", "_sigma_max", b"_sigma_max", "_sigma_min", b"_sigma_min", "_steps", b"_steps", "_stride", b"_stride", "canvas", b"canvas", "conditioning_fps", b"conditioning_fps", "decode_chunk", b"decode_chunk", "driver", b"driver", "frames", b"frames", "framing", b"framing", "fusion", b"fusion", "guidance", b"guidance", "guidance_interval", b"guidance_interval", "layout", b"layout", "motion_bucket", b"motion_bucket", "noise", b"noise", "noise_aug", b"noise_aug", "overlap", b"overlap", "person", b"person", "preview", b"preview", "rescale", b"rescale", "reuse_interval", b"reuse_interval", "schedule", b"schedule", "seed", b"seed", "segment", b"segment", "sigma_max", b"sigma_max", "sigma_min", b"sigma_min", "size", b"size", "steps", b"steps", "stride", b"stride"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_canvas", b"_canvas", "_conditioning_fps", b"_conditioning_fps", "_decode_chunk", b"_decode_chunk", "_driver", b"_driver", "_frames", b"_frames", "_framing", b"_framing", "_fusion", b"_fusion", "_image_strength", b"_image_strength", "_layout", b"_layout", "_motion_bucket", b"_motion_bucket", "_noise", b"_noise", "_noise_aug", b"_noise_aug", "_overlap", b"_overlap", "_person", b"_person", "_pose_end", b"_pose_end", "_pose_start", b"_pose_start", "_pose_strength", b"_pose_strength", "_preview", b"_preview", "_rescale", b"_rescale", "_reuse_interval", b"_reuse_interval", "_schedule", b"_schedule", "_seed", b"_seed", "_segment", b"_segment", "_sigma_max", b"_sigma_max", "_sigma_min", b"_sigma_min", "_steps", b"_steps", "_stride", b"_stride", "canvas", b"canvas", "conditioning_fps", b"conditioning_fps", "decode_chunk", b"decode_chunk", "driver", b"driver", "frames", b"frames", "framing", b"framing", "fusion", b"fusion", "guidance", b"guidance", "guidance_interval", b"guidance_interval", "image_strength", b"image_strength", "layout", b"layout", "motion_bucket", b"motion_bucket", "noise", b"noise", "noise_aug", b"noise_aug", "overlap", b"overlap", "person", b"person", "pose_end", b"pose_end", "pose_start", b"pose_start", "pose_strength", b"pose_strength", "preview", b"preview", "rescale", b"rescale", "reuse_interval", b"reuse_interval", "schedule", b"schedule", "seed", b"seed", "segment", b"segment", "sigma_max", b"sigma_max", "sigma_min", b"sigma_min", "size", b"size", "steps", b"steps", "stride", b"stride"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_canvas", b"_canvas", "_conditioning_fps", b"_conditioning_fps", "_decode_chunk", b"_decode_chunk", "_driver", b"_driver", "_frames", b"_frames", "_framing", b"_framing", "_fusion", b"_fusion", "_layout", b"_layout", "_motion_bucket", b"_motion_bucket", "_noise", b"_noise", "_noise_aug", b"_noise_aug", "_overlap", b"_overlap", "_person", b"_person", "_preview", b"_preview", "_rescale", b"_rescale", "_reuse_interval", b"_reuse_interval", "_schedule", b"_schedule", "_seed", b"_seed", "_segment", b"_segment", "_sigma_max", b"_sigma_max", "_sigma_min", b"_sigma_min", "_steps", b"_steps", "_stride", b"_stride", "canvas", b"canvas", "conditioning_fps", b"conditioning_fps", "decode_chunk", b"decode_chunk", "driver", b"driver", "frames", b"frames", "framing", b"framing", "fusion", b"fusion", "guidance", b"guidance", "guidance_interval", b"guidance_interval", "layout", b"layout", "motion_bucket", b"motion_bucket", "noise", b"noise", "noise_aug", b"noise_aug", "overlap", b"overlap", "person", b"person", "preview", b"preview", "rescale", b"rescale", "reuse_interval", b"reuse_interval", "schedule", b"schedule", "seed", b"seed", "segment", b"segment", "sigma_max", b"sigma_max", "sigma_min", b"sigma_min", "size", b"size", "steps", b"steps", "stride", b"stride"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_canvas", b"_canvas", "_conditioning_fps", b"_conditioning_fps", "_decode_chunk", b"_decode_chunk", "_driver", b"_driver", "_frames", b"_frames", "_framing", b"_framing", "_fusion", b"_fusion", "_image_strength", b"_image_strength", "_layout", b"_layout", "_motion_bucket", b"_motion_bucket", "_noise", b"_noise", "_noise_aug", b"_noise_aug", "_overlap", b"_overlap", "_person", b"_person", "_pose_end", b"_pose_end", "_pose_start", b"_pose_start", "_pose_strength", b"_pose_strength", "_preview", b"_preview", "_rescale", b"_rescale", "_reuse_interval", b"_reuse_interval", "_schedule", b"_schedule", "_seed", b"_seed", "_segment", b"_segment", "_sigma_max", b"_sigma_max", "_sigma_min", b"_sigma_min", "_steps", b"_steps", "_stride", b"_stride", "canvas", b"canvas", "conditioning_fps", b"conditioning_fps", "decode_chunk", b"decode_chunk", "driver", b"driver", "frames", b"frames", "framing", b"framing", "fusion", b"fusion", "guidance", b"guidance", "guidance_interval", b"guidance_interval", "image_strength", b"image_strength", "layout", b"layout", "motion_bucket", b"motion_bucket", "noise", b"noise", "noise_aug", b"noise_aug", "overlap", b"overlap", "person", b"person", "pose_end", b"pose_end", "pose_start", b"pose_start", "pose_strength", b"pose_strength", "preview", b"preview", "rescale", b"rescale", "reuse_interval", b"reuse_interval", "schedule", b"schedule", "seed", b"seed", "segment", b"segment", "sigma_max", b"sigma_max", "sigma_min", b"sigma_min", "size", b"size", "steps", b"steps", "stride", b"stride"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__canvas: _TypeAlias = _typing.Literal["canvas"]  # noqa: Y015
     _WhichOneofArgType__canvas: _TypeAlias = _typing.Literal["_canvas", b"_canvas"]  # noqa: Y015
@@ -508,6 +525,8 @@ class AnimationSettings(_message.Message):
     _WhichOneofArgType__framing: _TypeAlias = _typing.Literal["_framing", b"_framing"]  # noqa: Y015
     _WhichOneofReturnType__fusion: _TypeAlias = _typing.Literal["fusion"]  # noqa: Y015
     _WhichOneofArgType__fusion: _TypeAlias = _typing.Literal["_fusion", b"_fusion"]  # noqa: Y015
+    _WhichOneofReturnType__image_strength: _TypeAlias = _typing.Literal["image_strength"]  # noqa: Y015
+    _WhichOneofArgType__image_strength: _TypeAlias = _typing.Literal["_image_strength", b"_image_strength"]  # noqa: Y015
     _WhichOneofReturnType__layout: _TypeAlias = _typing.Literal["layout"]  # noqa: Y015
     _WhichOneofArgType__layout: _TypeAlias = _typing.Literal["_layout", b"_layout"]  # noqa: Y015
     _WhichOneofReturnType__motion_bucket: _TypeAlias = _typing.Literal["motion_bucket"]  # noqa: Y015
@@ -520,6 +539,12 @@ class AnimationSettings(_message.Message):
     _WhichOneofArgType__overlap: _TypeAlias = _typing.Literal["_overlap", b"_overlap"]  # noqa: Y015
     _WhichOneofReturnType__person: _TypeAlias = _typing.Literal["person"]  # noqa: Y015
     _WhichOneofArgType__person: _TypeAlias = _typing.Literal["_person", b"_person"]  # noqa: Y015
+    _WhichOneofReturnType__pose_end: _TypeAlias = _typing.Literal["pose_end"]  # noqa: Y015
+    _WhichOneofArgType__pose_end: _TypeAlias = _typing.Literal["_pose_end", b"_pose_end"]  # noqa: Y015
+    _WhichOneofReturnType__pose_start: _TypeAlias = _typing.Literal["pose_start"]  # noqa: Y015
+    _WhichOneofArgType__pose_start: _TypeAlias = _typing.Literal["_pose_start", b"_pose_start"]  # noqa: Y015
+    _WhichOneofReturnType__pose_strength: _TypeAlias = _typing.Literal["pose_strength"]  # noqa: Y015
+    _WhichOneofArgType__pose_strength: _TypeAlias = _typing.Literal["_pose_strength", b"_pose_strength"]  # noqa: Y015
     _WhichOneofReturnType__preview: _TypeAlias = _typing.Literal["preview"]  # noqa: Y015
     _WhichOneofArgType__preview: _TypeAlias = _typing.Literal["_preview", b"_preview"]  # noqa: Y015
     _WhichOneofReturnType__rescale: _TypeAlias = _typing.Literal["rescale"]  # noqa: Y015
@@ -555,6 +580,8 @@ class AnimationSettings(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__fusion) -> _WhichOneofReturnType__fusion | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__image_strength) -> _WhichOneofReturnType__image_strength | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__layout) -> _WhichOneofReturnType__layout | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__motion_bucket) -> _WhichOneofReturnType__motion_bucket | None: ...
@@ -566,6 +593,12 @@ class AnimationSettings(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__overlap) -> _WhichOneofReturnType__overlap | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__person) -> _WhichOneofReturnType__person | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pose_end) -> _WhichOneofReturnType__pose_end | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pose_start) -> _WhichOneofReturnType__pose_start | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pose_strength) -> _WhichOneofReturnType__pose_strength | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__preview) -> _WhichOneofReturnType__preview | None: ...
     @_typing.overload

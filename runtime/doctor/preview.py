@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .inputs import AnimationInputs, nearest_size
-from .limits import Limits
-from .media.picture import read_picture
-from .media.sheet import Row, contact_sheet, evenly
-from .motion import Motion
-from .pose import PoseSequence, draw_poses, rescale_to_reference
-from .settings import Settings
+from ..inputs import AnimationInputs, nearest_size
+from ..limits import Limits
+from ..media.picture import read_picture
+from ..media.sheet import Row, contact_sheet, evenly
+from ..pose import PoseSequence, draw_poses, rescale_to_reference
+from ..pose.motion import Motion
+from ..settings import Settings
 
 Picture = NDArray[np.uint8]
 COLUMNS = 8

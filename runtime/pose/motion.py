@@ -14,14 +14,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import MotionError
-from .files import motion_errors, read_head
-from .limits import FASTEST_FPS, SLOWEST_FPS, Limits, check_limit
-from .media.picture import fit_picture
-from .pose import PoseSequence
-from .pose.formats import read_foreign, wholebody_sequence
-from .pose.sequence import read_json
-from .settings import Settings
+from ..errors import MotionError
+from ..files import motion_errors, read_head
+from ..limits import FASTEST_FPS, SLOWEST_FPS, Limits, check_limit
+from ..media.picture import fit_picture
+from ..settings import Settings
+from .formats import read_foreign, wholebody_sequence
+from .sequence import PoseSequence, read_json
 
 Picture = NDArray[np.uint8]
 SoundFile = str | Path | bytes
@@ -152,7 +151,7 @@ def _from_array(pictures: NDArray[Any], settings: Settings, limits: Limits) -> M
 
 def _from_folder(folder: Path, settings: Settings, limits: Limits) -> Motion:
     """Pose pictures, or OpenPose's files of keypoints, one a frame."""
-    from .media.picture import list_pictures, read_pictures
+    from ..media.picture import list_pictures, read_pictures
 
     if any(folder.glob("[!.]*.json")):
         return _from_poses(folder_of_keypoints(folder, limits), settings, limits)
@@ -165,7 +164,7 @@ def _from_folder(folder: Path, settings: Settings, limits: Limits) -> Motion:
 
 def folder_of_keypoints(folder: Path, limits: Limits) -> PoseSequence:
     """Files of keypoints in their natural order, as one sequence; raises `MotionError` if there are none."""
-    from .media.picture import natural_order
+    from ..media.picture import natural_order
 
     paths = sorted(folder.glob("[!.]*.json"), key=natural_order)
     if not paths:
@@ -178,7 +177,7 @@ def folder_of_keypoints(folder: Path, limits: Limits) -> PoseSequence:
 
 
 def _from_video(source: SoundFile, settings: Settings, limits: Limits, kind: MotionKind) -> Motion:
-    from .media.animated import open_video
+    from ..media.animated import open_video
 
     reader = open_video(source, limits)
     if kind == "auto":

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import psutil
 
-from .denoise.schedule import steps_of
-from .denoise.segments import cut_segments
-from .engines import NETWORKS, FlopModel, Manifest
-from .errors import LimitError
-from .limits import Limits
-from .settings import Settings, resolve_settings
+from ..engines import NETWORKS, FlopModel, Manifest
+from ..errors import LimitError
+from ..limits import Limits
+from ..settings import Settings, resolve_settings
+from .schedule import steps_of
+from .segments import cut_segments
 
 CONTROL_GROUP = Path("/sys/fs/cgroup")
 """Of this process, in a container."""

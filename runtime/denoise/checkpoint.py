@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import CheckpointError
-from .events import Progress
-from .files import write_atomic
-from .pose.sequence import SHAPES, PoseSequence
-from .settings import Settings
+from ..errors import CheckpointError
+from ..events import Progress
+from ..files import write_atomic
+from ..pose.sequence import SHAPES, PoseSequence
+from ..settings import Settings
 
 Float = NDArray[np.float32]
 Array = NDArray[Any]

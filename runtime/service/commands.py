@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from .console import Reporter, explained
-from .errors import LimitError, ServiceError
-from .flags import Given, make_flag, with_flags
-from .limits import Limits
-from .service.options import Option, check_files, in_force, list_options, make_config
-from .service.tokens import add_token
+from ..console import Given, Reporter, explained, make_flag, with_flags
+from ..errors import LimitError, ServiceError
+from ..limits import Limits
+from .options import Option, check_files, in_force, list_options, make_config
+from .tokens import add_token
 
 if TYPE_CHECKING:
-    from .service import Client
-    from .service.wire import JobInfo
+    from ..service import Client
+    from .wire import JobInfo
 
 NAMES = {"devices": "--device", "tls_certificate": "--tls-cert"}
 """Flags that are not called like their option."""
@@ -88,7 +87,7 @@ def connection_flags(panel: str = "Connection") -> list[inspect.Parameter]:
 
 def connect(server: str, connection: Given) -> Client:
     """A client by the flags of `connection_flags`. Raises `ServiceError`."""
-    from .service import Client, ClientTls
+    from ..service import Client, ClientTls
 
     tls = None
     if any(name.startswith("tls") for name in connection):
@@ -118,7 +117,7 @@ def serve(
 
     Options come from flags, then from MIMICMOTION_SERVE_… in the environment, then from the file.
     """
-    from .service import serve as run
+    from ..service import serve as run
 
     with explained():
         limits = {f"limits_{name}": number for name, number in limit_values(chosen.pop("limit", [])).items()}

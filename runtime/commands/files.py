@@ -1,0 +1,52 @@
+"""Files that commands read and write: pipes, results that would overwrite their inputs, other formats."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from ..errors import OutputError
+from ..files import motion_errors
+
+
+def check_output(output: str, inputs: list[Path]) -> None:
+    """Raise `OutputError` if the result would be written over one of its inputs."""
+    path = Path(output)
+    if "%" in path.name:
+        path = path.parent
+    for given in inputs:
+        if path.exists() and given.exists() and path.samefile(given) and not is_stream(path):
+            raise OutputError(
+                f"the output {output} is an input too.", remedy="Choose another output.", field="output"
+            )
+
+
+def whole_file(path: Path, folder: Path) -> Path:
+    """A file that can be read more than once: the standard input (`-`) and pipes are copied into `folder`."""
+    if str(path) != "-" and not is_stream(path):
+        return path
+    copy = folder / f"input{len(list(folder.iterdir()))}"
+    with motion_errors(path), copy.open("wb") as file:
+        source = open(0, "rb", closefd=False) if str(path) == "-" else path.open("rb")  # noqa: SIM115
+        with source:
+            shutil.copyfileobj(source, file)
+    return copy
+
+
+def is_stream(path: Path) -> bool:
+    """Whether this is a pipe or a device; raises `MotionError` for a path that cannot be looked at."""
+    with motion_errors(path):
+        return path.exists() and (path.is_fifo() or path.is_char_device())
+
+
+def convert(video: Path, output: str) -> str:
+    """Write a video in another format, sound included; returns what was lost of it."""
+    from ..media.reader import VideoReader
+    from ..media.writer import VideoWriter
+
+    reader = VideoReader(video)
+    audio = video if reader.has_audio else None
+    with VideoWriter(output, fps=reader.fps, size=reader.size, audio=audio) as writer:
+        for _, frame in reader.frames():
+            writer.write(frame)
+    return writer.note
