@@ -140,8 +140,11 @@ def test_a_run_says_at_its_start_what_it_is(runs, two_steps, stopped):
     assert (start["step"], start["machine"], start["processes"]) == (0, "cpu", 1)
     assert start["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert start["revision"] is None or re.fullmatch(r"[0-9a-f]{40}(-dirty)?", start["revision"])
+    for name in ("config.yaml", "starts.jsonl"):
+        (stopped / name).unlink()  # as of a run from before they were written
     again = runs.train(stopped, 3, resume=True)
-    assert [line["step"] for line in again.lines("starts")] == [0, 2]
+    assert [line["step"] for line in again.lines("starts")] == [2]
+    assert (stopped / "final" / "config.yaml").read_text() == (stopped / "config.yaml").read_text()
 
 
 def test_what_is_final_is_what_the_hub_gets_and_anybody_may_read_all_files(two_steps):
