@@ -197,8 +197,8 @@ def test_small_clips_are_enlarged_only_as_far_as_was_allowed(shards: Path) -> No
     with pytest.raises(SettingsError, match="smaller than the wanted size") as caught:
         opened(shards, size=(128, 128))
     assert "max_enlarge, now 1" in caught.value.remedy
-    assert len(opened(shards, size=(128, 128), max_enlarge=2.0)) == 5
-    assert len(opened(shards, size=(64, 64))) == 5  # a cut of that shape is as wide
+    assert len(opened(shards, size=(128, 128), max_enlarge=2.0)) == 4
+    assert len(opened(shards, size=(64, 64))) == 4  # a cut of that shape is as wide
 
 
 def test_clips_of_all_videos_may_be_asked_for(shards: Path) -> None:
