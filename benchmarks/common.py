@@ -25,6 +25,7 @@ from rich.console import Console
 from mimicmotion_trt.files import write_atomic
 from mimicmotion_trt.media.picture import fit_picture, read_picture
 from mimicmotion_trt.pose import PoseSequence
+from mimicmotion_trt.training.plots import COLOURS, drawn
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -146,24 +147,16 @@ class Record:
         groups = {name: values for name, values in groups.items() if values}
         if not groups or importlib.util.find_spec("matplotlib") is None:
             return
-        import matplotlib
-
-        matplotlib.use("Agg")
-        from matplotlib import pyplot
-
-        heights = [len(values) + 1 for values in groups.values()]
-        figure, axes = pyplot.subplots(
-            len(groups), 1, figsize=(8, 0.35 * sum(heights) + 1), squeeze=False, height_ratios=heights
-        )
-        for axis, (name, values) in zip(axes[:, 0], groups.items(), strict=True):
-            axis.barh(list(values), list(values.values()))
-            axis.set(title=f"{name}: {label}")
-            axis.invert_yaxis()
-        figure.suptitle(self.found["machine"])
-        figure.tight_layout()
-        figure.savefig(self.path.with_suffix(".png"), dpi=110)
-        pyplot.close(figure)
-        console.print(str(self.path.with_suffix(".png")))
+        picture, heights = self.path.with_suffix(".png"), [len(values) + 1 for values in groups.values()]
+        size = (8, 0.35 * sum(heights) + len(heights))
+        with drawn(picture, len(groups), 1, size, height_ratios=heights) as axes:
+            for axis, (name, values) in zip(axes[:, 0], groups.items(), strict=True):
+                bars = axis.barh(list(values), list(values.values()), color=COLOURS[0])
+                axis.bar_label(bars, fmt="{:.3g}", padding=3)
+                axis.set(title=f"{name}, {self.found['machine']}", xlabel=label)
+                axis.grid(visible=False, axis="y")
+                axis.invert_yaxis()
+        console.print(str(picture))
 
 
 def run_parts(

@@ -51,11 +51,14 @@ from mimicmotion_trt.engines import Placement, open_engine
 from mimicmotion_trt.files import write_atomic
 from mimicmotion_trt.pose import draw_poses
 from mimicmotion_trt.settings import Settings
+from mimicmotion_trt.training.plots import drawn, plain_log
 
 DOCS = ROOT / "docs" / "internals" / "scaling.md"
 OVERLAP = 3
 GPUS = ("H100", "A100", "RTX 4090", "L4")
 GPU_FRAMES = (16, 71, 142, 284, 568)
+LABELS = {"size": "pixels", "segment": "frames a segment"}
+"""What a plot calls a quantity, where that is not its own name."""
 
 
 @dataclass(frozen=True)
@@ -269,42 +272,41 @@ def gpu_table(curves: dict[str, Any]) -> Table:
 
 def draw(path: Path, sweeps: dict[str, Any], curves: dict[str, Any]) -> None:
     """Seconds over what operations predict at the sweep's median throughput, memory below, and the GPUs' curves."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot, ticker
-
     wide = len(sweeps) + 1
-    figure, axes = pyplot.subplots(2, wide, figsize=(4 * wide, 7), squeeze=False)
-    for column, (name, sweep) in enumerate(sweeps.items()):
-        points, above, below = sweep["points"], *axes[:, column]
-        x = [quantity(name, point) for point in points]
-        rate = sweep["gflops_per_second"] * 1e9
-        above.loglog(x, [point["seconds"] for point in points], "o", label="measured, CPU")
-        above.loglog(x, [p["predicted"]["flops"] / rate for p in points], "-", label="by operations")
-        below.loglog(x, [more_mib(point) for point in points], "o", label="measured, CPU")
-        below.loglog(x, [p["predicted"]["more_mib"] for p in points], "-", label="by its formula")
-        seconds, _, memory, _ = slopes(sweep)
-        above.set(title=f"slope {seconds}")
-        below.set(xlabel="pixels" if name == "size" else name, title=f"slope {memory}")
-        for axis in (above, below):
-            axis.set_xticks(x, [f"{value:g}" for value in x])
-    for name, seconds in curves["seconds"].items():
-        axes[0, -1].loglog(curves["frames"], seconds, label=name)
-    axes[0, -1].set(xlabel="frames", title="576x1024, predicted")
-    axes[0, -1].set_xticks(curves["frames"], map(str, curves["frames"]))
-    axes[0, 0].set(ylabel="seconds")
-    axes[1, 0].set(ylabel="MiB on top of the engines")
-    axes[1, -1].set_axis_off()
-    for axis in (*axes[0], *axes[1, :-1]):
-        axis.legend(fontsize=7)
-        axis.xaxis.set_minor_locator(ticker.NullLocator())
-        axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-        axis.yaxis.set_major_formatter("{x:g}")
-        axis.yaxis.set_minor_locator(ticker.NullLocator())
-    figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    with drawn(path, 2, wide, (3.6 * wide, 6.4)) as axes:
+        for column, (name, sweep) in enumerate(sweeps.items()):
+            points: list[dict[str, Any]] = sweep["points"]
+            x, label = [quantity(name, point) for point in points], LABELS.get(name, name)
+            rate = sweep["gflops_per_second"] * 1e9
+            time_slope, _, memory_slope, _ = slopes(sweep)
+            measured = [[p["seconds"] for p in points], [more_mib(p) for p in points]]
+            predicted = [
+                [p["predicted"]["flops"] / rate for p in points],
+                [p["predicted"]["more_mib"] for p in points],
+            ]
+            titles = f"Time by {label}: slope {time_slope}", f"Memory by {label}: slope {memory_slope}"
+            for row, by in enumerate(("by operations", "by its formula")):
+                axis = axes[row, column]
+                axis.plot(x, measured[row], "o", label="measured, CPU")
+                axis.plot(x, predicted[row], "-", label=by)
+                axis.set(title=titles[row], xlabel=label)
+                _finish(axis, x)
+        last = axes[0, -1]
+        for name, seconds in curves["seconds"].items():
+            last.plot(curves["frames"], seconds, label=name)
+        last.set(xlabel="frames", title="Predicted for 576x1024, not measured")
+        _finish(last, curves["frames"])
+        axes[0, 0].set(ylabel="seconds")
+        axes[1, 0].set(ylabel="MiB on top of the engines")
+        axes[1, -1].set_axis_off()
+
+
+def _finish(axis: Any, x: Sequence[float]) -> None:
+    """Logarithmic, with a tick at every point."""
+    plain_log(axis, "x")
+    plain_log(axis, "y")
+    axis.set_xticks(x, [f"{value:,g}" for value in x])
+    axis.legend()
 
 
 if __name__ == "__main__":

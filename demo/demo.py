@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -15,8 +16,8 @@ from mimicmotion_trt.inputs import Request, open_inputs
 from mimicmotion_trt.limits import Limits
 from mimicmotion_trt.media.picture import write_picture
 from mimicmotion_trt.media.reader import VideoReader
-from mimicmotion_trt.media.sheet import contact_sheet
-from mimicmotion_trt.pose import draw_poses, rescale_to_reference
+from mimicmotion_trt.media.sheet import Row, contact_sheet, evenly
+from mimicmotion_trt.pose import PoseSequence, draw_poses, rescale_to_reference
 from mimicmotion_trt.service import local_server
 from mimicmotion_trt.settings import make_settings
 
@@ -51,7 +52,7 @@ def main() -> None:
 
 
 def draw_sheet(manifest: Manifest) -> None:
-    """Reference, poses and frames of the finished video in one picture; the bundle chose the video's size."""
+    """Poses, and below them the frames of the finished video that they made; first the reference's own."""
     settings = make_settings(manifest.defaults, {})
     source = open_inputs(Request(PERSON, MOTION), settings, Limits(), manifest.sizes, None)
     width, height = source.size
@@ -60,11 +61,20 @@ def draw_sheet(manifest: Manifest) -> None:
     poses = rescale_to_reference(source.motion.poses, reference.pose, height, width)
     reader = VideoReader(VIDEO)
     frames = [frame for _, frame in reader.frames()]
-    drawn = draw_poses(poses, height, width, settings.canvas or 2160)
-    rows = [
-        ("reference", [reference.picture]),
-        ("poses", list(drawn)),
-        ("frames", frames),
+    chosen = evenly(len(frames), COLUMNS - 1)
+    drawn = draw_poses(
+        PoseSequence.concat([replace(reference.pose, fps=poses.fps), poses.take(chosen)]),
+        height, width, settings.canvas or 2160,
+    )  # fmt: skip
+    rows: list[Row] = [
+        (
+            f"the pose of the reference picture, and {len(chosen)} of {len(poses)} poses of the motion",
+            list(drawn),
+        ),
+        (
+            "the reference picture, and the frames that were made",
+            [reference.picture, *(frames[k] for k in chosen)],
+        ),
     ]
     write_picture(SHEET, contact_sheet(rows, columns=COLUMNS))
 

@@ -22,8 +22,8 @@ STRICT = ConfigDict(strict=True, extra="forbid")
 
 FORMAT = 3
 MANIFEST = "manifest.json"
-REBUILD = "Rebuild the bundle with `python export/build_engines.py`."
-COMMAND = "python export/build_engines.py --base DIR_OR_ID --checkpoint FILE --output DIR"
+REBUILD = "Rebuild the bundle with `mimicmotion-trt build`."
+COMMAND = "mimicmotion-trt build --base FOLDER_OR_ID --checkpoint FILE --output FOLDER"
 """What builds a bundle, before its options."""
 PRECISIONS = ("fp32", "fp16", "fp8")
 
@@ -157,7 +157,7 @@ class Manifest:
     note: str = ""
     """A remark for users of the bundle."""
     options: str = ""
-    """Options of `build_engines.py` but for inputs and output, as in a shell."""
+    """Options of `mimicmotion-trt build` but for inputs and output, as in a shell."""
     versions: Mapping[str, str] = field(default_factory=dict)
     format: int = FORMAT
 

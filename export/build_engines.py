@@ -1,94 +1,144 @@
-"""Build a bundle of engines: `python export/build_engines.py --base DIR --checkpoint FILE --output DIR`."""
+"""Build a bundle of engines: `mimicmotion-trt build`, or `python export/build_engines.py`."""
 
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 import time
 from pathlib import Path
 from typing import Annotated
 
-import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from typer import Option
 
+from mimicmotion_trt.console import Bars
 from mimicmotion_trt.engines import Manifest
 from mimicmotion_trt.errors import MimicMotionError, SettingsError
 from mimicmotion_trt.export.build import build_bundle
 from mimicmotion_trt.export.options import Options, PlanOptions, trained_for
 from mimicmotion_trt.export.tensorrt_build import left_out
+from mimicmotion_trt.flags import App
 from mimicmotion_trt.settings import parse_setting, parse_size
 from mimicmotion_trt.training.config import BUNDLE_FILE
 
-EXAMPLE = ("--image", "person.jpg", "--motion", "dance.mp4", "--output", "out.mp4")
-
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
+app = App()
+IO, TAKES, NUMBERS, RT = "Input/Output", "What the bundle takes", "Precision", "TensorRT"
 
 
 @app.command()
 def build(
-    base: Annotated[str, Option(help="SVD-XT in diffusers' layout: a folder, or a hub id.")],
-    checkpoint: Annotated[Path, Option(help="MimicMotion checkpoint, .pth or .safetensors.")],
-    output: Annotated[Path, Option(help="Folder of the bundle.")],
+    base: Annotated[
+        str, Option(metavar="FOLDER", help="SVD-XT in diffusers' layout, or its hub id.", rich_help_panel=IO)
+    ],
+    checkpoint: Annotated[
+        Path, Option(metavar="FILE", help="MimicMotion, .pth or .safetensors.", rich_help_panel=IO)
+    ],
+    output: Annotated[
+        Path, Option("-o", "--output", metavar="FOLDER", help="Of the bundle.", rich_help_panel=IO)
+    ],
     backend: Annotated[
-        str, Option(help="What runs the engines: onnxruntime, tensorrt, tensorrt-rtx or torch.")
+        str,
+        Option(
+            metavar="NAME",
+            help="onnxruntime, tensorrt, tensorrt-rtx or torch: what runs the engines.",
+            rich_help_panel=IO,
+        ),
     ] = "onnxruntime",
+    note: Annotated[
+        str, Option(metavar="TEXT", help="A remark for whoever uses the bundle.", rich_help_panel=IO)
+    ] = "",
+    as_json: Annotated[
+        bool, Option("--json", help="Print one line of JSON at the end, nothing else.", rich_help_panel=IO)
+    ] = False,
     size: Annotated[
         list[str] | None,
         Option(
-            help="WIDTHxHEIGHT that the model is meant for; repeat. What training says, or MimicMotion's."
+            metavar="WIDTHxHEIGHT",
+            help="Of the videos; repeat. [default: the trained one, or 576x1024 and 1024x576]",
+            rich_help_panel=TAKES,
         ),
     ] = None,
     segment: Annotated[
         int | None,
-        Option(help="Frames in a segment: what training says, or 72, as checkpoint 1.1; 16 for 1.0."),
+        Option(
+            metavar="FRAMES",
+            help="In a segment: 72 for checkpoint 1.1, 16 for 1.0. [default: the trained one, or 72]",
+            rich_help_panel=TAKES,
+        ),
     ] = None,
+    batch: Annotated[
+        str,
+        Option(metavar="N,N", help="Rows that the U-Net may run at once.", rich_help_panel=TAKES),
+    ] = "1,2,4",
+    default: Annotated[
+        list[str] | None,
+        Option(
+            metavar="NAME=VALUE",
+            help="A setting that the model wants, in JSON; repeat.",
+            rich_help_panel=TAKES,
+        ),
+    ] = None,
+    deep_cache: Annotated[
+        bool,
+        Option("--deep-cache", help="Also what the setting reuse_interval needs.", rich_help_panel=TAKES),
+    ] = False,
     precision: Annotated[
-        str | None, Option(help="fp32, fp16 or fp8; the backend's usual one if not given.")
+        str | None,
+        Option(
+            metavar="fp32|fp16|fp8", help="The backend's usual one if not given.", rich_help_panel=NUMBERS
+        ),
     ] = None,
     keep_fp32: Annotated[
         list[str] | None,
-        Option(help="fp16 and fp8: a network that stays in float32, such as vae_decoder; repeat."),
+        Option(
+            metavar="NETWORK", help="Stays in float32, such as vae_decoder; repeat.", rich_help_panel=NUMBERS
+        ),
     ] = None,
     margin: Annotated[
-        float, Option(help="fp8: room for activations, over the largest seen in calibration.")
+        float,
+        Option(metavar="NUMBER", help="fp8: room over the largest activation seen.", rich_help_panel=NUMBERS),
     ] = 1.0,
-    batch: Annotated[str, Option(help="Rows that the U-Net may run at once, comma-separated.")] = "1,2,4",
-    default: Annotated[
-        list[str] | None, Option(help="NAME=VALUE: a setting that the model wants (JSON value); repeat.")
-    ] = None,
     frames: Annotated[
-        str, Option(help="TensorRT: further lengths of segments, comma-separated, for shorter clips.")
+        str, Option(metavar="N,N", help="Further lengths of segments, for shorter clips.", rich_help_panel=RT)
     ] = "",
-    level: Annotated[int, Option(help="TensorRT: optimisation level, 0 to 5.")] = 3,
-    workspace: Annotated[int | None, Option(help="TensorRT: MiB of scratch memory for one kernel.")] = None,
-    aux_streams: Annotated[int | None, Option(help="TensorRT: further streams.")] = None,
-    capability: Annotated[
-        list[str] | None, Option(help="TensorRT-RTX: a GPU to compile for, such as SM89; repeat.")
+    level: Annotated[
+        int, Option(metavar="NUMBER", help="Optimisation level, 0 to 5.", rich_help_panel=RT)
+    ] = 3,
+    workspace: Annotated[
+        int | None, Option(metavar="MIB", help="Scratch memory for one kernel.", rich_help_panel=RT)
     ] = None,
-    refit: Annotated[bool, Option(help="TensorRT: plans that take other weights later.")] = False,
+    aux_streams: Annotated[
+        int | None, Option(metavar="NUMBER", help="Further streams.", rich_help_panel=RT)
+    ] = None,
+    capability: Annotated[
+        list[str] | None,
+        Option(metavar="SM89", help="TensorRT-RTX: a GPU to compile for; repeat.", rich_help_panel=RT),
+    ] = None,
+    refit: Annotated[
+        bool, Option("--refit", help="Plans that take other weights later.", rich_help_panel=RT)
+    ] = False,
     refit_from: Annotated[
         Path | None,
         Option(
-            help="TensorRT: a bundle built with --refit whose plans take these weights; none is compiled."
+            metavar="FOLDER",
+            help="A bundle built with --refit whose plans take these weights.",
+            rich_help_panel=RT,
         ),
     ] = None,
     weight_streaming: Annotated[
-        bool, Option(help="TensorRT: weights may stay in the host's memory.")
+        bool,
+        Option("--weight-streaming", help="Weights may stay in the host's memory.", rich_help_panel=RT),
     ] = False,
-    deep_cache: Annotated[
-        bool, Option(help="Also build what the setting reuse_interval needs (DeepCache).")
-    ] = False,
-    note: Annotated[str, Option(help="A remark for whoever uses the bundle.")] = "",
-    as_json: Annotated[bool, Option("--json", help="Print one JSON line at the end, nothing else.")] = False,
 ) -> None:
-    """Export the networks, prove them against PyTorch, and write a bundle.
+    """Make a bundle of engines from a checkpoint.
 
-    A checkpoint from training/train.py has size, segment and default settings beside it, in bundle.json; options
-    here go before those. Nothing is done when the output already holds the bundle of the same inputs.
+    Every network is compared with its PyTorch original before the bundle is written. A checkpoint that training has
+    written has size, segment and settings beside it, in bundle.json; options here go before those. Nothing is done
+    when the output already holds the bundle of the same inputs.
+
+        mimicmotion-trt build --base SVD_XT_FOLDER --checkpoint MimicMotion_1-1.pth -o bundles/mm11
+        mimicmotion-trt build --base SVD_XT_FOLDER --checkpoint MimicMotion_1-1.pth -o bundles/gpu --backend tensorrt
     """
     console = Console(stderr=as_json, quiet=as_json, markup=False)
     began = time.perf_counter()
@@ -123,12 +173,10 @@ def build(
             console.print(
                 f"options from {written}, where none is given here: {options.arguments}", soft_wrap=True
             )
-        columns = (TextColumn("{task.description:32}"), BarColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=console) as progress:
-            task = progress.add_task("starting")
+        with Bars(quiet=as_json) as bars:
 
             def report(what: str, done: int, total: int) -> None:
-                progress.update(task, description=what, completed=done, total=total)
+                bars.show("build", done, total, what)
 
             manifest, built = build_bundle(
                 base, checkpoint, output, options, refit_from=refit_from, report=report
@@ -151,8 +199,8 @@ def build(
         for remark in left_out(manifest):
             console.print(remark)
         console.print(f"{output} built in {seconds:.1f} s ({manifest.build[:12]})")
-        words = ["mimicmotion-trt", "animate", "--bundle", str(output), *EXAMPLE]
-        console.print(f"next: {shlex.join(words)}", soft_wrap=True)
+        console.print(f"Next: mimicmotion-trt inspect {output}", soft_wrap=True)
+        console.print(f"      mimicmotion-trt serve --bundle {output}", soft_wrap=True)
 
 
 def _notes(error: BaseException) -> list[str]:

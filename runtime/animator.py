@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -17,20 +19,28 @@ from .bundles import load_bundle
 from .denoise.checkpoint import Checkpoints
 from .denoise.cost import ModelStats, check_memory
 from .denoise.plan import closing
-from .errors import SettingsError
-from .inputs import Request, check_pose_pictures, open_inputs
+from .errors import MotionError, SettingsError
+from .inputs import Request, check_pose_pictures, nearest_size, open_inputs, read_reference
 from .job import Job
 from .limits import Limits
-from .media.picture import fit_picture, read_picture
+from .media.picture import PictureLike, fit_picture, read_picture
 from .networks import Networks, Sampler
 from .pipeline import Animation
-from .pose.motion import MotionKind
-from .settings import Settings, SettingsDict, make_settings, resolve_settings
-from .validation import check_array
+from .pose import PoseSequence, draw_poses, estimate_poses, rescale_to_reference
+from .pose.draw import LINE_WIDTH, drawn_width
+from .pose.follow import hold_poses
+from .pose.framing import Reference
+from .pose.motion import MotionKind, MotionLike, open_motion
+from .settings import Settings, SettingsDict, driver_of, make_settings, resolve_settings
+from .validation import ArrayLike, check_array, described
 
 Float = NDArray[np.float32]
 Picture = NDArray[np.uint8]
 OnStep = Callable[[int, Float], None]
+DEVICES = r"auto|cpu|cuda(:\d+)?"
+MEASURABLE, THIN = 1.5, 0.5
+"""Pixels from which the width of lines can be told; share of the width of the model's lines under which pose pictures
+are thought to be a mistake."""
 
 
 class Animator:
@@ -60,6 +70,11 @@ class Animator:
         self.sampler = Sampler(self.networks, limits, graphs=graphs)
         self.sampler.prepare(self.settings().segment)
 
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{width}x{height}" for width, height in self.manifest.sizes)
+        device = ", ".join(sorted(gpu.name for gpu in self.networks.gpus)) or "cpu"
+        return f"<Animator of {self.bundle_name} on {device}: {sizes}, {self.settings().segment} frames a segment>"
+
     @classmethod
     def load(
         cls,
@@ -77,6 +92,16 @@ class Animator:
         """
         if threads is not None and (type(threads) is not int or threads < 1):
             raise SettingsError(f"threads is {threads!r}.", remedy="Choose 1 or more.", field="threads")
+        if not (isinstance(device, str) and re.fullmatch(DEVICES, device)):
+            raise SettingsError(
+                f"device is {device!r}.",
+                remedy="Choose auto, cpu, cuda or cuda:1 (by number).",
+                field="device",
+            )
+        if not isinstance(limits, Limits | None):
+            raise SettingsError(
+                f"limits are {described(limits)}.", remedy="Give Limits(frames=...).", field="limits"
+            )
         loaded, limits = load_bundle(bundle), limits or Limits()
         networks = Networks.open(loaded, device=device, threads=threads, limits=limits)
         name = loaded.folder.resolve().name
@@ -117,33 +142,34 @@ class Animator:
 
     def animate(
         self,
-        image: str | Path | bytes | Picture,
-        motion: Any,
+        image: PictureLike,
+        motion: MotionLike,
         settings: Settings | None = None,
         *,
-        reference_pose: Any = None,
+        reference_pose: PoseSequence | None = None,
         estimator: str = "mediapipe",
         motion_kind: MotionKind = "auto",
     ) -> Job:
         """A job that animates the person in `image` by `motion`; iterate it for events, then take `result()`.
 
-        `image`: a path, the bytes of a file, or uint8 [H,W,3] RGB. `motion`: a driving video, a keypoint file
-        (.npz, .json) or a folder of pose pictures by path; a file's bytes; a `PoseSequence`; pose pictures
-        uint8 [F,H,W,3]; or a list of these in a row. `motion_kind`: `video`, `pose-video` (of skeletons);
-        `auto` tells by its first frames. `reference_pose`: the pose of the person in the picture (a one-frame
-        `PoseSequence`), found by the estimator if None. Without settings the bundle's own are taken. Raises
-        `InputError` for input that cannot be used, here or while the job runs.
+        `image`: a path, the bytes of a file, a picture of Pillow, or uint8 [H,W,3] RGB. Arrays are numpy's or
+        PyTorch's on the CPU. `motion`: a driving video, a keypoint file (.npz, .json) or a folder of pose pictures
+        by path; a file's bytes; a `PoseSequence`; pose pictures uint8 [F,H,W,3]; or a list of these in a row.
+        `motion_kind`: `video`, `pose-video` (of skeletons); `auto` tells by its first frames. `reference_pose`: the
+        pose of the person in the picture (a one-frame `PoseSequence`), found by the estimator if None. Without
+        settings the bundle's own are taken. Raises `InputError` for input that cannot be used, here or while the
+        job runs.
         """
-        given = {"reference_pose": reference_pose, "estimator": estimator, "motion_kind": motion_kind}
+        given: Any = {"reference_pose": reference_pose, "estimator": estimator, "motion_kind": motion_kind}
         return Job(partial(self.stream, image, motion, settings, **given))
 
     def stream(
         self,
-        image: str | Path | bytes | Picture,
-        motion: Any,
+        image: PictureLike,
+        motion: MotionLike,
         settings: Settings | None = None,
         *,
-        reference_pose: Any = None,
+        reference_pose: PoseSequence | None = None,
         estimator: str = "mediapipe",
         motion_kind: MotionKind = "auto",
         cancelled: Callable[[], bool] = lambda: False,
@@ -168,10 +194,68 @@ class Animator:
             check_memory(self.costs, sized, length, self.rows, self.limits)
         return Animation(self.networks, self.sampler, inputs, settings, cancelled, clock, checkpoints)
 
+    # ---- the steps of an animation by hand ----
+
+    def reference(
+        self,
+        image: PictureLike,
+        settings: Settings | None = None,
+        *,
+        reference_pose: PoseSequence | None = None,
+        estimator: str = "mediapipe",
+    ) -> Reference:
+        """The picture as `animate` takes it, uint8 [H,W,3] of the video's size, and the pose of the person in it."""
+        request = Request(image, None, reference_pose, estimator)
+        settings = self.resolve(settings)
+        return read_reference(request, settings, self.limits, self.manifest.sizes, self.threads)
+
+    def estimate_poses(
+        self,
+        motion: str | Path | bytes | ArrayLike,
+        settings: Settings | None = None,
+        *,
+        estimator: str = "mediapipe",
+    ) -> PoseSequence:
+        """The poses of a driving video as `animate` finds them: with the settings' stride, frames and driver.
+
+        `motion`: a video (path or bytes), or its frames uint8 [F,H,W,3]. Raises `MotionError`.
+        """
+        settings = self.resolve(settings)
+        more: Any = {"threads": self.threads, "person": driver_of(settings)}
+        if isinstance(motion, str | Path | bytes):
+            opened = open_motion(motion, settings, self.limits, "video")
+            if opened.video is None:
+                raise MotionError(
+                    "the motion is no video.", remedy="Load keypoints with PoseSequence.load.", field="motion"
+                )
+            return replace(estimate_poses(opened.video(), estimator, **more), fps=opened.fps)
+        stride = settings.stride or 1
+        return estimate_poses(motion, estimator, stride=stride, limits=self.limits, **more)[: settings.frames]
+
+    def rescale(
+        self, motion: PoseSequence, reference: Reference, settings: Settings | None = None
+    ) -> PoseSequence:
+        """A motion as `animate` draws it: fitted to the person in the reference, frames without a person filled."""
+        height, width = reference.picture.shape[:2]
+        if self.resolve(settings).rescale:
+            motion = rescale_to_reference(motion, reference.pose, height, width)
+        return replace(hold_poses(motion)[0], size=(width, height))
+
+    def draw_poses(self, *poses: PoseSequence, settings: Settings | None = None) -> Picture:
+        """Pose pictures uint8 [F,H,W,3] of one sequence after another, on the canvas that the model wants.
+
+        They have the settings' size, or that of the bundle's nearest in shape to the first sequence.
+        """
+        settings = self.resolve(settings)
+        if not poses or settings.canvas is None:
+            raise MotionError("there are no poses.", remedy="Give a PoseSequence.", field="motion")
+        width, height = settings.size or nearest_size(poses[0].size, self.manifest.sizes)
+        return np.concatenate([draw_poses(each, height, width, settings.canvas) for each in poses])
+
     def sample(
         self,
-        image: str | Path | bytes | Picture,
-        pose_frames: NDArray[np.uint8],
+        image: PictureLike,
+        pose_frames: ArrayLike,
         settings: Settings | None = None,
         *,
         initial_latents: Float | None = None,
@@ -181,12 +265,14 @@ class Animator:
         """Denoise one clip; returns float32 [F,4,h,w], the reference picture's own frame first.
 
         `pose_frames`: uint8 [F,H,W,3], H and W multiples of 64, the reference's own pose first; the picture is
-        resized and cropped to H x W. `initial_latents`: float32 [N or F,4,h,w] of unit variance, repeated along
+        resized and cropped to H x W. `draw_poses` makes them; a warning says where their lines are far thinner than
+        the model's. `initial_latents`: float32 [N or F,4,h,w] of unit variance, repeated along
         time; None draws the seed's. `image_noise`: float32 [3,H,W], used if settings.noise_aug > 0.
         `on_step(index, latents)` is called after each step with a copy. Raises `InputError`.
         """
         settings = self.resolve(settings)
         poses = check_pose_pictures(pose_frames, settings)
+        self._warn_of_thin_lines(poses, settings)
         picture = fit_picture(read_picture(image, self.limits), poses.shape[2], poses.shape[1])
         plan = self.sampler.plan(len(poses), settings, (poses.shape[1] // 8, poses.shape[2] // 8))
         conditions = self.networks.condition(picture, plan.frames, settings, image_noise)
@@ -201,6 +287,19 @@ class Animator:
                 if on_step is not None:
                     on_step(index, denoiser.latents[: plan.kept].copy())
             return denoiser.latents[: plan.kept]
+
+    @staticmethod
+    def _warn_of_thin_lines(poses: Picture, settings: Settings) -> None:
+        """A picture that was drawn on a larger canvas than the model's makes another video, without an error."""
+        assert settings.canvas is not None
+        wanted = LINE_WIDTH * min(poses.shape[1:3]) / settings.canvas
+        found = drawn_width(poses[0])
+        if wanted >= MEASURABLE and 0 < found < THIN * wanted:
+            warnings.warn(
+                f"The lines of the pose pictures are about {found:.1f} pixels wide, this model's {wanted:.1f}. "
+                f"Draw them with animator.draw_poses, or with canvas={settings.canvas}.",
+                stacklevel=3,
+            )
 
     def decode(self, latents: Float, chunk: int | None = None) -> Picture:
         """Pictures uint8 [F,H,W,3] of latents [F,4,h,w], decoded `chunk` frames at a time.

@@ -26,11 +26,11 @@ def find_bundle(bundle: str | Path) -> Path:
                 return place / bundle
     if os.path.isdir(folder):
         raise BundleError(
-            f"{folder} holds no {MANIFEST}.", remedy="Give the folder that build_engines wrote."
+            f"{folder} holds no {MANIFEST}.", remedy="Give the folder that `mimicmotion-trt build` wrote."
         )
     raise BundleError(
         f"there is no bundle {str(bundle)!r:.200}; looked in {', '.join(map(str, [Path.cwd(), *places]))}.",
-        remedy=f"Build one with `python export/build_engines.py`, give its folder, take the shipped `tiny`, "
+        remedy=f"Build one with `mimicmotion-trt build`, give its folder, take the shipped `tiny`, "
         f"or set {SEARCH_VARIABLE}.",
     )
 

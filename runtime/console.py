@@ -1,66 +1,131 @@
-"""What commands take and show: flags that follow a model, a progress bar, lines of JSON, errors with their remedy."""
+"""What commands show: progress, lines of JSON, errors with their remedy."""
 
 from __future__ import annotations
 
-import inspect
 import json
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
-
-import typer
+from pathlib import Path
+from typing import Any
 
 from .errors import MimicMotionError
 from .events import Done, Event, Preview, Progress, Video
+from .files import output_errors, write_atomic
 
-Given = dict[str, Any]
-"""The flags that the command line names, by their names."""
-Command = Callable[..., None]
+LINE_SECONDS = 5.0
+"""Between two lines of progress where there is no terminal; nothing is said of work that is shorter."""
+
+
+class Bars:
+    """Progress on the standard error: a bar for each stage; where that is no terminal, a line every few seconds."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        from rich import progress as bar
+        from rich.console import Console
+
+        console = Console(stderr=True, markup=False)
+        self._lines = not quiet and not console.is_terminal
+        self._over = threading.Event()
+        self._stages: dict[str, Any] = {}
+        self._current: Any = None
+        self._progress = bar.Progress(
+            bar.TextColumn("{task.description:8}"),
+            bar.BarColumn(),
+            bar.MofNCompleteColumn(),
+            bar.TimeElapsedColumn(),
+            bar.TimeRemainingColumn(),
+            console=console,
+            disable=quiet or self._lines,
+        )
+
+    def __enter__(self) -> Bars:
+        self._progress.start()
+        if self._lines:
+            threading.Thread(target=self._tell, name="mimicmotion-progress", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._progress.stop()
+
+    def show(self, stage: str, done: float = 0, total: float | None = None, what: str = "") -> None:
+        """`done` of `total` parts of a stage are done, None where that is not known; `what` is shown in its place."""
+        if stage not in self._stages:
+            self._stages[stage] = self._progress.add_task(stage, total=None)
+        self._current = self._stages[stage]
+        self._progress.update(self._current, completed=done, total=total, description=what or stage)
+
+    def say(self, text: str) -> None:
+        """A line above the bars."""
+        if self._lines:
+            print(text, file=sys.stderr, flush=True)
+        else:
+            self._progress.console.print(text, highlight=False, style="dim")
+
+    def _tell(self) -> None:
+        while not self._over.wait(LINE_SECONDS):
+            if self._current is None:
+                continue
+            task = next(task for task in self._progress.tasks if task.id == self._current)
+            parts = "" if task.total is None else f" {task.completed:g}/{task.total:g}"
+            left = "" if task.time_remaining is None else f", about {task.time_remaining:.0f} s left"
+            self.say(f"{task.description}{parts}, {task.elapsed or 0:.0f} s{left}")
+
+
+@contextmanager
+def waiting(what: str, quiet: bool = False) -> Iterator[None]:
+    """Progress of something whose parts cannot be counted."""
+    with Bars(quiet) as bars:
+        bars.show(what)
+        yield
 
 
 class Reporter:
     """Shows the events of one animation, of this process or of a server."""
 
-    def __init__(self, as_json: bool, output: object = "") -> None:
+    def __init__(self, as_json: bool, output: object = "", preview: Path | None = None) -> None:
+        """`preview` is where preview pictures are written, each over the one before."""
         self.as_json = as_json
         self._file = sys.stderr if str(output) == "-" else sys.stdout
-        self._bars: dict[str, Any] = {}
-        self._progress: Any = None
+        self._bars = Bars(quiet=as_json)
+        self._preview = preview
 
     def __enter__(self) -> Reporter:
-        if not self.as_json:
-            from rich import progress as bar
-            from rich.console import Console
-
-            self._progress = bar.Progress(
-                bar.TextColumn("{task.description:8}"),
-                bar.BarColumn(),
-                bar.MofNCompleteColumn(),
-                bar.TimeElapsedColumn(),
-                bar.TimeRemainingColumn(),
-                console=Console(stderr=True, markup=False),
-            )
-            self._progress.start()
+        self._bars.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._progress is not None:
-            self._progress.stop()
+        self._bars.__exit__()
 
     def show(self, event: Event) -> None:
-        """One event: progress moves the bar of its stage, others are said."""
-        if self.as_json:
+        """One event: progress moves the bar of its stage, a preview is written, others are said."""
+        if isinstance(event, Progress):
+            self._show_progress(event)
+        elif isinstance(event, Preview):
+            self._show_preview(event)
+        elif self.as_json:
             self.line(event.to_dict())
-        elif isinstance(event, Progress):
-            if event.stage not in self._bars:
-                self._bars[event.stage] = self._progress.add_task(event.stage, total=None)
-            total = event.steps or None
-            self._progress.update(self._bars[event.stage], completed=event.step, total=total)
-        elif not isinstance(event, Preview | Video | Done):
-            self._progress.console.print(str(event), highlight=False, style="dim")
+        elif not isinstance(event, Video | Done):
+            self._bars.say(str(event))
+
+    def _show_progress(self, event: Progress) -> None:
+        self._bars.show(event.stage, event.step, event.steps or None)
+        self.line({name: value for name, value in event.to_dict().items() if name != "preview"})
+        if event.preview is not None:
+            from .media.picture import encode_picture
+
+            self._show_preview(Preview(encode_picture(event.preview, ".jpg"), event.step, event.steps))
+
+    def _show_preview(self, event: Preview) -> None:
+        path = {}
+        if self._preview is not None:
+            with output_errors(self._preview):
+                write_atomic(self._preview, event.jpeg)
+            path["path"] = str(self._preview)
+        self.line({**event.to_dict(), **path})
 
     def say(self, text: str) -> None:
         """A line for people; to the standard error where the video goes to the standard output."""
@@ -113,37 +178,3 @@ def _ended_by_signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-# ---- flags, one for each field of a model ----
-
-
-def make_flag(
-    name: str, hint: Any, *words: str, help: str, panel: str | None = None, **shown: Any
-) -> inspect.Parameter:
-    """A flag that is None unless it is given; `words` are its names if `--name` is not the only one."""
-    option = typer.Option(*words, help=help, rich_help_panel=panel, show_default=False, **shown)
-    return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[hint | None, option]
-    )
-
-
-def with_flags(parameter: str, flags: list[inspect.Parameter]) -> Callable[[Command], Command]:
-    """Decorates a command: its `parameter`, a `Given`, becomes these flags."""
-
-    def decorate(command: Command) -> Command:
-        signature = inspect.signature(command, eval_str=True)
-        own = [known for name, known in signature.parameters.items() if name != parameter]
-
-        def run(**values: Any) -> None:
-            given = {flag.name: values.pop(flag.name) for flag in flags}
-            given = {name: value for name, value in given.items() if value is not None}
-            command(**values, **{parameter: given})
-
-        parameters = [*own, *flags]
-        run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-        run.__annotations__ = {known.name: known.annotation for known in parameters}
-        run.__doc__, run.__name__ = command.__doc__, command.__name__
-        return run
-
-    return decorate

@@ -109,9 +109,9 @@ class Progress(Event):
     """Since the job began."""
     rows: int = field(default=0, compare=False)
     """In denoise, once a step: rows in its largest batch."""
-    preview: NDArray[np.uint8] | None = field(default=None, compare=False)
+    preview: NDArray[np.uint8] | None = field(default=None, compare=False, repr=False)
     """uint8 [H,W,3]: the middle frame as the running denoise step sees it finished; in process only."""
-    frames: NDArray[np.uint8] | None = field(default=None, compare=False)
+    frames: NDArray[np.uint8] | None = field(default=None, compare=False, repr=False)
     """uint8 [n,H,W,3] RGB: finished frames, in order; in process only, and there only in decode."""
 
     def __str__(self) -> str:
@@ -171,7 +171,8 @@ class Done(Event):
     held: int = 0
     """Frames in which the driving person was not seen: they hold the last pose."""
     note: str = ""
-    """What was lost of the motion's sound, and why; empty if nothing was."""
+    """What the bundle says of itself (that it knows drawn people only, for instance), and what was lost of the
+    motion's sound, and why; empty if there is nothing to say."""
 
     def __str__(self) -> str:
         held = f" ({self.held} of them hold a pose)" if self.held else ""
@@ -187,3 +188,8 @@ class Failed(Event):
 
     def __str__(self) -> str:
         return f"failed: {self.error}"
+
+
+def joined_notes(*notes: str) -> str:
+    """Notes one after another; empty ones are left out."""
+    return "; ".join(filter(None, notes))

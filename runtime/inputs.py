@@ -16,7 +16,7 @@ from .pose.estimate import ChoosingEstimator
 from .pose.framing import Reference, frame_reference
 from .pose.motion import Motion, MotionKind, are_pictures, open_motion
 from .settings import SIZE_MULTIPLE, Framing, Settings
-from .validation import described
+from .validation import described, plain_array
 
 Picture = NDArray[np.uint8]
 Size = tuple[int, int]
@@ -78,6 +78,24 @@ def open_inputs(
 
     Without `settings.size`, the video has the size of the bundle's `sizes` nearest in shape to the picture.
     """
+    picture, pose, size = _open_picture(request, settings, limits, sizes)
+    motion = open_motion(request.motion, settings, limits, request.motion_kind)
+    return AnimationInputs(picture, size, motion, pose, request.estimator, threads)
+
+
+def read_reference(
+    request: Request, settings: Settings, limits: Limits, sizes: tuple[Size, ...], threads: int | None
+) -> Reference:
+    """The reference alone, as `open_inputs` and the pose stage give it; the request's motion is not looked at."""
+    picture, pose, size = _open_picture(request, settings, limits, sizes)
+    inputs = AnimationInputs(picture, size, Motion(fps=1.0, frames=0), pose, request.estimator, threads)
+    return inputs.reference(settings.framing, settings.person)
+
+
+def _open_picture(
+    request: Request, settings: Settings, limits: Limits, sizes: tuple[Size, ...]
+) -> tuple[Picture, PoseSequence | None, Size]:
+    """The reference picture, the pose that came with it, and the size of the video."""
     picture, pose = read_picture(request.image, limits), request.reference_pose
     if pose is not None and not (isinstance(pose, PoseSequence) and len(pose) == 1):
         kind = type(pose).__name__
@@ -88,8 +106,7 @@ def open_inputs(
         )
     size = settings.size or nearest_size((picture.shape[1], picture.shape[0]), sizes)
     check_limit("pixels of the video", size[0] * size[1], limits.output_pixels, field="settings.size")
-    motion = open_motion(request.motion, settings, limits, request.motion_kind)
-    return AnimationInputs(picture, size, motion, pose, request.estimator, threads)
+    return picture, pose, size
 
 
 def nearest_size(picture: Size, sizes: tuple[Size, ...]) -> Size:
@@ -100,6 +117,7 @@ def nearest_size(picture: Size, sizes: tuple[Size, ...]) -> Size:
 
 def check_pose_pictures(pictures: Any, settings: Settings) -> Picture:
     """Pose pictures uint8 [F,H,W,3] of a size that the networks take, or a `MotionError`."""
+    pictures = plain_array(pictures, MotionError, "pose_frames")
     if not are_pictures(pictures):
         raise MotionError(
             f"pose_frames are {described(pictures)}.",

@@ -10,10 +10,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .events import Progress
+from .errors import Cancelled, OutputError
+from .events import Progress, joined_notes
 from .pipeline import Animation
+from .validation import described_clip
 
 Picture = NDArray[np.uint8]
+SHOWN = 8
+"""Frames on the sheet in a notebook."""
 
 
 class Job:
@@ -38,6 +42,10 @@ class Job:
         """Stop before the next batch of rows, frame or chunk; iterating then raises `Cancelled`."""
         self._cancel.set()
 
+    def __repr__(self) -> str:
+        clip = self.animation
+        return f"<Job: {described_clip(clip.frames, clip.size, clip.fps)}>"
+
     def __iter__(self) -> Iterator[Progress]:
         if self._error is not None:
             raise self._error
@@ -48,16 +56,30 @@ class Job:
                 yield event
         except GeneratorExit:
             raise  # the owner stopped looking; what is left can still be done
-        except BaseException as error:
-            self._error = error  # whatever it was: an unfinished result must not pass for a finished one
+        except Exception as error:
+            self._error = error  # an unfinished result must not pass for a finished one
+            raise
+        except BaseException:
+            self._error = self._interrupted()
             raise
 
     def result(self, progress: Callable[[Progress], None] | None = None) -> Result:
         """The finished animation; raises what went wrong."""
-        for event in self:
-            if progress is not None:
-                progress(event)
+        try:
+            for event in self:
+                if progress is not None:
+                    progress(event)
+        except Exception:
+            raise
+        except BaseException:
+            self._error = self._error or self._interrupted()
+            raise
         return self._result
+
+    @staticmethod
+    def _interrupted() -> Cancelled:
+        """Ctrl-C came, or the program ends."""
+        return Cancelled("the job was interrupted.", remedy="Animate again.")
 
 
 class Result:
@@ -65,8 +87,9 @@ class Result:
 
     def __init__(self, animation: Animation) -> None:
         self.animation = animation
-        self.note = ""
-        """What was lost of the motion's sound when the video was saved, and why; empty if nothing was."""
+        self.note = animation.note
+        """What the bundle says of itself, and once the video was saved, what was lost of the motion's sound and why;
+        empty if there is nothing to say."""
         self._spool = tempfile.TemporaryFile(prefix="mimicmotion-")  # noqa: SIM115 - lives as long as the result
         self._count = 0
 
@@ -88,19 +111,46 @@ class Result:
     def __len__(self) -> int:
         return self._count
 
+    def __repr__(self) -> str:
+        return f"<Result: {described_clip(len(self), self.size, self.fps)}>"
+
+    def _repr_html_(self) -> str:
+        """A player, and a sheet of frames below it."""
+        from .media.notebook import picture_html, video_html
+        from .media.sheet import contact_sheet, evenly
+
+        if not self._count:
+            return f"<p>No frames yet of {self.size[0]}x{self.size[1]}.</p>"
+        with tempfile.TemporaryDirectory(prefix="mimicmotion-") as folder:
+            video = self.save(Path(folder) / "video.mp4").read_bytes()
+        label = described_clip(len(self), self.size, self.fps)
+        sheet = contact_sheet([(label, [self.frame(index) for index in evenly(len(self), SHOWN)])])
+        return f"{video_html(video, self.size)}<br>{picture_html(sheet, label)}"
+
     def append(self, frames: Picture) -> None:
         """Add frames uint8 [n,H,W,3]."""
+        self._check_open()
         self._spool.seek(0, 2)
         self._spool.write(np.ascontiguousarray(frames).data)
         self._count += len(frames)
 
     def __iter__(self) -> Iterator[Picture]:
         """Frames uint8 [H,W,3], one by one from disk."""
+        for index in range(self._count):
+            yield self.frame(index)
+
+    def frame(self, index: int) -> Picture:
+        """Frame `index`, from 0, as uint8 [H,W,3]; IndexError beyond the last."""
+        self._check_open()
+        index = range(self._count)[index]
         width, height = self.size
         size = width * height * 3
-        for index in range(self._count):
-            self._spool.seek(index * size)
-            yield np.frombuffer(self._spool.read(size), np.uint8).reshape(height, width, 3)
+        self._spool.seek(index * size)
+        return np.frombuffer(self._spool.read(size), np.uint8).reshape(height, width, 3)
+
+    def _check_open(self) -> None:
+        if self._spool.closed:
+            raise OutputError("the result is closed.", remedy="Save it, or take its frames, before close().")
 
     def frames(self) -> Picture:
         """All frames uint8 [F,H,W,3] in memory."""
@@ -118,7 +168,7 @@ class Result:
         with VideoWriter(path, fps=self.fps, size=self.size, audio=self.animation.audio) as writer:
             for frame in self:
                 writer.write(frame)
-        self.note = writer.note
+        self.note = joined_notes(self.animation.note, writer.note)
         return Path(path)
 
     def close(self) -> None:

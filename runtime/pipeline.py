@@ -68,6 +68,11 @@ class Animation:
     def __iter__(self) -> Iterator[Progress]:
         return self._events
 
+    @property
+    def note(self) -> str:
+        """What the bundle says of itself."""
+        return self._networks.model.note
+
     def close(self) -> None:
         """Stop the animation and give back what it holds."""
         self._events.close()

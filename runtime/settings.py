@@ -77,70 +77,72 @@ class Settings:
     steps: Annotated[int, Whole(1, 1000)] = 25
     """Denoising steps, 1 to 1000."""
     guidance: Annotated[tuple[Guidance, Guidance], Pair("finite numbers", repeat=True)] = (2.0, 2.0)
-    """Guidance of the first and of the last frame, linear between; (1, 1) runs the conditional branch only."""
+    """Guidance of the first and the last frame. Linear between them; (1, 1) runs the conditional branch only."""
     segment: Annotated[int, Whole(2, 4096)] | None = None
-    """Frames in one segment N, the reference picture's own frame included; at least 2."""
+    """Frames in one segment, the picture's own included. N, at least 2."""
     overlap: Annotated[int, Whole(1, 4095)] = 6
-    """Frames C that neighbouring segments share, 1 <= C < N."""
+    """Frames that neighbouring segments share. C, 1 <= C < N."""
     layout: Layout = "reference"
-    """How segments lie: `reference` as in the paper's code; `compact` computes as few frames as possible; `shifted`
+    """How segments lie. `reference` as in the paper's code; `compact` computes as few frames as possible; `shifted`
     puts them side by side and moves their borders by up to `overlap` frames in each step (an approximation)."""
     fusion: Fusion = "triangular"
-    """Weights in the overlaps: `triangular` (the code) or `linear` in the overlap position (the paper)."""
+    """Weights in the overlaps. `triangular` (the code) or `linear` in the overlap position (the paper)."""
     noise: Noise = "repeat"
-    """Initial noise: `repeat` repeats one segment's along time (the reference), `independent` draws every frame."""
+    """Initial noise. `repeat` repeats one segment's along time (the reference), `independent` draws every frame."""
     seed: Annotated[int, Whole(0, 2**64 - 1)] = 0
-    """0 <= seed < 2**64; same seed, bundle and device give the same bytes."""
+    """Chooses the noise. 0 <= seed < 2**64; same seed, bundle and device give the same bytes."""
     noise_aug: Annotated[float, Real(0.0, 10.0)] = 0.0
-    """Strength of the noise on the reference picture, in units of its range [-1, 1]; 0 to 10."""
+    """Noise on the reference picture, 0 to 10. Its strength in units of the picture's range [-1, 1]."""
     motion_bucket: Annotated[int, Whole(0, 1023)] = 127
-    """SVD's micro-condition for the amount of motion, 0 to 1023."""
+    """Amount of motion that SVD is told, 0 to 1023. A micro-condition."""
     conditioning_fps: Annotated[int, Whole(1, 120)] = 7
-    """SVD's micro-condition for the frame rate (fps - 1 goes into the network), 1 to 120."""
+    """Frame rate that SVD is told, 1 to 120. A micro-condition; fps - 1 goes into the network."""
     sigma_min: Sigma | None = None
     """Smallest non-zero sigma."""
     sigma_max: Sigma | None = None
     """Largest sigma, where sampling starts."""
     size: Annotated[tuple[Side, Side] | None, Pair("whole numbers")] = None
-    """(width, height) of the video, multiples of 64; None takes the bundle's size nearest to the picture's shape."""
+    """Size of the video. (width, height), multiples of 64; None takes the bundle's nearest to the picture's shape."""
     canvas: Annotated[int, Whole(16, 8192)] | None = None
-    """Shorter side in pixels of the canvas on which poses are drawn before they are resized."""
+    """Poses are drawn so large, then resized. The shorter side of their canvas in pixels."""
     stride: Annotated[int, Whole(1, 10_000)] | None = None
     """Take every n-th driving frame; None: 2 * max(1, int(fps / 24)) for a video, 1 for keypoints."""
     frames: Annotated[int, Whole(1, 1_000_000)] | None = None
-    """At most this many frames of video; None animates the whole motion."""
+    """At most so many frames; None animates the whole motion."""
     decode_chunk: Annotated[int, Whole(1, 4096)] = 8
     """Frames that the VAE decodes together."""
     rescale: StrictBool = True
-    """Fit the driving skeleton to the person in the reference picture."""
+    """Fit the driving skeleton to the person in the picture."""
     preview: Annotated[int, Whole(0, 1000)] = 0
-    """Send a preview picture after every n-th denoising step; 0 sends none."""
+    """A preview picture after every n-th step; 0 makes none."""
     schedule: Schedule = "karras"
-    """Where the sigmas lie: `karras` (the reference), or `align-your-steps`, made for about 10 steps."""
+    """Where the sigmas lie. `karras` (the reference), or `align-your-steps`, made for about 10 steps."""
     guidance_interval: Annotated[tuple[Bound, Bound] | None, Pair("finite numbers")] = None
-    """(low, high): only steps whose sigma is in (low, high] are guided, the others run the conditional branch
-    only; each 0 to 1e4. None guides every step. An approximation (Kynkäänniemi et al. 2024)."""
+    """Only steps with such a sigma are guided. (low, high): those whose sigma is in (low, high], each 0 to 1e4; the
+    others run the conditional branch only. None guides every step. An approximation (Kynkäänniemi et al. 2024)."""
     reuse_interval: Annotated[int, Whole(1, 1000)] = 1
-    """Run the full U-Net in every n-th step, 1 to 1000; steps between run only its first level, on the cached
+    """Run the full U-Net in every n-th step only. 1 to 1000; steps between run only its first level, on the cached
     features of the last full step. 1 runs every step in full. An approximation (DeepCache, Ma et al. 2024)."""
     framing: Framing = "person"
-    """Which part of the picture is animated: `centre`, the largest part around the middle (the reference); `person`,
+    """Which part of the picture is animated. `centre`, the largest part around the middle (the reference); `person`,
     the same unless that cuts the person, then one that holds them, with edges continued where none is large enough;
     `pad`, the whole picture with its edges continued."""
     person: Person | None = None
-    """Who of several people in the picture is animated: `largest`, `centre`, `left`, `right`, a number from the left
-    (1 is the leftmost) or a box (left,top,right,bottom in fractions of the picture, or pixels); None: a large one
+    """Who of several people in the picture. `largest`, `centre`, `left`, `right`, a number from the left (1 is the
+    leftmost) or a box (left,top,right,bottom in fractions of the picture, or pixels); None: a large one
     near the middle."""
     driver: Person | None = None
-    """Who of several people in the driving video is followed, as `person`; None: as `person` if that is a word."""
+    """Who of several people in the driving video. As `person`; None: as `person` if that is a word."""
     pose_strength: Strength = 1.0
-    """What PoseNet's features are multiplied by, 0 to 4; 0 leaves the motion to the model."""
+    """How much the poses count, 0 to 4. PoseNet's features are multiplied by it; 0 leaves the motion to the model."""
     pose_start: Fraction = 0.0
-    """Of S steps those before round(S * pose_start) run without pose; 0 to 1, below pose_end."""
+    """Poses count from this part of the steps, 0 to 1. Of S steps those before round(S * pose_start) run without
+    pose; below pose_end."""
     pose_end: Fraction = 1.0
-    """Of S steps those from round(S * pose_end) on run without pose; 0 to 1."""
+    """Poses count to this part of the steps, 0 to 1. Of S steps those from round(S * pose_end) on run without."""
     image_strength: Strength = 1.0
-    """What CLIP's token of the reference picture is multiplied by, 0 to 4; its latents stay as they are."""
+    """How much CLIP's view of the picture counts, 0 to 4. Its token is multiplied by this; the picture's
+    latents stay as they are."""
 
     def __post_init__(self) -> None:
         if self.segment is not None and self.overlap >= self.segment:
@@ -225,6 +227,10 @@ class SettingsDict(TypedDict, total=False):
     framing: Framing
     person: str | int | tuple[float, float, float, float] | None
     driver: str | int | tuple[float, float, float, float] | None
+    pose_strength: float
+    pose_start: float
+    pose_end: float
+    image_strength: float
 
 
 def driver_of(settings: Settings) -> str | None:

@@ -18,7 +18,7 @@ import numbers
 import textwrap
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,23 @@ from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, core_sc
 from .errors import MimicMotionError, SettingsError
 
 T = TypeVar("T")
+
+
+class HasArray(Protocol):
+    """A tensor of PyTorch, for instance."""
+
+    def __array__(self) -> NDArray[Any]: ...
+
+
+class HasArrayInterface(Protocol):
+    """A picture of Pillow, for instance."""
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]: ...
+
+
+ArrayLike = NDArray[Any] | HasArray | HasArrayInterface
+"""What numpy reads as it lies in memory."""
 
 
 def checked(kind: type[MimicMotionError], *, prefix: str = "") -> Callable[[type[T]], type[T]]:
@@ -190,7 +207,7 @@ def check_array(values: Any, shape: tuple[int | None, ...], name: str) -> NDArra
     """Finite float32 of a shape (None: any size of at least 1) that a caller gave; raises `SettingsError`."""
     try:
         given = np.asarray(values, np.float32)
-    except (TypeError, ValueError):  # text, ragged lists
+    except (TypeError, ValueError, RuntimeError):  # text, ragged lists, tensors of a GPU or with a gradient
         given = np.empty(0, np.float32)
     fits = given.ndim == len(shape) and all(
         size == (wanted or max(size, 1)) for size, wanted in zip(given.shape, shape, strict=True)
@@ -203,6 +220,30 @@ def check_array(values: Any, shape: tuple[int | None, ...], name: str) -> NDArra
             field=name,
         )
     return given
+
+
+def plain_array(value: Any, kind: type[MimicMotionError], field: str) -> Any:
+    """The array of what has one (`ArrayLike`); anything else as it is.
+
+    Raises `kind` for one that numpy cannot read: a tensor of a GPU, or one with a gradient.
+    """
+    known = hasattr(value, "__array__") or hasattr(value, "__array_interface__")
+    if isinstance(value, np.ndarray) or not known:
+        return value
+    try:
+        return np.asarray(value)
+    except (TypeError, RuntimeError, ValueError, OSError) as error:
+        raise kind(
+            f"{field} is a {type(value).__name__} that numpy cannot read: {error!s:.200}",
+            remedy="Give it in the memory of the CPU, for a tensor `tensor.detach().cpu()`.",
+            field=field,
+        ) from error
+
+
+def described_clip(frames: int, size: tuple[int, int], fps: float) -> str:
+    """A clip for people: `72 frames of 576x1024, 15 fps, 4.8 s`; 0 frames are not known yet."""
+    seconds = f", {frames / fps:.1f} s" if frames else ""
+    return f"{frames or '?'} frame{'s' * (frames != 1)} of {size[0]}x{size[1]}, {fps:g} fps{seconds}"
 
 
 def described(value: object) -> str:

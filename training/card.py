@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 
 from mimicmotion_trt import Animator
 from mimicmotion_trt.bundles import load_bundle
-from mimicmotion_trt.console import explained
+from mimicmotion_trt.console import Bars, explained
 from mimicmotion_trt.doctor.machine import Host
 from mimicmotion_trt.engines import Manifest
 from mimicmotion_trt.errors import SettingsError
@@ -192,7 +192,8 @@ def write_card(
         with Animator.load(bundle) as animator:
             settings = evaluation_settings(animator, {})
             assert settings.size is not None
-            scored = score_clips(animator, DrawnClips(clips, frames, seed, settings.size), settings)
+            with Bars() as bars:
+                scored = score_clips(animator, DrawnClips(clips, frames, seed, settings.size), settings, bars)
             settings, manifest = animator.settings(), load_bundle(bundle).manifest
             path.write_text(card(name, manifest, settings, runs, scored, frames, seed))
         write_sheet(images / f"{name}-clips.jpg", scored[:SHOWN])

@@ -22,6 +22,7 @@ from typer import Argument, Option
 
 from mimicmotion_trt.console import explained
 from mimicmotion_trt.errors import SettingsError
+from mimicmotion_trt.training.plots import MARK, drawn, plain_log
 
 Line = Mapping[str, Any]
 MEASURES = ("psnr", "colour_error", "found")
@@ -129,20 +130,9 @@ def read_curve(folder: Path, most: int = 400) -> Curve:
 
 def draw_curves(rows: Sequence[Sequence[Curve]], path: Path) -> None:
     """Write the picture: the loss on the left, a measure of validation on the right; a row's curves share axes."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    with pyplot.style.context("tableau-colorblind10"):
-        figure, axes = pyplot.subplots(
-            len(rows), 2, figsize=(8.5, 2.3 * max(len(rows), 1.5)), squeeze=False, layout="constrained"
-        )
+    with drawn(path, len(rows), 2, (8.5, 2.3 * max(len(rows), 1.5))) as axes:
         for (left, right), curves in zip(axes, rows, strict=True):
             draw_row(left, right, curves)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=80)
-        pyplot.close(figure)
 
 
 def draw_row(left: Any, right: Any, curves: Sequence[Curve]) -> None:
@@ -151,19 +141,20 @@ def draw_row(left: Any, right: Any, curves: Sequence[Curve]) -> None:
     name = next((measure for measure in MEASURES for line in measured if measure in line), None)
     stills = []
     for curve in curves:
-        left.plot(curve.steps, np.array(curve.losses, np.float64), linewidth=1, label=curve.name)  # None: NaN
+        left.plot(curve.steps, np.array(curve.losses, np.float64), label=curve.name)  # None becomes NaN
         lines = [line for line in curve.validations if name in line]
         if lines:
             right.plot(column(lines, "step"), column(lines, str(name)), marker=".", label=curve.name)
         stills += [line[f"{name}_repeat_reference"] for line in lines if f"{name}_repeat_reference" in line]
     if stills:
-        right.axhline(stills[-1], linestyle=":", color="grey", label="reference repeated")
+        right.axhline(stills[-1], linestyle=":", color=MARK, label="reference repeated")
     of = f"{curves[0].name}: " if len(curves) == 1 else ""
-    left.set(title=f"{of}loss", yscale="log", xlabel="step")
+    left.set(title=f"{of}loss", xlabel="step")
+    plain_log(left)
     right.set(title=f"{of}{name or 'no validation yet'}", xlabel="step")
-    for axis in (left, right):
-        if len(axis.lines) > 1:
-            axis.legend(fontsize="small")
+    for axes in (left, right):
+        if len(axes.lines) > 1:
+            axes.legend()
 
 
 def table_of(summaries: Mapping[str, RunSummary]) -> Table:

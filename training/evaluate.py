@@ -31,9 +31,10 @@ import numpy as np
 import typer
 
 from mimicmotion_trt import Animator
-from mimicmotion_trt.console import explained
+from mimicmotion_trt.console import Bars, explained
 from mimicmotion_trt.errors import SettingsError
 from mimicmotion_trt.events import Progress
+from mimicmotion_trt.flags import App
 from mimicmotion_trt.media.picture import write_picture
 from mimicmotion_trt.media.sheet import contact_sheet
 from mimicmotion_trt.settings import Settings, parse_setting
@@ -41,11 +42,11 @@ from mimicmotion_trt.training.data.samples import ClipDataset, Sample, checked
 from mimicmotion_trt.training.data.shards import ShardClips
 from mimicmotion_trt.training.landmarks import found_again, load_landmark_net
 from mimicmotion_trt.training.metrics import Pictures, compare, describe, flicker, means, psnr, ssim
-from mimicmotion_trt.training.progress import Display, Pace
+from mimicmotion_trt.training.progress import Pace
 from mimicmotion_trt.training.synthetic import TEST_SEEDS, VALIDATION_SEEDS, make_clip
 from mimicmotion_trt.training.synthetic.character import Style
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
+app = App()
 
 STRIDE = 1000
 """Runs with different --seed share no clip, up to this many."""
@@ -107,8 +108,12 @@ def evaluate(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
 ) -> None:
-    """Compare a bundle's videos of people never trained on with the truth."""
-    with explained(), Display("clip") as display:
+    """Compare a bundle's videos with the truth, on people that no training has seen.
+
+    mimicmotion-trt evaluate --bundle tiny --synthetic 4
+    mimicmotion-trt evaluate --bundle bundles/mine --shards shards --sheet sheet.png
+    """
+    with explained(), Bars() as bars:
         if shards is not None and synthetic is not None:
             raise SettingsError(
                 "clips are either drawn or recorded.",
@@ -128,9 +133,9 @@ def evaluate(
                     seed=seed, max_enlarge=max_enlarge,
                 )  # fmt: skip
                 for reason, times in sorted(dataset.skipped.items()):
-                    display.say(f"left out {times}x: {reason}")
+                    bars.say(f"left out {times}x: {reason}")
             began = time.perf_counter()
-            scored = score_clips(animator, given, settings, measures, display)
+            scored = score_clips(animator, given, settings, bars, measures)
             seconds = time.perf_counter() - began
         if sheet is not None:
             write_sheet(sheet, scored)
@@ -173,12 +178,12 @@ def score_clips(
     animator: Animator,
     clips: ClipDataset,
     settings: Settings,
+    bars: Bars,
     measures: Sequence[Measure] | None = None,
-    display: Display | None = None,
 ) -> list[Scored]:
     """Animate and compare clip after clip; how it goes is shown on the standard error."""
     scored: list[Scored] = []
-    display, pace = display or Display("clip"), Pace()
+    pace = Pace()
     for number in range(1, len(clips) + 1):
         clip = checked(clips[number - 1])
         job = animator.animate(
@@ -186,14 +191,14 @@ def score_clips(
         )
         for event in job:
             if isinstance(event, Progress):
-                display.show(number, len(clips), f"{event.stage} {event.step}/{event.steps}")
+                bars.show("clip", number - 1, len(clips), f"{event.stage} {event.step}/{event.steps} of clip")
         video = job.result().frames()
         scores: dict[str, float | None] = {}
         for measure in measures or MEASURES:
             scores |= measure(animator, clip, video, settings)
         scored.append(Scored(scores, clip["reference"], clip["frames"], video))
         pace.step()
-        display.say(f"clip {number}/{len(clips)}: {describe(scores)}, {pace.left(len(clips) - number)}")
+        bars.say(f"clip {number}/{len(clips)}: {describe(scores)}, {pace.left(len(clips) - number)}")
     return scored
 
 

@@ -63,7 +63,7 @@ def write_card(final: Path, config: Config) -> None:
             f"`{BUNDLE_FILE}` says how they are to be sampled, and the builder reads it:",
             "",
             "```sh",
-            f"python export/build_engines.py --base {where} --checkpoint mimicmotion.safetensors --output BUNDLE",
+            f"mimicmotion-trt build --base {where} --checkpoint mimicmotion.safetensors --output BUNDLE",
             "```",
         ]
     (final / "README.md").write_text("\n".join(lines) + "\n")

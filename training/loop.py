@@ -269,7 +269,7 @@ class Trainer:
             if self._skipped_steps:
                 self._say(f"{self._skipped_steps} steps had gradients that were not finite, and were skipped")
             final = self.output / "final"
-            self._say(f"step {step}: final weights are in {final}\nnext: {self.stage.next_step(final)}")
+            self._say(f"step {step}: final weights are in {final}\nNext: {self.stage.next_step(final)}")
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
 

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mimicmotion_trt.console import explained
 from mimicmotion_trt.files import lock_folder
+from mimicmotion_trt.flags import App
 from mimicmotion_trt.pose import open_estimator
 from mimicmotion_trt.settings import parse_size
 from mimicmotion_trt.training.data.shards import read_entries
@@ -20,7 +21,7 @@ from mimicmotion_trt.training.footage.cutting import Rules
 from mimicmotion_trt.training.footage.preparation import Options, Preparation, Verdict, summary, write_report
 from mimicmotion_trt.training.footage.videos import Video
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
+app = App()
 
 
 @app.command()
@@ -50,7 +51,11 @@ def prepare(
     limit: Annotated[int | None, typer.Option(min=1, help="Look at this many videos only.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Lines of JSON; the last is the summary.")] = False,
 ) -> None:
-    """Find one-person clips in recordings and pack them, with their poses, into webdataset shards."""
+    """Cut recordings into a training set: clips of one person with their poses, in webdataset shards.
+
+    mimicmotion-trt prepare videos --output shards --size 576x1024
+    mimicmotion-trt prepare videos --output shards --limit 3
+    """
     with explained():
         rules = Rules(min_frames, max_frames, max_jitter)
         options = Options(parse_size(size) if size else None, fps, frames_fps, rules, estimator, max_enlarge)

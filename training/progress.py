@@ -10,15 +10,13 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-SECONDS = 10.0
-
 
 class Display:
     """`with Display("step") as display:`; `say` prints lines, `show` tells how far the work is."""
 
-    def __init__(self, unit: str, *, every: int | None = None) -> None:
-        """Without a terminal `show` prints every so many units and the last one; None: every `SECONDS`."""
-        self._unit, self._every, self._last = unit, every, time.monotonic()
+    def __init__(self, unit: str, every: int) -> None:
+        """Without a terminal `show` prints every so many units, and the last one."""
+        self._unit, self._every = unit, every
         self._console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
         text = [TextColumn(part, markup=False) for part in ("{task.description}", "{task.fields[note]}")]
         self._bar: Progress | None = None
@@ -43,13 +41,7 @@ class Display:
             self._bar.start()  # here: of several processes only one shows anything
             task = self._bar.task_ids[0] if self._bar.task_ids else self._bar.add_task("", note="")
             self._bar.update(task, description=where, completed=done, total=total, note=note)
-            return
-        if self._every is None:
-            due = time.monotonic() - self._last >= SECONDS
-        else:
-            due = done == total or done % self._every == 0
-        if due:
-            self._last = time.monotonic()
+        elif done == total or done % self._every == 0:
             self.say(f"{where}  {note}")
 
 

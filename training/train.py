@@ -12,12 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-import typer
 from typer import Option
 
 from mimicmotion_trt.console import explained
+from mimicmotion_trt.flags import App
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
+app = App()
 
 ENVIRONMENT = {
     "MALLOC_MMAP_MAX_": "0",
@@ -44,7 +44,13 @@ def train(
         Option(help="OWNER/NAME of a private repository on the Hugging Face Hub for OUTPUT/final."),
     ] = None,
 ) -> None:
-    """Train one stage. Each step adds a JSON line to OUTPUT/metrics.jsonl; OUTPUT/final holds the weights."""
+    """Train a stage of the model, or a LoRA.
+
+    Each step adds a JSON line to OUTPUT/metrics.jsonl; OUTPUT/final holds the weights.
+
+        mimicmotion-trt train --config lora.yaml
+        mimicmotion-trt train --config lora.yaml --resume
+    """
     from mimicmotion_trt.training.config import load_config
     from mimicmotion_trt.training.hub import check_hub, push
     from mimicmotion_trt.training.progress import Display
@@ -60,7 +66,7 @@ def train(
         from mimicmotion_trt.training.loop import Trainer  # loads PyTorch; by now the config is checked
 
         output = Path(settings.output)
-        with Display("step", every=settings.log_every) as display:
+        with Display("step", settings.log_every) as display:
             trainer = Trainer(settings, output, resume=resume, say=display.say, show=display.show)
             trainer.run(steps)
             if push_to_hub is not None and trainer.accelerator.is_main_process:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
 import tempfile
 from pathlib import Path
@@ -9,111 +10,173 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ..console import Given, Reporter, explained, with_flags
+from ..console import Reporter, explained
 from ..errors import MotionError, OutputError, SettingsError
+from ..events import joined_notes
+from ..flags import Given, make_flag, with_flags
 from ..limits import Limits
 from ..service.commands import connect, connection_flags, limit_values
-from .files import check_output, convert, is_stream, whole_file
-from .options import (
-    AsJson,
-    BundleName,
-    Estimator,
-    Graphs,
-    LimitFlags,
-    Threads,
-    read_settings,
-    settings_flags,
-)
+from .files import check_output, convert, is_stream, preview_path, whole_file
+from .options import AsJson, read_settings, refuse, settings_flags
 
 if TYPE_CHECKING:
     from ..service import Client
 
 
-@with_flags("chosen", settings_flags())
-@with_flags("connection", connection_flags())
-def animate(
-    *,
-    image: Annotated[Path, typer.Option(help="Picture of the person.")],
-    motion: Annotated[
-        list[Path],
-        typer.Option(
-            help="Driving video, keypoints or folder of pose pictures; - reads one; repeat for a row."
+IO, MOTION, SPEED, SERVER, EXPERT = "Input/Output", "Motion", "Speed", "Server", "Expert"
+PictureAndMotion = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        metavar="IMAGE MOTION...",
+        show_default=False,
+        rich_help_panel=IO,
+        help="A person; a driving video, keypoints or pose pictures.",
+    ),
+]
+
+
+def here_flags() -> list[inspect.Parameter]:
+    """What says how the work is done in this process; a server has its own way."""
+    kinds = Literal["auto", "video", "pose-video"]
+    on_off = Literal["on", "off"]
+    finders = Literal["mediapipe", "dwpose"]
+    return [
+        make_flag("bundle", str, help="Bundle, by name or folder. [default: tiny]", panel=IO, metavar="NAME"),
+        make_flag("motion_kind", kinds, help="What a video shows: a person, or skeletons.", panel=MOTION),
+        make_flag("estimator", finders, help="What finds people; dwpose needs its files.", panel=MOTION),
+        make_flag("device", str, help="auto, cpu, cuda or cuda:N.", panel=SPEED, metavar="NAME"),
+        make_flag("threads", int, help="CPU threads; every core if not given.", panel=SPEED),
+        make_flag("graphs", on_off, help="On a GPU, each step as one captured CUDA graph.", panel=SPEED),
+        make_flag(
+            "limit", list[str], help="For instance frames=500; repeat.", panel=EXPERT, metavar="NAME=NUMBER"
         ),
-    ],
+    ]
+
+
+def server_flags() -> list[inspect.Parameter]:
+    """Who does the work instead, and in which order."""
+    return [
+        make_flag("server", str, help="Server that does the work.", panel=SERVER, metavar="HOST:PORT"),
+        make_flag(
+            "priority", int, help="Jobs of a higher priority go first, -9 to 9. [default: 0]", panel=SERVER
+        ),
+        make_flag(
+            "deadline", float, help="It has to finish in time, or refuses.", panel=SERVER, metavar="SECONDS"
+        ),
+        *connection_flags(SERVER),
+    ]
+
+
+@with_flags("here", here_flags())
+@with_flags("chosen", settings_flags())
+@with_flags("there", server_flags())
+def animate(
+    files: PictureAndMotion = None,
+    *,
+    image: Annotated[
+        Path | None,
+        typer.Option("-i", "--image", metavar="FILE", help="IMAGE as a flag.", rich_help_panel=IO),
+    ] = None,
+    motion: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "-m",
+            "--motion",
+            metavar="FILE",
+            help="MOTION as a flag; - reads one, repeat for a row.",
+            rich_help_panel=IO,
+        ),
+    ] = None,
     output: Annotated[
         str,
-        typer.Option(help=".mp4 .mov .mkv .webm .gif, PNGs: folder/ or folder/%04d.png, or - for an MP4."),
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="FILE",
+            help=".mp4 .mov .mkv .webm .gif folder/ f/%04d.png -",
+            rich_help_panel=IO,
+        ),
     ],
-    motion_kind: Annotated[
-        Literal["auto", "video", "pose-video"],
-        typer.Option(help="What a video shows: a person, or skeletons."),
-    ] = "auto",
-    bundle: BundleName = "tiny",
-    server: Annotated[str, typer.Option(help="HOST:PORT of a server that does the work.")] = "",
-    priority: Annotated[
-        int, typer.Option(help="On a server, jobs of a higher priority go first; -9 to 9.")
-    ] = 0,
-    deadline: Annotated[
-        float | None, typer.Option(help="Seconds in which a server has to finish, or else refuse.")
-    ] = None,
     reference_pose: Annotated[
-        Path | None, typer.Option(help="Keypoints of the person in the picture.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Keypoints of the person in the picture.", rich_help_panel=IO),
     ] = None,
-    estimator: Estimator = "mediapipe",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    threads: Threads = None,
-    graphs: Graphs = "on",
-    limit: LimitFlags = None,
     as_json: AsJson = False,
-    connection: Given,
+    here: Given,
     chosen: Given,
+    there: Given,
 ) -> None:
-    """Animate a picture, in this process or on a server."""
+    """Animate a picture, in this process or on a server.
+
+    Defaults are those of the bundle. What every setting does and costs: docs/controls.md
+
+    mimicmotion-trt animate person.jpg dance.mp4 -o out.mp4
+    mimicmotion-trt animate person.jpg dance.mp4 -o out.mp4 --server localhost:50051 --steps 10
+    """
     from ..pose import PoseSequence
 
     with explained(as_json):
+        image, motions = picture_and_motions(list(files or ()), image, list(motion or ()))
         settings = read_settings(chosen)  # before anything is loaded
-        order = {"priority": priority, "deadline": deadline}
-        for_server = [*connection, *(name for name, value in order.items() if value)]
-        if for_server and not server:
-            raise SettingsError(
-                f"--{for_server[0].replace('_', '-')} is for a server.", remedy="Name it: --server."
-            )
-        if server and motion_kind != "auto":
-            raise SettingsError(
-                "a server tells by itself what a motion is.",
-                remedy="Leave --motion-kind out.",
-                field="motion_kind",
-            )
-        check_output(output, [image, *motion, *([reference_pose] if reference_pose else [])])
+        server = there.pop("server", "")
+        if server:
+            refuse(here, "with --server", "It is the server's to choose: leave it out.")
+        else:
+            refuse(there, "without --server", "Name the server: --server HOST:PORT.")
+        check_output(output, [image, *motions, *([reference_pose] if reference_pose else [])])
         pose = PoseSequence.load(reference_pose) if reference_pose else None
+        preview = preview_path(output) if settings.get("preview") else None
         with (
-            Reporter(as_json, output) as reporter,
+            Reporter(as_json, output, preview) as reporter,
             tempfile.TemporaryDirectory(prefix="mimicmotion-") as folder,
         ):
-            image, *motions = (whole_file(path, Path(folder)) for path in (image, *motion))
+            image, *motions = (whole_file(path, Path(folder)) for path in (image, *motions))
             inputs: Given = {"image": image, "motion": motions, "reference_pose": pose}
             if server:
-                inputs |= order
-                done = _on_server(connect(server, connection), inputs, settings, output, reporter)
+                inputs |= {name: there.pop(name) for name in ("priority", "deadline") if name in there}
+                done = _on_server(connect(server, there), inputs, settings, output, reporter)
             else:
-                limits, captured = Limits(**limit_values(limit)), graphs == "on"
-                options = {"device": device, "threads": threads, "limits": limits, "graphs": captured}
-                inputs |= {"estimator": estimator, "motion_kind": motion_kind}
-                done = _in_process(bundle, options, inputs, settings, output, reporter)
+                done = _in_process(here, inputs, settings, output, reporter)
         reporter.note(done.pop("note"))
         reporter.line({"event": "done", "output": output, **done})
         size = "x".join(map(str, done["size"]))
         reporter.say(f"{output}: {done['frames']} frames, {size}, {done['fps']:g} per second")
+        if preview is not None:
+            reporter.say(f"{preview}: the middle frame as the last step saw it")
+
+
+def picture_and_motions(
+    files: list[Path], image: Path | None, motions: list[Path]
+) -> tuple[Path, list[Path]]:
+    """What is named by its place, and what by a flag, as one; raises `SettingsError` if something is missing."""
+    if image is None and files:
+        image, *files = files
+    if motions and files:
+        raise SettingsError(
+            f"{files[0]} is neither the picture nor the motion: both are named already.",
+            remedy="Leave it out, or the flags.",
+            field="motion",
+        )
+    motions = motions or files
+    if image is None or not motions:
+        raise SettingsError(
+            f"there is no {'picture' if image is None else 'motion'}.",
+            remedy="For instance: mimicmotion-trt animate person.jpg dance.mp4 -o out.mp4",
+            field="image" if image is None else "motion",
+        )
+    return image, motions
 
 
 def _in_process(
-    bundle: str, options: Given, inputs: Given, settings: Given, output: str, reporter: Reporter
+    here: Given, inputs: Given, settings: Given, output: str, reporter: Reporter
 ) -> dict[str, Any]:
     from ..animator import Animator
     from ..media.writer import VideoWriter
 
-    with Animator.load(bundle, **options) as animator:
+    options: Given = {name: here[name] for name in ("device", "threads") if name in here}
+    options |= {"limits": Limits(**limit_values(here.get("limit"))), "graphs": here.get("graphs") != "off"}
+    inputs |= {name: here[name] for name in ("estimator", "motion_kind") if name in here}
+    with Animator.load(here.get("bundle", "tiny"), **options) as animator:
         reporter.note(animator.note)
         animation = animator.stream(**inputs, settings=animator.settings(**settings))
         fps, size = animation.fps, animation.size
@@ -169,4 +232,4 @@ def _on_server(
                 raise OutputError(error.message, remedy=remedy, field="output") from error
         done = animation.result().done.to_dict()
         said = {key: value for key, value in done.items() if key not in ("event", "sequence")}
-        return {**said, "note": said["note"] or note}
+        return {**said, "note": joined_notes(said["note"], note)}

@@ -7,27 +7,40 @@ from typing import Annotated
 
 import typer
 
-from ..console import explained
+from ..console import explained, waiting
 from ..settings import parse_size
 
 
 def doctor(
-    bundle: Annotated[str, typer.Option(help="Bundle, by name or folder; all that are found if empty.")] = "",
-    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of the video; the bundle's own if empty.")] = "",
-    frames: Annotated[int | None, typer.Option(help="Its frames; one segment if not given.")] = None,
-    seconds: Annotated[float | None, typer.Option(help="Its length instead, at 15 frames a second.")] = None,
+    bundle: Annotated[
+        str, typer.Option(metavar="NAME", help="Bundle, by name or folder; all that are found if not given.")
+    ] = "",
+    size: Annotated[
+        str, typer.Option(metavar="WIDTHxHEIGHT", help="Of the video; the bundle's own if not given.")
+    ] = "",
+    frames: Annotated[
+        int | None, typer.Option(metavar="NUMBER", help="Of the video; one segment if not given.")
+    ] = None,
+    seconds: Annotated[
+        float | None, typer.Option(metavar="NUMBER", help="Its length instead, at 15 frames a second.")
+    ] = None,
     jobs: Annotated[int, typer.Option(help="Jobs at once, as with serve --limit jobs=N.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
 ) -> None:
-    """Say what this machine runs, what is missing, and what an animation would need here."""
+    """Say which bundles run on this machine, what is missing, and how long it takes.
+
+    mimicmotion-trt doctor
+    mimicmotion-trt doctor --bundle tiny --seconds 10
+    """
     from rich.console import Console
 
     from ..doctor import Question, examine, show
 
     with explained(as_json):
         question = Question.of(parse_size(size) if size else None, frames, seconds, jobs)
-        report = examine(bundle, question)
+        with waiting("looking at this machine and its bundles", quiet=as_json):
+            report = examine(bundle, question)
         if as_json:
             print(json.dumps(report.to_dict()))
         else:
-            show(report, Console(highlight=False, markup=False, soft_wrap=True), every_choice=bool(bundle))
+            show(report, Console(highlight=False, markup=False, soft_wrap=True), asked=bundle)

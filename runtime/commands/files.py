@@ -21,6 +21,19 @@ def check_output(output: str, inputs: list[Path]) -> None:
             )
 
 
+def preview_path(output: str) -> Path:
+    """Where previews of a video are written: `out.preview.jpg` beside `out.mp4`; raises `OutputError` for streams."""
+    path = Path(output)
+    if output == "-" or is_stream(path):
+        raise OutputError(
+            "previews are written beside the output, and the output is a stream.",
+            remedy="Leave --preview out, or name a file as the output.",
+            field="output",
+        )
+    path = path.parent if "%" in path.name else path
+    return path.with_name(f"{path.stem}.preview.jpg")
+
+
 def whole_file(path: Path, folder: Path) -> Path:
     """A file that can be read more than once: the standard input (`-`) and pipes are copied into `folder`."""
     if str(path) != "-" and not is_stream(path):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ..console import Given, explained
+from ..console import explained
 from ..errors import SettingsError
+from ..flags import Given
 from ..limits import Limits
 from ..settings import Framing, Settings, driver_of, make_settings
 from .files import check_output
@@ -48,7 +49,11 @@ def pose(
     bundle: BundleName = "tiny",
     as_json: AsJson = False,
 ) -> None:
-    """Find the keypoints of the person in a video or picture; or show what of a picture would be animated."""
+    """Find the keypoints of a person, or show what of a picture would be animated.
+
+    mimicmotion-trt pose dance.mp4 -o dance.npz
+    mimicmotion-trt pose dance.mp4 --image person.jpg --sheet sheet.png
+    """
     from ..pose import PoseSequence, estimate_poses
     from ..pose.motion import folder_of_keypoints, is_keypoints
 
@@ -61,7 +66,7 @@ def pose(
             )
         named = {"person": person, "driver": driver, "framing": framing}
         settings = read_settings({**named, **({"size": size} if size else {})})
-        poses = None
+        poses = recording = None
         if source is not None and output is not None:
             check_output(output, [source])
         if source is not None and source.is_dir():
@@ -71,9 +76,12 @@ def pose(
         elif source is not None:
             who = driver_of(Settings(**settings)) if image else Settings(**settings).person
             poses = estimate_poses(source, estimator, stride=stride, threads=threads, person=who)
+            recording = source
         values: Given = {}
         if poses is not None:
-            values |= _write_poses(poses, output, form, picture)
+            values |= _write_poses(poses, output, form)
+        if poses is not None and picture is not None:
+            values |= _write_sheet(poses, recording, stride, picture)
         if image is not None and sheet is not None:
             values |= _write_preview(image, poses, settings, sheet, bundle, estimator, threads)
         if as_json:
@@ -83,18 +91,19 @@ def pose(
                 f"{len(poses)} frames at {poses.fps:g} per second, a person in {values['frames_with_person']}"
             )
             print(f"{output or source}: {seen}")
+            if picture is not None:
+                drawn = "skeletons over some of the frames"
+                print(f"{picture}: {drawn if values['picture'] else 'not written, for nobody is seen'}")
         if sheet is not None and not as_json:
             print(f"{sheet}: of the picture, {values['crop']} (left, top, right, bottom) would be animated")
 
 
-def _write_poses(poses: PoseSequence, output: str | None, form: str, picture: Path | None) -> Given:
-    """Write keypoints, and a drawing of them; returns what there is to say of them."""
+def _write_poses(poses: PoseSequence, output: str | None, form: str) -> Given:
+    """Write keypoints; returns what there is to say of them."""
     from ..pose.formats import save_poses
 
     if output is not None:
         save_poses(poses, output, form)
-    if picture is not None:
-        _draw_sheet(poses, picture)
     seen = int((poses.body_score.max(axis=1) > 0).sum())
     said = {"output": str(output)} if output is not None else {}
     return {**said, "frames": len(poses), "frames_with_person": seen, "fps": poses.fps}
@@ -121,14 +130,12 @@ def _write_preview(
     return {"sheet": str(sheet), "crop": list(crop)}
 
 
-def _draw_sheet(poses: Any, path: Path) -> None:
+def _write_sheet(poses: PoseSequence, recording: Path | None, stride: int, path: Path) -> Given:
+    """Write skeletons over the frames that they were found in, or over black; nothing where nobody is seen."""
+    from ..doctor.preview import pose_sheet
     from ..media.picture import write_picture
-    from ..media.sheet import contact_sheet, evenly
-    from ..pose import draw_poses
 
-    width, height = poses.size
-    scale = 256 / max(width, height)
-    drawn = draw_poses(
-        poses.take(evenly(len(poses), 8)), max(1, round(height * scale)), max(1, round(width * scale)), 1024
-    )
-    write_picture(path, contact_sheet([("poses", list(drawn))]))
+    if not poses.body_score.any():
+        return {"picture": None}
+    write_picture(path, pose_sheet(poses, recording, stride))
+    return {"picture": str(path)}

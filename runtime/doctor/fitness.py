@@ -87,7 +87,7 @@ def check_clip(manifest: Manifest, settings: Settings, frames: int) -> None:
 
 
 def options_for(gpu: GpuInfo, backend: str) -> str:
-    """The options of `build_engines.py` with which a bundle runs on a GPU."""
+    """The options of `mimicmotion-trt build` with which a bundle runs on a GPU."""
     return f"--backend {backend}" + (f" --capability {gpu.sm}" if backend == "tensorrt-rtx" else "")
 
 

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..inputs import AnimationInputs, nearest_size
+from ..files import read_head
+from ..inputs import Request, read_reference
 from ..limits import Limits
-from ..media.picture import read_picture
+from ..media.picture import fit_picture, picture_format, read_picture
+from ..media.reader import VideoReader
 from ..media.sheet import Row, contact_sheet, evenly
 from ..pose import PoseSequence, draw_poses, rescale_to_reference
-from ..pose.motion import Motion
 from ..settings import Settings
+from ..validation import described_clip
 
 Picture = NDArray[np.uint8]
 COLUMNS = 8
 """Frames of the motion that are shown."""
+ACROSS, LONGEST = 4, 480
+"""Tiles in a row of a sheet of poses, and pixels of a side: up to it frames are shown in their own size."""
 
 
 def preview_sheet(
@@ -34,19 +39,50 @@ def preview_sheet(
     `image` is as in `Animator.animate`, `sizes` are a bundle's. With the sheet comes the part of the picture that is
     taken, (left, top, right, bottom) in pixels. Raises `InputError`.
     """
-    picture = read_picture(image, Limits())
-    size = settings.size or nearest_size((picture.shape[1], picture.shape[0]), sizes)
-    width, height = size
-    inputs = AnimationInputs(picture, size, Motion(fps=1.0, frames=0), None, estimator, threads)
-    reference = inputs.reference(settings.framing, settings.person)
+    picture = read_picture(image)
+    reference = read_reference(Request(picture, None, None, estimator), settings, Limits(), sizes, threads)
+    height, width = reference.picture.shape[:2]
     canvas = settings.canvas or 2160
     drawn = draw_poses(reference.pose, height, width, canvas)[0]
     crop = reference.crop
     box = (crop.left, crop.top, crop.right, crop.bottom)
     label = f"{width}x{height} of {picture.shape[1]}x{picture.shape[0]}, from {box[:2]} to {box[2:]}"
-    rows: list[Row] = [(label, [reference.picture, np.maximum(reference.picture // 3, drawn)])]
+    rows: list[Row] = [(label, [reference.picture, overlaid(reference.picture, drawn)])]
     if motion is not None:
         shown = rescale_to_reference(motion, reference.pose, height, width) if settings.rescale else motion
         chosen = shown.take(evenly(len(shown), COLUMNS))
         rows.append((f"{len(motion)} frames of motion", list(draw_poses(chosen, height, width, canvas))))
     return contact_sheet(rows, columns=COLUMNS, tile_height=256), box
+
+
+def pose_sheet(poses: PoseSequence, recording: Path | None, stride: int) -> Picture:
+    """A sheet uint8 [H,W,3] of skeletons over the frames of the video or picture that they were found in.
+
+    `stride` is that of the poses. Without a recording they lie over black. Raises `InputError`.
+    """
+    chosen = evenly(len(poses), 2 * ACROSS)
+    scale = min(1.0, LONGEST / max(poses.size))
+    width, height = (max(1, round(side * scale)) for side in poses.size)
+    drawn = draw_poses(poses.take(chosen), height, width, round(1.5 * min(height, width)))
+    tiles = list(drawn)
+    if recording is not None:
+        frames = zip(_frames(recording, stride, chosen), drawn, strict=True)
+        tiles = [overlaid(fit_picture(frame, width, height), skeleton) for frame, skeleton in frames]
+    rows: list[Row] = [(described_clip(len(poses), poses.size, poses.fps), tiles[:ACROSS])]
+    if tiles[ACROSS:]:
+        rows.append(("", tiles[ACROSS:]))
+    return contact_sheet(rows, columns=ACROSS, tile_height=height)
+
+
+def overlaid(picture: Picture, skeleton: Picture) -> Picture:
+    """A skeleton on its picture, both uint8 [H,W,3]; the picture is dimmed, so that thin lines are seen."""
+    return np.maximum(picture // 2, skeleton)
+
+
+def _frames(recording: Path, stride: int, chosen: list[int]) -> list[Picture]:
+    """Frames of a video or a still picture; `chosen` counts those that the stride takes."""
+    if picture_format(read_head(recording)) not in ("", "GIF"):
+        return [read_picture(recording)]
+    wanted = set(chosen)
+    frames = VideoReader(recording).frames(stride=stride, limit=chosen[-1] + 1)
+    return [frame for index, (_, frame) in enumerate(frames) if index in wanted]

@@ -8,9 +8,6 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Annotated, Any
 
-from rich.console import Console
-from rich.table import Table
-
 from ..bundles import list_bundles, load_bundle, own_settings
 from ..denoise.cost import MIMICMOTION, ModelStats
 from ..denoise.shapes import EngineShapes
@@ -21,7 +18,7 @@ from ..errors import BundleError, EngineError, MimicMotionError, SettingsError
 from ..settings import Settings
 from ..validation import Whole, checked
 from .fitness import ON_CPU, check_clip, check_cpu, check_gpu, check_machine, fault_of, options_for
-from .machine import MINIMUM_DRIVER, GpuInfo, Gpus, Host, read_gpus, time_engine, time_product
+from .machine import MINIMUM_DRIVER, Gpus, Host, read_gpus, time_engine, time_product
 from .prediction import Prediction, Throughput, best, predict
 
 CPU_VALUE = 4
@@ -212,10 +209,10 @@ def _flags(usual: Prediction, chosen: Prediction) -> str:
 
 
 def _advice(host: Host, gpus: Gpus) -> Iterator[str]:
-    if gpus.problem:
+    if gpus.problem and gpus.found:
         yield f"{gpus.problem}."
     if not gpus.found:
-        yield "Bundles for onnxruntime run on the CPU; nothing is missing for them."
+        yield "Bundles for ONNX Runtime run on the CPU; nothing is missing for them."
         yield (
             "On a host with a GPU: pip install 'mimicmotion-trt[rtx]' for GPUs with RTX in their name, "
             f"'mimicmotion-trt[gpu]' for others; both need an NVIDIA driver of r{MINIMUM_DRIVER} or newer."
@@ -225,53 +222,3 @@ def _advice(host: Host, gpus: Gpus) -> Iterator[str]:
             yield f"Install what runs engines here: pip install 'mimicmotion-trt[{EXTRAS[flavour]}]'."
     if len(gpus.found) > 1:
         yield f"{len(gpus.found)} GPUs: `mimicmotion-trt serve` runs one engine process for each --device given."
-
-
-def show(report: Report, console: Console, *, every_choice: bool = False) -> None:
-    """Print a report for people; `every_choice` lists the ways to run that are not the best, too."""
-    host, gpus = report.host, report.gpus
-    console.print(f"CPU: {host.cpu}, {host.cores} cores, {_memory(host)}")
-    for gpu in gpus.found:
-        capability = ".".join(map(str, gpu.capability))
-        console.print(f"GPU: {gpu.name}, compute capability {capability}, {_memory(gpu)}")
-    if gpus.driver:
-        console.print(f"driver {gpus.driver}, for CUDA up to {gpus.cuda}")
-    console.print("installed: " + ", ".join(f"{name} {v}" for name, v in host.packages.items()))
-    table = Table("bundle", "device", "runs", "segment x rows", "chunk", "GB", "predicted")
-    for outlook in report.outlooks:
-        chosen = best(outlook.choices)
-        listed = outlook.choices if every_choice else [chosen] if chosen else outlook.choices[-1:]
-        for choice in listed:
-            table.add_row(*_row(outlook, choice, chosen))
-    console.print(table)
-    for outlook in report.outlooks:
-        job = f"{outlook.size[0]}x{outlook.size[1]}, {outlook.frames} frames, {outlook.steps} steps"
-        console.print(f"{outlook.bundle} on {outlook.device}: {job}; {outlook.assumption}")
-        for line in (outlook.problem, outlook.remedy, outlook.needs and f"it fits with {outlook.needs}"):
-            if line:
-                console.print(f"    {line}")
-    for line in (*report.damaged, *report.advice):
-        console.print(line)
-    console.print("Memory and seconds are estimates; pose estimation and video files come on top.")
-
-
-def _row(outlook: Outlook, choice: Prediction, chosen: Prediction | None) -> tuple[str, ...]:
-    runs = ("yes" if outlook.runs else "no") if choice.fits else choice.why
-    seconds = ""
-    if outlook.seconds is not None and choice.fits and chosen:
-        seconds = _duration(outlook.seconds * choice.cost.total / chosen.cost.total)
-    shape, memory = f"{choice.segment} x {choice.rows}", f"{choice.memory.total / 1e9:.2g}"
-    if choice.memory.streamed:
-        memory += f" (+{choice.memory.streamed / 1e9:.2g} streamed)"
-    return outlook.bundle, outlook.device, runs, shape, str(choice.decode_chunk), memory, seconds
-
-
-def _memory(device: Host | GpuInfo) -> str:
-    return f"{device.memory_free / 1e9:.1f} of {device.memory_total / 1e9:.1f} GB free"
-
-
-def _duration(seconds: float) -> str:
-    for unit, length in (("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.2g} s"

@@ -6,8 +6,9 @@ import io
 import math
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,8 +18,11 @@ from PIL import Image, ImageCms, ImageOps
 from ..errors import LimitError, MimicMotionError, MotionError, OutputError, PictureError
 from ..files import output_errors, plain_file, write_atomic
 from ..limits import Limits, check_limit
+from ..validation import ArrayLike, plain_array
 
 Picture = NDArray[np.uint8]
+PictureLike = str | Path | bytes | ArrayLike
+"""A file, the bytes of one, a picture of Pillow, or uint8 [H,W,3] RGB of numpy or of PyTorch on the CPU."""
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 """What `write_picture` writes and what counts as a pose picture in a folder."""
@@ -29,26 +33,32 @@ _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _REMEDY = "Give a JPEG, PNG, WebP, AVIF, BMP or TIFF picture."
 
 
-def read_picture(
-    source: str | Path | bytes | Picture, limits: Limits | None = None, *, over: str = "white"
-) -> Picture:
+def read_picture(source: PictureLike, limits: Limits | None = None, *, over: str = "white") -> Picture:
     """A picture as uint8 [H,W,3] RGB.
 
-    `source` is a file, the bytes of one, or uint8 [H,W,3] RGB already. The picture is turned upright (EXIF,
-    and AVIF's and HEIC's own rotation), its colour profile is converted to sRGB, transparent parts are laid over
-    the colour `over` (a name or #rrggbb), grey, CMYK and 16-bit pictures become 8-bit RGB, and of an animation the
-    first frame is taken. Bytes and pixels are checked before anything is decoded.
+    `source` is a file, the bytes of one, a picture of Pillow, or uint8 [H,W,3] RGB already. The picture is turned
+    upright (EXIF, and AVIF's and HEIC's own rotation), its colour profile is converted to sRGB, transparent parts are
+    laid over the colour `over` (a name or #rrggbb), grey, CMYK and 16-bit pictures become 8-bit RGB, and of an
+    animation the first frame is taken. Bytes and pixels are checked before anything is decoded.
 
     Raises `PictureError` if this is no whole picture and `LimitError` if it is larger than `limits` allow.
     """
     limits = limits or Limits()
-    if isinstance(source, np.ndarray):
-        return _checked_array(source, limits)
-    if isinstance(source, bytes | bytearray | memoryview):
-        name, data = "the picture", bytes(source)
+    if isinstance(source, Image.Image):
+        _check_pixels(source.size, limits)
+        with _picture_errors("the picture", source.format or source.mode):
+            rawmode = _rawmode(source)
+            return _upright_rgb(source.copy(), rawmode, over)
+    given: Any = source
+    if not isinstance(given, str | Path | bytes | bytearray | memoryview):
+        given = plain_array(given, PictureError, "image")
+    if isinstance(given, np.ndarray):
+        return _checked_array(given, limits)
+    if isinstance(given, bytes | bytearray | memoryview):
+        name, data = "the picture", bytes(given)
         check_limit("bytes of the picture", len(data), limits.picture_bytes, field="image")
     else:
-        path = plain_file(source, "picture", _fault, _REMEDY)
+        path = plain_file(given, "picture", _fault, _REMEDY)
         check_limit("bytes of the picture", path.stat().st_size, limits.picture_bytes, field="image")
         name, data = path.name, path.read_bytes()
     if not data:
@@ -61,8 +71,15 @@ def read_picture(
         )
     if not kind:
         raise _fault(f"{name} is not a picture that can be read.")
-    try:
+    with _picture_errors(name, kind):
         return _decode(data, kind, limits, over)
+
+
+@contextmanager
+def _picture_errors(name: str, kind: str) -> Iterator[None]:
+    """Pillow's errors as ours; `kind` is the picture's format."""
+    try:
+        yield
     except MimicMotionError:
         raise
     except Image.DecompressionBombError as error:  # a few plugins look before we can
@@ -198,11 +215,22 @@ def _decode(data: bytes, kind: str, limits: Limits, over: str) -> Picture:
         _check_pixels(header.size, limits)
         header.verify()  # Pillow decodes a PNG whose last bytes are missing
     with Image.OPEN[kind][0](io.BytesIO(data), "") as image:
-        rawmode = image.tile[0].args if image.tile else None
-        image.load()
-        with suppress(Exception):  # damaged EXIF takes nothing from the pixels
-            ImageOps.exif_transpose(image, in_place=True)
-        return np.asarray(_to_rgb(image, rawmode, over))
+        rawmode = _rawmode(image)
+        return _upright_rgb(image, rawmode, over)
+
+
+def _rawmode(image: Image.Image) -> object:
+    """How the pixels lie in the file, while they are not loaded yet."""
+    tile: Any = getattr(image, "tile", None)
+    return tile[0].args if tile else None
+
+
+def _upright_rgb(image: Image.Image, rawmode: object, over: str) -> Picture:
+    """The pixels of an image that is ours to change."""
+    image.load()
+    with suppress(Exception):  # damaged EXIF takes nothing from the pixels
+        ImageOps.exif_transpose(image, in_place=True)
+    return np.asarray(_to_rgb(image, rawmode, over))
 
 
 def _to_rgb(image: Image.Image, rawmode: object, over: str) -> Image.Image:

@@ -24,7 +24,8 @@ def contact_sheet(rows: Sequence[Row], *, columns: int = 8, tile_height: int = 1
     """
     if columns < 1 or tile_height < 1:
         raise ValueError(f"columns {columns} and tile_height {tile_height} must be at least 1")
-    gap, margin = max(2, tile_height // 20), max(4, tile_height // 8)
+    gap = min(max(2, tile_height // 20), 12)
+    margin = min(max(4, tile_height // 8), 32)
     bands = [_band(label, frames, columns, tile_height, gap) for label, frames in rows]
     width = max((band.shape[1] for band in bands), default=tile_height)
     framed = [
@@ -41,11 +42,11 @@ def _band(
 ) -> NDArray[np.uint8]:
     picked = evenly(len(frames), columns)
     tiles = [_tile(frames[index], tile_height) for index in picked]
-    scale = max(0.35, tile_height / 320)
+    scale = min(max(0.35, tile_height / 320), 0.7)
     label = label.encode("ascii", "replace").decode()  # OpenCV's font knows no more
     count = f"{len(picked)} of {len(frames)}" if len(picked) < len(frames) else ""
     text_width, text_height = _measure(label, scale)
-    head = text_height + 2 * gap
+    head = text_height + 2 * gap if label else 0
     full = sum(tile.shape[1] for tile in tiles) + gap * max(0, len(tiles) - 1)
     needed = text_width + (3 * gap + _measure(count, scale)[0] if count else 0)
     band = _dark(head + (tile_height if tiles else 0), max(full, needed, 1))

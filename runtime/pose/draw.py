@@ -31,6 +31,7 @@ FINGERS = tuple(
 )  # fmt: skip
 _LIMB_HALF_WIDTH, _LIMB_DIMMING, _JOINT_RADIUS = 4, 0.6, 4
 _FINGER_WIDTH, _FINGER_RADIUS, _FACE_RADIUS = 2, 4, 3
+_LIT = 24  # of 255, from which a pixel belongs to a line
 _LONGEST = 32767  # pixels that OpenCV's drawing and resizing are sure to take
 _FAR = 100.0  # in pictures: keeps what lies absurdly far outside within OpenCV's whole numbers
 
@@ -56,6 +57,20 @@ def draw_poses(sequence: PoseSequence, height: int, width: int, canvas: int) -> 
     for index, picture in enumerate(drawn):
         pictures[index] = picture
     return pictures
+
+
+LINE_WIDTH = 6.5
+"""What `drawn_width` finds on the canvas itself, whatever the pose."""
+
+
+def drawn_width(picture: Picture) -> float:
+    """How wide the lit lines of a pose picture uint8 [H,W,3] are, in pixels; 0 for a black one.
+
+    Twice the area over the length of its outline; exact for straight lines, more where lines lie side by side.
+    """
+    lit = np.pad(picture.max(axis=2) > _LIT, 1)
+    outline = sum(np.count_nonzero(np.diff(lit, axis=axis)) for axis in (0, 1))
+    return 2 * np.count_nonzero(lit) / outline if outline else 0.0
 
 
 def iter_pose_pictures(sequence: PoseSequence, height: int, width: int, canvas: int) -> Iterator[Picture]:

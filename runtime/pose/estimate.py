@@ -9,11 +9,11 @@ from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from ..errors import InputError, MotionError
 from ..files import read_head
 from ..limits import Limits
+from ..validation import ArrayLike, plain_array
 from .network import Picture, check_frame
 from .sequence import PoseSequence
 
@@ -68,7 +68,7 @@ def open_estimator(
 
 
 def estimate_poses(
-    source: str | os.PathLike[str] | bytes | npt.NDArray[Any] | Iterable[Picture],
+    source: str | os.PathLike[str] | bytes | ArrayLike | Iterable[ArrayLike],
     estimator: str | PoseEstimator = "mediapipe",
     *,
     fps: float | None = None,
@@ -80,7 +80,8 @@ def estimate_poses(
     """The pose of one person in every frame of a video, of a picture, or of frames.
 
     `source` is the path or the bytes of a video or picture, one RGB picture uint8 [H,W,3], or frames uint8
-    [F,H,W,3] or any iterable of pictures of one size; a video is read frame by frame. `fps` is the frame rate
+    [F,H,W,3] or any iterable of pictures of one size, as arrays of numpy, tensors of PyTorch on the CPU, or
+    pictures of Pillow; a video is read frame by frame. `fps` is the frame rate
     of the source; None takes the video's own, and 30 for frames. Only every `stride`-th frame is looked at,
     and the result's frame rate is divided by it. In frames without the person all scores are 0. `person` says whom of
     several people an estimator that is named follows, as `Settings.person`.
@@ -97,7 +98,9 @@ def estimate_poses(
     if isinstance(source, str | os.PathLike | bytes):
         poses, rate = _from_file(source, found, stride, limits)
     else:
-        frames = [source] if isinstance(source, np.ndarray) and source.ndim == 3 else source
+        frames: Any = plain_array(source, MotionError, "motion")
+        if isinstance(frames, np.ndarray) and frames.ndim == 3:
+            frames = [frames]
         if not isinstance(frames, Iterable):
             raise MotionError(
                 f"The motion is a {type(frames).__name__}.",
@@ -131,9 +134,10 @@ def _from_file(
     return poses, video.fps / stride
 
 
-def _estimate(frames: Iterable[Picture], estimator: PoseEstimator) -> PoseSequence:
+def _estimate(frames: Iterable[Any], estimator: PoseEstimator) -> PoseSequence:
     poses: list[PoseSequence] = []
-    for frame in frames:
+    for given in frames:
+        frame: Picture = plain_array(given, MotionError, "motion")
         check_frame(frame)
         pose = estimator.estimate(frame)
         if poses and pose.size != poses[0].size:

@@ -51,6 +51,10 @@ class Reference:
     crop: Crop
     """Where it lies in the picture as it came."""
 
+    def __repr__(self) -> str:
+        height, width = self.picture.shape[:2]
+        return f"<Reference: {width}x{height}, {self.crop}>"
+
 
 def frame_reference(picture: Picture, pose: PoseSequence, size: Size, framing: Framing) -> Reference:
     """A picture uint8 [H,W,3] and the pose (one frame) of the person in it, as they are animated at `size`.

@@ -19,11 +19,14 @@ from ..files import motion_errors, read_head
 from ..limits import FASTEST_FPS, SLOWEST_FPS, Limits, check_limit
 from ..media.picture import fit_picture
 from ..settings import Settings
+from ..validation import ArrayLike, plain_array
 from .formats import read_foreign, wholebody_sequence
 from .sequence import PoseSequence, read_json
 
 Picture = NDArray[np.uint8]
 SoundFile = str | Path | bytes
+MotionLike = str | Path | bytes | PoseSequence | ArrayLike | Sequence[Any]
+"""A file or folder, the bytes of a file, keypoints, pose pictures uint8 [F,H,W,3], or several of these in a row."""
 MotionKind = Literal["auto", "video", "pose-video"]
 MOTION_KINDS: tuple[MotionKind, ...] = ("auto", "video", "pose-video")
 KEYPOINT_SUFFIXES = (".npz", ".json")
@@ -66,6 +69,8 @@ def open_motion(motion: Any, settings: Settings, limits: Limits, kind: MotionKin
         )
     if isinstance(motion, PoseSequence):
         return _from_poses(motion, settings, limits)
+    if not isinstance(motion, str | Path | bytes | list | tuple):
+        motion = plain_array(motion, MotionError, "motion")
     if isinstance(motion, np.ndarray):
         return _from_array(motion, settings, limits)
     if isinstance(motion, list | tuple) and motion:

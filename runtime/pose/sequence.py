@@ -22,6 +22,7 @@ import numpy.typing as npt
 from ..errors import LimitError, MotionError, OutputError
 from ..files import motion_errors, output_errors, write_atomic
 from ..limits import Limits, check_limit
+from ..validation import described_clip
 
 Floats = npt.NDArray[np.float32]
 
@@ -41,6 +42,7 @@ _KEYS = {"format", "fps", "size", *SHAPES}
 _MEMBERS, _TEXTS, _DEPTH = 64, 64, 8
 """More arrays in an .npz, quotation marks in a JSON or lists in lists than any file of ours has (7, 18 and 5)."""
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_SHOWN, _SHOWN_HEIGHT = 8, 160  # skeletons on the sheet in a notebook, and their pixels
 _PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _REMEDY = "Give a .npz or .json file written by PoseSequence.save, or estimate the poses again."
 
@@ -89,6 +91,21 @@ class PoseSequence:
     def __len__(self) -> int:
         """Number of frames F."""
         return len(self.body)
+
+    def __repr__(self) -> str:
+        return f"<PoseSequence: {described_clip(len(self), self.size, self.fps)}>"
+
+    def _repr_html_(self) -> str:
+        """A sheet of some of the skeletons."""
+        from ..media.notebook import picture_html
+        from ..media.sheet import contact_sheet, evenly
+        from .draw import draw_poses
+
+        height = _SHOWN_HEIGHT
+        width = max(1, round(height * self.size[0] / self.size[1]))
+        label = repr(self).strip("<>")
+        drawn = draw_poses(self.take(evenly(len(self), _SHOWN)), height, width, 2 * min(height, width))
+        return picture_html(contact_sheet([(label, list(drawn))], tile_height=height), label)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, PoseSequence):

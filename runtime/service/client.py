@@ -23,6 +23,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from ..errors import ServiceError
 from ..events import Event
 from ..pose import PoseSequence
+from ..validation import described
 from .generated.mimicmotion.v1 import animation_pb2 as pb
 from .generated.mimicmotion.v1 import animation_pb2_grpc as pb_grpc
 from .status import from_rpc_error
@@ -66,6 +67,9 @@ class _Events:
     def job(self) -> str:
         """The job's name on the server, empty until it was accepted."""
         return self._delivery.job
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of job {self.job or '(not accepted yet)'}>"
 
     def cancel(self) -> None:
         """Stop listening; the server cancels a job that was not detached."""
@@ -169,6 +173,13 @@ class _Calls(Generic[Events, Info, Page, Cost, Health]):
             )
         self._metadata = [("authorization", f"Bearer {token}")] if token else None
         options = [*CHANNEL_OPTIONS, *([("grpc.enable_http_proxy", 0)] if _is_loopback(address) else [])]
+        if tls is not None and not isinstance(tls, ClientTls):
+            raise ServiceError(
+                f"tls is {described(tls)}.",
+                remedy="Give ClientTls(ca=...), or None to go without.",
+                field="tls",
+            )
+        self._address = address
         if tls is None:
             self._channel = self._grpc.insecure_channel(address, options=options)
         else:
@@ -176,6 +187,9 @@ class _Calls(Generic[Events, Info, Page, Cost, Health]):
         self._stub: Any = pb_grpc.AnimationServiceStub(self._channel)
         self._health: Any = health_pb2_grpc.HealthStub(self._channel)
         self._timeout = timeout
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self._address}>"
 
     def animate(
         self,

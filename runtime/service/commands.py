@@ -7,12 +7,13 @@ import json
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
-from ..console import Given, Reporter, explained, make_flag, with_flags
+from ..console import Reporter, explained
 from ..errors import LimitError, ServiceError
+from ..flags import App, Given, first_sentence, make_flag, with_flags
 from ..limits import Limits
 from .options import Option, check_files, in_force, list_options, make_config
 from .tokens import add_token
@@ -24,31 +25,59 @@ if TYPE_CHECKING:
 NAMES = {"devices": "--device", "tls_certificate": "--tls-cert"}
 """Flags that are not called like their option."""
 TOKEN_VARIABLE = "MIMICMOTION_TOKEN"
+LOAD, RUNNING = "How much it takes", "Running"
+PANELS = {
+    "Engines": ("bundle", "devices", "threads", "graphs"),
+    "Who may call": ("host", "port", "tls", "tokens", "reflection"),
+    LOAD: (
+        "max_queue", "max_queue_seconds", "client_queue", "max_calls", "client_calls", "upload_patience",
+        "upload_rate",
+    ),
+    "What is kept": ("store", "folder", "keep", "checkpoint_share"),
+    RUNNING: ("metrics_port", "traces", "json_logs", "ready_file", "grace", "engine_patience"),
+}  # fmt: skip
+"""The options of `serve`, by the section of its help."""
 
 
 # ---- flags ----
 
 
 def serve_flags() -> list[inspect.Parameter]:
-    """One for each option of `ServiceConfig`; all limits together are `--limit`."""
-    limit = "NAME=NUMBER, for instance frames=500; names: " + ", ".join(limit_names())
-    flags = [_serve_flag(option) for option in list_options() if option.path[0] != "limits"]
-    return [*flags, make_flag("limit", list[str], help=f"{limit}.")]
+    """One for each option of `ServiceConfig`, panel by panel; all limits together are `--limit`."""
+    options = [option for option in list_options() if option.path[0] != "limits"]
+    options.sort(key=lambda option: list(PANELS).index(_panel(option)))
+    limit = make_flag(
+        "limit",
+        list[str],
+        help="For instance frames=500; repeat. docs/guide/operations.md has the names.",
+        panel=LOAD,
+        metavar="NAME=NUMBER",
+    )
+    return [*map(_serve_flag, options), limit]
+
+
+def _panel(option: Option) -> str:
+    return next((panel for panel, names in PANELS.items() if option.path[0] in names), RUNNING)
 
 
 def _serve_flag(option: Option) -> inspect.Parameter:
     word = NAMES.get(option.name, f"--{option.name.replace('_', '-')}")
-    hint, default = option.hint, option.default
+    hint, default, metavar = option.hint, option.default, None
     if option.name == "devices":
-        hint, default = list[str], "auto"
+        hint, default, metavar = list[str], "auto", "NAME"
     elif option.name == "graphs":
         hint, default = Literal["on", "off"], "on"
     elif hint is bool:
         word = f"{word}/--no-{word[2:]}"
+        default = "on" if default else "off"
     elif option.name == "bundle":
-        hint = str
-    shown = "" if default in (None, "") or hint is bool else f" [{default}]"
-    return make_flag(option.name, hint, word, help=option.doc + shown)
+        hint, metavar = str, "NAME"
+    elif Path in (hint, *get_args(hint)):
+        metavar = "FILE" if option.name not in ("store", "folder") else "FOLDER"
+    elif hint is not str and get_origin(hint) is not Literal:
+        metavar = "NUMBER"
+    text = first_sentence(option.doc) + ("" if default in (None, "") else f" [default: {default}]")
+    return make_flag(option.name, hint, word, help=text, panel=_panel(option), metavar=metavar)
 
 
 def limit_names() -> list[str]:
@@ -70,18 +99,16 @@ def limit_values(flags: list[str] | None) -> dict[str, int]:
 
 def connection_flags(panel: str = "Connection") -> list[inspect.Parameter]:
     """How a server is reached."""
+
+    def flag(name: str, hint: Any, help: str, **more: Any) -> inspect.Parameter:
+        return make_flag(name, hint, *more.pop("words", ()), help=help, panel=panel, **more)
+
     return [
-        make_flag("tls", bool, "--tls", help="Speak TLS and trust this system's authorities.", panel=panel),
-        make_flag(
-            "tls_ca", Path, help="PEM file of the authority behind the server; implies --tls.", panel=panel
-        ),
-        make_flag(
-            "tls_cert", Path, help="PEM file of this client's certificate; implies --tls.", panel=panel
-        ),
-        make_flag("tls_key", Path, help="PEM file of its key.", panel=panel),
-        make_flag(
-            "token_file", Path, help=f"File with the token; ${TOKEN_VARIABLE} if not given.", panel=panel
-        ),
+        flag("tls", bool, "Speak TLS and trust this system's authorities.", words=["--tls"]),
+        flag("tls_ca", Path, "Certificate of the server's authority; implies --tls.", metavar="FILE"),
+        flag("tls_cert", Path, "Certificate of this client; implies --tls.", metavar="FILE"),
+        flag("tls_key", Path, "Its key.", metavar="FILE"),
+        flag("token_file", Path, f"File with the token; else ${TOKEN_VARIABLE}.", metavar="FILE"),
     ]
 
 
@@ -109,13 +136,18 @@ def connect(server: str, connection: Given) -> Client:
 @with_flags("chosen", serve_flags())
 def serve(
     *,
-    config: Annotated[Path | None, typer.Option(help="TOML file of options, named like the flags.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="TOML file of options, named like the flags.")
+    ] = None,
     check: Annotated[bool, typer.Option("--check", help="Say what is in force, and do not serve.")] = False,
     chosen: Given,
 ) -> None:
-    """Serve `mimicmotion.v1.AnimationService` until SIGTERM, then drain.
+    """Serve animations over gRPC until Ctrl-C or SIGTERM; running jobs are finished first.
 
     Options come from flags, then from MIMICMOTION_SERVE_… in the environment, then from the file.
+
+        mimicmotion-trt serve --bundle tiny --store jobs
+        mimicmotion-trt serve --host 0.0.0.0 --tls-cert server.pem --tls-key server.key --tokens tokens
     """
     from ..service import serve as run
 
@@ -134,24 +166,34 @@ def new_token(
     tokens: Annotated[Path, typer.Option(help="The file of tokens that serve reads.")],
     admin: Annotated[bool, typer.Option("--admin", help="May see and cancel everybody's jobs.")] = False,
 ) -> None:
-    """Make a bearer token, add its hash to a file of tokens, and print it: this once."""
+    """Make a token for a client of a server. It is printed this once; the file has its hash.
+
+    mimicmotion-trt new-token alice --tokens tokens
+    mimicmotion-trt new-token root --admin --tokens tokens
+    """
     with explained():
         print(add_token(tokens, name, admin=admin))
 
 
 # ---- jobs ----
 
-jobs = typer.Typer(no_args_is_help=True, help="List, watch and cancel the jobs of a server.")
-Server = Annotated[str, typer.Option(help="HOST:PORT of the server.")]
-Job = Annotated[str, typer.Argument(help="Its name, as `accepted` told it.")]
-AsJson = Annotated[bool, typer.Option("--json", help="One line of JSON for each job or event.")]
 HERE = "localhost:50051"
+jobs = App(no_args_is_help=True, help="List, watch and cancel the jobs of a server.")
+Server = Annotated[
+    str, typer.Option(metavar="HOST:PORT", help=f"The server. [default: {HERE}]", show_default=False)
+]
+Job = Annotated[str, typer.Argument(help="Its name, as `jobs list` shows it.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print a line of JSON for each job or event.")]
 
 
 @jobs.command("list")
 @with_flags("connection", connection_flags())
 def list_jobs(*, server: Server = HERE, as_json: AsJson = False, connection: Given) -> None:
-    """List the jobs that a server knows, newest first."""
+    """List the jobs that a server knows, newest first.
+
+    mimicmotion-trt jobs list
+    mimicmotion-trt jobs list --server gpu-host:50051 --tls-ca ca.pem --token-file token
+    """
     with explained(as_json), connect(server, connection) as client:
         for info in client.list():
             _show(info, as_json)
@@ -163,11 +205,17 @@ def watch(
     job: Job,
     *,
     server: Server = HERE,
-    output: Annotated[Path | None, typer.Option(help="Write the video there (.mp4).")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write the video there (.mp4).")
+    ] = None,
     as_json: AsJson = False,
     connection: Given,
 ) -> None:
-    """Follow a job from its beginning to its end."""
+    """Follow a job from its beginning to its end.
+
+    mimicmotion-trt jobs watch 3f1c
+    mimicmotion-trt jobs watch 3f1c -o out.mp4
+    """
     with explained(as_json), connect(server, connection) as client, Reporter(as_json) as reporter:
         for event in client.watch(job, output=output):
             reporter.show(event)
@@ -176,7 +224,11 @@ def watch(
 @jobs.command()
 @with_flags("connection", connection_flags())
 def cancel(job: Job, *, server: Server = HERE, as_json: AsJson = False, connection: Given) -> None:
-    """Stop a job: at once while it waits, within a denoising step while it runs."""
+    """Stop a job: at once while it waits, within a denoising step while it runs.
+
+    mimicmotion-trt jobs cancel 3f1c
+    mimicmotion-trt jobs cancel 3f1c --server gpu-host:50051
+    """
     with explained(as_json), connect(server, connection) as client:
         _show(client.cancel(job), as_json)
 

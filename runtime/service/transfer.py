@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import (
     Cancelled,
@@ -32,6 +31,7 @@ from ..events import CHUNK_BYTES, Accepted, Done, Event, Video
 from ..files import output_errors, write_atomic
 from ..limits import Limits, check_limit
 from ..pose import PoseSequence
+from ..validation import ArrayLike, plain_array
 from .generated.mimicmotion.v1 import animation_pb2 as pb
 from .jobs import StoredJob
 from .status import Busy, Late, UploadError
@@ -47,8 +47,8 @@ LATEST = 10**8
 IN_MEMORY = 32 * 2**20
 """Bytes of a received video above which it is kept in a temporary file."""
 
-Image = str | Path | bytes | NDArray[np.uint8]
-Motion = str | Path | bytes | PoseSequence | NDArray[np.uint8]
+Image = str | Path | bytes | ArrayLike
+Motion = str | Path | bytes | PoseSequence | ArrayLike
 
 
 # ---- an upload, cut by the client ----
@@ -97,26 +97,27 @@ class Upload:
 
 
 def _picture(image: Image) -> BinaryIO:
-    if not isinstance(image, np.ndarray):
+    if isinstance(image, str | Path | bytes):
         return _open(image, PictureError, "image")
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise PictureError(
-            f"The picture is an array of {image.dtype} {list(image.shape)}.",
-            remedy="Give uint8 [H,W,3] in RGB order.",
-            field="image",
-        )
-    from ..media.picture import encode_picture
+    from ..media.picture import encode_picture, read_picture
 
-    return io.BytesIO(encode_picture(image))
+    return io.BytesIO(encode_picture(read_picture(image)))
 
 
 def _motion(motion: Motion) -> BinaryIO:
     if isinstance(motion, PoseSequence):
         return io.BytesIO(motion.to_bytes())
-    if not isinstance(motion, np.ndarray):
+    if isinstance(motion, str | Path | bytes):
         return _open(motion, MotionError, "motion")
+    pictures = plain_array(motion, MotionError, "motion")
+    if not isinstance(pictures, np.ndarray):
+        raise MotionError(
+            f"a motion cannot be {type(motion).__name__}.",
+            remedy="Give a path, bytes, a PoseSequence, or pose pictures uint8 [F,H,W,3].",
+            field="motion",
+        )
     file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by the upload
-    np.save(file, motion, allow_pickle=False)
+    np.save(file, pictures, allow_pickle=False)
     file.seek(0)
     return file
 

@@ -27,7 +27,7 @@ from .. import errors
 from ..denoise.checkpoint import Checkpoints
 from ..denoise.cost import ModelStats
 from ..errors import Cancelled, DeviceLost, EngineError, MimicMotionError, OutputError
-from ..events import CHUNK_BYTES, STAGES, Done, Event, Failed, Preview, Started, Video
+from ..events import CHUNK_BYTES, STAGES, Done, Event, Failed, Preview, Started, Video, joined_notes
 from ..limits import Limits
 from ..settings import Settings
 from .config import EngineConfig
@@ -224,7 +224,8 @@ def _animate(animator: Any, run: Run, inbox: _Inbox, report: Callable[[Event], N
             checkpoints.urgent = run.job in inbox.suspended
             if checkpoints.urgent and checkpoints.holds(event):
                 return Suspended()
-        return video.finish(seconds)
+        done = video.finish(seconds)
+        return replace(done, note=joined_notes(animator.note, done.note))
 
 
 def _check_files(run: Run) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ import pytest
 import mimicmotion_trt as mm
 from mimicmotion_trt.media.picture import read_picture
 from mimicmotion_trt.media.reader import VideoReader
+from mimicmotion_trt.pose.sequence import SHAPES
 from mimicmotion_trt.validation import field_docs
 
 from .conftest import Command
@@ -25,7 +26,8 @@ def test_every_field_of_settings_is_a_flag_with_its_own_words(command: Command) 
     text = " ".join(command("animate", "--help").stdout.split())
     docs = field_docs(mm.Settings)
     for field in fields(mm.Settings):
-        assert f"--{field.name.replace('_', '-')} " in text
+        flag = field.name.replace("_", "-")
+        assert f"--{flag} " in text or f"--[no-]{flag} " in text
         assert docs[field.name].split()[0] in text
 
 
@@ -43,6 +45,50 @@ def test_animate_writes_the_video_that_was_asked_for(command: Command, bundle: P
     video = VideoReader(output)
     assert len(list(video.frames())) == 5
     assert (video.size, video.fps) == ((128, 64), 15.0)
+
+
+def test_the_picture_and_the_motion_are_named_by_their_places_or_by_flags(
+    command: Command, bundle: Path, tmp_path: Path
+) -> None:
+    """A preview is written after each step, and a line of JSON says where."""
+    words = ("--bundle", bundle, "--steps", 2, "--frames", 2, "--size", "64x64", "--preview", 1, "--json")
+    made = []
+    for number, files in enumerate(((PERSON, MOTION), ("-i", PERSON, MOTION), (PERSON, "-m", MOTION))):
+        output = tmp_path / f"{number}.mp4"
+        events = [
+            json.loads(line) for line in command("animate", *files, "-o", output, *words).stdout.splitlines()
+        ]
+        previews = [event for event in events if event["event"] == "preview"]
+        assert [event["step"] for event in previews] == [1, 2]
+        assert {event["path"] for event in previews} == {str(tmp_path / f"{number}.preview.jpg")}
+        assert read_picture(previews[0]["path"]).shape == (64, 64, 3)
+        made.append(output.read_bytes())
+    assert made[0] == made[1] == made[2]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "there is no picture"),
+        ((PERSON,), "there is no motion"),
+        ((PERSON, "-i", PERSON, "-m", MOTION), "named already"),
+        (
+            (PERSON, MOTION, "--server", "localhost:1", "--bundle", "tiny"),
+            "--bundle means nothing with --server",
+        ),
+        (
+            (PERSON, MOTION, "--server", "localhost:1", "--graphs", "off"),
+            "--graphs means nothing with --server",
+        ),
+        ((PERSON, MOTION, "--deadline", 3), "--deadline means nothing without --server"),
+        ((PERSON, MOTION, "--preview", 1, "-o", "-"), "the output is a stream"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(
+    command: Command, tmp_path: Path, words: tuple[object, ...], said: str
+) -> None:
+    assert said in command("animate", "-o", tmp_path / "out.mp4", *words, code=1).stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_same_seed_gives_the_same_file(command: Command, bundle: Path, tmp_path: Path) -> None:
@@ -91,13 +137,22 @@ def test_what_would_be_animated_is_shown_without_running(
         assert "nothing to do" in command(*wrong, code=1).output
 
 
+def test_where_nobody_is_seen_a_sentence_stands_for_the_picture(command: Command, tmp_path: Path) -> None:
+    nobody = mm.PoseSequence.load(MOTION)[:3]
+    nobody = replace(nobody, **{name: getattr(nobody, name) * 0 for name in SHAPES if name.endswith("score")})
+    nobody.save(tmp_path / "nobody.npz")
+    said = command("pose", tmp_path / "nobody.npz", "--picture", tmp_path / "sheet.png").stdout
+    assert "not written, for nobody is seen" in said
+    assert not (tmp_path / "sheet.png").exists()
+
+
 def test_pose_finds_the_person_and_animate_takes_what_it_wrote(
     command: Command, bundle: Path, tmp_path: Path
 ) -> None:
     keypoints, sheet, frames = tmp_path / "person.json", tmp_path / "sheet.png", tmp_path / "frames"
     said = command("pose", PERSON, "--output", keypoints, "--picture", sheet).stdout
     assert "a person in 1" in said
-    assert sheet.stat().st_size > 0
+    assert read_picture(sheet)[100:400].std() > 40  # the skeleton lies over the picture
     assert mm.PoseSequence.load(keypoints).body_score[0, 0] > 0.5
     words = (
         "--reference-pose",
@@ -122,9 +177,13 @@ def test_pose_finds_the_person_and_animate_takes_what_it_wrote(
 def test_inspect_checks_a_bundle(command: Command, bundle: Path, tmp_path: Path) -> None:
     said = command("inspect", bundle).stdout
     assert "vae_decoder" in said
-    assert all(word in said for word in ("attention", "transposes", "casts"))
+    assert not any(sign in said for sign in ("[(", "{'", "casts"))
+    assert all(
+        word in command("inspect", bundle, "--details").stdout
+        for word in ("attention", "transposes", "casts")
+    )
     assert json.loads(command("inspect", bundle, "--json").stdout)["backend"] == "onnxruntime"
-    assert "build_engines" in command("inspect", tmp_path, code=1).stderr
+    assert "mimicmotion-trt build" in command("inspect", tmp_path, code=1).stderr
 
 
 def test_the_doctor_knows_this_machine(command: Command, bundle: Path) -> None:
@@ -152,7 +211,8 @@ def test_the_doctor_knows_this_machine(command: Command, bundle: Path) -> None:
 def test_mistakes_are_explained(
     command: Command, bundle: Path, tmp_path: Path, words: tuple[str, str], said: str
 ) -> None:
-    chosen = {"--bundle": str(bundle), "--image": str(PERSON), "--motion": str(MOTION)}
+    chosen = {} if words[0] == "--server" else {"--bundle": str(bundle)}
+    chosen |= {"--image": str(PERSON), "--motion": str(MOTION)}
     chosen |= {"--output": str(tmp_path / "out.mp4"), words[0]: words[1]}
     error = command("animate", *(word for pair in chosen.items() for word in pair), code=1).stderr
     assert said in error

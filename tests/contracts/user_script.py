@@ -4,6 +4,7 @@ from typing import assert_type
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 import mimicmotion_trt as mm
 from mimicmotion_trt.events import Progress
@@ -27,7 +28,11 @@ with mm.Animator.load("tiny", device="cpu", limits=mm.Limits(frames=100)) as ani
     assert_type(result.frames(), Picture)
     animator.animate("person.jpg", "dance.mp4", settings, motion_kind="film")  # wrong
     animator.animate(3, "dance.mp4")  # wrong
-    latents = animator.sample("person.jpg", np.zeros((2, 192, 128, 3), np.uint8), settings)
+    reference = animator.reference("person.jpg", settings)
+    motion = animator.rescale(animator.estimate_poses("dance.mp4", settings), reference, settings)
+    pose_frames = animator.draw_poses(reference.pose, motion, settings=settings)
+    latents = animator.sample(reference.picture, pose_frames, settings)
+    animator.sample(Image.open("person.jpg"), np.zeros((2, 192, 128, 3), np.uint8))
     assert_type(animator.decode(latents), Picture)
 
 poses: mm.PoseSequence = mm.estimate_poses("dance.mp4")

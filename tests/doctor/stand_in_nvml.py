@@ -119,7 +119,7 @@ def said(outlook: Outlook) -> str:
 
 def printed(report: Report) -> str:
     console = Console(file=io.StringIO(), width=200, markup=False)
-    show(report, console, every_choice=True)
+    show(report, console, asked="it")
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
 

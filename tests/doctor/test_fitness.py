@@ -145,4 +145,4 @@ def test_fewer_frames_are_decoded_at_a_time_where_the_usual_number_does_not_fit(
     chosen = next(choice for choice in outlook.choices if choice.fits)
     assert (chosen.segment, chosen.rows, chosen.decode_chunk) == (72, 1, 4)
     assert report.to_dict()["outlooks"][-1]["choices"][0]["decode_chunk"] == 8
-    assert "it fits with --decode-chunk 4" in printed(report)
+    assert "It fits with --decode-chunk 4" in printed(report)

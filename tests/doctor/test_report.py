@@ -29,6 +29,20 @@ def test_without_a_driver_the_cpu_is_enough(bundle):
     assert "r580" in text
 
 
+def test_the_first_lines_say_what_runs_and_what_to_do(bundle):
+    first, second = printed(look(Library(H100), bundle)).splitlines()[:2]
+    assert first.startswith("it runs here on the CPU: 15 frames of 64x128, 3 steps in about ")
+    assert second == "Use it: mimicmotion-trt animate person.jpg dance.mp4 -o out.mp4 --bundle it"
+
+
+def test_what_does_not_run_has_no_time():
+    """Of a GPU without the library the speed is known, and nothing runs on it."""
+    report = look(Library(H100), question=Question((576, 1024), 71))
+    (line,) = [line for line in printed(report).splitlines() if line.startswith(" MimicMotion 1.1 ")]
+    assert report.outlooks[-1].seconds is not None
+    assert (" no " in line, line.split()[-1]) == (True, "–")
+
+
 def test_without_nvidia_ml_py(bundle, monkeypatch):
     def missing(name: str) -> None:
         raise ImportError(name)

@@ -22,7 +22,7 @@ def refusal(folder: Path) -> BundleError:
     with pytest.raises(BundleError) as caught:
         Bundle.load(folder)
     assert str(folder) in caught.value.message
-    assert "build_engines.py" in caught.value.remedy
+    assert "mimicmotion-trt build" in caught.value.remedy
     return caught.value
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mimicmotion_trt import BundleError, EngineError
-from mimicmotion_trt.console import layer_lines
+from mimicmotion_trt.commands.inspect import layer_lines
 from mimicmotion_trt.engines import (
     Bundle,
     EnginePlan,

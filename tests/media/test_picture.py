@@ -349,3 +349,21 @@ def test_transparent_parts_lie_over_a_chosen_colour():
     made = saved(Image.new("RGBA", (2, 2), (0, 0, 0, 0)), "PNG")
     assert read_picture(made, over="black").max() == 0
     assert read_picture(made, over="#102030")[0, 0].tolist() == [16, 32, 48]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "CMYK", "I;16"])
+def test_a_picture_of_pillow_is_read_as_its_file_is_and_stays_as_it_was(mode):
+    image = Image.fromarray(QUARTERS)
+    image = (
+        Image.fromarray(np.arange(4000, dtype=np.uint16).reshape(40, 100))
+        if mode == "I;16"
+        else image.convert(mode)
+    )
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    data = saved(image, "TIFF" if mode == "CMYK" else "PNG", exif=exif)
+    opened = Image.open(io.BytesIO(data))
+    size = opened.size
+    np.testing.assert_array_equal(read_picture(opened), read_picture(data))
+    assert opened.size == size
+    np.testing.assert_array_equal(read_picture(opened), read_picture(data))  # loaded now

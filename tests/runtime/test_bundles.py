@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mimicmotion_trt import Animator, BundleError
+from mimicmotion_trt import Animator, BundleError, SettingsError
 from mimicmotion_trt.bundles import SEARCH_VARIABLE, find_bundle, load_bundle, own_settings
 
 
@@ -66,7 +66,7 @@ def test_what_is_said_where_there_is_none(tmp_path, monkeypatch):
     assert "'no-such-bundle'" in caught.value.message
     assert "/some/place" in caught.value.message
     assert str(tmp_path) in caught.value.message
-    assert "build_engines.py" in caught.value.remedy
+    assert "mimicmotion-trt build" in caught.value.remedy
     assert SEARCH_VARIABLE in caught.value.remedy
 
 
@@ -74,6 +74,22 @@ def test_a_folder_without_a_manifest(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(BundleError, match=r"manifest\.json"):
         find_bundle("empty")
+
+
+@pytest.mark.parametrize(
+    ("options", "field", "remedy"),
+    [
+        ({"device": "gpu"}, "device", "cuda:1"),
+        ({"device": 0}, "device", "auto, cpu"),
+        ({"limits": {"frames": 3}}, "limits", "Limits("),
+        ({"threads": 0}, "threads", "1 or more"),
+    ],
+)
+def test_wrong_arguments_are_told_with_the_choices(bundle, options, field, remedy):
+    with pytest.raises(SettingsError) as caught:
+        Animator.load(bundle, **options)
+    assert caught.value.field == field
+    assert remedy in caught.value.remedy
 
 
 def test_a_device_that_the_bundle_is_not_for(bundle):

@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 
-from mimicmotion_trt import OutputError, Result
+from mimicmotion_trt import Cancelled, OutputError, Result
 from mimicmotion_trt.media.picture import read_picture
 
 
@@ -106,3 +106,44 @@ def test_a_result_without_frames_is_not_saved(animator, person, person_pose, dan
     with pytest.raises(OutputError, match="no frame"):
         empty.save(tmp_path / "out.mp4")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_result_says_what_it_is_in_a_line(animator, result, person, person_pose, dance):
+    assert repr(result) == "<Result: 5 frames of 64x128, 15 fps, 0.3 s>"
+    assert repr(dance) == "<PoseSequence: 50 frames of 480x854, 30 fps, 1.7 s>"
+    job = animator.animate(person, dance[:3], reference_pose=person_pose)
+    assert repr(job) == "<Job: 3 frames of 128x64, 30 fps, 0.1 s>"
+    assert "cpu: 64x128, 128x64, 16 frames" in repr(animator)
+    assert all(len(repr(event)) < 300 for event in job)
+
+
+def test_a_notebook_shows_a_player_and_a_sheet(animator, result, person, person_pose, dance):
+    html = result._repr_html_()
+    assert 'src="data:video/mp4;base64,' in html
+    assert 'src="data:image/jpeg;base64,' in html
+    assert "data:image/jpeg" in dance._repr_html_()
+    empty = Result(animator.animate(person, dance[:1], reference_pose=person_pose).animation)
+    assert empty._repr_html_() == "<p>No frames yet of 128x64.</p>"
+
+
+def test_a_closed_result_says_so(animator, person, person_pose, dance, tmp_path):
+    settings = animator.settings(steps=1, guidance=1, size=(64, 64))
+    closed = animator.animate(person, dance[:1], settings, reference_pose=person_pose).result()
+    closed.close()
+    closed.close()
+    for use in (closed.frames, lambda: next(iter(closed)), lambda: closed.save(tmp_path / "out.mp4")):
+        with pytest.raises(OutputError, match="closed"):
+            use()
+    assert not list(tmp_path.iterdir())
+
+
+def test_there_is_no_result_after_ctrl_c(animator, person, person_pose, dance):
+    def press(event):
+        raise KeyboardInterrupt
+
+    settings = animator.settings(steps=1, guidance=1, size=(64, 64))
+    job = animator.animate(person, dance[:2], settings, reference_pose=person_pose)
+    with pytest.raises(KeyboardInterrupt):
+        job.result(progress=press)
+    with pytest.raises(Cancelled, match="interrupted"):
+        job.result()

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
-from mimicmotion_trt import Animator, MotionError, Settings, SettingsError
+from mimicmotion_trt import Animator, InputError, MotionError, Settings, SettingsError
 from mimicmotion_trt.media.picture import read_picture
 
 
@@ -187,10 +189,20 @@ def test_decoding_leaves_the_latents_alone(animator, sample):
 
 def test_a_picture_in_every_form(animator, person, pose_pictures):
     settings = Settings(steps=1, guidance=1)
-    picture = read_picture(person)
-    forms = [person, str(person), person.read_bytes(), picture]
-    results = [animator.sample(form, pose_pictures(2), settings).tobytes() for form in forms]
+    picture, poses = read_picture(person), pose_pictures(2)
+    forms = [person, str(person), person.read_bytes(), picture, Image.open(person), torch.tensor(picture)]
+    results = [animator.sample(form, poses, settings).tobytes() for form in forms]
     assert len(set(results)) == 1
+    assert animator.sample(picture, torch.from_numpy(poses), settings).tobytes() == results[0]
+
+
+def test_a_tensor_that_numpy_cannot_read(animator, person, pose_pictures):
+    wanting = torch.zeros(2, 64, 64, 3, requires_grad=True)
+    for image, poses, field in ((wanting[0], pose_pictures(2), "image"), (person, wanting, "pose_frames")):
+        with pytest.raises(InputError) as caught:
+            animator.sample(image, poses)
+        assert caught.value.field == field
+        assert "detach" in caught.value.remedy
 
 
 @pytest.mark.parametrize(

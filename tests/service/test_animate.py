@@ -42,6 +42,7 @@ def test_events_tell_the_whole_story_in_order(client):
     assert (started.frames, started.fps, started.size) == (10, 12.5, (64, 128))
     assert (done.frames, done.fps, done.size) == (10, 12.5, (64, 128))
     assert set(done.seconds) == {"pose", "encode", "denoise", "decode", "write"}
+    assert done.note == "graphs True, threads None", "what the bundle says of itself"
     stages = [event.stage for event in events if isinstance(event, Progress)]
     assert sorted(set(stages), key=stages.index) == ["pose", "encode", "denoise", "decode"]
     assert all(str(event) for event in events)

@@ -107,4 +107,4 @@ def test_mistakes_of_an_operator_are_explained(words, told):
 @pytest.mark.parametrize("flag", [("--tls-ca", "ca.pem"), ("--priority", "3"), ("--deadline", "60")])
 def test_flags_of_connection_and_order_are_for_a_server(tmp_path, flag):
     done = command("animate", *TINY, "--output", tmp_path / "out.mp4", *flag)
-    assert (done.exit_code, f"{flag[0]} is for a server" in done.stderr) == (1, True)
+    assert (done.exit_code, f"{flag[0]} means nothing without --server" in done.stderr) == (1, True)

@@ -53,3 +53,9 @@ def test_a_clients_certificate_needs_its_key(certificates):
         Client("localhost:1", tls=ClientTls(certificate=certificates / "client.pem"))
     with pytest.raises(errors.ServiceError, match="holds no certificate"):
         Client("localhost:1", tls=ClientTls(ca=Path(__file__)))
+
+
+def test_tls_of_another_kind_is_refused():
+    with pytest.raises(errors.ServiceError, match="tls is a bool") as caught:
+        Client("localhost:1", tls=True)
+    assert "ClientTls(" in caught.value.remedy

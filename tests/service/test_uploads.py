@@ -5,17 +5,22 @@ from __future__ import annotations
 import time
 
 import grpc
+import numpy as np
 import pytest
+import torch
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from mimicmotion_trt import errors
 from mimicmotion_trt.limits import Limits
+from mimicmotion_trt.media.picture import read_picture
 from mimicmotion_trt.service import Client
 from mimicmotion_trt.service.generated.mimicmotion.v1 import animation_pb2 as pb
 from mimicmotion_trt.service.generated.mimicmotion.v1 import animation_pb2_grpc as pb_grpc
+from mimicmotion_trt.service.transfer import Upload
 
 from .hosting import hosted, script
 
@@ -213,3 +218,18 @@ def test_random_uploads_get_a_considered_answer(stub, host, parts, straight):
         assert [part.WhichOneof("part") for part in parts[:2]] == ["header", "picture"]
     assert host.engine_pid == pid, "the engine is still the same process"
     assert host.server.scheduler.warm
+
+
+def test_pictures_of_pillow_and_tensors_are_sent_as_arrays_are():
+    shown, frames = np.random.default_rng(0).integers(0, 256, (2, 6, 8, 3), np.uint8), []
+    for image, poses in ((shown[0], shown), (Image.fromarray(shown[0]), torch.tensor(shown))):
+        parts = list(Upload(image, poses, None))
+        np.testing.assert_array_equal(read_picture(b"".join(part.picture for part in parts)), shown[0])
+        frames.append(b"".join(part.motion for part in parts))
+    assert frames[0] == frames[1]
+
+
+@pytest.mark.parametrize(("image", "motion"), [(3, MOTION), (PICTURE, 3), (PICTURE, {"frames": 2})])
+def test_what_is_no_input_is_told_before_it_is_sent(image, motion):
+    with pytest.raises(errors.InputError):
+        Upload(image, motion, None)

@@ -43,7 +43,7 @@ def test_every_step_shows_how_the_run_goes(two_steps):
 
 
 def test_without_a_terminal_there_is_a_line_every_so_many_steps(capsys):
-    with Display("step", every=2) as display:
+    with Display("step", 2) as display:
         display.say("begun")
         for step in range(1, 6):
             display.show(step, 5, f"loss {step}")
@@ -86,8 +86,8 @@ def test_the_command_at_the_end_of_a_run_builds_a_bundle_of_what_was_trained(
     from mimicmotion_trt.export.build_engines import app
 
     monkeypatch.chdir(tmp_path)
-    program, script, *words = shlex.split(two_steps.said[-1].partition("next: ")[2])
-    assert (program, script) == ("python", "export/build_engines.py")
+    program, command, *words = shlex.split(two_steps.said[-1].partition("Next: ")[2])
+    assert (program, command) == ("mimicmotion-trt", "build")
     done = CliRunner().invoke(app, [*words, "--backend", "torch"])
     assert done.exit_code == 0, done.output
     with Animator.load(Path("bundles", two_steps.folder.name), threads=1) as animator:

@@ -205,8 +205,8 @@ class MotionStage(TrainingStage):
 
 def build_command(base: str, checkpoint: str | Path, run: Path) -> str:
     """The command that builds a bundle with a run's name."""
-    script = ["python", "export/build_engines.py", "--base", base, "--checkpoint", str(checkpoint)]
-    return shlex.join([*script, "--output", str(Path("bundles", run.resolve().name))])
+    words = ["mimicmotion-trt", "build", "--base", base, "--checkpoint", str(checkpoint)]
+    return shlex.join([*words, "--output", str(Path("bundles", run.resolve().name))])
 
 
 def validate_motion(

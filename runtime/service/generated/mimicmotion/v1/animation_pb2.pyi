@@ -1018,7 +1018,7 @@ class DoneEvent(_message.Message):
     held: _builtins.int
     """Frames in which the driving person was not seen: they hold the last pose, its confidence falling."""
     note: _builtins.str
-    """What was lost of the motion's sound, and why; empty if nothing was."""
+    """What the bundle says of itself, and what was lost of the motion's sound, and why; empty if there is nothing to say."""
     @_builtins.property
     def size(self) -> Global___Size: ...
     @_builtins.property

@@ -1,0 +1,106 @@
+"""Help fits on the screen, shows what the bundle does, and names every setting in its section."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+import mimicmotion_trt as mm
+from mimicmotion_trt.commands.options import PANELS, SettingsCommand
+
+from .conftest import Command
+
+COMMANDS = (
+    "animate",
+    "pose",
+    "serve",
+    "jobs list",
+    "jobs watch",
+    "jobs cancel",
+    "new-token",
+    "inspect",
+    "doctor",
+)
+SCREEN = 50
+"""Lines of a screen of 100 columns."""
+
+
+@pytest.fixture(autouse=True)
+def a_hundred_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+
+
+def sections(text: str) -> dict[str, str]:
+    """The lines of each section of a help text."""
+    found: dict[str, str] = {}
+    name = ""
+    for line in text.splitlines():
+        if line.endswith(":") and not line.startswith(" "):
+            name = line[:-1]
+        else:
+            found[name] = found.get(name, "") + line + "\n"
+    return found
+
+
+def test_every_setting_has_a_section() -> None:
+    named = [name for names in PANELS.values() for name in names]
+    assert {field.name for field in fields(mm.Settings)} <= set(named)
+    assert len(named) == len(set(named))
+    assert set(PANELS) <= set(SettingsCommand.panels)
+
+
+@pytest.mark.parametrize(("words", "screens"), [("", 1), ("animate", 2), ("serve", 2), ("jobs", 1)])
+def test_it_fits_on_the_screen(command: Command, words: str, screens: int) -> None:
+    lines = command(*words.split(), "--help").stdout.splitlines()
+    assert len(lines) <= screens * SCREEN
+    assert max(map(len, lines)) <= 100
+
+
+def test_a_narrow_terminal_is_respected(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    help_of = sections(command("animate", "--help").stdout)
+    assert (
+        max(len(line) for name in help_of if name != "Examples" for line in help_of[name].splitlines()) <= 80
+    )
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_every_command_has_two_examples_that_it_would_take(command: Command, words: str) -> None:
+    """Each flag of an example is a flag of the command."""
+    text = command(*words.split(), "-h").stdout
+    examples = sections(text)["Examples"].split("\n")
+    lines = [line.strip() for line in examples if line.strip()]
+    assert len(lines) == 2
+    for line in lines:
+        assert line.startswith(f"mimicmotion-trt {words} ") or line == f"mimicmotion-trt {words}"
+        for word in line.split():
+            assert not word.startswith("-") or f"{word} " in text
+
+
+def test_flags_stand_in_their_sections(command: Command) -> None:
+    help_of = sections(command("animate", "--help").stdout)
+    assert list(help_of)[1:] == [*SettingsCommand.panels, "Options", "Examples"]
+    for flag, panel in (
+        ("--steps", "Quality"),
+        ("--person", "Motion"),
+        ("--token-file", "Server"),
+        ("-o", "Input/Output"),
+    ):
+        assert f"  {flag}" in help_of[panel]
+
+
+def test_kinds_of_values_are_plain_words_and_choices(command: Command) -> None:
+    text = command("animate", "--help").stdout + command("serve", "--help").stdout
+    assert "--framing person|centre|pad" in text
+    assert not any(word in text for word in ("<str>", "<int>", "<float>", "list[", "None"))
+
+
+def test_defaults_are_those_of_the_bundle_that_is_named(command: Command, bundle: Path) -> None:
+    own = {"tiny": "--steps NUMBER Denoising steps, 1 to 1000 [default: 2]"}
+    own[str(bundle)] = own["tiny"].replace("2]", "3]")
+    for name, line in own.items():
+        for words in (["--bundle", name, "--help"], ["--help", f"--bundle={name}"]):
+            assert line in " ".join(command("animate", *words).stdout.split())
+    assert "no bundle 'nothing'" in command("animate", "--bundle", "nothing", "--help", code=1).stderr
