@@ -107,4 +107,4 @@ def test_several_runs_are_compared_in_80_columns(run, tmp_path):
     assert cells["psnr"] == ["110", "110", "–"]
     assert cells["found"] == ["–", "–", "0.5"]
     draw_curves([[read_curve(folder) for folder in (run, *others)]], tmp_path / "curves.png")
-    assert read_picture(tmp_path / "curves.png").shape[1] == 680
+    assert read_picture(tmp_path / "curves.png").shape[1] == 935
