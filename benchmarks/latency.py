@@ -30,7 +30,7 @@ from mimicmotion_trt.denoise.noise import latent_noise
 from mimicmotion_trt.errors import SettingsError
 from mimicmotion_trt.media.writer import VideoWriter
 from mimicmotion_trt.pose import draw_poses
-from mimicmotion_trt.settings import Settings, parse_size
+from mimicmotion_trt.settings import REFERENCE, Settings, parse_size
 
 MODEL = ROOT / "training" / "models" / "tiny"
 SETTLE_SECONDS = 0.3
@@ -167,7 +167,7 @@ def compare_torch(bench: Bench, base: Path, checkpoint: Path) -> dict[str, Any]:
     torch.set_num_threads(bench.threads)
     loop = TorchLoop(load_model(base, checkpoint), animator.manifest.image)
     reference = picture(settings.size)
-    poses = draw_poses(keypoints(frames + 1), height, width, settings.canvas or 2160)
+    poses = draw_poses(keypoints(frames + 1), height, width, settings.canvas or int(REFERENCE["canvas"]))
     noise = latent_noise(settings.seed, frames + 1, settings.segment, (height // 8, width // 8))
     kept: dict[str, Any] = {}
 

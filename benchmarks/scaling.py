@@ -50,7 +50,7 @@ from mimicmotion_trt.doctor.machine import EFFICIENCY, PEAK_TFLOPS, unet_call
 from mimicmotion_trt.engines import Placement, open_engine
 from mimicmotion_trt.files import write_atomic
 from mimicmotion_trt.pose import draw_poses
-from mimicmotion_trt.settings import Settings
+from mimicmotion_trt.settings import REFERENCE, Settings
 from mimicmotion_trt.training.plots import drawn, plain_log
 
 DOCS = ROOT / "docs" / "internals" / "scaling.md"
@@ -157,7 +157,9 @@ def clip_call(bundle: str, point: Point, steps: int, threads: int) -> tuple[Any,
     settings = animator.settings(size=point.size, segment=point.segment, overlap=OVERLAP, steps=steps)
     width, height = point.size
     reference = picture(point.size)
-    poses = draw_poses(keypoints(point.frames + 1), height, width, settings.canvas or 2160)
+    poses = draw_poses(
+        keypoints(point.frames + 1), height, width, settings.canvas or int(REFERENCE["canvas"])
+    )
 
     def call() -> None:
         animator.decode(animator.sample(reference, poses, settings))

@@ -25,10 +25,12 @@ from .errors import (
 if TYPE_CHECKING:
     from .animator import Animator
     from .events import Event
+    from .facts import Facts
     from .job import Job, Result
     from .limits import Limits
+    from .media.record import read_facts
     from .pose import PoseSequence, draw_poses, estimate_poses, rescale_to_reference
-    from .service import AsyncClient, Client
+    from .service import AsyncClient, Client, ClientTls
     from .settings import Settings, SettingsDict
 
 __version__ = "0.1.0"
@@ -37,7 +39,9 @@ _LAZY = {
     "Animator": "animator",
     "AsyncClient": "service",
     "Client": "service",
+    "ClientTls": "service",
     "Event": "events",
+    "Facts": "facts",
     "Job": "job",
     "Limits": "limits",
     "PoseSequence": "pose",
@@ -46,6 +50,7 @@ _LAZY = {
     "SettingsDict": "settings",
     "draw_poses": "pose",
     "estimate_poses": "pose",
+    "read_facts": "media.record",
     "rescale_to_reference": "pose",
 }
 """Names whose modules load numpy, pydantic, OpenCV, PyAV, ONNX Runtime or gRPC: imported when first used."""
@@ -57,10 +62,12 @@ __all__ = [
     "Cancelled",
     "CheckpointError",
     "Client",
+    "ClientTls",
     "DeviceLost",
     "EngineError",
     "Event",
     "ExportError",
+    "Facts",
     "InputError",
     "Job",
     "KernelError",
@@ -79,6 +86,7 @@ __all__ = [
     "SettingsError",
     "draw_poses",
     "estimate_poses",
+    "read_facts",
     "rescale_to_reference",
 ]
 

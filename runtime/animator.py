@@ -20,6 +20,7 @@ from .denoise.checkpoint import Checkpoints
 from .denoise.cost import ModelStats, check_memory
 from .denoise.plan import closing
 from .errors import MotionError, SettingsError
+from .facts import Facts
 from .inputs import Request, check_pose_pictures, nearest_size, open_inputs, read_reference
 from .job import Job
 from .limits import Limits
@@ -38,7 +39,7 @@ Float = NDArray[np.float32]
 Picture = NDArray[np.uint8]
 OnStep = Callable[[int, Float], None]
 DEVICES = r"auto|cpu|cuda(:\d+)?"
-MEASURABLE, THIN = 1.5, 0.5
+MEASURABLE, THIN = 1.5, 0.65
 """Pixels from which the width of lines can be told; share of the width of the model's lines under which pose pictures
 are thought to be a mistake."""
 
@@ -120,9 +121,14 @@ class Animator:
 
     @property
     def build(self) -> str:
-        """What an animation's bytes depend on besides inputs and settings: bundle, version and device."""
-        devices = {gpu.name for gpu in self.networks.gpus} or {"cpu"}
-        return " ".join([self.manifest.build, version("mimicmotion-trt"), *sorted(devices)])
+        """What an animation's frames depend on besides inputs and settings: bundle, version and device."""
+        facts = self.facts(self.settings())
+        return f"{facts.build} {facts.version} {facts.device}"
+
+    def facts(self, settings: Settings) -> Facts:
+        """How this animator makes a video with these settings, as far as is known before it does."""
+        device = " ".join(sorted({gpu.name for gpu in self.networks.gpus})) or "cpu"
+        return Facts(settings, self.bundle_name, self.manifest.build, version("mimicmotion-trt"), device)
 
     def settings(self, **overrides: Unpack[SettingsDict]) -> Settings:
         """The bundle's own settings with some replaced; raises `SettingsError`."""
@@ -192,7 +198,8 @@ class Animator:
         if self.costs is not None:
             sized, length = replace(settings, size=inputs.size), inputs.motion.frames or frames
             check_memory(self.costs, sized, length, self.rows, self.limits)
-        return Animation(self.networks, self.sampler, inputs, settings, cancelled, clock, checkpoints)
+        facts = self.facts(replace(settings, size=inputs.size))
+        return Animation(self.networks, self.sampler, inputs, facts, cancelled, clock, checkpoints)
 
     # ---- the steps of an animation by hand ----
 

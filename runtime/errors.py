@@ -23,6 +23,11 @@ Each message says what is wrong with which input; `remedy` says what to do about
 from __future__ import annotations
 
 
+def counted(number: int, noun: str) -> str:
+    """ "1 frame", "2 frames", for messages."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 class MimicMotionError(Exception):
     """Base of the tree. `str(error)` is the message followed by the remedy."""
 

@@ -12,7 +12,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import MimicMotionError
+from .errors import MimicMotionError, counted
+from .facts import Facts
 from .settings import Settings
 
 Stage = Literal["pose", "encode", "denoise", "decode"]
@@ -42,6 +43,9 @@ class Event:
                 value = value.to_dict()
             elif isinstance(value, MimicMotionError):
                 value = str(value)
+            elif isinstance(value, Facts):
+                values |= value.to_dict()
+                continue
             if value is not None and (f.name != "sequence" or value):
                 values[f.name] = value
         return values
@@ -116,7 +120,7 @@ class Progress(Event):
 
     def __str__(self) -> str:
         inner = f", segment {self.segment}/{self.segments}" if self.segments else ""
-        extra = f", {len(self.frames)} frames" if self.frames is not None else ""
+        extra = f", {counted(len(self.frames), 'frame')}" if self.frames is not None else ""
         return f"[{self.seconds:7.2f} s] {self.stage} {self.step}/{self.steps or '?'}{inner}{extra}"
 
 
@@ -173,10 +177,13 @@ class Done(Event):
     note: str = ""
     """What the bundle says of itself (that it knows drawn people only, for instance), and what was lost of the
     motion's sound, and why; empty if there is nothing to say."""
+    facts: Facts | None = None
+    """How it was made; None from a server that does not say so."""
 
     def __str__(self) -> str:
         held = f" ({self.held} of them hold a pose)" if self.held else ""
-        return f"done: {self.frames} frames{held}, {self.bytes:,} bytes, {sum(self.seconds.values()):.2f} s"
+        frames, seconds = counted(self.frames, "frame"), sum(self.seconds.values())
+        return f"done: {frames}{held}, {self.bytes:,} bytes, {seconds:.2f} s"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -50,14 +50,17 @@ class AnimationInputs:
 
     def reference(self, framing: Framing, person: str | None = None) -> Reference:
         """The picture and the pose of the person in it, as they are animated; see `Settings`."""
-        pose = self.reference_pose or self._estimate_reference(person)
-        return frame_reference(self.picture, pose, self.size, framing)
+        if self.reference_pose is not None:
+            return frame_reference(self.picture, self.reference_pose, self.size, framing)
+        pose, people = self._estimate_reference(person)
+        return replace(frame_reference(self.picture, pose, self.size, framing), people=people)
 
     def open_estimator(self, person: str | None) -> ChoosingEstimator:
         """The estimator that was asked for, to follow this person."""
         return open_estimator(self.estimator, threads=self.threads, person=person)
 
-    def _estimate_reference(self, person: str | None) -> PoseSequence:
+    def _estimate_reference(self, person: str | None) -> tuple[PoseSequence, int]:
+        """(the person's pose in the picture, how many people were seen)."""
         # In the whole picture, not in the crop: what is around a person helps an estimator to find them.
         estimator = self.open_estimator(person)
         pose = estimator.estimate(self.picture)
@@ -68,7 +71,7 @@ class AnimationInputs:
                 remedy="Give a picture that shows one person, or the person's pose as reference_pose.",
                 field="image",
             )
-        return pose
+        return pose, estimator.people
 
 
 def open_inputs(

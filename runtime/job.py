@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from .errors import Cancelled, OutputError
 from .events import Progress, joined_notes
+from .facts import Facts
 from .pipeline import Animation
 from .validation import described_clip
 
@@ -104,6 +105,16 @@ class Result:
         return self.animation.size
 
     @property
+    def facts(self) -> Facts:
+        """How it was made: settings in force, bundle, device, people found, frames held. Also in the saved file."""
+        return self.animation.facts
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """By stage: pose, encode, denoise, decode."""
+        return self.animation.seconds
+
+    @property
     def held(self) -> int:
         """Frames in which the driving person was not seen: they hold the last pose."""
         return self.animation.held
@@ -160,12 +171,16 @@ class Result:
     def save(self, path: str | Path) -> Path:
         """Write the video with the motion's sound, in the format of the path's ending; whole or not at all.
 
-        .mp4, .mov, .mkv, .webm, .gif, or PNG pictures for a folder (`frames/`) or pattern (`f/%04d.png`).
+        .mp4, .mov, .mkv, .webm, .gif, or PNG pictures for a folder (`frames/`) or pattern (`f/%04d.png`). The four
+        video formats hold `facts` in their metadata (`comment`, JSON), which `read_facts` reads.
         Sound that cannot be used is left out, which `note` says. Raises `OutputError`.
         """
         from .media.writer import VideoWriter  # needs PyAV; a machine that only samples does without
 
-        with VideoWriter(path, fps=self.fps, size=self.size, audio=self.animation.audio) as writer:
+        comment = self.facts.to_json
+        with VideoWriter(
+            path, fps=self.fps, size=self.size, audio=self.animation.audio, comment=comment
+        ) as writer:
             for frame in self:
                 writer.write(frame)
         self.note = joined_notes(self.animation.note, writer.note)

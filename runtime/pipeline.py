@@ -5,6 +5,7 @@ Each stage is a generator: it yields `Progress` and returns its result.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from itertools import chain
@@ -16,8 +17,9 @@ from numpy.typing import NDArray
 from .denoise.checkpoint import Checkpoint, Checkpoints
 from .denoise.plan import Conditions, DenoisePlan, Denoiser, closing
 from .denoise.schedule import Step
-from .errors import Cancelled, EngineError, MotionError
-from .events import Progress, Stage
+from .errors import Cancelled, EngineError, MotionError, counted
+from .events import STAGES, Progress, Stage
+from .facts import Facts
 from .inputs import AnimationInputs
 from .networks import Networks, Sampler
 from .pose import PoseSequence, iter_pose_pictures, rescale_to_reference
@@ -41,13 +43,15 @@ class Animation:
         networks: Networks,
         sampler: Sampler,
         inputs: AnimationInputs,
-        settings: Settings,
+        facts: Facts,
         cancelled: Callable[[], bool],
         clock: Callable[[], float],
         checkpoints: Checkpoints | None = None,
     ) -> None:
-        self.settings = replace(settings, size=inputs.size)
-        """The settings in force, all filled in."""
+        self.facts = facts
+        """How it is made: the settings in force; people and held frames are known after the pose stage."""
+        self.seconds: dict[str, float] = dict.fromkeys(STAGES, 0.0)
+        """That each stage has taken so far, without what the owner did in between."""
         self.fps = inputs.motion.fps
         self.size = inputs.size
         self.frames = inputs.motion.frames
@@ -56,14 +60,22 @@ class Animation:
         self.poses: PoseSequence | None = None
         """The poses that are drawn, the reference's own first. None if the motion is pose pictures, or before the
         pose stage ends."""
-        self.held = 0
-        """Frames of the motion in which the person was not seen: they hold the last pose, confidence falling."""
         self.reference: Reference | None = None
         """The picture as it is animated, the pose in it and the crop that was taken; None before the pose stage."""
         self._networks, self._sampler, self._inputs = networks, sampler, inputs
         self._cancelled, self._clock, self._began = cancelled, clock, clock()
         self._checkpoints = checkpoints
-        self._events = self._run()
+        self._events = self._timed()
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in force, all filled in."""
+        return self.facts.settings
+
+    @property
+    def held(self) -> int:
+        """Frames of the motion in which the person was not seen: they hold the last pose, confidence falling."""
+        return self.facts.held
 
     def __iter__(self) -> Iterator[Progress]:
         return self._events
@@ -76,6 +88,14 @@ class Animation:
     def close(self) -> None:
         """Stop the animation and give back what it holds."""
         self._events.close()
+
+    def _timed(self) -> StageRun[None]:
+        with contextlib.closing(self._run()) as events:
+            last = self._clock()
+            for event in events:
+                self.seconds[event.stage] += self._clock() - last
+                yield event
+                last = self._clock()
 
     def _run(self) -> StageRun[None]:
         try:
@@ -100,6 +120,7 @@ class Animation:
         motion, (width, height), canvas = self._inputs.motion, self.size, self.settings.canvas
         assert canvas is not None
         self.reference = self._inputs.reference(self.settings.framing, self.settings.person)
+        self.facts = replace(self.facts, people_in_picture=self.reference.people)
         reference = self.reference.pose
         if motion.pictures is not None:
             self._stop_if_cancelled()
@@ -108,14 +129,17 @@ class Animation:
             return chain(own, sized_pictures(motion, width, height))
         driving = motion.poses
         if driving is None:
-            driving = self._checkpoints.load_poses() if self._checkpoints is not None else None
-        if driving is None:
-            driving = yield from self._estimate()
-            if self._checkpoints is not None:
-                self._checkpoints.save_poses(driving)
+            found = self._checkpoints.load_poses() if self._checkpoints is not None else None
+            if found is None:
+                found = yield from self._estimate()
+                if self._checkpoints is not None:
+                    self._checkpoints.save_poses(*found)
+            driving, people = found
+            self.facts = replace(self.facts, people_in_motion=people)
         if self.settings.rescale:
             driving = rescale_to_reference(driving, reference, height, width)
-        driving, self.held = hold_poses(driving)
+        driving, held = hold_poses(driving)
+        self.facts = replace(self.facts, held=held)
         self.frames = len(driving)
         self.poses = PoseSequence.concat(
             [replace(reference, fps=driving.fps, size=self.size), replace(driving, size=self.size)]
@@ -124,8 +148,8 @@ class Animation:
         yield self._progress("pose", self.frames, self.frames)
         return iter_pose_pictures(self.poses, height, width, canvas)
 
-    def _estimate(self) -> StageRun[PoseSequence]:
-        """The poses of a driving video."""
+    def _estimate(self) -> StageRun[tuple[PoseSequence, int]]:
+        """The poses of a driving video, and the most people who were seen in a frame."""
         assert self._inputs.motion.video is not None
         estimator, found = self._inputs.open_estimator(driver_of(self.settings)), []
         for done, frame in enumerate(self._inputs.motion.video(), 1):
@@ -136,11 +160,11 @@ class Animation:
         estimator.check_found()
         if not any(pose.body_score.any() for pose in found):
             raise MotionError(
-                f"nobody was found in {len(found)} frames of the motion.",
+                f"nobody was found in {counted(len(found), 'frame')} of the motion.",
                 remedy="Give a video that shows one person, or keypoints.",
                 field="motion",
             )
-        return replace(PoseSequence.concat(found), fps=self._inputs.motion.fps)
+        return replace(PoseSequence.concat(found), fps=self._inputs.motion.fps), estimator.people
 
     # ---- encode ----
 

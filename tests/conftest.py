@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 ROOT = Path(__file__).parents[1]
+AS_BUILT: dict[str, Any] = {
+    "sizes": ((64, 128), (128, 64)), "segment": 16, "defaults": {"canvas": 512, "steps": 3},
+}  # fmt: skip
+"""Options of the bundles that all tests share."""
 
 
 @pytest.fixture(scope="session")
@@ -91,12 +95,36 @@ def build_golden(golden: Path) -> Callable[[str, Options], Path]:
 
 
 @pytest.fixture(scope="session")
-def bundle(build_golden: Callable[[str, Options], Path]) -> Path:
-    """The folder of a bundle of the tiny networks."""
+def deep_bundle(build_golden: Callable[[str, Options], Path]) -> Path:
+    """The folder of a bundle of the tiny networks, built with --deep-cache."""
     from mimicmotion_trt.export.options import Options
 
-    options = Options(sizes=((64, 128), (128, 64)), segment=16, defaults={"canvas": 512, "steps": 3})
-    return build_golden("test-bundle", options)
+    return build_golden("test-deep-bundle", Options(**AS_BUILT, deep_cache=True))
+
+
+@pytest.fixture(scope="session")
+def bundle(golden: Path, deep_bundle: Path) -> Path:
+    """The same without --deep-cache: two networks fewer, the others are the same files."""
+    from filelock import FileLock
+
+    from mimicmotion_trt.engines import NETWORKS, Bundle
+    from mimicmotion_trt.export.build import build_key
+    from mimicmotion_trt.export.options import Options
+
+    options, folder = Options(**AS_BUILT), ROOT / "build" / "test-bundle"
+    key = build_key(golden / "tiny" / "svd", golden / "tiny" / "mimicmotion.pth", options)
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists() or Bundle.load(folder).manifest.build != key:
+            shutil.rmtree(folder, ignore_errors=True)
+            built = Bundle.load(deep_bundle)
+            networks = {name: built.manifest.networks[name] for name in NETWORKS}
+            shutil.copytree(deep_bundle, coming := folder.with_name("test-bundle.coming"), dirs_exist_ok=True)
+            for name in built.manifest.networks.keys() - networks.keys():
+                (coming / f"{name}.onnx").unlink()
+            manifest = replace(built.manifest, networks=networks, build=key, options=options.arguments)
+            (coming / "manifest.json").write_text(manifest.to_json())
+            coming.rename(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -116,23 +144,11 @@ def pose_net(opened: Bundle) -> Engine:
 
 
 @pytest.fixture(scope="session")
-def deep_bundle(build_golden: Callable[[str, Options], Path]) -> Path:
-    """The same networks built with --deep-cache."""
-    from mimicmotion_trt.export.options import Options
-
-    options = Options(sizes=((64, 128),), segment=16, defaults={"canvas": 512, "steps": 3}, deep_cache=True)
-    return build_golden("test-deep-bundle", options)
-
-
-@pytest.fixture(scope="session")
 def torch_bundle(build_golden: Callable[[str, Options], Path]) -> Path:
-    """The same again for PyTorch."""
+    """The same networks for PyTorch, at one size."""
     from mimicmotion_trt.export.options import Options
 
-    options = Options(
-        backend="torch", sizes=((64, 128),), segment=16, defaults={"canvas": 512, "steps": 3}, deep_cache=True
-    )
-    return build_golden("test-bundle-torch", options)
+    return build_golden("test-bundle-torch", Options(**{**AS_BUILT, "sizes": ((64, 128),)}, backend="torch"))
 
 
 @pytest.fixture(scope="session")

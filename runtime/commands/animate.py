@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ..console import Reporter, explained
-from ..errors import MotionError, OutputError, SettingsError
+from ..errors import MotionError, OutputError, SettingsError, counted
 from ..events import joined_notes
 from ..flags import Given, make_flag, with_flags
 from ..limits import Limits
 from ..service.commands import connect, connection_flags, limit_values
+from ..settings import Settings
 from .files import check_output, convert, is_stream, preview_path, whole_file
 from .options import AsJson, read_settings, refuse, settings_flags
 
 if TYPE_CHECKING:
+    from ..facts import Facts
     from ..service import Client
 
 
@@ -101,6 +103,14 @@ def animate(
         Path | None,
         typer.Option(metavar="FILE", help="Keypoints of the person in the picture.", rich_help_panel=IO),
     ] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="VIDEO",
+            help="Settings, bundle and, without MOTION, movement of a finished video.",
+            rich_help_panel=IO,
+        ),
+    ] = None,
     as_json: AsJson = False,
     here: Given,
     chosen: Given,
@@ -113,11 +123,16 @@ def animate(
     mimicmotion-trt animate person.jpg dance.mp4 -o out.mp4
     mimicmotion-trt animate person.jpg dance.mp4 -o out.mp4 --server localhost:50051 --steps 10
     """
+    from ..media.record import read_facts
     from ..pose import PoseSequence
 
     with explained(as_json):
-        image, motions = picture_and_motions(list(files or ()), image, list(motion or ()))
+        before = None if like is None else read_facts(like)
+        image, motions = picture_and_motions(list(files or ()), image, list(motion or ()), like)
         settings = read_settings(chosen)  # before anything is loaded
+        if before is not None:
+            settings = recorded_settings(before, own_motion=motions == [like]) | settings
+            Settings.from_dict(settings)
         server = there.pop("server", "")
         if server:
             refuse(here, "with --server", "It is the server's to choose: leave it out.")
@@ -134,21 +149,24 @@ def animate(
             inputs: Given = {"image": image, "motion": motions, "reference_pose": pose}
             if server:
                 inputs |= {name: there.pop(name) for name in ("priority", "deadline") if name in there}
-                done = _on_server(connect(server, there), inputs, settings, output, reporter)
+                done = _on_server(connect(server, there), inputs, settings, output, reporter, before)
             else:
-                done = _in_process(here, inputs, settings, output, reporter)
+                done = _in_process(here, inputs, settings, output, reporter, before)
         reporter.note(done.pop("note"))
         reporter.line({"event": "done", "output": output, **done})
         size = "x".join(map(str, done["size"]))
-        reporter.say(f"{output}: {done['frames']} frames, {size}, {done['fps']:g} per second")
+        reporter.say(f"{output}: {counted(done['frames'], 'frame')}, {size}, {done['fps']:g} per second")
         if preview is not None:
             reporter.say(f"{preview}: the middle frame as the last step saw it")
 
 
 def picture_and_motions(
-    files: list[Path], image: Path | None, motions: list[Path]
+    files: list[Path], image: Path | None, motions: list[Path], like: Path | None
 ) -> tuple[Path, list[Path]]:
-    """What is named by its place, and what by a flag, as one; raises `SettingsError` if something is missing."""
+    """What is named by its place, and what by a flag, as one; raises `SettingsError` if something is missing.
+
+    Where no motion is named, a finished video that is to be followed is one.
+    """
     if image is None and files:
         image, *files = files
     if motions and files:
@@ -157,7 +175,7 @@ def picture_and_motions(
             remedy="Leave it out, or the flags.",
             field="motion",
         )
-    motions = motions or files
+    motions = motions or files or ([] if like is None else [like])
     if image is None or not motions:
         raise SettingsError(
             f"there is no {'picture' if image is None else 'motion'}.",
@@ -167,8 +185,20 @@ def picture_and_motions(
     return image, motions
 
 
+def recorded_settings(before: Facts, *, own_motion: bool) -> Given:
+    """The settings of a finished video; what they say of its motion does not hold if it is the motion itself."""
+    settings = before.settings.to_dict()
+    return settings | {"stride": 1, "frames": None, "driver": None} if own_motion else settings
+
+
+def changed(before: Facts | None, now: Facts | None) -> str:
+    """A note if a video that is made like another one is not the same."""
+    difference = before.difference(now) if before is not None and now is not None else ""
+    return f"the video that this one is made like was another build's: {difference}" if difference else ""
+
+
 def _in_process(
-    here: Given, inputs: Given, settings: Given, output: str, reporter: Reporter
+    here: Given, inputs: Given, settings: Given, output: str, reporter: Reporter, before: Facts | None
 ) -> dict[str, Any]:
     from ..animator import Animator
     from ..media.writer import VideoWriter
@@ -176,28 +206,30 @@ def _in_process(
     options: Given = {name: here[name] for name in ("device", "threads") if name in here}
     options |= {"limits": Limits(**limit_values(here.get("limit"))), "graphs": here.get("graphs") != "off"}
     inputs |= {name: here[name] for name in ("estimator", "motion_kind") if name in here}
-    with Animator.load(here.get("bundle", "tiny"), **options) as animator:
+    bundle = here.get("bundle") or ("tiny" if before is None else before.bundle)
+    with Animator.load(bundle, **options) as animator:
         reporter.note(animator.note)
         animation = animator.stream(**inputs, settings=animator.settings(**settings))
+        reporter.note(changed(before, animation.facts))
         fps, size = animation.fps, animation.size
-        with VideoWriter(output, fps=fps, size=size, audio=animation.audio) as writer:
+        with VideoWriter(
+            output, fps=fps, size=size, audio=animation.audio, comment=lambda: animation.facts.to_json()
+        ) as writer:
             for event in animation:
                 reporter.show(event)
                 for frame in event.frames if event.frames is not None else ():
                     writer.write(frame)
-        resolved = animation.settings.to_dict()
-        done = {
-            "frames": animation.frames,
-            "held": animation.held,
-            "fps": fps,
-            "size": size,
-            "note": writer.note,
-        }
-        return {**done, "settings": resolved}
+        done = {"frames": writer.frames, "fps": fps, "size": size, "seconds": animation.seconds}
+        return {**done, **animation.facts.to_dict(), "note": writer.note}
 
 
 def _on_server(
-    connected: Client, inputs: Given, settings: Given, output: str, reporter: Reporter
+    connected: Client,
+    inputs: Given,
+    settings: Given,
+    output: str,
+    reporter: Reporter,
+    before: Facts | None,
 ) -> dict[str, Any]:
     from ..media.writer import VideoWriter
 
@@ -230,6 +262,7 @@ def _on_server(
                 shutil.copyfile(received, kept)
                 remedy = f"The finished video was kept as {kept}."
                 raise OutputError(error.message, remedy=remedy, field="output") from error
+        reporter.note(changed(before, animation.result().done.facts))
         done = animation.result().done.to_dict()
         said = {key: value for key, value in done.items() if key not in ("event", "sequence")}
         return {**said, "note": joined_notes(said["note"], note)}

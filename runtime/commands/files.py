@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 from ..errors import OutputError
@@ -55,11 +56,13 @@ def is_stream(path: Path) -> bool:
 def convert(video: Path, output: str) -> str:
     """Write a video in another format, sound included; returns what was lost of it."""
     from ..media.reader import VideoReader
+    from ..media.record import read_comment
     from ..media.writer import VideoWriter
 
     reader = VideoReader(video)
     audio = video if reader.has_audio else None
-    with VideoWriter(output, fps=reader.fps, size=reader.size, audio=audio) as writer:
+    comment = partial(read_comment, video)
+    with VideoWriter(output, fps=reader.fps, size=reader.size, audio=audio, comment=comment) as writer:
         for _, frame in reader.frames():
             writer.write(frame)
     return writer.note

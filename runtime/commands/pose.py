@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ..console import explained
-from ..errors import SettingsError
+from ..errors import SettingsError, counted
 from ..flags import Given
 from ..limits import Limits
 from ..settings import Framing, Settings, driver_of, make_settings
@@ -87,9 +87,8 @@ def pose(
         if as_json:
             print(json.dumps({"event": "done", **values}))
         elif poses is not None:
-            seen = (
-                f"{len(poses)} frames at {poses.fps:g} per second, a person in {values['frames_with_person']}"
-            )
+            seen = f"{counted(len(poses), 'frame')} at {poses.fps:g} per second"
+            seen += f", a person in {values['frames_with_person']}"
             print(f"{output or source}: {seen}")
             if picture is not None:
                 drawn = "skeletons over some of the frames"

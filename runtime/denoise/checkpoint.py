@@ -86,19 +86,20 @@ class Checkpoints:
         self._next = 1 - index
         return Checkpoint(steps, values["latents"])
 
-    def load_poses(self) -> PoseSequence | None:
-        """The driving poses that `save_poses` kept; None if there are none for these settings."""
+    def load_poses(self) -> tuple[PoseSequence, int] | None:
+        """What `save_poses` kept; None if there is nothing for these settings."""
         values = self._read(POSES)
         if values is None or str(values["about"]) != self._about:
             return None
         width, height = values["size"].tolist()
         arrays = {name: values[name] for name in SHAPES}
-        return PoseSequence(**arrays, fps=float(values["fps"]), size=(width, height))
+        poses = PoseSequence(**arrays, fps=float(values["fps"]), size=(width, height))
+        return poses, int(values["people"])
 
-    def save_poses(self, poses: PoseSequence) -> None:
-        """Keep the driving poses: finding them may take as long as a few steps."""
+    def save_poses(self, poses: PoseSequence, people: int) -> None:
+        """Keep the driving poses, and how many people were seen: finding them may take as long as a few steps."""
         arrays = {name: getattr(poses, name) for name in SHAPES}
-        self._write(POSES, fps=poses.fps, size=poses.size, **arrays)
+        self._write(POSES, fps=poses.fps, size=poses.size, people=people, **arrays)
 
     def offer(self, steps: int, latents: Callable[[], Float]) -> None:
         """Keep `latents()` after so many steps, if there is time for it."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import counted
 from ..files import read_head
 from ..inputs import Request, read_reference
 from ..limits import Limits
@@ -15,7 +16,7 @@ from ..media.picture import fit_picture, picture_format, read_picture
 from ..media.reader import VideoReader
 from ..media.sheet import Row, contact_sheet, evenly
 from ..pose import PoseSequence, draw_poses, rescale_to_reference
-from ..settings import Settings
+from ..settings import REFERENCE, Settings
 from ..validation import described_clip
 
 Picture = NDArray[np.uint8]
@@ -42,7 +43,7 @@ def preview_sheet(
     picture = read_picture(image)
     reference = read_reference(Request(picture, None, None, estimator), settings, Limits(), sizes, threads)
     height, width = reference.picture.shape[:2]
-    canvas = settings.canvas or 2160
+    canvas = settings.canvas or int(REFERENCE["canvas"])
     drawn = draw_poses(reference.pose, height, width, canvas)[0]
     crop = reference.crop
     box = (crop.left, crop.top, crop.right, crop.bottom)
@@ -51,7 +52,9 @@ def preview_sheet(
     if motion is not None:
         shown = rescale_to_reference(motion, reference.pose, height, width) if settings.rescale else motion
         chosen = shown.take(evenly(len(shown), COLUMNS))
-        rows.append((f"{len(motion)} frames of motion", list(draw_poses(chosen, height, width, canvas))))
+        rows.append(
+            (f"{counted(len(motion), 'frame')} of motion", list(draw_poses(chosen, height, width, canvas)))
+        )
     return contact_sheet(rows, columns=COLUMNS, tile_height=256), box
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -21,6 +22,7 @@ from ..limits import FASTEST_FPS, SLOWEST_FPS
 from .audio import AudioTrack, Sound, open_audio
 
 _THREADS = 4  # x264 gives the same bytes for the same number of threads, so it must not follow the host
+Comment = Callable[[], str]
 _CENTISECOND = Fraction(1, 100)  # a GIF's clock
 _SHORTEST_GIF_DELAY = 2  # browsers slow down anything shorter to 10
 
@@ -71,7 +73,8 @@ class Movie:
 
     Frames are uint8 [H,W,3] RGB of `size` (width, height); H.264 and VP9 pad odd sizes by one pixel.
     Colours are BT.709, limited range. Sound comes from `audio`, the driving video, where the format has any.
-    Sound that cannot be used is left out, which `note` says. Raises `OutputError` for a wrong rate, size or frame.
+    Sound that cannot be used is left out, which `note` says. `comment()` goes into the file's metadata, where the
+    format has any; it is asked when the first frame comes. Raises `OutputError` for a wrong rate, size or frame.
     """
 
     def __init__(
@@ -83,12 +86,14 @@ class Movie:
         size: tuple[int, int],
         audio: Sound | None = None,
         crf: int = 18,
+        comment: Comment | None = None,
     ) -> None:
         self.frames = 0
         self.note = ""
         """What was lost of the sound, and why; empty if nothing was."""
         self._rate = exact_rate(fps)
         self._size = check_size(size)
+        self._comment = comment
         self._audio: AudioTrack | None = None
         self._palette: _Palette | None = None
         options = {"fflags": "+bitexact", **form.options}  # no dates, versions or random ids in the file
@@ -98,7 +103,6 @@ class Movie:
             if audio is not None and form.audio_codec:
                 opened = open_audio(audio, self._container, form.copied_audio, form.audio_codec)
                 self._audio, self.note = opened
-            self._container.start_encoding()
         except BaseException:
             self.close()
             raise
@@ -106,6 +110,10 @@ class Movie:
     def add(self, frame: NDArray[np.uint8], *, key: bool = False) -> None:
         """Append a frame; `key` lets a player start from it (and ends a fragment before it)."""
         picture = self._prepare(check_frame(frame, self._size))
+        if self.frames == 0:
+            if self._comment is not None:
+                self._container.metadata["comment"] = self._comment()
+            self._container.start_encoding()
         if picture is not None:
             picture.pict_type = PictureType.I if key else PictureType.NONE
             self._container.mux(self._encode(picture))

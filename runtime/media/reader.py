@@ -15,7 +15,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from ..errors import LimitError
+from ..errors import LimitError, counted
 from ..limits import Limits
 from .source import Source, fault, is_broadcast, reason
 from .timeline import Clock, on_grid, read_timeline, timed_packets
@@ -86,9 +86,10 @@ class VideoReader:
                     return
         except _DamageError as damage:
             total, at = -(-self._count // stride), taken * stride / self.fps
+            less = f", or ask for at most {counted(taken, 'frame')}" if taken else ""
             raise fault(
                 f"{self.name} is {damage} after frame {taken} of {total}, {at:.2f} s{damage.why}.",
-                f"Copy the file again{f', or ask for at most {taken} frames' if taken else ''}.",
+                f"Copy the file again{less}.",
             ) from damage
 
     def _probe(self) -> None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ..errors import OutputError
 from .audio import Sound
-from .movie import FORMATS, FRAGMENTED, FileFormat, Movie, check_frame, check_size, exact_rate
+from .movie import FORMATS, FRAGMENTED, Comment, FileFormat, Movie, check_frame, check_size, exact_rate
 from .picture import encode_picture
 
 _PATTERN = re.compile(r"%(0\d+)?d")
@@ -34,8 +34,9 @@ class VideoWriter:
     `.mp4` `.mov` `.mkv` hold H.264, `.webm` VP9, `.gif` a palette per frame; `frames/%04d.png`, a folder, or
     a name that ends with a slash is a sequence of PNG pictures counted from 1. Sound of `audio` (the driving
     video: path or bytes) is carried over, cut to the length of the frames, where the format has sound. `crf`
-    is the quality, 0 (lossless) to 51. The same frames give the same bytes. `-` (the standard output), a pipe or a
-    device takes a fragmented MP4 while it is made. A link is followed.
+    is the quality, 0 (lossless) to 51. `comment()`, asked when the first frame comes, goes into the metadata of the
+    four video formats; GIF and PNG hold none. The same frames and comment give the same bytes. `-` (the standard
+    output), a pipe or a device takes a fragmented MP4 while it is made. A link is followed.
 
     Everything is written beside the output and moved into place when the `with` block ends; an exception
     leaves nothing behind. Sound that cannot be used is left out, which `note` says. Raises `OutputError` at once
@@ -50,6 +51,7 @@ class VideoWriter:
         size: tuple[int, int],
         audio: Sound | None = None,
         crf: int = 18,
+        comment: Comment | None = None,
     ) -> None:
         self._output = Path(output)
         self._done = False
@@ -63,7 +65,7 @@ class VideoWriter:
         try:
             with _reported(self._output):
                 if self._streamed:
-                    self._sink = _Stream(output, float(rate), size, audio, crf)
+                    self._sink = _Stream(output, FragmentedMp4(float(rate), size, audio, crf, comment))
                 elif self._sequence is not None:
                     self._sink = _PngFolder(self._beside, self._sequence[1], size)
                 else:
@@ -71,7 +73,9 @@ class VideoWriter:
                     self._beside.touch(exist_ok=False)
                     self._held = self._beside.open("rb")  # the finished file, whatever becomes of its folder
                     target = f"file:{self._beside}"
-                    self._sink = Movie(target, form, fps=float(rate), size=size, audio=audio, crf=crf)
+                    self._sink = Movie(
+                        target, form, fps=float(rate), size=size, audio=audio, crf=crf, comment=comment
+                    )
         except BaseException:
             self._beside.unlink(missing_ok=True)
             raise
@@ -145,10 +149,8 @@ class VideoWriter:
 class _Stream:
     """A fragmented MP4 into a pipe, or to the standard output; what cannot be moved into place."""
 
-    def __init__(
-        self, output: str | Path, fps: float, size: tuple[int, int], audio: Sound | None, crf: int
-    ) -> None:
-        self._movie = FragmentedMp4(fps, size, audio, crf)
+    def __init__(self, output: str | Path, movie: FragmentedMp4) -> None:
+        self._movie = movie
         self._file: BinaryIO = open(1, "wb", closefd=False) if str(output) == "-" else open(output, "wb")  # noqa: SIM115
 
     @property
@@ -194,11 +196,20 @@ class FragmentedMp4:
     Raises `OutputError` if the frames do not fit `size`. Sound that cannot be used is left out, which `note` says.
     """
 
-    def __init__(self, fps: float, size: tuple[int, int], audio: Sound | None = None, crf: int = 18) -> None:
+    def __init__(
+        self,
+        fps: float,
+        size: tuple[int, int],
+        audio: Sound | None = None,
+        crf: int = 18,
+        comment: Comment | None = None,
+    ) -> None:
         self._pieces = _Pieces()
         self._closed = False
         self._key = 0
-        self._movie = Movie(self._pieces, FRAGMENTED, fps=fps, size=size, audio=audio, crf=crf)
+        self._movie = Movie(
+            self._pieces, FRAGMENTED, fps=fps, size=size, audio=audio, crf=crf, comment=comment
+        )
 
     @property
     def frames(self) -> int:

@@ -63,6 +63,11 @@ class DwposeEstimator:
         self._follow = Follower(self._person)
         self._last: Points | None = None
 
+    @property
+    def people(self) -> int:
+        """The most people who were seen in one picture."""
+        return self._follow.most
+
     def check_found(self) -> None:
         """Raise `SettingsError` if the person who was asked for was never seen, though others were."""
         self._follow.check_found()

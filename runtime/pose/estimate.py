@@ -36,6 +36,11 @@ class PoseEstimator(Protocol):
 class ChoosingEstimator(PoseEstimator, Protocol):
     """One that can be told whom of several people to follow."""
 
+    @property
+    def people(self) -> int:
+        """The most people who were seen in one picture."""
+        ...
+
     def check_found(self) -> None:
         """Raise `SettingsError` if the person who was asked for was never seen, though others were."""
         ...

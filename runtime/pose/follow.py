@@ -98,7 +98,8 @@ class Follower:
         self.person = person
         self.tracks: list[Track] = []
         self._chosen: Track | None = None
-        self._most = 0
+        self.most = 0
+        """The most people who were seen in one picture."""
 
     @property
     def chosen(self) -> Track | None:
@@ -115,7 +116,7 @@ class Follower:
 
         People who are new come in the order in which an estimator would take them.
         """
-        self._most = max(self._most, len(people))
+        self.most = max(self.most, len(people))
         pairs = assign([[self._alike(track, seen) for seen in people] for track in self.tracks])
         matched = {number: self.tracks[index] for index, number in pairs}
         for track in self.tracks:
@@ -139,9 +140,9 @@ class Follower:
 
     def check_found(self) -> None:
         """At the end of a clip: raise `SettingsError` if the one who is meant was never there, though others were."""
-        if self._chosen is None and self._most:
+        if self._chosen is None and self.most:
             raise SettingsError(
-                f"person is {self.person}, and no more than {_count(self._most)} seen.",
+                f"person is {self.person}, and no more than {_count(self.most)} seen.",
                 remedy="Choose one of those who are there, or largest, centre, left or right.",
                 field="settings.person",
             )

@@ -50,6 +50,8 @@ class Reference:
     """The person's, one frame, in fractions of that picture."""
     crop: Crop
     """Where it lies in the picture as it came."""
+    people: int | None = None
+    """Seen in the picture; None where the pose was given."""
 
     def __repr__(self) -> str:
         height, width = self.picture.shape[:2]

@@ -34,7 +34,7 @@ _EYES = (33, 263)
 
 
 @dataclass(frozen=True, slots=True)
-class Crop:
+class Region:
     """A square of `side` pixels around `centre`, turned by `angle` (radians, clockwise as seen)."""
 
     centre: tuple[float, float]
@@ -42,13 +42,13 @@ class Crop:
     angle: float = 0.0
 
     @classmethod
-    def whole(cls, picture: Picture) -> Crop:
+    def whole(cls, picture: Picture) -> Region:
         """The smallest upright square around a picture; what is beyond its edge is black."""
         height, width = picture.shape[:2]
         return cls((width / 2, height / 2), float(max(width, height)))
 
     @classmethod
-    def squares(cls, picture: Picture) -> list[Crop]:
+    def squares(cls, picture: Picture) -> list[Region]:
         """Squares as large as a long picture is narrow, each half over the next; none of one that is not long."""
         height, width = picture.shape[:2]
         side = float(min(height, width))
@@ -59,13 +59,13 @@ class Crop:
         return [cls((place, side / 2) if width > height else (side / 2, place), side) for place in places]
 
     @classmethod
-    def pointing(cls, start: npt.ArrayLike, end: npt.ArrayLike, side: float) -> Crop:
+    def pointing(cls, start: npt.ArrayLike, end: npt.ArrayLike, side: float) -> Region:
         """Around `start`, turned so that `end` lies straight above it."""
         (x0, y0), (x1, y1) = np.asarray(start, float), np.asarray(end, float)
         return cls((float(x0), float(y0)), max(side, 1.0), math.atan2(x1 - x0, y0 - y1))
 
     @classmethod
-    def around(cls, points: Points, angle: float, scale: float) -> Crop:
+    def around(cls, points: Points, angle: float, scale: float) -> Region:
         """The box of points [P,2] in a frame turned by `angle`, made square, its side times `scale`."""
         turn = _rotation(angle)
         turned = points @ turn  # by the transpose: into the crop's own axes
@@ -73,12 +73,12 @@ class Crop:
         x, y = turn @ ((low + high) / 2)
         return cls((float(x), float(y)), max(float((high - low).max()) * scale, 1.0), angle)
 
-    def shifted(self, right: float, down: float) -> Crop:
+    def shifted(self, right: float, down: float) -> Region:
         """Moved along its own axes, in fractions of its side."""
         x, y = _rotation(self.angle) @ np.array([right, down]) * self.side
         return self.moved((x, y))
 
-    def moved(self, step: npt.ArrayLike) -> Crop:
+    def moved(self, step: npt.ArrayLike) -> Region:
         """Moved by `step` picture pixels (x, y)."""
         x, y = np.asarray(step, float)
         return replace(self, centre=(self.centre[0] + float(x), self.centre[1] + float(y)))
@@ -112,8 +112,8 @@ class Candidate:
         return float(np.hypot(*(self.edge - self.centre)))
 
     @property
-    def crop(self) -> Crop:
-        return Crop.pointing(self.centre, self.edge, 2 * self.radius * _CROP_SCALE)
+    def crop(self) -> Region:
+        return Region.pointing(self.centre, self.edge, 2 * self.radius * _CROP_SCALE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ class Body:
     """[33] in [0,1]; falls for what is hidden or outside the picture"""
     presence: float
     """Probability that the crop showed a person."""
-    next_crop: Crop
+    next_crop: Region
 
 
 class BodyDetector:
@@ -136,9 +136,9 @@ class BodyDetector:
         self._network = OnnxNetwork(FOLDER / "pose_detection.onnx", threads)
         self._anchors = _anchors()
 
-    def __call__(self, picture: Picture, crop: Crop | None = None) -> list[Candidate]:
+    def __call__(self, picture: Picture, crop: Region | None = None) -> list[Candidate]:
         """The people in an RGB picture, or in a crop of it, the surest first."""
-        crop = crop or Crop.whole(picture)
+        crop = crop or Region.whole(picture)
         values = crop.cut(picture, _DETECTOR_PIXELS) / np.float32(127.5) - np.float32(1)
         raw, logits = self._network(values, ["Identity", "Identity_1"])
         raw = raw[0].astype(np.float64) / _DETECTOR_PIXELS
@@ -155,7 +155,7 @@ class BodyTracker:
     def __init__(self, threads: int | None) -> None:
         self._network = OnnxNetwork(FOLDER / "pose_landmark_full.onnx", threads)
 
-    def __call__(self, picture: Picture, crop: Crop) -> Body:
+    def __call__(self, picture: Picture, crop: Region) -> Body:
         values = crop.cut(picture, _LANDMARK_PIXELS) / np.float32(255)
         rows, presence, heatmaps = self._network(values, ["Identity", "Identity_1", "Identity_3"])
         rows = rows.reshape(-1, 5).astype(np.float64)
@@ -186,7 +186,7 @@ class PartFinder(ABC):
     def __init__(self, threads: int | None) -> None:
         self._network = OnnxNetwork(FOLDER / self.file, threads)
 
-    def find(self, picture: Picture, crop: Crop) -> Part:
+    def find(self, picture: Picture, crop: Region) -> Part:
         """The part in a crop."""
         values = crop.cut(picture, self.pixels) / np.float32(255)
         rows, presence = self._network(values, self.outputs)
@@ -199,7 +199,7 @@ class PartFinder(ABC):
         return presence
 
     @abstractmethod
-    def crop_of(self, points: Points) -> Crop:
+    def crop_of(self, points: Points) -> Region:
         """The crop for the next picture."""
 
 
@@ -208,19 +208,19 @@ class HandFinder(PartFinder):
 
     file, outputs, pixels, root = "hand_landmark_full.onnx", ["Identity", "Identity_1"], 224, 0
 
-    def crop_of(self, points: Points) -> Crop:
+    def crop_of(self, points: Points) -> Region:
         """The crop for the next picture: around the palm, fingers up."""
         index, middle, ring = points[5], points[9], points[13]
         x, y = ((index + ring) / 2 + middle) / 2 - points[0]
-        return Crop.around(points[list(_PALM)], math.atan2(x, -y), 2.0).shifted(0, -0.1)
+        return Region.around(points[list(_PALM)], math.atan2(x, -y), 2.0).shifted(0, -0.1)
 
     @staticmethod
-    def guess(body: Body, side: int) -> Crop:
+    def guess(body: Body, side: int) -> Region:
         """A crop from the body alone; `side` 0 is the left hand."""
         wrist, index, little = (body.points[i] for i in HAND_ROOTS[side])
         middle = (2 * index + little) / 3
         length = float(np.hypot(*(middle - wrist)))
-        crop = Crop.pointing(wrist, middle, 2 * length * 2.7)
+        crop = Region.pointing(wrist, middle, 2 * length * 2.7)
         return crop.moved(middle - wrist).shifted(0, -0.1)
 
 
@@ -233,20 +233,20 @@ class FaceFinder(PartFinder):
     def probability(presence: float) -> float:
         return float(sigmoid(presence))
 
-    def crop_of(self, points: Points) -> Crop:
+    def crop_of(self, points: Points) -> Region:
         """The crop for the next picture: around the face, eyes level."""
         right, left = (points[i] for i in _EYES)
         x, y = left - right
-        return Crop.around(points, math.atan2(y, x), 1.5)
+        return Region.around(points, math.atan2(y, x), 1.5)
 
     @staticmethod
-    def guess(body: Body) -> Crop:
+    def guess(body: Body) -> Region:
         """A crop from the body alone: a face is about 2.7 times as long as from the eyes to the mouth."""
         eyes = (body.points[_LEFT_EYE] + body.points[_RIGHT_EYE]) / 2
         mouth = body.points[list(_MOUTH)].mean(axis=0)
         apart = float(np.hypot(*(body.points[_LEFT_EYE] - body.points[_RIGHT_EYE])))
         length = max(float(np.hypot(*(eyes - mouth))), apart)
-        return Crop.pointing(mouth, eyes, 1.5 * 2.7 * length).moved((eyes - mouth) / 2)
+        return Region.pointing(mouth, eyes, 1.5 * 2.7 * length).moved((eyes - mouth) / 2)
 
 
 @dataclass(slots=True)
@@ -258,10 +258,10 @@ class PartTracker:
     """
 
     finder: PartFinder
-    _crop: Crop | None = None
+    _crop: Region | None = None
     _anchor: Points | None = None
 
-    def find(self, picture: Picture, guess: Crop, anchor: Points) -> Part:
+    def find(self, picture: Picture, guess: Region, anchor: Points) -> Part:
         """The part in this picture.
 
         `guess` is the crop that the body suggests. `anchor` is the body's own point for the part (wrist or
@@ -279,7 +279,7 @@ class PartTracker:
         self._anchor = anchor
         return part
 
-    def _look(self, picture: Picture, crop: Crop, anchor: Points) -> Part:
+    def _look(self, picture: Picture, crop: Region, anchor: Points) -> Part:
         """A part far from its place on the body is another one (the other hand, another face): presence 0."""
         part = self.finder.find(picture, crop)
         away = float(np.hypot(*(part.points[self.finder.root] - anchor)))

@@ -16,10 +16,10 @@ from .landmarks import (
     Body,
     BodyDetector,
     BodyTracker,
-    Crop,
     FaceFinder,
     HandFinder,
     PartTracker,
+    Region,
 )
 from .network import Picture, Points, check_frame, rank, shrink
 from .sequence import PoseSequence, single_frame
@@ -68,10 +68,15 @@ class MediapipeEstimator:
     def reset(self) -> None:
         """Forget the person: the next picture begins another clip."""
         self._follow = Follower(self._person)
-        self._crops: list[tuple[Track, Crop]] = []
+        self._crops: list[tuple[Track, Region]] = []
         self._last: Points | None = None
         self._unlooked = 0
         self._lose()
+
+    @property
+    def people(self) -> int:
+        """The most people who were seen in one picture."""
+        return self._follow.most
 
     def check_found(self) -> None:
         """Raise `SettingsError` if the person who was asked for was never seen, though others were."""
@@ -124,7 +129,7 @@ class MediapipeEstimator:
         """The bodies of people who are not among those that were found already, in the order of preference."""
         people = self._detect(picture)
         if self._person is not None:  # who is asked for may be small beside others
-            people += [person for crop in Crop.squares(picture) for person in self._detect(picture, crop)]
+            people += [person for crop in Region.squares(picture) for person in self._detect(picture, crop)]
         centres = np.array([person.centre for person in people]).reshape(-1, 2)
         radii = np.array([person.radius for person in people])
         found: list[Body] = []

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from .order import Demand
-from .outlook import Queue
+from ..errors import counted
+from .order import Demand, Queue
 from .status import Busy, TooLate
 
 COLD_RETRY = 5.0
@@ -31,10 +31,10 @@ class Admission:
         own = [start for one, start in zip(queue.jobs, queue.starts, strict=True) if one.client == job.client]
         if client_places is not None and len(own) >= client_places:
             wait = self._promise(job.client, own, queue)
-            raise Busy(f"{len(own)} jobs of yours are waiting already.", retry_after=wait)
+            raise Busy(f"{counted(len(own), 'job')} of yours already in the queue.", retry_after=wait)
         if len(queue.jobs) >= self._max_queue:
             wait = self._promise("", queue.starts, queue)
-            raise Busy(f"{len(queue.jobs)} jobs are waiting already.", retry_after=wait)
+            raise Busy(f"{counted(len(queue.jobs), 'job')} already in the queue.", retry_after=wait)
         over = queue.seconds + job.seconds - self._max_seconds * queue.places
         if queue.jobs and over > 0:
             raise Busy(

@@ -155,6 +155,13 @@ Cost = TypeVar("Cost")
 Health = TypeVar("Health")
 
 
+class _Closed:
+    """Stands for the stubs of a client that was closed."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise ServiceError("the client is closed.", remedy="Make another one.")
+
+
 class _Calls(Generic[Events, Info, Page, Cost, Health]):
     """Every call of both clients. What its methods return depends on the client: a value, or a coroutine of it."""
 
@@ -336,6 +343,7 @@ class Client(_Calls[Animation, JobInfo, tuple[list[JobInfo], str], Estimate, str
         return jobs
 
     def close(self) -> None:
+        self._stub = self._health = _Closed()
         self._channel.close()
 
     def __enter__(self) -> Self:
@@ -389,6 +397,7 @@ class AsyncClient(
         return jobs
 
     async def close(self) -> None:
+        self._stub = self._health = _Closed()
         await self._channel.close()
 
     async def __aenter__(self) -> Self:

@@ -17,10 +17,9 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1 import health
 
 from ..errors import EngineError, MimicMotionError
-from .callers import Caller, serve_for
 from .observers import Observer
 from .status import Busy, Unauthorized, UploadError, abort
-from .tokens import Tokens
+from .tokens import Caller, Tokens, serve_for
 
 Context = Any  # grpc.aio.ServicerContext; the generated stubs mix it with the synchronous one
 HEALTH = f"/{health.SERVICE_NAME}/"

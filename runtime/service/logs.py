@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import re
 import sys
 import threading
 import time
@@ -17,14 +18,18 @@ import structlog
 
 from ..errors import MimicMotionError
 from ..events import Event, Started
-from .callers import Caller
 from .engine_process import EngineProcess
 from .jobs import StoredJob
 from .observers import Observer
 from .status import Refused, reason
+from .tokens import Caller
 
 MOST_LINES = 10_000
 """Lines that may wait to be written; further ones are dropped."""
+ABSL = re.compile(r"([IWEF])\d{4} [\d:.]+\s+\d+ (\S+:\d+)\] (.*)")
+"""A line of gRPC's core: its kind, its place in the source, its text."""
+KINDS = {"I": "info", "W": "warning", "E": "error", "F": "critical"}
+END = "mimicmotion: the log ends"
 
 
 class LineWriter:
@@ -44,6 +49,10 @@ class LineWriter:
 
     debug = info = warning = error = exception = critical = msg
 
+    def redirect(self, stream: TextIO) -> None:
+        """Write further lines there."""
+        self._stream = stream
+
     def close(self, seconds: float = 1.0) -> None:
         """Wait until the lines so far are written, for `seconds` at most, and end the thread."""
         until = time.monotonic() + seconds
@@ -59,6 +68,42 @@ class LineWriter:
             except Exception:  # closed, full, or without a reader; there is no place left to say so
                 self.dropped += 1
             self._lines.task_done()
+
+
+class LibraryLines:
+    """While open, what libraries print on the standard error (gRPC's core, and engines' libraries) becomes lines of a
+    log, which itself writes to where the standard error was."""
+
+    def __init__(self, logger: Any, writer: LineWriter) -> None:
+        self._logger = logger
+        self._writer = writer
+
+    def __enter__(self) -> None:
+        self._real = os.dup(2)
+        reading, self._pipe = os.pipe()
+        os.dup2(self._pipe, 2)
+        self._writer.redirect(os.fdopen(self._real, "w", encoding="utf-8", errors="backslashreplace"))
+        self._reader = threading.Thread(target=self._read, args=(reading,), daemon=True)
+        self._reader.start()
+
+    def __exit__(self, *_: object) -> None:
+        os.dup2(self._real, 2)
+        os.write(
+            self._pipe, f"{END}\n".encode()
+        )  # engine processes may hold the pipe open: no end of file comes
+        self._reader.join(1.0)
+        os.close(self._pipe)
+
+    def _read(self, reading: int) -> None:
+        with open(reading, encoding="utf-8", errors="backslashreplace") as lines:
+            for line in lines:
+                if (text := line.rstrip()) == END:
+                    return
+                if (found := ABSL.match(text)) is not None:
+                    kind, place, said = found.groups()
+                    getattr(self._logger, KINDS[kind])("grpc", place=place, text=said)
+                elif text:
+                    self._logger.warning("library", text=text)
 
 
 def _put(stream: TextIO, text: str) -> None:

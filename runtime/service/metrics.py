@@ -17,11 +17,11 @@ from prometheus_client.registry import Collector
 from ..errors import LimitError, MimicMotionError, ServiceError
 from ..events import Event, Progress
 from ..validation import field_docs
-from .callers import Caller
 from .engine_process import EngineProcess
 from .jobs import StoredJob
 from .observers import Observer
 from .status import EngineLost, Refused, Unauthorized, reason
+from .tokens import Caller
 
 SECONDS = (0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120, 300, 600, 1800)
 ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)

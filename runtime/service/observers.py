@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ..errors import MimicMotionError
 from ..events import Event
-from .callers import Caller
 from .engine_process import EngineProcess, guarded
 from .jobs import StoredJob
+from .tokens import Caller
 
 
 class Observer:

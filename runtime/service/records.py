@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from sqlite3 import Row
 from typing import Any
 
 from ..errors import MimicMotionError, ServiceError
 from ..events import Accepted, Done, Event, Started, Video
+from ..facts import Facts
 from ..settings import Settings
 from . import status
 from .eventlog import EventLog
@@ -57,9 +58,7 @@ def unseal(record: str) -> dict[str, Any]:
 
 def event_to_record(event: Event) -> str:
     """Of an event that is `DURABLE`."""
-    values = {f.name: getattr(event, f.name) for f in fields(event) if f.name not in ("data", "sequence")}
-    if isinstance(event, Accepted):
-        values["settings"] = event.settings.to_dict()
+    values = {name: value for name, value in asdict(event).items() if name not in ("data", "sequence")}
     return seal({"kind": event.kind, **values})
 
 
@@ -69,9 +68,18 @@ def event_from_record(sequence: int, record: str) -> Event:
     kind = EVENTS[values.pop("kind")]
     if kind is Accepted:
         values["settings"] = Settings.from_dict(values["settings"])
-    if "size" in values and kind is not Video:
+    if kind is Done:
+        return done_from_values(values | {"sequence": sequence})
+    if kind is Started:
         values["size"] = tuple(values["size"])
     return kind(**values, sequence=sequence)
+
+
+def done_from_values(values: dict[str, Any]) -> Done:
+    """The event whose `asdict` this is."""
+    facts = values.get("facts")
+    size = tuple(values["size"])
+    return Done(**values | {"size": size, "facts": None if facts is None else Facts.from_dict(facts)})
 
 
 def error_to_values(error: MimicMotionError) -> dict[str, Any]:
@@ -143,7 +151,7 @@ def job_from_row(row: Row, events: Sequence[Row], folder: Path, write: WriteJob)
     job.told = [replace(event, sequence=0) for event in told if isinstance(event, Video)]
     job.started_told = any(isinstance(event, Started) for event in told)
     if (done := record.get("done")) is not None:
-        job.done = Done(**done | {"size": tuple(done["size"])})
+        job.done = done_from_values(done)
     if (fault := record.get("error")) is not None:
         job.error = error_from_values(fault)
     if job.ended is not None:

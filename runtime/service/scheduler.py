@@ -16,8 +16,7 @@ from .admission import COLD_RETRY, Admission
 from .config import EngineConfig
 from .engine_process import EngineProcess, guarded
 from .jobs import StoredJob
-from .order import Demand, Order
-from .outlook import Outlook, Queue
+from .order import Demand, Order, Outlook, Queue
 from .rates import Rates
 from .status import Draining, EngineLost, NotReady, TooLate
 from .worker import Run, Suspended

@@ -25,9 +25,9 @@ from .gate import Gate
 from .generated.mimicmotion.v1 import animation_pb2 as pb
 from .generated.mimicmotion.v1 import animation_pb2_grpc as pb_grpc
 from .jobs import StoredJob
-from .logs import JobLog, LineWriter, make_logger
+from .logs import JobLog, LibraryLines, LineWriter, make_logger
 from .observers import Observer, Observers
-from .scheduler import Scheduler
+from .scheduler import CANCEL_SECONDS, Scheduler
 from .servicer import AnimationServicer
 from .store import JobStore
 from .tokens import Tokens
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 SERVICE: str = pb.DESCRIPTOR.services_by_name["AnimationService"].full_name
 SWEEP_SECONDS = 30.0
 """Between two searches for jobs that are older than `Keep.seconds`."""
-CANCEL_SECONDS = 5.0
-"""A cancelled job has so long to stop before its process is killed."""
 ASLEEP_SECONDS = 2.0
 """While the server stops, readers that take nothing for so long are not waited for."""
 RATES = "rates.json"
@@ -166,6 +164,10 @@ class AnimationServer:
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
+    def library_lines(self) -> LibraryLines:
+        """A context in which what libraries print on the standard error becomes lines of this server's log."""
+        return LibraryLines(self.logger, self._log_lines)
+
     def log_fault(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """A handler of the loop's exceptions: into the log, which never blocks, and never past it."""
         self.logger.error("unexpected", what=context.get("message", ""), exc_info=context.get("exception"))
@@ -256,6 +258,8 @@ class AnimationServer:
         if self._metrics is not None and config.metrics_port is not None:
             self.metrics_port = self._metrics.open(config.host, config.metrics_port)
         await self._server.start()
+        guarded = {"tls": config.tls is not None, "tokens": self._tokens is not None}
+        self.logger.info("listening", address=self.address, bundle=str(config.bundle), **guarded)
         if (config.tls is None or self._tokens is None) and not _is_loopback(config.host):
             lacks = [name for name, has in (("TLS", config.tls), ("tokens", self._tokens)) if has is None]
             self.logger.warning("open to the network", host=config.host, without=" and ".join(lacks))
@@ -349,11 +353,13 @@ def serve(config: ServiceConfig | None = None, *, on_ready: Callable[[int], None
     Prints the bound address. Raises `ServiceError` if the port cannot be bound, and `BundleError` or
     `EngineError` when no engine can run.
     """
-    asyncio.run(_serve(config or ServiceConfig(), on_ready))
-
-
-async def _serve(config: ServiceConfig, on_ready: Callable[[int], None] | None) -> None:
+    config = config or ServiceConfig()
     server = AnimationServer(config, on_ready=on_ready)
+    with server.library_lines() if config.json_logs else contextlib.nullcontext():
+        asyncio.run(_serve(server))
+
+
+async def _serve(server: AnimationServer) -> None:
     loop = asyncio.get_running_loop()
     handlers = {signal.SIGTERM: server.over.set, signal.SIGINT: server.over.set, signal.SIGHUP: server.reload}
     for number, handler in handlers.items():
@@ -392,7 +398,9 @@ def _bind(server: grpc.aio.Server, host: str, port: int, credentials: grpc.Serve
         if credentials is None:
             return server.add_insecure_port(address)
         return server.add_secure_port(address, credentials)
-    except RuntimeError as error:
+    except RuntimeError as error:  # its text says only where to find the reason: in gRPC's own log
         raise ServiceError(
-            f"{address} cannot be bound: {error}.", remedy="Choose another port or host.", field="port"
+            f"{address} cannot be bound: another program listens there, or the host is not this machine's.",
+            remedy="Choose another port or host.",
+            field="port",
         ) from error

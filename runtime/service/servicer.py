@@ -19,7 +19,6 @@ from ..errors import Cancelled, MimicMotionError, SettingsError
 from ..limits import check_limit
 from ..settings import Settings
 from . import wire
-from .callers import caller
 from .config import ServiceConfig
 from .gate import Context, read_message
 from .generated.mimicmotion.v1 import animation_pb2 as pb
@@ -31,6 +30,7 @@ from .rates import count_segments
 from .scheduler import Scheduler
 from .status import UploadError, unknown_job
 from .store import PAGE, JobStore
+from .tokens import caller
 from .transfer import Receiver
 
 LARGEST_PAGE = 500

@@ -1,4 +1,4 @@
-"""Bearer tokens: a file that knows their hashes only, one line for each.
+"""Who is behind a call; and bearer tokens, a file that knows their hashes only, one line for each.
 
     # name:sha256 of the token[:admin]
     alice:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
@@ -14,6 +14,7 @@ import hmac
 import os
 import re
 import secrets
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,42 @@ from ..errors import ServiceError
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 """Of a token. Never what an address looks like: callers without tokens are named by theirs."""
 DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """By its token, or by its address."""
+
+    name: str
+    """Of its token; its address (without the port) where callers have no tokens."""
+    peer: str
+    """Address and port, as gRPC writes them."""
+    scope: str | None = None
+    """Whose jobs it may see: its own name; None where callers have no tokens, and for an admin: everybody's."""
+    key_scope: str | None = None
+    """Among whose jobs a `request_id` has to be unique; None: everybody's."""
+    traceparent: str = ""
+    """The span of the caller that this call belongs to, as W3C writes it."""
+
+    def may_see(self, client: str) -> bool:
+        """Whether a job of this client is one of the caller's."""
+        return self.scope is None or self.scope == client
+
+
+_current: ContextVar[Caller] = ContextVar("caller")
+
+
+def caller() -> Caller:
+    """Of the call that is being served."""
+    return _current.get()
+
+
+def serve_for(who: Caller) -> None:
+    """From now on this task serves a call of `who`."""
+    _current.set(who)
+
+
+# ---- tokens ----
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,10 @@ from typing import Any
 
 from ..errors import ServiceError
 from ..events import Event, Progress
-from .callers import Caller
 from .jobs import StoredJob
 from .observers import Observer
 from .status import reason
+from .tokens import Caller
 
 
 @dataclass

@@ -10,6 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from ..errors import MimicMotionError, ServiceError, SettingsError
 from ..events import Accepted, Done, Event, Preview, Progress, Queued, Started, Video
+from ..facts import Facts
 from ..settings import Settings
 from . import status
 from .generated.mimicmotion.v1 import animation_pb2 as pb
@@ -176,8 +177,26 @@ def _event_to_wire(event: Event | None) -> Any:
                 seconds=event.seconds,
                 held=event.held,
                 note=event.note,
+                **_facts_to_wire(event.facts),
             )
     return None
+
+
+def _facts_to_wire(facts: Facts | None) -> dict[str, Any]:
+    """Fields of a `DoneEvent`."""
+    if facts is None:
+        return {}
+    people = pb.People(picture=facts.people_in_picture, motion=facts.people_in_motion)
+    plain = {name: getattr(facts, name) for name in ("bundle", "build", "version", "device")}
+    return {**plain, "settings": settings_to_wire(facts.settings), "people": people}
+
+
+def _facts_from_wire(m: pb.DoneEvent) -> Facts | None:
+    """None from a server of an older schema."""
+    if not m.HasField("settings"):
+        return None
+    people = _optional(m.people, "picture"), _optional(m.people, "motion")
+    return Facts(settings_from_wire(m.settings), m.bundle, m.build, m.version, m.device, *people, m.held)
 
 
 def event_from_wire(message: pb.AnimationEvent) -> Event | None:
@@ -208,8 +227,9 @@ def _event_from_wire(parent: Any, name: str, number: int) -> Any:
             return Video(m.offset, len(m.data), m.crc32, m.data, sequence=number)
         case "done":
             size = m.size.width, m.size.height
+            facts, seconds = _facts_from_wire(m), dict(m.seconds)
             return Done(
-                m.frames, m.fps, size, m.bytes, m.sha256, dict(m.seconds), m.held, m.note, sequence=number
+                m.frames, m.fps, size, m.bytes, m.sha256, seconds, m.held, m.note, facts, sequence=number
             )
     return None
 

@@ -27,7 +27,7 @@ from .. import errors
 from ..denoise.checkpoint import Checkpoints
 from ..denoise.cost import ModelStats
 from ..errors import Cancelled, DeviceLost, EngineError, MimicMotionError, OutputError
-from ..events import CHUNK_BYTES, STAGES, Done, Event, Failed, Preview, Started, Video, joined_notes
+from ..events import CHUNK_BYTES, Done, Event, Failed, Preview, Started, Video, joined_notes
 from ..limits import Limits
 from ..settings import Settings
 from .config import EngineConfig
@@ -192,8 +192,7 @@ def _animate(animator: Any, run: Run, inbox: _Inbox, report: Callable[[Event], N
     def cancelled() -> bool:
         return run.job in inbox.cancelled
 
-    began = last = time.monotonic()
-    seconds = dict.fromkeys((*STAGES, "write"), 0.0)
+    began = time.monotonic()
     if cancelled():
         raise Cancelled("The job was cancelled.")
     _check_files(run)
@@ -211,20 +210,15 @@ def _animate(animator: Any, run: Run, inbox: _Inbox, report: Callable[[Event], N
     with closing(clip), closing(_VideoFile(run, clip, report)) as video:
         report(Started(clip.frames, float(clip.fps), tuple(clip.size)))
         for event in clip:
-            now = time.monotonic()
-            seconds[event.stage] += now - last
-            last = now
-            report(replace(event, seconds=now - began, preview=None, frames=None))
+            report(replace(event, seconds=time.monotonic() - began, preview=None, frames=None))
             if event.preview is not None:
                 report(Preview(_jpeg(event.preview), event.step, event.steps))
             if event.frames is not None:
                 video.write(event.frames)
-                last = time.monotonic()
-                seconds["write"] += last - now
             checkpoints.urgent = run.job in inbox.suspended
             if checkpoints.urgent and checkpoints.holds(event):
                 return Suspended()
-        done = video.finish(seconds)
+        done = video.finish()
         return replace(done, note=joined_notes(animator.note, done.note))
 
 
@@ -280,6 +274,7 @@ class _VideoFile:
         self._digest = hashlib.sha256()
         self._offset = 0
         self._frames = 0
+        self._seconds = 0.0
 
     def close(self) -> None:
         with suppress(OSError):  # a full disk was told when the piece was written
@@ -289,13 +284,15 @@ class _VideoFile:
         """uint8 [n,H,W,3] RGB."""
         from ..media.writer import FragmentedMp4
 
+        began, clip = time.monotonic(), self._clip
         if self._mp4 is None:
-            self._mp4 = FragmentedMp4(self._clip.fps, self._clip.size, audio=self._clip.audio)
+            self._mp4 = FragmentedMp4(clip.fps, clip.size, audio=clip.audio, comment=clip.facts.to_json)
         self._frames += len(frames)
         self._put(self._mp4.write(frames))
+        self._seconds += time.monotonic() - began
 
-    def finish(self, seconds: dict[str, float]) -> Done:
-        """Write what is left; its time is added to `seconds` (by stage)."""
+    def finish(self) -> Done:
+        """Write what is left."""
         if self._mp4 is None:
             raise EngineError("The engine ended without a frame.")
         began = time.monotonic()
@@ -303,16 +300,17 @@ class _VideoFile:
         with _spooling():
             self._file.truncate()  # of the run before there may be more
             os.fsync(self._file.fileno())
-        seconds["write"] += time.monotonic() - began
+        self._seconds += time.monotonic() - began
         return Done(
             frames=self._frames,
             fps=float(self._clip.fps),
             size=tuple(self._clip.size),
             bytes=self._offset,
             sha256=self._digest.hexdigest(),
-            seconds=seconds,
-            held=self._clip.held,
+            seconds={**self._clip.seconds, "write": self._seconds},
+            held=self._clip.facts.held,
             note=self._mp4.note,
+            facts=self._clip.facts,
         )
 
     def _put(self, data: bytes) -> None:

@@ -8,7 +8,6 @@ from PIL import Image
 
 import mimicmotion_trt as mm
 from mimicmotion_trt.events import Progress
-from mimicmotion_trt.service import ClientTls
 
 Picture = NDArray[np.uint8]
 
@@ -40,7 +39,7 @@ mm.draw_poses(poses, 192, 128)  # wrong
 assert_type(mm.draw_poses(poses, 192, 128, canvas=256), Picture)
 mm.draw_pose(poses)  # wrong
 
-with mm.Client("localhost:50051", tls=ClientTls(), token="secret") as client:
+with mm.Client("localhost:50051", tls=mm.ClientTls(), token="secret") as client:
     assert_type(client.get("a").job, str)
     client.animate("person.jpg", "dance.mp4", {"steps": 3}, output="out.mp4").result().save("again.mp4")
     for step in client.animate("person.jpg", poses, priority=3):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from mimicmotion_trt.engines import (
     open_engine,
 )
 from mimicmotion_trt.export import verify
+from mimicmotion_trt.export.options import Options
 
 
 @pytest.fixture
@@ -89,7 +91,9 @@ def test_a_bundle_without_one_of_the_two_is_damaged(deep: Bundle, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_pytorch_reuses_them_as_onnx_runtime_does(torch_bundle: Path, deep_bundle: Path) -> None:
+def test_pytorch_reuses_them_as_onnx_runtime_does(build_golden: Any, deep_bundle: Path) -> None:
+    options = Options(backend="torch", sizes=((64, 128),), segment=16, deep_cache=True)
+    torch_bundle = build_golden("test-deep-bundle-torch", options)
     chance = np.random.default_rng(0)
     picture = chance.integers(0, 255, (128, 64, 3), np.uint8)
     poses = chance.integers(0, 255, (5, 128, 64, 3), np.uint8)

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from mimicmotion_trt.pose.landmarks import (
     BodyDetector,
     BodyTracker,
-    Crop,
     FaceFinder,
     Part,
     PartTracker,
+    Region,
     refine,
 )
 
@@ -23,18 +23,18 @@ CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
 
 
 def test_the_whole_picture_stands_in_the_middle_of_its_square():
-    crop = Crop.whole(np.zeros((40, 100, 3), np.uint8))
+    crop = Region.whole(np.zeros((40, 100, 3), np.uint8))
     np.testing.assert_allclose(crop.to_picture(CORNERS), [[0, -30], [100, -30], [100, 70], [0, 70]])
 
 
 def test_pointing_puts_the_end_straight_above_the_start():
-    crop = Crop.pointing((50, 50), (70, 50), side=80)  # the end lies to the right
+    crop = Region.pointing((50, 50), (70, 50), side=80)  # the end lies to the right
     np.testing.assert_allclose(crop.to_picture(np.array([0.5, 0.25])), [70, 50], atol=1e-9)
 
 
 def test_a_crop_without_extent_is_one_pixel():
-    assert Crop.pointing((5, 5), (5, 5), side=0).side == 1
-    assert Crop.around(np.zeros((3, 2)), 0.3, 1.5).side == 1
+    assert Region.pointing((5, 5), (5, 5), side=0).side == 1
+    assert Region.around(np.zeros((3, 2)), 0.3, 1.5).side == 1
 
 
 @given(
@@ -45,7 +45,7 @@ def test_a_crop_without_extent_is_one_pixel():
 @settings(max_examples=50, deadline=None)
 def test_around_holds_every_point(angle, scale, seed):
     points = np.random.default_rng(seed).uniform(-100, 100, (12, 2))
-    crop = Crop.around(points, angle, scale)
+    crop = Region.around(points, angle, scale)
     sides = crop.to_picture(np.array([[1.0, 0.0], [0.0, 1.0]])) - crop.to_picture(np.zeros(2))
     inside = (points - crop.to_picture(np.zeros(2))) @ sides.T / crop.side**2
     assert inside.min() >= -1e-9
@@ -53,13 +53,13 @@ def test_around_holds_every_point(angle, scale, seed):
 
 
 def test_shifting_follows_the_crops_own_axes():
-    crop = Crop((0.0, 0.0), 10.0, math.pi / 2).shifted(0, 0.5)  # down, in a crop lying on its side
+    crop = Region((0.0, 0.0), 10.0, math.pi / 2).shifted(0, 0.5)  # down, in a crop lying on its side
     np.testing.assert_allclose(crop.centre, (-5, 0), atol=1e-9)
 
 
 @pytest.mark.parametrize("angle", [0.0, 0.5, math.pi / 2, -2.0])
 def test_what_is_cut_out_lies_where_to_picture_says(angle):
-    crop = Crop((60.0, 45.0), 64.0, angle)
+    crop = Region((60.0, 45.0), 64.0, angle)
     spot = crop.to_picture(np.array([0.25, 0.75]))
     picture = np.zeros((90, 120, 3), np.uint8)
     x, y = np.rint(spot).astype(int)
@@ -73,7 +73,7 @@ def test_what_is_cut_out_lies_where_to_picture_says(angle):
 
 
 def test_beyond_the_edge_is_black():
-    cut = Crop((0.0, 0.0), 20.0).cut(np.full((50, 50, 3), 200, np.uint8), 20)
+    cut = Region((0.0, 0.0), 20.0).cut(np.full((50, 50, 3), 200, np.uint8), 20)
     assert cut[0, 0, 0, 0] == 0
     assert cut[0, 15, 15, 0] == 200
 
@@ -121,19 +121,19 @@ class StandIn:
 
     def __init__(self, place: tuple[float, float]) -> None:
         self.place = np.array(place)
-        self.crops: list[Crop] = []
+        self.crops: list[Region] = []
 
-    def find(self, picture: np.ndarray, crop: Crop) -> Part:
+    def find(self, picture: np.ndarray, crop: Region) -> Part:
         self.crops.append(crop)
         near = np.hypot(*(self.place - crop.centre)) < crop.side / 2
         return Part(np.stack([self.place, self.place + 1]), 0.9 if near else 0.1)
 
-    def crop_of(self, points: np.ndarray) -> Crop:
-        return Crop.around(points, 0.0, 20.0)
+    def crop_of(self, points: np.ndarray) -> Region:
+        return Region.around(points, 0.0, 20.0)
 
 
 PICTURE = np.zeros((100, 100, 3), np.uint8)
-GUESS = Crop((50.0, 50.0), 30.0)
+GUESS = Region((50.0, 50.0), 30.0)
 WRIST = np.array([50.0, 50.0])
 
 
@@ -160,7 +160,7 @@ def test_what_is_lost_is_looked_for_where_the_body_suggests():
     tracker = PartTracker(finder)
     tracker.find(PICTURE, GUESS, WRIST)
     finder.place = np.array([90.0, 90.0])
-    there = Crop((90.0, 90.0), 30.0)
+    there = Region((90.0, 90.0), 30.0)
     assert tracker.find(PICTURE, there, np.array([90.0, 90.0])).presence == 0.9
 
 
@@ -181,7 +181,7 @@ def test_after_forgetting_the_guess_counts():
 @pytest.mark.parametrize("angle", [0.0, 0.6, -0.6])
 def test_a_face_is_found_upright_or_tilted(person, angle):
     finder = FaceFinder(threads=2)
-    face = finder.find(person, Crop((222.0, 120.0), 160.0, angle))
+    face = finder.find(person, Region((222.0, 120.0), 160.0, angle))
     better = finder.find(person, finder.crop_of(face.points))
     assert better.presence > 0.9
     np.testing.assert_allclose(better.points[4], [223, 123], atol=5)  # the tip of the nose

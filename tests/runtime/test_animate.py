@@ -285,7 +285,7 @@ def test_cancelling_from_another_thread(animate, dance):
     timer.start()
     with pytest.raises(Cancelled):
         job.result()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 60
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -24,12 +24,12 @@ def tiny():
 
 def test_the_guides_example_gives_the_frames_of_animate(tiny, person, clip_of, tmp_path, monkeypatch):
     section = GUIDE.read_text().partition("## The steps by hand")[2]
-    (tmp_path / "person.jpg").write_bytes(person.read_bytes())
+    (tmp_path / "person.png").write_bytes(person.read_bytes())
     (tmp_path / "dance.mp4").write_bytes(clip_of(8))
     monkeypatch.chdir(tmp_path)
     known: dict[str, Any] = {}
     exec(re.search(r"```python\n(.*?)```", section, re.DOTALL)[1], known)
-    result = tiny.animate("person.jpg", "dance.mp4", tiny.settings(seed=42)).result()
+    result = tiny.animate("person.png", "dance.mp4", tiny.settings(seed=42)).result()
     np.testing.assert_array_equal(known["frames"], result.frames())
 
 
@@ -54,7 +54,7 @@ def test_poses_are_estimated_with_the_settings_stride_and_length(tiny, clip_of):
         tiny.estimate_poses(found.to_bytes())
 
 
-@pytest.mark.parametrize(("canvas", "warned"), [(256, False), (128, False), (2160, True)])
+@pytest.mark.parametrize(("canvas", "warned"), [(256, False), (128, False), (512, True), (2160, True)])
 def test_lines_far_thinner_than_the_models_are_warned_of(tiny, person, dance, canvas, warned):
     pictures = mm.draw_poses(dance[:2], 192, 128, canvas)
     with warnings.catch_warnings(record=True) as caught:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mimicmotion_trt import Animator
+from mimicmotion_trt.engines.bundle import describe_file
 from mimicmotion_trt.export.options import Options
 
 
@@ -51,10 +55,48 @@ def test_every_step_is_near_that_of_float32(half, animator, golden_run):
     assert np.abs(pictures[0].astype(int) - pictures[1]).mean() < 1
 
 
-def test_arrays_are_of_the_engines_dtypes(half, pose_pictures):
-    conditions = half.networks.condition(pose_pictures(1)[0], 3, half.settings())
-    assert conditions.pose.dtype == np.float16
-    assert conditions.embedding.dtype == conditions.image_latents.dtype == np.float32
+@pytest.fixture(scope="module")
+def half_poses(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle with features of the pose in float16: PoseNet rounds them, the U-Net widens them."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    folder = tmp_path_factory.mktemp("half") / "bundle"
+    shutil.copytree(bundle, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for name, tensors in (("pose_net", "outputs"), ("unet", "inputs")):
+        model = onnx.load(path := folder / f"{name}.onnx")
+        graph, network = model.graph, manifest["networks"][name]
+        (pose,) = (
+            value for value in (graph.output if tensors == "outputs" else graph.input)
+            if value.name in ("pose", "features")
+        )  # fmt: skip
+        for node in graph.node:
+            for names in (node.input, node.output):
+                names[:] = ["wide" if one == pose.name else one for one in names]
+        pose.type.tensor_type.elem_type = TensorProto.FLOAT16
+        if tensors == "outputs":
+            graph.node.append(helper.make_node("Cast", ["wide"], [pose.name], to=TensorProto.FLOAT16))
+        else:
+            graph.node.insert(0, helper.make_node("Cast", [pose.name], ["wide"], to=TensorProto.FLOAT))
+        onnx.save(model, path)
+        (told,) = (tensor for tensor in network["spec"][tensors] if tensor["name"] == pose.name)
+        told["dtype"] = "float16"
+        network["files"] = [asdict(describe_file(path))]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def test_arrays_are_of_the_engines_dtypes(half_poses, animator, pose_pictures):
+    poses = pose_pictures(5, 128, 64)
+    settings = animator.settings(steps=2, segment=4, overlap=2)
+    with Animator.load(half_poses, threads=2) as mixed:
+        conditions = mixed.networks.condition(poses[0], 3, settings)
+        assert conditions.pose.dtype == np.float16
+        assert conditions.embedding.dtype == conditions.image_latents.dtype == np.float32
+        found = mixed.sample(poses[0], poses, settings)
+    expected = animator.sample(poses[0], poses, settings)
+    assert 0 < relative(found, expected) < 1e-3
 
 
 @pytest.mark.slow

@@ -40,7 +40,7 @@ class Host:
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run an async function on the server's loop."""
-        return asyncio.run_coroutine_threadsafe(function(*arguments), self._loop).result(30)
+        return asyncio.run_coroutine_threadsafe(function(*arguments), self._loop).result(120)
 
     @property
     def address(self) -> str:
@@ -57,7 +57,7 @@ class Host:
             self._stopped = True
             self.call(self.server.stop, grace)
             self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join(10)
+            self._thread.join(60)
             self._loop.close()
 
 
@@ -95,8 +95,8 @@ def script(**does: Any) -> bytes:
     return json.dumps(does).encode()
 
 
-def until(check: Callable[[], bool], seconds: float = 5.0) -> None:
-    """Wait for `check()`; fails after `seconds`."""
+def until(check: Callable[[], bool], seconds: float = 60.0) -> None:
+    """Wait for `check()`; fails after `seconds`, which only a fault takes: a busy machine is slow."""
     end = time.monotonic() + seconds
     while not check():
         assert time.monotonic() < end, "it did not come to that"

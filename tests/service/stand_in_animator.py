@@ -19,6 +19,7 @@ import numpy as np
 from mimicmotion_trt import errors
 from mimicmotion_trt.denoise.checkpoint import Checkpoints
 from mimicmotion_trt.events import STAGES, Progress
+from mimicmotion_trt.facts import Facts
 from mimicmotion_trt.pose import PoseSequence
 from mimicmotion_trt.service.config import EngineConfig
 from mimicmotion_trt.settings import Settings
@@ -58,7 +59,8 @@ class StandIn:
         expected = does.get("motion", type(motion).__name__)
         assert type(motion).__name__ == expected, f"{type(motion).__name__} is not {expected}"
         assert (reference_pose is not None) == does.get("reference_pose", False)
-        return Clip(does, settings, cancelled, checkpoints)
+        facts = Facts(settings, self.bundle_name, self.build, "0", "cpu")
+        return Clip(does, facts, cancelled, checkpoints)
 
     def close(self) -> None:
         pass
@@ -70,15 +72,16 @@ class Clip:
     def __init__(
         self,
         does: dict[str, Any],
-        settings: Settings,
+        facts: Facts,
         cancelled: Callable[[], bool],
         checkpoints: Checkpoints | None,
     ) -> None:
-        self.held = 0
+        settings = facts.settings
         self.frames: int = min(does.get("frames", 6), settings.frames or 10**9)
         self.fps = does.get("fps", 12.5)
         self.size = settings.size or tuple(does.get("size", (64, 128)))
         self._does = does
+        self.facts, self.seconds = facts, dict.fromkeys(STAGES, 0.0)
         self._settings = settings
         self._cancelled = cancelled
         self._checkpoints = checkpoints
@@ -99,12 +102,14 @@ class Clip:
             for step in range(self._done if stage == "denoise" else 0, steps, stride):
                 if self._cancelled():
                     raise errors.Cancelled("The job was cancelled.")
+                began = time.monotonic()
                 time.sleep(self._does.get("pause", 0.0))
                 if stage == "denoise":
                     self._latents = np.float32(0.5) * self._latents + np.float32(100 * step)
                 if stage in ("denoise", "decode") and self._checkpoints is not None:
                     done = step + 1 if stage == "denoise" else self._settings.steps
                     self._checkpoints.offer(done, lambda: self._latents)
+                self.seconds[stage] += time.monotonic() - began
                 yield self._event(stage, min(step + stride, steps), steps, min(stride, steps - step))
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ import pytest
 from mimicmotion_trt import Settings, errors
 from mimicmotion_trt.events import Preview, Progress, Video
 from mimicmotion_trt.pose import PoseSequence
-from mimicmotion_trt.service import AsyncClient
+from mimicmotion_trt.service import AsyncClient, Client
 
 from .hosting import script
 
@@ -157,3 +157,19 @@ def test_the_async_client_does_the_same(host, tmp_path):
     assert (seen[0], seen[-1]) == ("accepted", "done")
     assert video == (tmp_path / "out.mp4").read_bytes()
     assert (tmp_path / "second.mp4").stat().st_size > 0
+
+
+def test_a_closed_client_says_so(host):
+    closed = Client(host.address)
+    closed.close()
+    closed.close()
+    for call in (closed.list, closed.health, lambda: closed.animate(SHORT, b"a video")):
+        with pytest.raises(errors.ServiceError, match="the client is closed"):
+            call()
+
+
+def test_clients_and_animations_say_what_they_are(host, client):
+    animation = client.animate(SHORT, b"a video")
+    assert repr(client) == f"<Client of {host.address}>"
+    animation.result()
+    assert repr(animation) == f"<Animation of job {animation.job}>"

@@ -56,10 +56,10 @@ def test_health_tells_loading_warm_lost_and_draining():
         assert client.health() == "NOT_SERVING", "loading"
         with pytest.raises(NotReady):
             client.animate(script(), VIDEO).result()
-        client.wait_until_ready(10)
+        client.wait_until_ready(60)
         psutil.Process(host.engine_pid).kill()
         until(lambda: client.health() == "NOT_SERVING")
-        client.wait_until_ready(10)
+        client.wait_until_ready(60)
         running = client.create(script(pause=0.05), VIDEO).job
         until(lambda: client.get(running).state == "running")
         waiting = client.create(script(), VIDEO).job
@@ -73,8 +73,8 @@ def test_health_tells_loading_warm_lost_and_draining():
             client.create(script(), VIDEO)
         with pytest.raises(Draining):
             client.watch(waiting).result()
-        watcher.join(10)
-        stopping.join(10)
+        watcher.join(60)
+        stopping.join(60)
         assert len(video) == 1, "the running job was finished and delivered"
 
 
@@ -85,7 +85,7 @@ def test_what_does_not_finish_in_the_grace_is_told_that_the_server_drains():
         folder, pid = host.server.store.folder, host.engine_pid
         began = time.monotonic()
         host.stop(0.3)
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 15
         with pytest.raises(Draining):
             animation.result()
         assert not folder.exists()
@@ -96,7 +96,7 @@ def test_what_does_not_finish_in_the_grace_is_told_that_the_server_drains():
 def test_a_signal_drains_the_process(tmp_path, number):
     ready = tmp_path / "ready"
     with process(ready_file=str(ready), grace=10, json_logs=True) as (running, address):
-        until(ready.exists, 10)
+        until(ready.exists)
         assert ready.read_text() == address
         children = psutil.Process(running.pid).children(recursive=True)
         with Client(address) as client:
@@ -105,10 +105,10 @@ def test_a_signal_drains_the_process(tmp_path, number):
             until(lambda: client.get(animation.job).state == "running")
             running.send_signal(number)
             assert animation.result().done.frames == 6
-        _, log = running.communicate(timeout=10)
+        _, log = running.communicate(timeout=60)
         assert running.returncode == 0
         assert not ready.exists()
-        assert psutil.wait_procs(children, timeout=5)[1] == [], "no process is left"
+        assert psutil.wait_procs(children, timeout=30)[1] == [], "no process is left"
         lines = [json.loads(line) for line in log.splitlines()]
         said = {line["event"]: line for line in lines}
         assert set(said) == {"ready", "accepted", "started", "draining", "ended", "stopped"}
@@ -121,12 +121,12 @@ def test_a_signal_drains_the_process(tmp_path, number):
 def test_the_engine_dies_with_its_server():
     with process() as (running, address):
         with Client(address) as client:
-            client.wait_until_ready(10)
+            client.wait_until_ready(60)
             next(client.animate(script(pause=0.05), VIDEO, {"steps": 1000}))
         children = psutil.Process(running.pid).children(recursive=True)
         assert children
         running.kill()
-        assert psutil.wait_procs(children, timeout=5)[1] == []
+        assert psutil.wait_procs(children, timeout=30)[1] == []
 
 
 def test_readers_that_stop_reading_cost_no_memory(monkeypatch):
@@ -135,7 +135,7 @@ def test_readers_that_stop_reading_cost_no_memory(monkeypatch):
     monkeypatch.setenv("MALLOC_ARENA_MAX", "1")  # a heap for each thread would add 10 MB of chance
     picture, readers = script(frames=300, noise=True, size=[256, 256]), 8
     with process() as (running, address), Client(address) as client, contextlib.ExitStack() as stack:
-        client.wait_until_ready(10)
+        client.wait_until_ready(60)
         job = client.create(picture, VIDEO, {"decode_chunk": 64}).job
         done = client.watch(job).result().done
         before = psutil.Process(running.pid).memory_info().rss
@@ -199,7 +199,7 @@ def test_a_bundle_that_does_not_load_is_told_at_the_start(bundle, kind):
 
 def test_a_process_whose_bundle_does_not_load_ends_with_the_reason():
     with process(bundle='{"fail": "BundleError"}') as (running, _):
-        _, log = running.communicate(timeout=10)
+        _, log = running.communicate(timeout=60)
         assert running.returncode == 1
         assert "BundleError" in log
 
@@ -240,7 +240,7 @@ def test_jobs_of_one_engine_end_apart_and_run_again_apart():
                 script(pause=0.05, frames=3),
             )
         )
-        until(lambda: client.get(failing).state == "failed", 10)
+        until(lambda: client.get(failing).state == "failed")
         assert [client.get(job).state for job in (long, other)] == ["running", "running"]
         again = client.create(script(pause=0.05), VIDEO, {"steps": 200}).job
         until(lambda: client.get(again).state == "running")
@@ -248,7 +248,7 @@ def test_jobs_of_one_engine_end_apart_and_run_again_apart():
         until(lambda: client.get(other).state == "cancelled")
         os.kill(host.engine_pid, signal.SIGKILL)
         for job in (long, again):
-            until(lambda job=job: client.get(job).state == "running", 20)
+            until(lambda job=job: client.get(job).state == "running")
             client.cancel(job)
             with pytest.raises(errors.Cancelled):
                 client.watch(job).result()

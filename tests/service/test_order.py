@@ -14,8 +14,7 @@ from mimicmotion_trt import errors
 from mimicmotion_trt.limits import Limits
 from mimicmotion_trt.service import AsyncClient, Client
 from mimicmotion_trt.service.admission import Admission
-from mimicmotion_trt.service.order import HALF_LIFE, STRETCH, Demand, Order, forecast
-from mimicmotion_trt.service.outlook import Queue
+from mimicmotion_trt.service.order import HALF_LIFE, STRETCH, Demand, Order, Queue, forecast
 from mimicmotion_trt.service.status import Busy, TooLate
 
 from .hosting import hosted, script, until
@@ -151,12 +150,12 @@ def steps(count: int) -> dict[str, int]:
 
 
 def test_short_jobs_go_before_longer_ones_that_came_earlier(busy):
-    with busy.animate(script(pause=0.01), VIDEO, steps(60)) as running:
+    with busy.animate(script(pause=0.01), VIDEO, steps(1000), priority=2) as running:
         next(running)
         long = busy.create(script(pause=0.01), VIDEO, steps(100)).job
         short = busy.create(script(pause=0.01), VIDEO, steps(5)).job
         urgent = busy.create(script(pause=0.01), VIDEO, steps(50), priority=1).job
-        running.result()
+        running.cancel()
         for job in (long, short, urgent):
             busy.watch(job).result()
     began = {busy.get(job).started: job for job in (long, short, urgent)}
@@ -164,7 +163,7 @@ def test_short_jobs_go_before_longer_ones_that_came_earlier(busy):
 
 
 def test_a_long_job_makes_room_for_a_short_one_and_is_finished_after_it(busy):
-    long = busy.create(script(pause=0.01), VIDEO, steps(300)).job
+    long = busy.create(script(pause=0.01), VIDEO, steps(400)).job
     until(lambda: (progress := busy.get(long).progress) is not None and progress.step > 30)
     short = busy.create(script(pause=0.01), VIDEO, steps(5)).job
     busy.watch(short).result()
@@ -174,7 +173,7 @@ def test_a_long_job_makes_room_for_a_short_one_and_is_finished_after_it(busy):
 
 def test_a_deadline_that_cannot_be_kept_is_refused(busy):
     with pytest.raises(
-        TooLate, match=r"would be finished in \d+\.\d s, after its deadline in [12]\.\d s"
+        TooLate, match=r"would be finished in \d+\.\d s, after its deadline in [0-2]\.\d s"
     ) as caught:
         busy.create(script(pause=0.01), VIDEO, steps(1000), deadline=2.0)
     assert caught.value.field == "deadline"
@@ -231,8 +230,8 @@ def test_every_caller_that_is_sent_away_is_told_why():
 
 
 def test_no_job_runs_for_longer_than_the_limit():
-    with hosted(limits=Limits(job_seconds=1)) as host, Client(host.address) as client:
-        with pytest.raises(errors.LimitError, match="more than the 1 seconds"):
+    with hosted(limits=Limits(job_seconds=2)) as host, Client(host.address) as client:
+        with pytest.raises(errors.LimitError, match="more than the 2 seconds"):
             client.animate(script(pause=0.02), VIDEO, {"steps": 1000}).result()
         client.animate(script(pause=0.01, frames=1), VIDEO, steps(10)).result()
         with pytest.raises(errors.LimitError, match="predicted seconds of the job"):

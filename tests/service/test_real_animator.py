@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -44,12 +45,13 @@ def test_the_server_makes_what_the_library_makes(host, client, bundle, chosen):
         mp4, video = None, b""
         for event in clip:
             if event.frames is not None:
-                mp4 = mp4 or FragmentedMp4(clip.fps, clip.size, audio=clip.audio)
+                mp4 = mp4 or FragmentedMp4(clip.fps, clip.size, clip.audio, comment=clip.facts.to_json)
                 video += mp4.write(event.frames)
         assert mp4 is not None
         video += mp4.close()
         assert events[0].settings == animator.settings(**SHORT, **chosen, preview=1)
     assert served.result().read() == video
+    assert served.result().done.facts == replace(clip.facts, settings=replace(clip.settings, preview=1))
     assert served.result().done.frames == client.watch(company).result().done.frames == 5
     assert len([event for event in events if isinstance(event, Preview)]) == 2
     assert "torch" not in Path(f"/proc/{host.engine_pid}/maps").read_text()
@@ -123,7 +125,7 @@ def test_a_job_that_made_room_gives_the_same_video(bundle):
         ).result()  # to predict from
         undisturbed = client.animate(PERSON, MOTION, settings, reference_pose=pose).result().read()
         long = client.create(PERSON, MOTION, settings, reference_pose=pose).job
-        until(lambda: (progress := client.get(long).progress) is not None and progress.step > 5, 20)
+        until(lambda: (progress := client.get(long).progress) is not None and progress.step > 5)
         short = client.animate(PERSON, MOTION, {**settings, "steps": 1}, reference_pose=pose).result()
         assert client.get(long).ended is None, "the short one went first"
         assert short.done.frames == 5

@@ -70,12 +70,12 @@ def video_of(events: list[Event]) -> bytes:
 def test_a_killed_server_goes_on_with_its_job(tmp_path, undisturbed, stage, step):
     """A watcher that comes back with its last number misses nothing and sees nothing twice."""
     with process(**options(tmp_path)) as (running, address), Client(address) as client:
-        client.wait_until_ready(20)
+        client.wait_until_ready(60)
         job = client.create(PICTURE, VIDEO, SETTINGS, request_id="mine").job
         before = watch_until(client, job, stage, step)
         engine = psutil.Process(running.pid).children()
         running.kill()
-        psutil.wait_procs(engine, timeout=5)
+        psutil.wait_procs(engine, timeout=30)
     with hosted(**options(tmp_path)) as host, Client(host.address) as client:
         assert client.create(PICTURE, VIDEO, SETTINGS, request_id="mine").job == job
         after = list(client.watch(job, after=before[-1].sequence))
@@ -93,7 +93,7 @@ def test_a_killed_server_goes_on_with_its_job(tmp_path, undisturbed, stage, step
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=SLOW)])
 def test_a_stop_keeps_running_and_waiting_jobs_for_the_next_life(tmp_path, undisturbed, number):
     with process(**options(tmp_path, grace=0.1)) as (running, address), Client(address) as client:
-        client.wait_until_ready(20)
+        client.wait_until_ready(60)
         animation = client.animate(PICTURE, VIDEO, {**SETTINGS, "steps": 300})
         next(animation)
         waiting = client.create(PICTURE, VIDEO, SETTINGS).job
@@ -102,7 +102,7 @@ def test_a_stop_keeps_running_and_waiting_jobs_for_the_next_life(tmp_path, undis
         with pytest.raises(Draining) as caught:
             animation.result()
         assert "Watch the job again" in caught.value.remedy
-        assert running.wait(10) == 0
+        assert running.wait(60) == 0
     with hosted(**options(tmp_path)) as host, Client(host.address) as client:
         assert client.get(animation.job).state in ("queued", "running")
         client.cancel(animation.job)
@@ -131,7 +131,7 @@ def test_another_build_does_not_go_on_with_the_latents_and_the_queue_does(tmp_pa
 
 def test_without_a_store_nothing_is_left(tmp_path):
     with process(folder=str(tmp_path)) as (running, address), Client(address) as client:
-        client.wait_until_ready(20)
+        client.wait_until_ready(60)
         job = client.create(script(frames=2), VIDEO).job
         client.watch(job).result()
         running.kill()

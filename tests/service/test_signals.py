@@ -31,8 +31,8 @@ CASES = [
 
 @pytest.mark.parametrize(("load", "target", "name"), CASES)
 def test_a_signal_leaves_health_right_and_nothing_behind(tmp_path, load, target, name):
-    with process(folder=str(tmp_path), grace=10) as (running, address), Client(address) as client:
-        client.wait_until_ready(20)
+    with process(folder=str(tmp_path), grace=60) as (running, address), Client(address) as client:
+        client.wait_until_ready(60)
         children = psutil.Process(running.pid).children(recursive=True)
         engine = next(child for child in children if "spawn_main" in " ".join(child.cmdline()))
         job = client.create(script(pause=0.05), VIDEO, {"steps": 20}).job if load == "loaded" else ""
@@ -42,7 +42,7 @@ def test_a_signal_leaves_health_right_and_nothing_behind(tmp_path, load, target,
             engine.send_signal(SIGNALS[name])
             if name == "KILL":
                 until(lambda: not engine.is_running() or engine.status() == psutil.STATUS_ZOMBIE)
-            until(lambda: _health(client) == "SERVING", 5)
+            until(lambda: _health(client) == "SERVING")
             assert client.health("live") == "SERVING"
             if job:
                 assert client.watch(job).result().done.frames == 6
@@ -51,14 +51,14 @@ def test_a_signal_leaves_health_right_and_nothing_behind(tmp_path, load, target,
             running.terminate()
         else:
             running.send_signal(SIGNALS[name])
-            until(lambda: _health(client) != "SERVING", 5)
+            until(lambda: _health(client) != "SERVING")
             if job and name != "KILL":
                 assert client.watch(job).result().done.frames == 6, "it is finished within the grace"
         began = time.monotonic()
-        code = running.wait(15)
-        assert time.monotonic() - began < 15
+        code = running.wait(60)
+        assert time.monotonic() - began < 30
         assert code == (-signal.SIGKILL if (target, name) == ("server", "KILL") else 0)
-        assert psutil.wait_procs(children, timeout=5)[1] == [], "no orphan"
+        assert psutil.wait_procs(children, timeout=30)[1] == [], "no orphan"
 
 
 def _health(client: Client) -> str:
@@ -71,15 +71,15 @@ def _health(client: Client) -> str:
 def test_a_reader_that_sleeps_does_not_hold_up_the_end():
     picture = script(frames=300, noise=True, size=[256, 256])
     with process(grace=60) as (running, address), Client(address) as client:
-        client.wait_until_ready(20)
+        client.wait_until_ready(60)
         job = client.create(picture, VIDEO, {"decode_chunk": 64}).job
         client.watch(job).result()
         with Client(address) as sleepy:
             next(sleepy.watch(job))
             began = time.monotonic()
             running.terminate()
-            assert running.wait(30) == 0
-            assert time.monotonic() - began < 10
+            assert running.wait(60) == 0
+            assert time.monotonic() - began < 30
 
 
 def test_a_supervisor_that_dies_takes_liveness_and_then_the_process_with_it():

@@ -1008,6 +1008,12 @@ class DoneEvent(_message.Message):
     SECONDS_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    BUNDLE_FIELD_NUMBER: _builtins.int
+    BUILD_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    DEVICE_FIELD_NUMBER: _builtins.int
+    PEOPLE_FIELD_NUMBER: _builtins.int
     frames: _builtins.int
     fps: _builtins.float
     """Frames per second."""
@@ -1019,11 +1025,27 @@ class DoneEvent(_message.Message):
     """Frames in which the driving person was not seen: they hold the last pose, its confidence falling."""
     note: _builtins.str
     """What the bundle says of itself, and what was lost of the motion's sound, and why; empty if there is nothing to say."""
+    bundle: _builtins.str
+    """Name of the bundle."""
+    build: _builtins.str
+    """Its key: a hash of all that its engines were made from."""
+    version: _builtins.str
+    """Of the package that made the video."""
+    device: _builtins.str
+    """`cpu`, or the names of the GPUs."""
     @_builtins.property
     def size(self) -> Global___Size: ...
     @_builtins.property
     def seconds(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Seconds spent by stage: pose, encode, denoise, decode, and write (making the MP4)."""
+
+    @_builtins.property
+    def settings(self) -> Global___AnimationSettings:
+        """In force, all filled in. These and the next five are in the metadata of the video file as well (`comment`, JSON)."""
+
+    @_builtins.property
+    def people(self) -> Global___People:
+        """How many people were found."""
 
     def __init__(
         self,
@@ -1036,14 +1058,53 @@ class DoneEvent(_message.Message):
         seconds: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         held: _builtins.int = ...,
         note: _builtins.str = ...,
+        settings: Global___AnimationSettings | None = ...,
+        bundle: _builtins.str = ...,
+        build: _builtins.str = ...,
+        version: _builtins.str = ...,
+        device: _builtins.str = ...,
+        people: Global___People | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["size", b"size"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["people", b"people", "settings", b"settings", "size", b"size"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "fps", b"fps", "frames", b"frames", "held", b"held", "note", b"note", "seconds", b"seconds", "sha256", b"sha256", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["build", b"build", "bundle", b"bundle", "bytes", b"bytes", "device", b"device", "fps", b"fps", "frames", b"frames", "held", b"held", "note", b"note", "people", b"people", "seconds", b"seconds", "settings", b"settings", "sha256", b"sha256", "size", b"size", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DoneEvent: _TypeAlias = DoneEvent  # noqa: Y015
+
+@_typing.final
+class People(_message.Message):
+    """Unset where no estimator looked: the pose or the keypoints were given."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PICTURE_FIELD_NUMBER: _builtins.int
+    MOTION_FIELD_NUMBER: _builtins.int
+    picture: _builtins.int
+    """In the picture."""
+    motion: _builtins.int
+    """In the motion, the most in one frame."""
+    def __init__(
+        self,
+        *,
+        picture: _builtins.int | None = ...,
+        motion: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_motion", b"_motion", "_picture", b"_picture", "motion", b"motion", "picture", b"picture"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_motion", b"_motion", "_picture", b"_picture", "motion", b"motion", "picture", b"picture"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__motion: _TypeAlias = _typing.Literal["motion"]  # noqa: Y015
+    _WhichOneofArgType__motion: _TypeAlias = _typing.Literal["_motion", b"_motion"]  # noqa: Y015
+    _WhichOneofReturnType__picture: _TypeAlias = _typing.Literal["picture"]  # noqa: Y015
+    _WhichOneofArgType__picture: _TypeAlias = _typing.Literal["_picture", b"_picture"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__motion) -> _WhichOneofReturnType__motion | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__picture) -> _WhichOneofReturnType__picture | None: ...
+
+Global___People: _TypeAlias = People  # noqa: Y015
 
 @_typing.final
 class CreateAnimationResponse(_message.Message):

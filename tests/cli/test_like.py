@@ -1,0 +1,82 @@
+"""`animate --like`: a finished video made again, or its settings taken for another one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+import mimicmotion_trt as mm
+from mimicmotion_trt.service import Client
+from mimicmotion_trt.service.config import load_animator
+
+from ..service.hosting import hosted
+from .conftest import Command
+
+ROOT = Path(__file__).parents[2]
+PERSON, MOTION = ROOT / "demo" / "person.jpg", ROOT / "demo" / "balance.npz"
+ODD = ("--steps", 2, "--frames", 2, "--size", "64x64", "--seed", 9, "--guidance", 1, 1)
+
+
+@pytest.fixture
+def made(bundle: Path, command: Command, tmp_path: Path) -> Path:
+    """A video with settings of its own."""
+    output = tmp_path / "first.mp4"
+    command("animate", "--image", PERSON, "--motion", MOTION, "--output", output, "--bundle", bundle, *ODD)
+    return output
+
+
+def test_a_video_is_made_again_to_the_byte(bundle, command, tmp_path, made, monkeypatch):
+    monkeypatch.setenv("MIMICMOTION_BUNDLES", str(bundle.parent))
+    again, other = tmp_path / "again.mp4", tmp_path / "other.mkv"
+    words = ("animate", "--like", made, "--image", PERSON, "--motion", MOTION)
+    done = command(*words, "--output", again, "--json")
+    assert again.read_bytes() == made.read_bytes()
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert (said["seed"], said["bundle"], said["build"]) == (9, bundle.name, mm.read_facts(made).build)
+    assert set(said["seconds"]) == {"pose", "encode", "denoise", "decode"}
+    command(*words, "--output", other, "--seed", 3)
+    assert mm.read_facts(other).settings.seed == 3, "a flag goes above"
+    assert mm.read_facts(other).settings.steps == 2
+
+
+def test_without_a_motion_it_is_the_videos_own(bundle, command, tmp_path, made):
+    done = command(
+        "animate",
+        "--like",
+        made,
+        "--image",
+        PERSON,
+        "--output",
+        tmp_path / "a.mp4",
+        "--bundle",
+        bundle,
+        code=1,
+    )
+    assert "nobody was found in 2 frames of the motion" in done.stderr  # noise, of networks of random weights
+    done = command("animate", "--image", PERSON, "--output", tmp_path / "a.mp4", code=1)
+    assert "there is no motion" in done.stderr
+
+
+def test_another_bundle_is_said(bundle, command, tmp_path, made):
+    other = shutil.copytree(bundle, tmp_path / "other")
+    manifest = json.loads((other / "manifest.json").read_text())
+    (other / "manifest.json").write_text(json.dumps(manifest | {"build": "0" * 64}))
+    words = ("animate", "--like", made, "--image", PERSON, "--motion", MOTION, "--output", tmp_path / "b.mp4")
+    assert "000000000000 now" in command(*words, "--bundle", other).stderr
+    assert f"there is no bundle '{bundle.name}'" in command(*words, code=1).stderr
+
+
+def test_a_server_writes_the_same_file(bundle, command, tmp_path, made):
+    facts = mm.read_facts(made)
+    with hosted(load=load_animator, bundle=bundle, threads=1) as host:
+        with Client(host.address) as client:
+            sent = client.animate(PERSON, MOTION, facts.settings, output=tmp_path / "sent.mp4").result()
+        assert sent.done.facts == facts == mm.read_facts(tmp_path / "sent.mp4")
+        words = ("animate", "--server", host.address, "--like", made, "--image", PERSON, "--motion", MOTION)
+        command(*words, "--output", tmp_path / "again.mp4")
+        command(*words, "--output", tmp_path / "again.webm")
+    assert (tmp_path / "again.mp4").read_bytes() == (tmp_path / "sent.mp4").read_bytes()
+    assert mm.read_facts(tmp_path / "again.webm") == facts
