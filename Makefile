@@ -35,7 +35,7 @@ demo: setup ## animate a picture through a real server: demo/out.mp4 and demo/sh
 	@$(PY) demo/demo.py
 
 test: setup ## all tests but the slow ones
-	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow" --durations=20 --durations-min=4
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not slow" --durations=20 --durations-min=4
 
 test-slow: setup ## the tests that take minutes
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 -m slow --timeout 1800

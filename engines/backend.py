@@ -11,6 +11,7 @@ from ..errors import BundleError
 from .bundle import Bundle
 from .cuda import Gpu
 from .spec import Array, EngineSpec
+from .weight_table import Delta, WeightChanges
 
 BACKENDS = {
     "onnxruntime": "onnxruntime_backend",
@@ -64,8 +65,17 @@ class Engine(Protocol):
         """Free what the engine holds; no call may follow."""
 
 
-def open_engine(bundle: Bundle, network: str, placement: Placement = ANYWHERE) -> Engine:
-    """Load one network of a bundle on its backend; raises `BundleError`."""
+def open_engine(
+    bundle: Bundle,
+    network: str,
+    placement: Placement = ANYWHERE,
+    *,
+    deltas: Mapping[str, Delta] | None = None,
+) -> Engine:
+    """Load one network of a bundle on its backend; raises `BundleError`.
+
+    `deltas` are added to tensors of its file (`weight_table.make_changes`), which stays as it is.
+    """
     name = bundle.manifest.backend
     if name not in BACKENDS:
         raise BundleError(
@@ -74,5 +84,8 @@ def open_engine(bundle: Bundle, network: str, placement: Placement = ANYWHERE) -
         )
     module = importlib.import_module(f".{BACKENDS[name]}", __package__)
     found = bundle.manifest.networks[network]
-    engine: Engine = module.open_engine(bundle.engine_path(network), found.spec, placement, plan=found.plan)
+    changes = WeightChanges(deltas, bundle.graph_path(network)) if deltas else None
+    engine: Engine = module.open_engine(
+        bundle.engine_path(network), found.spec, placement, plan=found.plan, changes=changes
+    )
     return engine

@@ -15,6 +15,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from ..errors import BundleError
 from ..validation import explain
 from .spec import FEATURE_CACHE_NETWORKS, EnginePlan, EngineSpec, check_specs
+from .weight_table import WeightTable, read_table
 
 Count = Annotated[int, Field(ge=0)]
 Flops = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -110,6 +111,9 @@ class Network:
     stats: Annotated[GraphStats, Field(alias="audit")]
     plan: EnginePlan | None = None
     """What a compiled engine was compiled for; None for graphs that run anywhere."""
+    for_lora: tuple[File, ...] = ()
+    """What a LoRA needs when the network is loaded: the table of its weights; of a plan also the graph that was
+    compiled, and that one's weights. None where the network takes no LoRA."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +246,7 @@ class Bundle:
             bundle = cls(folder, Manifest.from_json(text))
             remedy = f"Rebuild it: `{bundle.manifest.command}`."
             for network in bundle.manifest.networks.values():
-                for file in network.files:
+                for file in (*network.files, *network.for_lora):
                     check_file(folder, file)
         except BundleError as error:
             raise BundleError(f"{folder}: {error.message}", remedy=remedy or error.remedy) from None
@@ -251,6 +255,22 @@ class Bundle:
     def engine_path(self, network: str) -> Path:
         """The engine file of one network."""
         return self.folder / self.manifest.networks[network].files[0].name
+
+    def weight_table(self, network: str) -> WeightTable:
+        """Which tensors hold which weights; raises `BundleError` where the network takes no other ones."""
+        files = self.manifest.networks[network].for_lora
+        if not files:
+            raise BundleError(
+                f"{self.folder.name} does not say where its weights lie, so a LoRA cannot be added.",
+                remedy=f"Rebuild it with this version, a bundle of plans with --refit: `{self.manifest.command}`.",
+                field="lora",
+            )
+        return read_table(self.folder / files[0].name)
+
+    def graph_path(self, network: str) -> Path | None:
+        """The ONNX file that a plan was compiled from; None where it was not kept."""
+        _, *graph = self.manifest.networks[network].for_lora or (None,)
+        return self.folder / graph[0].name if graph else None
 
 
 def check_file(folder: Path, file: File) -> None:

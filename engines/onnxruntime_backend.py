@@ -10,7 +10,9 @@ import onnxruntime as ort
 
 from ..errors import BundleError, EngineError
 from .backend import Call, Placement
+from .onnx_weights import change_weights
 from .spec import Array, EnginePlan, EngineSpec
+from .weight_table import WeightChanges
 
 
 class OnnxRuntimeEngine:
@@ -19,7 +21,13 @@ class OnnxRuntimeEngine:
     gpu = None
 
     def __init__(
-        self, path: Path, spec: EngineSpec, threads: int | None, *, spin_threads: bool = False
+        self,
+        path: Path,
+        spec: EngineSpec,
+        threads: int | None,
+        *,
+        spin_threads: bool = False,
+        changes: WeightChanges | None = None,
     ) -> None:
         options = ort.SessionOptions()
         options.log_severity_level = 4  # what goes wrong is raised, not printed
@@ -29,8 +37,15 @@ class OnnxRuntimeEngine:
         # the same without it, since the arena takes back what was read for the last time.
         options.enable_mem_reuse = False
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin_threads)))
+        graph: str | bytes = str(path)
+        if changes is not None:
+            graph, values = change_weights(path, changes.deltas)
+            given = [ort.OrtValue.ortvalue_from_numpy(array) for array in values.values()]
+            options.add_external_initializers(list(values), given)
+            folder = "session.model_external_initializers_file_folder_path"
+            options.add_session_config_entry(folder, str(path.parent))
         try:
-            self._session: Any = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self._session: Any = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the library raises kinds of its own, without a common base
             raise BundleError(
                 f"{path.name} cannot be loaded by ONNX Runtime {ort.__version__}: {error}",
@@ -70,7 +85,12 @@ class OnnxRuntimeEngine:
 
 
 def open_engine(
-    path: Path, spec: EngineSpec, placement: Placement, *, plan: EnginePlan | None = None
+    path: Path,
+    spec: EngineSpec,
+    placement: Placement,
+    *,
+    plan: EnginePlan | None = None,
+    changes: WeightChanges | None = None,
 ) -> OnnxRuntimeEngine:
     """Load one ONNX file. The device must be "auto" or "cpu"; there is no plan."""
     if placement.device not in ("auto", "cpu"):
@@ -78,4 +98,5 @@ def open_engine(
             f"an onnxruntime bundle runs on the CPU, not on {placement.device!r}.",
             remedy='Use device="cpu", or a bundle built for that device.',
         )
-    return OnnxRuntimeEngine(path, spec, placement.threads, spin_threads=placement.spin_threads)
+    spin = placement.spin_threads
+    return OnnxRuntimeEngine(path, spec, placement.threads, spin_threads=spin, changes=changes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import tempfile
 import weakref
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -17,8 +18,10 @@ from ..errors import BundleError, EngineError
 from .backend import Placement
 from .cuda import Gpu
 from .cuda_memory import DeviceArray, Memory, error_class
+from .onnx_weights import write_changed
 from .spec import Array, EnginePlan, EngineSpec
 from .tensorrt_library import REBUILD, Session, check_plan, check_validity, open_session
+from .weight_table import WeightChanges
 
 FLOAT32 = ("fp32", "float32", "float")
 """How inspectors name it, in lower case."""
@@ -27,14 +30,33 @@ SMALLER = "Use fewer pixels, frames or rows if memory ran out; else report it wi
 
 
 def open_engine(
-    path: Path, spec: EngineSpec, placement: Placement, *, plan: EnginePlan | None
+    path: Path,
+    spec: EngineSpec,
+    placement: Placement,
+    *,
+    plan: EnginePlan | None,
+    changes: WeightChanges | None = None,
 ) -> TensorRtEngine:
-    """Load one plan on the device "auto", "cuda" or "cuda:1"."""
+    """Load one plan on the device "auto", "cuda" or "cuda:1"; with `changes` it is refitted by its graph."""
     if plan is None:
         raise BundleError(f"the manifest does not say which TensorRT compiled {path.name}.", remedy=REBUILD)
     flavour = plan.library.partition(" ")[0]
     session = open_session(flavour, placement.device, placement.stream)
-    return TensorRtEngine(session, path, spec, plan)
+    engine = TensorRtEngine(session, path, spec, plan)
+    if changes is not None:
+        try:
+            _refit_changed(engine, changes)
+        except BaseException:
+            engine.close()
+            raise
+    return engine
+
+
+def _refit_changed(engine: TensorRtEngine, changes: WeightChanges) -> None:
+    """Refit a plan with its own graph, some weights changed."""
+    assert changes.graph is not None  # a bundle without the graph has no table of weights either
+    with tempfile.TemporaryDirectory(prefix="mimicmotion-") as folder:
+        engine.refit(write_changed(changes.graph, changes.deltas, Path(folder)))
 
 
 class TensorRtEngine:

@@ -24,6 +24,7 @@ from .backend import Call, Placement
 from .cuda import Gpu, gpu_index, open_gpu
 from .cuda_memory import SMALLER, DeviceArray, translate
 from .spec import Array, EnginePlan, EngineSpec
+from .weight_table import WeightChanges
 
 try:
     import torch
@@ -58,12 +59,15 @@ class TorchEngine:
         threads: int | None,
         mode: str = "eager",
         gpu: Gpu | None = None,
+        changes: WeightChanges | None = None,
     ) -> None:
         self.gpu = gpu
         """The same device for arrays and graphs of ours; None on a CPU."""
         self.spec, self._device, self._threads = spec, torch.device(device), threads
         try:
             trace: Any = torch.jit.load(str(path), map_location=self._device)  # type: ignore[no-untyped-call]
+            if changes is not None:
+                change_weights(trace.state_dict(), changes)
             program: Any = read_trace(trace, self._device)
         except Exception as error:  # a damaged file raises kinds of its own
             raise BundleError(
@@ -114,7 +118,12 @@ class TorchEngine:
 
 
 def open_engine(
-    path: Path, spec: EngineSpec, placement: Placement, *, plan: EnginePlan | None = None
+    path: Path,
+    spec: EngineSpec,
+    placement: Placement,
+    *,
+    plan: EnginePlan | None = None,
+    changes: WeightChanges | None = None,
 ) -> TorchEngine:
     """Load one engine file on "cpu", "cuda" or "cuda:N"; "auto" takes a GPU if PyTorch finds one.
 
@@ -127,7 +136,16 @@ def open_engine(
         raise BundleError(f"{MODE_VARIABLE} is {mode!r}.", remedy="Set it to eager or compile.")
     chosen = choose_device(placement.device)
     gpu = None if chosen == "cpu" else _open_gpu(gpu_index(chosen), placement.stream)
-    return TorchEngine(path, spec, chosen, placement.threads, mode, gpu)
+    return TorchEngine(path, spec, chosen, placement.threads, mode, gpu, changes)
+
+
+def change_weights(tensors: Mapping[str, torch.Tensor], changes: WeightChanges) -> None:
+    """Change the weights of a trace in memory, in place; sums are made in float64."""
+    with torch.no_grad():
+        for name, delta in changes.deltas.items():
+            tensor = tensors[name]
+            added = torch.from_numpy(np.ascontiguousarray(delta())).to(tensor.device)
+            tensor.copy_(tensor.double() + added.reshape(tensor.shape))
 
 
 @functools.cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from ..engines import (
     Engine,
     EnginePlan,
     EngineSpec,
+    File,
     Manifest,
     Network,
     Placement,
@@ -30,6 +31,7 @@ from ..engines.onnxruntime_backend import OnnxRuntimeEngine
 from ..engines.tensorrt_backend import open_engine
 from ..engines.tensorrt_library import open_library
 from ..engines.torch_backend import TorchEngine
+from ..engines.weight_table import SUFFIX, WeightTable, write_table
 from ..training.checkpoints import image_statistics, load_model
 from ..training.networks import model_specs
 from .float16 import tensor_core_engine, to_float16
@@ -41,6 +43,7 @@ from .stats import fit_flops, graph_stats, program_stats
 from .tensorrt_build import compile_plan, make_profiles, plan_name, refit_plan
 from .tracing import ONNXRUNTIME, STANDARD, trace_onnx, trace_torchscript
 from .verify import Evidence, call_arrays, cast_inputs, compare_engine, example_inputs, record_evidence
+from .weight_origins import held_weights, onnx_table, torch_table
 
 BOUNDS = {"fp32": 3e-4, "fp16": 5e-3, "fp8": 0.3}
 """Largest relative L2 error of an engine against float32 PyTorch; fp8 of the U-Net alone."""
@@ -144,6 +147,8 @@ class NetworkBuild:
             module = to_float16(module, self.name)
         shape = (2, 2, 8, 16) if half else (2, 3, 16, 24)
         inputs = cast_inputs(example_inputs(self.name, self.spec, shape, seed=0), self.spec)
+        layers: dict[str, tuple[int, ...]] = getattr(module, "layers", {})
+        held = held_weights(module) if layers else {}
         bound = BOUNDS["fp8" if evidence.calibration else "fp16" if half else "fp32"]
         if self.options.backend == "torch":
             path = trace_torchscript(module, inputs, self.spec, self.workspace.bundle / f"{self.name}.ts")
@@ -152,7 +157,8 @@ class NetworkBuild:
             script = TorchEngine(path, self.spec, "cpu", None)
             counted = program_stats(script.program)
             accuracy = compare_engine(self.name, script, evidence.cases, bound, "torch")
-            return Network(self.spec, (describe_file(path),), accuracy, flops, counted)
+            for_lora = self._for_lora(torch_table(layers, held))
+            return Network(self.spec, (describe_file(path),), accuracy, flops, counted, for_lora=for_lora)
         dialect = STANDARD if half or self.options.compiles else ONNXRUNTIME
         files = trace_onnx(module, inputs, self.spec, self.workspace.bundle / f"{self.name}.onnx", dialect)
         accuracies = []
@@ -170,8 +176,10 @@ class NetworkBuild:
         accuracies.append(compare_engine(self.name, engine, evidence.cases, bound))
         accuracy = max(accuracies, key=lambda accuracy: accuracy.rel_l2)
         counted = graph_stats(onnx.load(str(files[0]), load_external_data=False))
+        table = onnx_table(layers, held, files[0]) if layers else {}
         if not self.options.compiles:
-            return Network(self.spec, tuple(map(describe_file, files)), accuracy, flops, counted)
+            for_lora, engine_files = self._for_lora(table), tuple(map(describe_file, files))
+            return Network(self.spec, engine_files, accuracy, flops, counted, for_lora=for_lora)
         compiled, plan = self._compile(files[0])
         if evidence.of_plan:
             self.report(f"comparing the plan of {self.name} with PyTorch")
@@ -179,10 +187,18 @@ class NetworkBuild:
             # TensorRT multiplies float32 as TF32, whose mantissa is float16's.
             bound = max(bound, BOUNDS["fp16"])
             accuracy = compare_engine(self.name, engine, evidence.of_plan, bound, self.options.backend)
-        for path in files:
+        for_lora = self._for_lora(table, files) if plan.refittable else ()
+        for path in files if not for_lora else ():
             path.unlink()
         compiled = compiled.replace(self.workspace.bundle / plan_name(self.name, self.key, plan))
-        return Network(self.spec, (describe_file(compiled),), accuracy, flops, counted, plan)
+        return Network(self.spec, (describe_file(compiled),), accuracy, flops, counted, plan, for_lora)
+
+    def _for_lora(self, table: WeightTable, graph: Iterable[Path] = ()) -> tuple[File, ...]:
+        """What a LoRA needs of this network, on the disk; nothing of a network that takes none."""
+        if not table:
+            return ()
+        path = write_table(self.workspace.bundle / f"{self.name}{SUFFIX}", table)
+        return tuple(map(describe_file, (path, *graph)))
 
     def _compile(self, graph: Path) -> tuple[Path, EnginePlan]:
         """The plan of a graph: compiled, or the former bundle's with the graph's weights."""

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from ..errors import CheckpointError
 from .rewrite import Clip, padded_conv, rewrite, time_conv
+from .weight_origins import mark_origins, marked_layers
 
 
 class UNetEngine(nn.Module):
@@ -18,6 +19,8 @@ class UNetEngine(nn.Module):
 
     def __init__(self, unet: Any) -> None:
         super().__init__()
+        self.layers = marked_layers(unet)
+        """Layers whose weights can be changed when the engine is loaded, by path, with the shapes of these."""
         self.unet = rewrite(unet)
 
     def forward(
@@ -192,8 +195,10 @@ FORMS: dict[str, tuple[Callable[[Any], nn.Module], str]] = {
 
 def engine_form(network: str, model: Any) -> nn.Module:
     """A network of a model in the form that engines run; the model's part is rewritten in place."""
-    form, part = FORMS[network]
-    return form(getattr(model, part))
+    form, name = FORMS[network]
+    part = getattr(model, name)
+    mark_origins(part)
+    return form(part)
 
 
 def check_scheduler(config: Mapping[str, Any]) -> None:

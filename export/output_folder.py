@@ -19,8 +19,10 @@ from ..engines.bundle import MANIFEST, check_file, read_json, write_json
 from ..errors import BundleError, OutputError
 from ..files import lock_folder, write_atomic
 
-ENGINE_FILE = re.compile(rf"({'|'.join(NETWORKS)}|unet_[a-z]+)(-[0-9a-f]+)?\.(onnx|weights|plan|ts)")
-"""The name of an engine file, or of its external weights, of any version and backend."""
+ENGINE_FILE = re.compile(
+    rf"({'|'.join(NETWORKS)}|unet_[a-z]+)(-[0-9a-f]+)?\.(onnx|weights|plan|ts|layers\.json)"
+)
+"""The name of an engine file, of its external weights or the table of them, of any version and backend."""
 
 
 def find_present(output: Path, key: str) -> Manifest | None:
@@ -112,14 +114,16 @@ class Workspace:
         found = {}
         for name, network in noted.items():
             with contextlib.suppress(BundleError):
-                for file in network.files:
+                for file in (*network.files, *network.for_lora):
                     check_file(self.bundle, file)
                 found[name] = network
         return found
 
     def _tidy(self) -> None:
         """Delete what belongs to no finished network, as an interrupted build leaves it."""
-        kept = {file.name for network in self.finished.values() for file in network.files}
+        kept = {
+            file.name for network in self.finished.values() for file in (*network.files, *network.for_lora)
+        }
         self.bundle.mkdir(exist_ok=True)
         for path in self.bundle.iterdir():
             if path.name not in kept:

@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from ..training.networks import ends_in_zeros
 from .tracing import attend
+from .weight_origins import derived
 
 
 @dataclass(frozen=True)
@@ -300,7 +301,7 @@ def split_linear(linear: nn.Linear, parts: int) -> list[nn.Linear]:
     for index in range(parts):
         rows = slice(index * width, (index + 1) * width)
         layer = nn.Linear(linear.in_features, width, bias=linear.bias is not None, device="meta")
-        layer.weight = nn.Parameter(linear.weight[rows], requires_grad=False)
+        layer.weight = derived(linear.weight[rows], linear.weight, rows=rows)
         if linear.bias is not None:
             layer.bias = nn.Parameter(linear.bias[rows], requires_grad=False)
         layers.append(layer)
@@ -313,7 +314,7 @@ def time_conv(conv: nn.Conv3d, scale: float = 1.0) -> nn.Conv2d:
     sizes = (conv.in_channels, conv.out_channels, (kernel, 1))
     flat = nn.Conv2d(*sizes, padding=(kernel // 2, 0), device="meta")
     assert conv.bias is not None
-    flat.weight = nn.Parameter(conv.weight[..., 0] * scale, requires_grad=False)
+    flat.weight = derived(conv.weight[..., 0] * scale, conv.weight, scale=scale)
     flat.bias = nn.Parameter(conv.bias * scale, requires_grad=False)
     return flat
 

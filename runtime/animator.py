@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -18,20 +18,20 @@ from numpy.typing import NDArray
 from .bundles import load_bundle
 from .denoise.checkpoint import Checkpoints
 from .denoise.cost import ModelStats, check_memory
-from .denoise.plan import closing
 from .errors import MotionError, SettingsError
 from .facts import Facts
 from .inputs import Request, check_pose_pictures, nearest_size, open_inputs, read_reference
 from .job import Job
 from .limits import Limits
+from .lora import Loras
 from .media.picture import PictureLike, fit_picture, read_picture
 from .networks import Networks, Sampler
 from .pipeline import Animation
-from .pose import PoseSequence, draw_poses, estimate_poses, rescale_to_reference
-from .pose.draw import LINE_WIDTH, drawn_width
-from .pose.follow import hold_poses
+from .pose import PoseSequence, draw_poses, estimate_poses
+from .pose.draw import LINE_WIDTH, Drawing, drawn_width
 from .pose.framing import Reference
 from .pose.motion import MotionKind, MotionLike, open_motion
+from .pose.retarget import retarget
 from .settings import Settings, SettingsDict, driver_of, make_settings, resolve_settings
 from .validation import ArrayLike, check_array, described
 
@@ -65,6 +65,8 @@ class Animator:
         self.networks = networks
         self.manifest = networks.model
         """What the bundle says of itself."""
+        self.defaults = {**networks.model.defaults, "lora": networks.loras.usual or None}
+        """Settings in force where none are given."""
         self.bundle_name = name
         """The name of the bundle's folder."""
         self.limits, self.threads = limits, threads
@@ -85,11 +87,15 @@ class Animator:
         threads: int | None = None,
         limits: Limits | None = None,
         graphs: bool = True,
+        lora: Sequence[str | Path | tuple[str | Path, float]] = (),
+        loras: Mapping[str, str | Path] | None = None,
     ) -> Animator:
         """Load a bundle by name or folder onto a device ("auto", "cpu", "cuda", "cuda:1").
 
         `threads` bounds the CPU threads of one engine call; None takes every core. `graphs`: on a GPU each step
-        is one captured CUDA graph. Raises `BundleError`.
+        is one captured CUDA graph. `lora`: LoRA files, or files and strengths, that are in force unless settings say
+        other ones; `loras`: files by the names by which `Settings.lora` chooses them. Raises `BundleError`, and
+        `CheckpointError` for a LoRA that does not fit.
         """
         if threads is not None and (type(threads) is not int or threads < 1):
             raise SettingsError(f"threads is {threads!r}.", remedy="Choose 1 or more.", field="threads")
@@ -104,7 +110,8 @@ class Animator:
                 f"limits are {described(limits)}.", remedy="Give Limits(frames=...).", field="limits"
             )
         loaded, limits = load_bundle(bundle), limits or Limits()
-        networks = Networks.open(loaded, device=device, threads=threads, limits=limits)
+        known = Loras.open(loaded, loras or {}, lora)
+        networks = Networks.open(loaded, device=device, threads=threads, limits=limits, loras=known)
         name = loaded.folder.resolve().name
         costs = ModelStats.of(loaded.manifest) if networks["unet"].gpu is None else None
         return cls(networks, name=name, limits=limits, threads=threads, graphs=graphs, costs=costs)
@@ -122,17 +129,22 @@ class Animator:
     @property
     def build(self) -> str:
         """What an animation's frames depend on besides inputs and settings: bundle, version and device."""
-        facts = self.facts(self.settings())
-        return f"{facts.build} {facts.version} {facts.device}"
+        return self.build_for(replace(self.settings(), lora=()))
 
     def facts(self, settings: Settings) -> Facts:
         """How this animator makes a video with these settings, as far as is known before it does."""
         device = " ".join(sorted({gpu.name for gpu in self.networks.gpus})) or "cpu"
-        return Facts(settings, self.bundle_name, self.manifest.build, version("mimicmotion-trt"), device)
+        build = " ".join([self.manifest.build, *self.networks.loras.fingerprints(settings.lora or ())])
+        return Facts(settings, self.bundle_name, build, version("mimicmotion-trt"), device)
+
+    def build_for(self, settings: Settings) -> str:
+        """`build` with the contents of the LoRAs that settings choose. Raises `SettingsError`."""
+        facts = self.facts(self.resolve(settings))
+        return f"{facts.build} {facts.version} {facts.device}"
 
     def settings(self, **overrides: Unpack[SettingsDict]) -> Settings:
         """The bundle's own settings with some replaced; raises `SettingsError`."""
-        return make_settings(self.manifest.defaults, overrides)
+        return make_settings(self.defaults, overrides)
 
     def resolve(self, settings: Settings | None) -> Settings:
         """Settings in which segment, sigmas and canvas are filled in from the bundle; size may stay None."""
@@ -144,7 +156,9 @@ class Animator:
                 remedy="Give Settings, for instance animator.settings(steps=25).",
                 field="settings",
             )
-        return resolve_settings(settings, self.manifest.defaults)
+        resolved = resolve_settings(settings, self.defaults)
+        self.networks.loras.check(resolved.lora or ())
+        return resolved
 
     def animate(
         self,
@@ -197,7 +211,8 @@ class Animator:
         self.sampler.check(frames, settings, (height // 8, width // 8))
         if self.costs is not None:
             sized, length = replace(settings, size=inputs.size), inputs.motion.frames or frames
-            check_memory(self.costs, sized, length, self.rows, self.limits)
+            loads = self.networks.unets.to_load(settings.lora or ())
+            check_memory(self.costs, sized, length, self.rows, self.limits, loads=loads)
         facts = self.facts(replace(settings, size=inputs.size))
         return Animation(self.networks, self.sampler, inputs, facts, cancelled, clock, checkpoints)
 
@@ -242,11 +257,10 @@ class Animator:
     def rescale(
         self, motion: PoseSequence, reference: Reference, settings: Settings | None = None
     ) -> PoseSequence:
-        """A motion as `animate` draws it: fitted to the person in the reference, frames without a person filled."""
+        """A motion as `animate` draws it: smoothed and fitted to the person in the reference as settings say, frames
+        without a person filled."""
         height, width = reference.picture.shape[:2]
-        if self.resolve(settings).rescale:
-            motion = rescale_to_reference(motion, reference.pose, height, width)
-        return replace(hold_poses(motion)[0], size=(width, height))
+        return retarget(motion, reference.pose, self.resolve(settings), (width, height))[0]
 
     def draw_poses(self, *poses: PoseSequence, settings: Settings | None = None) -> Picture:
         """Pose pictures uint8 [F,H,W,3] of one sequence after another, on the canvas that the model wants.
@@ -257,7 +271,8 @@ class Animator:
         if not poses or settings.canvas is None:
             raise MotionError("there are no poses.", remedy="Give a PoseSequence.", field="motion")
         width, height = settings.size or nearest_size(poses[0].size, self.manifest.sizes)
-        return np.concatenate([draw_poses(each, height, width, settings.canvas) for each in poses])
+        drawing = Drawing.of(settings)
+        return np.concatenate([draw_poses(each, height, width, settings.canvas, drawing) for each in poses])
 
     def sample(
         self,
@@ -286,8 +301,7 @@ class Animator:
         for _ in self.networks.encode_poses(poses, conditions.pose, settings.pose_strength):
             pass
         latents = self.sampler.initial_latents(plan, settings, initial_latents)
-        denoiser = self.sampler.denoiser(plan, conditions, latents)
-        with closing(denoiser):
+        with self.sampler.denoiser(plan, conditions, latents, settings.lora) as denoiser:
             for index, step in enumerate(plan.steps):
                 for _ in denoiser.run(step):
                     pass

@@ -4,6 +4,7 @@ of other rooms, which are imported when they are run: `build`, `prepare`, `train
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import io
 import sys
 import warnings
@@ -34,6 +35,8 @@ class Room:
     module: str
     """Under the package; its `app` is the command."""
     extra: str
+    needs: tuple[str, ...]
+    """Libraries of the extra without which it cannot begin; its help needs none of them."""
     panel: str
     summary: str
 
@@ -47,6 +50,9 @@ class Room:
 
         def guarded(**values: Any) -> Any:
             with self._explained():
+                for library in self.needs:
+                    if importlib.util.find_spec(library) is None:
+                        raise ModuleNotFoundError(name=library)
                 return run(**values)
 
         command.callback = guarded
@@ -67,10 +73,24 @@ class Room:
 
 
 ROOMS = {
-    "build": Room("export.build_engines", "export", BUNDLES, "Make a bundle of engines from a checkpoint."),
-    "prepare": Room("training.prepare", "train", TRAIN, "Cut recordings into a training set."),
-    "train": Room("training.train", "train", TRAIN, "Train a stage of the model, or a LoRA."),
-    "evaluate": Room("training.evaluate", "train", TRAIN, "Compare a bundle's videos with the truth."),
+    "build": Room(
+        "export.build_engines",
+        "export",
+        ("torch", "diffusers", "onnx"),
+        BUNDLES,
+        "Make a bundle of engines from a checkpoint.",
+    ),
+    "prepare": Room("training.prepare", "train", (), TRAIN, "Cut recordings into a training set."),
+    "train": Room(
+        "training.train",
+        "train",
+        ("torch", "accelerate", "yaml"),
+        TRAIN,
+        "Train a stage of the model, or a LoRA.",
+    ),
+    "evaluate": Room(
+        "training.evaluate", "train", ("torch",), TRAIN, "Compare a bundle's videos with the truth."
+    ),
 }
 
 

@@ -111,6 +111,8 @@ class Progress(Event):
     segments: int = 0
     seconds: float = 0.0
     """Since the job began."""
+    held: int = 0
+    """Frames so far in which the driving person was not seen."""
     rows: int = field(default=0, compare=False)
     """In denoise, once a step: rows in its largest batch."""
     preview: NDArray[np.uint8] | None = field(default=None, compare=False, repr=False)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import MotionError, PictureError
+from .errors import MotionError, PictureError, SettingsError
 from .limits import Limits, check_limit
 from .media.picture import read_picture
 from .pose import PoseSequence, open_estimator
@@ -21,6 +21,9 @@ from .validation import described, plain_array
 Picture = NDArray[np.uint8]
 Size = tuple[int, int]
 """(width, height)."""
+
+KEYPOINT_SETTINGS = ("draw", "face", "smooth", "hold", "confidence_floor", "confidence_gain")
+"""Settings that pose pictures, which are drawn already, cannot follow."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,8 @@ def open_inputs(
     """
     picture, pose, size = _open_picture(request, settings, limits, sizes)
     motion = open_motion(request.motion, settings, limits, request.motion_kind)
+    if motion.pictures is not None:
+        _check_no_keypoints(settings)
     return AnimationInputs(picture, size, motion, pose, request.estimator, threads)
 
 
@@ -110,6 +115,17 @@ def _open_picture(
     size = settings.size or nearest_size((picture.shape[1], picture.shape[0]), sizes)
     check_limit("pixels of the video", size[0] * size[1], limits.output_pixels, field="settings.size")
     return picture, pose, size
+
+
+def _check_no_keypoints(settings: Settings) -> None:
+    """Raise `SettingsError` for a setting that changes keypoints, since pose pictures have none."""
+    for name in KEYPOINT_SETTINGS:
+        if getattr(settings, name) != getattr(Settings(), name):
+            raise SettingsError(
+                f"{name} changes keypoints, and the motion is pose pictures.",
+                remedy=f"Leave {name} out, or give a video of a person, or keypoints.",
+                field=f"settings.{name}",
+            )
 
 
 def nearest_size(picture: Size, sizes: tuple[Size, ...]) -> Size:

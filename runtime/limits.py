@@ -45,6 +45,9 @@ class Limits:
     """Jobs that an engine process runs at once. On a GPU one is encoded or decoded while another is denoised."""
     together: Count = 1
     """Of these, how many equal ones share the batches of a GPU; the last bits then depend on the other jobs."""
+    lora_choices: Count = 2
+    """U-Nets with other LoRAs than the usual ones that are kept for the next job; each takes as much memory as the
+    bundle's own."""
 
 
 def check_limit(what: str, value: int, limit: int, *, field: str) -> None:

@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -22,11 +22,10 @@ from .cuda.shared_program import ProgramCache
 from .denoise.kernels import check_finite, clip_pixels, to_pictures, to_signed
 from .denoise.loop import CpuDenoiser
 from .denoise.noise import latent_noise, picture_noise, spread
-from .denoise.plan import Batching, Conditions, DenoisePlan, Denoiser, make_plan, slices
+from .denoise.plan import Batching, Conditions, DenoisePlan, Denoiser, closing, make_plan, slices
 from .denoise.schedule import initial_scale
 from .denoise.shapes import EngineShapes, LatentSize, check_reuse
 from .engines import (
-    FEATURE_CACHE_NETWORKS,
     NETWORKS,
     Bundle,
     Call,
@@ -40,7 +39,9 @@ from .engines import (
 from .engines.cuda import Gpu
 from .errors import EngineError, OutOfMemory, SettingsError
 from .limits import Limits
+from .lora import NO_LORAS, Choice, Loras
 from .settings import Settings
+from .unets import Unets
 from .validation import check_array
 
 Array = NDArray[Any]
@@ -86,13 +87,19 @@ class Networks:
     def __init__(
         self,
         model: Manifest | ModelInfo,
-        open_network: Callable[[str], Engine],
+        open_network: Callable[..., Engine],
         *,
         shapes: EngineShapes = ANY_SHAPE,
         workers: int = 1,
         cache_bytes: int = 1,
+        loras: Loras = NO_LORAS,
+        lora_choices: int = 1,
+        unet_bytes: int = 0,
     ) -> None:
-        """`open_network(name)` opens an engine; `shapes` are those that compiled ones take."""
+        """`open_network(name)` opens an engine with the usual LoRAs, `open_network(name, choice)` one with others.
+
+        `shapes` are those that compiled engines take.
+        """
         self.model, self.shapes = model, shapes
         self.workers = workers
         """Calls of the U-Net that run at the same time on a CPU."""
@@ -102,6 +109,9 @@ class Networks:
         """Decodes on a GPU; None on a CPU."""
         self._open, self._opening = open_network, threading.Lock()
         self._engines: dict[str, Engine] = {}
+        self.loras = loras
+        """What jobs may choose from."""
+        self.unets = Unets(self.__getitem__, open_network, loras.usual, most=lora_choices, size=unet_bytes)
         try:
             self._engines.update((name, open_network(name)) for name in NETWORKS)
         except BaseException:
@@ -110,22 +120,37 @@ class Networks:
         self.decoder = CudaDecoder.open(self._engines["vae_decoder"], model.scaling_factor)
 
     @classmethod
-    def open(cls, bundle: Bundle, *, device: str, threads: int | None, limits: Limits) -> Networks:
+    def open(
+        cls,
+        bundle: Bundle,
+        *,
+        device: str,
+        threads: int | None,
+        limits: Limits,
+        loras: Loras = NO_LORAS,
+    ) -> Networks:
         """Open a bundle's networks. On a GPU they run in parallel only if several jobs may run."""
         shapes, cores = EngineShapes.of(bundle.manifest), threads or os.cpu_count() or 1
         workers = 2 if not shapes.compiled and cores > 1 else 1
 
-        def open_network(network: str) -> Engine:
+        def open_network(network: str, choice: Choice = loras.usual) -> Engine:
             unet = network.startswith("unet")
             # ONNX Runtime adds the calling thread, and two calls of the U-Net run at a time.
             own = cores - 1 if unet and workers > 1 else threads
             stream = "denoise" if unet or limits.jobs == 1 else "around"
-            return open_engine(
-                bundle, network, Placement(device=device, threads=own, spin_threads=unet, stream=stream)
-            )
+            placement = Placement(device=device, threads=own, spin_threads=unet, stream=stream)
+            return open_engine(bundle, network, placement, deltas=loras.deltas(network, choice))
 
-        model = ModelInfo.of(bundle.manifest)
-        return cls(model, open_network, shapes=shapes, workers=workers, cache_bytes=limits.reuse_bytes)
+        return cls(
+            ModelInfo.of(bundle.manifest),
+            open_network,
+            shapes=shapes,
+            workers=workers,
+            cache_bytes=limits.reuse_bytes,
+            loras=loras,
+            lora_choices=limits.lora_choices,
+            unet_bytes=sum(file.bytes for file in bundle.manifest.networks["unet"].files),
+        )
 
     def __getitem__(self, network: str) -> Engine:
         """An engine by its network's name; those of the feature cache are opened when first asked for."""
@@ -133,13 +158,6 @@ class Networks:
             if network not in self._engines:
                 self._engines[network] = self._open(network)
             return self._engines[network]
-
-    def unets(self, *, caching: bool) -> tuple[Engine, Engine | None]:
-        """The U-Net for full steps and, if its features are cached, the shallow one that takes them."""
-        if not caching:
-            return self["unet"], None
-        unet, shallow = (self[name] for name in FEATURE_CACHE_NETWORKS)
-        return unet, shallow
 
     @property
     def gpus(self) -> list[Gpu]:
@@ -284,6 +302,7 @@ class Networks:
         """Give everything back; no call may follow."""
         if self.decoder is not None:
             self.decoder.close()
+        self.unets.close()
         for engine in self._engines.values():
             engine.close()
 
@@ -310,6 +329,9 @@ class Sampler:
         unet, build = networks["unet"], networks.model.build
         self.programs = None if unet.gpu is None else ProgramCache.open(unet, build, graphs=graphs)
         """The step programs of a GPU; None: the loop runs on the CPU."""
+        if self.programs is not None and unet.gpu is not None:
+            networks.unets.on_close = self.programs.forget
+            unet.gpu.reclaimable.add(networks.unets)
         self._slots = min(limits.jobs, limits.together)  # jobs that may share a program
         two_workers = self.programs is None and networks.workers > 1
         self._executor = ThreadPoolExecutor(1, "denoise") if two_workers else None
@@ -347,12 +369,21 @@ class Sampler:
         scaled: Float = noise * np.float32(initial_scale(plan.steps[0].sigma))
         return scaled
 
-    def denoiser(self, plan: DenoisePlan, conditions: Conditions, latents: Float) -> Denoiser:
-        """What executes a plan, from latents [F,4,h,w] at the first sigma; close it when it is done."""
-        unet, shallow = self._networks.unets(caching=plan.caches_features)
-        if self.programs is not None:
-            return CudaDenoiser(self.programs, plan, conditions, latents, unet, shallow, slots=self._slots)
-        return CpuDenoiser(unet, plan, conditions, latents, executor=self._executor, shallow=shallow)
+    @contextmanager
+    def denoiser(
+        self, plan: DenoisePlan, conditions: Conditions, latents: Float, lora: Choice | None = None
+    ) -> Iterator[Denoiser]:
+        """What executes a plan, from latents [F,4,h,w] at the first sigma, with these LoRAs (None: the usual)."""
+        choice = self._networks.loras.usual if lora is None else lora
+        with self._networks.unets.lend(choice, caching=plan.caches_features) as (unet, shallow):
+            made: Denoiser
+            if self.programs is not None:
+                slots = self._slots
+                made = CudaDenoiser(self.programs, plan, conditions, latents, unet, shallow, slots=slots)
+            else:
+                made = CpuDenoiser(unet, plan, conditions, latents, executor=self._executor, shallow=shallow)
+            with closing(made):
+                yield made
 
     def close(self) -> None:
         """Give back what the sampler holds besides the engines."""

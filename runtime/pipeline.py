@@ -15,17 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .denoise.checkpoint import Checkpoint, Checkpoints
-from .denoise.plan import Conditions, DenoisePlan, Denoiser, closing
+from .denoise.plan import Conditions, DenoisePlan, Denoiser
 from .denoise.schedule import Step
 from .errors import Cancelled, EngineError, MotionError, counted
 from .events import STAGES, Progress, Stage
 from .facts import Facts
 from .inputs import AnimationInputs
 from .networks import Networks, Sampler
-from .pose import PoseSequence, iter_pose_pictures, rescale_to_reference
-from .pose.follow import hold_poses
+from .pose import PoseSequence, iter_pose_pictures
+from .pose.draw import Drawing
 from .pose.framing import Reference
 from .pose.motion import sized_pictures
+from .pose.retarget import retarget
 from .settings import Settings, driver_of
 
 Float = NDArray[np.float32]
@@ -121,11 +122,11 @@ class Animation:
         assert canvas is not None
         self.reference = self._inputs.reference(self.settings.framing, self.settings.person)
         self.facts = replace(self.facts, people_in_picture=self.reference.people)
-        reference = self.reference.pose
+        reference, drawing = self.reference.pose, Drawing.of(self.settings)
         if motion.pictures is not None:
             self._stop_if_cancelled()
             yield self._progress("pose", self.frames, self.frames)
-            own = iter_pose_pictures(reference, height, width, canvas)
+            own = iter_pose_pictures(reference, height, width, canvas, drawing)
             return chain(own, sized_pictures(motion, width, height))
         driving = motion.poses
         if driving is None:
@@ -136,17 +137,13 @@ class Animation:
                     self._checkpoints.save_poses(*found)
             driving, people = found
             self.facts = replace(self.facts, people_in_motion=people)
-        if self.settings.rescale:
-            driving = rescale_to_reference(driving, reference, height, width)
-        driving, held = hold_poses(driving)
-        self.facts = replace(self.facts, held=held)
+        driving, held = retarget(driving, reference, self.settings, self.size)
+        self.facts = replace(self.facts, held=int(held.sum()))
         self.frames = len(driving)
-        self.poses = PoseSequence.concat(
-            [replace(reference, fps=driving.fps, size=self.size), replace(driving, size=self.size)]
-        )
+        self.poses = PoseSequence.concat([replace(reference, fps=driving.fps, size=self.size), driving])
         self._stop_if_cancelled()
         yield self._progress("pose", self.frames, self.frames)
-        return iter_pose_pictures(self.poses, height, width, canvas)
+        return iter_pose_pictures(self.poses, height, width, canvas, drawing)
 
     def _estimate(self) -> StageRun[tuple[PoseSequence, int]]:
         """The poses of a driving video, and the most people who were seen in a frame."""
@@ -155,6 +152,7 @@ class Animation:
         for done, frame in enumerate(self._inputs.motion.video(), 1):
             self._stop_if_cancelled()
             found.append(estimator.estimate(frame))
+            self.facts = replace(self.facts, held=self.held + (not found[-1].body_score.any()))
             steps = max(self.frames, done) if self.frames else 0  # the estimate may be too small
             yield self._progress("pose", done, steps)
         estimator.check_found()
@@ -189,9 +187,8 @@ class Animation:
             if checkpoint is not None
             else self._sampler.initial_latents(plan, self.settings)
         )
-        denoiser = self._sampler.denoiser(plan, conditions, latents)
         steps, segments = len(plan.steps), plan.segment_count
-        with closing(denoiser):
+        with self._sampler.denoiser(plan, conditions, latents, self.settings.lora) as denoiser:
             for index, step in enumerate(plan.steps[done_before:], done_before):
                 for done in denoiser.run(step):
                     self._stop_if_cancelled()
@@ -228,7 +225,8 @@ class Animation:
             yield self._progress("decode", done, self.frames, frames=fresh)
 
     def _progress(self, stage: Stage, step: int, steps: int, **more: Any) -> Progress:
-        return Progress(stage=stage, step=step, steps=steps, seconds=self._clock() - self._began, **more)
+        seconds = self._clock() - self._began
+        return Progress(stage=stage, step=step, steps=steps, seconds=seconds, held=self.held, **more)
 
     def _stop_if_cancelled(self) -> None:
         if self._cancelled():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, Literal, TypedDict
 
@@ -17,6 +17,8 @@ Noise = Literal["repeat", "independent"]
 Layout = Literal["reference", "compact", "shifted"]
 Schedule = Literal["karras", "align-your-steps"]
 Framing = Literal["person", "centre", "pad"]
+Part = Literal["body", "hands", "face"]
+Face = Literal["driver", "reference", "none"]
 
 SIZE_MULTIPLE = 64
 """8 from the VAE times 8 inside the U-Net: the deepest level of any other size has a broken last pixel."""
@@ -57,7 +59,66 @@ def _person(value: Any) -> Any:
     return text
 
 
+PARTS: tuple[Part, ...] = ("body", "hands", "face")
+
+
+def _parts(value: Any) -> Any:
+    """Some of `PARTS` in their order, from "body,hands" or any collection."""
+    named = value.replace(",", " ").split() if isinstance(value, str) else value
+    try:
+        chosen = set(named)
+    except TypeError:
+        chosen = set()
+    if not chosen or not chosen <= set(PARTS):
+        raise remedied(f"Give one or more of {', '.join(PARTS)}.")
+    return tuple(part for part in PARTS if part in chosen)
+
+
+STRONGEST = 10.0
+"""The largest strength of a LoRA, of either sign."""
+
+
+def split_lora(text: str) -> tuple[str, float]:
+    """Name and strength of "NAME" or "NAME:STRENGTH"; the strength is 1 where none is given."""
+    name, _, strength = text.rpartition(":")
+    try:
+        return (name, float(strength)) if name else (text, 1.0)
+    except ValueError:  # a name with a colon
+        return text, 1.0
+
+
+def check_lora_names(choice: Sequence[str] | None, known: Iterable[str]) -> None:
+    """Raise `SettingsError` for a LoRA, NAME or NAME:STRENGTH, that is not among the known names."""
+    names = list(known)
+    for name, _ in map(split_lora, choice or ()):
+        if name not in names:
+            raise SettingsError(
+                f"there is no LoRA {name!r:.120}.",
+                remedy=f"Choose from: {', '.join(names)}." if names else "None was loaded; leave lora out.",
+                field="settings.lora",
+            )
+
+
+def _loras(value: Any) -> Any:
+    """A tuple of NAME:STRENGTH, strengths of 1 left out, from one text or several."""
+    if value is None:
+        return None
+    entries = [value] if isinstance(value, str) else value
+    remedy = f"Give NAME or NAME:STRENGTH, each name once, strengths from {-STRONGEST:g} to {STRONGEST:g}."
+    if not isinstance(entries, list | tuple) or not all(isinstance(entry, str) for entry in entries):
+        raise remedied(remedy)
+    pairs = list(map(split_lora, entries))
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names) or not all(
+        name and len(name) <= 4096 and abs(strength) <= STRONGEST for name, strength in pairs
+    ):
+        raise remedied(remedy)
+    return tuple(name if strength == 1 else f"{name}:{strength!r}" for name, strength in pairs)
+
+
+Lora = Annotated[tuple[str, ...], BeforeValidator(_loras)]
 Person = Annotated[str, BeforeValidator(_person)]
+Parts = Annotated[tuple[Part, ...], BeforeValidator(_parts)]
 Side = Annotated[int, Whole(SIZE_MULTIPLE, 8192), AfterValidator(_multiple)]
 Guidance = Annotated[float, Real(0.0, 100.0)]
 Sigma = Annotated[float, Real(1e-6, 1e4)]
@@ -79,7 +140,7 @@ class Settings:
     guidance: Annotated[tuple[Guidance, Guidance], Pair("finite numbers", repeat=True)] = (2.0, 2.0)
     """Guidance of the first and the last frame. Linear between them; (1, 1) runs the conditional branch only."""
     segment: Annotated[int, Whole(2, 4096)] | None = None
-    """Frames in one segment, the picture's own included. N, at least 2."""
+    """Frames in one segment, the picture's included. N, at least 2."""
     overlap: Annotated[int, Whole(1, 4095)] = 6
     """Frames that neighbouring segments share. C, 1 <= C < N."""
     layout: Layout = "reference"
@@ -112,7 +173,7 @@ class Settings:
     decode_chunk: Annotated[int, Whole(1, 4096)] = 8
     """Frames that the VAE decodes together."""
     rescale: StrictBool = True
-    """Fit the driving skeleton to the person in the picture."""
+    """Fit the driving skeleton to the picture's person."""
     preview: Annotated[int, Whole(0, 1000)] = 0
     """A preview picture after every n-th step; 0 makes none."""
     schedule: Schedule = "karras"
@@ -136,13 +197,31 @@ class Settings:
     pose_strength: Strength = 1.0
     """How much the poses count, 0 to 4. PoseNet's features are multiplied by it; 0 leaves the motion to the model."""
     pose_start: Fraction = 0.0
-    """Poses count from this part of the steps, 0 to 1. Of S steps those before round(S * pose_start) run without
+    """Poses count from this part of the steps on. 0 to 1; of S steps those before round(S * pose_start) run without
     pose; below pose_end."""
     pose_end: Fraction = 1.0
-    """Poses count to this part of the steps, 0 to 1. Of S steps those from round(S * pose_end) on run without."""
+    """Poses count up to this part of the steps. 0 to 1; of S steps those from round(S * pose_end) on run without."""
     image_strength: Strength = 1.0
-    """How much CLIP's view of the picture counts, 0 to 4. Its token is multiplied by this; the picture's
+    """How much CLIP's view of the picture counts. 0 to 4; its token is multiplied by this; the picture's
     latents stay as they are."""
+    draw: Parts = PARTS
+    """Which parts of the poses are drawn. Of `body`, `hands` and `face`: a text with commas, or a tuple."""
+    face: Face = "driver"
+    """Whose face is drawn. The `driver`'s; the `reference` picture's own, moved with the driver's head by a rotation,
+    a scale and a shift; or `none`."""
+    smooth: Annotated[float, Real(0.01, 100.0)] | None = None
+    """Smooth the keypoints, cutoff in Hz. 0.01 to 100; a One Euro filter whose cutoff this is for points at rest;
+    lower is smoother. None leaves them as they are."""
+    hold: Annotated[float, Real(0.0, 3600.0)] | None = None
+    """Seconds until someone who is not seen disappears. 0 to 3600: till then they hold their last pose, its
+    confidence falling to 0.3 of what it was. None: it falls by a tenth from frame to frame, and they stay."""
+    confidence_floor: Annotated[float, Real(0.0, 1.0)] = 0.0
+    """Points of a lower confidence are not drawn, 0 to 1."""
+    confidence_gain: Annotated[float, Real(0.1, 10.0)] = 1.0
+    """Confidences are drawn times this, 0.1 to 10. Up to a confidence of 1."""
+    lora: Lora | None = None
+    """LoRAs added to the weights, by name or name and strength (style:0.8, -10 to 10). The command line takes files,
+    with --server the server's names. None takes those with which the animator was loaded, () none."""
 
     def __post_init__(self) -> None:
         if self.segment is not None and self.overlap >= self.segment:
@@ -167,6 +246,12 @@ class Settings:
                 "no step of the shifted layout has the segments of the step before, whose features it could reuse.",
                 remedy="Choose reuse_interval 1, or the layout reference or compact.",
                 field="settings.reuse_interval",
+            )
+        if self.face == "reference" and "face" not in self.draw:
+            raise SettingsError(
+                "the reference's face is asked for, and draw leaves faces out.",
+                remedy="Add face to draw, or choose face none.",
+                field="settings.face",
             )
         if self.guidance_interval is None:
             return
@@ -231,6 +316,13 @@ class SettingsDict(TypedDict, total=False):
     pose_start: float
     pose_end: float
     image_strength: float
+    draw: str | tuple[Part, ...]
+    face: Face
+    smooth: float | None
+    hold: float | None
+    confidence_floor: float
+    confidence_gain: float
+    lora: str | tuple[str, ...] | list[str] | None
 
 
 def driver_of(settings: Settings) -> str | None:
@@ -248,7 +340,10 @@ def resolve_settings(settings: Settings, defaults: Mapping[str, Any]) -> Setting
 
     `size` may stay None (it depends on the picture), `stride` and `frames` too (they depend on the motion).
     """
-    known = {**REFERENCE, **{name: defaults[name] for name in ("segment", *REFERENCE) if name in defaults}}
+    known = {
+        **REFERENCE,
+        **{name: defaults[name] for name in ("segment", "lora", *REFERENCE) if name in defaults},
+    }
     missing = {name: value for name, value in known.items() if getattr(settings, name) is None}
     return replace(settings, **missing)
 

@@ -25,6 +25,14 @@ AS_BUILT: dict[str, Any] = {
 """Options of the bundles that all tests share."""
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One file that builds the shared bundle goes first, then those that need none, which others run meanwhile."""
+    needing = {item.path for item in items if "deep_bundle" in getattr(item, "fixturenames", ())}
+    first = min(needing, default=None)
+    items.sort(key=lambda item: 0 if item.path == first else 1 + (item.path in needing))
+
+
 @pytest.fixture(scope="session")
 def golden() -> Path:
     """The golden folder: `tiny/` holds small networks and three runs of the reference on them."""
@@ -120,7 +128,8 @@ def bundle(golden: Path, deep_bundle: Path) -> Path:
             networks = {name: built.manifest.networks[name] for name in NETWORKS}
             shutil.copytree(deep_bundle, coming := folder.with_name("test-bundle.coming"), dirs_exist_ok=True)
             for name in built.manifest.networks.keys() - networks.keys():
-                (coming / f"{name}.onnx").unlink()
+                for path in coming.glob(f"{name}.*"):
+                    path.unlink()
             manifest = replace(built.manifest, networks=networks, build=key, options=options.arguments)
             (coming / "manifest.json").write_text(manifest.to_json())
             coming.rename(folder)
@@ -149,6 +158,30 @@ def torch_bundle(build_golden: Callable[[str, Options], Path]) -> Path:
     from mimicmotion_trt.export.options import Options
 
     return build_golden("test-bundle-torch", Options(**{**AS_BUILT, "sizes": ((64, 128),)}, backend="torch"))
+
+
+@pytest.fixture(scope="session")
+def make_lora(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Writes a LoRA of these networks' attentions under a name: random, the same for the same seed."""
+
+    def make(name: str, seed: int = 0) -> Path:
+        from safetensors.numpy import save_file
+
+        from mimicmotion_trt.engines import Bundle
+
+        random, keys = np.random.default_rng(seed), {}
+        for layer, weight in Bundle.load(bundle).weight_table("unet").items():
+            if layer.endswith((".attn1.to_v", ".attn2.to_v")):
+                outputs, inputs = weight.shape
+                for side, shape in (("A", (2, inputs)), ("B", (outputs, 2))):
+                    keys[f"unet.{layer}.lora_{side}.weight"] = (
+                        random.normal(size=shape).astype(np.float32) * 0.5
+                    )
+        path = tmp_path_factory.mktemp("lora") / f"{name}.safetensors"
+        save_file(keys, path)
+        return path
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ..engines import ImageStatistics
 from ..errors import CheckpointError
 from ..files import output_errors
-from .config import Config
+from .config import Config, LoraConfig
 from .networks import ADAPTER, PoseNet, UNet
 
 RANDOM = "base-random"
@@ -316,12 +316,16 @@ def fold_adapters(
     return folded
 
 
-def save_adapters(path: Any, adapters: Mapping[str, Tensor]) -> None:
-    """Write adapters as `.safetensors`, in diffusers' and peft's key layout (`unet.….lora_A.weight`)."""
+def save_adapters(path: Any, adapters: Mapping[str, Tensor], config: LoraConfig) -> None:
+    """Write adapters as `.safetensors`, in diffusers' and peft's key layout (`unet.….lora_A.weight`).
+
+    Rank and alpha are in the metadata, where diffusers looks for them.
+    """
     from safetensors.torch import save_file
 
     tensors = {key.replace(f".{ADAPTER}.", "."): value.contiguous() for key, value in adapters.items()}
-    save_file(tensors, path)
+    about = {"unet.r": config.rank, "unet.lora_alpha": config.alpha, "unet.target_modules": config.targets}
+    save_file(tensors, path, {"format": "pt", "lora_adapter_metadata": json.dumps(about)})
 
 
 def save_weights(folder: Path, weights: Mapping[str, Tensor], *, half: bool, comfyui: bool = False) -> None:

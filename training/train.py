@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
+import typer
 from typer import Option
 
 from mimicmotion_trt.console import explained
@@ -19,6 +20,7 @@ from mimicmotion_trt.flags import App
 
 app = App()
 
+CONFIGS = Path(__file__).parent / "configs"
 ENVIRONMENT = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": "200000000000",
@@ -29,9 +31,20 @@ ENVIRONMENT = {
 programs on the same cores steps are up to 7x faster."""
 
 
+def print_example(name: str | None) -> None:
+    """Print the config of this name, and end; one that is not known is explained."""
+    if name is None:
+        return
+    known = {path.stem: path for path in sorted(CONFIGS.glob("*.yaml"))}
+    if name not in known:
+        raise typer.BadParameter(f"there is no config {name!r}; choose one of {', '.join(known)}.")
+    print(known[name].read_text(), end="")
+    raise typer.Exit
+
+
 @app.command()
 def train(
-    config: Annotated[Path, Option(help="YAML file, see training/configs.")],
+    config: Annotated[Path, Option(metavar="FILE", help="YAML file; --example prints one to begin with.")],
     steps: Annotated[
         int | None,
         Option(min=1, help="Stop after this step; the learning rate still follows the config's steps."),
@@ -43,12 +56,21 @@ def train(
         str | None,
         Option(help="OWNER/NAME of a private repository on the Hugging Face Hub for OUTPUT/final."),
     ] = None,
+    example: Annotated[
+        str | None,
+        Option(
+            metavar="NAME",
+            help="Print a config that the package brings, such as lora.",
+            is_eager=True,
+            callback=print_example,
+        ),
+    ] = None,
 ) -> None:
     """Train a stage of the model, or a LoRA.
 
     Each step adds a JSON line to OUTPUT/metrics.jsonl; OUTPUT/final holds the weights.
 
-        mimicmotion-trt train --config lora.yaml
+        mimicmotion-trt train --example lora > lora.yaml
         mimicmotion-trt train --config lora.yaml --resume
     """
     from mimicmotion_trt.training.config import load_config

@@ -16,7 +16,7 @@ from ..events import joined_notes
 from ..flags import Given, make_flag, with_flags
 from ..limits import Limits
 from ..service.commands import connect, connection_flags, limit_values
-from ..settings import Settings
+from ..settings import Settings, split_lora
 from .files import check_output, convert, is_stream, preview_path, whole_file
 from .options import AsJson, read_settings, refuse, settings_flags
 
@@ -134,6 +134,12 @@ def animate(
             settings = recorded_settings(before, own_motion=motions == [like]) | settings
             Settings.from_dict(settings)
         server = there.pop("server", "")
+        if before is not None and before.settings.lora and not server and "lora" not in chosen:
+            raise SettingsError(
+                f"the video was made with LoRAs: {', '.join(before.settings.lora)}.",
+                remedy="Name their files: --lora FILE:STRENGTH.",
+                field="settings.lora",
+            )
         if server:
             refuse(here, "with --server", "It is the server's to choose: leave it out.")
         else:
@@ -207,7 +213,9 @@ def _in_process(
     options |= {"limits": Limits(**limit_values(here.get("limit"))), "graphs": here.get("graphs") != "off"}
     inputs |= {name: here[name] for name in ("estimator", "motion_kind") if name in here}
     bundle = here.get("bundle") or ("tiny" if before is None else before.bundle)
-    with Animator.load(bundle, **options) as animator:
+    lora = list(map(split_lora, settings.get("lora") or ()))
+    settings = {name: value for name, value in settings.items() if name != "lora"}
+    with Animator.load(bundle, lora=lora, **options) as animator:
         reporter.note(animator.note)
         animation = animator.stream(**inputs, settings=animator.settings(**settings))
         reporter.note(changed(before, animation.facts))

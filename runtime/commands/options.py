@@ -105,7 +105,7 @@ def _settings_flag(name: str, hint: Any, doc: str, panel: str) -> inspect.Parame
     elif kinds == (float, float):
         metavar = "FROM TO"
     elif kinds == (str, ...):
-        hint, metavar = list[str], "NAME"
+        hint, metavar = list[str], "NAME[:STRENGTH]"
     elif kinds[1:] == (...,):  # several of a few words, in one text
         hint, metavar = str, ",".join(get_args(kinds[0]))
     elif hint in (int, int | None, float, float | None):
@@ -115,7 +115,8 @@ def _settings_flag(name: str, hint: Any, doc: str, panel: str) -> inspect.Parame
 
 def read_settings(chosen: Given) -> Given:
     """The settings that are named, sizes read from their text; raises `SettingsError` if they cannot be."""
-    values = chosen | ({"size": parse_size(chosen["size"])} if "size" in chosen else {})
+    values = {name: value for name, value in chosen.items() if value != []}
+    values |= {"size": parse_size(chosen["size"])} if "size" in chosen else {}
     Settings.from_dict(values)
     return values
 

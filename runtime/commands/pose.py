@@ -34,7 +34,9 @@ def pose(
     estimator: Estimator = "mediapipe",
     stride: Annotated[int, typer.Option(help="Look at every n-th frame.")] = 1,
     threads: Threads = None,
-    picture: Annotated[Path | None, typer.Option(help="Also write the poses, drawn side by side.")] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="Also write a sheet: skeletons over some of the frames.")
+    ] = None,
     person: Annotated[str | None, typer.Option(help="Who of several people, as in animate.")] = None,
     image: Annotated[Path | None, typer.Option(help="A reference picture, for --sheet.")] = None,
     sheet: Annotated[

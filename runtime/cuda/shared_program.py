@@ -20,6 +20,8 @@ from .program import StepProgram, program_key, shareable_slots
 
 Make = Callable[[DenoisePlan, int, Engine, Engine | None], StepProgram]
 """A program of a plan with so many slots, on the U-Net and the shallow one."""
+ProgramKey = tuple[Hashable, int]
+"""What programs of equal work share, and the identity of their U-Net: one with another LoRA is another one."""
 
 
 class SharedProgram:
@@ -30,7 +32,7 @@ class SharedProgram:
     step while the step before runs, so that the GPU has no gap between them.
     """
 
-    def __init__(self, program: StepProgram, key: Hashable) -> None:
+    def __init__(self, program: StepProgram, key: ProgramKey) -> None:
         self.program, self.key = program, key
         self._free = list(range(program.slots))[::-1]
         self._asked: dict[int, Step] = {}
@@ -168,7 +170,7 @@ class ProgramCache:
         A new program has up to `slots` slots, if jobs of this plan can share one.
         """
         slots = shareable_slots(plan, slots)
-        key = program_key(plan, slots)
+        key = program_key(plan, slots), id(unet)
         found = self._find(key)
         if found is not None:
             return found
@@ -204,8 +206,15 @@ class ProgramCache:
 
     def free_unused(self) -> bool:
         """Close all idle programs; whether there were any."""
+        return self._close_idle(lambda program: True)
+
+    def forget(self, unet: Engine) -> None:
+        """Close the programs of a U-Net that is about to be closed; no job may be on one."""
+        self._close_idle(lambda shared: shared.key[1] == id(unet))
+
+    def _close_idle(self, wanted: Callable[[SharedProgram], bool]) -> bool:
         with self._lock:
-            idle = [one for one in self._programs if one.idle]
+            idle = [one for one in self._programs if one.idle and wanted(one)]
             self._programs = [one for one in self._programs if one not in idle]
         for one in idle:
             one.program.close()
@@ -229,7 +238,7 @@ class ProgramCache:
         # Outside of the handler: the error would keep half of the first program alive.
         return self._make(plan, slots, unet, shallow)
 
-    def _find(self, key: Hashable) -> tuple[SharedProgram, int] | None:
+    def _find(self, key: ProgramKey) -> tuple[SharedProgram, int] | None:
         with self._lock:
             for shared in reversed(self._programs):
                 if shared.key == key and (slot := shared.join()) is not None:

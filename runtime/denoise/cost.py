@@ -185,18 +185,22 @@ def memory_of(
     )
 
 
-def check_memory(model: ModelStats, settings: Settings, frames: int, rows: int, limits: Limits) -> None:
+def check_memory(
+    model: ModelStats, settings: Settings, frames: int, rows: int, limits: Limits, *, loads: int = 0
+) -> None:
     """Raise `LimitError` for a clip that needs more memory on a CPU than `limits` allow or is free now.
 
     What it needs is `memory_of` without the weights, which are loaded: 2 max(U-Net, decoder) + state. `settings` need
-    a size and a segment; `rows` is how many the U-Net computes at the same time.
+    a size and a segment; `rows` is how many the U-Net computes at the same time, `loads` the bytes of weights that
+    have to be loaded.
     """
     needed = memory_of(model, settings, frames, min(rows, cost_of(model, settings, frames).rows))
     most, free = limits.memory_bytes, free_memory()
-    if needed.activations + needed.state > min(most, free):
+    total = needed.activations + needed.state + loads
+    if total > min(most, free):
         where = "are free here now" if free < most else "are allowed here"
         raise LimitError(
-            f"the job takes about {(needed.activations + needed.state) / 1e9:.2g} GB of memory, and"
+            f"the job takes about {total / 1e9:.2g} GB of memory, and"
             f" {min(most, free) / 1e9:.2g} GB {where}.",
             remedy="Ask for a smaller size, a smaller decode_chunk or fewer frames.",
             field="settings.size",

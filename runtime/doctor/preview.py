@@ -15,13 +15,15 @@ from ..limits import Limits
 from ..media.picture import fit_picture, picture_format, read_picture
 from ..media.reader import VideoReader
 from ..media.sheet import Row, contact_sheet, evenly
-from ..pose import PoseSequence, draw_poses, rescale_to_reference
+from ..pose import PoseSequence, draw_poses
+from ..pose.draw import Drawing
+from ..pose.retarget import retarget
 from ..settings import REFERENCE, Settings
 from ..validation import described_clip
 
 Picture = NDArray[np.uint8]
 COLUMNS = 8
-"""Frames of the motion that are shown."""
+"""Tiles of a preview: the picture, its pose over it, and frames of the motion."""
 ACROSS, LONGEST = 4, 480
 """Tiles in a row of a sheet of poses, and pixels of a side: up to it frames are shown in their own size."""
 
@@ -44,18 +46,18 @@ def preview_sheet(
     reference = read_reference(Request(picture, None, None, estimator), settings, Limits(), sizes, threads)
     height, width = reference.picture.shape[:2]
     canvas = settings.canvas or int(REFERENCE["canvas"])
-    drawn = draw_poses(reference.pose, height, width, canvas)[0]
+    drawing = Drawing.of(settings)
+    drawn = draw_poses(reference.pose, height, width, canvas, drawing)[0]
     crop = reference.crop
     box = (crop.left, crop.top, crop.right, crop.bottom)
     label = f"{width}x{height} of {picture.shape[1]}x{picture.shape[0]}, from {box[:2]} to {box[2:]}"
-    rows: list[Row] = [(label, [reference.picture, overlaid(reference.picture, drawn)])]
+    tiles = [reference.picture, overlaid(reference.picture, drawn)]
     if motion is not None:
-        shown = rescale_to_reference(motion, reference.pose, height, width) if settings.rescale else motion
-        chosen = shown.take(evenly(len(shown), COLUMNS))
-        rows.append(
-            (f"{counted(len(motion), 'frame')} of motion", list(draw_poses(chosen, height, width, canvas)))
-        )
-    return contact_sheet(rows, columns=COLUMNS, tile_height=256), box
+        shown, _ = retarget(motion, reference.pose, settings, (width, height))
+        chosen = evenly(len(shown), COLUMNS - len(tiles))
+        tiles.extend(draw_poses(shown.take(chosen), height, width, canvas, drawing))
+        label += f"; {len(chosen)} of {counted(len(motion), 'frame')} of motion"
+    return contact_sheet([(label, tiles)], columns=COLUMNS, tile_height=256), box
 
 
 def pose_sheet(poses: PoseSequence, recording: Path | None, stride: int) -> Picture:

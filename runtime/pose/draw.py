@@ -10,11 +10,13 @@ from __future__ import annotations
 import colorsys
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import MotionError
+from ..settings import PARTS, Part, Settings
 from .sequence import Floats, PoseSequence
 
 Picture = npt.NDArray[np.uint8]
@@ -36,6 +38,31 @@ _LONGEST = 32767  # pixels that OpenCV's drawing and resizing are sure to take
 _FAR = 100.0  # in pictures: keeps what lies absurdly far outside within OpenCV's whole numbers
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """Which parts of poses are drawn, and how brightly."""
+
+    parts: tuple[Part, ...] = PARTS
+    floor: float = 0.0
+    """Points of a lower confidence are not drawn."""
+    gain: float = 1.0
+    """Times which confidences are drawn, up to 1."""
+
+    @classmethod
+    def of(cls, settings: Settings) -> Drawing:
+        parts = tuple(part for part in settings.draw if part != "face" or settings.face != "none")
+        return cls(parts, settings.confidence_floor, settings.confidence_gain)
+
+    def shares(self, scores: Floats) -> list[float]:
+        """Of the full brightness, of each point; below 0 for those that are not drawn."""
+        brightness = np.minimum(scores * np.float32(self.gain), np.float32(1))
+        shares: list[float] = np.where(scores < self.floor, np.float32(-1), brightness).tolist()
+        return shares
+
+
+ALL = Drawing()
+
+
 def _rainbow(index: int) -> tuple[int, int, int]:
     """Colour of joint or limb `index`: a colour wheel in steps of a third of 255, from red to purple."""
     sector, step = divmod(index, 3)
@@ -44,7 +71,9 @@ def _rainbow(index: int) -> tuple[int, int, int]:
     return wheel[sector]
 
 
-def draw_poses(sequence: PoseSequence, height: int, width: int, canvas: int) -> Picture:
+def draw_poses(
+    sequence: PoseSequence, height: int, width: int, canvas: int, drawing: Drawing = ALL
+) -> Picture:
     """Pose pictures, uint8 [F,height,width,3].
 
     `canvas` is the shorter side in pixels of the canvas that is drawn on before resizing: a model expects lines of
@@ -52,7 +81,7 @@ def draw_poses(sequence: PoseSequence, height: int, width: int, canvas: int) -> 
     that of the model that is loaded. Raises `MotionError` for sizes below 1, and for pictures
     so narrow that the canvas would be longer than 32767 pixels.
     """
-    drawn = iter_pose_pictures(sequence, height, width, canvas)
+    drawn = iter_pose_pictures(sequence, height, width, canvas, drawing)
     pictures = np.empty((len(sequence), height, width, 3), np.uint8)
     for index, picture in enumerate(drawn):
         pictures[index] = picture
@@ -73,10 +102,12 @@ def drawn_width(picture: Picture) -> float:
     return 2 * np.count_nonzero(lit) / outline if outline else 0.0
 
 
-def iter_pose_pictures(sequence: PoseSequence, height: int, width: int, canvas: int) -> Iterator[Picture]:
+def iter_pose_pictures(
+    sequence: PoseSequence, height: int, width: int, canvas: int, drawing: Drawing = ALL
+) -> Iterator[Picture]:
     """`draw_poses` frame by frame, each uint8 [height,width,3], holding one canvas only."""
     _check_sizes(height, width, canvas)
-    return _pictures(sequence, height, width, canvas)
+    return _pictures(sequence, height, width, canvas, drawing)
 
 
 def _check_sizes(height: int, width: int, canvas: int) -> None:
@@ -96,25 +127,30 @@ def _check_sizes(height: int, width: int, canvas: int) -> None:
         )
 
 
-def _pictures(sequence: PoseSequence, height: int, width: int, canvas: int) -> Iterator[Picture]:
+def _pictures(
+    sequence: PoseSequence, height: int, width: int, canvas: int, drawing: Drawing
+) -> Iterator[Picture]:
     import cv2
 
     scale = canvas / min(height, width)
     board = np.zeros((int(height * scale), int(width * scale), 3), np.uint8)
     for index in range(len(sequence)):
         board.fill(0)
-        _draw_body(board, sequence.body[index], sequence.body_score[index])
-        for points, scores in zip(sequence.hands[index], sequence.hands_score[index], strict=True):
-            _draw_hand(board, points, scores)
-        _draw_face(board, sequence.face[index], sequence.face_score[index])
+        if "body" in drawing.parts:
+            _draw_body(board, sequence.body[index], drawing.shares(sequence.body_score[index]))
+        if "hands" in drawing.parts:
+            for points, scores in zip(sequence.hands[index], sequence.hands_score[index], strict=True):
+                _draw_hand(board, points, drawing.shares(scores))
+        if "face" in drawing.parts:
+            _draw_face(board, sequence.face[index], drawing.shares(sequence.face_score[index]))
         resized = cv2.resize(board, (width, height), interpolation=cv2.INTER_LINEAR)
         yield np.asarray(cv2.cvtColor(resized, cv2.COLOR_BGR2RGB), np.uint8)
 
 
-def _draw_body(board: Picture, points: Floats, scores: Floats) -> None:
+def _draw_body(board: Picture, points: Floats, shares: list[float]) -> None:
     import cv2
 
-    exact, shares = _on_canvas(board, points), scores.tolist()
+    exact = _on_canvas(board, points)
     for index, (start, end) in enumerate(LIMBS):
         if min(shares[start], shares[end]) < BODY_THRESHOLD:
             continue
@@ -136,27 +172,27 @@ def _draw_body(board: Picture, points: Floats, scores: Floats) -> None:
             cv2.circle(board, (int(x), int(y)), _JOINT_RADIUS, colour, thickness=-1)
 
 
-def _draw_hand(board: Picture, points: Floats, scores: Floats) -> None:
+def _draw_hand(board: Picture, points: Floats, shares: list[float]) -> None:
     import cv2
 
     pixels = [(int(x), int(y)) for x, y in _on_canvas(board, points)]
-    shares = scores.tolist()
     for index, (start, end) in enumerate(FINGERS):
-        if _inside(pixels[start]) and _inside(pixels[end]):
+        drawn = min(shares[start], shares[end]) >= 0
+        if drawn and _inside(pixels[start]) and _inside(pixels[end]):
             brightness = int(shares[start] * shares[end] * 255)
             colour = [value * brightness for value in colorsys.hsv_to_rgb(index / len(FINGERS), 1.0, 1.0)]
             cv2.line(board, pixels[start], pixels[end], colour, _FINGER_WIDTH)
     for pixel, share in zip(pixels, shares, strict=True):
-        if _inside(pixel):
+        if share >= 0 and _inside(pixel):
             cv2.circle(board, pixel, _FINGER_RADIUS, (0, 0, int(share * 255)), thickness=-1)
 
 
-def _draw_face(board: Picture, points: Floats, scores: Floats) -> None:
+def _draw_face(board: Picture, points: Floats, shares: list[float]) -> None:
     import cv2
 
-    for (x, y), share in zip(_on_canvas(board, points), scores.tolist(), strict=True):
+    for (x, y), share in zip(_on_canvas(board, points), shares, strict=True):
         pixel = int(x), int(y)
-        if _inside(pixel):
+        if share >= 0 and _inside(pixel):
             cv2.circle(board, pixel, _FACE_RADIUS, [int(share * 255)] * 3, thickness=-1)
 
 

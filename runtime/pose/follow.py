@@ -9,11 +9,14 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..errors import SettingsError
 from .network import Points
 from .rescale import VISIBLE
 from .sequence import SHAPES, PoseSequence
+
+Flags = npt.NDArray[np.bool_]
 
 MOST_PEOPLE = 8
 """As many are told apart; others in the picture are left out."""
@@ -27,6 +30,7 @@ _POINT_SPREAD = 0.15  # how far a joint may be from its place, as a share of the
 _FORGET = 60  # frames after which a person who was not meant is forgotten
 _REACH, _REACH_GROWS, _FARTHEST = 0.5, 0.1, 3.0  # how far someone may be from their place, in their own sizes
 _STEPS = 7  # from which the velocity is taken
+_ROUNDING = 1e-6  # frames
 _SLOWS = 0.95  # of the velocity from frame to frame, of someone who is not seen
 
 
@@ -232,22 +236,29 @@ def choose(people: Sequence[Seen], size: tuple[int, int], person: str | None) ->
     return int(np.argmax(overlaps)) if max(overlaps) > 0 else None
 
 
-def hold_poses(poses: PoseSequence) -> tuple[PoseSequence, int]:
-    """A motion in which frames without the person hold the last pose, and how many these are.
+def hold_poses(poses: PoseSequence, hold: float | None = None) -> tuple[PoseSequence, Flags]:
+    """A motion in which frames without the person hold the last pose, and which frames these are: bool [F].
 
-    From frame to frame their confidence falls (`FADE`). The first frames take the first pose that follows.
+    From frame to frame their confidence falls by `FADE`; with `hold`, in seconds, it falls to `VISIBLE` of what it
+    was within that time, after which nobody is there. The first frames take the first pose that follows.
     """
-    there = np.flatnonzero(poses.body_score.max(axis=1) > 0)
+    seen = poses.body_score.max(axis=1) > 0
+    there = np.flatnonzero(seen)
     if not len(there) or len(there) == len(poses):
-        return poses, 0
+        return poses, np.zeros(len(poses), bool)
     frames = np.arange(len(poses))
     before = np.searchsorted(there, frames, side="right") - 1
     source = there[np.maximum(before, 0)]
-    fade = (FADE ** np.abs(frames - source)).astype(np.float32)
+    away = np.abs(frames - source)
+    if hold is None:
+        fade = FADE**away
+    else:
+        longest = max(hold * poses.fps, _ROUNDING)
+        fade = np.where(away <= longest + _ROUNDING, VISIBLE ** (away / longest), 0)
     held = poses.take(source)
     faded: dict[str, Any] = {
-        name: getattr(held, name) * fade.reshape(-1, *[1] * (getattr(held, name).ndim - 1))
+        name: getattr(held, name) * fade.astype(np.float32).reshape(-1, *[1] * (getattr(held, name).ndim - 1))
         for name in SHAPES
         if name.endswith("score")
     }
-    return replace(held, **faded), len(poses) - len(there)
+    return replace(held, **faded), ~seen

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
@@ -21,14 +21,14 @@ import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from ..errors import ServiceError
-from ..events import Event
 from ..pose import PoseSequence
 from ..validation import described
 from .generated.mimicmotion.v1 import animation_pb2 as pb
 from .generated.mimicmotion.v1 import animation_pb2_grpc as pb_grpc
 from .status import from_rpc_error
 from .tls import ClientTls
-from .transfer import Delivery, Image, Motion, ReceivedVideo, Upload
+from .transfer import Delivery, Image, Motion, Upload
+from .watching import Animation, AsyncAnimation, JobEvents, Reconnection
 from .wire import Estimate, JobInfo, SettingsLike, estimate_from_wire, info_from_wire, settings_to_wire
 
 CHANNEL_OPTIONS = [
@@ -37,9 +37,14 @@ CHANNEL_OPTIONS = [
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.http2.max_pings_without_data", 0),
+    # A server that is started again is found within 2 s.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
 ]
 LIST_PAGE = 500
 """Jobs that `list` asks for at a time."""
+STOP_SECONDS = 2.0
+"""For cancelling a job whose own call is gone."""
 RETRY_SECONDS = 0.05
 """Between two questions whether a server is ready."""
 
@@ -53,102 +58,9 @@ def _is_loopback(address: str) -> bool:
         return host == "localhost" or host.startswith("unix")
 
 
-# ---- the events of a job ----
-
-
-class _Events:
-    """What both kinds of `Animation` share."""
-
-    def __init__(self, call: Any, delivery: Delivery) -> None:
-        self._call = call
-        self._delivery = delivery
-
-    @property
-    def job(self) -> str:
-        """The job's name on the server, empty until it was accepted."""
-        return self._delivery.job
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} of job {self.job or '(not accepted yet)'}>"
-
-    def cancel(self) -> None:
-        """Stop listening; the server cancels a job that was not detached."""
-        self._call.cancel()
-        self._delivery.abort()
-
-
-class Animation(_Events, Iterator[Event]):
-    """A job's events as they come. `result()` takes what is left of them; leaving early cancels the call.
-
-    Raises what the animation raised on the server, as the same class with `field` and `remedy`;
-    `ServiceError` if the server cannot be reached or the stream is damaged.
-    """
-
-    def __next__(self) -> Event:
-        try:
-            for response in self._call:
-                event = self._delivery.take(response.event)
-                if event is not None:
-                    return event
-        except BaseException as error:
-            self.cancel()
-            if isinstance(error, grpc.RpcError):
-                raise from_rpc_error(error) from None
-            raise
-        raise StopIteration
-
-    def result(self) -> ReceivedVideo:
-        """Wait for the end; the finished video."""
-        for _ in self:
-            pass
-        return self._delivery.end()
-
-    def save(self, path: str | Path) -> Path:
-        """Wait for the end and write the MP4 to `path`."""
-        return self.result().save(path)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.cancel()
-
-
-class AsyncAnimation(_Events, AsyncIterator[Event]):
-    """Like `Animation`, for asyncio; files are written outside the event loop."""
-
-    async def __anext__(self) -> Event:
-        try:
-            async for response in self._call:
-                event = await asyncio.to_thread(self._delivery.take, response.event)
-                if event is not None:
-                    return event
-        except BaseException as error:
-            self.cancel()
-            if isinstance(error, grpc.RpcError):
-                raise from_rpc_error(error) from None
-            raise
-        raise StopAsyncIteration
-
-    async def result(self) -> ReceivedVideo:
-        async for _ in self:
-            pass
-        return self._delivery.end()
-
-    async def save(self, path: str | Path) -> Path:
-        result = await self.result()
-        return await asyncio.to_thread(result.save, path)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.cancel()
-
-
 # ---- the calls ----
 
-Events = TypeVar("Events", bound=_Events)
+Events = TypeVar("Events", bound=JobEvents)
 Info = TypeVar("Info")
 Page = TypeVar("Page")
 Cost = TypeVar("Cost")
@@ -170,10 +82,20 @@ class _Calls(Generic[Events, Info, Page, Cost, Health]):
     _events: type[Events]
 
     def __init__(
-        self, address: str, *, tls: ClientTls | None = None, token: str = "", timeout: float = 10.0
+        self,
+        address: str,
+        *,
+        tls: ClientTls | None = None,
+        token: str = "",
+        timeout: float = 10.0,
+        patience: float = 60.0,
     ) -> None:
         """`address` is "host:port"; `token` for servers that want one (send it over TLS only); `timeout` is for all
-        calls but streams and uploads, in seconds."""
+        calls but streams and uploads, in seconds.
+
+        Where the connection to an accepted job breaks, or the server stops and keeps the job (`serve --store`), the
+        job is watched again from where it was, tried for `patience` seconds from the break on; 0: not at all.
+        """
         if not (token.isascii() and token.isprintable()):
             raise ServiceError(
                 "The token is no line of ASCII.", remedy="Give the token alone.", field="token"
@@ -194,6 +116,7 @@ class _Calls(Generic[Events, Info, Page, Cost, Health]):
         self._stub: Any = pb_grpc.AnimationServiceStub(self._channel)
         self._health: Any = health_pb2_grpc.HealthStub(self._channel)
         self._timeout = timeout
+        self._patience = patience
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self._address}>"
@@ -232,7 +155,8 @@ class _Calls(Generic[Events, Info, Page, Cost, Health]):
         delivery = Delivery(output)
         requests = self._requests(upload, pb.AnimateRequest)
         call = self._stub.Animate(requests, timeout=timeout, metadata=self._metadata)
-        return self._events(call, delivery)
+        stop = None if detach else self._stop
+        return self._events(call, delivery, Reconnection(self._watch, stop, self._patience, timeout))
 
     def create(
         self,
@@ -264,9 +188,8 @@ class _Calls(Generic[Events, Info, Page, Cost, Health]):
     ) -> Events:
         """The job's events after sequence number `after`; from 0 on, its video as well."""
         delivery = Delivery(output, first=after)
-        request = pb.WatchAnimationRequest(job=job, after_sequence=after)
-        call = self._stub.WatchAnimation(request, timeout=timeout, metadata=self._metadata)
-        return self._events(call, delivery)
+        call = self._watch(job, after, timeout)
+        return self._events(call, delivery, Reconnection(self._watch, None, self._patience, timeout, job))
 
     def get(self, job: str) -> Info:
         """Raises `ServiceError` if the server does not know the job (any more)."""
@@ -292,6 +215,14 @@ class _Calls(Generic[Events, Info, Page, Cost, Health]):
         """SERVING, or NOT_SERVING (loading, or about to stop). Of `live`: whether the process works at all."""
         request = health_pb2.HealthCheckRequest(service=service)
         return self._answer(self._health.Check, request, _health_name, self._timeout)
+
+    def _watch(self, job: str, after: int, timeout: float | None) -> Any:
+        request = pb.WatchAnimationRequest(job=job, after_sequence=after)
+        return self._stub.WatchAnimation(request, timeout=timeout, metadata=self._metadata)
+
+    def _stop(self, job: str) -> None:
+        """Ask the job to stop, if the server can be reached."""
+        raise NotImplementedError
 
     def _requests(self, upload: Upload, kind: Any) -> Any:
         """The messages of an upload, each as a request of this kind."""
@@ -352,6 +283,11 @@ class Client(_Calls[Animation, JobInfo, tuple[list[JobInfo], str], Estimate, str
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _stop(self, job: str) -> None:
+        request = pb.CancelAnimationRequest(job=job)
+        with suppress(grpc.RpcError, ServiceError):
+            self._stub.CancelAnimation(request, timeout=STOP_SECONDS, metadata=self._metadata)
+
     def _requests(self, upload: Upload, kind: Any) -> Iterator[Any]:
         return (kind(upload=part) for part in upload)
 
@@ -376,6 +312,10 @@ class AsyncClient(
     _grpc = grpc.aio
     _events = AsyncAnimation
 
+    def __init__(self, address: str, **options: Any) -> None:
+        super().__init__(address, **options)
+        self._stopping: set[asyncio.Future[Any]] = set()  # calls that cancel jobs which nobody waits for
+
     async def wait_until_ready(self, timeout: float = 60.0) -> None:
         until = time.monotonic() + timeout
         while True:
@@ -397,6 +337,7 @@ class AsyncClient(
         return jobs
 
     async def close(self) -> None:
+        await asyncio.gather(*self._stopping)
         self._stub = self._health = _Closed()
         await self._channel.close()
 
@@ -405,6 +346,12 @@ class AsyncClient(
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+    def _stop(self, job: str) -> None:
+        request = pb.CancelAnimationRequest(job=job)
+        with suppress(ServiceError):
+            call = self._stub.CancelAnimation(request, timeout=STOP_SECONDS, metadata=self._metadata)
+            self._stopping.add(asyncio.ensure_future(call.code()))  # which raises nothing
 
     async def _requests(self, upload: Upload, kind: Any) -> AsyncIterator[Any]:
         parts = iter(upload)

@@ -16,7 +16,7 @@ from ..errors import LimitError, ServiceError
 from ..flags import App, Given, first_sentence, make_flag, with_flags
 from ..limits import Limits
 from .options import Option, check_files, in_force, list_options, make_config
-from .tokens import add_token
+from .tokens import PRIORITIES, add_token
 
 if TYPE_CHECKING:
     from ..service import Client
@@ -65,6 +65,8 @@ def _serve_flag(option: Option) -> inspect.Parameter:
     hint, default, metavar = option.hint, option.default, None
     if option.name == "devices":
         hint, default, metavar = list[str], "auto", "NAME"
+    elif option.name == "lora":
+        hint, default, metavar = list[str], "", "NAME=FILE"
     elif option.name == "graphs":
         hint, default = Literal["on", "off"], "on"
     elif hint is bool:
@@ -109,6 +111,7 @@ def connection_flags(panel: str = "Connection") -> list[inspect.Parameter]:
         flag("tls_cert", Path, "Certificate of this client; implies --tls.", metavar="FILE"),
         flag("tls_key", Path, "Its key.", metavar="FILE"),
         flag("token_file", Path, f"File with the token; else ${TOKEN_VARIABLE}.", metavar="FILE"),
+        flag("patience", float, "How long to try again after the server went away [60].", metavar="SECONDS"),
     ]
 
 
@@ -127,7 +130,8 @@ def connect(server: str, connection: Given) -> Client:
             raise ServiceError(
                 f"{file} cannot be read: {error}.", remedy="Check it.", field="token"
             ) from error
-    return Client(server, tls=tls, token=token.strip())
+    more = {name: connection[name] for name in ("patience",) if name in connection}
+    return Client(server, tls=tls, token=token.strip(), **more)
 
 
 # ---- serve ----
@@ -165,6 +169,7 @@ def new_token(
     name: Annotated[str, typer.Argument(help="Whose token it is.")],
     tokens: Annotated[Path, typer.Option(help="The file of tokens that serve reads.")],
     admin: Annotated[bool, typer.Option("--admin", help="May see and cancel everybody's jobs.")] = False,
+    priority: Annotated[int, typer.Option(help="The highest priority of its jobs.")] = PRIORITIES,
 ) -> None:
     """Make a token for a client of a server. It is printed this once; the file has its hash.
 
@@ -172,7 +177,7 @@ def new_token(
     mimicmotion-trt new-token root --admin --tokens tokens
     """
     with explained():
-        print(add_token(tokens, name, admin=admin))
+        print(add_token(tokens, name, admin=admin, priority=priority))
 
 
 # ---- jobs ----

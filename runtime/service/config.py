@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -44,6 +44,8 @@ class EngineConfig:
     checkpoint_share: float
     load: Callable[[EngineConfig], Any]
     """Makes the animator in the engine process: a function of a module, as it is pickled by its name."""
+    loras: Mapping[str, Path] = field(default_factory=dict)
+    """LoRA files by the names by which jobs choose them."""
 
 
 def load_animator(config: EngineConfig) -> Any:
@@ -56,6 +58,7 @@ def load_animator(config: EngineConfig) -> Any:
         threads=config.threads,
         limits=config.limits,
         graphs=config.graphs,
+        loras=config.loras,
     )
 
 
@@ -77,6 +80,8 @@ class ServiceConfig:
     limits: Limits = field(default_factory=Limits)
     graphs: bool = True
     """On a GPU each step is one captured CUDA graph."""
+    lora: tuple[str, ...] = ()
+    """NAME=FILE: a LoRA that jobs may choose by its name; repeat."""
     tls: Tls | None = None
     tokens: Path | None = None
     """File of bearer tokens (`mimicmotion-trt new-token`): callers need one, and see their own jobs only."""
@@ -122,6 +127,10 @@ class ServiceConfig:
     def __post_init__(self) -> None:
         if not self.devices:
             raise ServiceError("no device is given.", remedy="Name at least one.", field="devices")
+        named = [text.partition("=")[::2] for text in self.lora]
+        if not all(name and file for name, file in named) or len(dict(named)) < len(named):
+            remedy = "Give NAME=FILE, each name once."
+            raise ServiceError(f"lora is {list(self.lora)}.", remedy=remedy, field="lora")
 
     @property
     def places(self) -> int:
@@ -132,6 +141,11 @@ class ServiceConfig:
     def calls(self) -> int:
         """At once, of one client."""
         return self.client_calls or math.ceil(self.max_calls * CLIENT_PART)
+
+    @property
+    def loras(self) -> dict[str, Path]:
+        """LoRA files by their names."""
+        return {name: Path(file) for name, _, file in (text.partition("=") for text in self.lora)}
 
     def engines(self) -> list[EngineConfig]:
         """One for each device."""
@@ -144,6 +158,7 @@ class ServiceConfig:
                 self.graphs,
                 self.checkpoint_share,
                 self.load,
+                self.loras,
             )
             for device in self.devices
         ]

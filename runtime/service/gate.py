@@ -99,7 +99,7 @@ class Gate(grpc.aio.ServerInterceptor):
                 remedy="Send `authorization: Bearer TOKEN` with a token that its owner gave you.",
             )
         scope = None if token.admin else token.name
-        return replace(who, name=token.name, scope=scope, key_scope=token.name)
+        return replace(who, name=token.name, scope=scope, key_scope=token.name, priority=token.priority)
 
     @contextmanager
     def _place(self, method: str, who: Caller) -> Iterator[None]:

@@ -169,5 +169,6 @@ def check_files(config: ServiceConfig) -> None:
             )
     if config.load is load_animator:
         from ..bundles import load_bundle
+        from ..lora import Loras
 
-        load_bundle(config.bundle)
+        Loras.open(load_bundle(config.bundle), config.loras)

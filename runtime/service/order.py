@@ -117,7 +117,7 @@ class Queue:
         return sum(job.seconds for job in self.jobs)
 
 
-class Outlook:
+class Predictor:
     """Looks ahead by what the rates and the order say; `free()` gives the seconds until each place of the engines is
     free. Seconds are 0 where nothing was measured."""
 

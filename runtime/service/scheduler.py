@@ -16,9 +16,9 @@ from .admission import COLD_RETRY, Admission
 from .config import EngineConfig
 from .engine_process import EngineProcess, guarded
 from .jobs import StoredJob
-from .order import Demand, Order, Outlook, Queue
+from .order import Demand, Order, Predictor, Queue
 from .rates import Rates
-from .status import Draining, EngineLost, NotReady, TooLate
+from .status import Draining, EngineLost, Kept, NotReady, TooLate
 from .worker import Run, Suspended
 
 HUNG_STEPS = 20
@@ -82,7 +82,7 @@ class Scheduler:
         self._queue: list[StoredJob] = []  # in their order
         self._running: dict[str, _Running] = {}
         self._order = Order()
-        self._outlook = Outlook(self.rates, self._order, self._places, clock)
+        self._predictor = Predictor(self.rates, self._order, self._places, clock)
         self._admission = Admission(max_queue, max_queue_seconds, clock)
         self.engines = [
             EngineProcess(config, on_event=self._event, on_change=self._engine_changed, on_lost=on_lost)
@@ -120,7 +120,7 @@ class Scheduler:
         """Predicted seconds until a job that comes now begins; None if nothing was measured."""
         if not self.rates.jobs:
             return None
-        return self._outlook.start_of(Demand(client, self._clock(), seconds), self._look_ahead())
+        return self._predictor.start_of(Demand(client, self._clock(), seconds), self._look_ahead())
 
     @property
     def queue_length(self) -> int:
@@ -155,7 +155,7 @@ class Scheduler:
         queue = self._look_ahead()
         self._admission.check_room(queue, job, client_places)
         if self.rates.jobs:
-            self._admission.check_deadline(self._outlook.start_of(job, queue), job)
+            self._admission.check_deadline(self._predictor.start_of(job, queue), job)
 
     def expect(self, job: StoredJob) -> None:
         """Hold a place in the queue for a job that is being uploaded."""
@@ -219,13 +219,15 @@ class Scheduler:
     def check_open(self) -> None:
         """Raise `Draining` or `NotReady` where no job is taken."""
         if self.draining:
-            raise self._stopping()
+            raise Draining("The server is shutting down.", retry_after=COLD_RETRY)
         if self.failure is not None:
             raise NotReady("No engine is left.", remedy=str(self.failure), retry_after=COLD_RETRY)
 
     def _stopping(self) -> Draining:
-        remedy = WATCH_AGAIN if self._keeps else "Try again later."
-        return Draining("The server is shutting down.", remedy=remedy, retry_after=COLD_RETRY)
+        """What jobs end with."""
+        if self._keeps:
+            return Kept("The server is shutting down.", remedy=WATCH_AGAIN, retry_after=COLD_RETRY)
+        return Draining("The server is shutting down.", retry_after=COLD_RETRY)
 
     def _engine_changed(self) -> None:
         if self.failure is not None:
@@ -250,7 +252,7 @@ class Scheduler:
         return any(self._running[job].job.deaths for job in engine.jobs)
 
     def _begin(self, job: StoredJob, engine: EngineProcess) -> None:
-        now, seconds = self._clock(), self._outlook.seconds(job)
+        now, seconds = self._clock(), self._predictor.seconds(job)
         job.state, job.position, job.started = "running", None, job.started or now
         self._order.charge(job.client, seconds, now)
         running = self._running[job.id] = _Running(job, now, seconds)
@@ -349,7 +351,7 @@ class Scheduler:
     def _give_back(self, error: MimicMotionError) -> None:
         """End the waiting jobs; a store that outlives the server keeps them."""
         while self._queue:
-            self._end(self._queue.pop(), Draining(str(error), remedy=WATCH_AGAIN) if self._keeps else error)
+            self._end(self._queue.pop(), Kept(str(error), remedy=WATCH_AGAIN) if self._keeps else error)
 
     # ---- time ----
 
@@ -390,7 +392,7 @@ class Scheduler:
             job,
             TooLate(
                 f"The job still waited when its {job.deadline - job.created:.1f} s were over;"
-                f" it takes {self._outlook.seconds(job):.1f} s.",
+                f" it takes {self._predictor.seconds(job):.1f} s.",
                 remedy="Allow more time.",
                 field="deadline",
             ),
@@ -401,20 +403,20 @@ class Scheduler:
 
     def _look_ahead(self) -> Queue:
         """The waiting jobs and those that are being uploaded."""
-        return self._outlook.queue([*self._queue, *self._uploads.values()])
+        return self._predictor.queue([*self._queue, *self._uploads.values()])
 
     def _places(self) -> list[float]:
         """Seconds until each place of the engines is free."""
         places = sum(engine.config.limits.jobs for engine in self.engines)
-        taken = [self._outlook.seconds(running.job) for running in self._running.values()]
+        taken = [self._predictor.seconds(running.job) for running in self._running.values()]
         return taken + [0.0] * (places - len(taken))
 
     def _sort_queue(self) -> None:
         """Put the waiting jobs in order, and tell each where it stands if that has changed."""
-        self._queue.sort(key=self._outlook.rank)
+        self._queue.sort(key=self._predictor.rank)
         if all(job.position == position for position, job in enumerate(self._queue)):
             return
-        starts = self._outlook.starts(self._queue)
+        starts = self._predictor.starts(self._queue)
         for position, (job, start) in enumerate(zip(self._queue, starts, strict=True)):
             if job.position != position:
                 job.position = position
@@ -424,10 +426,10 @@ class Scheduler:
         """Ask a running job to stop for the first of the queue, where that is worth it."""
         if not self._queue or not self.rates.jobs or any(one.asked for one in self._running.values()):
             return
-        waiting = self._outlook.demand(self._queue[0])
+        waiting = self._predictor.demand(self._queue[0])
         able = [one for one in self._running.values() if self._makes_room(one, waiting)]
         if able and not self._queue[0].deaths:
-            running = max(able, key=lambda one: self._outlook.rank(one.job))
+            running = max(able, key=lambda one: self._predictor.rank(one.job))
             running.asked = True
             self.suspend(running.job)
 
@@ -435,5 +437,5 @@ class Scheduler:
         job, now = running.job, self._clock()
         if job.progress is None or job.progress.stage != "denoise" or job.cancel_asked:
             return False
-        cost = self._outlook.stop_cost(job)
-        return self._order.makes_room(self._outlook.demand(job), cost, now - running.began, waiting, now)
+        cost = self._predictor.stop_cost(job)
+        return self._order.makes_room(self._predictor.demand(job), cost, now - running.began, waiting, now)

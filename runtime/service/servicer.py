@@ -17,7 +17,7 @@ import grpc.aio
 
 from ..errors import Cancelled, MimicMotionError, SettingsError
 from ..limits import check_limit
-from ..settings import Settings
+from ..settings import Settings, check_lora_names
 from . import wire
 from .config import ServiceConfig
 from .gate import Context, read_message
@@ -136,6 +136,12 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
     async def _take_upload(self, receiver: Receiver, *, waits: bool) -> tuple[StoredJob, bool]:
         config, who = self._config, caller()
         header = await receiver.header(config.limits)
+        if header.priority > who.priority:
+            raise SettingsError(
+                f"priority is {header.priority}, and jobs of this token may have {who.priority} at most.",
+                remedy=f"Choose {who.priority} or less.",
+                field="priority",
+            )
         settings = self._settings(header.settings)
         settings = replace(settings, preview=(settings.preview or 1) if header.want_previews else 0)
         kind, deadline = wire.MOTION_KINDS[header.motion_kind], None
@@ -213,8 +219,12 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
         return job
 
     def _settings(self, message: pb.AnimationSettings) -> Settings:
-        """The bundle's settings with those of a call; raises `LimitError` for a size that is too large."""
+        """The bundle's settings with those of a call.
+
+        Raises `LimitError` for a size that is too large, `SettingsError` for a LoRA that is not there.
+        """
         settings = wire.resolve(self._scheduler.defaults, wire.overrides_from_wire(message))
+        check_lora_names(settings.lora, self._config.loras)
         if settings.size is not None:
             pixels = settings.size[0] * settings.size[1]
             check_limit("pixels of a frame", pixels, self._config.limits.output_pixels, field="settings.size")

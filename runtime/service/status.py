@@ -68,6 +68,14 @@ class Draining(Refused):
     """The server is about to stop."""
 
 
+class Kept(Draining):
+    """The server is about to stop, and its next life goes on with the job."""
+
+
+class Unreachable(ServiceError):  # noqa: N818
+    """The server cannot be reached, or the connection to it broke."""
+
+
 class EngineLost(Refused):
     """The engine process died under the job."""
 
@@ -172,7 +180,7 @@ def from_rpc_error(error: Any) -> MimicMotionError:
     if kind is grpc.StatusCode.DEADLINE_EXCEEDED:
         return Late("The call took longer than its timeout.", remedy="Allow more time.")
     if kind is grpc.StatusCode.UNAVAILABLE:
-        return ServiceError(
+        return Unreachable(
             f"The server cannot be reached or went away: {text}.",
             remedy=f"Check its address and whether it runs{named_proxy()}.",
         )

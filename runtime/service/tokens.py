@@ -1,7 +1,7 @@
 """Who is behind a call; and bearer tokens, a file that knows their hashes only, one line for each.
 
-    # name:sha256 of the token[:admin]
-    alice:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
+    # name:sha256 of the token[:admin][:priority=HIGHEST]
+    alice:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08:priority=0
     boss:60303ae22b998861bce3b28f33eec1be758a213c86c93c076dbe9f558c11c752:admin
 
 A token is 32 random bytes, so that a plain hash keeps it: there is nothing to guess.
@@ -18,11 +18,24 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import ServiceError
+from ..errors import ServiceError, SettingsError
 
+PRIORITIES = 9
+"""The highest priority; the lowest is as much below 0."""
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 """Of a token. Never what an address looks like: callers without tokens are named by theirs."""
-DIGEST = re.compile(r"[0-9a-f]{64}")
+LINE = re.compile(rf"({NAME.pattern}):([0-9a-f]{{64}})(:admin)?(?::priority=(-?[0-{PRIORITIES}]))?")
+
+
+def checked_priority(priority: int) -> int:
+    """Raises `SettingsError` for what is no priority."""
+    if type(priority) is not int or abs(priority) > PRIORITIES:
+        raise SettingsError(
+            f"priority is {priority!r:.40}.",
+            remedy=f"Choose -{PRIORITIES} to {PRIORITIES}.",
+            field="priority",
+        )
+    return priority
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +50,8 @@ class Caller:
     """Whose jobs it may see: its own name; None where callers have no tokens, and for an admin: everybody's."""
     key_scope: str | None = None
     """Among whose jobs a `request_id` has to be unique; None: everybody's."""
+    priority: int = PRIORITIES
+    """The highest that its jobs may have."""
     traceparent: str = ""
     """The span of the caller that this call belongs to, as W3C writes it."""
 
@@ -70,10 +85,13 @@ class Token:
     """SHA-256 of the token, 64 hexadecimal digits."""
     admin: bool = False
     """Sees and cancels everybody's jobs."""
+    priority: int = PRIORITIES
+    """The highest that its jobs may have, -9 to 9."""
 
     @property
     def line(self) -> str:
-        return ":".join([self.name, self.digest, *(["admin"] if self.admin else [])])
+        more = [f"priority={self.priority}"] if self.priority != PRIORITIES else []
+        return ":".join([self.name, self.digest, *(["admin"] if self.admin else []), *more])
 
 
 class Tokens:
@@ -115,24 +133,27 @@ def read_tokens(path: Path) -> list[Token]:
     for number, line in enumerate(lines, 1):
         if not (text := line.strip()) or text.startswith("#"):
             continue
-        name, digest, *rest = [*text.split(":"), ""]
-        if not NAME.fullmatch(name) or not DIGEST.fullmatch(digest) or rest not in ([""], ["admin", ""]):
+        found = LINE.fullmatch(text)
+        if found is None:
             raise ServiceError(
-                f"{path}, line {number}: this is not NAME:SHA256 or NAME:SHA256:admin.",
+                f"{path}, line {number}: this is not NAME:SHA256[:admin][:priority=-{PRIORITIES} to {PRIORITIES}].",
                 remedy="Have `mimicmotion-trt new-token NAME --tokens FILE` write it.",
                 field="tokens",
             )
+        name, digest, admin, priority = found.groups()
         if name in tokens:
             raise ServiceError(f"{path}, line {number}: {name} is there twice.", field="tokens")
-        tokens[name] = Token(name, digest, rest[0] == "admin")
+        tokens[name] = Token(name, digest, bool(admin), PRIORITIES if priority is None else int(priority))
     return list(tokens.values())
 
 
-def add_token(path: Path, name: str, *, admin: bool = False) -> str:
+def add_token(path: Path, name: str, *, admin: bool = False, priority: int = PRIORITIES) -> str:
     """Make a token, add its line to the file (a new one is its owner's only), and return the token.
 
-    Raises `ServiceError` if the name is taken or is no name, or if the file cannot be written.
+    `priority` is the highest that its jobs may have. Raises `ServiceError` if the name is taken or is no name, or if
+    the file cannot be written, and `SettingsError` for a priority that is none.
     """
+    checked_priority(priority)
     if not NAME.fullmatch(name):
         raise ServiceError(
             f"{name!r:.80} cannot name a token.",
@@ -147,10 +168,8 @@ def add_token(path: Path, name: str, *, admin: bool = False) -> str:
     try:
         with os.fdopen(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600), "r+") as file:
             text = file.read()
-            file.write(
-                ("" if not text or text.endswith("\n") else "\n") + Token(name, digest_of(token), admin).line
-            )
-            file.write("\n")
+            line = Token(name, digest_of(token), admin, priority).line
+            file.write(("" if not text or text.endswith("\n") else "\n") + line + "\n")
     except OSError as error:
         raise ServiceError(f"{path} cannot be written: {error.strerror}.", field="tokens") from error
     return token

@@ -13,7 +13,7 @@ import weakref
 import zlib
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
@@ -35,12 +35,12 @@ from ..validation import ArrayLike, plain_array
 from .generated.mimicmotion.v1 import animation_pb2 as pb
 from .jobs import StoredJob
 from .status import Busy, Late, UploadError
+from .tokens import checked_priority
 from .wire import MOTION_KINDS, PARTS, SettingsLike, event_from_wire, settings_to_wire
 
 LONGEST_KEY = 128
 """Characters of a request_id."""
 REFERENCE_POSE_BYTES = 2**20
-PRIORITIES = 9
 DRAIN_SECONDS = 3.0
 LATEST = 10**8
 """Seconds to the latest deadline: three years."""
@@ -145,17 +145,6 @@ def _size(file: BinaryIO) -> int:
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
     return size
-
-
-def checked_priority(priority: int) -> int:
-    """Raises `SettingsError`."""
-    if type(priority) is not int or abs(priority) > PRIORITIES:
-        raise SettingsError(
-            f"priority is {priority!r:.40}.",
-            remedy=f"Choose -{PRIORITIES} to {PRIORITIES}.",
-            field="priority",
-        )
-    return priority
 
 
 def checked_deadline(seconds: float | None) -> float | None:
@@ -316,7 +305,7 @@ class ReceivedVideo:
     """A finished video."""
 
     done: Done
-    video: IO[bytes]
+    video: IO[bytes] = field(repr=False)
     """The file's bytes, open for reading."""
     path: Path | None
     """Where it was written, if an output was named."""
@@ -325,6 +314,12 @@ class ReceivedVideo:
         """The whole MP4 file."""
         self.video.seek(0)
         return self.video.read()
+
+    def _repr_html_(self) -> str:
+        """A player, for notebooks."""
+        from ..media.notebook import video_html
+
+        return video_html(self.read(), self.done.size)
 
     def save(self, path: str | Path) -> Path:
         """Write the MP4; the file appears whole or not at all. Raises `OutputError`."""
@@ -358,6 +353,11 @@ class Delivery:
             with output_errors(self._output):
                 self._file = self._beside.open("w+b")
             weakref.finalize(self, self._beside.unlink, missing_ok=True)
+
+    @property
+    def sequence(self) -> int:
+        """The number of the last event."""
+        return self._sequence
 
     def take(self, message: pb.AnimationEvent) -> Event | None:
         """Check one event; raises `ServiceError` if it is damaged or out of order. None for an unknown kind."""

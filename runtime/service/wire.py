@@ -93,11 +93,10 @@ def settings_to_wire(settings: SettingsLike) -> pb.AnimationSettings:
         if name in PAIRS:
             for part, number in zip(PAIRS[name], value, strict=True):
                 setattr(getattr(message, name), part, number)
-        elif field.enum_type is not None:
-            known = f"{name}_{value}".upper().replace("-", "_")
-            setattr(message, name, field.enum_type.values_by_name[known].number)
+        elif isinstance(value, tuple):
+            getattr(message, name).extend(_enum_number(field, one) for one in value)
         else:
-            setattr(message, name, value)
+            setattr(message, name, _enum_number(field, value))
     return message
 
 
@@ -108,11 +107,10 @@ def overrides_from_wire(message: pb.AnimationSettings) -> dict[str, Any]:
         if field.name in PAIRS:
             first, second = PAIRS[field.name]
             values[field.name] = (getattr(value, first), getattr(value, second))
-        elif field.enum_type is not None:
-            if value != 0:
-                values[field.name] = _enum_name(field, value)
-        else:
-            values[field.name] = value
+        elif field.is_repeated:
+            values[field.name] = tuple(_enum_name(field, one) for one in value)
+        elif field.enum_type is None or value != 0:
+            values[field.name] = _enum_name(field, value)
     return values
 
 
@@ -125,7 +123,17 @@ def settings_from_wire(message: pb.AnimationSettings) -> Settings:
     return Settings.from_dict(overrides_from_wire(message))
 
 
-def _enum_name(field: Any, value: int) -> str:
+def _enum_number(field: Any, value: Any) -> Any:
+    """The number of a choice; values of other fields as they are."""
+    if field.enum_type is None:
+        return value
+    return field.enum_type.values_by_name[f"{field.name}_{value}".upper().replace("-", "_")].number
+
+
+def _enum_name(field: Any, value: Any) -> Any:
+    """The choice of a number; values of other fields as they are."""
+    if field.enum_type is None:
+        return value
     known = field.enum_type.values_by_number.get(value)
     if known is None:
         raise SettingsError(
@@ -162,6 +170,7 @@ def _event_to_wire(event: Event | None) -> Any:
                 segment=event.segment,
                 segments=event.segments,
                 elapsed_seconds=event.seconds,
+                held=event.held,
             )
         case Preview():
             return pb.PreviewEvent(jpeg=event.jpeg, step=event.step, steps=event.steps)
@@ -219,8 +228,8 @@ def _event_from_wire(parent: Any, name: str, number: int) -> Any:
             return Started(m.frames, m.fps, (m.size.width, m.size.height), sequence=number)
         case "progress":
             stage: Any = pb.Stage.Name(m.stage).removeprefix("STAGE_").lower()
-            seconds = m.elapsed_seconds
-            return Progress(stage, m.step, m.steps, m.segment, m.segments, seconds, sequence=number)
+            done = (m.step, m.steps, m.segment, m.segments)
+            return Progress(stage, *done, m.elapsed_seconds, m.held, sequence=number)
         case "preview":
             return Preview(m.jpeg, m.step, m.steps, sequence=number)
         case "video":

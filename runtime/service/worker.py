@@ -196,7 +196,8 @@ def _animate(animator: Any, run: Run, inbox: _Inbox, report: Callable[[Event], N
     if cancelled():
         raise Cancelled("The job was cancelled.")
     _check_files(run)
-    checkpoints = Checkpoints(run.video.parent, animator.build, run.settings, share=run.checkpoint_share)
+    build = animator.build_for(run.settings)
+    checkpoints = Checkpoints(run.video.parent, build, run.settings, share=run.checkpoint_share)
     clip = animator.stream(
         run.picture,
         _motion(run, animator.limits),

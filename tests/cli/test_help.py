@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -27,9 +30,11 @@ SCREEN = 50
 """Lines of a screen of 100 columns."""
 
 
-@pytest.fixture(autouse=True)
-def a_hundred_columns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "100")
+def in_a_terminal(columns: int, *words: str) -> list[str]:
+    """The lines of a help text in a process of its own: the runner of the other tests has its own width."""
+    line = [sys.executable, "-m", "mimicmotion_trt", *words, "--help"]
+    wide = {**os.environ, "COLUMNS": str(columns)}
+    return subprocess.run(line, capture_output=True, text=True, check=True, env=wide).stdout.splitlines()
 
 
 def sections(text: str) -> dict[str, str]:
@@ -51,18 +56,17 @@ def test_every_setting_has_a_section() -> None:
     assert set(PANELS) <= set(SettingsCommand.panels)
 
 
-@pytest.mark.parametrize(("words", "screens"), [("", 1), ("animate", 2), ("serve", 2), ("jobs", 1)])
-def test_it_fits_on_the_screen(command: Command, words: str, screens: int) -> None:
-    lines = command(*words.split(), "--help").stdout.splitlines()
+@pytest.mark.parametrize(("words", "screens"), [("", 1), ("animate", 2), ("serve", 2)])
+def test_it_fits_on_the_screen(words: str, screens: int) -> None:
+    lines = in_a_terminal(100, *words.split())
     assert len(lines) <= screens * SCREEN
-    assert max(map(len, lines)) <= 100
+    assert 80 < max(map(len, lines)) <= 100
 
 
-def test_a_narrow_terminal_is_respected(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    help_of = sections(command("animate", "--help").stdout)
+def test_a_narrow_terminal_is_respected() -> None:
+    help_of = sections("\n".join(in_a_terminal(70, "animate")))
     assert (
-        max(len(line) for name in help_of if name != "Examples" for line in help_of[name].splitlines()) <= 80
+        max(len(line) for name in help_of if name != "Examples" for line in help_of[name].splitlines()) <= 70
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import shutil
 import struct
 import subprocess
@@ -13,6 +15,7 @@ from typing import IO, Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from mimicmotion_trt.cuda.compiler import REALS, SOURCE
 from mimicmotion_trt.engines.cuda_device import Launch, Plain
@@ -20,6 +23,7 @@ from mimicmotion_trt.engines.cuda_device import Launch, Plain
 from ..gpu.kernel_checks import WRITTEN
 
 HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 SEMANTICS = ["-ffp-contract=off", "-fno-strict-aliasing"]  # as the compiler of the device has them
 FLAGS = ["-std=c++17", "-O1", "-g", "-Wall", "-Wextra", "-Werror", *SEMANTICS, *SANITIZERS]
@@ -92,17 +96,23 @@ def vast() -> Callable[[np.ndarray[Any, Any], int], Tail]:
 
 
 @pytest.fixture(scope="session", params=REALS)
-def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    """The kernels for each dtype of engine."""
+def host(request: pytest.FixtureRequest) -> Iterator[Host]:
+    """The kernels for each dtype of engine, compiled into build/ once for all processes of a test run."""
     compiler = shutil.which("g++")
     if compiler is None:
         pytest.skip("needs g++")
-    program = tmp_path_factory.mktemp("driver") / request.param
     includes = [f"-I{HERE / 'shim'}", f"-I{SOURCE.parent}", f"-DREAL={REALS[request.param]}"]
-    done = subprocess.run(
-        [compiler, *FLAGS, *includes, HERE / "driver.cc", "-o", program], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    command = [compiler, *FLAGS, *map(str, includes), str(HERE / "driver.cc")]
+    digest = hashlib.sha256(" ".join(command).encode())
+    for path in [SOURCE, HERE / "driver.cc", *sorted((HERE / "shim").rglob("*.*"))]:
+        digest.update(path.read_bytes())
+    program = ROOT / "build" / f"test-kernels-{request.param}-{digest.hexdigest()[:16]}"
+    program.parent.mkdir(exist_ok=True)
+    with FileLock(f"{program}.lock"):
+        if not program.exists():
+            done = subprocess.run([*command, "-o", f"{program}.new"], capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            os.replace(f"{program}.new", program)
     host = Host(program, request.param)
     yield host
     host.close()

@@ -101,7 +101,6 @@ class TensorIOMode(enum.Enum):
 
 class IExecutionContext:
     def __init__(self, engine: ICudaEngine, config: IRuntimeConfig) -> None:
-        self._config, self._capturable = config, True
         self._engine, self._at, self._shape = engine, dict[str, int](), (0, 0)
         self._profile, self._scratch = -1, (0, 0)
 
@@ -110,6 +109,7 @@ class IExecutionContext:
 
     def set_optimization_profile_async(self, index: int, stream: int) -> bool:
         self._profile = index
+        self._engine._log.append(f"profile {index}")
         return True
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
@@ -126,15 +126,16 @@ class IExecutionContext:
 
     def set_device_memory(self, address: int, size: int) -> None:
         self._scratch = (address, size)
+        self._engine._log.append(f"scratch at {address}")
 
     def is_stream_capturable(self, stream: int) -> bool:
         self._engine._log.append(f"asked of {stream}")
-        return self._capturable
+        return "capture" not in self._engine._faults
 
     def execute_async_v3(self, stream: int) -> bool:
         engine = self._engine
         engine._log.append(f"run on {stream}")
-        if engine._fails:
+        if "run" in engine._faults:
             engine._messages.append("Error Code 1: Cuda Runtime (out of memory)")
             return False
         address, size = self._scratch
@@ -153,13 +154,21 @@ class ICudaEngine:
     num_io_tensors = 2
     num_optimization_profiles = 2
     streamable_weights_size = 4000
-    weight_streaming_budget_v2 = -1
 
-    def __init__(self, log: list[str], messages: deque[str]) -> None:
-        self._log, self._messages, self._fails, self._factor = log, messages, False, 2.0
+    def __init__(self, log: list[str], messages: deque[str], faults: set[str]) -> None:
+        self._log, self._messages, self._faults, self._factor = log, messages, faults, 2.0
 
     def __del__(self) -> None:
         self._log.append("engine gone")
+
+    @property
+    def weight_streaming_budget_v2(self) -> int:
+        return self._budget
+
+    @weight_streaming_budget_v2.setter
+    def weight_streaming_budget_v2(self, size: int) -> None:
+        self._budget = size
+        self._log.append(f"budget {size}")
 
     def get_tensor_name(self, index: int) -> str:
         return ("x", "y")[index]
@@ -183,7 +192,7 @@ class ICudaEngine:
         return ISerializationConfig()
 
     def serialize_with_config(self, settings: ISerializationConfig) -> bytes | None:
-        if self._fails:
+        if "write" in self._faults:
             self._messages.append("Error Code 2: OutOfMemory")
             return None
         return f"plan times {self._factor}{' refittable' if settings.refittable else ''}".encode()
@@ -193,6 +202,7 @@ class ICudaEngine:
 
     def create_execution_context(self, config: IRuntimeConfig) -> IExecutionContext:
         assert config._allocation is ExecutionContextAllocationStrategy.USER_MANAGED
+        self._log.append(f"kernels {config.dynamic_shapes_kernel_specialization_strategy.name}")
         return IExecutionContext(self, config)
 
 
@@ -224,15 +234,14 @@ class EngineInspector:
 class Runtime:
     """Loads anything that begins with `plan`."""
 
-    def __init__(self, log: list[str], messages: deque[str]) -> None:
-        self._log, self._messages = log, messages
-        self._engine: ICudaEngine | None = None
+    def __init__(self, log: list[str], messages: deque[str], faults: set[str]) -> None:
+        self._log, self._messages, self._faults = log, messages, faults
 
     def deserialize_cuda_engine(self, data: Any) -> ICudaEngine | None:
         if bytes(data)[:4] != b"plan":
             self._messages.append("Serialization assertion header.magicTag == kEXPECTED_MAGIC_TAG failed.")
             return None
-        return ICudaEngine(self._log, self._messages)
+        return ICudaEngine(self._log, self._messages, self._faults)
 
 
 class Refitter:
@@ -278,12 +287,19 @@ CLASSES = (
 )
 
 
-def open_stand_in(gpu: HostGpu | None = None, log: list[str] | None = None) -> Session:
-    """A session of the stand-in; `log` is told what happens to engines and contexts."""
+def open_stand_in(
+    gpu: HostGpu | None = None, log: list[str] | None = None, faults: set[str] | None = None
+) -> Session:
+    """A session of the stand-in; `log` is told what happens to engines and contexts.
+
+    While these words are in `faults`, it cannot "run" or "write" an engine, or "capture" a run.
+    """
     messages: deque[str] = deque()
     api = SimpleNamespace(__version__="11.4.0.106", nptype=lambda dtype: dtype)
     for kind in CLASSES:
         setattr(api, kind.__name__, kind)
     library = Library("tensorrt", api, None, messages)
     made: Any = gpu or HostGpu()
-    return Session(library, made, Runtime([] if log is None else log, messages))
+    return Session(
+        library, made, Runtime([] if log is None else log, messages, set() if faults is None else faults)
+    )

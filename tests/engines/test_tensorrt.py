@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +28,7 @@ from mimicmotion_trt.engines.cuda import count_gpus, gpu_index, open_gpu
 from mimicmotion_trt.engines.cuda_memory import DeviceArray
 from mimicmotion_trt.engines.tensorrt_backend import TensorRtEngine
 from mimicmotion_trt.engines.tensorrt_library import Session, check_validity, open_library
+from mimicmotion_trt.engines.weight_table import WeightChanges
 
 from .stand_in_tensorrt import SCRATCH, SPEC, HostGpu, open_stand_in, plan_of
 
@@ -49,8 +51,13 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def session(gpu: HostGpu, log: list[str]) -> Session:
-    return open_stand_in(gpu, log)
+def faults() -> set[str]:
+    return set()
+
+
+@pytest.fixture
+def session(gpu: HostGpu, log: list[str], faults: set[str]) -> Session:
+    return open_stand_in(gpu, log, faults)
 
 
 @pytest.fixture
@@ -110,20 +117,19 @@ def test_the_engine_alone_goes_on_any_stream(engine, gpu, log):
 
 
 @pytest.mark.parametrize("rtx", [True, False])
-def test_kernels_are_compiled_before_they_run_where_there_is_a_choice(session, engine, rtx):
+def test_kernels_are_compiled_before_they_run_where_there_is_a_choice(session, engine, log, rtx):
     """A graph that is captured soon after the first run would keep those that stand in for them."""
     if not rtx:
         del session.library.api.DynamicShapesKernelSpecializationStrategy
-    config = engine.bind(*arrays(1))._context._config
-    chosen = config.dynamic_shapes_kernel_specialization_strategy.name
-    assert chosen == ("EAGER" if rtx else "LAZY")
+    engine.bind(*arrays(1))
+    assert ("kernels EAGER" if rtx else "kernels LAZY") in log
 
 
-def test_a_capture_that_the_library_rules_out_is_refused(engine, gpu, log):
+def test_a_capture_that_the_library_rules_out_is_refused(engine, gpu, log, faults):
     """It is asked after a run; without graphs the engine runs on."""
     inputs, outputs = arrays(1)
     call = engine.bind({"x": on_gpu(gpu, inputs["x"])}, {"y": on_gpu(gpu, outputs["y"])})
-    call._context._capturable = False
+    faults.add("capture")
     for _ in range(2):
         call.enqueue(gpu.stream)
     assert log[-4:] == ["run on 7", "asked of 7"] * 2
@@ -176,29 +182,33 @@ def test_scratch_memory_is_the_largest_need_not_the_sum(session, file, gpu):
     assert gpu.scratch.reserve(5000).size == 5000
 
 
-def test_a_call_that_may_be_captured_keeps_its_scratch_memory(engine, gpu):
+def test_a_call_that_may_be_captured_keeps_its_scratch_memory(engine, gpu, log):
     inputs, outputs = arrays(1)
     captured = engine.bind({"x": on_gpu(gpu, inputs["x"])}, {"y": on_gpu(gpu, outputs["y"])})
-    before = captured._scratch
+    before = gpu.scratch.reserve(0)
+    assert f"scratch at {before.address}" in log
     engine.bind(*arrays(4))  # the arena moves
-    assert gpu.scratch.reserve(0) is not before
+    assert gpu.scratch.reserve(0).address != before.address
+    log.clear()
     captured()
-    assert captured._scratch is before
+    assert not any(line.startswith("scratch at") for line in log)
 
 
 def test_without_engines_there_is_no_scratch_memory(session, file, gpu):
     first, second = (TensorRtEngine(session, file, SPEC, plan_of()) for _ in range(2))
     first.bind(*arrays(4))
+    scratch = weakref.ref(gpu.scratch.reserve(0))
     first.close()
-    assert gpu.scratch._memory is not None
+    assert scratch() is not None
     second.close()
     second.close()
-    assert gpu.scratch._memory is None
+    assert scratch() is None
 
 
-def test_the_profile_that_takes_the_shapes_is_chosen(engine):
-    calls = [engine.bind(*arrays(rows)) for rows in (1, 2, 4)]
-    assert [call._context._profile for call in calls] == [0, 1, 1]
+def test_the_profile_that_takes_the_shapes_is_chosen(engine, log):
+    for rows in (1, 2, 4):
+        engine.bind(*arrays(rows))
+    assert [line for line in log if line.startswith("profile")] == ["profile 0", "profile 1", "profile 1"]
     with pytest.raises(EngineError, match="not compiled for rows 5") as caught:
         engine.bind(*arrays(5))
     assert "--batch" in caught.value.remedy
@@ -212,13 +222,13 @@ def test_an_output_of_a_size_that_is_not_computed(engine, monkeypatch):
         engine.bind(*arrays(2))
 
 
-def test_a_call_that_fails_says_what_the_library_said(engine):
+def test_a_call_that_fails_says_what_the_library_said(engine, faults):
     call = engine.bind(*arrays(1))
-    engine._engine._fails = True
+    faults.add("run")
     with pytest.raises(EngineError, match="out of memory") as caught:
         call()
     assert "fewer pixels" in caught.value.remedy
-    engine._engine._fails = False
+    faults.clear()
     call()
 
 
@@ -248,11 +258,37 @@ def test_other_weights_are_put_in(session, file):
         engine.refit("another.onnx")
 
 
-def test_a_plan_is_written_with_the_weights_that_it_has(session, file):
+def test_a_plan_is_refitted_with_its_own_graph_whose_weights_are_changed(
+    session, file, tmp_path, monkeypatch
+):
+    """The graph that was kept beside it; what the parser is given is gone afterwards."""
+    onnx = pytest.importorskip("onnx")
+    kept, weight = tmp_path / "good.onnx", np.arange(6, dtype=np.float16).reshape(2, 3)
+    graph = onnx.helper.make_graph([], "kept", [], [], [onnx.numpy_helper.from_array(weight, "w")])
+    kept.write_bytes(onnx.helper.make_model(graph).SerializeToString())
+    seen: list[Any] = []
+
+    def refit_from_file(self: Any, path: str) -> bool:
+        seen.extend([Path(path), onnx.numpy_helper.to_array(onnx.load(path).graph.initializer[0])])
+        return True
+
+    monkeypatch.setattr(session.library.api.OnnxParserRefitter, "refit_from_file", refit_from_file)
+    monkeypatch.setattr(tensorrt_backend, "open_session", lambda *_: session)
+    changes = WeightChanges({"w": lambda: np.full(6, 0.5)}, kept)
+    plan = plan_of(refittable=True)
+    engine = tensorrt_backend.open_engine(file, SPEC, Placement("cuda"), plan=plan, changes=changes)
+    inputs, outputs = arrays(1)
+    engine.bind(inputs, outputs)()
+    np.testing.assert_array_equal(outputs["y"], 3 * inputs["x"].astype(np.float32))
+    np.testing.assert_array_equal(seen[1], weight + np.float16(0.5))
+    assert not seen[0].exists()
+
+
+def test_a_plan_is_written_with_the_weights_that_it_has(session, file, faults):
     engine = TensorRtEngine(session, file, SPEC, plan_of(refittable=True))
     engine.refit("good.onnx")
     assert engine.serialize() == b"plan times 3.0 refittable"
-    engine._engine._fails = True
+    faults.add("write")
     with pytest.raises(EngineError, match="cannot be written"):
         engine.serialize()
 
@@ -267,14 +303,16 @@ def test_weights_that_cannot_be_put_in(engine, session, file):
     ("free", "budget"), [(10**9, 4000), (SCRATCH[1] + 6000, 3000), (SCRATCH[1], 0), (0, 0)]
 )
 def test_streamed_weights_leave_room_for_scratch_and_other_networks(file, free, budget):
-    streaming = TensorRtEngine(open_stand_in(HostGpu(free=free)), file, SPEC, plan_of(streamable=True))
-    assert streaming._engine.weight_streaming_budget_v2 == budget
+    log: list[str] = []
+    streaming = TensorRtEngine(open_stand_in(HostGpu(free=free), log), file, SPEC, plan_of(streamable=True))
+    assert log == [f"budget {budget}"]
+    streaming.close()
 
 
-def test_weights_stay_on_the_host_where_the_plan_allows_it(session, file):
+def test_weights_stay_on_the_host_where_the_plan_allows_it(session, file, log):
     streaming = TensorRtEngine(session, file, SPEC, plan_of(streamable=True))
     streaming.stream_weights(10**6)
-    assert streaming._engine.weight_streaming_budget_v2 == 4000
+    assert log[-1] == "budget 4000"
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from mimicmotion_trt.engines import NETWORKS, Bundle, EnginePlan, EngineSpec, Placement, Profile, TensorSpec
 from mimicmotion_trt.engines.cuda import open_gpu
+from mimicmotion_trt.engines.onnx_weights import write_changed
 from mimicmotion_trt.engines.onnxruntime_backend import OnnxRuntimeEngine
 from mimicmotion_trt.engines.tensorrt_library import Library, open_library
 from mimicmotion_trt.errors import BundleError, EngineError, ExportError
@@ -446,6 +448,25 @@ def test_a_builder_that_cannot_start(library, graph, tmp_path):
         "tensorrt 11.4.0.106 cannot start: CUDA initialization failure with error: 35."
     )
     assert "doctor" in caught.value.remedy
+
+
+def test_the_real_parser_reads_a_graph_whose_weights_were_changed(library, graph, tmp_path):
+    """As a refit is given one. Refitting itself needs a GPU (tests/gpu/test_tensorrt.py)."""
+    folder = tmp_path / "changed"
+    folder.mkdir()
+    deltas = {"weight": lambda: np.ones(8 * 8 * 9)}
+    changed = write_changed(graph, deltas, folder)
+    kernels = []
+    for path in (graph, changed):
+        builder = library.start(library.api.Builder)
+        network = builder.create_network(1 << int(library.api.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        parser = library.api.OnnxParser(network, library.logger)
+        assert parser.parse_from_file(str(path))
+        layers = [network.get_layer(index) for index in range(network.num_layers)]
+        (conv,) = (layer for layer in layers if layer.type == library.api.LayerType.CONVOLUTION)
+        conv.__class__ = library.api.IConvolutionLayer
+        kernels.append(np.array(conv.kernel, np.float32))
+    np.testing.assert_allclose(kernels[1], kernels[0] + 1, atol=2e-3)
 
 
 def test_a_graph_that_cannot_be_read(library, tmp_path):

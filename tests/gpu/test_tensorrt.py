@@ -67,8 +67,8 @@ def build(golden: Path, library: str, capability: str, tmp_path_factory: pytest.
     return make
 
 
-def latents_of(bundle: Path, run: Any) -> Any:
-    with Animator.load(bundle) as animator:
+def latents_of(bundle: Path, run: Any, **given: Any) -> Any:
+    with Animator.load(bundle, **given) as animator:
         return animator.sample(
             run.picture,
             run.poses,
@@ -128,6 +128,33 @@ def test_refitted_plans_compute_with_the_new_weights(build, golden, golden_run, 
     options = Options(backend="torch", sizes=((64, 128), (128, 64)), segment=8, defaults={"canvas": 512})
     build_bundle(golden / "tiny" / "svd", other, tmp_path / "torch", options)
     before, after, expected = (latents_of(bundle, run) for bundle in (former, taken, tmp_path / "torch"))
+    assert relative(after, expected) <= min(BOUNDS["fp16"], relative(before, expected) / 2)
+
+
+def test_a_lora_at_load_gives_what_plans_of_the_merged_checkpoint_give(
+    build, golden, golden_run, relative, tmp_path
+):
+    """Of a bundle of refittable plans; without the LoRA they are at least twice as far away."""
+    import torch
+    from safetensors.torch import save_file
+
+    state = torch.load(golden / "tiny" / "mimicmotion.pth", weights_only=True)
+    draw, merged, keys = torch.Generator().manual_seed(0), dict(state), {}
+    for name in [
+        name for name in state if name.startswith("unet.") and ".attn1.to_" in name and "bias" not in name
+    ]:
+        down, up = (
+            torch.randn(shape, generator=draw) * 0.1
+            for shape in ((4, state[name].shape[1]), (len(state[name]), 4))
+        )
+        layer = name.removesuffix(".weight")
+        keys |= {f"{layer}.lora_A.weight": down, f"{layer}.lora_B.weight": up}
+        merged[name] = state[name] + up @ down
+    save_file(keys, tmp_path / "lora.safetensors")
+    torch.save(merged, tmp_path / "merged.pth")
+    run, plain = golden_run("single"), build("refit", refit=True)
+    expected = latents_of(build("merged", checkpoint=tmp_path / "merged.pth", refit=True), run)
+    before, after = latents_of(plain, run), latents_of(plain, run, lora=[tmp_path / "lora.safetensors"])
     assert relative(after, expected) <= min(BOUNDS["fp16"], relative(before, expected) / 2)
 
 

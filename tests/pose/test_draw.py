@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -10,6 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from mimicmotion_trt.errors import MotionError
 from mimicmotion_trt.pose import draw_poses, iter_pose_pictures
+from mimicmotion_trt.pose.draw import Drawing
 from mimicmotion_trt.pose.sequence import SHAPES
 
 
@@ -51,6 +54,46 @@ def test_streaming_gives_pictures_that_stay_as_they_are(make_sequence):
     sequence = make_sequence(frames=3)
     pictures = list(iter_pose_pictures(sequence, 96, 64, canvas=256))
     np.testing.assert_array_equal(np.stack(pictures), draw_poses(sequence, 96, 64, canvas=256))
+
+
+@pytest.mark.parametrize(
+    ("part", "others"), [("body", ("hands", "face")), ("hands", ("body",)), ("face", ())]
+)
+def test_only_the_parts_that_are_asked_for_are_drawn(make_sequence, part, others):
+    poses = make_sequence(1)
+    alone = draw_poses(poses, 96, 64, canvas=256, drawing=Drawing(parts=(part,)))
+    assert alone.any()
+    without = {f"{name}_score": np.zeros_like(getattr(poses, f"{name}_score")) for name in others}
+    hidden = replace(poses, **without)  # black dots over what is below them
+    assert (draw_poses(hidden, 96, 64, canvas=256, drawing=Drawing(parts=(part,))) == alone).all()
+    together = draw_poses(poses, 96, 64, canvas=256, drawing=Drawing(parts=("body", "hands", "face")))
+    np.testing.assert_array_equal(together, draw_poses(poses, 96, 64, canvas=256))
+
+
+def test_points_below_the_floor_are_left_out_and_hide_nothing(make_sequence):
+    poses = make_sequence(1, hands_score=np.full((1, 2, 21), 0.2), face_score=np.full((1, 68), 0.2))
+    floored = draw_poses(poses, 96, 64, canvas=256, drawing=Drawing(floor=0.25))
+    np.testing.assert_array_equal(
+        floored, draw_poses(poses, 96, 64, canvas=256, drawing=Drawing(parts=("body",)))
+    )
+    assert not draw_poses(poses, 96, 64, canvas=256, drawing=Drawing(floor=1.0)).any()
+
+
+def test_the_gain_makes_what_is_hardly_sure_as_bright_as_what_is(make_sequence):
+    half = make_sequence(
+        1,
+        body_score=np.full((1, 18), 0.5),
+        hands_score=np.full((1, 2, 21), 0.5),
+        face_score=np.full((1, 68), 0.5),
+    )
+    sure = replace(
+        half, **{f"{n}_score": np.ones_like(getattr(half, f"{n}_score")) for n in ("body", "hands", "face")}
+    )
+    expected = draw_poses(sure, 96, 64, canvas=256)
+    for gain in (2.0, 10.0):
+        found = draw_poses(half, 96, 64, canvas=256, drawing=Drawing(gain=gain))
+        np.testing.assert_array_equal(found, expected)
+    assert draw_poses(half, 96, 64, canvas=256).max() < expected.max()
 
 
 def test_nobody_is_black(make_sequence):

@@ -174,8 +174,8 @@ def motion(scores: list[float]) -> PoseSequence:
 
 
 def test_frames_without_the_person_hold_the_last_pose_with_falling_confidence():
-    held, count = hold_poses(motion([0, 0, 0.8, 0, 0, 0.6, 0]))
-    assert count == 5
+    held, unseen = hold_poses(motion([0, 0, 0.8, 0, 0, 0.6, 0]))
+    assert unseen.tolist() == [True, True, False, True, True, False, True]
     np.testing.assert_allclose(held.body[:, 0, 0], [0.3, 0.3, 0.3, 0.3, 0.3, 0.6, 0.6], rtol=1e-6)
     fade = [0.8 * 0.81, 0.8 * 0.9, 0.8, 0.8 * 0.9, 0.8 * 0.81, 0.6, 0.6 * 0.9]
     np.testing.assert_allclose(held.body_score[:, 3], fade, rtol=1e-6)
@@ -185,6 +185,18 @@ def test_frames_without_the_person_hold_the_last_pose_with_falling_confidence():
 @pytest.mark.parametrize("scores", [[0.5, 0.6], [0.0, 0.0]])
 def test_a_motion_without_gaps_is_as_it_was(scores):
     poses = motion(scores)
-    held, count = hold_poses(poses)
+    held, unseen = hold_poses(poses)
     assert held is poses
-    assert count == 0
+    assert not unseen.any()
+
+
+def test_someone_who_is_held_for_a_time_is_drawn_until_then_and_is_gone_after_it():
+    """A fifth of a second is 3 frames of 15 a second."""
+    held, unseen = hold_poses(motion([0.9, 0, 0, 0, 0, 0]), hold=0.2)
+    fade = 0.3 ** (np.arange(4) / 3)
+    np.testing.assert_allclose(held.body_score[:, 3], [*(0.9 * fade), 0, 0], rtol=1e-6)
+    assert unseen.sum() == 5
+    fast = replace(motion([0.9, *[0] * 9]), fps=45.0)
+    assert (hold_poses(fast, hold=0.2)[0].body_score[:, 0] > 0).sum() == 10
+    gone, _ = hold_poses(motion([0, 0.9, 0, 0.7]), hold=0)
+    np.testing.assert_allclose(gone.body_score[:, 0], [0, 0.9, 0, 0.7], rtol=1e-6)

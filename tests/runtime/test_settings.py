@@ -36,6 +36,10 @@ REAL = {
     "sigma_max": (1e-6, 1e4),
     "pose_strength": (0.0, 4.0),
     "image_strength": (0.0, 4.0),
+    "smooth": (0.01, 100.0),
+    "hold": (0.0, 3600.0),
+    "confidence_floor": (0.0, 1.0),
+    "confidence_gain": (0.1, 10.0),
 }
 CHOICES = {
     "layout": ("reference", "compact", "shifted"),
@@ -43,8 +47,12 @@ CHOICES = {
     "noise": ("repeat", "independent"),
     "schedule": ("karras", "align-your-steps"),
     "framing": ("person", "centre", "pad"),
+    "face": ("driver", "reference", "none"),
 }
-OPTIONAL = {"segment", "sigma_min", "sigma_max", "size", "canvas", "stride", "frames", "person", "driver"}
+OPTIONAL = {
+    *("segment", "sigma_min", "sigma_max", "size", "canvas", "stride", "frames", "person", "driver"),
+    *("smooth", "hold", "lora"),
+}
 
 
 def make(name: str, value: Any) -> Settings:
@@ -79,8 +87,10 @@ def test_every_field_is_looked_at_here():
         "rescale",
         "person",
         "driver",
+        "lora",  # test_lora_files
         "pose_start",  # these two: test_strengths
         "pose_end",
+        "draw",
     }
     assert covered == {f.name for f in fields(Settings)}
 
@@ -133,6 +143,32 @@ def test_a_word_for_the_person_is_one_for_the_driver_too():
     assert driver_of(Settings(person="left", driver="2")) == "2"
     assert driver_of(Settings(person="2")) is None
     assert driver_of(Settings()) is None
+
+
+@pytest.mark.parametrize(
+    ("given", "plain"),
+    [
+        ("hands,body", ("body", "hands")),
+        ("face", ("face",)),
+        (["face", "face", "body"], ("body", "face")),
+        ({"hands"}, ("hands",)),
+    ],
+)
+def test_parts_that_are_drawn_are_names_in_any_form(given, plain):
+    assert Settings(draw=given).draw == plain
+    assert Settings.from_dict(json.loads(json.dumps(Settings(draw=given).to_dict()))).draw == plain
+
+
+@pytest.mark.parametrize("given", ["", (), "feet", ["body", 3], 5, None, [[]], "body;face"])
+def test_no_other_parts_are_drawn(given):
+    error = refused(draw=given)
+    assert error.field == "settings.draw"
+    assert "hands" in error.remedy
+
+
+def test_the_references_face_is_drawn_or_not_asked_for():
+    assert refused(face="reference", draw="body,hands").field == "settings.face"
+    assert Settings(face="none", draw="body").face == "none"
 
 
 @pytest.mark.parametrize(("name", "bounds"), [*WHOLE.items(), *REAL.items()])
@@ -324,6 +360,8 @@ some_settings = st.builds(
     size=optional(st.tuples(*[st.integers(1, 128).map(lambda n: n * 64)] * 2)),
     canvas=optional(st.integers(16, 8192)),
     rescale=st.booleans(),
+    draw=st.sets(st.sampled_from(("body", "hands", "face")), min_size=1),
+    hold=optional(st.floats(0, 3600)),
 )
 
 

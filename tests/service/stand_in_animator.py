@@ -41,6 +41,9 @@ class StandIn:
         self.limits = config.limits
         self.note = f"graphs {config.graphs}, threads {config.threads}"
 
+    def build_for(self, settings: Settings) -> str:
+        return self.build
+
     def settings(self, **overrides: Any) -> Settings:
         return Settings(**{"segment": 8, "overlap": 3, "steps": 4, "canvas": 256, **overrides})
 

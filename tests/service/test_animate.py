@@ -171,5 +171,8 @@ def test_a_closed_client_says_so(host):
 def test_clients_and_animations_say_what_they_are(host, client):
     animation = client.animate(SHORT, b"a video")
     assert repr(client) == f"<Client of {host.address}>"
-    animation.result()
+    video = animation.result()
+    assert "BytesIO" not in repr(video)
+    assert "SpooledTemporaryFile" not in repr(video)
+    assert 'src="data:video/mp4;base64,' in video._repr_html_()
     assert repr(animation) == f"<Animation of job {animation.job}>"

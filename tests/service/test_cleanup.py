@@ -50,7 +50,7 @@ class Animate:
     """One call, which owns its job."""
 
     def __init__(self, address: str, settings: Any, timeout: float | None = None, output: Path | None = None):
-        self.client = Client(address)
+        self.client = Client(address, patience=0)
         self.animation = self.client.animate(PICTURE, VIDEO, settings, timeout=timeout, output=output)
         self.job = next(self.animation).job
 
@@ -72,7 +72,7 @@ class CreateAndWatch(Animate):
     """A job of its own, and a call that watches it."""
 
     def __init__(self, address: str, settings: Any, timeout: float | None = None, output: Path | None = None):
-        self.client = Client(address)
+        self.client = Client(address, patience=0)
         self.job = self.client.create(PICTURE, VIDEO, settings).job
         self.animation = self.client.watch(self.job, timeout=timeout, output=output)
 
@@ -84,7 +84,11 @@ class HalfAnUpload:
     """An upload that has sent the picture, and the motion not yet."""
 
     def __init__(self, address: str, settings: Any, timeout: float | None = None, output: Path | None = None):
-        self.client, self.channel, self.output = Client(address), grpc.insecure_channel(address), output
+        self.client, self.channel, self.output = (
+            Client(address, patience=0),
+            grpc.insecure_channel(address),
+            output,
+        )
         self.go_on = threading.Event()
         create = pb_grpc.AnimationServiceStub(self.channel).CreateAnimation
         self.call = create.future(self._parts(settings), timeout=timeout)

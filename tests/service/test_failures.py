@@ -18,16 +18,17 @@ from mimicmotion_trt import errors
 from mimicmotion_trt.events import Accepted, Progress, Queued
 from mimicmotion_trt.limits import Limits
 from mimicmotion_trt.service import Client, ServiceConfig
-from mimicmotion_trt.service.client import Animation
 from mimicmotion_trt.service.engine_process import EngineProcess
 from mimicmotion_trt.service.generated.mimicmotion.v1 import animation_pb2 as pb
 from mimicmotion_trt.service.generated.mimicmotion.v1 import animation_pb2_grpc as pb_grpc
 from mimicmotion_trt.service.status import EngineLost, Late
 from mimicmotion_trt.service.transfer import Delivery, Upload
+from mimicmotion_trt.service.watching import Animation, Reconnection
 
 from .hosting import STAND_IN, hosted, script, until
 
 VIDEO = b"a video"
+SLOW = pytest.mark.slow
 ENDLESS = script(pause=0.02)
 THOUSAND = {"steps": 1000}
 NAMED = ["SettingsError", "PictureError", "MotionError", "LimitError", "BundleError", "CheckpointError",
@@ -91,7 +92,9 @@ def test_what_no_job_survives_ends_two_engines_and_not_the_service(host, client)
     assert host.engine_pid != pid
 
 
-@pytest.mark.parametrize("stage", ["stream", "denoise", "decode"])
+@pytest.mark.parametrize(
+    "stage", ["denoise", *(pytest.param(one, marks=SLOW) for one in ("stream", "decode"))]
+)
 def test_a_lost_gpu_is_told_and_the_next_job_runs_in_a_new_process(host, client, stage):
     pid = host.engine_pid
     lost = client.create(script(fail="DeviceLost", stage=stage, pause=0.05), VIDEO).job
@@ -142,7 +145,7 @@ def test_the_job_of_a_killed_engine_runs_again_once(host, client, number):
     assert client.watch(waiting).result().done.frames == 3, "the queue goes on"
 
 
-@pytest.mark.parametrize("stage", ["pose", "denoise", "decode"])
+@pytest.mark.parametrize("stage", ["denoise", "decode", pytest.param("pose", marks=SLOW)])
 def test_a_killed_engine_changes_no_byte_and_no_event_comes_twice(host, client, stage):
     picture = script(frames=12, noise=True, pause=0.02)
     undisturbed = client.animate(picture, VIDEO).result().read()
@@ -158,23 +161,21 @@ def test_a_killed_engine_changes_no_byte_and_no_event_comes_twice(host, client, 
     assert [event.sequence for event in events] == sorted({event.sequence for event in events})
 
 
-@pytest.mark.parametrize("way", ["kill", "suspend"])
-def test_no_finished_step_is_done_again(way):
+def test_no_finished_step_is_done_again():
+    """The job is stopped to make room, its engine is killed, and it is stopped once more."""
     with hosted(checkpoint_share=1e6) as host, Client(host.address) as client:
         picture = script(frames=4, noise=True, pause=0.03)
-        undisturbed = client.animate(picture, VIDEO).result().read()
-        longer, steps = client.animate(picture, VIDEO, {"steps": 20}).result().read(), []
-        animation = client.animate(picture, VIDEO, {"steps": 20})
+        undisturbed = client.animate(picture, VIDEO, {"steps": 20}).result().read()
+        animation, steps = client.animate(picture, VIDEO, {"steps": 20}), []
         for event in animation:
             if isinstance(event, Progress) and event.stage == "denoise":
                 steps.append(event.step)
-                if event.step in (5, 12) and steps.count(event.step) == 1:
-                    job = host.server.store.get(animation.job)
-                    if way == "suspend":
-                        host.call(as_coroutine, host.server.scheduler.suspend, job)
-                    elif event.step == 5:
-                        os.kill(host.engine_pid, signal.SIGKILL)
-        assert animation.result().read() == longer != undisturbed
+                job = host.server.store.get(animation.job)
+                if event.step in (5, 15):
+                    host.call(as_coroutine, host.server.scheduler.suspend, job)
+                if event.step == 10:
+                    os.kill(host.engine_pid, signal.SIGKILL)
+        assert animation.result().read() == undisturbed
         assert steps == list(range(1, 21))
 
 
@@ -287,7 +288,7 @@ def test_damage_on_the_way_is_noticed_and_leaves_no_file(host, tmp_path, change)
     with grpc.insecure_channel(host.address) as channel:
         call = _Damaged(pb_grpc.AnimationServiceStub(channel).Animate(requests), change)
         with pytest.raises(errors.ServiceError):
-            Animation(call, Delivery(tmp_path / "out.mp4")).result()
+            Animation(call, Delivery(tmp_path / "out.mp4"), Reconnection(call, None, patience=0)).result()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -316,6 +317,9 @@ class _Damaged:
 
     def cancel(self) -> None:
         self._call.cancel()
+
+    def done(self) -> bool:
+        return bool(self._call.done())
 
 
 def test_the_loop_is_never_blocked(host, client):

@@ -92,7 +92,7 @@ def test_what_does_not_finish_in_the_grace_is_told_that_the_server_drains():
         assert not psutil.pid_exists(pid)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_drains_the_process(tmp_path, number):
     ready = tmp_path / "ready"
     with process(ready_file=str(ready), grace=10, json_logs=True) as (running, address):
@@ -111,7 +111,7 @@ def test_a_signal_drains_the_process(tmp_path, number):
         assert psutil.wait_procs(children, timeout=30)[1] == [], "no process is left"
         lines = [json.loads(line) for line in log.splitlines()]
         said = {line["event"]: line for line in lines}
-        assert set(said) == {"ready", "accepted", "started", "draining", "ended", "stopped"}
+        assert set(said) == {"listening", "ready", "accepted", "started", "draining", "ended", "stopped"}
         assert {line["job"] for line in lines if "job" in line} == {animation.job}
         assert said["draining"]["running"] == [animation.job]
         ended = said["ended"]
@@ -130,10 +130,10 @@ def test_the_engine_dies_with_its_server():
 
 
 def test_readers_that_stop_reading_cost_no_memory(monkeypatch):
-    """Eight callers take the first event of a 12 MB video and then sleep. gRPC buffers 5 MiB for each, however
+    """Eight callers take the first event of an 8 MB video and then sleep. gRPC buffers 5 MiB for each, however
     long the video is; nothing else may be held for them."""
     monkeypatch.setenv("MALLOC_ARENA_MAX", "1")  # a heap for each thread would add 10 MB of chance
-    picture, readers = script(frames=300, noise=True, size=[256, 256]), 8
+    picture, readers = script(frames=200, noise=True, size=[256, 256]), 8
     with process() as (running, address), Client(address) as client, contextlib.ExitStack() as stack:
         client.wait_until_ready(60)
         job = client.create(picture, VIDEO, {"decode_chunk": 64}).job
@@ -144,7 +144,7 @@ def test_readers_that_stop_reading_cost_no_memory(monkeypatch):
             next(animation)
         time.sleep(0.5)  # longer than the whole video takes to send
         grown = psutil.Process(running.pid).memory_info().rss - before
-        assert done.bytes > 10e6
+        assert done.bytes > 7e6
         assert grown < readers * 6.5e6, f"{grown / 1e6:.0f} MB"
         for animation in asleep[:2]:
             assert animation.result().done == done, "and they still get everything"

@@ -56,7 +56,7 @@ def test_a_reader_that_sleeps_blocks_nobody():
         assert writer.dropped > 0
 
 
-@pytest.mark.parametrize("stderr", ["full", "closed"])
+@pytest.mark.parametrize("stderr", ["full", pytest.param("closed", marks=pytest.mark.slow)])
 def test_a_server_whose_log_cannot_be_written_serves(stderr):
     """As on a full disk, and as after `serve 2>&1 | head`."""
     if stderr == "full":

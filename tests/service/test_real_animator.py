@@ -26,21 +26,32 @@ SHORT = {"steps": 2, "frames": 5, "decode_chunk": 3, "seed": 7}
 
 
 @pytest.fixture(scope="module")
-def host(bundle):
+def style(make_lora):
+    return make_lora("style")
+
+
+@pytest.fixture(scope="module")
+def host(bundle, style):
+    limits = Limits(jobs=2, memory_bytes=2**31)
     with hosted(
-        load=load_animator, bundle=bundle, threads=1, limits=Limits(jobs=2, memory_bytes=2**31)
+        load=load_animator, bundle=bundle, threads=1, limits=limits, lora=(f"style={style}",)
     ) as running:
         yield running
 
 
 @pytest.mark.parametrize(
-    "chosen", [{}, {"pose_strength": 2.0, "pose_start": 0.5, "pose_end": 1.0, "image_strength": 0.25}]
+    "chosen",
+    [
+        {},
+        {"pose_strength": 2.0, "pose_start": 0.5, "pose_end": 1.0, "image_strength": 0.25},
+        {"lora": ("style:0.5",)},
+    ],
 )
-def test_the_server_makes_what_the_library_makes(host, client, bundle, chosen):
+def test_the_server_makes_what_the_library_makes(host, client, bundle, style, chosen):
     company = client.create(PERSON, MOTION, {**SHORT, "seed": 8}).job  # at the same time, on the same engine
     served = client.animate(PERSON, MOTION, {**SHORT, **chosen, "preview": 1})
     events = list(served)
-    with Animator.load(bundle, threads=1) as animator:
+    with Animator.load(bundle, threads=1, loras={"style": style}) as animator:
         clip = animator.stream(PERSON, MOTION, animator.settings(**SHORT, **chosen))
         mp4, video = None, b""
         for event in clip:
@@ -55,6 +66,29 @@ def test_the_server_makes_what_the_library_makes(host, client, bundle, chosen):
     assert served.result().done.frames == client.watch(company).result().done.frames == 5
     assert len([event for event in events if isinstance(event, Preview)]) == 2
     assert "torch" not in Path(f"/proc/{host.engine_pid}/maps").read_text()
+
+
+def test_controls_of_the_poses_mean_the_same_here_and_there(client, bundle):
+    chosen = {
+        **SHORT,
+        "draw": ("body", "face"),
+        "face": "reference",
+        "smooth": 0.5,
+        "hold": 0.4,
+        "confidence_floor": 0.2,
+        "confidence_gain": 1.5,
+    }
+    gap = PoseSequence.load(MOTION)[:4]
+    gap = replace(gap, body_score=gap.body_score * np.array([[1], [1], [0], [1]], np.float32))
+    events = list(animation := client.animate(PERSON, gap, chosen))
+    reports = [event for event in events if isinstance(event, Progress)]
+    assert reports[-1].held == animation.result().done.held == 1
+    with Animator.load(bundle, threads=1) as animator:
+        clip = animator.stream(PERSON, gap, animator.settings(**chosen))
+        mp4, video = FragmentedMp4(clip.fps, clip.size), b""
+        for event in clip:
+            video += mp4.write(event.frames) if event.frames is not None else b""
+        assert animation.result().read() == video + mp4.close()
 
 
 @pytest.mark.slow
@@ -87,6 +121,7 @@ def test_unusable_inputs_are_told_apart_and_harm_nothing(host, client):
         (errors.MotionError, (PERSON, MOTION, {**SHORT, "stride": 10_000})),
         (errors.SettingsError, (PERSON, MOTION, {"overlap": 4000})),
         (errors.SettingsError, (PERSON, MOTION, {"pose_start": 0.5, "pose_end": 0.25})),
+        (errors.SettingsError, (PERSON, MOTION, {"lora": ["style", "gone"]})),
         (errors.LimitError, (PERSON, MOTION, {"size": (2048, 2048), "frames": 4})),
     ]
     for kind, arguments in cases:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import pytest
 
 from mimicmotion_trt import errors
 from mimicmotion_trt.events import Event, Progress
-from mimicmotion_trt.service import Client
+from mimicmotion_trt.service import AsyncClient, Client
 from mimicmotion_trt.service.generated.mimicmotion.v1 import animation_pb2 as pb
 from mimicmotion_trt.service.generated.mimicmotion.v1 import animation_pb2_grpc as pb_grpc
 from mimicmotion_trt.service.status import Draining, KeyReused, NotFound
@@ -34,8 +36,10 @@ SETTINGS = {"steps": 6, "decode_chunk": 2}
 SLOW = pytest.mark.slow
 STOPS = [
     ("denoise", 4),
-    ("decode", 2),
-    *(pytest.param(*stop, marks=SLOW) for stop in [("pose", 2), ("denoise", 1), ("decode", 4)]),
+    *(
+        pytest.param(*stop, marks=SLOW)
+        for stop in [("pose", 2), ("denoise", 1), ("decode", 2), ("decode", 4)]
+    ),
 ]
 
 
@@ -92,7 +96,7 @@ def test_a_killed_server_goes_on_with_its_job(tmp_path, undisturbed, stage, step
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=SLOW)])
 def test_a_stop_keeps_running_and_waiting_jobs_for_the_next_life(tmp_path, undisturbed, number):
-    with process(**options(tmp_path, grace=0.1)) as (running, address), Client(address) as client:
+    with process(**options(tmp_path, grace=0.1)) as (running, address), Client(address, patience=0) as client:
         client.wait_until_ready(60)
         animation = client.animate(PICTURE, VIDEO, {**SETTINGS, "steps": 300})
         next(animation)
@@ -116,6 +120,90 @@ def test_a_stop_keeps_running_and_waiting_jobs_for_the_next_life(tmp_path, undis
             waiting: "succeeded",
         }
         assert client.watch(waiting).result().read() == undisturbed
+
+
+class Blocking:
+    """A caller of `Client`."""
+
+    def __init__(self, address: str) -> None:
+        self.client = Client(address)
+
+    def animate(self, *given: Any) -> list[Event]:
+        self.animation = self.client.animate(*given)
+        self.events = list(islice(self.animation, 8))
+        return self.events
+
+    def rest(self) -> bytes:
+        self.events += self.animation
+        return self.animation.result().read()
+
+    def leave(self) -> None:
+        """Hear of some more events, so that the new server sends them, and go."""
+        list(islice(self.animation, 30))
+        self.animation.cancel()
+        self.client.close()
+
+
+class Asyncio(Blocking):
+    """A caller of `AsyncClient`."""
+
+    def __init__(self, address: str) -> None:
+        self.runner = asyncio.Runner()
+        self.address = address
+
+    def animate(self, *given: Any) -> list[Event]:
+        async def story() -> list[Event]:
+            self.client = AsyncClient(self.address)
+            self.animation = self.client.animate(*given)
+            return [await anext(self.animation) for _ in range(8)]
+
+        self.events = self.runner.run(story())
+        return self.events
+
+    def rest(self) -> bytes:
+        async def story() -> bytes:
+            self.events += [event async for event in self.animation]
+            return (await self.animation.result()).read()
+
+        return self.runner.run(story())
+
+    def leave(self) -> None:
+        async def story() -> None:
+            for _ in range(30):
+                await anext(self.animation)
+            self.animation.cancel()
+            await self.client.close()
+
+        self.runner.run(story())
+        self.runner.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "number"), [(Blocking, signal.SIGKILL), pytest.param(Asyncio, signal.SIGTERM, marks=SLOW)]
+)
+def test_a_caller_goes_on_where_the_server_is_started_again(tmp_path, undisturbed, kind, number):
+    """It calls once and gets every event once; leaving later still cancels its job."""
+    config = options(tmp_path, grace=0.1, limits={"jobs": 2})
+    with process(**config) as (running, address):
+        with Client(address) as client:
+            client.wait_until_ready(60)
+        endless, caller = kind(address), kind(address)
+        endless.animate(PICTURE, VIDEO, {**SETTINGS, "steps": 1000})
+        before = list(caller.animate(PICTURE, VIDEO, {**SETTINGS, "steps": 12}))
+        running.send_signal(number)
+        running.wait(60)
+    with process(**config, port=int(address.rpartition(":")[2])), Client(address) as client:
+        video = caller.rest()
+        events = caller.events
+        assert video == video_of(events)
+        assert [event.sequence for event in events] == sorted({event.sequence for event in events})
+        kinds = [event.kind for event in events if event.kind in ("accepted", "started", "done")]
+        assert kinds == ["accepted", "started", "done"]
+        assert before == events[:8]
+        endless.leave()
+        until(lambda: client.get(endless.animation.job).state == "cancelled")
+        again = client.animate(PICTURE, VIDEO, {**SETTINGS, "steps": 12}).result().read()
+        assert video == again != undisturbed
 
 
 def test_another_build_does_not_go_on_with_the_latents_and_the_queue_does(tmp_path):

@@ -69,7 +69,7 @@ def _health(client: Client) -> str:
 
 
 def test_a_reader_that_sleeps_does_not_hold_up_the_end():
-    picture = script(frames=300, noise=True, size=[256, 256])
+    picture = script(frames=200, noise=True, size=[256, 256])
     with process(grace=60) as (running, address), Client(address) as client:
         client.wait_until_ready(60)
         job = client.create(picture, VIDEO, {"decode_chunk": 64}).job

@@ -35,7 +35,15 @@ def test_the_file_knows_hashes_only_and_is_its_owners(tokens):
 
 
 @pytest.mark.parametrize(
-    "line", ["alice", "alice:abc", "10.0.0.1:" + "0" * 64, "a:" + "0" * 64 + ":boss", "\xff"]
+    "line",
+    [
+        "alice",
+        "alice:abc",
+        "10.0.0.1:" + "0" * 64,
+        "a:" + "0" * 64 + ":boss",
+        "\xff",
+        "a:" + "0" * 64 + ":priority=10",
+    ],
 )
 def test_a_line_that_is_none_is_told_by_its_number(tmp_path, line):
     file = tmp_path / "tokens"
@@ -44,6 +52,23 @@ def test_a_line_that_is_none_is_told_by_its_number(tmp_path, line):
         errors.ServiceError, match=r"tokens(, line 3: this is not| cannot be read: it is not UTF-8)"
     ):
         Tokens(file)
+
+
+def test_a_token_has_a_highest_priority(tmp_path):
+    file = tmp_path / "tokens"
+    low, boss = add_token(file, "low", priority=-1), add_token(file, "boss", admin=True)
+    assert file.read_text().splitlines()[0].endswith(":priority=-1")
+    assert Tokens(file).find(low).priority == -1
+    with pytest.raises(errors.SettingsError, match="priority is 10"):
+        add_token(file, "other", priority=10)
+    with hosted(tokens=file) as host:
+        with Client(host.address, token=low) as client:
+            with pytest.raises(errors.SettingsError, match=r"is 0, .* may have -1 at most") as caught:
+                client.create(script(), VIDEO)
+            assert caught.value.field == "priority"
+            assert client.get(client.create(script(), VIDEO, priority=-1).job).priority == -1
+        with Client(host.address, token=boss) as client:
+            assert client.get(client.create(script(), VIDEO, priority=9).job).priority == 9
 
 
 def test_a_name_is_taken_once(tokens):

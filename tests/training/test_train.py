@@ -15,7 +15,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from mimicmotion_trt.engines.weight_table import LayerWeight
 from mimicmotion_trt.errors import MotionError
+from mimicmotion_trt.lora import LoraFile
 from mimicmotion_trt.training.checkpoints import load_model, read_state
 from mimicmotion_trt.training.progress import Display
 
@@ -138,6 +140,14 @@ def test_adapters_train_alone_and_can_be_folded_in(runs, golden, tmp_path):
     down, up = (adapters[key.replace(".weight", f".lora_{side}.weight")] for side in "AB")
     torch.testing.assert_close(after[key], before[key] + 4 / 2 * up @ down)
     assert all(torch.equal(before[key], kept["apart"][key]) for key in changed)
+    table = {
+        key.removeprefix("unet.").removesuffix(".weight"): LayerWeight(tuple(value.shape))
+        for key, value in before.items()
+        if key.startswith("unet.") and value.ndim > 1
+    }
+    read = LoraFile.read(tmp_path / "folded" / "final" / "lora.safetensors", table)
+    delta = read.layers[key.removeprefix("unet.").removesuffix(".weight")].delta(1.0)
+    torch.testing.assert_close(after[key], before[key] + torch.from_numpy(delta).float())
 
 
 def test_the_moving_average_is_what_is_kept(runs, one_step, two_steps, tmp_path):

@@ -184,9 +184,9 @@ class MotionStage(TrainingStage):
         """Write the checkpoint; adapters go to `lora.safetensors`, and with `lora.merge` into the weights as well."""
         config, unet = self.config, self.motion.unet
         weights, adapters = checkpoints.split_adapters(state, "unet.")
-        if adapters:
-            checkpoints.save_adapters(folder / "lora.safetensors", adapters)
-        if adapters and config.lora is not None and config.lora.merge:
+        if config.lora is not None:
+            checkpoints.save_adapters(folder / "lora.safetensors", adapters, config.lora)
+        if config.lora is not None and config.lora.merge:
             weights = checkpoints.fold_adapters(unet, weights, adapters, "unet.")
         self.save_checkpoint(folder, weights)
 

@@ -170,6 +170,46 @@ FRAMING_PAD: Framing.ValueType  # 3
 """The whole picture, its edges continued."""
 Global___Framing: _TypeAlias = Framing  # noqa: Y015
 
+class _Draw:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DrawEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Draw.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DRAW_UNSPECIFIED: _Draw.ValueType  # 0
+    DRAW_BODY: _Draw.ValueType  # 1
+    DRAW_HANDS: _Draw.ValueType  # 2
+    DRAW_FACE: _Draw.ValueType  # 3
+
+class Draw(_Draw, metaclass=_DrawEnumTypeWrapper): ...
+
+DRAW_UNSPECIFIED: Draw.ValueType  # 0
+DRAW_BODY: Draw.ValueType  # 1
+DRAW_HANDS: Draw.ValueType  # 2
+DRAW_FACE: Draw.ValueType  # 3
+Global___Draw: _TypeAlias = Draw  # noqa: Y015
+
+class _Face:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FaceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Face.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FACE_UNSPECIFIED: _Face.ValueType  # 0
+    FACE_DRIVER: _Face.ValueType  # 1
+    FACE_REFERENCE: _Face.ValueType  # 2
+    """The face of the person in the picture, moved with the driver's head."""
+    FACE_NONE: _Face.ValueType  # 3
+
+class Face(_Face, metaclass=_FaceEnumTypeWrapper): ...
+
+FACE_UNSPECIFIED: Face.ValueType  # 0
+FACE_DRIVER: Face.ValueType  # 1
+FACE_REFERENCE: Face.ValueType  # 2
+"""The face of the person in the picture, moved with the driver's head."""
+FACE_NONE: Face.ValueType  # 3
+Global___Face: _TypeAlias = Face  # noqa: Y015
+
 class _Stage:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -402,6 +442,13 @@ class AnimationSettings(_message.Message):
     POSE_START_FIELD_NUMBER: _builtins.int
     POSE_END_FIELD_NUMBER: _builtins.int
     IMAGE_STRENGTH_FIELD_NUMBER: _builtins.int
+    DRAW_FIELD_NUMBER: _builtins.int
+    FACE_FIELD_NUMBER: _builtins.int
+    SMOOTH_FIELD_NUMBER: _builtins.int
+    HOLD_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_FLOOR_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_GAIN_FIELD_NUMBER: _builtins.int
+    LORA_FIELD_NUMBER: _builtins.int
     steps: _builtins.int
     """Denoising steps, 1 to 1000."""
     segment: _builtins.int
@@ -461,6 +508,18 @@ class AnimationSettings(_message.Message):
     pose_end: _builtins.float
     image_strength: _builtins.float
     """What CLIP's token of the picture is multiplied by, 0 to 4."""
+    face: Global___Face.ValueType
+    """Whose face is drawn."""
+    smooth: _builtins.float
+    """Cutoff in Hz of the filter that smooths keypoints, 0.01 to 100; lower is smoother. Unset: they are not smoothed."""
+    hold: _builtins.float
+    """Seconds for which a person who is not seen holds their last pose before they disappear, 0 to 3600. Unset: the
+    confidence falls by a tenth from frame to frame, and they do not disappear.
+    """
+    confidence_floor: _builtins.float
+    """Points of a lower confidence are not drawn, 0 to 1."""
+    confidence_gain: _builtins.float
+    """Confidences are multiplied by this, up to 1, before they are drawn, 0.1 to 10."""
     @_builtins.property
     def guidance(self) -> Global___Guidance:
         """Guidance scales; first = last = 1 runs the conditional branch only."""
@@ -472,6 +531,14 @@ class AnimationSettings(_message.Message):
     @_builtins.property
     def guidance_interval(self) -> Global___GuidanceInterval:
         """The sigmas at which guidance counts; unset: all."""
+
+    @_builtins.property
+    def draw(self) -> _containers.RepeatedScalarFieldContainer[Global___Draw.ValueType]:
+        """Which parts of the poses are drawn; empty: all."""
+
+    @_builtins.property
+    def lora(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """LoRAs of the server that are added to the weights, each NAME or NAME:STRENGTH, -10 to 10, 1 if not given."""
 
     def __init__(
         self,
@@ -506,25 +573,40 @@ class AnimationSettings(_message.Message):
         pose_start: _builtins.float | None = ...,
         pose_end: _builtins.float | None = ...,
         image_strength: _builtins.float | None = ...,
+        draw: _abc.Iterable[Global___Draw.ValueType] | None = ...,
+        face: Global___Face.ValueType | None = ...,
+        smooth: _builtins.float | None = ...,
+        hold: _builtins.float | None = ...,
+        confidence_floor: _builtins.float | None = ...,
+        confidence_gain: _builtins.float | None = ...,
+        lora: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_canvas", b"_canvas", "_conditioning_fps", b"_conditioning_fps", "_decode_chunk", b"_decode_chunk", "_driver", b"_driver", "_frames", b"_frames", "_framing", b"_framing", "_fusion", b"_fusion", "_image_strength", b"_image_strength", "_layout", b"_layout", "_motion_bucket", b"_motion_bucket", "_noise", b"_noise", "_noise_aug", b"_noise_aug", "_overlap", b"_overlap", "_person", b"_person", "_pose_end", b"_pose_end", "_pose_start", b"_pose_start", "_pose_strength", b"_pose_strength", "_preview", b"_preview", "_rescale", b"_rescale", "_reuse_interval", b"_reuse_interval", "_schedule", b"_schedule", "_seed", b"_seed", "_segment", b"_segment", "_sigma_max", b"_sigma_max", "_sigma_min", b"_sigma_min", "_steps", b"_steps", "_stride", b"_stride", "canvas", b"canvas", "conditioning_fps", b"conditioning_fps", "decode_chunk", b"decode_chunk", "driver", b"driver", "frames", b"frames", "framing", b"framing", "fusion", b"fusion", "guidance", b"guidance", "guidance_interval", b"guidance_interval", "image_strength", b"image_strength", "layout", b"layout", "motion_bucket", b"motion_bucket", "noise", b"noise", "noise_aug", b"noise_aug", "overlap", b"overlap", "person", b"person", "pose_end", b"pose_end", "pose_start", b"pose_start", "pose_strength", b"pose_strength", "preview", b"preview", "rescale", b"rescale", "reuse_interval", b"reuse_interval", "schedule", b"schedule", "seed", b"seed", "segment", b"segment", "sigma_max", b"sigma_max", "sigma_min", b"sigma_min", "size", b"size", "steps", b"steps", "stride", b"stride"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_canvas", b"_canvas", "_conditioning_fps", b"_conditioning_fps", "_confidence_floor", b"_confidence_floor", "_confidence_gain", b"_confidence_gain", "_decode_chunk", b"_decode_chunk", "_driver", b"_driver", "_face", b"_face", "_frames", b"_frames", "_framing", b"_framing", "_fusion", b"_fusion", "_hold", b"_hold", "_image_strength", b"_image_strength", "_layout", b"_layout", "_motion_bucket", b"_motion_bucket", "_noise", b"_noise", "_noise_aug", b"_noise_aug", "_overlap", b"_overlap", "_person", b"_person", "_pose_end", b"_pose_end", "_pose_start", b"_pose_start", "_pose_strength", b"_pose_strength", "_preview", b"_preview", "_rescale", b"_rescale", "_reuse_interval", b"_reuse_interval", "_schedule", b"_schedule", "_seed", b"_seed", "_segment", b"_segment", "_sigma_max", b"_sigma_max", "_sigma_min", b"_sigma_min", "_smooth", b"_smooth", "_steps", b"_steps", "_stride", b"_stride", "canvas", b"canvas", "conditioning_fps", b"conditioning_fps", "confidence_floor", b"confidence_floor", "confidence_gain", b"confidence_gain", "decode_chunk", b"decode_chunk", "driver", b"driver", "face", b"face", "frames", b"frames", "framing", b"framing", "fusion", b"fusion", "guidance", b"guidance", "guidance_interval", b"guidance_interval", "hold", b"hold", "image_strength", b"image_strength", "layout", b"layout", "motion_bucket", b"motion_bucket", "noise", b"noise", "noise_aug", b"noise_aug", "overlap", b"overlap", "person", b"person", "pose_end", b"pose_end", "pose_start", b"pose_start", "pose_strength", b"pose_strength", "preview", b"preview", "rescale", b"rescale", "reuse_interval", b"reuse_interval", "schedule", b"schedule", "seed", b"seed", "segment", b"segment", "sigma_max", b"sigma_max", "sigma_min", b"sigma_min", "size", b"size", "smooth", b"smooth", "steps", b"steps", "stride", b"stride"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_canvas", b"_canvas", "_conditioning_fps", b"_conditioning_fps", "_decode_chunk", b"_decode_chunk", "_driver", b"_driver", "_frames", b"_frames", "_framing", b"_framing", "_fusion", b"_fusion", "_image_strength", b"_image_strength", "_layout", b"_layout", "_motion_bucket", b"_motion_bucket", "_noise", b"_noise", "_noise_aug", b"_noise_aug", "_overlap", b"_overlap", "_person", b"_person", "_pose_end", b"_pose_end", "_pose_start", b"_pose_start", "_pose_strength", b"_pose_strength", "_preview", b"_preview", "_rescale", b"_rescale", "_reuse_interval", b"_reuse_interval", "_schedule", b"_schedule", "_seed", b"_seed", "_segment", b"_segment", "_sigma_max", b"_sigma_max", "_sigma_min", b"_sigma_min", "_steps", b"_steps", "_stride", b"_stride", "canvas", b"canvas", "conditioning_fps", b"conditioning_fps", "decode_chunk", b"decode_chunk", "driver", b"driver", "frames", b"frames", "framing", b"framing", "fusion", b"fusion", "guidance", b"guidance", "guidance_interval", b"guidance_interval", "image_strength", b"image_strength", "layout", b"layout", "motion_bucket", b"motion_bucket", "noise", b"noise", "noise_aug", b"noise_aug", "overlap", b"overlap", "person", b"person", "pose_end", b"pose_end", "pose_start", b"pose_start", "pose_strength", b"pose_strength", "preview", b"preview", "rescale", b"rescale", "reuse_interval", b"reuse_interval", "schedule", b"schedule", "seed", b"seed", "segment", b"segment", "sigma_max", b"sigma_max", "sigma_min", b"sigma_min", "size", b"size", "steps", b"steps", "stride", b"stride"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_canvas", b"_canvas", "_conditioning_fps", b"_conditioning_fps", "_confidence_floor", b"_confidence_floor", "_confidence_gain", b"_confidence_gain", "_decode_chunk", b"_decode_chunk", "_driver", b"_driver", "_face", b"_face", "_frames", b"_frames", "_framing", b"_framing", "_fusion", b"_fusion", "_hold", b"_hold", "_image_strength", b"_image_strength", "_layout", b"_layout", "_motion_bucket", b"_motion_bucket", "_noise", b"_noise", "_noise_aug", b"_noise_aug", "_overlap", b"_overlap", "_person", b"_person", "_pose_end", b"_pose_end", "_pose_start", b"_pose_start", "_pose_strength", b"_pose_strength", "_preview", b"_preview", "_rescale", b"_rescale", "_reuse_interval", b"_reuse_interval", "_schedule", b"_schedule", "_seed", b"_seed", "_segment", b"_segment", "_sigma_max", b"_sigma_max", "_sigma_min", b"_sigma_min", "_smooth", b"_smooth", "_steps", b"_steps", "_stride", b"_stride", "canvas", b"canvas", "conditioning_fps", b"conditioning_fps", "confidence_floor", b"confidence_floor", "confidence_gain", b"confidence_gain", "decode_chunk", b"decode_chunk", "draw", b"draw", "driver", b"driver", "face", b"face", "frames", b"frames", "framing", b"framing", "fusion", b"fusion", "guidance", b"guidance", "guidance_interval", b"guidance_interval", "hold", b"hold", "image_strength", b"image_strength", "layout", b"layout", "lora", b"lora", "motion_bucket", b"motion_bucket", "noise", b"noise", "noise_aug", b"noise_aug", "overlap", b"overlap", "person", b"person", "pose_end", b"pose_end", "pose_start", b"pose_start", "pose_strength", b"pose_strength", "preview", b"preview", "rescale", b"rescale", "reuse_interval", b"reuse_interval", "schedule", b"schedule", "seed", b"seed", "segment", b"segment", "sigma_max", b"sigma_max", "sigma_min", b"sigma_min", "size", b"size", "smooth", b"smooth", "steps", b"steps", "stride", b"stride"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__canvas: _TypeAlias = _typing.Literal["canvas"]  # noqa: Y015
     _WhichOneofArgType__canvas: _TypeAlias = _typing.Literal["_canvas", b"_canvas"]  # noqa: Y015
     _WhichOneofReturnType__conditioning_fps: _TypeAlias = _typing.Literal["conditioning_fps"]  # noqa: Y015
     _WhichOneofArgType__conditioning_fps: _TypeAlias = _typing.Literal["_conditioning_fps", b"_conditioning_fps"]  # noqa: Y015
+    _WhichOneofReturnType__confidence_floor: _TypeAlias = _typing.Literal["confidence_floor"]  # noqa: Y015
+    _WhichOneofArgType__confidence_floor: _TypeAlias = _typing.Literal["_confidence_floor", b"_confidence_floor"]  # noqa: Y015
+    _WhichOneofReturnType__confidence_gain: _TypeAlias = _typing.Literal["confidence_gain"]  # noqa: Y015
+    _WhichOneofArgType__confidence_gain: _TypeAlias = _typing.Literal["_confidence_gain", b"_confidence_gain"]  # noqa: Y015
     _WhichOneofReturnType__decode_chunk: _TypeAlias = _typing.Literal["decode_chunk"]  # noqa: Y015
     _WhichOneofArgType__decode_chunk: _TypeAlias = _typing.Literal["_decode_chunk", b"_decode_chunk"]  # noqa: Y015
     _WhichOneofReturnType__driver: _TypeAlias = _typing.Literal["driver"]  # noqa: Y015
     _WhichOneofArgType__driver: _TypeAlias = _typing.Literal["_driver", b"_driver"]  # noqa: Y015
+    _WhichOneofReturnType__face: _TypeAlias = _typing.Literal["face"]  # noqa: Y015
+    _WhichOneofArgType__face: _TypeAlias = _typing.Literal["_face", b"_face"]  # noqa: Y015
     _WhichOneofReturnType__frames: _TypeAlias = _typing.Literal["frames"]  # noqa: Y015
     _WhichOneofArgType__frames: _TypeAlias = _typing.Literal["_frames", b"_frames"]  # noqa: Y015
     _WhichOneofReturnType__framing: _TypeAlias = _typing.Literal["framing"]  # noqa: Y015
     _WhichOneofArgType__framing: _TypeAlias = _typing.Literal["_framing", b"_framing"]  # noqa: Y015
     _WhichOneofReturnType__fusion: _TypeAlias = _typing.Literal["fusion"]  # noqa: Y015
     _WhichOneofArgType__fusion: _TypeAlias = _typing.Literal["_fusion", b"_fusion"]  # noqa: Y015
+    _WhichOneofReturnType__hold: _TypeAlias = _typing.Literal["hold"]  # noqa: Y015
+    _WhichOneofArgType__hold: _TypeAlias = _typing.Literal["_hold", b"_hold"]  # noqa: Y015
     _WhichOneofReturnType__image_strength: _TypeAlias = _typing.Literal["image_strength"]  # noqa: Y015
     _WhichOneofArgType__image_strength: _TypeAlias = _typing.Literal["_image_strength", b"_image_strength"]  # noqa: Y015
     _WhichOneofReturnType__layout: _TypeAlias = _typing.Literal["layout"]  # noqa: Y015
@@ -561,6 +643,8 @@ class AnimationSettings(_message.Message):
     _WhichOneofArgType__sigma_max: _TypeAlias = _typing.Literal["_sigma_max", b"_sigma_max"]  # noqa: Y015
     _WhichOneofReturnType__sigma_min: _TypeAlias = _typing.Literal["sigma_min"]  # noqa: Y015
     _WhichOneofArgType__sigma_min: _TypeAlias = _typing.Literal["_sigma_min", b"_sigma_min"]  # noqa: Y015
+    _WhichOneofReturnType__smooth: _TypeAlias = _typing.Literal["smooth"]  # noqa: Y015
+    _WhichOneofArgType__smooth: _TypeAlias = _typing.Literal["_smooth", b"_smooth"]  # noqa: Y015
     _WhichOneofReturnType__steps: _TypeAlias = _typing.Literal["steps"]  # noqa: Y015
     _WhichOneofArgType__steps: _TypeAlias = _typing.Literal["_steps", b"_steps"]  # noqa: Y015
     _WhichOneofReturnType__stride: _TypeAlias = _typing.Literal["stride"]  # noqa: Y015
@@ -570,15 +654,23 @@ class AnimationSettings(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__conditioning_fps) -> _WhichOneofReturnType__conditioning_fps | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__confidence_floor) -> _WhichOneofReturnType__confidence_floor | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__confidence_gain) -> _WhichOneofReturnType__confidence_gain | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__decode_chunk) -> _WhichOneofReturnType__decode_chunk | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__driver) -> _WhichOneofReturnType__driver | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__face) -> _WhichOneofReturnType__face | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__frames) -> _WhichOneofReturnType__frames | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__framing) -> _WhichOneofReturnType__framing | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__fusion) -> _WhichOneofReturnType__fusion | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__hold) -> _WhichOneofReturnType__hold | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__image_strength) -> _WhichOneofReturnType__image_strength | None: ...
     @_typing.overload
@@ -615,6 +707,8 @@ class AnimationSettings(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__sigma_max) -> _WhichOneofReturnType__sigma_max | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__sigma_min) -> _WhichOneofReturnType__sigma_min | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__smooth) -> _WhichOneofReturnType__smooth | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__steps) -> _WhichOneofReturnType__steps | None: ...
     @_typing.overload
@@ -889,6 +983,7 @@ class ProgressEvent(_message.Message):
     SEGMENT_FIELD_NUMBER: _builtins.int
     SEGMENTS_FIELD_NUMBER: _builtins.int
     ELAPSED_SECONDS_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
     stage: Global___Stage.ValueType
     step: _builtins.int
     """Done so far: frames in pose and decode, sigmas in denoise."""
@@ -899,6 +994,8 @@ class ProgressEvent(_message.Message):
     segments: _builtins.int
     elapsed_seconds: _builtins.float
     """Since the engine took the job."""
+    held: _builtins.int
+    """Frames so far in which the driving person was not seen."""
     def __init__(
         self,
         *,
@@ -908,10 +1005,11 @@ class ProgressEvent(_message.Message):
         segment: _builtins.int = ...,
         segments: _builtins.int = ...,
         elapsed_seconds: _builtins.float = ...,
+        held: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["elapsed_seconds", b"elapsed_seconds", "segment", b"segment", "segments", b"segments", "stage", b"stage", "step", b"step", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["elapsed_seconds", b"elapsed_seconds", "held", b"held", "segment", b"segment", "segments", b"segments", "stage", b"stage", "step", b"step", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
