@@ -128,7 +128,8 @@ def bundle(golden: Path, deep_bundle: Path) -> Path:
             networks = {name: built.manifest.networks[name] for name in NETWORKS}
             shutil.copytree(deep_bundle, coming := folder.with_name("test-bundle.coming"), dirs_exist_ok=True)
             for name in built.manifest.networks.keys() - networks.keys():
-                (coming / f"{name}.onnx").unlink()
+                for path in coming.glob(f"{name}.*"):
+                    path.unlink()
             manifest = replace(built.manifest, networks=networks, build=key, options=options.arguments)
             (coming / "manifest.json").write_text(manifest.to_json())
             coming.rename(folder)

@@ -139,6 +139,12 @@ def animate(
             settings = recorded_settings(before, own_motion=motions == [like]) | settings
             Settings.from_dict(settings)
         server = there.pop("server", "")
+        if before is not None and before.settings.lora and not server and "lora" not in chosen:
+            raise SettingsError(
+                f"the video was made with LoRAs: {', '.join(before.settings.lora)}.",
+                remedy="Name their files: --lora FILE:STRENGTH.",
+                field="settings.lora",
+            )
         if server:
             refuse(here, "with --server", "It is the server's to choose: leave it out.")
         else:

@@ -94,14 +94,12 @@ def test_a_preview_of_latents_that_are_not_finite_is_the_unets_fault(host, stand
         conditions = animator.networks.condition(np.zeros((64, 128, 3), np.uint8), 4, settings)
         conditions.pose[...] = 0
         plan = animator.sampler.plan(4, settings, conditions.latent_size)
-        denoiser = animator.sampler.denoiser(
-            plan, conditions, animator.sampler.initial_latents(plan, settings)
-        )
-        for _ in denoiser.run(plan.steps[0]):
-            pass
-        with pytest.raises(EngineError, match=r"unet answered .* in step 1 of 3"):
-            denoiser.denoised(2, plan.steps[0])
-        denoiser.close(broken=True)
+        noise = animator.sampler.initial_latents(plan, settings)
+        with animator.sampler.denoiser(plan, conditions, noise) as denoiser:
+            for _ in denoiser.run(plan.steps[0]):
+                pass
+            with pytest.raises(EngineError, match=r"unet answered .* in step 1 of 3"):
+                denoiser.denoised(2, plan.steps[0])
 
 
 @pytest.mark.parametrize("host", ["float32"], indirect=True)

@@ -127,10 +127,9 @@ def test_a_preview_brings_one_frame_down(host, stand_in, deep_bundle):
         animator.sampler.programs = programs_on(device)
         plan = animator.sampler.plan(6, settings, conditions.latent_size)
         noise = animator.sampler.initial_latents(plan, settings)
-        denoiser = animator.sampler.denoiser(plan, conditions, noise)
-        for _ in denoiser.run(plan.steps[0]):
-            pass
-        found = denoiser.denoised(3, plan.steps[0])
-        assert [told for told in device.told if told.endswith("frames")] == ["1 frames", "1 frames"]
-        np.testing.assert_array_equal(found, denoised(noise[3], denoiser.latents[3], plan.steps[0]))
-        denoiser.close()
+        with animator.sampler.denoiser(plan, conditions, noise) as denoiser:
+            for _ in denoiser.run(plan.steps[0]):
+                pass
+            found = denoiser.denoised(3, plan.steps[0])
+            assert [told for told in device.told if told.endswith("frames")] == ["1 frames", "1 frames"]
+            np.testing.assert_array_equal(found, denoised(noise[3], denoiser.latents[3], plan.steps[0]))

@@ -140,3 +140,16 @@ def test_closing_closes_what_is_idle(stand_in):
     cache.leave(shared, slot)
     cache.close()
     assert (shared.program.closed, len(cache)) == (True, 0)
+
+
+def test_unets_with_other_weights_have_programs_of_their_own(cache):
+    """Jobs of one plan, but of different LoRAs, do not step together; a closed U-Net takes its programs along."""
+    other: Any = object()
+    first, slot = cache.join(plan_of(5), UNET, slots=2)
+    second, other_slot = cache.join(plan_of(5), other, slots=2)
+    assert first is not second
+    cache.leave(first, slot)
+    cache.leave(second, other_slot)
+    cache.forget(other)
+    assert len(cache) == 1
+    assert cache.join(plan_of(5), UNET, slots=2)[0] is first

@@ -82,26 +82,37 @@ def test_networks_of_another_shape_agree_with_pytorch(other_bundle, other):
     assert manifest.scaling_factor == 0.18215
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", NETWORKS)
-def test_sizes_rows_and_frames_are_free(other_bundle, other_model, network):
+def test_sizes_rows_and_frames_of_another_shape_are_free(other_bundle, other, network):
+    assert_free(other_bundle, load_model(other.base, other.checkpoint), network)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_sizes_rows_and_frames_are_free(bundle, tiny_model, network):
+    assert_free(bundle, tiny_model, network)
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tiny: Any) -> Model:
+    return load_model(tiny.base, tiny.checkpoint)
+
+
+def assert_free(folder: Path, model: Model, network: str) -> None:
     """Sizes 64 to 192, 1 to 3 rows and 1 to 5 frames, most of which the exporter did not see."""
-    bundle = Bundle.load(other_bundle)
+    bundle = Bundle.load(folder)
     spec = bundle.manifest.networks[network].spec
     engine = open_engine(bundle, network, Placement(threads=1))
     for seed, shape in enumerate([(1, 1, 8, 24), (2, 5, 16, 8), (3, 2, 24, 16), (1, 3, 8, 8)]):
         inputs = verify.example_inputs(network, spec, shape, seed)
         with torch.inference_mode():
-            expected = verify.originals(other_model)[network](**inputs).numpy()
+            expected = verify.originals(model)[network](**inputs).numpy()
         answer = np.empty(expected.shape, np.float32)
         engine.bind({name: value.numpy() for name, value in inputs.items()}, {spec.outputs[0].name: answer})()
         assert np.linalg.norm(answer - expected) < 1e-5 * np.linalg.norm(expected), shape
 
 
-@pytest.fixture(scope="module")
-def other_model(other: Any) -> Model:
-    return load_model(other.base, other.checkpoint)
-
-
+@pytest.mark.slow
 def test_the_bundle_animates(other_bundle):
     with Animator.load(other_bundle, threads=1) as animator:
         settings = animator.settings(steps=1)
@@ -127,7 +138,8 @@ class Quick:
         for name in NETWORKS:
             if name not in workspace.finished:
                 self.made.append(name)
-                shutil.copy(self.bundle / f"{name}.onnx", workspace.bundle)
+                for path in self.bundle.glob(f"{name}.*"):
+                    shutil.copy(path, workspace.bundle)
                 if options.compiles:
                     workspace.keep(name, whole.networks[name])
         self.while_building()
