@@ -107,7 +107,7 @@ def animate(
         Path | None,
         typer.Option(
             metavar="VIDEO",
-            help="Settings, bundle and, without MOTION, movement of a finished video.",
+            help="Settings, bundle and movement of a finished video.",
             rich_help_panel=IO,
         ),
     ] = None,

@@ -78,7 +78,7 @@ def as_typed(value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, tuple | list):
-        return " ".join(map(as_typed, value))
+        return ("," if isinstance(value[0], str) else " ").join(map(as_typed, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
