@@ -63,7 +63,7 @@ def nothing(*arguments: Any, **named: Any) -> None:
 
 @pytest.mark.parametrize("host", ["float32"], indirect=True)
 @pytest.mark.parametrize("graphs", [True, pytest.param(False, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("options", [{}, {"reuse_interval": 2}])
+@pytest.mark.parametrize("options", [{}, {"reuse_interval": 2, "pose_start": 0.2, "pose_strength": 2.0}])
 def test_with_and_without_graphs_it_is_the_animator_on_the_cpu(host, cuda, deep_bundle, options, graphs):
     """Captured work outlives its binding's names, and a job's steps are graphs only where graphs are on."""
     with Animator.load(deep_bundle, threads=1) as animator:
