@@ -30,14 +30,8 @@ PANELS = {
 """Every field of `Settings`, by the section of the help in which its flag stands."""
 
 AsJson = Annotated[
-    bool,
-    typer.Option(
-        "--json",
-        help="Print a line of JSON for each event and for the outcome.",
-        rich_help_panel="Input/Output",
-    ),
+    bool, typer.Option("--json", help="Print a line of JSON for each event and for the outcome.")
 ]
-BundleName = Annotated[str, typer.Option(metavar="NAME", help="Bundle, by name or folder.")]
 Estimator = Annotated[
     Literal["mediapipe", "dwpose"], typer.Option(help="What finds people; dwpose needs its files.")
 ]
