@@ -221,7 +221,7 @@ class Settings:
     """Confidences are drawn times this, 0.1 to 10. Up to a confidence of 1."""
     lora: Lora | None = None
     """A LoRA, such as style:0.8; repeat. Added to the weights, by name or name and strength (-10 to 10). The command
-    line takes files, with --server the server's names. None takes those with which the animator was loaded, () none."""
+    line takes files, with --server the server's names. None takes those with which the animator was loaded."""
 
     def __post_init__(self) -> None:
         if self.segment is not None and self.overlap >= self.segment:

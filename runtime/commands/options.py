@@ -107,6 +107,17 @@ def _settings_flag(name: str, hint: Any, doc: str, panel: str) -> inspect.Parame
     return make_flag(name, hint, help=first_sentence(doc).replace("`", ""), panel=panel, metavar=metavar)
 
 
+def explain_setting(name: str | None) -> None:
+    """Print all that there is to say of a setting, and end."""
+    if name is None:
+        return
+    docs, field = field_docs(Settings), name.lstrip("-").replace("-", "_")
+    if field not in docs:
+        raise typer.BadParameter(f"there is no setting {name!r}; choose one of {', '.join(docs)}.")
+    print(f"{field}: {docs[field]}")
+    raise typer.Exit
+
+
 def read_settings(chosen: Given) -> Given:
     """The settings that are named, sizes read from their text; raises `SettingsError` if they cannot be."""
     values = {name: value for name, value in chosen.items() if value != []}
