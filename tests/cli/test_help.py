@@ -12,7 +12,6 @@ import pytest
 
 import mimicmotion_trt as mm
 from mimicmotion_trt.commands.options import PANELS, SettingsCommand
-
 from mimicmotion_trt.validation import field_docs
 
 from .conftest import Command
