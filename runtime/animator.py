@@ -87,7 +87,7 @@ class Animator:
         threads: int | None = None,
         limits: Limits | None = None,
         graphs: bool = True,
-        lora: Sequence[str | Path | tuple[str | Path, float]] = (),
+        lora: str | Path | Sequence[str | Path | tuple[str | Path, float]] = (),
         loras: Mapping[str, str | Path] | None = None,
     ) -> Animator:
         """Load a bundle by name or folder onto a device ("auto", "cpu", "cuda", "cuda:1").

@@ -173,7 +173,7 @@ class Settings:
     decode_chunk: Annotated[int, Whole(1, 4096)] = 8
     """Frames that the VAE decodes together."""
     rescale: StrictBool = True
-    """Fit the driving skeleton to the picture's person."""
+    """Fit the skeleton to the picture's person."""
     preview: Annotated[int, Whole(0, 1000)] = 0
     """A preview picture after every n-th step; 0 makes none."""
     schedule: Schedule = "karras"
@@ -205,7 +205,7 @@ class Settings:
     """How much CLIP's view of the picture counts. 0 to 4; its token is multiplied by this; the picture's
     latents stay as they are."""
     draw: Parts = PARTS
-    """Which parts of the poses are drawn. Of `body`, `hands` and `face`: a text with commas, or a tuple."""
+    """What of the poses is drawn. Any of `body`, `hands` and `face`: a text with commas, or a tuple."""
     face: Face = "driver"
     """Whose face is drawn. The `driver`'s; the `reference` picture's own, moved with the driver's head by a rotation,
     a scale and a shift; or `none`."""
@@ -216,7 +216,7 @@ class Settings:
     """Seconds until someone who is not seen disappears. 0 to 3600: till then they hold their last pose, its
     confidence falling to 0.3 of what it was. None: it falls by a tenth from frame to frame, and they stay."""
     confidence_floor: Annotated[float, Real(0.0, 1.0)] = 0.0
-    """Points of a lower confidence are not drawn, 0 to 1."""
+    """Points of a lower confidence are left out. 0 to 1."""
     confidence_gain: Annotated[float, Real(0.1, 10.0)] = 1.0
     """Confidences are drawn times this, 0.1 to 10. Up to a confidence of 1."""
     fps: Annotated[float, Real(0.01, 1000.0)] | None = None
@@ -227,8 +227,8 @@ class Settings:
     end: Annotated[float, Real(0.0, 1e6)] | None = None
     """End at this second of the motion."""
     lora: Lora | None = None
-    """LoRAs added to the weights, by name or name and strength (style:0.8, -10 to 10). The command line takes files,
-    with --server the server's names. None takes those with which the animator was loaded, () none."""
+    """A LoRA, such as style:0.8; repeat. Added to the weights, by name or name and strength (-10 to 10). The command
+    line takes files, with --server the server's names. None takes those with which the animator was loaded."""
 
     def __post_init__(self) -> None:
         if self.segment is not None and self.overlap >= self.segment:

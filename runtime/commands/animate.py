@@ -18,7 +18,7 @@ from ..limits import Limits
 from ..service.commands import connect, connection_flags, limit_values
 from ..settings import Settings, split_lora
 from .files import check_output, convert, is_stream, preview_path, whole_file
-from .options import AsJson, read_settings, refuse, settings_flags
+from .options import explain_setting, read_settings, refuse, settings_flags
 
 if TYPE_CHECKING:
     from ..facts import Facts
@@ -109,18 +109,32 @@ def animate(
         Path | None,
         typer.Option(
             metavar="VIDEO",
-            help="Settings, bundle and, without MOTION, movement of a finished video.",
+            help="Settings, bundle and movement of a finished video.",
             rich_help_panel=IO,
         ),
     ] = None,
-    as_json: AsJson = False,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json", help="Print a line of JSON for each event and for the outcome.", rich_help_panel=IO
+        ),
+    ] = False,
+    explain: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SETTING",
+            help="Say all about a setting, such as framing, and end.",
+            is_eager=True,
+            callback=explain_setting,
+        ),
+    ] = None,
     here: Given,
     chosen: Given,
     there: Given,
 ) -> None:
     """Animate a picture, in this process or on a server.
 
-    Defaults are those of the bundle. What every setting does and costs: docs/controls.md
+    Defaults are those of the bundle.
 
     mimicmotion-trt animate person.jpg dance.mp4 -o out.mp4
     mimicmotion-trt animate person.jpg dance.mp4 -o out.mp4 --server localhost:50051 --steps 10
@@ -136,6 +150,12 @@ def animate(
             settings = recorded_settings(before, own_motion=motions == [like]) | settings
             Settings.from_dict(settings)
         server = there.pop("server", "")
+        if before is not None and before.settings.lora and not server and "lora" not in chosen:
+            raise SettingsError(
+                f"the video was made with LoRAs: {', '.join(before.settings.lora)}.",
+                remedy="Name their files: --lora FILE:STRENGTH.",
+                field="settings.lora",
+            )
         if server:
             refuse(here, "with --server", "It is the server's to choose: leave it out.")
         else:
@@ -211,7 +231,9 @@ def _in_process(
     bundle = here.get("bundle") or ("tiny" if before is None else before.bundle)
     lora = list(map(split_lora, settings.get("lora") or ()))
     settings = {name: value for name, value in settings.items() if name != "lora"}
-    with Animator.load(bundle, lora=lora, **options) as animator:
+    with reporter.during("loading"):
+        loaded = Animator.load(bundle, lora=lora, **options)
+    with loaded as animator:
         reporter.note(animator.note)
         animation = animator.stream(**inputs, settings=animator.settings(**settings))
         reporter.note(changed(before, animation.facts))

@@ -96,6 +96,7 @@ def show_bundle(bundle: Bundle, console: Console, details: bool = False, name: s
         "makes": f"videos of {listed('x'.join(map(str, size)) for size in manifest.sizes)}",
         "settings": ", ".join(f"{name} {as_typed(value)}" for name, value in manifest.defaults.items()),
         "U-Net": f"up to {max(manifest.rows)} rows at once ({listed(map(str, manifest.rows))})",
+        "LoRAs": "can be added at load" if manifest.networks["unet"].for_lora else "",
         "note": manifest.note,
         "built by": manifest.command,
     }

@@ -2,54 +2,85 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ..console import explained
+from ..console import explained, waiting
 from ..errors import SettingsError, counted
-from ..flags import Given
+from ..flags import Given, make_flag, with_flags
 from ..limits import Limits
 from ..settings import Framing, Settings, driver_of, make_settings
 from .files import check_output
-from .options import AsJson, BundleName, Estimator, Threads, read_settings
+from .options import AsJson, Estimator, Threads, read_settings, refuse
 
 if TYPE_CHECKING:
     from ..pose import PoseSequence
 
 
+SOURCE, SHEET = "Keypoints", "What animate would make of a picture"
+
+
+def picture_flags() -> list[inspect.Parameter]:
+    """What is said of a reference picture."""
+    return [
+        make_flag("sheet", Path, help="Where to write it.", panel=SHEET, metavar="FILE"),
+        make_flag("driver", str, help="Who of several people in SOURCE.", panel=SHEET, metavar="WHO"),
+        make_flag("framing", Framing, help="As in animate. [default: person]", panel=SHEET),
+        make_flag("size", str, help="The bundle's own if not given.", panel=SHEET, metavar="WIDTHxHEIGHT"),
+        make_flag("bundle", str, help="By name or folder. [default: tiny]", panel=SHEET, metavar="NAME"),
+    ]
+
+
+def source_flags() -> list[inspect.Parameter]:
+    """What is done with the poses of a source."""
+    forms = Literal["mimicmotion", "openpose", "coco-wholebody"]
+    drawn = "Also write a sheet: skeletons over some of the frames."
+    return [
+        make_flag(
+            "output",
+            str,
+            "-o",
+            "--output",
+            help=".npz, .json, a folder/ or a video.",
+            panel=SOURCE,
+            metavar="FILE",
+        ),
+        make_flag("format", forms, help="Of a .json.", panel=SOURCE),
+        make_flag(
+            "stride", int, help="Look at every n-th frame. [default: 1]", panel=SOURCE, metavar="NUMBER"
+        ),
+        make_flag("picture", Path, help=drawn, panel=SOURCE, metavar="FILE"),
+    ]
+
+
+@with_flags("of_picture", picture_flags())
+@with_flags("of_source", source_flags())
 def pose(
     source: Annotated[
-        Path | None, typer.Argument(help="Video or picture of a person; with --image the motion, or nothing.")
-    ] = None,
-    output: Annotated[
-        str | None, typer.Option(help="SOURCE as keypoints (.npz, .json) or drawn: a folder/ or a video.")
-    ] = None,
-    form: Annotated[
-        Literal["mimicmotion", "openpose", "coco-wholebody"],
-        typer.Option("--format", help="Of a .json; openpose is ComfyUI's POSE_KEYPOINT too."),
-    ] = "mimicmotion",
-    estimator: Estimator = "mediapipe",
-    stride: Annotated[int, typer.Option(help="Look at every n-th frame.")] = 1,
-    threads: Threads = None,
-    picture: Annotated[
-        Path | None, typer.Option(help="Also write a sheet: skeletons over some of the frames.")
-    ] = None,
-    person: Annotated[str | None, typer.Option(help="Who of several people, as in animate.")] = None,
-    image: Annotated[Path | None, typer.Option(help="A reference picture, for --sheet.")] = None,
-    sheet: Annotated[
         Path | None,
-        typer.Option(help="Write what animate would make of --image: its part, its pose, SOURCE fitted."),
+        typer.Argument(
+            metavar="SOURCE", help="Video or picture of a person, or keypoints.", rich_help_panel=SOURCE
+        ),
     ] = None,
-    driver: Annotated[str | None, typer.Option(help="With --image: who of several people in SOURCE.")] = None,
-    framing: Annotated[
-        Framing, typer.Option(help="With --image: person, centre or pad, as in animate.")
-    ] = "person",
-    size: Annotated[str, typer.Option(help="With --image: WIDTHxHEIGHT; the bundle's own if empty.")] = "",
-    bundle: BundleName = "tiny",
+    *,
+    image: Annotated[
+        Path | None,
+        typer.Option(
+            "-i", "--image", metavar="FILE", help="The picture; SOURCE is its motion.", rich_help_panel=SHEET
+        ),
+    ] = None,
+    person: Annotated[
+        str | None, typer.Option(metavar="WHO", help="Who of several people, as in animate.")
+    ] = None,
+    estimator: Estimator = "mediapipe",
+    threads: Threads = None,
     as_json: AsJson = False,
+    of_source: Given,
+    of_picture: Given,
 ) -> None:
     """Find the keypoints of a person, or show what of a picture would be animated.
 
@@ -59,15 +90,26 @@ def pose(
     from ..pose import PoseSequence, estimate_poses
     from ..pose.motion import folder_of_keypoints, is_keypoints
 
-    with explained(as_json):
+    with explained(as_json), waiting("finding poses", quiet=as_json):
+        sheet, output, picture = (
+            of_picture.pop("sheet", None),
+            of_source.get("output"),
+            of_source.get("picture"),
+        )
         if (image is None) != (sheet is None) or (source is None and (image is None or output is not None)):
             raise SettingsError(
                 "there is nothing to do.",
                 remedy="Give a video or picture with --output, or --image with --sheet.",
                 field="source",
             )
-        named = {"person": person, "driver": driver, "framing": framing}
-        settings = read_settings({**named, **({"size": size} if size else {})})
+        if image is None:
+            refuse(of_picture, "without --image", "Give the picture, and --sheet.")
+        if source is None:
+            refuse(of_source, "without a video or picture", "Name it.")
+        if "format" in of_source and not str(output).endswith(".json"):
+            refuse(["format"], "without a .json as the output", "Leave it out.")
+        stride, bundle = of_source.get("stride", 1), of_picture.pop("bundle", "tiny")
+        settings = read_settings({"person": person, **of_picture})
         poses = recording = None
         if source is not None and output is not None:
             check_output(output, [source])
@@ -81,7 +123,7 @@ def pose(
             recording = source
         values: Given = {}
         if poses is not None:
-            values |= _write_poses(poses, output, form)
+            values |= _write_poses(poses, output, of_source.get("format", "mimicmotion"))
         if poses is not None and picture is not None:
             values |= _write_sheet(poses, recording, stride, picture)
         if image is not None and sheet is not None:
@@ -92,6 +134,8 @@ def pose(
             seen = f"{counted(len(poses), 'frame')} at {poses.fps:g} per second"
             seen += f", a person in {values['frames_with_person']}"
             print(f"{output or source}: {seen}")
+            if output is not None and Path(output).suffix in (".npz", ".json"):
+                print(f"Next: mimicmotion-trt animate person.jpg {output} -o out.mp4")
             if picture is not None:
                 drawn = "skeletons over some of the frames"
                 print(f"{picture}: {drawn if values['picture'] else 'not written, for nobody is seen'}")

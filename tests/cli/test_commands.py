@@ -146,6 +146,20 @@ def test_where_nobody_is_seen_a_sentence_stands_for_the_picture(command: Command
     assert not (tmp_path / "sheet.png").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((PERSON, "-o", "p.npz", "--format", "openpose"), "--format means nothing"),
+        ((PERSON, "-o", "p.npz", "--framing", "pad"), "--framing means nothing without --image"),
+        (("-i", PERSON, "--sheet", "s.png", "--stride", 2), "--stride means nothing without a video"),
+    ],
+)
+def test_flags_of_pose_that_would_do_nothing_are_refused(
+    command: Command, words: tuple[object, ...], said: str
+) -> None:
+    assert said in command("pose", *words, code=1).stderr
+
+
 def test_pose_finds_the_person_and_animate_takes_what_it_wrote(
     command: Command, bundle: Path, tmp_path: Path
 ) -> None:

@@ -10,9 +10,12 @@ from mimicmotion_trt import Animator
 pytestmark = pytest.mark.gpu
 
 
-def test_captured_steps_equal_eager_ones_to_the_bit(animator, torch_bundle_of, precision, device, sample):
+@pytest.mark.parametrize("options", [{}, {"pose_strength": 2.0, "pose_start": 0.3, "pose_end": 0.7}])
+def test_captured_steps_equal_eager_ones_to_the_bit(
+    animator, torch_bundle_of, precision, device, sample, options
+):
     with Animator.load(torch_bundle_of(precision), device=device, graphs=False) as eager:
-        np.testing.assert_array_equal(sample(animator), sample(eager))
+        np.testing.assert_array_equal(sample(animator, **options), sample(eager, **options))
 
 
 def test_one_seed_gives_the_same_bytes_twice_and_after_another_start(
