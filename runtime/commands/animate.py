@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 
 IO, MOTION, SPEED, SERVER, EXPERT = "Input/Output", "Motion", "Speed", "Server", "Expert"
+OWN_MOTION = {"stride": 1, "frames": None, "driver": None, "fps": None, "start": 0.0, "end": None}
+"""Settings that take a finished video as it is."""
 PictureAndMotion = Annotated[
     list[Path] | None,
     typer.Argument(
@@ -208,7 +210,7 @@ def picture_and_motions(
 def recorded_settings(before: Facts, *, own_motion: bool) -> Given:
     """The settings of a finished video; what they say of its motion does not hold if it is the motion itself."""
     settings = before.settings.to_dict()
-    return settings | {"stride": 1, "frames": None, "driver": None} if own_motion else settings
+    return settings | OWN_MOTION if own_motion else settings
 
 
 def changed(before: Facts | None, now: Facts | None) -> str:
