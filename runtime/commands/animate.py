@@ -18,7 +18,7 @@ from ..limits import Limits
 from ..service.commands import connect, connection_flags, limit_values
 from ..settings import Settings, split_lora
 from .files import check_output, convert, is_stream, preview_path, whole_file
-from .options import read_settings, refuse, settings_flags
+from .options import explain_setting, read_settings, refuse, settings_flags
 
 if TYPE_CHECKING:
     from ..facts import Facts
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 
 IO, MOTION, SPEED, SERVER, EXPERT = "Input/Output", "Motion", "Speed", "Server", "Expert"
+OWN_MOTION = {"stride": 1, "frames": None, "driver": None, "fps": None, "start": 0.0, "end": None}
+"""Settings that take a finished video as it is."""
 PictureAndMotion = Annotated[
     list[Path] | None,
     typer.Argument(
@@ -107,7 +109,7 @@ def animate(
         Path | None,
         typer.Option(
             metavar="VIDEO",
-            help="Settings, bundle and, without MOTION, movement of a finished video.",
+            help="Settings, bundle and movement of a finished video.",
             rich_help_panel=IO,
         ),
     ] = None,
@@ -117,13 +119,22 @@ def animate(
             "--json", help="Print a line of JSON for each event and for the outcome.", rich_help_panel=IO
         ),
     ] = False,
+    explain: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SETTING",
+            help="Say all about a setting, such as framing, and end.",
+            is_eager=True,
+            callback=explain_setting,
+        ),
+    ] = None,
     here: Given,
     chosen: Given,
     there: Given,
 ) -> None:
     """Animate a picture, in this process or on a server.
 
-    Defaults are those of the bundle. What every setting does and costs: docs/controls.md
+    Defaults are those of the bundle.
 
     mimicmotion-trt animate person.jpg dance.mp4 -o out.mp4
     mimicmotion-trt animate person.jpg dance.mp4 -o out.mp4 --server localhost:50051 --steps 10
@@ -199,7 +210,7 @@ def picture_and_motions(
 def recorded_settings(before: Facts, *, own_motion: bool) -> Given:
     """The settings of a finished video; what they say of its motion does not hold if it is the motion itself."""
     settings = before.settings.to_dict()
-    return settings | {"stride": 1, "frames": None, "driver": None} if own_motion else settings
+    return settings | OWN_MOTION if own_motion else settings
 
 
 def changed(before: Facts | None, now: Facts | None) -> str:
