@@ -27,6 +27,8 @@ from mimicmotion_trt.training.plots import MARK, drawn, plain_log
 Line = Mapping[str, Any]
 MEASURES = ("psnr", "colour_error", "found")
 """What is drawn of a validation: the first of these that it has."""
+UNITS = {"psnr": "PSNR, dB", "colour_error": "colour error, levels of 255", "found": "found, share"}
+"""What a plot calls them."""
 RUNS_A_TABLE = 3
 """As many columns as 80 characters hold."""
 SMOOTH = 0.02
@@ -149,9 +151,10 @@ def draw_row(left: Any, right: Any, curves: Sequence[Curve]) -> None:
     if stills:
         right.axhline(stills[-1], linestyle=":", color=MARK, label="reference repeated")
     of = f"{curves[0].name}: " if len(curves) == 1 else ""
-    left.set(title=f"{of}loss", xlabel="step")
+    left.set(title=f"{of}training loss, smoothed", xlabel="step", ylabel="loss")
     plain_log(left)
-    right.set(title=f"{of}{name or 'no validation yet'}", xlabel="step")
+    seen = "clips never trained on" if name else "no validation yet"
+    right.set(title=f"{of}{seen}", xlabel="step", ylabel=UNITS.get(str(name), ""))
     for axes in (left, right):
         if len(axes.lines) > 1:
             axes.legend()

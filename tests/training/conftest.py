@@ -135,3 +135,20 @@ def two_steps(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> Run:
 def six_steps(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Six steps that nothing interrupts."""
     return runs.train(tmp_path_factory.mktemp("six-steps"), 6)
+
+
+@pytest.fixture(scope="session")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of two videos of 12 frames, 64x64, as `prepare.py` writes them; the first video is held out."""
+    from mimicmotion_trt.media.picture import encode_picture
+    from mimicmotion_trt.training.data.shards import ShardWriter
+    from mimicmotion_trt.training.synthetic import make_clip
+
+    folder = tmp_path_factory.mktemp("recordings")
+    writer = ShardWriter(folder, 2)
+    for seed, digest in enumerate(("0" * 24, "f" * 24)):
+        clip = make_clip(seed, 12, 64, 64, blur=0.0, occlusion=False, style="rich")
+        meta = {"video": f"{seed}.mp4", "digest": digest, "fps": 15.0, "size": [64, 64]}
+        writer.add(f"{seed}-0", meta, clip.truth, [encode_picture(frame, ".jpg") for frame in clip.frames])
+    writer.close()
+    return folder

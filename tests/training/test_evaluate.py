@@ -14,9 +14,7 @@ from typer.testing import CliRunner
 
 from mimicmotion_trt import PoseSequence
 from mimicmotion_trt.denoise.segments import cut_segments
-from mimicmotion_trt.media.picture import encode_picture
 from mimicmotion_trt.training import metrics
-from mimicmotion_trt.training.data.shards import ShardWriter
 from mimicmotion_trt.training.evaluate import MOST_SEED, STRIDE, app, unseen
 from mimicmotion_trt.training.synthetic import TRAIN_SEEDS, VALIDATION_SEEDS, make_clip
 
@@ -164,38 +162,15 @@ def test_the_command_ends_with_a_line_of_json(bundle, tmp_path):
     assert (tmp_path / "sheet.png").is_file()
 
 
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory) -> Path:
-    """Clips of two videos, of which the first is held out."""
-    folder = tmp_path_factory.mktemp("shards")
-    writer = ShardWriter(folder, 2)
-    for seed, digest in enumerate(("0" * 24, "f" * 24)):
-        clip = make_clip(seed, 12, 64, 64, blur=0.0, occlusion=False, style="rich")
-        meta = {"video": f"{seed}.mp4", "digest": digest, "fps": 15.0, "size": [64, 64]}
-        writer.add(f"{seed}-0", meta, clip.truth, [encode_picture(frame, ".jpg") for frame in clip.frames])
-    writer.close()
-    return folder
-
-
 SMALL = ("--frames", "4", "--setting", "steps=1", "--setting", "size=[64,64]", "--json")
 
 
-def test_recordings_that_training_holds_out_are_measured(bundle, shards, tmp_path):
-    flags = [
-        "--bundle",
-        bundle,
-        "--shards",
-        shards,
-        "--clips",
-        "1",
-        "--sheet",
-        tmp_path / "sheet.png",
-        *SMALL,
-    ]
+def test_recordings_that_training_holds_out_are_measured(recordings, tmp_path):
+    flags = ["--shards", recordings, "--clips", "1", "--sheet", tmp_path / "sheet.png", *SMALL]
     done = CliRunner().invoke(app, list(map(str, flags)))
     assert done.exit_code == 0, done.output
     result = json.loads(done.stdout.splitlines()[-1])
-    assert (result["clips"], result["source"]) == (1, str(shards))
+    assert (result["clips"], result["source"]) == (1, str(recordings))
     assert {"psnr", "ssim", "psnr_repeat_reference", "psnr_vae", "hand_psnr"} <= set(result)
     assert "clip 1/1: psnr " in done.stderr
     assert "0:00:00 left" in done.stderr
@@ -210,7 +185,7 @@ def test_recordings_that_training_holds_out_are_measured(bundle, shards, tmp_pat
         (["--frames", "12"], "too short for the window"),
     ],
 )
-def test_recordings_that_do_not_fit_are_told(shards, flags, told):
-    done = CliRunner().invoke(app, ["--shards", str(shards), *SMALL, *flags])
+def test_recordings_that_do_not_fit_are_told(recordings, flags, told):
+    done = CliRunner().invoke(app, ["--shards", str(recordings), *SMALL, *flags])
     assert done.exit_code == 1
     assert told in done.stderr

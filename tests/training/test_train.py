@@ -150,6 +150,22 @@ def test_adapters_train_alone_and_can_be_folded_in(runs, golden, tmp_path):
     torch.testing.assert_close(after[key], before[key] + torch.from_numpy(delta).float())
 
 
+def test_adapters_learn_from_recordings(runs, golden, recordings, tmp_path):
+    """What docs/guide/training.md does with the shipped model, as small as can be."""
+    from mimicmotion_trt.export.options import trained_for
+
+    source = "mimicmotion_trt.training.footage:open_clips"
+    run = runs.train(
+        tmp_path / "run", 1, ema=None, lora={"rank": 2, "alpha": 2},
+        checkpoint=str(golden / "tiny" / "mimicmotion.pth"),
+        data={"source": source, "path": str(recordings), "cache": str(tmp_path / "cache")},
+        validation={"every": 1, "clips": 1, "frames": 3, "settings": {"steps": 1, "overlap": 1}},
+    )  # fmt: skip
+    assert run.lines("validation")[0]["psnr"] > 0
+    assert "lora.safetensors" in {path.name for path in (run.folder / "final").iterdir()}
+    assert trained_for(run.folder / "final" / "mimicmotion.pth")["defaults"]["steps"] == 1
+
+
 def test_the_moving_average_is_what_is_kept(runs, one_step, two_steps, tmp_path):
     """After two steps: diffusers' decay is 0 in the first and 2/11 in the second, 0.9 much later."""
     one, average = one_step.weights(), two_steps.weights()
