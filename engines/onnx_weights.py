@@ -16,7 +16,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from ..errors import BundleError
 from .spec import Array
-from .weight_table import Delta
+from .weight_table import Delta, check_range
 
 HALVED = ".float16"
 """A float32 tensor that float16 holds exactly may be stored as one of its name and this, behind a Cast."""
@@ -68,7 +68,8 @@ def _model_class() -> Any:
 def change_weights(path: Path, deltas: Mapping[str, Delta]) -> tuple[bytes, dict[str, Array]]:
     """An ONNX file whose weights `deltas` are changed, without their values, and these values by name.
 
-    The file says that they lie in `CHANGED`, one after the other. Raises `BundleError` if it has no such weights.
+    The file says that they lie in `CHANGED`, one after the other. Raises `BundleError` if it has no such weights,
+    or if a changed one leaves the range of its dtype.
     """
     model = _model_class().FromString(path.read_bytes())
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -82,7 +83,9 @@ def change_weights(path: Path, deltas: Mapping[str, Delta]) -> tuple[bytes, dict
             )
         base = read_tensor(path, tensor)
         dtype = base.dtype if tensor.name == name else np.dtype(np.float32)
-        values[name] = (base.astype(np.float64) + delta().reshape(base.shape)).astype(dtype)
+        with np.errstate(over="ignore"):
+            values[name] = (base.astype(np.float64) + delta().reshape(base.shape)).astype(dtype)
+        check_range(name, bool(np.isfinite(values[name]).all()), dtype)
         tensor.name = name
         tensor.data_type = next(number for number, known in DTYPES.items() if known == dtype)
         _place_outside(tensor, offset, values[name].nbytes)

@@ -24,7 +24,7 @@ from .backend import Call, Placement
 from .cuda import Gpu, gpu_index, open_gpu
 from .cuda_memory import SMALLER, DeviceArray, translate
 from .spec import Array, EnginePlan, EngineSpec
-from .weight_table import WeightChanges
+from .weight_table import WeightChanges, check_range
 
 try:
     import torch
@@ -69,6 +69,8 @@ class TorchEngine:
             if changes is not None:
                 change_weights(trace.state_dict(), changes)
             program: Any = read_trace(trace, self._device)
+        except BundleError:
+            raise
         except Exception as error:  # a damaged file raises kinds of its own
             raise BundleError(
                 f"{path.name} cannot be loaded by PyTorch {torch.__version__}: {error}",
@@ -146,6 +148,7 @@ def change_weights(tensors: Mapping[str, torch.Tensor], changes: WeightChanges) 
             tensor = tensors[name]
             added = torch.from_numpy(np.ascontiguousarray(delta())).to(tensor.device)
             tensor.copy_(tensor.double() + added.reshape(tensor.shape))
+            check_range(name, bool(tensor.isfinite().all()), tensor.dtype)
 
 
 @functools.cache

@@ -96,6 +96,16 @@ def make_changes(table: WeightTable, added: Mapping[str, Delta]) -> Iterator[tup
             yield place.tensor, functools.partial(_part_of, place, delta)
 
 
+def check_range(name: str, finite: bool, dtype: object) -> None:
+    """Raise `BundleError` if a changed weight is not finite in its dtype."""
+    if not finite:
+        raise BundleError(
+            f"the weight {name} leaves the range of {dtype} with the LoRA.",
+            remedy="Choose a lower strength.",
+            field="lora",
+        )
+
+
 def _part_of(place: Place, delta: Delta) -> Array:
     return place.part(delta())
 

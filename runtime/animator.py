@@ -87,7 +87,7 @@ class Animator:
         threads: int | None = None,
         limits: Limits | None = None,
         graphs: bool = True,
-        lora: Sequence[str | Path | tuple[str | Path, float]] = (),
+        lora: str | Path | Sequence[str | Path | tuple[str | Path, float]] = (),
         loras: Mapping[str, str | Path] | None = None,
     ) -> Animator:
         """Load a bundle by name or folder onto a device ("auto", "cpu", "cuda", "cuda:1").
@@ -250,7 +250,7 @@ class Animator:
                 raise MotionError(
                     "the motion is no video.", remedy="Load keypoints with PoseSequence.load.", field="motion"
                 )
-            return replace(estimate_poses(opened.video(), estimator, **more), fps=opened.fps)
+            return replace(estimate_poses(opened.video(), estimator, **more), fps=opened.sampling.rate)
         stride = settings.stride or 1
         return estimate_poses(motion, estimator, stride=stride, limits=self.limits, **more)[: settings.frames]
 

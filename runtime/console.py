@@ -100,6 +100,13 @@ class Reporter:
     def __exit__(self, *_: object) -> None:
         self._bars.__exit__()
 
+    @contextmanager
+    def during(self, what: str) -> Iterator[None]:
+        """Shows that something is done before the first event comes."""
+        self._bars.show(what, 0, 1)
+        yield
+        self._bars.show(what, 1, 1)
+
     def show(self, event: Event) -> None:
         """One event: progress moves the bar of its stage, a preview is written, others are said."""
         if isinstance(event, Progress):

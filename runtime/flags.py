@@ -120,7 +120,7 @@ def write_flags(command: Any, ctx: Any, formatter: Any, first: tuple[str, ...] =
     width = max((len(names) for names, _ in rows if len(names) < FLAG_WIDTH), default=0)
     for panel, rows in panels.items():
         with formatter.section(_title(panel)):
-            formatter.write_dl([(names.ljust(width), text) for names, text in rows], FLAG_WIDTH)
+            formatter.write_dl([(names.ljust(width), text) for names, text in rows], width)
 
 
 def flag_names(param: Any, ctx: Any) -> str:

@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ class Loras:
         cls,
         bundle: Bundle,
         named: Mapping[str, str | Path],
-        chosen: Sequence[str | Path | tuple[str | Path, float]] = (),
+        chosen: str | Path | Sequence[str | Path | tuple[str | Path, float]] = (),
     ) -> Loras:
         """Read files by name, and others, with their strengths, that are in force where settings say nothing.
 
@@ -111,16 +112,21 @@ class Loras:
         """
         paths = {name: Path(path) for name, path in named.items()}
         usual = []
-        for one in chosen:
-            path, strength = one if isinstance(one, tuple) else (one, 1.0)
-            name = Path(path).stem
-            if name in paths:
+        for path, strength in map(
+            _file_and_strength, chosen if isinstance(chosen, list | tuple) else [chosen]
+        ):
+            if path.stem in paths:
                 raise SettingsError(
-                    f"there are two LoRAs of the name {name!r}.", remedy="Rename one file.", field="lora"
+                    f"there are two LoRAs of the name {path.stem!r}.", remedy="Rename one file.", field="lora"
                 )
-            paths[name] = Path(path)
-            usual.append(f"{name}:{strength}")
+            paths[path.stem] = path
+            usual.append(f"{path.stem}:{strength}")
         choice = Settings(lora=tuple(usual)).lora or ()
+        for name in paths:
+            if split_lora(name) != (name, 1.0):
+                raise SettingsError(
+                    f"the LoRA's name {name!r} ends like a strength.", remedy="Rename it.", field="lora"
+                )
         if not paths:
             return cls(bundle, {})
         table = bundle.weight_table("unet")
@@ -151,6 +157,18 @@ class Loras:
 
 
 NO_LORAS = Loras(None, {})
+
+
+def _file_and_strength(given: Any) -> tuple[Path, float]:
+    """A file, or a file and its strength; raises `SettingsError` for anything else."""
+    path, strength = given if isinstance(given, tuple) and len(given) == 2 else (given, 1.0)
+    if not isinstance(path, str | Path) or not isinstance(strength, Real):
+        raise SettingsError(
+            f"lora has {given!r:.120}.",
+            remedy='Give a list of files, or of pairs: lora=[("style.safetensors", 0.8)].',
+            field="lora",
+        )
+    return Path(path), float(strength)
 
 
 def _sum_of(path: str, chosen: Sequence[tuple[LoraFile, float]]) -> Array:

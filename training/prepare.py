@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from mimicmotion_trt.console import explained
+from mimicmotion_trt.console import Bars, explained
 from mimicmotion_trt.files import lock_folder
 from mimicmotion_trt.flags import App
 from mimicmotion_trt.pose import open_estimator
@@ -71,31 +69,29 @@ def prepare(
 def _run(work: Preparation, as_json: bool) -> list[Verdict]:
     """Prepare with bars on stderr, or with a line of JSON on stdout for every recording."""
     counts: Counter[str] = Counter()
-    bars = Progress(
-        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}", markup=False), disable=as_json,
-        console=Console(stderr=True, markup=False, quiet=as_json),
-    )  # fmt: skip
-    videos = bars.add_task("videos", total=len(work.videos), note="")
-    frames = bars.add_task("frames", total=None, note="")
+    seen = 0
 
     def say(**values: Any) -> None:
         if as_json:
             print(json.dumps(values), flush=True)
 
-    def frames_done(video: Video, done: int) -> None:
-        bars.update(frames, completed=done, note=video.name[-40:])
-
-    def video_done(video: Video, verdicts: list[Verdict]) -> None:
-        kept = sum(not verdict.reason for verdict in verdicts)
-        left_out = Counter(verdict.reason for verdict in verdicts if verdict.reason)
-        say(video=video.name, kept=kept, left_out=left_out)
-        counts["kept"] += kept
-        counts.update(left_out)
-        bars.update(videos, advance=1, note=", ".join(f"{count} {name}" for name, count in counts.items()))
-
     say(videos=len(work.videos))
-    with bars:
+    with Bars(quiet=as_json) as bars:
+
+        def frames_done(video: Video, done: int) -> None:
+            bars.show("frames", done, None, f"frames of {video.name[-40:]}")
+
+        def video_done(video: Video, verdicts: list[Verdict]) -> None:
+            nonlocal seen
+            seen += 1
+            kept = sum(not verdict.reason for verdict in verdicts)
+            left_out = Counter(verdict.reason for verdict in verdicts if verdict.reason)
+            say(video=video.name, kept=kept, left_out=left_out)
+            counts["kept"] += kept
+            counts.update(left_out)
+            told = ", ".join(f"{count} {name}" for name, count in counts.items())
+            bars.show("videos", seen, len(work.videos), f"videos ({told})")
+
         return work.run(frames_done, video_done)
 
 
@@ -105,7 +101,8 @@ def _as_text(numbers: dict[str, object], output: Path) -> str:
     reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items()) or "nothing"
     return (
         f"{numbers['clips']} clips, {numbers['frames']} frames, {numbers['seconds']} s from {numbers['videos']} "
-        f"videos; left out: {reasons}\n{output}/report.json, kept.jpg and left-out.jpg show them"
+        f"videos; left out: {reasons}\n{output}/report.json, kept.jpg and left-out.jpg show them\n"
+        "Next: mimicmotion-trt train --example lora > lora.yaml; name the shards in it"
     )
 
 

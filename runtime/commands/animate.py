@@ -19,7 +19,7 @@ from ..limits import Limits
 from ..service.commands import connect, connection_flags, limit_values
 from ..settings import MOST_VIDEOS, Settings, split_lora
 from .files import check_output, convert, is_stream, preview_path, whole_file
-from .options import AsJson, read_settings, refuse, settings_flags
+from .options import explain_setting, read_settings, refuse, settings_flags
 
 if TYPE_CHECKING:
     from ..events import Progress
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 
 IO, MOTION, SPEED, SERVER, EXPERT = "Input/Output", "Motion", "Speed", "Server", "Expert"
+OWN_MOTION = {"stride": 1, "frames": None, "driver": None, "fps": None, "start": 0.0, "end": None}
+"""Settings that take a finished video as it is."""
 PictureAndMotion = Annotated[
     list[Path] | None,
     typer.Argument(
@@ -112,7 +114,7 @@ def animate(
         Path | None,
         typer.Option(
             metavar="VIDEO",
-            help="Settings, bundle and, without MOTION, movement of a finished video.",
+            help="Settings, bundle and movement of a finished video.",
             rich_help_panel=IO,
         ),
     ] = None,
@@ -124,14 +126,28 @@ def animate(
             rich_help_panel=IO,
         ),
     ] = None,
-    as_json: AsJson = False,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json", help="Print a line of JSON for each event and for the outcome.", rich_help_panel=IO
+        ),
+    ] = False,
+    explain: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SETTING",
+            help="Say all about a setting, such as framing, and end.",
+            is_eager=True,
+            callback=explain_setting,
+        ),
+    ] = None,
     here: Given,
     chosen: Given,
     there: Given,
 ) -> None:
     """Animate a picture, in this process or on a server.
 
-    Defaults are those of the bundle. What every setting does and costs: docs/controls.md
+    Defaults are those of the bundle.
 
     mimicmotion-trt animate person.jpg dance.mp4 -o out.mp4
     mimicmotion-trt animate person.jpg dance.mp4 -o out.mp4 --server localhost:50051 --steps 10
@@ -149,7 +165,7 @@ def animate(
         if count is not None:
             settings["seeds"] = counted_seeds(settings, count)
         outputs = numbered_outputs(output, len(Settings.from_dict(settings).each_seed))
-        server = there.pop("server", "")
+        server, kind = there.pop("server", ""), here.pop("motion_kind", "auto")
         if before is not None and before.settings.lora and not server and "lora" not in chosen:
             raise SettingsError(
                 f"the video was made with LoRAs: {', '.join(before.settings.lora)}.",
@@ -169,7 +185,7 @@ def animate(
             tempfile.TemporaryDirectory(prefix="mimicmotion-") as folder,
         ):
             image, *motions = (whole_file(path, Path(folder)) for path in (image, *motions))
-            inputs: Given = {"image": image, "motion": motions, "reference_pose": pose}
+            inputs: Given = {"image": image, "motion": motions, "reference_pose": pose, "motion_kind": kind}
             if server:
                 inputs |= {name: there.pop(name) for name in ("priority", "deadline") if name in there}
                 done = _on_server(connect(server, there), inputs, settings, output, reporter, before)
@@ -212,7 +228,7 @@ def picture_and_motions(
 def recorded_settings(before: Facts, *, own_motion: bool) -> Given:
     """The settings of a finished video; what they say of its motion does not hold if it is the motion itself."""
     settings = before.settings.to_dict()
-    return settings | {"stride": 1, "frames": None, "driver": None} if own_motion else settings
+    return settings | OWN_MOTION if own_motion else settings
 
 
 def counted_seeds(settings: Given, count: int) -> tuple[int, ...]:
@@ -246,11 +262,13 @@ def _in_process(
 
     options: Given = {name: here[name] for name in ("device", "threads") if name in here}
     options |= {"limits": Limits(**limit_values(here.get("limit"))), "graphs": here.get("graphs") != "off"}
-    inputs |= {name: here[name] for name in ("estimator", "motion_kind") if name in here}
+    inputs |= {name: here[name] for name in ("estimator",) if name in here}
     bundle = here.get("bundle") or ("tiny" if before is None else before.bundle)
     lora = list(map(split_lora, settings.get("lora") or ()))
     settings = {name: value for name, value in settings.items() if name != "lora"}
-    with Animator.load(bundle, lora=lora, **options) as animator:
+    with reporter.during("loading"):
+        loaded = Animator.load(bundle, lora=lora, **options)
+    with loaded as animator:
         reporter.note(animator.note)
         animation = animator.stream(**inputs, settings=animator.settings(**settings))
         reporter.note(changed(before, animation.facts))

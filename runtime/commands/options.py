@@ -30,14 +30,8 @@ PANELS = {
 """Every field of `Settings`, by the section of the help in which its flag stands."""
 
 AsJson = Annotated[
-    bool,
-    typer.Option(
-        "--json",
-        help="Print a line of JSON for each event and for the outcome.",
-        rich_help_panel="Input/Output",
-    ),
+    bool, typer.Option("--json", help="Print a line of JSON for each event and for the outcome.")
 ]
-BundleName = Annotated[str, typer.Option(metavar="NAME", help="Bundle, by name or folder.")]
 Estimator = Annotated[
     Literal["mediapipe", "dwpose"], typer.Option(help="What finds people; dwpose needs its files.")
 ]
@@ -84,7 +78,7 @@ def as_typed(value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, tuple | list):
-        return " ".join(map(as_typed, value))
+        return ("," if isinstance(value[0], str) else " ").join(map(as_typed, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -111,6 +105,17 @@ def _settings_flag(name: str, hint: Any, doc: str, panel: str) -> inspect.Parame
     elif hint in (int, int | None, float, float | None):
         metavar = "NUMBER"
     return make_flag(name, hint, help=first_sentence(doc).replace("`", ""), panel=panel, metavar=metavar)
+
+
+def explain_setting(name: str | None) -> None:
+    """Print all that there is to say of a setting, and end."""
+    if name is None:
+        return
+    docs, field = field_docs(Settings), name.lstrip("-").replace("-", "_")
+    if field not in docs:
+        raise typer.BadParameter(f"there is no setting {name!r}; choose one of {', '.join(docs)}.")
+    print(f"{field}: {docs[field]}")
+    raise typer.Exit
 
 
 def read_settings(chosen: Given) -> Given:

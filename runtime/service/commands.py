@@ -49,7 +49,7 @@ def serve_flags() -> list[inspect.Parameter]:
     limit = make_flag(
         "limit",
         list[str],
-        help="For instance frames=500; repeat. docs/guide/operations.md has the names.",
+        help="For instance frames=500; repeat. A wrong name lists all.",
         panel=LOAD,
         metavar="NAME=NUMBER",
     )

@@ -12,6 +12,7 @@ import pytest
 
 import mimicmotion_trt as mm
 from mimicmotion_trt.commands.options import PANELS, SettingsCommand
+from mimicmotion_trt.validation import field_docs
 
 from .conftest import Command
 
@@ -108,3 +109,9 @@ def test_defaults_are_those_of_the_bundle_that_is_named(command: Command, bundle
         for words in (["--bundle", name, "--help"], ["--help", f"--bundle={name}"]):
             assert line in " ".join(command("animate", *words).stdout.split())
     assert "no bundle 'nothing'" in command("animate", "--bundle", "nothing", "--help", code=1).stderr
+
+
+def test_all_about_a_setting_is_said(command: Command) -> None:
+    said = command("animate", "--explain", "reuse-interval").stdout
+    assert said == f"reuse_interval: {field_docs(mm.Settings)['reuse_interval']}\n"
+    assert "framing" in command("animate", "--explain", "nothing", code=2).stderr

@@ -93,7 +93,7 @@ def test_the_animator_on_it_is_the_animator_on_the_cpu(host, stand_in, deep_bund
         expected = animator.sample(picture, poses, settings)
         device = stand_in(host)
         animator.sampler.programs = programs_on(device)
-        for _ in range(2):
+        for _ in range(1 if options else 2):  # the second job runs on the first one's program
             found = animator.sample(picture, poses, settings)
             np.testing.assert_allclose(found, expected, atol=4e-6 * np.abs(expected).max())
         assert animator.sampler.programs.made == 1

@@ -207,10 +207,10 @@ def test_animators_jobs_share_a_program_if_they_may(host, stand_in, deep_bundle,
         width, height = animator.manifest.sizes[0]
         chance = np.random.default_rng(0)
         pictures = chance.integers(0, 255, (2, height, width, 3), np.uint8)
-        poses = chance.integers(0, 255, (2, 10, height, width, 3), np.uint8)
-        plain = animator.settings(steps=3, segment=4, overlap=2, guidance=(1.5, 2.0))
+        poses = chance.integers(0, 255, (2, 6, height, width, 3), np.uint8)
+        plain = animator.settings(steps=2, segment=4, overlap=2, guidance=(1.5, 2.0))
         strengths = {"pose_strength": 2.0, "image_strength": 0.5, "pose_end": 0.6}
-        settings = [replace(plain, seed=1), replace(plain, seed=2, steps=5, **strengths)]
+        settings = [replace(plain, seed=1), replace(plain, seed=2, steps=4, **strengths)]
         expected = [animator.sample(pictures[k], poses[k], settings[k]) for k in range(2)]
         device = stand_in(host)
         animator.sampler.programs = programs_on(device)

@@ -79,3 +79,8 @@ def test_a_changed_file_stands_on_its_own(file, tmp_path):
 def test_a_weight_that_is_not_there_is_an_error(file):
     with pytest.raises(BundleError, match=r"unet\.onnx has no weight gone"):
         write_changed(file, {"gone": lambda: np.zeros(16)}, file.parent)
+
+
+def test_a_weight_that_leaves_its_dtypes_range_is_an_error(file):
+    with pytest.raises(BundleError, match="the weight inside leaves the range of float32"):
+        write_changed(file, {"inside": lambda: np.full(16, 1e39)}, file.parent)

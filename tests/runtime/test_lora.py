@@ -224,6 +224,17 @@ def test_two_files_of_one_name_are_refused(bundle, make_lora):
         Animator.load(bundle, lora=[make_lora("style"), (make_lora("style", 1), 0.5)])
 
 
+@pytest.mark.parametrize("lora", [3, [("x", "y")], [("a.x", 0.5, 1)], [0.5]])
+def test_what_is_no_list_of_files_is_refused(bundle, lora):
+    with pytest.raises(SettingsError, match="lora"):
+        Animator.load(bundle, lora=lora)
+
+
+def test_a_name_that_ends_like_a_strength_is_refused(bundle, make_lora):
+    with pytest.raises(SettingsError, match="ends like a strength"):
+        Animator.load(bundle, loras={"style:2": make_lora("style")})
+
+
 def test_the_memory_of_a_unet_that_has_to_be_loaded_is_counted(bundle, make_lora):
     size = (bundle / "unet.onnx").stat().st_size
     with Animator.load(bundle, threads=1, loras={"style": make_lora("style")}) as animator:

@@ -147,7 +147,9 @@ def compiled(opened: Bundle, plans) -> Animator:
     return Animator(networks, name="compiled", limits=Limits())
 
 
-@pytest.mark.parametrize("frames", [4, 6, 8, 21])
+@pytest.mark.parametrize(
+    "frames", [6, 13, *(pytest.param(frames, marks=pytest.mark.slow) for frames in (4, 8, 21))]
+)
 def test_a_clip_on_plans_is_the_clip_on_graphs(compiled, animator, pose_pictures, frames):
     poses = pose_pictures(frames, 128, 64)
     settings = compiled.settings(steps=2)
