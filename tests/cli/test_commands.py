@@ -127,7 +127,7 @@ def test_what_would_be_animated_is_shown_without_running(
     small = read_picture(sheet).shape
     with_motion = json.loads(command(*words, MOTION).stdout)
     assert with_motion["frames"] == 50
-    assert read_picture(sheet).shape[0] > 1.5 * small[0]
+    assert read_picture(sheet).shape[1] > 1.5 * small[1]  # in one row
     centred = json.loads(command(*words, "--framing", "centre").stdout)
     assert centred["crop"] == [288, 0, 480, 384]
     for wrong in (
