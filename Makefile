@@ -29,9 +29,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 tiny: $(STAMP) ## build the shipped bundle anew from its checkpoint (a no-op when it is that one's)
 	@$(PY) export/build_engines.py --base $(MODEL)/base --checkpoint $(MODEL)/mimicmotion.safetensors \
-	  --output $(TINY) --size 128x192 --segment 8 --default canvas=256 --default steps=2 --default overlap=3 \
-	  --default noise=independent --default 'guidance=[1.0, 1.0]' --default sigma_min=0.1 \
-	  --default sigma_max=40.0 --note "a small model trained on drawn people, see docs/models/tiny.md"
+	  --output $(TINY) --note "a small model trained on drawn people, see docs/models/tiny.md"
 
 demo: setup ## animate a picture through a real server: demo/out.mp4 and demo/sheet.png
 	@$(PY) demo/demo.py

@@ -16,10 +16,11 @@ from mimicmotion_trt.console import Bars
 from mimicmotion_trt.engines import Manifest
 from mimicmotion_trt.errors import MimicMotionError, SettingsError
 from mimicmotion_trt.export.build import build_bundle
-from mimicmotion_trt.export.options import Options, PlanOptions
+from mimicmotion_trt.export.options import Options, PlanOptions, trained_for
 from mimicmotion_trt.export.tensorrt_build import left_out
 from mimicmotion_trt.flags import App
 from mimicmotion_trt.settings import parse_setting, parse_size
+from mimicmotion_trt.training.config import BUNDLE_FILE
 
 app = App()
 IO, TAKES, NUMBERS, RT = "Input/Output", "What the bundle takes", "Precision", "TensorRT"
@@ -54,16 +55,18 @@ def build(
         list[str] | None,
         Option(
             metavar="WIDTHxHEIGHT",
-            help="Of the videos; repeat. [default: 576x1024 and 1024x576]",
+            help="Of the videos; repeat. [default: the trained one, or 576x1024 and 1024x576]",
             rich_help_panel=TAKES,
         ),
     ] = None,
     segment: Annotated[
-        int,
+        int | None,
         Option(
-            metavar="FRAMES", help="In a segment: 72 for checkpoint 1.1, 16 for 1.0.", rich_help_panel=TAKES
+            metavar="FRAMES",
+            help="In a segment: 72 for checkpoint 1.1, 16 for 1.0. [default: the trained one, or 72]",
+            rich_help_panel=TAKES,
         ),
-    ] = 72,
+    ] = None,
     batch: Annotated[
         str,
         Option(metavar="N,N", help="Rows that the U-Net may run at once.", rich_help_panel=TAKES),
@@ -130,8 +133,9 @@ def build(
 ) -> None:
     """Make a bundle of engines from a checkpoint.
 
-    Every network is compared with its PyTorch original before the bundle is written. Nothing is done when the
-    output already holds the bundle of the same inputs.
+    Every network is compared with its PyTorch original before the bundle is written. A checkpoint that training has
+    written has size, segment and settings beside it, in bundle.json; options here go before those. Nothing is done
+    when the output already holds the bundle of the same inputs.
 
         mimicmotion-trt build --base SVD_XT_FOLDER --checkpoint MimicMotion_1-1.pth -o bundles/mm11
         mimicmotion-trt build --base SVD_XT_FOLDER --checkpoint MimicMotion_1-1.pth -o bundles/gpu --backend tensorrt
@@ -139,17 +143,21 @@ def build(
     console = Console(stderr=as_json, quiet=as_json, markup=False)
     began = time.perf_counter()
     try:
+        trained = trained_for(checkpoint)
+        if size:
+            trained["sizes"] = tuple(map(parse_size, size))
+        if segment is not None:
+            trained["segment"] = segment
+        defaults = {**trained.pop("defaults", {}), **dict(map(parse_setting, default or ()))}
         options = Options(
             backend=backend,
             precision=precision,
             keep_fp32=tuple(keep_fp32 or ()),
             margin=margin,
-            sizes=tuple(map(parse_size, size)) if size else Options.sizes,
-            segment=segment,
             rows=_numbers(batch, "batch"),
             note=note,
             deep_cache=deep_cache,
-            defaults=dict(map(parse_setting, default or ())),
+            defaults=defaults,
             plan=PlanOptions(
                 level=level,
                 workspace=workspace,
@@ -159,7 +167,12 @@ def build(
                 weight_streaming=weight_streaming,
                 frames=_numbers(frames, "frames") if frames else (),
             ),
+            **trained,
         )
+        if (written := checkpoint.with_name(BUNDLE_FILE)).exists():
+            console.print(
+                f"options from {written}, where none is given here: {options.arguments}", soft_wrap=True
+            )
         with Bars(quiet=as_json) as bars:
 
             def report(what: str, done: int, total: int) -> None:

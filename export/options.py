@@ -6,6 +6,7 @@ import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -13,6 +14,7 @@ from pydantic import Field
 from ..engines import FEATURE_CACHE_NETWORKS, NETWORKS
 from ..errors import SettingsError
 from ..settings import Settings
+from ..training.config import BUNDLE_FILE
 from ..validation import Whole, checked
 
 PRECISIONS = {
@@ -227,6 +229,32 @@ class Options:
         segment = self.defaults.get("segment", self.segment)
         overlap = {"overlap": segment - 1} if segment <= Settings().overlap else {}
         return {"segment": segment, **overlap, **self.defaults}
+
+
+def trained_for(checkpoint: Path) -> dict[str, Any]:
+    """The fields of `Options` that training wrote beside a checkpoint; none if it is not from here.
+
+    `bundle.json` holds `Settings`: the size, the segment, and what becomes the bundle's defaults. Raises
+    `SettingsError`.
+    """
+    path = checkpoint.with_name(BUNDLE_FILE)
+    if not path.exists():
+        return {}
+    try:
+        defaults = dict(json.loads(path.read_text()))
+        settings = Settings.from_dict({"overlap": 1, **defaults})
+    except (OSError, TypeError, ValueError, SettingsError) as error:
+        raise SettingsError(
+            f"{path} cannot be used: {error}",
+            remedy="Mend it, or move it away and give the options yourself.",
+            field="checkpoint",
+        ) from error
+    given: dict[str, Any] = {}
+    if defaults.pop("size", None):
+        given["sizes"] = (settings.size,)
+    if defaults.pop("segment", None):
+        given["segment"] = settings.segment
+    return {**given, "defaults": defaults}
 
 
 def _given(options: Any, *names: str) -> list[str]:

@@ -250,7 +250,7 @@ class Animator:
                 raise MotionError(
                     "the motion is no video.", remedy="Load keypoints with PoseSequence.load.", field="motion"
                 )
-            return replace(estimate_poses(opened.video(), estimator, **more), fps=opened.fps)
+            return replace(estimate_poses(opened.video(), estimator, **more), fps=opened.sampling.rate)
         stride = settings.stride or 1
         return estimate_poses(motion, estimator, stride=stride, limits=self.limits, **more)[: settings.frames]
 

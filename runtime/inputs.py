@@ -14,7 +14,7 @@ from .media.picture import read_picture
 from .pose import PoseSequence, open_estimator
 from .pose.estimate import ChoosingEstimator
 from .pose.framing import Reference, frame_reference
-from .pose.motion import Motion, MotionKind, are_pictures, open_motion
+from .pose.motion import NOTHING, Motion, MotionKind, are_pictures, open_motion
 from .settings import SIZE_MULTIPLE, Framing, Settings
 from .validation import described, plain_array
 
@@ -96,7 +96,7 @@ def read_reference(
 ) -> Reference:
     """The reference alone, as `open_inputs` and the pose stage give it; the request's motion is not looked at."""
     picture, pose, size = _open_picture(request, settings, limits, sizes)
-    inputs = AnimationInputs(picture, size, Motion(fps=1.0, frames=0), pose, request.estimator, threads)
+    inputs = AnimationInputs(picture, size, Motion(NOTHING), pose, request.estimator, threads)
     return inputs.reference(settings.framing, settings.person)
 
 

@@ -153,8 +153,7 @@ class Animation:
             self._stop_if_cancelled()
             found.append(estimator.estimate(frame))
             self.facts = replace(self.facts, held=self.held + (not found[-1].body_score.any()))
-            steps = max(self.frames, done) if self.frames else 0  # the estimate may be too small
-            yield self._progress("pose", done, steps)
+            yield self._progress("pose", done, len(self._inputs.motion.sampling.taken))
         estimator.check_found()
         if not any(pose.body_score.any() for pose in found):
             raise MotionError(
@@ -162,7 +161,7 @@ class Animation:
                 remedy="Give a video that shows one person, or keypoints.",
                 field="motion",
             )
-        return replace(PoseSequence.concat(found), fps=self._inputs.motion.fps), estimator.people
+        return replace(PoseSequence.concat(found), fps=self._inputs.motion.sampling.rate), estimator.people
 
     # ---- encode ----
 

@@ -167,7 +167,7 @@ class Settings:
     canvas: Annotated[int, Whole(16, 8192)] | None = None
     """Poses are drawn so large, then resized. The shorter side of their canvas in pixels."""
     stride: Annotated[int, Whole(1, 10_000)] | None = None
-    """Take every n-th driving frame; None: 2 * max(1, int(fps / 24)) for a video, 1 for keypoints."""
+    """Take every n-th driving frame; None: 2 * max(1, int(fps / 24)) for a video, 1 for keypoints and with `fps`."""
     frames: Annotated[int, Whole(1, 1_000_000)] | None = None
     """At most so many frames; None animates the whole motion."""
     decode_chunk: Annotated[int, Whole(1, 4096)] = 8
@@ -219,6 +219,13 @@ class Settings:
     """Points of a lower confidence are left out. 0 to 1."""
     confidence_gain: Annotated[float, Real(0.1, 10.0)] = 1.0
     """Confidences are drawn times this, 0.1 to 10. Up to a confidence of 1."""
+    fps: Annotated[float, Real(0.01, 1000.0)] | None = None
+    """Frames of the video a second, 0.01 to 1000. More than the motion has are animated between its frames, of fewer
+    some are left out; the motion keeps its speed. None: as many as the motion has after the stride."""
+    start: Annotated[float, Real(0.0, 1e6)] = 0.0
+    """Begin at this second of the motion."""
+    end: Annotated[float, Real(0.0, 1e6)] | None = None
+    """End at this second of the motion."""
     lora: Lora | None = None
     """A LoRA, such as style:0.8; repeat. Added to the weights, by name or name and strength (-10 to 10). The command
     line takes files, with --server the server's names. None takes those with which the animator was loaded."""
@@ -246,6 +253,12 @@ class Settings:
                 "no step of the shifted layout has the segments of the step before, whose features it could reuse.",
                 remedy="Choose reuse_interval 1, or the layout reference or compact.",
                 field="settings.reuse_interval",
+            )
+        if self.end is not None and self.start >= self.end:
+            raise SettingsError(
+                f"start {self.start:g} is not before end {self.end:g}.",
+                remedy="Give an end after the start, both in seconds of the motion.",
+                field="settings.end",
             )
         if self.face == "reference" and "face" not in self.draw:
             raise SettingsError(
@@ -322,6 +335,9 @@ class SettingsDict(TypedDict, total=False):
     hold: float | None
     confidence_floor: float
     confidence_gain: float
+    fps: float | None
+    start: float
+    end: float | None
     lora: str | tuple[str, ...] | list[str] | None
 
 

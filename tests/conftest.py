@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import numpy as np
 import pytest
 
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 ROOT = Path(__file__).parents[1]
+# An example takes as long as the machine is busy; its time says nothing.
+hypothesis.settings.register_profile(
+    "tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("tests")
 AS_BUILT: dict[str, Any] = {
     "sizes": ((64, 128), (128, 64)), "segment": 16, "defaults": {"canvas": 512, "steps": 3},
 }  # fmt: skip

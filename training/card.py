@@ -19,14 +19,21 @@ from pydantic import TypeAdapter
 
 from mimicmotion_trt import Animator
 from mimicmotion_trt.bundles import load_bundle
-from mimicmotion_trt.console import explained
+from mimicmotion_trt.console import Bars, explained
 from mimicmotion_trt.doctor.machine import Host
 from mimicmotion_trt.engines import Manifest
 from mimicmotion_trt.errors import SettingsError
 from mimicmotion_trt.files import output_errors, write_text
 from mimicmotion_trt.settings import Settings
 from mimicmotion_trt.training.curves import Curve, RunSummary, draw_curves, read_curve, summarize
-from mimicmotion_trt.training.evaluate import MOST_SEED, Scored, score_clips, write_sheet
+from mimicmotion_trt.training.evaluate import (
+    MOST_SEED,
+    DrawnClips,
+    Scored,
+    evaluation_settings,
+    score_clips,
+    write_sheet,
+)
 from mimicmotion_trt.training.metrics import means
 from mimicmotion_trt.training.run_folder import snapshot_config
 
@@ -181,9 +188,12 @@ def write_card(
         for folder in (images, path.parent):
             folder.mkdir(parents=True, exist_ok=True)
         if curves := [run.curve for run in runs if run.curve]:
-            draw_curves(curves, images / f"{name}-curves.png")
+            draw_curves([[curve] for curve in curves], images / f"{name}-curves.png")
         with Animator.load(bundle) as animator:
-            scored = score_clips(animator, clips, frames, seed, {})
+            settings = evaluation_settings(animator, {})
+            assert settings.size is not None
+            with Bars() as bars:
+                scored = score_clips(animator, DrawnClips(clips, frames, seed, settings.size), settings, bars)
             settings, manifest = animator.settings(), load_bundle(bundle).manifest
             path.write_text(card(name, manifest, settings, runs, scored, frames, seed))
         write_sheet(images / f"{name}-clips.jpg", scored[:SHOWN])

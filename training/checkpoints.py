@@ -7,6 +7,7 @@ has to be the network's; anything else is a `CheckpointError` that names it. Onl
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
 import tempfile
@@ -77,15 +78,8 @@ def resolve_base(base: str | Path, *, with_unet: bool = False) -> Path:
 
     `with_unet` downloads SVD's own U-Net as well, which a MimicMotion checkpoint takes the place of.
     """
-    folder = Path(base)
-    if folder.is_dir():
+    if (folder := local_base(base)) is not None:
         return folder
-    if folder.exists() or str(base).startswith((".", "/", "~")) or str(base).count("/") != 1:
-        raise CheckpointError(
-            f"base {str(base)!r} is no folder.",
-            remedy="Give the folder of SVD-XT in diffusers' layout, or a hub id such as OWNER/NAME.",
-            field="base",
-        )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -104,6 +98,20 @@ def resolve_base(base: str | Path, *, with_unet: bool = False) -> Path:
             remedy="Check the id and your access to it, or download it yourself and give the folder.",
             field="base",
         ) from error
+
+
+def local_base(base: str | Path) -> Path | None:
+    """The base's folder, or None for a hub id; raises `CheckpointError` if it is neither."""
+    folder = Path(base)
+    if folder.is_dir():
+        return folder
+    if folder.exists() or str(base).startswith((".", "/", "~")) or str(base).count("/") != 1:
+        raise CheckpointError(
+            f"base {str(base)!r} is no folder.",
+            remedy="Give the folder of SVD-XT in diffusers' layout, or a hub id such as OWNER/NAME.",
+            field="base",
+        )
+    return None
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -409,6 +417,16 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
             partial = Path(place) / "new"
             partial.mkdir()
             fill(partial)
+            share_files(partial)
             if folder.exists():
                 folder.rename(Path(place) / "old")
             partial.rename(folder)
+
+
+def share_files(folder: Path) -> None:
+    """Give all files below a folder the mode of new files; safetensors makes its own for their owner alone."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(0o666 & ~umask)

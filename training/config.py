@@ -19,6 +19,8 @@ from ..errors import SettingsError
 from ..settings import SIZE_MULTIPLE, Settings
 from ..validation import Pair, Real, Whole, checked, known_keys
 
+BUNDLE_FILE = "bundle.json"
+"""Written beside a trained checkpoint: the `Settings` that the model is for, which its bundle takes as defaults."""
 LARGE = 10**9
 Count = Annotated[int, Whole(1, LARGE)]
 CountOrNone = Annotated[int, Whole(0, LARGE)]
@@ -52,6 +54,9 @@ class DataConfig:
     fps: Positive = 15.0
     canvas: Annotated[int, Whole(16, 8192)] = 256
     """Shorter side of the canvas on which poses are drawn: the bundle's default must be the same."""
+    max_enlarge: Annotated[float, Real(1, 100)] = field(default=1.0, repr=False)
+    """Times that recorded frames may be enlarged to reach `width` and `height`, before `Augment` cuts them closer;
+    clips that need more are left out. Not in the repr, by which prepared clips are named: their content differs."""
     confidence_aware: StrictBool = True
     """Whether keypoints are drawn as bright as they are sure (MimicMotion, sec. 3.2), as the runtime draws them. Off:
     those surer than 0.3 at full brightness and the others not at all, for experiments only."""
@@ -249,7 +254,10 @@ class Config:
     """Whether the final weights are stored as float16."""
     comfyui: StrictBool = False
     """Whether final weights of U-Net and PoseNet are also written for ComfyUI's nodes; see `save_weights`."""
-    tensorboard: StrictBool = True
+    log_every: Count = 20
+    """Steps between the lines that are printed where there is no terminal."""
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
+    """Which of accelerate's trackers get the numbers of `metrics.jsonl` and `validation.jsonl`."""
     data: DataConfig = field(default_factory=DataConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     vae: VaeConfig = field(default_factory=VaeConfig)

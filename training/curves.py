@@ -1,8 +1,8 @@
-"""`python training/curves.py RUN [RUN …] [--output PICTURE.png] [--json]`: what runs did, from what they wrote.
+"""`python training/curves.py RUN [RUN …] [--output PICTURE.png] [--apart] [--json]`: compares runs.
 
 A run is the output of `training/train.py`, and may still be going on. `waiting` is the share of the steps' time spent
-waiting for clips, `prepared` the time that clips took before the first step. The picture has a row for each run:
-the loss, smoothed, and a measure of the validations. --json ends with one line, an object by run.
+waiting for clips, `prepared` the time that clips took before the first step. The picture shows the loss, smoothed,
+and a measure of the validations, all runs on the same axes. --json ends with one line, an object by run.
 """
 
 from __future__ import annotations
@@ -17,16 +17,20 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from typer import Argument, Option
 
 from mimicmotion_trt.console import explained
 from mimicmotion_trt.errors import SettingsError
-from mimicmotion_trt.training.metrics import describe
+from mimicmotion_trt.training.plots import MARK, drawn, plain_log
 
 Line = Mapping[str, Any]
-MEASURES = ("psnr", "colour_error")
+MEASURES = ("psnr", "colour_error", "found")
 """What is drawn of a validation: the first of these that it has."""
+UNITS = {"psnr": "PSNR, dB", "colour_error": "colour error, levels of 255", "found": "found, share"}
+"""What a plot calls them."""
+RUNS_A_TABLE = 3
+"""As many columns as 80 characters hold."""
 SMOOTH = 0.02
 """The loss is averaged over this share of a run's steps."""
 
@@ -126,49 +130,76 @@ def read_curve(folder: Path, most: int = 400) -> Curve:
     )
 
 
-def draw_curves(curves: Sequence[Curve], path: Path) -> None:
-    """Write the picture: a row for each run."""
-    import matplotlib
+def draw_curves(rows: Sequence[Sequence[Curve]], path: Path) -> None:
+    """Write the picture: the loss on the left, a measure of validation on the right; a row's curves share axes."""
+    with drawn(path, len(rows), 2, (8.5, 2.3 * max(len(rows), 1.5))) as axes:
+        for (left, right), curves in zip(axes, rows, strict=True):
+            draw_row(left, right, curves)
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
 
-    figure, rows = pyplot.subplots(
-        len(curves), 2, figsize=(8.5, 2.3 * len(curves)), squeeze=False, layout="constrained"
-    )
-    for (left, right), curve in zip(rows, curves, strict=True):
-        validations = curve.validations
-        left.plot(curve.steps, np.array(curve.losses, np.float64), linewidth=1)  # None becomes NaN
-        left.set(title=f"{curve.name}: loss", yscale="log", xlabel="step")
-        name = next((m for m in MEASURES if validations and m in validations[-1]), None)
-        if name is not None:
-            right.plot(column(validations, "step"), column(validations, name), marker=".")
-            if (still := f"{name}_repeat_reference") in validations[-1]:
-                right.axhline(validations[-1][still], linestyle=":", color="grey", label="reference repeated")
-                right.legend(fontsize="small")
-        right.set(title=f"{curve.name}: {name or 'no validation yet'}", xlabel="step")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=80)
-    pyplot.close(figure)
+def draw_row(left: Any, right: Any, curves: Sequence[Curve]) -> None:
+    """Losses and validations of some runs on two axes of matplotlib."""
+    measured = [curve.validations[-1] for curve in curves if curve.validations]
+    name = next((measure for measure in MEASURES for line in measured if measure in line), None)
+    stills = []
+    for curve in curves:
+        left.plot(curve.steps, np.array(curve.losses, np.float64), label=curve.name)  # None becomes NaN
+        lines = [line for line in curve.validations if name in line]
+        if lines:
+            right.plot(column(lines, "step"), column(lines, str(name)), marker=".", label=curve.name)
+        stills += [line[f"{name}_repeat_reference"] for line in lines if f"{name}_repeat_reference" in line]
+    if stills:
+        right.axhline(stills[-1], linestyle=":", color=MARK, label="reference repeated")
+    of = f"{curves[0].name}: " if len(curves) == 1 else ""
+    left.set(title=f"{of}training loss, smoothed", xlabel="step", ylabel="loss")
+    plain_log(left)
+    seen = "clips never trained on" if name else "no validation yet"
+    right.set(title=f"{of}{seen}", xlabel="step", ylabel=UNITS.get(str(name), ""))
+    for axes in (left, right):
+        if len(axes.lines) > 1:
+            axes.legend()
+
+
+def table_of(summaries: Mapping[str, RunSummary]) -> Table:
+    """A column for each run, a line for each number."""
+    ones = summaries.values()
+    lines: dict[str, list[str]] = {
+        "steps": [f"{one.steps:,}" for one in ones],
+        "hours": [f"{one.hours:.2f}" for one in ones],
+        "seconds a step": [f"{one.step_seconds:.2f}" for one in ones],
+        "waiting for clips": ["–" if one.waiting is None else f"{one.waiting:.1%}" for one in ones],
+        "clips prepared in": [
+            "–" if one.prepare_seconds is None else f"{one.prepare_seconds:.0f} s" for one in ones
+        ],
+        "loss at first": [f"{one.loss_begin:.4g}" for one in ones],
+        "loss at last": [f"{one.loss_end:.4g}" for one in ones],
+    }
+    for name in dict.fromkeys(name for one in ones for name in one.validation):
+        values = (one.validation.get(name) for one in ones)
+        lines[name] = ["–" if value is None else f"{value:.4g}" for value in values]
+    table = Table("run", *(Column(name, justify="right", overflow="fold") for name in summaries))
+    for head, cells in lines.items():
+        table.add_row(head, *cells)
+    return table
 
 
 def main(
     runs: Annotated[list[Path], Argument(help="Folders of runs.")],
     output: Annotated[Path | None, Option(help="Picture to write: .png.")] = None,
+    apart: Annotated[
+        bool, Option(help="In the picture a row for each run, not all on the same axes.")
+    ] = False,
     as_json: Annotated[bool, Option("--json", help="End with one line of JSON.")] = False,
 ) -> None:
-    """Show what runs did and where their time went."""
+    """Compare runs: what they did, and where their time went."""
     with explained():
         summaries = {str(run): summarize(run) for run in runs}
-    table = Table("run", "steps", "hours", "s/step", "waiting", "prepared", "loss", "validation")
-    for name, one in summaries.items():
-        waiting = "" if one.waiting is None else f"{one.waiting:.1%}"
-        prepared = "" if one.prepare_seconds is None else f"{one.prepare_seconds:.0f} s"
-        numbers = (str(one.steps), f"{one.hours:.2f}", f"{one.step_seconds:.2f}", waiting, prepared)
-        table.add_row(name, *numbers, f"{one.loss_begin:.4g} -> {one.loss_end:.4g}", describe(one.validation))
-    Console(markup=False).print(table)
+    console, names = Console(markup=False, highlight=False), list(summaries)
+    for start in range(0, len(names), RUNS_A_TABLE):
+        console.print(table_of({name: summaries[name] for name in names[start : start + RUNS_A_TABLE]}))
     if output is not None:
-        draw_curves([read_curve(run) for run in runs], output)
+        curves = [read_curve(run) for run in runs]
+        draw_curves([[curve] for curve in curves] if apart else [curves], output)
     if as_json:
         print(json.dumps({name: asdict(one) for name, one in summaries.items()}))
 

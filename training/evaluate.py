@@ -1,7 +1,8 @@
-"""`python training/evaluate.py --bundle B --synthetic CLIPS --frames N --seed S --json`.
+"""`python training/evaluate.py --bundle B [--synthetic CLIPS | --shards FOLDER] --frames N --seed S --json`.
 
-Animates synthetic people that no training has seen by motions that it has not seen either, through the
-public `Animator`, and compares with the truth. The last line printed with --json is an object:
+Animates people that no training has seen by motions that it has not seen either, through the public `Animator`, and
+compares with the truth: drawn people, or recordings that `prepare.py` has packed into shards and that training holds
+out. The last line printed with --json is an object:
 
 psnr, ssim                 of the video; dB, and 0 to 1
 psnr_repeat_reference, ssim_repeat_reference   of the reference picture shown all the time
@@ -20,9 +21,8 @@ border_jump                how much more the video jumps where segments meet tha
 from __future__ import annotations
 
 import json
-import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,13 +31,18 @@ import numpy as np
 import typer
 
 from mimicmotion_trt import Animator
-from mimicmotion_trt.console import explained
+from mimicmotion_trt.console import Bars, explained
+from mimicmotion_trt.errors import SettingsError
+from mimicmotion_trt.events import Progress
 from mimicmotion_trt.flags import App
 from mimicmotion_trt.media.picture import write_picture
 from mimicmotion_trt.media.sheet import contact_sheet
 from mimicmotion_trt.settings import Settings, parse_setting
+from mimicmotion_trt.training.data.samples import ClipDataset, Sample, checked
+from mimicmotion_trt.training.data.shards import ShardClips
 from mimicmotion_trt.training.landmarks import found_again, load_landmark_net
 from mimicmotion_trt.training.metrics import Pictures, compare, describe, flicker, means, psnr, ssim
+from mimicmotion_trt.training.progress import Pace
 from mimicmotion_trt.training.synthetic import TEST_SEEDS, VALIDATION_SEEDS, make_clip
 from mimicmotion_trt.training.synthetic.character import Style
 
@@ -48,11 +53,16 @@ STRIDE = 1000
 MOST_SEED = 2**32 - 1
 
 
+Scores = Mapping[str, float | None]
+Measure = Callable[[Animator, Sample, Pictures, Settings], Scores]
+"""Compares a video uint8 [F,H,W,3] with the clip that it should be."""
+
+
 @dataclass(frozen=True)
 class Scored:
     """One clip: its measures and its pictures."""
 
-    scores: Mapping[str, float | None]
+    scores: Scores
     reference: Pictures
     truth: Pictures
     video: Pictures
@@ -61,13 +71,33 @@ class Scored:
 @app.command()
 def evaluate(
     bundle: Annotated[str, typer.Option(help="Name or folder of the bundle.")] = "tiny",
-    synthetic: Annotated[int, typer.Option(min=1, max=STRIDE, help="Clips.")] = 20,
+    synthetic: Annotated[
+        int | None,
+        typer.Option(min=1, max=STRIDE, help="So many clips of drawn people; 20 without --shards."),
+    ] = None,
+    shards: Annotated[
+        Path | None, typer.Option(help="Recordings instead: a folder that training/prepare.py has written.")
+    ] = None,
+    clips: Annotated[
+        int, typer.Option(min=1, help="With --shards: so many windows of the stored clips.")
+    ] = 20,
+    every_video: Annotated[
+        bool,
+        typer.Option(help="With --shards: clips of all videos, not only of those that training holds out."),
+    ] = False,
+    fps: Annotated[float, typer.Option(min=0.1, help="With --shards: frames a second.")] = 15.0,
+    max_enlarge: Annotated[
+        float,
+        typer.Option(min=1, help="With --shards: times that frames may be enlarged to the bundle's size."),
+    ] = 1.0,
     frames: Annotated[int, typer.Option(min=1, help="Frames of each clip.")] = 24,
     seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Which people and motions.")] = 0,
     sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet: .png or .jpg.")] = None,
     style: Annotated[
         Style,
-        typer.Option(help="How people look: as those that the model has learned from; tiny from rich ones."),
+        typer.Option(
+            help="How drawn people look: as those that the model has learned from; tiny from rich ones."
+        ),
     ] = "rich",
     landmarks: Annotated[
         Path | None,
@@ -81,51 +111,127 @@ def evaluate(
     """Compare a bundle's videos with the truth, on people that no training has seen.
 
     mimicmotion-trt evaluate --bundle tiny --synthetic 4
-    mimicmotion-trt evaluate --bundle bundles/mine --sheet sheet.png --json
+    mimicmotion-trt evaluate --bundle bundles/mine --shards shards --sheet sheet.png
     """
-    with explained():
+    with explained(), Bars() as bars:
+        if shards is not None and synthetic is not None:
+            raise SettingsError(
+                "clips are either drawn or recorded.",
+                remedy="Give --synthetic or --shards; --clips says how many of the shards.",
+                field="synthetic",
+            )
+        measures = MEASURES if landmarks is None else (*MEASURES, landmark_measure(landmarks))
         overrides = dict(map(parse_setting, setting or ()))
         with Animator.load(bundle) as animator:
+            settings = evaluation_settings(animator, overrides)
+            assert settings.size is not None
+            if shards is None:
+                given: ClipDataset = DrawnClips(synthetic or 20, frames, seed, settings.size, style)
+            else:
+                given = dataset = ShardClips(
+                    shards, frames, settings.size, fps, clips=clips, held_out=None if every_video else True,
+                    seed=seed, max_enlarge=max_enlarge,
+                )  # fmt: skip
+                for reason, times in sorted(dataset.skipped.items()):
+                    bars.say(f"left out {times}x: {reason}")
             began = time.perf_counter()
-            scored = score_clips(animator, synthetic, frames, seed, overrides, style, landmarks)
+            scored = score_clips(animator, given, settings, bars, measures)
             seconds = time.perf_counter() - began
         if sheet is not None:
             write_sheet(sheet, scored)
     result = means([clip.scores for clip in scored])
     if as_json:
-        told = {"clips": synthetic, "frames": frames, "seed": seed, "seconds": round(seconds, 3)}
-        print(json.dumps({**result, **told}))
+        told = {"clips": len(scored), "frames": frames, "seed": seed, "seconds": round(seconds, 3)}
+        print(json.dumps({**result, **told, "source": "synthetic" if shards is None else str(shards)}))
     else:
         print(describe(result))
 
 
+def evaluation_settings(animator: Animator, overrides: Mapping[str, Any]) -> Settings:
+    """The bundle's settings at the first of its sizes, with some values replaced."""
+    return animator.settings(**{"size": animator.manifest.sizes[0], "rescale": False, **overrides})
+
+
+@dataclass(frozen=True)
+class DrawnClips:
+    """Synthetic people, a `ClipDataset`; looks and motions are from `synthetic.TEST_SEEDS`."""
+
+    clips: int
+    frames: int
+    seed: int
+    size: tuple[int, int]
+    """(width, height)."""
+    style: Style = "rich"
+
+    def __len__(self) -> int:
+        return self.clips
+
+    def __getitem__(self, index: int) -> Sample:
+        clip = make_clip(unseen(self.seed, index), self.frames, self.size[1], self.size[0], style=self.style)
+        return {
+            "frames": clip.frames, "observed": clip.observed, "truth": clip.truth,
+            "reference": clip.reference, "reference_pose": clip.reference_pose,
+        }  # fmt: skip
+
+
 def score_clips(
     animator: Animator,
-    clips: int,
-    frames: int,
-    seed: int,
-    overrides: Mapping[str, Any],
-    style: Style = "rich",
-    landmarks: Path | None = None,
+    clips: ClipDataset,
+    settings: Settings,
+    bars: Bars,
+    measures: Sequence[Measure] | None = None,
 ) -> list[Scored]:
-    """Animate and compare clip after clip, with a line on stderr for each.
-
-    Both the person and the motion are from `synthetic.TEST_SEEDS`.
-    """
+    """Animate and compare clip after clip; how it goes is shown on the standard error."""
     scored: list[Scored] = []
-    finder = None if landmarks is None else load_landmark_net(landmarks)
-    settings = animator.settings(**{"size": animator.manifest.sizes[0], "rescale": False, **overrides})
-    width, height = settings.size or animator.manifest.sizes[0]
-    for index in range(clips):
-        clip = make_clip(unseen(seed, index), frames, height, width, style=style)
-        job = animator.animate(clip.reference, clip.observed, settings, reference_pose=clip.reference_pose)
+    pace = Pace()
+    for number in range(1, len(clips) + 1):
+        clip = checked(clips[number - 1])
+        job = animator.animate(
+            clip["reference"], clip["observed"], settings, reference_pose=clip["reference_pose"]
+        )
+        for event in job:
+            if isinstance(event, Progress):
+                bars.show("clip", number - 1, len(clips), f"{event.stage} {event.step}/{event.steps} of clip")
         video = job.result().frames()
-        scores = score(animator, clip, video, settings)
-        if finder is not None:
-            scores |= found_again(finder, video, clip.frames, clip.truth)
-        scored.append(Scored(scores, clip.reference, clip.frames, video))
-        print(f"clip {len(scored)}: {describe(scores)}", file=sys.stderr, flush=True)
+        scores: dict[str, float | None] = {}
+        for measure in measures or MEASURES:
+            scores |= measure(animator, clip, video, settings)
+        scored.append(Scored(scores, clip["reference"], clip["frames"], video))
+        pace.step()
+        bars.say(f"clip {number}/{len(clips)}: {describe(scores)}, {pace.left(len(clips) - number)}")
     return scored
+
+
+def video_measures(animator: Animator, clip: Sample, video: Pictures, settings: Settings) -> Scores:
+    """`metrics.compare`; where parts are, the true poses tell, or the estimator's where no others are known."""
+    poses = clip.get("truth", clip["observed"])
+    return compare(video, clip["frames"], clip["reference"], poses, settings)
+
+
+def vae_measures(animator: Animator, clip: Sample, video: Pictures, settings: Settings) -> Scores:
+    """The same of the truth after the VAE alone."""
+    truth = clip["frames"]
+    latents = np.stack([animator.networks.encode_picture(frame, 0.0, None) for frame in truth])
+    rebuilt = animator.decode(latents * np.float32(animator.manifest.scaling_factor))
+    return {
+        "psnr_vae": psnr(rebuilt, truth),
+        "ssim_vae": ssim(rebuilt, truth),
+        "flicker_vae": flicker(rebuilt, truth),
+    }
+
+
+def landmark_measure(path: Path) -> Measure:
+    """Which faces and hands a network of the stage `landmarks` finds again."""
+    finder = load_landmark_net(path)
+
+    def found(animator: Animator, clip: Sample, video: Pictures, settings: Settings) -> Scores:
+        return found_again(finder, video, clip["frames"], clip.get("truth", clip["observed"]))
+
+    return found
+
+
+MEASURES: tuple[Measure, ...] = (video_measures, vae_measures)
+"""What is measured of each clip. A new measure is a function here; numbers of all clips are means."""
 
 
 def unseen(seed: int, index: int) -> int:
@@ -133,18 +239,6 @@ def unseen(seed: int, index: int) -> int:
     place = seed * STRIDE + index
     passed = len(VALIDATION_SEEDS) if TEST_SEEDS[place] >= VALIDATION_SEEDS.start else 0
     return TEST_SEEDS[place + passed]
-
-
-def score(animator: Animator, clip: Any, video: Pictures, settings: Settings) -> dict[str, float | None]:
-    """The measures of one clip; see the top of this file."""
-    latents = np.stack([animator.networks.encode_picture(frame, 0.0, None) for frame in clip.frames])
-    rebuilt = animator.decode(latents * np.float32(animator.manifest.scaling_factor))
-    return {
-        **compare(video, clip.frames, clip.reference, clip.truth, settings),
-        "psnr_vae": psnr(rebuilt, clip.frames),
-        "ssim_vae": ssim(rebuilt, clip.frames),
-        "flicker_vae": flicker(rebuilt, clip.frames),
-    }
 
 
 def write_sheet(path: Path, scored: list[Scored]) -> None:

@@ -8,7 +8,7 @@ import math
 import shutil
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,23 +21,44 @@ from ..errors import MotionError, SettingsError
 from ..files import lock_folder
 from .checkpoints import RANDOM, write_folder
 from .config import Config, OptimizerConfig
+from .hub import write_card
 from .metrics import describe
 from .muon import Muon
-from .run_folder import Journal, check_output, list_snapshots, load_snapshot, save_snapshot
+from .progress import Pace
+from .run_folder import (
+    Journal,
+    check_inputs,
+    check_output,
+    list_snapshots,
+    load_snapshot,
+    save_snapshot,
+    write_start,
+)
 from .stages import STAGES
 from .stages.base import Batch
 
 Say = Callable[[str], None]
+Show = Callable[[int, int, str], None]
+"""Steps done, steps in all, and how they go."""
 
 
 class Trainer:
     """One run: `Trainer(config, output).run(stop)`."""
 
-    def __init__(self, config: Config, output: Path, *, resume: bool = False, say: Say = print) -> None:
+    def __init__(
+        self,
+        config: Config,
+        output: Path,
+        *,
+        resume: bool = False,
+        say: Say = print,
+        show: Show = lambda done, total, note: None,
+    ) -> None:
         import accelerate
         from diffusers.training_utils import EMAModel
 
         self.config, self.output = config, output
+        check_inputs(config)
         check_output(output, resume=resume)
         if config.precision == "fp16" and not torch.cuda.is_available():  # gradients are scaled there only
             raise SettingsError("fp16 needs a GPU.", remedy="Choose no or bf16.", field="precision")
@@ -53,7 +74,9 @@ class Trainer:
             check_sharded(config)
         if (plugin := self.accelerator.state.deepspeed_plugin) is not None:
             configure_deepspeed(plugin, config)
-        self._say: Say = say if self.accelerator.is_main_process else lambda _: None
+        main = self.accelerator.is_main_process
+        self._say: Say = say if main else lambda _: None
+        self._show: Show = show if main else lambda done, total, note: None
         accelerate.utils.set_seed(config.seed)
         with self.accelerator.main_process_first():  # which makes a random base, or downloads one, for all
             if self.accelerator.is_main_process and not list_snapshots(output):
@@ -91,7 +114,10 @@ class Trainer:
             self._run(stop, None)
             return
         with lock_folder(self.output):
-            journal = Journal(self.output, self.begin, tensorboard=self.config.tensorboard)
+            device, processes = self.accelerator.device, self.accelerator.num_processes
+            machine = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+            write_start(self.output, self.config, self.begin, machine, processes)
+            journal = Journal(self.output, self.begin, self.config.trackers)
             try:
                 self._run(stop, journal)
             finally:
@@ -104,7 +130,7 @@ class Trainer:
         self._say(self.stage.start if not self.begin else f"resumed at step {self.begin}")
         prepared = self._prepare(stop)
         self._report_skipped(journal)
-        step, batches = self.begin, self._batches(stop)
+        step, batches, pace = self.begin, self._batches(stop), Pace()
         try:
             for step in range(self.begin + 1, stop + 1):
                 values = self._step(step, batches)
@@ -114,6 +140,8 @@ class Trainer:
                     save_snapshot(self.accelerator, self.output, config, step)
                 if config.validation.every and step % config.validation.every == 0:
                     self._validate(step, journal)
+                pace.step()
+                self._show(step, stop, self._note(values, pace, stop - step))
         except KeyboardInterrupt:
             self._say(f"interrupted in step {step}; --resume goes on from the last snapshot")
             raise
@@ -121,6 +149,13 @@ class Trainer:
             batches.close()
         self._report_skipped(journal)
         self._finish(step)
+
+    def _note(self, values: Mapping[str, float], pace: Pace, steps: int) -> str:
+        """How a run goes that has so many steps before it."""
+        config = self.config
+        clips = config.batch * config.accumulation * self.accelerator.num_processes / max(pace.seconds, 1e-9)
+        loss, rate = f"loss {values['loss']:.4g}", f"rate {values['lr']:.2g}"
+        return f"{loss}  {rate}  {clips:.3g} clips/s  {pace.left(steps)}"
 
     def positions(self, stop: int) -> Iterator[range]:
         """The positions of this process's clips in each forward pass to come, up to step `stop`."""
@@ -223,11 +258,18 @@ class Trainer:
                 self.network
             )  # the network's own tensors: save it in here
             if self.accelerator.is_main_process:
-                write_folder(self.output / "final", lambda folder: self.stage.save(folder, state))
+
+                def fill(folder: Path) -> None:
+                    self.stage.save(folder, state)
+                    shutil.copy(self.output / "config.yaml", folder)
+                    write_card(folder, self.config)
+
+                write_folder(self.output / "final", fill)
         if self.accelerator.is_main_process:
             if self._skipped_steps:
                 self._say(f"{self._skipped_steps} steps had gradients that were not finite, and were skipped")
-            self._say(f"step {step}: final weights are in {self.output / 'final'}")
+            final = self.output / "final"
+            self._say(f"step {step}: final weights are in {final}\nNext: {self.stage.next_step(final)}")
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
 

@@ -2,40 +2,113 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
+import os
+import platform
 import re
+import shlex
 import shutil
-from collections.abc import Mapping
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from ..errors import CheckpointError, MimicMotionError, OutputError
+from ..errors import CheckpointError, MimicMotionError, OutputError, SettingsError
 from ..files import output_errors, write_text
 from ..media.picture import write_picture
+from .checkpoints import local_base, share_files
 from .config import Config, build
 
 Values = Mapping[str, float | int | None]
 STATE = "run.json"
-MAY_CHANGE = ("output", "steps", "save_every", "keep", "tensorboard", "validation", "half_weights", "comfyui")
+LIBRARIES = ("mimicmotion-trt", "torch", "diffusers", "transformers", "accelerate", "peft", "numpy")
+"""Whose versions a run notes down."""
+MAY_CHANGE = (
+    "output", "steps", "save_every", "keep", "log_every", "trackers", "validation", "half_weights", "comfyui"
+)  # fmt: skip
 """Keys that may differ in a resumed run without changing what came before. So may `data.cache` and `data.workers`."""
 
 
+def check_inputs(config: Config) -> None:
+    """Raise `CheckpointError` or `SettingsError` for what the config names and is not there; writes nothing."""
+    if config.base is not None and config.recipe is None:
+        local_base(config.base)
+    files = {}
+    if config.stage in ("motion", "decoder", "together"):
+        files["checkpoint"] = config.checkpoint
+    if config.stage in ("vae", "together") and config.vae.perceptual_weight:
+        files["vae.landmarks"] = config.vae.landmarks
+    for name, path in files.items():
+        if path is not None and not Path(path).is_file():
+            raise CheckpointError(
+                f"{name} {path} does not exist.",
+                remedy="Check the name; the stage before writes it at its end.",
+                field=name,
+            )
+    if config.data.path is not None and not Path(config.data.path).exists():
+        raise SettingsError(
+            f"data.path {config.data.path} does not exist.",
+            remedy="Check the name; training/prepare.py writes shards.",
+            field="data.path",
+        )
+    if "wandb" in config.trackers and importlib.util.find_spec("wandb") is None:
+        raise SettingsError(
+            "tracker wandb is not installed.",
+            remedy="`pip install 'mimicmotion-trt[wandb]'`, or leave it out of trackers.",
+            field="trackers",
+        )
+
+
 def check_output(output: Path, *, resume: bool) -> None:
-    """Make the folder of a run; raise `OutputError` if it holds another run that is not to be resumed."""
+    """Raise `OutputError` if the folder holds another run that is not to be resumed."""
     if not resume and ((output / "metrics.jsonl").exists() or list_snapshots(output)):
         raise OutputError(
             f"{output} holds a run already.",
             remedy="Add --resume to go on with it, or choose another --output.",
             field="output",
         )
-    with output_errors(output):
-        output.mkdir(parents=True, exist_ok=True)
+
+
+def write_start(output: Path, config: Config, step: int, machine: str, processes: int) -> None:
+    """Write `config.yaml`, and add a line to `starts.jsonl`: after which step, when, by which command and code."""
+    values = json.loads(json.dumps(asdict(config)))  # lists for tuples
+    write_text(output / "config.yaml", yaml.safe_dump(values, sort_keys=False))
+    start = {
+        "step": step,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(sys.argv),
+        "revision": code_revision(),
+        "machine": machine,
+        "processes": processes,
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
+    }
+    path = output / "starts.jsonl"
+    with output_errors(path), path.open("a") as file:
+        file.write(json.dumps(start) + "\n")
+
+
+def code_revision() -> str | None:
+    """The git commit of this code, with `-dirty` if files have been changed since; None outside its repository."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        subprocess.run(
+            [*git, "ls-files", "--error-unmatch", Path(__file__).name], check=True, capture_output=True
+        )
+        described = [*git, "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+        return subprocess.run(described, check=True, capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def list_snapshots(output: Path) -> list[Path]:
@@ -82,6 +155,7 @@ def _save(accelerator: Any, partial: Path, final: Path, config: Config, step: in
             "config": asdict(config),
         }
         (partial / STATE).write_text(json.dumps(state, indent=1))
+        share_files(partial)
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
 
@@ -123,7 +197,9 @@ def check_same(before: dict[str, Any], config: Config) -> None:
     Keys that `before` lacks, because the run began when they did not exist, had their defaults.
     """
     before = {**before, "validation": asdict(config.validation)}  # the one before may not fit today's checks
-    before["data"] = {"style": "rich", **before["data"]}  # all people looked so when runs did not say it
+    before.pop("tensorboard", None)  # before `trackers`
+    # All people looked so when runs did not say it, and frames were enlarged without a limit.
+    before["data"] = {"style": "rich", "max_enlarge": config.data.max_enlarge, **before["data"]}
     now, then = asdict(config), asdict(build(before))
     then["data"].update({name: now["data"][name] for name in ("cache", "workers")})
     changed = [key for key in now if key not in MAY_CHANGE and then[key] != now[key]]
@@ -135,21 +211,16 @@ def check_same(before: dict[str, Any], config: Config) -> None:
 
 
 class Journal:
-    """`metrics.jsonl`, `validation.jsonl`, `validation/`, `skipped.json` and `tensorboard/` of a run's folder."""
+    """`metrics.jsonl`, `validation.jsonl`, `validation/` and `skipped.json` of a run's folder, and its trackers."""
 
-    def __init__(self, output: Path, begin: int, *, tensorboard: bool) -> None:
+    def __init__(self, output: Path, begin: int, trackers: Sequence[str]) -> None:
         """Lines of steps after `begin` are dropped: those steps will be made again."""
         self._output = output
-        self._board: Any = None
         for name in ("metrics.jsonl", "validation.jsonl"):
             cut_lines(output / name, begin)
         with output_errors(output / "metrics.jsonl"):
             self._steps = (output / "metrics.jsonl").open("a")
-        if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
-            with output_errors(output / "tensorboard"):
-                self._board = SummaryWriter(str(output / "tensorboard"), purge_step=begin + 1)
+        self._trackers = [open_tracker(name, output, begin) for name in trackers]
 
     def step(self, step: int, values: Values) -> None:
         """One line of `metrics.jsonl`, on disk when this returns; what is not finite becomes null."""
@@ -167,8 +238,9 @@ class Journal:
         with output_errors(lines), lines.open("a") as file:
             file.write(_line(step, values))
         self._plot("validation", step, values)
-        if self._board is not None:
-            self._board.add_image("validation/sheet", sheet, step, dataformats="HWC")
+        for tracker in self._trackers:
+            layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+            tracker.log_images({"validation/sheet": sheet[None]}, step, **layout)
 
     def skipped(self, reasons: Mapping[str, int]) -> None:
         """`skipped.json`: reason -> how many clips were left out."""
@@ -177,14 +249,27 @@ class Journal:
     def close(self) -> None:
         """Close the files."""
         self._steps.close()
-        if self._board is not None:
-            self._board.close()
+        for tracker in self._trackers:
+            tracker.finish()
 
     def _plot(self, group: str, step: int, values: Values) -> None:
-        if self._board is not None:
-            for name, value in values.items():
-                if value is not None:
-                    self._board.add_scalar(f"{group}/{name}", value, step)
+        known = {f"{group}/{name}": value for name, value in values.items() if value is not None}
+        for tracker in self._trackers:
+            tracker.log(known, step)
+
+
+def open_tracker(name: str, output: Path, begin: int) -> Any:
+    """One of accelerate's trackers that writes into a run's folder; steps after `begin` will come again."""
+    from accelerate.tracking import TensorBoardTracker, WandBTracker
+
+    with output_errors(output / name):
+        if name == "tensorboard":
+            tracker = TensorBoardTracker("tensorboard", output, purge_step=begin + 1)
+        else:
+            project = os.environ.get("WANDB_PROJECT", "mimicmotion-trt")
+            tracker = WandBTracker(project, name=output.resolve().name, dir=str(output))
+        tracker.start()
+    return tracker
 
 
 def _line(step: int, values: Values) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -53,6 +52,10 @@ def train(
     output: Annotated[Path | None, Option(help="Folder of the run; the config's if not given.")] = None,
     resume: Annotated[bool, Option(help="Go on from the newest checkpoint in the output.")] = False,
     seed: Annotated[int | None, Option(help="Instead of the config's.")] = None,
+    push_to_hub: Annotated[
+        str | None,
+        Option(help="OWNER/NAME of a private repository on the Hugging Face Hub for OUTPUT/final."),
+    ] = None,
     example: Annotated[
         str | None,
         Option(
@@ -71,6 +74,8 @@ def train(
         mimicmotion-trt train --config lora.yaml --resume
     """
     from mimicmotion_trt.training.config import load_config
+    from mimicmotion_trt.training.hub import check_hub, push
+    from mimicmotion_trt.training.progress import Display
 
     with explained():
         settings = load_config(config)
@@ -78,10 +83,16 @@ def train(
             settings = replace(settings, seed=seed)
         if output is not None:
             settings = replace(settings, output=str(output))
+        if push_to_hub is not None:
+            check_hub()
         from mimicmotion_trt.training.loop import Trainer  # loads PyTorch; by now the config is checked
 
-        say = partial(print, file=sys.stderr, flush=True)
-        Trainer(settings, Path(settings.output), resume=resume, say=say).run(steps)
+        output = Path(settings.output)
+        with Display("step", settings.log_every) as display:
+            trainer = Trainer(settings, output, resume=resume, say=display.say, show=display.show)
+            trainer.run(steps)
+            if push_to_hub is not None and trainer.accelerator.is_main_process:
+                display.say(f"final weights are at {push(output / 'final', push_to_hub)}")
 
 
 def tune_environment() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 
@@ -49,13 +49,18 @@ class AnimatedWebP:
 
     def frames(self, stride: int = 1, limit: int | None = None) -> Iterator[tuple[float, NDArray[np.uint8]]]:
         """As `VideoReader.frames`."""
-        taken = 0
+        return self.pick(range(0, self.frame_count or 1, stride)[:limit])
+
+    def pick(self, indices: Sequence[int]) -> Iterator[tuple[float, NDArray[np.uint8]]]:
+        """As `VideoReader.pick`."""
+        waiting = iter(indices)
+        wanted = next(waiting, None)
         for index, picture in on_grid(self._pictures(), self.fps, self.frame_count or 1):
-            if taken == limit:
+            if wanted is None:
                 return
-            if index % stride == 0:
-                taken += 1
+            if index == wanted:
                 yield index / self.fps, picture
+                wanted = next(waiting, None)
 
     def _open(self) -> Image.Image:
         Image.init()

@@ -63,7 +63,7 @@ class AudioTrack:
         self._lost = self._written = 0
         self._primed = "frag" not in output.options.get("movflags", "")
         """What a decoder throws away at first lies before 0; a fragmented MP4 cannot say so and is made without."""
-        copy = len(parts) == 1 and parts[0].codec in copied and parts[0].copyable
+        copy = len(parts) == 1 and parts[0].codec in copied and parts[0].copyable and not parts[0].begins
         if copy:
             self._template = parts[0].source.open()
             sound = sound_of(self._template)

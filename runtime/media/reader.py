@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -67,25 +67,33 @@ class VideoReader:
         self.frame_count = self._count or None
 
     def frames(self, stride: int = 1, limit: int | None = None) -> Iterator[tuple[float, NDArray[np.uint8]]]:
-        """Yields (seconds from the first frame, uint8 [H,W,3] RGB), every `stride`-th, at most `limit`.
+        """`pick` of every `stride`-th frame, at most `limit`."""
+        if stride < 1:
+            raise ValueError(f"stride {stride} is less than 1")
+        return self.pick(range(0, self._count, stride), limit)
+
+    def pick(
+        self, indices: Sequence[int], limit: int | None = None
+    ) -> Iterator[tuple[float, NDArray[np.uint8]]]:
+        """Yields (seconds from the first frame, uint8 [H,W,3] RGB) of frames by rising numbers, at most `limit`.
 
         Only a few frames are in memory at any time; each call starts anew. Raises `MotionError` where the
         file turns out to be truncated or damaged, saying how many of these frames could be read.
         """
-        if stride < 1:
-            raise ValueError(f"stride {stride} is less than 1")
-        taken = 0
+        taken, wanted = 0, len(indices) if limit is None else min(limit, len(indices))
+        if not wanted:
+            return
         clock = Clock(1 / self.fps)
         timed = ((clock.read(_stamp(frame)), frame) for frame in self._decoded())
         try:
             for index, frame in on_grid(timed, self.fps, self._count):
-                if index % stride == 0 and taken != limit:
+                if index == indices[taken]:
                     taken += 1
                     yield index / self.fps, self._to_rgb(frame)
-                if taken == limit:
+                if taken == wanted:
                     return
         except _DamageError as damage:
-            total, at = -(-self._count // stride), taken * stride / self.fps
+            total, at = len(indices), indices[taken] / self.fps
             less = f", or ask for at most {counted(taken, 'frame')}" if taken else ""
             raise fault(
                 f"{self.name} is {damage} after frame {taken} of {total}, {at:.2f} s{damage.why}.",

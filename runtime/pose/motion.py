@@ -6,7 +6,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,15 +16,17 @@ from numpy.typing import NDArray
 
 from ..errors import MotionError
 from ..files import motion_errors, read_head
-from ..limits import FASTEST_FPS, SLOWEST_FPS, Limits, check_limit
+from ..limits import Limits
 from ..media.picture import fit_picture
 from ..settings import Settings
 from ..validation import ArrayLike, plain_array
 from .formats import read_foreign, wholebody_sequence
+from .sampling import Sampling, sample
 from .sequence import PoseSequence, read_json
 
 Picture = NDArray[np.uint8]
 SoundFile = str | Path | bytes
+Sound = SoundFile | Sequence[tuple[SoundFile, float]]
 MotionLike = str | Path | bytes | PoseSequence | ArrayLike | Sequence[Any]
 """A file or folder, the bytes of a file, keypoints, pose pictures uint8 [F,H,W,3], or several of these in a row."""
 MotionKind = Literal["auto", "video", "pose-video"]
@@ -32,18 +34,18 @@ MOTION_KINDS: tuple[MotionKind, ...] = ("auto", "video", "pose-video")
 KEYPOINT_SUFFIXES = (".npz", ".json")
 PICTURES_FPS = 15.0
 """Frame rate of pose pictures, which state none: the rate at which MimicMotion was trained."""
+NOTHING = Sampling((), rate=1.0, begin=0.0, fps=1.0, frames=0)
+MANY = 2**40
 _LOOKED_AT = 8
 """Frames that tell whether a video shows skeletons."""
 
 
 @dataclass(frozen=True)
 class Motion:
-    """One of `poses`, `pictures` or `video`, sampled by the settings' stride and length."""
+    """One of `poses`, `pictures` or `video`, sampled as settings say."""
 
-    fps: float
-    """Frames per second after the stride."""
-    frames: int
-    """Driving frames; 0 if only reading the video will tell."""
+    sampling: Sampling
+    """Which frames are taken; `poses`, `pictures` and `video` hold these."""
     poses: PoseSequence | None = None
     pictures: Callable[[], Iterator[Picture]] | None = None
     """Pose pictures uint8 [H,W,3], one by one."""
@@ -51,8 +53,18 @@ class Motion:
     """They must have the size of the video; others are fitted to it."""
     video: Callable[[], Iterator[Picture]] | None = None
     """Frames to find poses in."""
-    audio: SoundFile | Sequence[tuple[SoundFile, float]] | None = None
-    """What the sound comes from; of several files, with the seconds at which each begins."""
+    audio: Sound | None = None
+    """What the sound comes from, with the seconds of the video at which each begins, if that is not 0."""
+
+    @property
+    def fps(self) -> float:
+        """Frames of the finished video a second."""
+        return self.sampling.fps
+
+    @property
+    def frames(self) -> int:
+        """Of the finished video."""
+        return self.sampling.frames
 
 
 def open_motion(motion: Any, settings: Settings, limits: Limits, kind: MotionKind = "auto") -> Motion:
@@ -122,22 +134,10 @@ def map_pictures(path: Path) -> NDArray[Any]:
         ) from None
 
 
-def _sampled_rate(fps: float, stride: int) -> float:
-    """Frames per second after a stride; raises `MotionError` where no video can have so many, or so few."""
-    if SLOWEST_FPS <= fps / stride <= FASTEST_FPS:
-        return fps / stride
-    raise MotionError(
-        f"the motion has {fps:g} frames per second and a stride of {stride}.",
-        remedy=f"A video has {SLOWEST_FPS:g} to {FASTEST_FPS:g} a second; give another motion, or another stride.",
-        field="settings.stride" if SLOWEST_FPS <= fps <= FASTEST_FPS else "motion",
-    )
-
-
 def _from_poses(poses: PoseSequence, settings: Settings, limits: Limits) -> Motion:
-    _sampled_rate(poses.fps, settings.stride or 1)
-    poses = poses.strided(settings.stride or 1)[: settings.frames]
-    check_limit("frames of the motion", len(poses), limits.frames, field="motion")
-    return Motion(fps=poses.fps, frames=len(poses), poses=poses)
+    sampling = sample(len(poses), poses.fps, settings, limits)
+    taken = replace(poses.take(sampling.taken), fps=sampling.rate)
+    return Motion(sampling, poses=taken)
 
 
 def _from_array(pictures: NDArray[Any], settings: Settings, limits: Limits) -> Motion:
@@ -147,11 +147,22 @@ def _from_array(pictures: NDArray[Any], settings: Settings, limits: Limits) -> M
             remedy="Give uint8 [F,H,W,3] with at least one frame.",
             field="motion",
         )
-    stride = settings.stride or 1
-    chosen = pictures[::stride][: settings.frames]
-    check_limit("frames of the motion", len(chosen), limits.frames, field="motion")
-    fps = _sampled_rate(PICTURES_FPS, stride)
-    return Motion(fps=fps, frames=len(chosen), pictures=lambda: iter(chosen), exact=True)
+    sampling = _sample_pictures(len(pictures), PICTURES_FPS, settings, limits)
+    return Motion(sampling, pictures=lambda: (pictures[index] for index in sampling.taken), exact=True)
+
+
+def _sample_pictures(
+    count: int, rate: float, settings: Settings, limits: Limits, stride: int = 1
+) -> Sampling:
+    """The sampling of pose pictures, between which nothing can be interpolated; raises `MotionError` as well."""
+    sampling = sample(count, rate, settings, limits, stride)
+    if sampling.interpolates:
+        raise MotionError(
+            f"fps is {sampling.fps:g}, and the motion is {sampling.rate:g} pose pictures a second.",
+            remedy="Choose no more than that, or give a video of a person, or keypoints.",
+            field="settings.fps",
+        )
+    return sampling
 
 
 def _from_folder(folder: Path, settings: Settings, limits: Limits) -> Motion:
@@ -160,11 +171,10 @@ def _from_folder(folder: Path, settings: Settings, limits: Limits) -> Motion:
 
     if any(folder.glob("[!.]*.json")):
         return _from_poses(folder_of_keypoints(folder, limits), settings, limits)
-    stride = settings.stride or 1
-    paths = list_pictures(folder)[::stride][: settings.frames]
-    check_limit("frames of the motion", len(paths), limits.frames, field="motion")
-    fps = _sampled_rate(PICTURES_FPS, stride)
-    return Motion(fps=fps, frames=len(paths), pictures=lambda: read_pictures(paths, limits, over="black"))
+    paths = list_pictures(folder)
+    sampling = _sample_pictures(len(paths), PICTURES_FPS, settings, limits)
+    taken = [paths[index] for index in sampling.taken]
+    return Motion(sampling, pictures=lambda: read_pictures(taken, limits, over="black"))
 
 
 def folder_of_keypoints(folder: Path, limits: Limits) -> PoseSequence:
@@ -189,28 +199,28 @@ def _from_video(source: SoundFile, settings: Settings, limits: Limits, kind: Mot
         skeletons = shows_skeletons(frame for _, frame in reader.frames(limit=_LOOKED_AT))
     else:
         skeletons = kind == "pose-video"
-    stride = settings.stride or reference_stride(reader.fps)
-    count = -(-(reader.frame_count or 0) // stride)
-    fps = _sampled_rate(reader.fps, stride)
-    if settings.frames is not None:
-        count = min(count, settings.frames)
-    else:
-        check_limit("frames of the motion", count, limits.frames, field="motion")
+    made = _sample_pictures if skeletons else sample
+    sampling = made(reader.frame_count or 0, reader.fps, settings, limits, reference_stride(reader.fps))
 
     def frames() -> Iterator[Picture]:
-        for index, (_, frame) in enumerate(reader.frames(stride, settings.frames)):
-            check_limit("frames of the motion", index + 1, limits.frames, field="motion")
-            yield frame
+        return (frame for _, frame in reader.pick(sampling.taken))
 
-    audio = source if reader.has_audio else None
-    if skeletons:
-        return Motion(fps=fps, frames=count, pictures=frames, audio=audio)
-    return Motion(fps=fps, frames=count, video=frames, audio=audio)
+    audio: Sound | None = source if reader.has_audio else None
+    if audio is not None and sampling.begin:
+        audio = [(source, -sampling.begin)]
+    motion = Motion(sampling, audio=audio)
+    return replace(motion, pictures=frames) if skeletons else replace(motion, video=frames)
 
 
 def _in_a_row(motions: Sequence[Any], settings: Settings, limits: Limits, kind: MotionKind) -> Motion:
-    """Several motions one after another, at the rate of the first; all of one kind."""
-    parts = [open_motion(motion, settings, limits, kind) for motion in motions]
+    """Several motions one after another, at the rate of the first; all of one kind.
+
+    Each is thinned by the stride for itself; what cuts and samples a motion then applies to all in a row.
+    """
+    stride = 1 if settings.stride is None and settings.fps is not None else settings.stride
+    whole = replace(settings, start=0.0, end=None, fps=None, frames=None, stride=stride)
+    unlimited = replace(limits, frames=MANY)  # of each: what is taken of all together counts
+    parts = [open_motion(motion, whole, unlimited, kind) for motion in motions]
     first = parts[0]
     for name in ("poses", "pictures", "video"):
         if len({getattr(part, name) is None for part in parts}) > 1:
@@ -220,9 +230,9 @@ def _in_a_row(motions: Sequence[Any], settings: Settings, limits: Limits, kind: 
                 field="motion",
             )
     frames = [max(1, round(part.frames * first.fps / part.fps)) for part in parts]
-    most = settings.frames or sum(frames)
-    check_limit("frames of the motion", min(most, sum(frames)), limits.frames, field="motion")
-    begins = [sum(frames[:index]) / first.fps for index in range(len(frames))]
+    made = _sample_pictures if first.pictures is not None else sample
+    sampling = made(sum(frames), first.fps, replace(settings, stride=1), limits)
+    begins = [sum(frames[:index]) / first.fps - sampling.begin for index in range(len(frames))]
     audio = [
         (part.audio, at)
         for part, at in zip(parts, begins, strict=True)
@@ -230,21 +240,36 @@ def _in_a_row(motions: Sequence[Any], settings: Settings, limits: Limits, kind: 
     ]
 
     def joined(name: str) -> Callable[[], Iterator[Picture]]:
-        return lambda: islice(
-            chain.from_iterable(_at_rate(getattr(part, name)(), part, first.fps) for part in parts), most
+        return lambda: _picked(
+            chain.from_iterable(_at_rate(getattr(part, name)(), part, first.fps) for part in parts),
+            sampling.taken,
         )
 
-    motion = Motion(fps=first.fps, frames=min(most, sum(frames)), audio=audio or None)
+    motion = Motion(sampling, audio=audio or None)
     if first.poses is not None:
-        whole = [p.poses for p in parts if p.poses is not None]
-        taken = [
-            resized(replace(poses.take(_nearest(len(poses), count)), fps=first.fps), first.poses.size)
-            for poses, count in zip(whole, frames, strict=True)
+        rows = [
+            resized(replace(p.poses.take(_nearest(len(p.poses), count)), fps=first.fps), first.poses.size)
+            for p, count in zip(parts, frames, strict=True)
+            if p.poses is not None
         ]
-        return replace(motion, poses=PoseSequence.concat(taken)[:most])
+        return replace(
+            motion, poses=replace(PoseSequence.concat(rows).take(sampling.taken), fps=sampling.rate)
+        )
     if first.pictures is not None:
         return replace(motion, pictures=joined("pictures"))
     return replace(motion, video=_of_one_size(joined("video")))
+
+
+def _picked(pictures: Iterator[Picture], taken: Sequence[int]) -> Iterator[Picture]:
+    """The pictures of these rising numbers."""
+    waiting = iter(taken)
+    wanted = next(waiting, None)
+    for index, picture in enumerate(pictures):
+        if wanted is None:
+            return
+        if index == wanted:
+            yield picture
+            wanted = next(waiting, None)
 
 
 def _nearest(count: int, wanted: int) -> NDArray[np.intp]:

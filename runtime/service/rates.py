@@ -35,7 +35,7 @@ class Rates:
         work = self._work(settings, done.frames, done.size)
         for stage, seconds in done.seconds.items():
             self._rates[stage] = self._mean(self._rates.get(stage), seconds / work[stage])
-        if motion_bytes and done.frames != settings.frames:  # else it was cut, and tells nothing
+        if motion_bytes and done.frames != settings.frames and _whole(settings):  # else it tells nothing
             size = motion_bytes / (done.frames * (settings.stride or 1))
             self._bytes[motion_kind] = self._mean(self._bytes.get(motion_kind), size)
         self._frames = self._mean(self._frames or None, done.frames)
@@ -51,6 +51,8 @@ class Rates:
         if motion_kind in self._bytes and motion_bytes:
             likely = motion_bytes / self._bytes[motion_kind] / (settings.stride or 1)
             frames = min(likely, 10 * frames)
+        if settings.end is not None and settings.fps is not None:
+            frames = (settings.end - settings.start) * settings.fps
         return max(1, min(round(frames), settings.frames or 2**31))
 
     def predict(self, settings: Settings, frames: int = 0) -> float | None:
@@ -107,6 +109,11 @@ class Rates:
 
     def _mean(self, old: float | None, new: float) -> float:
         return new if old is None else old + NEWEST * (new - old)
+
+
+def _whole(settings: Settings) -> bool:
+    """Whether a video has the frames of its motion that the stride takes, no part of them and none between."""
+    return settings.fps is None and settings.end is None and settings.start == 0
 
 
 def count_segments(settings: Settings, frames: int, shift: float = 0.0) -> int | None:

@@ -192,6 +192,27 @@ def test_what_a_bundle_says_of_its_options_builds_it_again(asked, tmp_path, opti
     assert asked == [options]
 
 
+def test_what_training_wrote_beside_a_checkpoint_goes_before_the_usual_options(asked, tmp_path):
+    settings = {
+        "size": [64, 128],
+        "segment": 8,
+        "canvas": 256,
+        "steps": 2,
+        "guidance": [1.0, 1.0],
+        "overlap": 3,
+    }
+    (tmp_path / "bundle.json").write_text(json.dumps(settings))
+    whole = ["--base", "b", "--checkpoint", tmp_path / "mimicmotion.pth", "--output", tmp_path / "out"]
+    assert call(*whole).exit_code == 0
+    flags = ["--size", "128x64", "--size", "64x64", "--segment", "4", "--default", "steps=9"]
+    assert call(*whole, *flags).exit_code == 0
+    defaults = {"canvas": 256, "steps": 2, "guidance": [1.0, 1.0], "overlap": 3}
+    other = Options(sizes=((128, 64), (64, 64)), segment=4, defaults={**defaults, "steps": 9})
+    assert asked == [Options(sizes=((64, 128),), segment=8, defaults=defaults), other]
+    (tmp_path / "bundle.json").write_text('{"stepz": 2}')
+    assert_explained(call(*whole).exit_code, call(*whole).stderr, "bundle.json cannot be used")
+
+
 def test_an_interruption(tiny, tmp_path, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt

@@ -43,7 +43,7 @@ def names(folder: Path) -> list[str]:
 
 def fill(workspace: Workspace, bundle: Path) -> None:
     """Write the files of a whole bundle."""
-    for path in bundle.glob("*.onnx"):
+    for path in set(bundle.iterdir()) - {bundle / "manifest.json"}:
         shutil.copy(path, workspace.bundle)
 
 
@@ -51,7 +51,7 @@ def finish_unet(workspace: Workspace, opened: Bundle) -> Network:
     """The U-Net is finished."""
     (workspace.bundle / "unet-1.plan").write_bytes(b"plan")
     file = describe_file(workspace.bundle / "unet-1.plan")
-    network = replace(opened.manifest.networks["unet"], files=(file,))
+    network = replace(opened.manifest.networks["unet"], files=(file,), for_lora=())
     workspace.keep("unet", network)
     return network
 

@@ -389,7 +389,7 @@ def test_a_bundle_for_the_gpu_of_this_machine(full, micro, tmp_path, monkeypatch
     monkeypatch.setattr(network_build, "open_engine", open_engine)
     monkeypatch.setattr(verify, "SHAPES", verify.SHAPES[:1])
     options = Options(
-        backend="tensorrt", sizes=((64, 128),), segment=2, rows=(1, 2), plan=PlanOptions(level=0),
+        backend="tensorrt", sizes=((64, 128),), segment=2, rows=(1, 2), plan=PlanOptions(level=0, refit=True),
         defaults={"canvas": 256},
     )  # fmt: skip
     manifest, _ = build_bundle(micro.base, micro.checkpoint, tmp_path / "out", options)
@@ -402,6 +402,16 @@ def test_a_bundle_for_the_gpu_of_this_machine(full, micro, tmp_path, monkeypatch
         assert network.accuracy.rel_l2 < 5e-3
     assert len(manifest.networks["unet"].plan.profiles) == 2
     assert manifest.versions["tensorrt"] == "11.4.0.106"
+    bundle = Bundle.load(tmp_path / "out")  # for LoRAs the U-Net's graph and its table of weights are kept
+    assert [path.name for path in bundle.folder.glob("*.onnx")] == ["unet.onnx"]
+    table = bundle.weight_table("unet")
+    zeros = {
+        place.tensor: lambda shape=w.shape, place=place: place.part(np.zeros(shape))
+        for w in table.values()
+        for place in w.places
+    }
+    (tmp_path / "changed").mkdir()
+    write_changed(bundle.graph_path("unet"), zeros, tmp_path / "changed")
 
 
 @pytest.mark.filterwarnings("ignore:.*Timing cache:DeprecationWarning")  # of the stand-in

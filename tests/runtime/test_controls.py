@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mimicmotion_trt import PictureError, SettingsError
+from mimicmotion_trt import MotionError, PictureError, SettingsError
 from mimicmotion_trt.pose.face import keep_face
 from mimicmotion_trt.pose.smooth import smooth_poses
 
@@ -97,3 +97,33 @@ def test_pose_pictures_have_no_keypoints_to_change(animated, pose_pictures, chos
     with pytest.raises(SettingsError, match="pose pictures") as caught:
         animated(pose_pictures(2), **chosen)
     assert caught.value.field == f"settings.{next(iter(chosen))}"
+
+
+def test_more_frames_a_second_are_animated_between_those_of_the_motion(animated, dance):
+    """Every other pose is the motion's; the others lie in the middle."""
+    poses = dance.strided(2)[:4]  # 15 a second
+    plain, fast = animated(poses), animated(poses, fps=30)
+    assert (len(fast), fast.fps, fast.animation.frames) == (8, 30, 8)
+    own, between = plain.animation.poses[1:], fast.animation.poses[1:]
+    np.testing.assert_array_equal(between.body[::2], own.body)
+    np.testing.assert_allclose(between.body[1:-1:2], (own.body[1:] + own.body[:-1]) / 2, atol=1e-6)
+    np.testing.assert_array_equal(between.hands_score[1], np.minimum(*own.hands_score[:2]))
+    assert len(animated(poses, fps=30, frames=5)) == 5
+    assert len(animated(poses, fps=5)) == 2
+
+
+def test_frames_between_one_who_is_seen_and_nobody_are_held_by_halves(animated, gap):
+    assert animated(gap).held == 3
+    assert animated(gap, fps=30).held == 6
+    assert animated(gap, fps=5).held in (1, 2)
+
+
+def test_a_video_is_cut_and_brought_to_its_rate(animated, animator, person, clip_of):
+    """Ten frames at 30 a second."""
+    result = animated(clip_of(10, sound=True), start=0.1, end=0.2, fps=60)
+    assert (len(result), result.fps) == (6, 60)
+    job = animator.animate(person, clip_of(10), animator.settings(steps=1, size=(64, 64), fps=60, frames=5))
+    reports = [(event.step, event.steps) for event in job if event.stage == "pose"]
+    assert reports == [(1, 3), (2, 3), (3, 3), (5, 5)]
+    with pytest.raises(MotionError, match=r"0\.33 s long"):
+        animated(clip_of(10), start=1)

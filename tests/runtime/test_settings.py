@@ -40,6 +40,8 @@ REAL = {
     "hold": (0.0, 3600.0),
     "confidence_floor": (0.0, 1.0),
     "confidence_gain": (0.1, 10.0),
+    "fps": (0.01, 1000.0),
+    "start": (0.0, 1e6),
 }
 CHOICES = {
     "layout": ("reference", "compact", "shifted"),
@@ -51,7 +53,7 @@ CHOICES = {
 }
 OPTIONAL = {
     *("segment", "sigma_min", "sigma_max", "size", "canvas", "stride", "frames", "person", "driver"),
-    *("smooth", "hold", "lora"),
+    *("smooth", "hold", "fps", "end", "lora"),
 }
 
 
@@ -91,6 +93,7 @@ def test_every_field_is_looked_at_here():
         "pose_start",  # these two: test_strengths
         "pose_end",
         "draw",
+        "end",
     }
     assert covered == {f.name for f in fields(Settings)}
 
@@ -164,6 +167,12 @@ def test_no_other_parts_are_drawn(given):
     error = refused(draw=given)
     assert error.field == "settings.draw"
     assert "hands" in error.remedy
+
+
+def test_a_part_of_the_motion_ends_after_it_begins():
+    assert Settings(start=1, end=2.5).end == 2.5
+    for wrong in ({"start": 2, "end": 2}, {"end": 0}, {"end": -1}, {"end": 1e7}, {"end": "3"}):
+        assert refused(**wrong).field == "settings.end"
 
 
 def test_the_references_face_is_drawn_or_not_asked_for():

@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimicmotion_trt import Animator, Settings, SettingsError
+from mimicmotion_trt import Animator, Limits, Settings, SettingsError
+from mimicmotion_trt.denoise.cost import ModelStats, cost_of
 from mimicmotion_trt.denoise.schedule import steps_of
+from mimicmotion_trt.engines import Bundle
 from mimicmotion_trt.media.picture import read_picture
 from mimicmotion_trt.settings import make_settings
 
@@ -131,17 +133,15 @@ def test_the_steps_before_the_pose_ends_are_those_of_the_whole_pose(animator, ru
         assert np.array_equal(whole, half) == (index < 2)
 
 
-def test_jobs_of_other_strengths_find_what_was_encoded_and_nothing_is_mixed(bundle, run):
+def test_jobs_of_other_strengths_find_what_was_encoded_and_nothing_is_mixed(bundle, animator, run):
     jobs = [{"pose_strength": 2.0, "image_strength": 0.5}, {}, {"pose_strength": 0.5}]
-    fresh = []
-    for chosen in jobs:
-        with Animator.load(bundle, threads=1) as animator:
-            fresh.append(sampled(animator, run, **chosen))
-    with Animator.load(bundle, threads=1) as animator:
-        for chosen, expected in zip(jobs, fresh, strict=True):
-            np.testing.assert_array_equal(sampled(animator, run, **chosen), expected)
-        encoded = 2 + -(-len(run.poses) // 8)
-        assert animator.networks.cache.hits == 2 * encoded
+    with Animator.load(bundle, threads=2, limits=Limits(reuse_bytes=1)) as forgetful:
+        fresh = [sampled(forgetful, run, steps=1, **chosen) for chosen in jobs]
+    sampled(animator, run, steps=1)
+    before, encoded = animator.networks.cache.hits, 2 + -(-len(run.poses) // 8)
+    for chosen, expected in zip(jobs, fresh, strict=True):
+        np.testing.assert_array_equal(sampled(animator, run, steps=1, **chosen), expected)
+    assert animator.networks.cache.hits == before + len(jobs) * encoded
 
 
 def test_a_strength_is_applied_in_float32_before_the_dtype_of_the_unet(animator, pose_pictures):
@@ -174,6 +174,16 @@ def test_features_are_not_reused_over_a_change_of_the_pose(deep_bundle, run):
             np.testing.assert_allclose(found, exact, rtol=0, atol=1e-4 * np.abs(exact).max())
         reused = sampled(animator, run, steps=4, pose_end=0.5, reuse_interval=2)
         assert not np.array_equal(reused, sampled(animator, run, steps=4, pose_end=0.5))
+
+
+def test_the_estimate_counts_the_full_steps_of_a_pose_that_ends(deep_bundle):
+    model = ModelStats.of(Bundle.load(deep_bundle).manifest)
+
+    def denoise(**chosen: Any) -> float:
+        return cost_of(model, Settings(steps=2, size=(64, 64), segment=8, **chosen), frames=7).denoise
+
+    assert denoise(reuse_interval=2) < denoise()
+    assert denoise(reuse_interval=2, pose_end=0.5) == denoise()
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7])

@@ -100,6 +100,17 @@ def test_every_kind_of_motion_arrives_as_what_it_is(client, tmp_path):
             assert client.animate(script(motion=name), motion).result().done.frames == 6
 
 
+def test_what_a_video_shows_is_said_to_the_server(client):
+    for kind in ("auto", "video", "pose-video"):
+        for run in (client.animate, lambda *given, **more: client.watch(client.create(*given, **more).job)):
+            video = run(script(motion="PosixPath", motion_kind=kind), b"a video", motion_kind=kind)
+            assert video.result().done.frames == 6
+    assert client.animate(script(), poses(), motion_kind="pose-video").result().done.frames == 6  # no video
+    with pytest.raises(errors.MotionError, match="pose-video") as caught:
+        client.animate(script(), b"a video", motion_kind="dance")
+    assert caught.value.field == "motion_kind"
+
+
 def test_pictures_come_from_files_as_well_and_a_reference_pose_along(client, tmp_path):
     path = tmp_path / "person.png"
     path.write_bytes(script(reference_pose=True))

@@ -77,9 +77,14 @@ def test_controls_of_the_poses_mean_the_same_here_and_there(client, bundle):
         "hold": 0.4,
         "confidence_floor": 0.2,
         "confidence_gain": 1.5,
+        "fps": 40,
+        "start": 0.1,
+        "end": 0.2,
     }
-    gap = PoseSequence.load(MOTION)[:4]
-    gap = replace(gap, body_score=gap.body_score * np.array([[1], [1], [0], [1]], np.float32))
+    gap = PoseSequence.load(MOTION)[:8]  # the animated ones are 3, 4 and 5
+    gap = replace(
+        gap, body_score=gap.body_score * np.array([[1], [1], [1], [1], [0], [1], [1], [1]], np.float32)
+    )
     events = list(animation := client.animate(PERSON, gap, chosen))
     reports = [event for event in events if isinstance(event, Progress)]
     assert reports[-1].held == animation.result().done.held == 1

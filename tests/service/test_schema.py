@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given
+from hypothesis import settings as checking
 from hypothesis import strategies as st
 
 from mimicmotion_trt import errors, settings
@@ -92,9 +93,13 @@ def test_enums_have_the_choices_of_the_settings(name):
         hold=st.none() | st.floats(0, 3600),
         confidence_floor=st.floats(0, 1),
         confidence_gain=st.floats(0.1, 10),
+        fps=st.none() | st.floats(0.01, 1000),
+        start=st.floats(0, 10),
+        end=st.none() | st.floats(11, 1e6),
         lora=st.sampled_from([None, ("style",), ("style:0.5", "other:-2.0")]),
     )
 )
+@checking(suppress_health_check=[HealthCheck.too_slow])
 def test_settings_come_back_exactly(value):
     sent = pb.AnimationSettings.FromString(wire.settings_to_wire(value).SerializeToString())
     assert wire.settings_from_wire(sent) == value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,8 @@ class Run:
     """What a run has written; tests that share one do not change its folder."""
 
     folder: Path
+    said: list[str] = field(default_factory=list)
+    shown: list[tuple[int, int, str]] = field(default_factory=list)
 
     def lines(self, name: str = "metrics") -> Lines:
         """The objects of a .jsonl file."""
@@ -62,20 +64,25 @@ class Runs:
 
         return build(merge(self.values, changes))
 
-    def trainer(self, folder: Path, *, resume: bool = False, **changes: Any) -> Trainer:
-        """A run that has not begun."""
+    def trainer(
+        self, folder: Path, *, resume: bool = False, run: Run | None = None, **changes: Any
+    ) -> Trainer:
+        """A run that has not begun; `run` keeps what it says and shows."""
         from accelerate.state import AcceleratorState
 
         from mimicmotion_trt.training.loop import Trainer
 
         AcceleratorState._reset_state(reset_partial_state=True)  # it keeps the first run's precision
-        return Trainer(self.config(**changes), folder, resume=resume, say=lambda _: None)
+        run = run or Run(folder)
+        say, show = run.said.append, lambda *step: run.shown.append(step)
+        return Trainer(self.config(**changes), folder, resume=resume, say=say, show=show)
 
     def train(self, folder: Path, stop: int | None = None, *, resume: bool = False, **changes: Any) -> Run:
         """Train up to step `stop`, or to the config's last one."""
+        run = Run(folder)
         with one_thread():
-            self.trainer(folder, resume=resume, **changes).run(stop)
-        return Run(folder)
+            self.trainer(folder, resume=resume, run=run, **changes).run(stop)
+        return run
 
 
 @pytest.fixture(scope="session")
@@ -90,7 +97,7 @@ def runs(golden: Path) -> Runs:
             "batch": 2,
             "ema": 0.9,
             "save_every": 2,
-            "tensorboard": False,
+            "trackers": [],
             "data": {
                 "clips": 4,
                 "characters": 4,
@@ -119,10 +126,29 @@ def two_steps(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Two steps of a run with moving average, a snapshot and a validation after the second."""
     settings = {"steps": 3, "guidance": [1.5, 1.5], "overlap": 1, "sigma_max": 50.0}
     validation = {"every": 2, "clips": 1, "frames": 4, "settings": settings}
-    return runs.train(tmp_path_factory.mktemp("two-steps"), 2, validation=validation, tensorboard=True)
+    return runs.train(
+        tmp_path_factory.mktemp("two-steps"), 2, validation=validation, trackers=["tensorboard"]
+    )
 
 
 @pytest.fixture(scope="session")
 def six_steps(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Six steps that nothing interrupts."""
     return runs.train(tmp_path_factory.mktemp("six-steps"), 6)
+
+
+@pytest.fixture(scope="session")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of two videos of 12 frames, 64x64, as `prepare.py` writes them; the first video is held out."""
+    from mimicmotion_trt.media.picture import encode_picture
+    from mimicmotion_trt.training.data.shards import ShardWriter
+    from mimicmotion_trt.training.synthetic import make_clip
+
+    folder = tmp_path_factory.mktemp("recordings")
+    writer = ShardWriter(folder, 2)
+    for seed, digest in enumerate(("0" * 24, "f" * 24)):
+        clip = make_clip(seed, 12, 64, 64, blur=0.0, occlusion=False, style="rich")
+        meta = {"video": f"{seed}.mp4", "digest": digest, "fps": 15.0, "size": [64, 64]}
+        writer.add(f"{seed}-0", meta, clip.truth, [encode_picture(frame, ".jpg") for frame in clip.frames])
+    writer.close()
+    return folder

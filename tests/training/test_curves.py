@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from mimicmotion_trt.errors import SettingsError
-from mimicmotion_trt.training.curves import draw_curves, read_curve, smooth, summarize
+from mimicmotion_trt.media.picture import read_picture
+from mimicmotion_trt.training.curves import draw_curves, read_curve, smooth, summarize, table_of
 
 SCRIPT = Path(__file__).parents[2] / "training" / "curves.py"
 
@@ -82,4 +86,25 @@ def test_no_run_and_no_validation(run, tmp_path):
         summarize(tmp_path / "nowhere")
     (run / "validation.jsonl").unlink()
     assert summarize(run).validation == {}
-    draw_curves([read_curve(run)], tmp_path / "curve.png")
+    draw_curves([[read_curve(run)]], tmp_path / "curve.png")
+
+
+def test_several_runs_are_compared_in_80_columns(run, tmp_path):
+    place = tmp_path.with_name(f"{tmp_path.name}-others")
+    others = [Path(shutil.copytree(run, place / name)) for name in ("a-run-of-a-long-name", "b")]
+    (others[1] / "validation.jsonl").write_text('{"step": 9, "found": 0.5}\n')
+    summaries = {str(folder): summarize(folder) for folder in (run, *others)}
+    console = Console(width=80, file=StringIO())
+    console.print(table_of(summaries))
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    cells = {
+        line.split("│")[1].strip(): [cell.strip() for cell in line.split("│")[2:5]]
+        for line in lines
+        if "│" in line
+    }
+    assert cells["steps"] == ["100"] * 3
+    assert cells["psnr"] == ["110", "110", "–"]
+    assert cells["found"] == ["–", "–", "0.5"]
+    draw_curves([[read_curve(folder) for folder in (run, *others)]], tmp_path / "curves.png")
+    assert read_picture(tmp_path / "curves.png").shape[1] == 935

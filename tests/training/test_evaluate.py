@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from mimicmotion_trt import PoseSequence
 from mimicmotion_trt.denoise.segments import cut_segments
 from mimicmotion_trt.training import metrics
-from mimicmotion_trt.training.evaluate import MOST_SEED, STRIDE, unseen
+from mimicmotion_trt.training.evaluate import MOST_SEED, STRIDE, app, unseen
 from mimicmotion_trt.training.synthetic import TRAIN_SEEDS, VALIDATION_SEEDS, make_clip
 
 ROOT = Path(__file__).parents[2]
@@ -159,3 +160,32 @@ def test_the_command_ends_with_a_line_of_json(bundle, tmp_path):
     assert "hand_psnr" in result
     assert result["psnr_repeat_reference"] > result["psnr"]  # the weights are random
     assert (tmp_path / "sheet.png").is_file()
+
+
+SMALL = ("--frames", "4", "--setting", "steps=1", "--setting", "size=[64,64]", "--json")
+
+
+def test_recordings_that_training_holds_out_are_measured(recordings, tmp_path):
+    flags = ["--shards", recordings, "--clips", "1", "--sheet", tmp_path / "sheet.png", *SMALL]
+    done = CliRunner().invoke(app, list(map(str, flags)))
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert (result["clips"], result["source"]) == (1, str(recordings))
+    assert {"psnr", "ssim", "psnr_repeat_reference", "psnr_vae", "hand_psnr"} <= set(result)
+    assert "clip 1/1: psnr " in done.stderr
+    assert "0:00:00 left" in done.stderr
+    assert (tmp_path / "sheet.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--synthetic", "2"], "clips are either drawn or recorded"),
+        (["--setting", "size=[128,128]"], "smaller than the wanted size"),
+        (["--frames", "12"], "too short for the window"),
+    ],
+)
+def test_recordings_that_do_not_fit_are_told(recordings, flags, told):
+    done = CliRunner().invoke(app, ["--shards", str(recordings), *SMALL, *flags])
+    assert done.exit_code == 1
+    assert told in done.stderr

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import asdict
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 
 from mimicmotion_trt.errors import CheckpointError, OutputError, SettingsError
+from mimicmotion_trt.training.config import load_config
 from mimicmotion_trt.training.run_folder import check_same, list_snapshots, load_snapshot
 
 TRAIN = Path(__file__).parents[2] / "training" / "train.py"
@@ -83,8 +87,11 @@ def test_what_a_resumed_run_may_change(runs):
     before = asdict(runs.config())
     elsewhere = {"cache": "elsewhere", "workers": 3}
     check_same(before, runs.config(data=elsewhere, steps=99, keep=1, validation={"clips": 5}))
-    del before["data"]["confidence_aware"]  # a key that did not exist when the run began
-    check_same(before, runs.config())
+    for key in ("confidence_aware", "max_enlarge"):  # keys that did not exist when the run began
+        del before["data"][key]
+    for key in ("trackers", "log_every"):
+        del before[key]
+    check_same({**before, "tensorboard": True}, runs.config(data={"max_enlarge": 3.0}))
     for changes, told in (({"frames": 4}, "data"), ({"confidence_aware": False}, "data")):
         with pytest.raises(CheckpointError, match=f"another {told}"):
             check_same(before, runs.config(data=changes))
@@ -101,6 +108,69 @@ def test_what_a_run_refuses(runs, stopped, tmp_path):
         runs.train(tmp_path / "half", 1, precision="fp16")
     with pytest.raises(SettingsError, match="bitsandbytes"):
         runs.train(tmp_path / "8bit", 1, optimizer={"name": "adamw8bit"})
+
+
+def test_what_is_missing_is_told_before_anything_is_written(runs, tmp_path):
+    for changes, told in (
+        ({"checkpoint": "nothing.pth"}, "checkpoint nothing.pth does not exist"),
+        ({"base": "./nowhere", "recipe": None}, "'./nowhere' is no folder"),
+        ({"data": {"path": "no-shards"}}, "data.path no-shards does not exist"),
+        (
+            {"stage": "vae", "vae": {"perceptual_weight": 0.5, "landmarks": "no.safetensors"}},
+            "vae.landmarks no.safetensors does not exist",
+        ),
+    ):
+        with pytest.raises((CheckpointError, SettingsError), match=told):
+            runs.train(tmp_path / "run", 1, **changes)
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(find_spec("wandb") is not None, reason="wandb is installed")
+def test_a_tracker_that_is_not_installed_is_told(runs, tmp_path):
+    with pytest.raises(SettingsError, match="wandb is not installed"):
+        runs.train(tmp_path / "run", 1, trackers=["wandb"])
+
+
+def test_a_run_says_at_its_start_what_it_is(runs, two_steps, stopped):
+    config = load_config(two_steps.folder / "config.yaml")
+    assert config == runs.config(
+        trackers=["tensorboard"],
+        validation={**asdict(config.validation), "settings": config.validation.settings},
+    )
+    (start,) = two_steps.lines("starts")
+    assert (start["step"], start["machine"], start["processes"]) == (0, "cpu", 1)
+    assert start["versions"]["torch"] == version("torch")
+    assert start["revision"] is None or re.fullmatch(r"[0-9a-f]{40}(-dirty)?", start["revision"])
+    for name in ("config.yaml", "starts.jsonl"):
+        (stopped / name).unlink()  # as of a run from before they were written
+    again = runs.train(stopped, 3, resume=True)
+    assert [line["step"] for line in again.lines("starts")] == [2]
+    assert (stopped / "final" / "config.yaml").read_text() == (stopped / "config.yaml").read_text()
+
+
+def test_what_is_final_is_what_the_hub_gets_and_anybody_may_read_all_files(two_steps):
+    final = two_steps.folder / "final"
+    names = {path.name for path in final.iterdir()}
+    assert names == {"README.md", "bundle.json", "config.yaml", "mimicmotion.pth", "mimicmotion.safetensors"}
+    card = (final / "README.md").read_text()
+    assert card.startswith("---\npipeline_tag: image-to-video\n")
+    assert "stage `motion`" in card
+    files = [path for path in two_steps.folder.rglob("*") if path.is_file() and path.name != ".lock"]
+    assert {oct(path.stat().st_mode & 0o777) for path in files} == {"0o644"}
+
+
+def test_the_hub_is_asked_for_a_token_before_a_run(runs, tmp_path):
+    (tmp_path / "run.yaml").write_text(json.dumps({**runs.values, "output": str(tmp_path / "run")}))
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))
+    }
+    done = subprocess.run(
+        [sys.executable, TRAIN, "--config", tmp_path / "run.yaml", "--push-to-hub", "owner/name"],
+        capture_output=True, text=True, env={**environment, "HF_HOME": str(tmp_path / "home")},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "no token for the Hugging Face Hub" in done.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_one_run_at_a_time_writes_to_a_folder(runs, tmp_path):

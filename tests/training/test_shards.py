@@ -35,6 +35,7 @@ from mimicmotion_trt.training.footage import ShardClips, open_clips
 from mimicmotion_trt.training.synthetic import SyntheticClip, make_clip
 
 FRAMES, HEIGHT, WIDTH = 24, 96, 64
+SIZE = [WIDTH, HEIGHT]
 DIGESTS = [f"{value:08x}{'0' * 16}" for value in (1, 2**30, 2**31, 3 * 2**30)]  # the first is held out
 
 
@@ -47,7 +48,7 @@ def write(folder: Path, clips: int = 6, shard_clips: int = 2) -> Path:
     writer = ShardWriter(folder, shard_clips)
     for seed in range(clips):
         clip = source(seed)
-        meta = {"video": f"{seed}.mp4", "digest": DIGESTS[seed % 4], "fps": 15.0}
+        meta = {"video": f"{seed}.mp4", "digest": DIGESTS[seed % 4], "fps": 15.0, "size": SIZE}
         pictures = (encode_picture(frame, ".jpg") for frame in clip.frames)
         writer.add(f"{seed:024x}-000000", meta, clip.truth, pictures)
     writer.close()
@@ -105,9 +106,11 @@ def test_pictures_and_keypoints_move_together(tmp_path: Path, size: tuple[int, i
     for frame, (x, y) in zip(frames, truth.body[:, 4] * (WIDTH, HEIGHT), strict=True):
         cv2.circle(frame, (int(x), int(y)), 2, (255, 255, 255), -1)
     writer = ShardWriter(tmp_path, 1)
-    meta = {"video": "v", "digest": DIGESTS[0], "fps": 15.0}
+    meta = {"video": "v", "digest": DIGESTS[0], "fps": 15.0, "size": SIZE}
     writer.add("a-0", meta, truth, (encode_picture(frame, ".jpg") for frame in frames))
-    dataset = opened(tmp_path, size=size, clips=24, augment=Augment(scale=(0.6, 1.0), shift=0.2))
+    dataset = opened(
+        tmp_path, size=size, clips=24, max_enlarge=1.5, augment=Augment(scale=(0.6, 1.0), shift=0.2)
+    )
     mirrored, checked = Counter[bool](), 0
     for index in range(24):
         sample = dataset[index]
@@ -190,6 +193,19 @@ def test_clips_much_slower_than_the_wanted_rate_are_left_out(shards: Path) -> No
         opened(shards, fps=24.0)
 
 
+def test_small_clips_are_enlarged_only_as_far_as_was_allowed(shards: Path) -> None:
+    with pytest.raises(SettingsError, match="smaller than the wanted size") as caught:
+        opened(shards, size=(128, 128))
+    assert "max_enlarge, now 1" in caught.value.remedy
+    assert len(opened(shards, size=(128, 128), max_enlarge=2.0)) == 4
+    assert len(opened(shards, size=(64, 64))) == 4  # a cut of that shape is as wide
+
+
+def test_clips_of_all_videos_may_be_asked_for(shards: Path) -> None:
+    parts = [{entry.key for entry in opened(shards, held_out=part).entries} for part in (False, True)]
+    assert {entry.key for entry in opened(shards, held_out=None).entries} == parts[0] | parts[1]
+
+
 def test_a_reference_shows_the_person(tmp_path: Path) -> None:
     """Four points that are sure, as a clip has to have: one point of a passing hand is not enough."""
     truth = source(0).truth
@@ -198,7 +214,7 @@ def test_a_reference_shows_the_person(tmp_path: Path) -> None:
     score[::2] = truth.body_score[::2]
     writer = ShardWriter(tmp_path, 1)
     pictures = [encode_picture(frame, ".jpg") for frame in source(0).frames]
-    meta = {"video": "v", "digest": DIGESTS[0], "fps": 15.0}
+    meta = {"video": "v", "digest": DIGESTS[0], "fps": 15.0, "size": SIZE}
     writer.add("a-0", meta, replace(truth, body_score=score), pictures)
     dataset = opened(tmp_path, frames=4, clips=40)
     references = []
@@ -212,7 +228,7 @@ def test_a_reference_shows_the_person(tmp_path: Path) -> None:
 def test_training_finds_the_data_set_by_its_name(shards: Path) -> None:
     config = DataConfig(
         source="mimicmotion_trt.training.footage:open_clips", path=str(shards), clips=12, frames=8,
-        height=192, width=128,
+        height=192, width=128, max_enlarge=2.0,
     )  # fmt: skip
     train, held_out = open_dataset(config), open_dataset(config, held_out=True)
     assert len(train) == len(held_out) == 12
@@ -226,13 +242,15 @@ def test_training_finds_the_data_set_by_its_name(shards: Path) -> None:
 
 
 def test_other_shards_are_stored_under_another_name(tmp_path: Path) -> None:
-    config = DataConfig(source="mimicmotion_trt.training.footage:open_clips", path=str(tmp_path), frames=9)
+    config = DataConfig(
+        source="mimicmotion_trt.training.footage:open_clips", path=str(tmp_path), frames=9, max_enlarge=2.0
+    )
     write(tmp_path)
     before = clips_key(config, open_clips(config))
     assert before == clips_key(config, open_clips(config))
     writer = ShardWriter(tmp_path, 2)
     clip = source(6)
-    meta = {"video": "6.mp4", "digest": DIGESTS[2], "fps": 15.0}
+    meta = {"video": "6.mp4", "digest": DIGESTS[2], "fps": 15.0, "size": SIZE}
     writer.add("new-000000", meta, clip.truth, (encode_picture(frame, ".jpg") for frame in clip.frames))
     writer.close()
     after = clips_key(config, open_clips(config))
@@ -297,7 +315,12 @@ def test_nobody_is_held_out_and_trained_on(tmp_path: Path) -> None:
     """However many frames a clip needs for either: the video that is held out is so though its clips are short."""
     writer = ShardWriter(tmp_path, 2)
     for seed, frames in enumerate((10, FRAMES, FRAMES)):
-        meta = {"video": f"{seed}.mp4", "digest": DIGESTS[seed + 1], "fps": 15.0}  # none of the first 20th
+        meta = {
+            "video": f"{seed}.mp4",
+            "digest": DIGESTS[seed + 1],
+            "fps": 15.0,
+            "size": SIZE,
+        }  # none of the first 20th
         pictures = [encode_picture(frame, ".jpg") for frame in source(seed).frames[:frames]]
         writer.add(f"{seed:024x}-000000", meta, source(seed).truth[:frames], pictures)
     writer.close()
@@ -340,7 +363,7 @@ def test_unusable_shards_are_refused(shards: Path, tmp_path: Path) -> None:
 
 def test_shards_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
     clip = source(0)
-    meta = {"video": "v", "digest": DIGESTS[0], "fps": 15.0}
+    meta = {"video": "v", "digest": DIGESTS[0], "fps": 15.0, "size": SIZE}
 
     def failing() -> Any:
         yield encode_picture(clip.frames[0], ".jpg")

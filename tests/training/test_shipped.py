@@ -11,8 +11,9 @@ from onnx import numpy_helper
 
 from mimicmotion_trt import Animator
 from mimicmotion_trt.bundles import load_bundle
+from mimicmotion_trt.console import Bars
 from mimicmotion_trt.training.checkpoints import load_model
-from mimicmotion_trt.training.evaluate import score_clips
+from mimicmotion_trt.training.evaluate import DrawnClips, evaluation_settings, score_clips
 from mimicmotion_trt.training.metrics import means
 
 MODEL = Path(__file__).parents[2] / "training" / "models" / "tiny"
@@ -46,7 +47,9 @@ def test_the_bundle_is_the_checkpoints():
 @pytest.mark.slow
 def test_it_animates_people_that_it_has_never_seen(animator):
     """A clip of eight frames; `training/evaluate.py` and the model's card tell of more."""
-    scores = means([clip.scores for clip in score_clips(animator, 1, 8, 7, {})])
+    settings = evaluation_settings(animator, {})
+    scored = score_clips(animator, DrawnClips(1, 8, 7, settings.size), settings, Bars())
+    scores = means([clip.scores for clip in scored])
     assert scores["psnr"] > scores["psnr_repeat_reference"] + 2
     assert scores["ssim"] > scores["ssim_repeat_reference"]
     assert scores["psnr_vae"] > 26

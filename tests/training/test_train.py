@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,13 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from mimicmotion_trt.engines.weight_table import LayerWeight
 from mimicmotion_trt.errors import MotionError
 from mimicmotion_trt.lora import LoraFile
 from mimicmotion_trt.training.checkpoints import load_model, read_state
+from mimicmotion_trt.training.progress import Display
 
-TRAIN = Path(__file__).parents[2] / "training" / "train.py"
+ROOT = Path(__file__).parents[2]
+TRAIN = ROOT / "training" / "train.py"
 
 
 def test_lines_tell_what_is_promised(two_steps):
@@ -29,6 +33,25 @@ def test_lines_tell_what_is_promised(two_steps):
     assert set(line) - set(second) == {"prepare_seconds"}
     assert 0 <= line["data_seconds"] < line["step_seconds"]
     assert line["lr"] == pytest.approx(1e-3 / 3)
+
+
+def test_every_step_shows_how_the_run_goes(two_steps):
+    assert [(done, total) for done, total, _ in two_steps.shown] == [(1, 2), (2, 2)]
+    loss, rate, clips, left = two_steps.shown[1][2].split("  ")
+    assert loss == f"loss {two_steps.lines()[1]['loss']:.4g}"
+    assert rate == "rate 0.00067"
+    assert clips.endswith(" clips/s")
+    assert left == "0:00:00 left"
+
+
+def test_without_a_terminal_there_is_a_line_every_so_many_steps(capsys):
+    with Display("step", 2) as display:
+        display.say("begun")
+        for step in range(1, 6):
+            display.show(step, 5, f"loss {step}")
+    assert capsys.readouterr().err.splitlines() == [
+        "begun", "step 2/5  loss 2", "step 4/5  loss 4", "step 5/5  loss 5"
+    ]  # fmt: skip
 
 
 def test_the_loss_falls_on_clips_seen_again_and_again(runs, tmp_path):
@@ -45,17 +68,36 @@ def test_final_weights_are_a_checkpoint(two_steps, golden):
         assert model.pose_net.final_proj.weight.abs().max() > 0  # it has learned something
 
 
-@pytest.mark.slow
-def test_final_weights_become_a_bundle(two_steps, golden, tmp_path):
-    from mimicmotion_trt import Animator
-    from mimicmotion_trt.export.build import Options, build_bundle
+def test_what_is_kept_beside_the_final_weights_is_what_their_bundle_needs(two_steps):
+    from mimicmotion_trt.export.options import trained_for
 
-    base, final = golden / "tiny" / "svd", two_steps.folder / "final"
-    defaults = {"canvas": 64, "steps": 1, "overlap": 1}
-    options = Options(backend="torch", sizes=((64, 64),), segment=3, defaults=defaults)
-    build_bundle(base, final / "mimicmotion.safetensors", tmp_path / "bundle", options)
-    with Animator.load(tmp_path / "bundle", threads=1) as animator:
-        assert animator.settings().canvas == 64
+    assert trained_for(two_steps.folder / "final" / "mimicmotion.safetensors") == {
+        "sizes": ((64, 64),),
+        "segment": 3,
+        "defaults": {
+            "canvas": 64, "steps": 3, "guidance": [1.5, 1.5], "overlap": 1, "sigma_min": 0.002, "sigma_max": 50.0
+        },
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_command_at_the_end_of_a_run_builds_a_bundle_of_what_was_trained(
+    two_steps, tmp_path, monkeypatch
+):
+    from mimicmotion_trt import Animator
+    from mimicmotion_trt.export.build_engines import app
+
+    monkeypatch.chdir(tmp_path)
+    program, command, *words = shlex.split(two_steps.said[-1].partition("Next: ")[2])
+    assert (program, command) == ("mimicmotion-trt", "build")
+    done = CliRunner().invoke(app, [*words, "--backend", "torch"])
+    assert done.exit_code == 0, done.output
+    with Animator.load(Path("bundles", two_steps.folder.name), threads=1) as animator:
+        assert animator.manifest.sizes == ((64, 64),)
+        usual = animator.settings(frames=4)
+        assert (usual.segment, usual.canvas, usual.steps, usual.guidance) == (3, 64, 3, (1.5, 1.5))
+        result = animator.animate(ROOT / "demo" / "dancer.png", ROOT / "demo" / "balance.npz", usual).result()
+        assert result.frames().shape == (4, 64, 64, 3)
 
 
 def test_validation_samples_through_the_runtimes_loop(runs, tmp_path, monkeypatch):
@@ -106,6 +148,22 @@ def test_adapters_train_alone_and_can_be_folded_in(runs, golden, tmp_path):
     read = LoraFile.read(tmp_path / "folded" / "final" / "lora.safetensors", table)
     delta = read.layers[key.removeprefix("unet.").removesuffix(".weight")].delta(1.0)
     torch.testing.assert_close(after[key], before[key] + torch.from_numpy(delta).float())
+
+
+def test_adapters_learn_from_recordings(runs, golden, recordings, tmp_path):
+    """What docs/guide/training.md does with the shipped model, as small as can be."""
+    from mimicmotion_trt.export.options import trained_for
+
+    source = "mimicmotion_trt.training.footage:open_clips"
+    run = runs.train(
+        tmp_path / "run", 1, ema=None, lora={"rank": 2, "alpha": 2},
+        checkpoint=str(golden / "tiny" / "mimicmotion.pth"),
+        data={"source": source, "path": str(recordings), "cache": str(tmp_path / "cache")},
+        validation={"every": 1, "clips": 1, "frames": 3, "settings": {"steps": 1, "overlap": 1}},
+    )  # fmt: skip
+    assert run.lines("validation")[0]["psnr"] > 0
+    assert "lora.safetensors" in {path.name for path in (run.folder / "final").iterdir()}
+    assert trained_for(run.folder / "final" / "mimicmotion.pth")["defaults"]["steps"] == 1
 
 
 def test_the_moving_average_is_what_is_kept(runs, one_step, two_steps, tmp_path):

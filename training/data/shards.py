@@ -32,6 +32,7 @@ from .transforms import NONE, Augment, Picture, Rectangle, Variation, around_per
 _BLOCK = tarfile.BLOCKSIZE
 HELD_OUT_SHARE = 0.05
 """About this share of the videos, by their content, is never trained on."""
+_SMALL = "smaller than the wanted size"
 _GAP_SECONDS = 1.0
 _SLOWEST = 2 / 3
 """Of the wanted rate; the rounding of a stride is no further off."""
@@ -185,8 +186,8 @@ def _entry(shard: Path, row: Mapping[str, Any]) -> Entry:
         raise ValueError("sizes and checksums differ in number")
     meta = dict(row["meta"])
     int(str(meta["digest"])[:8], 16)
-    if not float(meta["fps"]) > 0:
-        raise ValueError("no frame rate")
+    if not float(meta["fps"]) > 0 or len(meta["size"]) != 2:
+        raise ValueError("no frame rate, or no size")
     return Entry(shard, str(row["key"]), int(row["offset"]), sizes, checks, meta)
 
 
@@ -217,21 +218,26 @@ class ShardClips:
 
     def __init__(
         self, folder: Path, frames: int, size: tuple[int, int], fps: float, *, clips: int | None = None,
-        held_out: bool = False, augment: Augment = NONE, seed: int = 0,
+        held_out: bool | None = False, augment: Augment = NONE, seed: int = 0, max_enlarge: float = 1.0,
     ) -> None:  # fmt: skip
-        """`frames` in a window at about `fps`; `size` is (width, height); `clips` in an epoch, None for all."""
+        """`frames` in a window at about `fps`; `size` is (width, height); `clips` in an epoch, None for all.
+
+        `held_out`: whether the clips are those of videos that are held out, or of the others; None for all.
+        """
         if not folder.is_dir():
             raise SettingsError(f"{folder} is not a folder.", remedy="Give shards.", field="data.path")
         self._frames, self._size, self._fps = frames, size, fps
-        self._augment, self._seed = augment, seed
+        self._augment, self._seed, self._max_enlarge = augment, seed, max_enlarge
         entries, self.skipped = read_entries(folder)
         ours = _split(entries, held_out, folder)
         self.entries = [entry for entry in ours if self._usable(entry)]
         if not self.entries:
             part = " that is held out and" if held_out else ""
+            largest = f", or allow frames to be enlarged (max_enlarge, now {max_enlarge:g})"
+            small = largest if self.skipped[_SMALL] else ""
             raise SettingsError(
                 f"{folder} holds no clip{part} that can be used: {dict(self.skipped) or 'it is empty'}.",
-                remedy=f"Prepare recordings with shots of more than {frames} frames.",
+                remedy=f"Prepare recordings with shots of more than {frames} frames{small}.",
                 field="data.path",
             )
         stored = repr([(entry.key, entry.checks) for entry in self.entries])
@@ -269,8 +275,15 @@ class ShardClips:
             reason = "slower than two thirds of the wanted rate"
         elif entry.frames <= (self._frames - 1) * self._stride(entry) + 1:
             reason = "too short for the window and a reference"
+        elif self._enlarged(entry) > self._max_enlarge:
+            reason = _SMALL
         self.skipped.update([reason] if reason else [])
         return not reason
+
+    def _enlarged(self, entry: Entry) -> float:
+        """How many times a cut of the frames that is not varied has to be enlarged."""
+        width, height = map(float, entry.meta["size"])
+        return max(self._size[0] / width, self._size[1] / height)
 
     def _stride(self, entry: Entry) -> int:
         return max(1, round(float(entry.meta["fps"]) / self._fps))
@@ -314,12 +327,14 @@ def open_clips(config: DataConfig, *, held_out: bool = False) -> ShardClips:
         raise SettingsError("data.path is not given.", remedy="Give the folder of shards.", field="data.path")
     return ShardClips(
         Path(config.path), config.frames - 1, (config.width, config.height), config.fps, clips=config.clips,
-        held_out=held_out, augment=NONE if held_out else Augment(),
+        held_out=held_out, augment=NONE if held_out else Augment(), max_enlarge=config.max_enlarge,
     )  # fmt: skip
 
 
-def _split(entries: list[Entry], held_out: bool, folder: Path) -> list[Entry]:
-    """The entries of the videos that are held out, or of the others: nobody is in both parts."""
+def _split(entries: list[Entry], held_out: bool | None, folder: Path) -> list[Entry]:
+    """The entries of the videos that are held out, or of the others: nobody is in both parts. None: all."""
+    if held_out is None:
+        return entries
     videos = sorted({str(entry.meta["digest"]) for entry in entries})
     if len(videos) < 2:
         if entries and held_out:

@@ -39,7 +39,7 @@ class TrainingStage(ABC):
     """What else changes with every step; it has `state_dict` and `load_state_dict`, and is kept in snapshots."""
 
     def __init__(self, config: Config, device: torch.device, output: Path) -> None:
-        self.config, self.device = config, device
+        self.config, self.device, self.output = config, device, output
         self.base, self.base_found = open_base(config, output)
         self.start = describe_base(config, self.base_found)
         """What the networks were before training, in words."""
@@ -80,6 +80,10 @@ class TrainingStage(ABC):
     @abstractmethod
     def save(self, folder: Path, state: Mapping[str, Tensor]) -> None:
         """Write the final weights into `folder`; `state` is the network's."""
+
+    def next_step(self, final: Path) -> str:
+        """What to do with the final weights in this folder: a command, or a key of the next stage's config."""
+        return f"train the next stage with `base: {final / 'base'}`"
 
     def save_base(self, folder: Path, part: str, network: Any) -> None:
         """Write `base/`: this stage's base folder with another network as its `part`."""

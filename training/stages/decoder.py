@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 from ...denoise.kernels import to_signed
 from .. import objective
-from ..checkpoints import drop_prefix, load_vae, save_weights
+from ..checkpoints import drop_prefix, load_vae
 from ..config import Config
 from ..networks import flatten_time_convs, skip_idle_branches
 from ..picture_terms import PictureTerms
-from .base import Batch, Losses, Measures, generator_at
+from .base import Batch, Losses, Measures, TrainingStage, generator_at
 from .landmarks import choose_cut, store_marked
-from .motion import MotionNetworks, MotionStage
+from .motion import MotionNetworks, MotionStage, build_command
 from .vae import trained_vae, validate_vae
 
 
@@ -113,6 +113,12 @@ class DecoderStage(MotionStage):
         """Write `base/`: the base folder with this decoder."""
         self.save_base(folder, "vae", trained_vae(self.base, state))
 
+    def next_step(self, final: Path) -> str:
+        """The command that builds a bundle of the networks that this run began with, and this decoder."""
+        if self.config.checkpoint is None:  # random networks
+            return TrainingStage.next_step(self, final)
+        return build_command(str(final / "base"), self.config.checkpoint, self.output)
+
 
 class JointNetworks(nn.Module):
     """U-Net and PoseNet, and the decoder behind them."""
@@ -181,6 +187,9 @@ class JointStage(DecoderStage):
 
     def save(self, folder: Path, state: Mapping[str, Tensor]) -> None:
         """Write the checkpoint, and `base/` with its decoder."""
-        weights = drop_prefix(state, "motion.")
-        save_weights(folder, weights, half=self.config.half_weights, comfyui=self.config.comfyui)
+        self.save_checkpoint(folder, drop_prefix(state, "motion."))
         super().save(folder, drop_prefix(state, "decoding."))
+
+    def next_step(self, final: Path) -> str:
+        """The command that builds a bundle of all that was trained."""
+        return build_command(str(final / "base"), final / "mimicmotion.safetensors", self.output)

@@ -83,6 +83,10 @@ class LandmarkStage(TrainingStage):
             {key: value.cpu().contiguous() for key, value in state.items()}, folder / "landmarks.safetensors"
         )
 
+    def next_step(self, final: Path) -> str:
+        """The VAE's stage compares its features."""
+        return f"train a VAE with `vae: {{landmarks: {final / 'landmarks.safetensors'}}}`"
+
 
 def store_marked(sample: Sample) -> Arrays:
     """All pictures of a clip, uint8 [1+F,H,W,3], the reference first, and their landmarks (see `find_landmarks`)."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,9 @@ from torch import Tensor, nn
 from ...animator import Animator
 from ...denoise.kernels import to_signed
 from ...media.sheet import contact_sheet
+from ...settings import Settings
 from .. import checkpoints, objective
-from ..config import Config
+from ..config import BUNDLE_FILE, Config
 from ..data.samples import Sample, drawn_poses, with_reference
 from ..data.store import Arrays
 from ..metrics import compare, means
@@ -115,6 +118,20 @@ class MotionStage(TrainingStage):
         return {**sigmas, **self.config.validation.settings}
 
     @property
+    def model_settings(self) -> dict[str, Any]:
+        """What the networks learn to be sampled with; those of `Settings` that a bundle takes from them."""
+        usual, objective, data = Settings(), self.config.objective, self.config.data
+        conditions = {name: getattr(objective, name) for name in ("motion_bucket", "conditioning_fps")}
+        return {
+            "segment": data.frames,
+            "canvas": data.canvas,
+            "steps": usual.steps,
+            "guidance": list(usual.guidance),
+            **{name: value for name, value in conditions.items() if value != getattr(usual, name)},
+            **self.sampling,
+        }
+
+    @property
     def scale(self) -> float:
         """What the VAE's latents are multiplied by, for unit variance."""
         return self.encoders.scaling_factor
@@ -153,13 +170,12 @@ class MotionStage(TrainingStage):
     def validate(self) -> tuple[Measures, NDArray[np.uint8]]:
         """Sample held-out clips through the runtime's loop."""
         data = self.config.data
-        defaults = {"segment": data.frames, "canvas": data.canvas, **self.sampling}
         size = (data.width, data.height)
         self.motion.eval()
         try:
             samples = self.held_out.samples()
             unet, pose_net = self.motion.unet, self.motion.pose_net
-            with torch_animator(unet, pose_net, self.encoders, size, defaults) as animator:
+            with torch_animator(unet, pose_net, self.encoders, size, self.model_settings) as animator:
                 return validate_motion(animator, samples, confidence_aware=data.confidence_aware)
         finally:
             self.motion.train()
@@ -172,7 +188,25 @@ class MotionStage(TrainingStage):
             checkpoints.save_adapters(folder / "lora.safetensors", adapters, config.lora)
         if config.lora is not None and config.lora.merge:
             weights = checkpoints.fold_adapters(unet, weights, adapters, "unet.")
+        self.save_checkpoint(folder, weights)
+
+    def save_checkpoint(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
+        """Write weights of U-Net and PoseNet, and beside them the settings that their bundle is to have."""
+        config = self.config
         checkpoints.save_weights(folder, weights, half=config.half_weights, comfyui=config.comfyui)
+        settings = {"size": [config.data.width, config.data.height], **self.model_settings}
+        (folder / BUNDLE_FILE).write_text(f"{json.dumps(settings, indent=1)}\n")
+
+    def next_step(self, final: Path) -> str:
+        """The command that builds a bundle."""
+        base = self.config.base if self.base_found else self.base
+        return build_command(str(base), final / "mimicmotion.safetensors", self.output)
+
+
+def build_command(base: str, checkpoint: str | Path, run: Path) -> str:
+    """The command that builds a bundle with a run's name."""
+    words = ["mimicmotion-trt", "build", "--base", base, "--checkpoint", str(checkpoint)]
+    return shlex.join([*words, "--output", str(Path("bundles", run.resolve().name))])
 
 
 def validate_motion(

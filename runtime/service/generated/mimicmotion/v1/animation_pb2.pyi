@@ -33,21 +33,29 @@ class _MotionKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MotionKind
     DESCRIPTOR: _descriptor.EnumDescriptor
     MOTION_KIND_UNSPECIFIED: _MotionKind.ValueType  # 0
     MOTION_KIND_VIDEO: _MotionKind.ValueType  # 1
-    """A video file of one person moving."""
+    """A video file; its first frames tell whether it shows a person or skeletons."""
     MOTION_KIND_KEYPOINTS: _MotionKind.ValueType  # 2
     """A pose sequence, .npz or .json, told apart by content."""
     MOTION_KIND_POSE_PICTURES: _MotionKind.ValueType  # 3
     """Pose pictures, a NumPy .npy file of uint8 [frames, height, width, 3] RGB."""
+    MOTION_KIND_POSE_VIDEO: _MotionKind.ValueType  # 4
+    """A video file of skeletons: its frames are the pose pictures."""
+    MOTION_KIND_PERSON_VIDEO: _MotionKind.ValueType  # 5
+    """A video file of a person, whatever its first frames look like."""
 
 class MotionKind(_MotionKind, metaclass=_MotionKindEnumTypeWrapper): ...
 
 MOTION_KIND_UNSPECIFIED: MotionKind.ValueType  # 0
 MOTION_KIND_VIDEO: MotionKind.ValueType  # 1
-"""A video file of one person moving."""
+"""A video file; its first frames tell whether it shows a person or skeletons."""
 MOTION_KIND_KEYPOINTS: MotionKind.ValueType  # 2
 """A pose sequence, .npz or .json, told apart by content."""
 MOTION_KIND_POSE_PICTURES: MotionKind.ValueType  # 3
 """Pose pictures, a NumPy .npy file of uint8 [frames, height, width, 3] RGB."""
+MOTION_KIND_POSE_VIDEO: MotionKind.ValueType  # 4
+"""A video file of skeletons: its frames are the pose pictures."""
+MOTION_KIND_PERSON_VIDEO: MotionKind.ValueType  # 5
+"""A video file of a person, whatever its first frames look like."""
 Global___MotionKind: _TypeAlias = MotionKind  # noqa: Y015
 
 class _Container:
@@ -448,6 +456,9 @@ class AnimationSettings(_message.Message):
     HOLD_FIELD_NUMBER: _builtins.int
     CONFIDENCE_FLOOR_FIELD_NUMBER: _builtins.int
     CONFIDENCE_GAIN_FIELD_NUMBER: _builtins.int
+    FPS_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
     LORA_FIELD_NUMBER: _builtins.int
     steps: _builtins.int
     """Denoising steps, 1 to 1000."""
@@ -520,6 +531,13 @@ class AnimationSettings(_message.Message):
     """Points of a lower confidence are not drawn, 0 to 1."""
     confidence_gain: _builtins.float
     """Confidences are multiplied by this, up to 1, before they are drawn, 0.1 to 10."""
+    fps: _builtins.float
+    """Frames per second of the video, 0.01 to 1000. More than the motion has are animated between its frames, of fewer
+    some are left out. Unset: the motion's after the stride.
+    """
+    start: _builtins.float
+    """The part of the motion that is animated, in seconds; 0 <= start < end <= its length. Unset end: to its end."""
+    end: _builtins.float
     @_builtins.property
     def guidance(self) -> Global___Guidance:
         """Guidance scales; first = last = 1 runs the conditional branch only."""
@@ -579,11 +597,14 @@ class AnimationSettings(_message.Message):
         hold: _builtins.float | None = ...,
         confidence_floor: _builtins.float | None = ...,
         confidence_gain: _builtins.float | None = ...,
+        fps: _builtins.float | None = ...,
+        start: _builtins.float | None = ...,
+        end: _builtins.float | None = ...,
         lora: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_canvas", b"_canvas", "_conditioning_fps", b"_conditioning_fps", "_confidence_floor", b"_confidence_floor", "_confidence_gain", b"_confidence_gain", "_decode_chunk", b"_decode_chunk", "_driver", b"_driver", "_face", b"_face", "_frames", b"_frames", "_framing", b"_framing", "_fusion", b"_fusion", "_hold", b"_hold", "_image_strength", b"_image_strength", "_layout", b"_layout", "_motion_bucket", b"_motion_bucket", "_noise", b"_noise", "_noise_aug", b"_noise_aug", "_overlap", b"_overlap", "_person", b"_person", "_pose_end", b"_pose_end", "_pose_start", b"_pose_start", "_pose_strength", b"_pose_strength", "_preview", b"_preview", "_rescale", b"_rescale", "_reuse_interval", b"_reuse_interval", "_schedule", b"_schedule", "_seed", b"_seed", "_segment", b"_segment", "_sigma_max", b"_sigma_max", "_sigma_min", b"_sigma_min", "_smooth", b"_smooth", "_steps", b"_steps", "_stride", b"_stride", "canvas", b"canvas", "conditioning_fps", b"conditioning_fps", "confidence_floor", b"confidence_floor", "confidence_gain", b"confidence_gain", "decode_chunk", b"decode_chunk", "driver", b"driver", "face", b"face", "frames", b"frames", "framing", b"framing", "fusion", b"fusion", "guidance", b"guidance", "guidance_interval", b"guidance_interval", "hold", b"hold", "image_strength", b"image_strength", "layout", b"layout", "motion_bucket", b"motion_bucket", "noise", b"noise", "noise_aug", b"noise_aug", "overlap", b"overlap", "person", b"person", "pose_end", b"pose_end", "pose_start", b"pose_start", "pose_strength", b"pose_strength", "preview", b"preview", "rescale", b"rescale", "reuse_interval", b"reuse_interval", "schedule", b"schedule", "seed", b"seed", "segment", b"segment", "sigma_max", b"sigma_max", "sigma_min", b"sigma_min", "size", b"size", "smooth", b"smooth", "steps", b"steps", "stride", b"stride"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_canvas", b"_canvas", "_conditioning_fps", b"_conditioning_fps", "_confidence_floor", b"_confidence_floor", "_confidence_gain", b"_confidence_gain", "_decode_chunk", b"_decode_chunk", "_driver", b"_driver", "_end", b"_end", "_face", b"_face", "_fps", b"_fps", "_frames", b"_frames", "_framing", b"_framing", "_fusion", b"_fusion", "_hold", b"_hold", "_image_strength", b"_image_strength", "_layout", b"_layout", "_motion_bucket", b"_motion_bucket", "_noise", b"_noise", "_noise_aug", b"_noise_aug", "_overlap", b"_overlap", "_person", b"_person", "_pose_end", b"_pose_end", "_pose_start", b"_pose_start", "_pose_strength", b"_pose_strength", "_preview", b"_preview", "_rescale", b"_rescale", "_reuse_interval", b"_reuse_interval", "_schedule", b"_schedule", "_seed", b"_seed", "_segment", b"_segment", "_sigma_max", b"_sigma_max", "_sigma_min", b"_sigma_min", "_smooth", b"_smooth", "_start", b"_start", "_steps", b"_steps", "_stride", b"_stride", "canvas", b"canvas", "conditioning_fps", b"conditioning_fps", "confidence_floor", b"confidence_floor", "confidence_gain", b"confidence_gain", "decode_chunk", b"decode_chunk", "driver", b"driver", "end", b"end", "face", b"face", "fps", b"fps", "frames", b"frames", "framing", b"framing", "fusion", b"fusion", "guidance", b"guidance", "guidance_interval", b"guidance_interval", "hold", b"hold", "image_strength", b"image_strength", "layout", b"layout", "motion_bucket", b"motion_bucket", "noise", b"noise", "noise_aug", b"noise_aug", "overlap", b"overlap", "person", b"person", "pose_end", b"pose_end", "pose_start", b"pose_start", "pose_strength", b"pose_strength", "preview", b"preview", "rescale", b"rescale", "reuse_interval", b"reuse_interval", "schedule", b"schedule", "seed", b"seed", "segment", b"segment", "sigma_max", b"sigma_max", "sigma_min", b"sigma_min", "size", b"size", "smooth", b"smooth", "start", b"start", "steps", b"steps", "stride", b"stride"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_canvas", b"_canvas", "_conditioning_fps", b"_conditioning_fps", "_confidence_floor", b"_confidence_floor", "_confidence_gain", b"_confidence_gain", "_decode_chunk", b"_decode_chunk", "_driver", b"_driver", "_face", b"_face", "_frames", b"_frames", "_framing", b"_framing", "_fusion", b"_fusion", "_hold", b"_hold", "_image_strength", b"_image_strength", "_layout", b"_layout", "_motion_bucket", b"_motion_bucket", "_noise", b"_noise", "_noise_aug", b"_noise_aug", "_overlap", b"_overlap", "_person", b"_person", "_pose_end", b"_pose_end", "_pose_start", b"_pose_start", "_pose_strength", b"_pose_strength", "_preview", b"_preview", "_rescale", b"_rescale", "_reuse_interval", b"_reuse_interval", "_schedule", b"_schedule", "_seed", b"_seed", "_segment", b"_segment", "_sigma_max", b"_sigma_max", "_sigma_min", b"_sigma_min", "_smooth", b"_smooth", "_steps", b"_steps", "_stride", b"_stride", "canvas", b"canvas", "conditioning_fps", b"conditioning_fps", "confidence_floor", b"confidence_floor", "confidence_gain", b"confidence_gain", "decode_chunk", b"decode_chunk", "draw", b"draw", "driver", b"driver", "face", b"face", "frames", b"frames", "framing", b"framing", "fusion", b"fusion", "guidance", b"guidance", "guidance_interval", b"guidance_interval", "hold", b"hold", "image_strength", b"image_strength", "layout", b"layout", "lora", b"lora", "motion_bucket", b"motion_bucket", "noise", b"noise", "noise_aug", b"noise_aug", "overlap", b"overlap", "person", b"person", "pose_end", b"pose_end", "pose_start", b"pose_start", "pose_strength", b"pose_strength", "preview", b"preview", "rescale", b"rescale", "reuse_interval", b"reuse_interval", "schedule", b"schedule", "seed", b"seed", "segment", b"segment", "sigma_max", b"sigma_max", "sigma_min", b"sigma_min", "size", b"size", "smooth", b"smooth", "steps", b"steps", "stride", b"stride"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_canvas", b"_canvas", "_conditioning_fps", b"_conditioning_fps", "_confidence_floor", b"_confidence_floor", "_confidence_gain", b"_confidence_gain", "_decode_chunk", b"_decode_chunk", "_driver", b"_driver", "_end", b"_end", "_face", b"_face", "_fps", b"_fps", "_frames", b"_frames", "_framing", b"_framing", "_fusion", b"_fusion", "_hold", b"_hold", "_image_strength", b"_image_strength", "_layout", b"_layout", "_motion_bucket", b"_motion_bucket", "_noise", b"_noise", "_noise_aug", b"_noise_aug", "_overlap", b"_overlap", "_person", b"_person", "_pose_end", b"_pose_end", "_pose_start", b"_pose_start", "_pose_strength", b"_pose_strength", "_preview", b"_preview", "_rescale", b"_rescale", "_reuse_interval", b"_reuse_interval", "_schedule", b"_schedule", "_seed", b"_seed", "_segment", b"_segment", "_sigma_max", b"_sigma_max", "_sigma_min", b"_sigma_min", "_smooth", b"_smooth", "_start", b"_start", "_steps", b"_steps", "_stride", b"_stride", "canvas", b"canvas", "conditioning_fps", b"conditioning_fps", "confidence_floor", b"confidence_floor", "confidence_gain", b"confidence_gain", "decode_chunk", b"decode_chunk", "draw", b"draw", "driver", b"driver", "end", b"end", "face", b"face", "fps", b"fps", "frames", b"frames", "framing", b"framing", "fusion", b"fusion", "guidance", b"guidance", "guidance_interval", b"guidance_interval", "hold", b"hold", "image_strength", b"image_strength", "layout", b"layout", "lora", b"lora", "motion_bucket", b"motion_bucket", "noise", b"noise", "noise_aug", b"noise_aug", "overlap", b"overlap", "person", b"person", "pose_end", b"pose_end", "pose_start", b"pose_start", "pose_strength", b"pose_strength", "preview", b"preview", "rescale", b"rescale", "reuse_interval", b"reuse_interval", "schedule", b"schedule", "seed", b"seed", "segment", b"segment", "sigma_max", b"sigma_max", "sigma_min", b"sigma_min", "size", b"size", "smooth", b"smooth", "start", b"start", "steps", b"steps", "stride", b"stride"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__canvas: _TypeAlias = _typing.Literal["canvas"]  # noqa: Y015
     _WhichOneofArgType__canvas: _TypeAlias = _typing.Literal["_canvas", b"_canvas"]  # noqa: Y015
@@ -597,8 +618,12 @@ class AnimationSettings(_message.Message):
     _WhichOneofArgType__decode_chunk: _TypeAlias = _typing.Literal["_decode_chunk", b"_decode_chunk"]  # noqa: Y015
     _WhichOneofReturnType__driver: _TypeAlias = _typing.Literal["driver"]  # noqa: Y015
     _WhichOneofArgType__driver: _TypeAlias = _typing.Literal["_driver", b"_driver"]  # noqa: Y015
+    _WhichOneofReturnType__end: _TypeAlias = _typing.Literal["end"]  # noqa: Y015
+    _WhichOneofArgType__end: _TypeAlias = _typing.Literal["_end", b"_end"]  # noqa: Y015
     _WhichOneofReturnType__face: _TypeAlias = _typing.Literal["face"]  # noqa: Y015
     _WhichOneofArgType__face: _TypeAlias = _typing.Literal["_face", b"_face"]  # noqa: Y015
+    _WhichOneofReturnType__fps: _TypeAlias = _typing.Literal["fps"]  # noqa: Y015
+    _WhichOneofArgType__fps: _TypeAlias = _typing.Literal["_fps", b"_fps"]  # noqa: Y015
     _WhichOneofReturnType__frames: _TypeAlias = _typing.Literal["frames"]  # noqa: Y015
     _WhichOneofArgType__frames: _TypeAlias = _typing.Literal["_frames", b"_frames"]  # noqa: Y015
     _WhichOneofReturnType__framing: _TypeAlias = _typing.Literal["framing"]  # noqa: Y015
@@ -645,6 +670,8 @@ class AnimationSettings(_message.Message):
     _WhichOneofArgType__sigma_min: _TypeAlias = _typing.Literal["_sigma_min", b"_sigma_min"]  # noqa: Y015
     _WhichOneofReturnType__smooth: _TypeAlias = _typing.Literal["smooth"]  # noqa: Y015
     _WhichOneofArgType__smooth: _TypeAlias = _typing.Literal["_smooth", b"_smooth"]  # noqa: Y015
+    _WhichOneofReturnType__start: _TypeAlias = _typing.Literal["start"]  # noqa: Y015
+    _WhichOneofArgType__start: _TypeAlias = _typing.Literal["_start", b"_start"]  # noqa: Y015
     _WhichOneofReturnType__steps: _TypeAlias = _typing.Literal["steps"]  # noqa: Y015
     _WhichOneofArgType__steps: _TypeAlias = _typing.Literal["_steps", b"_steps"]  # noqa: Y015
     _WhichOneofReturnType__stride: _TypeAlias = _typing.Literal["stride"]  # noqa: Y015
@@ -662,7 +689,11 @@ class AnimationSettings(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__driver) -> _WhichOneofReturnType__driver | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__end) -> _WhichOneofReturnType__end | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__face) -> _WhichOneofReturnType__face | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fps) -> _WhichOneofReturnType__fps | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__frames) -> _WhichOneofReturnType__frames | None: ...
     @_typing.overload
@@ -709,6 +740,8 @@ class AnimationSettings(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__sigma_min) -> _WhichOneofReturnType__sigma_min | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__smooth) -> _WhichOneofReturnType__smooth | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__start) -> _WhichOneofReturnType__start | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__steps) -> _WhichOneofReturnType__steps | None: ...
     @_typing.overload
@@ -1496,8 +1529,13 @@ class EstimateAnimationRequest(_message.Message):
 
     SETTINGS_FIELD_NUMBER: _builtins.int
     FRAMES_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
     frames: _builtins.int
-    """Frames of the finished video, 1 to 1000000."""
+    """Frames of the finished video, 1 to 1000000; not read where seconds are given."""
+    seconds: _builtins.float
+    """Length of the motion, above 0: of it, what lies from settings.start to settings.end counts, at settings.fps
+    frames a second, 15 where that is unset.
+    """
     @_builtins.property
     def settings(self) -> Global___AnimationSettings: ...
     def __init__(
@@ -1505,12 +1543,15 @@ class EstimateAnimationRequest(_message.Message):
         *,
         settings: Global___AnimationSettings | None = ...,
         frames: _builtins.int = ...,
+        seconds: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_seconds", b"_seconds", "seconds", b"seconds", "settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["frames", b"frames", "settings", b"settings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seconds", b"_seconds", "frames", b"frames", "seconds", b"seconds", "settings", b"settings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__seconds: _TypeAlias = _typing.Literal["seconds"]  # noqa: Y015
+    _WhichOneofArgType__seconds: _TypeAlias = _typing.Literal["_seconds", b"_seconds"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__seconds) -> _WhichOneofReturnType__seconds | None: ...
 
 Global___EstimateAnimationRequest: _TypeAlias = EstimateAnimationRequest  # noqa: Y015
 

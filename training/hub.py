@@ -1,0 +1,69 @@
+"""What a run's `final/` tells whoever gets it, and how it is put on the Hugging Face Hub.
+
+The layout is that of the reference's repository: the checkpoint of `unet.*` and `pose_net.*` lies at the root, as
+`.pth` and as `.safetensors`. Beside it are the settings of its bundle, the run's config, and a base folder if the run
+trained or made one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import SettingsError
+from .config import BUNDLE_FILE, Config
+
+
+def check_hub() -> None:
+    """Raise `SettingsError` unless the hub's library and a token are there."""
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise SettingsError(
+            "the Hugging Face Hub needs huggingface_hub, which is not installed.",
+            remedy="`pip install 'mimicmotion-trt[hub]'`.",
+            field="push_to_hub",
+        ) from None
+    if huggingface_hub.get_token() is None:
+        raise SettingsError(
+            "there is no token for the Hugging Face Hub.",
+            remedy="`hf auth login`, or set HF_TOKEN.",
+            field="push_to_hub",
+        )
+
+
+def push(final: Path, repository: str) -> str:
+    """Upload a run's final folder to a private repository OWNER/NAME; returns its address. Needs a network."""
+    from huggingface_hub import HfApi
+
+    address = HfApi().create_repo(repository, private=True, exist_ok=True)
+    HfApi().upload_folder(repo_id=repository, folder_path=final)
+    return str(address)
+
+
+def write_card(final: Path, config: Config) -> None:
+    """Write `README.md`, a model card that the hub reads as well, for what is in a run's final folder."""
+    base, found = config.base or "random networks", {path.name for path in final.iterdir()}
+    data = f"{config.data.source}, {config.data.width}x{config.data.height}, {config.data.frames} frames"
+    hub_id = config.base is not None and not Path(config.base).exists() and config.base.count("/") == 1
+    head = ["---", "pipeline_tag: image-to-video", "tags: [mimicmotion, mimicmotion-trt]"]
+    lines = [
+        *head,
+        *([f"base_model: {base}"] if hub_id else []),
+        "---",
+        f"# {Path(config.output).name}",
+        "",
+        f"Trained with mimicmotion-trt: stage `{config.stage}`, {config.steps} steps on {data}, begun with {base}.",
+        "`config.yaml` is the whole config.",
+    ]
+    if BUNDLE_FILE in found:
+        where = "base" if "base" in found else base
+        lines += [
+            "",
+            "`mimicmotion.pth` and `mimicmotion.safetensors` hold U-Net and PoseNet.",
+            f"`{BUNDLE_FILE}` says how they are to be sampled, and the builder reads it:",
+            "",
+            "```sh",
+            f"mimicmotion-trt build --base {where} --checkpoint mimicmotion.safetensors --output BUNDLE",
+            "```",
+        ]
+    (final / "README.md").write_text("\n".join(lines) + "\n")
