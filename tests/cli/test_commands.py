@@ -124,10 +124,10 @@ def test_what_would_be_animated_is_shown_without_running(
     words = ("pose", "--image", left, "--sheet", sheet, "--size", "64x128", "--json", "--bundle", bundle)
     alone = json.loads(command(*words).stdout)
     assert alone["crop"][0] < 40 < 190 < alone["crop"][2] <= 230
-    small = read_picture(sheet).shape
+    small = read_picture(sheet).size
     with_motion = json.loads(command(*words, MOTION).stdout)
     assert with_motion["frames"] == 50
-    assert read_picture(sheet).shape[1] > 1.5 * small[1]  # in one row
+    assert read_picture(sheet).size > 1.5 * small
     centred = json.loads(command(*words, "--framing", "centre").stdout)
     assert centred["crop"] == [288, 0, 480, 384]
     for wrong in (

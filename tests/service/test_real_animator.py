@@ -6,6 +6,7 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,19 +65,24 @@ def test_the_server_makes_what_the_library_makes(host, client, bundle, style, ch
     events = list(served)
     with Animator.load(bundle, threads=1, loras={"style": style}) as animator:
         clip = animator.stream(PERSON, MOTION, animator.settings(**SHORT, **chosen))
-        mp4, video = None, b""
-        for event in clip:
-            if event.frames is not None:
-                mp4 = mp4 or FragmentedMp4(clip.fps, clip.size, clip.audio, comment=clip.facts.to_json)
-                video += mp4.write(event.frames)
-        assert mp4 is not None
-        video += mp4.close()
+        video = file_of(clip)
         assert events[0].settings == animator.settings(**SHORT, **chosen, preview=1)
     assert served.result().read() == video
     assert served.result().done.facts == replace(clip.facts, settings=replace(clip.settings, preview=1))
     assert served.result().done.frames == client.watch(company).result().done.frames == 5
     assert len([event for event in events if isinstance(event, Preview)]) == 2
     assert "torch" not in Path(f"/proc/{host.engine_pid}/maps").read_text()
+
+
+def file_of(clip: Any) -> bytes:
+    """The file that a server makes of an animation."""
+    mp4, video = None, b""
+    for event in clip:
+        if event.frames is not None:
+            mp4 = mp4 or FragmentedMp4(clip.fps, clip.size, clip.audio, comment=clip.facts.to_json)
+            video += mp4.write(event.frames)
+    assert mp4 is not None
+    return video + mp4.close()
 
 
 def test_frames_in_which_nobody_is_seen_are_told_as_they_are_found(client):
