@@ -381,7 +381,7 @@ class SettingsDict(TypedDict, total=False):
     fps: float | None
     start: float
     end: float | None
-    seeds: Sequence[int] | str | None
+    seeds: tuple[int, ...] | list[int] | range | str | None
     background: str
     lora: str | tuple[str, ...] | list[str] | None
 
