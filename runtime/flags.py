@@ -142,7 +142,7 @@ def plain_help(text: str) -> str:
     text = re.sub(r"([\d.]+)<=x<=([\d.]+)", r"\1 to \2", text)
     text = re.sub(r"x>=([\d.]+)", r"\1 or more", text)
     text = re.sub(r" +\[default: no-[\w-]+\]", "", text)
-    return re.sub(r"\.?( +\[|$)", lambda end: end[1] and " [", text)
+    return re.sub(r"(?<!\.)\.?( +\[|$)", lambda end: end[1] and " [", text)
 
 
 def _title(panel: str) -> str:
