@@ -361,7 +361,7 @@ class SettingsDict(TypedDict, total=False):
     fps: float | None
     start: float
     end: float | None
-    seeds: Sequence[int] | str | None
+    seeds: tuple[int, ...] | Sequence[int] | str | None
     lora: str | tuple[str, ...] | list[str] | None
 
 
