@@ -256,9 +256,9 @@ class Settings:
     """Frames of the video a second, 0.01 to 1000. More than the motion has are animated between its frames, of fewer
     some are left out; the motion keeps its speed. None: as many as the motion has after the stride."""
     start: Annotated[float, Real(0.0, 1e6)] = 0.0
-    """Begin at this second of the motion."""
+    """Begin at this second of the motion. Frames that begin at or after it are taken, with the sound from there."""
     end: Annotated[float, Real(0.0, 1e6)] | None = None
-    """End at this second of the motion."""
+    """End at this second of the motion. None: where it ends; beyond that is an error that names its length."""
     seeds: Annotated[tuple[Seed, ...], BeforeValidator(_seeds)] | None = None
     """Several videos, one for each seed. In place of `seed`; pose and picture are computed once."""
     background: Annotated[str, BeforeValidator(_background)] = KEEP
@@ -381,7 +381,7 @@ class SettingsDict(TypedDict, total=False):
     fps: float | None
     start: float
     end: float | None
-    seeds: tuple[int, ...] | list[int] | range | str | None
+    seeds: tuple[int, ...] | Sequence[int] | str | None
     background: str
     lora: str | tuple[str, ...] | list[str] | None
 

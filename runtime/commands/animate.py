@@ -122,7 +122,7 @@ def animate(
         int | None,
         typer.Option(
             metavar="NUMBER",
-            help="So many videos, with seeds from --seed on: out-1.mp4, out-2.mp4, ...",
+            help="So many videos, each with the next seed: out-1.mp4 ...",
             rich_help_panel=IO,
         ),
     ] = None,

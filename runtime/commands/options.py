@@ -104,6 +104,8 @@ def _settings_flag(name: str, hint: Any, doc: str, panel: str) -> inspect.Parame
         hint, metavar = str, ",".join(get_args(kinds[0])) or "NUMBER,NUMBER"
     elif hint in (int, int | None, float, float | None):
         metavar = "NUMBER"
+    elif name in ("person", "driver"):
+        metavar = "largest|left|2|…"
     return make_flag(name, hint, help=first_sentence(doc).replace("`", ""), panel=panel, metavar=metavar)
 
 
