@@ -149,7 +149,7 @@ def animate(
         if before is not None:
             settings = recorded_settings(before, own_motion=motions == [like]) | settings
             Settings.from_dict(settings)
-        server = there.pop("server", "")
+        server, kind = there.pop("server", ""), here.pop("motion_kind", "auto")
         if before is not None and before.settings.lora and not server and "lora" not in chosen:
             raise SettingsError(
                 f"the video was made with LoRAs: {', '.join(before.settings.lora)}.",
@@ -168,7 +168,7 @@ def animate(
             tempfile.TemporaryDirectory(prefix="mimicmotion-") as folder,
         ):
             image, *motions = (whole_file(path, Path(folder)) for path in (image, *motions))
-            inputs: Given = {"image": image, "motion": motions, "reference_pose": pose}
+            inputs: Given = {"image": image, "motion": motions, "reference_pose": pose, "motion_kind": kind}
             if server:
                 inputs |= {name: there.pop(name) for name in ("priority", "deadline") if name in there}
                 done = _on_server(connect(server, there), inputs, settings, output, reporter, before)
@@ -227,7 +227,7 @@ def _in_process(
 
     options: Given = {name: here[name] for name in ("device", "threads") if name in here}
     options |= {"limits": Limits(**limit_values(here.get("limit"))), "graphs": here.get("graphs") != "off"}
-    inputs |= {name: here[name] for name in ("estimator", "motion_kind") if name in here}
+    inputs |= {name: here[name] for name in ("estimator",) if name in here}
     bundle = here.get("bundle") or ("tiny" if before is None else before.bundle)
     lora = list(map(split_lora, settings.get("lora") or ()))
     settings = {name: value for name, value in settings.items() if name != "lora"}

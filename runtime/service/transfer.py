@@ -48,6 +48,12 @@ IN_MEMORY = 32 * 2**20
 """Bytes of a received video above which it is kept in a temporary file."""
 
 Image = str | Path | bytes | ArrayLike
+VIDEOS = {
+    "auto": pb.MOTION_KIND_VIDEO,
+    "video": pb.MOTION_KIND_PERSON_VIDEO,
+    "pose-video": pb.MOTION_KIND_POSE_VIDEO,
+}
+"""What a video shows, as callers say it."""
 Motion = str | Path | bytes | PoseSequence | ArrayLike
 
 
@@ -64,6 +70,7 @@ class Upload:
         settings: SettingsLike,
         *,
         reference_pose: PoseSequence | None = None,
+        motion_kind: str = "auto",
         request_id: str = "",
         detach: bool = False,
         priority: int = 0,
@@ -76,7 +83,7 @@ class Upload:
         sizes: Any = {f"{name}_bytes": _size(file) for name, file in self._files.items()}
         self._header = pb.AnimationHeader(
             settings=given,
-            motion_kind=_kind(self._files["motion"]),
+            motion_kind=_kind(self._files["motion"], motion_kind),
             request_id=request_id,
             container=pb.CONTAINER_MP4,
             want_previews=given.preview > 0,
@@ -131,14 +138,23 @@ def _open(source: str | Path | bytes, kind: type[InputError], field: str) -> Bin
         raise kind(f"{source} cannot be read: {error}.", remedy="Check it.", field=field) from error
 
 
-def _kind(file: BinaryIO) -> pb.MotionKind.ValueType:
-    """By content: zip and JSON hold keypoints, .npy holds pose pictures, all else should be a video."""
+def _kind(file: BinaryIO, shown: str) -> pb.MotionKind.ValueType:
+    """By content: zip and JSON hold keypoints, .npy holds pose pictures, all else should be a video.
+
+    `shown`: what a video shows, as in `Animator.animate`. Raises `MotionError`.
+    """
+    if shown not in VIDEOS:
+        raise MotionError(
+            f"the kind of a motion cannot be {shown!r}.",
+            remedy=f"Choose {', '.join(VIDEOS)}.",
+            field="motion_kind",
+        )
     start = file.read(64)
     file.seek(0)
     if start.startswith(b"\x93NUMPY"):
         return pb.MOTION_KIND_POSE_PICTURES
     keypoints = start.startswith(b"PK") or start.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"{"
-    return pb.MOTION_KIND_KEYPOINTS if keypoints else pb.MOTION_KIND_VIDEO
+    return pb.MOTION_KIND_KEYPOINTS if keypoints else VIDEOS[shown]
 
 
 def _size(file: BinaryIO) -> int:

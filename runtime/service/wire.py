@@ -17,11 +17,13 @@ from .generated.mimicmotion.v1 import animation_pb2 as pb
 
 PARTS = ("picture", "motion", "reference_pose")
 """The files of an upload, in their order."""
-MotionKind = Literal["video", "keypoints", "pose_pictures"]
+MotionKind = Literal["video", "keypoints", "pose_pictures", "pose_video", "person_video"]
 MOTION_KINDS: dict[int, MotionKind] = {
     pb.MOTION_KIND_VIDEO: "video",
     pb.MOTION_KIND_KEYPOINTS: "keypoints",
     pb.MOTION_KIND_POSE_PICTURES: "pose_pictures",
+    pb.MOTION_KIND_POSE_VIDEO: "pose_video",
+    pb.MOTION_KIND_PERSON_VIDEO: "person_video",
 }
 PAIRS = {"guidance": ("first", "last"), "size": ("width", "height"), "guidance_interval": ("low", "high")}
 """Settings that are pairs, and what their messages call the two."""

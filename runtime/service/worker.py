@@ -35,6 +35,8 @@ from .config import EngineConfig
 if TYPE_CHECKING:
     from ..media.writer import FragmentedMp4
 
+SHOWN = {"video": "auto", "pose_video": "pose-video", "person_video": "video"}
+"""What videos show, by the kind of the job's motion, as `Animator.animate` takes it."""
 JPEG_QUALITIES = (90, 70, 40)
 """Of previews: the first one that makes a file of at most `CHUNK_BYTES`."""
 
@@ -49,7 +51,7 @@ class Run:
     job: str
     picture: Path
     motion: Path
-    motion_kind: Literal["video", "keypoints", "pose_pictures"]
+    motion_kind: Literal["video", "keypoints", "pose_pictures", "pose_video", "person_video"]
     reference_pose: Path | None
     video: Path
     settings: Settings
@@ -205,6 +207,7 @@ def _animate(animator: Any, run: Run, inbox: _Inbox, report: Callable[[Event], N
         reference_pose=_poses(run.reference_pose, animator.limits)
         if run.reference_pose is not None
         else None,
+        motion_kind=SHOWN.get(run.motion_kind, "auto"),
         cancelled=cancelled,
         checkpoints=checkpoints,
     )
@@ -233,7 +236,7 @@ def _check_files(run: Run) -> None:
 
 
 def _motion(run: Run, limits: Limits) -> Any:
-    if run.motion_kind == "video":
+    if run.motion_kind in SHOWN:
         return run.motion
     if run.motion_kind == "keypoints":
         return _poses(run.motion, limits)

@@ -20,10 +20,10 @@ PERSON, MOTION = ROOT / "demo" / "person.jpg", ROOT / "demo" / "balance.npz"
 ODD = ("--steps", 2, "--frames", 2, "--size", "64x64", "--seed", 9, "--guidance", 1, 1)
 
 
-@pytest.fixture
-def made(bundle: Path, command: Command, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def made(bundle: Path, command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A video with settings of its own."""
-    output = tmp_path / "first.mp4"
+    output = tmp_path_factory.mktemp("made") / "first.mp4"
     command("animate", "--image", PERSON, "--motion", MOTION, "--output", output, "--bundle", bundle, *ODD)
     return output
 

@@ -54,6 +54,7 @@ class StandIn:
         settings: Settings,
         *,
         reference_pose: PoseSequence | None = None,
+        motion_kind: str = "auto",
         cancelled: Callable[[], bool] = lambda: False,
         checkpoints: Checkpoints | None = None,
     ) -> Clip:
@@ -61,6 +62,7 @@ class StandIn:
         _misbehave(does, "stream")
         expected = does.get("motion", type(motion).__name__)
         assert type(motion).__name__ == expected, f"{type(motion).__name__} is not {expected}"
+        assert motion_kind == does.get("motion_kind", "auto"), motion_kind
         assert (reference_pose is not None) == does.get("reference_pose", False)
         facts = Facts(settings, self.bundle_name, self.build, "0", "cpu")
         return Clip(does, facts, cancelled, checkpoints)

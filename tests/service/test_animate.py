@@ -7,8 +7,10 @@ import hashlib
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from mimicmotion_trt import Settings, errors
+from mimicmotion_trt.cli import app
 from mimicmotion_trt.events import Preview, Progress, Video
 from mimicmotion_trt.pose import PoseSequence
 from mimicmotion_trt.service import AsyncClient, Client
@@ -98,6 +100,27 @@ def test_every_kind_of_motion_arrives_as_what_it_is(client, tmp_path):
     for name, motions in given.items():
         for motion in motions:
             assert client.animate(script(motion=name), motion).result().done.frames == 6
+
+
+def test_what_a_video_shows_is_said_to_the_server(client):
+    for kind in ("auto", "video", "pose-video"):
+        for run in (client.animate, lambda *given, **more: client.watch(client.create(*given, **more).job)):
+            video = run(script(motion="PosixPath", motion_kind=kind), b"a video", motion_kind=kind)
+            assert video.result().done.frames == 6
+    assert client.animate(script(), poses(), motion_kind="pose-video").result().done.frames == 6  # no video
+    with pytest.raises(errors.MotionError, match="pose-video") as caught:
+        client.animate(script(), b"a video", motion_kind="dance")
+    assert caught.value.field == "motion_kind"
+
+
+def test_the_command_line_says_to_a_server_what_a_video_shows(host, tmp_path):
+    person, motion, output = (tmp_path / name for name in ("person.png", "dance.mp4", "out.mp4"))
+    person.write_bytes(script(motion_kind="pose-video"))
+    motion.write_bytes(b"a video")
+    line = ["animate", person, motion, "-o", output, "--server", host.address, "--motion-kind", "pose-video"]
+    done = CliRunner().invoke(app, [str(word) for word in line])
+    assert done.exit_code == 0, done.output
+    assert output.stat().st_size > 500
 
 
 def test_pictures_come_from_files_as_well_and_a_reference_pose_along(client, tmp_path):

@@ -33,21 +33,29 @@ class _MotionKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MotionKind
     DESCRIPTOR: _descriptor.EnumDescriptor
     MOTION_KIND_UNSPECIFIED: _MotionKind.ValueType  # 0
     MOTION_KIND_VIDEO: _MotionKind.ValueType  # 1
-    """A video file of one person moving."""
+    """A video file; its first frames tell whether it shows a person or skeletons."""
     MOTION_KIND_KEYPOINTS: _MotionKind.ValueType  # 2
     """A pose sequence, .npz or .json, told apart by content."""
     MOTION_KIND_POSE_PICTURES: _MotionKind.ValueType  # 3
     """Pose pictures, a NumPy .npy file of uint8 [frames, height, width, 3] RGB."""
+    MOTION_KIND_POSE_VIDEO: _MotionKind.ValueType  # 4
+    """A video file of skeletons: its frames are the pose pictures."""
+    MOTION_KIND_PERSON_VIDEO: _MotionKind.ValueType  # 5
+    """A video file of a person, whatever its first frames look like."""
 
 class MotionKind(_MotionKind, metaclass=_MotionKindEnumTypeWrapper): ...
 
 MOTION_KIND_UNSPECIFIED: MotionKind.ValueType  # 0
 MOTION_KIND_VIDEO: MotionKind.ValueType  # 1
-"""A video file of one person moving."""
+"""A video file; its first frames tell whether it shows a person or skeletons."""
 MOTION_KIND_KEYPOINTS: MotionKind.ValueType  # 2
 """A pose sequence, .npz or .json, told apart by content."""
 MOTION_KIND_POSE_PICTURES: MotionKind.ValueType  # 3
 """Pose pictures, a NumPy .npy file of uint8 [frames, height, width, 3] RGB."""
+MOTION_KIND_POSE_VIDEO: MotionKind.ValueType  # 4
+"""A video file of skeletons: its frames are the pose pictures."""
+MOTION_KIND_PERSON_VIDEO: MotionKind.ValueType  # 5
+"""A video file of a person, whatever its first frames look like."""
 Global___MotionKind: _TypeAlias = MotionKind  # noqa: Y015
 
 class _Container:
@@ -1521,8 +1529,13 @@ class EstimateAnimationRequest(_message.Message):
 
     SETTINGS_FIELD_NUMBER: _builtins.int
     FRAMES_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
     frames: _builtins.int
-    """Frames of the finished video, 1 to 1000000."""
+    """Frames of the finished video, 1 to 1000000; not read where seconds are given."""
+    seconds: _builtins.float
+    """Length of the motion, above 0: of it, what lies from settings.start to settings.end counts, at settings.fps
+    frames a second, 15 where that is unset.
+    """
     @_builtins.property
     def settings(self) -> Global___AnimationSettings: ...
     def __init__(
@@ -1530,12 +1543,15 @@ class EstimateAnimationRequest(_message.Message):
         *,
         settings: Global___AnimationSettings | None = ...,
         frames: _builtins.int = ...,
+        seconds: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_seconds", b"_seconds", "seconds", b"seconds", "settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["frames", b"frames", "settings", b"settings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seconds", b"_seconds", "frames", b"frames", "seconds", b"seconds", "settings", b"settings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__seconds: _TypeAlias = _typing.Literal["seconds"]  # noqa: Y015
+    _WhichOneofArgType__seconds: _TypeAlias = _typing.Literal["_seconds", b"_seconds"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__seconds) -> _WhichOneofReturnType__seconds | None: ...
 
 Global___EstimateAnimationRequest: _TypeAlias = EstimateAnimationRequest  # noqa: Y015
 
