@@ -42,21 +42,21 @@ def open_engine(
         raise BundleError(f"the manifest does not say which TensorRT compiled {path.name}.", remedy=REBUILD)
     flavour = plan.library.partition(" ")[0]
     session = open_session(flavour, placement.device, placement.stream)
-    engine = TensorRtEngine(session, path, spec, plan)
+    loaded = TensorRtEngine(session, path, spec, plan)
     if changes is not None:
         try:
-            _refit_changed(engine, changes)
+            _refit_changed(loaded, changes)
         except BaseException:
-            engine.close()
+            loaded.close()
             raise
-    return engine
+    return loaded
 
 
-def _refit_changed(engine: TensorRtEngine, changes: WeightChanges) -> None:
+def _refit_changed(loaded: TensorRtEngine, changes: WeightChanges) -> None:
     """Refit a plan with its own graph, some weights changed."""
     assert changes.graph is not None  # a bundle without the graph has no table of weights either
     with tempfile.TemporaryDirectory(prefix="mimicmotion-") as folder:
-        engine.refit(write_changed(changes.graph, changes.deltas, Path(folder)))
+        loaded.refit(write_changed(changes.graph, changes.deltas, Path(folder)))
 
 
 class TensorRtEngine:

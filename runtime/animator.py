@@ -29,11 +29,13 @@ from .networks import Networks, Sampler
 from .pipeline import Animation
 from .pose import PoseSequence, draw_poses, estimate_poses
 from .pose.draw import LINE_WIDTH, Drawing, drawn_width
+from .pose.estimate import FRAMES_RATE
 from .pose.framing import Reference
-from .pose.motion import MotionKind, MotionLike, open_motion
+from .pose.motion import MotionKind, MotionLike, are_pictures, open_motion
 from .pose.retarget import retarget
+from .pose.sampling import sample
 from .settings import Settings, SettingsDict, driver_of, make_settings, resolve_settings
-from .validation import ArrayLike, check_array, described
+from .validation import ArrayLike, check_array, described, plain_array
 
 Float = NDArray[np.float32]
 Picture = NDArray[np.uint8]
@@ -238,9 +240,9 @@ class Animator:
         *,
         estimator: str = "mediapipe",
     ) -> PoseSequence:
-        """The poses of a driving video as `animate` finds them: with the settings' stride, frames and driver.
+        """The poses of a driving video as `animate` finds them: of the frames and the driver that settings say.
 
-        `motion`: a video (path or bytes), or its frames uint8 [F,H,W,3]. Raises `MotionError`.
+        `motion`: a video (path or bytes), or its frames uint8 [F,H,W,3], 30 a second. Raises `MotionError`.
         """
         settings = self.resolve(settings)
         more: Any = {"threads": self.threads, "person": driver_of(settings)}
@@ -251,8 +253,12 @@ class Animator:
                     "the motion is no video.", remedy="Load keypoints with PoseSequence.load.", field="motion"
                 )
             return replace(estimate_poses(opened.video(), estimator, **more), fps=opened.sampling.rate)
-        stride = settings.stride or 1
-        return estimate_poses(motion, estimator, stride=stride, limits=self.limits, **more)[: settings.frames]
+        frames = plain_array(motion, MotionError, "motion")
+        if not are_pictures(frames):
+            return estimate_poses(frames, estimator, **more)  # one picture; of all else it says what is wrong
+        sampling = sample(len(frames), FRAMES_RATE, settings, self.limits)
+        found = estimate_poses((frames[index] for index in sampling.taken), estimator, **more)
+        return replace(found, fps=sampling.rate)
 
     def rescale(
         self, motion: PoseSequence, reference: Reference, settings: Settings | None = None

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import numpy as np
 import pytest
 
@@ -19,6 +21,11 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 ROOT = Path(__file__).parents[1]
+# An example takes as long as the machine is busy; its time says nothing.
+hypothesis.settings.register_profile(
+    "tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("tests")
 AS_BUILT: dict[str, Any] = {
     "sizes": ((64, 128), (128, 64)), "segment": 16, "defaults": {"canvas": 512, "steps": 3},
 }  # fmt: skip
@@ -236,3 +243,14 @@ def animator(bundle: Path) -> Iterator[Animator]:
 
     with Animator.load(bundle, threads=2) as loaded:
         yield loaded
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A file system of 4 MiB."""
+    place: Path = tmp_path_factory.mktemp("disk")
+    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(place)]
+    if subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    yield place
+    subprocess.run(["umount", "-l", place], check=True)

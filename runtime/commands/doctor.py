@@ -24,6 +24,9 @@ def doctor(
     seconds: Annotated[
         float | None, typer.Option(metavar="NUMBER", help="Its length instead, at 15 frames a second.")
     ] = None,
+    fps: Annotated[
+        float | None, typer.Option(metavar="NUMBER", help="With --seconds: frames a second, if not 15.")
+    ] = None,
     jobs: Annotated[int, typer.Option(help="Jobs at once, as with serve --limit jobs=N.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
 ) -> None:
@@ -37,7 +40,7 @@ def doctor(
     from ..doctor import Question, examine, show
 
     with explained(as_json):
-        question = Question.of(parse_size(size) if size else None, frames, seconds, jobs)
+        question = Question.of(parse_size(size) if size else None, frames, seconds, jobs, fps)
         with waiting("looking at this machine and its bundles", quiet=as_json):
             report = examine(bundle, question)
         if as_json:

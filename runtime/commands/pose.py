@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from ..console import explained, waiting
-from ..errors import SettingsError, counted
+from ..errors import MotionError, SettingsError, counted
 from ..flags import Given, make_flag, with_flags
 from ..limits import Limits
-from ..settings import Framing, Settings, driver_of, make_settings
+from ..settings import Face, Framing, Settings, driver_of, make_settings
 from .files import check_output
 from .options import AsJson, Estimator, Threads, read_settings, refuse
 
 if TYPE_CHECKING:
     from ..pose import PoseSequence
+    from ..pose.draw import Drawing
 
 
 SOURCE, SHEET = "Keypoints", "What animate would make of a picture"
@@ -29,6 +32,7 @@ def picture_flags() -> list[inspect.Parameter]:
     return [
         make_flag("sheet", Path, help="Where to write it.", panel=SHEET, metavar="FILE"),
         make_flag("driver", str, help="Who of several people in SOURCE.", panel=SHEET, metavar="WHO"),
+        make_flag("face", Face, help="As in animate. [default: driver]", panel=SHEET),
         make_flag("framing", Framing, help="As in animate. [default: person]", panel=SHEET),
         make_flag("size", str, help="The bundle's own if not given.", panel=SHEET, metavar="WIDTHxHEIGHT"),
         make_flag("bundle", str, help="By name or folder. [default: tiny]", panel=SHEET, metavar="NAME"),
@@ -52,6 +56,14 @@ def source_flags() -> list[inspect.Parameter]:
         make_flag("format", forms, help="Of a .json.", panel=SOURCE),
         make_flag(
             "stride", int, help="Look at every n-th frame. [default: 1]", panel=SOURCE, metavar="NUMBER"
+        ),
+        make_flag("start", float, help="Begin at this second of it.", panel=SOURCE, metavar="NUMBER"),
+        make_flag("end", float, help="End at this second of it.", panel=SOURCE, metavar="NUMBER"),
+        make_flag(
+            "smooth", float, help="Smooth the keypoints, cutoff in Hz.", panel=SOURCE, metavar="NUMBER"
+        ),
+        make_flag(
+            "draw", str, help="What of them is drawn, if not all.", panel=SOURCE, metavar="body,hands,face"
         ),
         make_flag("picture", Path, help=drawn, panel=SOURCE, metavar="FILE"),
     ]
@@ -87,8 +99,7 @@ def pose(
     mimicmotion-trt pose dance.mp4 -o dance.npz
     mimicmotion-trt pose dance.mp4 --image person.jpg --sheet sheet.png
     """
-    from ..pose import PoseSequence, estimate_poses
-    from ..pose.motion import folder_of_keypoints, is_keypoints
+    from ..pose.draw import Drawing
 
     with explained(as_json), waiting("finding poses", quiet=as_json):
         sheet, output, picture = (
@@ -108,24 +119,28 @@ def pose(
             refuse(of_source, "without a video or picture", "Name it.")
         if "format" in of_source and not str(output).endswith(".json"):
             refuse(["format"], "without a .json as the output", "Leave it out.")
-        stride, bundle = of_source.get("stride", 1), of_picture.pop("bundle", "tiny")
-        settings = read_settings({"person": person, **of_picture})
+        bundle = of_picture.pop("bundle", "tiny")
+        known: Given = {
+            name: of_source[name] for name in ("start", "end", "smooth", "draw") if name in of_source
+        }
+        settings = read_settings(
+            {"person": person, "stride": of_source.get("stride", 1), **known, **of_picture}
+        )
         poses = recording = None
+        taken: Sequence[int] = ()
         if source is not None and output is not None:
             check_output(output, [source])
-        if source is not None and source.is_dir():
-            poses = folder_of_keypoints(source, Limits()).strided(stride)
-        elif source is not None and is_keypoints(source):
-            poses = PoseSequence.load(source).strided(stride)
-        elif source is not None:
-            who = driver_of(Settings(**settings)) if image else Settings(**settings).person
-            poses = estimate_poses(source, estimator, stride=stride, threads=threads, person=who)
-            recording = source
+        if source is not None:
+            checked = Settings(**settings)
+            who = driver_of(checked) if image else checked.person
+            poses, taken, recording = _read_poses(source, checked, estimator, threads, who)
+        settings.pop("smooth", None)  # they are smooth by now
+        drawing = Drawing.of(Settings(**settings))
         values: Given = {}
         if poses is not None:
-            values |= _write_poses(poses, output, of_source.get("format", "mimicmotion"))
+            values |= _write_poses(poses, output, of_source.get("format", "mimicmotion"), drawing)
         if poses is not None and picture is not None:
-            values |= _write_sheet(poses, recording, stride, picture)
+            values |= _write_sheet(poses, recording, taken, drawing, picture)
         if image is not None and sheet is not None:
             values |= _write_preview(image, poses, settings, sheet, bundle, estimator, threads)
         if as_json:
@@ -143,12 +158,40 @@ def pose(
             print(f"{sheet}: of the picture, {values['crop']} (left, top, right, bottom) would be animated")
 
 
-def _write_poses(poses: PoseSequence, output: str | None, form: str) -> Given:
+def _read_poses(
+    source: Path, settings: Settings, estimator: str, threads: int | None, who: str | None
+) -> tuple[PoseSequence, Sequence[int], Path | None]:
+    """The poses of a source, smoothed as settings say; which of its frames they are; the source if it has frames."""
+    from ..files import read_head
+    from ..media.picture import picture_format
+    from ..pose import estimate_poses
+    from ..pose.motion import MANY, folder_of_keypoints, open_motion
+    from ..pose.smooth import smooth_poses
+
+    if not source.is_dir() and picture_format(read_head(source)) not in ("", "GIF"):
+        return estimate_poses(source, estimator, threads=threads, person=who), (0,), source
+    given = folder_of_keypoints(source, Limits()) if source.is_dir() else source
+    motion = open_motion(given, settings, Limits(frames=MANY), "video")
+    if motion.video is not None:
+        found = estimate_poses(motion.video(), estimator, threads=threads, person=who)
+        poses = replace(found, fps=motion.sampling.rate)
+    elif motion.poses is not None:
+        poses = motion.poses
+    else:
+        raise MotionError(
+            f"{source} holds pose pictures.", remedy="Give a video, a picture, or keypoints.", field="source"
+        )
+    if settings.smooth is not None:
+        poses = smooth_poses(poses, settings.smooth)
+    return poses, motion.sampling.taken, None if motion.video is None else source
+
+
+def _write_poses(poses: PoseSequence, output: str | None, form: str, drawing: Drawing) -> Given:
     """Write keypoints; returns what there is to say of them."""
     from ..pose.formats import save_poses
 
     if output is not None:
-        save_poses(poses, output, form)
+        save_poses(poses, output, form, drawing)
     seen = int((poses.body_score.max(axis=1) > 0).sum())
     said = {"output": str(output)} if output is not None else {}
     return {**said, "frames": len(poses), "frames_with_person": seen, "fps": poses.fps}
@@ -175,12 +218,14 @@ def _write_preview(
     return {"sheet": str(sheet), "crop": list(crop)}
 
 
-def _write_sheet(poses: PoseSequence, recording: Path | None, stride: int, path: Path) -> Given:
+def _write_sheet(
+    poses: PoseSequence, recording: Path | None, taken: Sequence[int], drawing: Drawing, path: Path
+) -> Given:
     """Write skeletons over the frames that they were found in, or over black; nothing where nobody is seen."""
     from ..doctor.preview import pose_sheet
     from ..media.picture import write_picture
 
     if not poses.body_score.any():
         return {"picture": None}
-    write_picture(path, pose_sheet(poses, recording, stride))
+    write_picture(path, pose_sheet(poses, recording, taken, drawing))
     return {"picture": str(path)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ..media.picture import fit_picture, picture_format, read_picture
 from ..media.reader import VideoReader
 from ..media.sheet import Row, contact_sheet, evenly
 from ..pose import PoseSequence, draw_poses
-from ..pose.draw import Drawing
+from ..pose.draw import ALL, Drawing
 from ..pose.retarget import retarget
 from ..settings import REFERENCE, Settings
 from ..validation import described_clip
@@ -60,18 +61,20 @@ def preview_sheet(
     return contact_sheet([(label, tiles)], columns=COLUMNS, tile_height=256), box
 
 
-def pose_sheet(poses: PoseSequence, recording: Path | None, stride: int) -> Picture:
+def pose_sheet(
+    poses: PoseSequence, recording: Path | None, taken: Sequence[int], drawing: Drawing = ALL
+) -> Picture:
     """A sheet uint8 [H,W,3] of skeletons over the frames of the video or picture that they were found in.
 
-    `stride` is that of the poses. Without a recording they lie over black. Raises `InputError`.
+    `taken`: which of its frames the poses are. Without a recording they lie over black. Raises `InputError`.
     """
     chosen = evenly(len(poses), 2 * ACROSS)
     scale = min(1.0, LONGEST / max(poses.size))
     width, height = (max(1, round(side * scale)) for side in poses.size)
-    drawn = draw_poses(poses.take(chosen), height, width, round(1.5 * min(height, width)))
+    drawn = draw_poses(poses.take(chosen), height, width, round(1.5 * min(height, width)), drawing)
     tiles = list(drawn)
     if recording is not None:
-        frames = zip(_frames(recording, stride, chosen), drawn, strict=True)
+        frames = zip(_frames(recording, [taken[index] for index in chosen]), drawn, strict=True)
         tiles = [overlaid(fit_picture(frame, width, height), skeleton) for frame, skeleton in frames]
     rows: list[Row] = [(described_clip(len(poses), poses.size, poses.fps), tiles[:ACROSS])]
     if tiles[ACROSS:]:
@@ -84,10 +87,8 @@ def overlaid(picture: Picture, skeleton: Picture) -> Picture:
     return np.maximum(picture // 2, skeleton)
 
 
-def _frames(recording: Path, stride: int, chosen: list[int]) -> list[Picture]:
-    """Frames of a video or a still picture; `chosen` counts those that the stride takes."""
+def _frames(recording: Path, chosen: list[int]) -> list[Picture]:
+    """Frames of a video by their numbers, or a still picture."""
     if picture_format(read_head(recording)) not in ("", "GIF"):
         return [read_picture(recording)]
-    wanted = set(chosen)
-    frames = VideoReader(recording).frames(stride=stride, limit=chosen[-1] + 1)
-    return [frame for index, (_, frame) in enumerate(frames) if index in wanted]
+    return [frame for _, frame in VideoReader(recording).pick(chosen)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -15,6 +14,7 @@ from ..engines import Bundle
 from ..engines.bundle import COMMAND
 from ..engines.tensorrt_library import DISTRIBUTIONS, EXTRAS
 from ..errors import BundleError, EngineError, MimicMotionError, SettingsError
+from ..pose.sampling import frames_of
 from ..settings import Settings
 from ..validation import Whole, checked
 from .fitness import ON_CPU, check_clip, check_cpu, check_gpu, check_machine, fault_of, options_for
@@ -25,8 +25,6 @@ CPU_VALUE = 4
 """Bytes of a value on a CPU, in every precision: ONNX Runtime's CPU provider converts float16 to float32."""
 CONTEXT = 700 * 2**20
 """Bytes of GPU memory for the CUDA context and TensorRT's own kernels, an assumption."""
-FPS = 15
-"""Frames per second of a video made from a usual one of 30: the stride is 2 then."""
 FULL_SIZE = Settings(segment=72, size=(576, 1024))
 """MimicMotion's own segment and size."""
 
@@ -49,15 +47,22 @@ class Question:
 
     @classmethod
     def of(
-        cls, size: tuple[int, int] | None, frames: int | None, seconds: float | None, jobs: int = 1
+        cls,
+        size: tuple[int, int] | None,
+        frames: int | None,
+        seconds: float | None,
+        jobs: int = 1,
+        fps: float | None = None,
     ) -> Question:
-        """With the length in frames or in seconds, at 15 frames per second; raises `SettingsError`."""
+        """With the length in frames or in seconds, at `fps` or 15 frames per second; raises `SettingsError`."""
         if frames is not None and seconds is not None:
             raise SettingsError("--frames and --seconds are both given.", remedy="Give one of them.")
         if seconds is not None:
-            if not 0 < seconds < math.inf:
-                raise SettingsError(f"seconds is {seconds}.", remedy="Give more than 0.", field="seconds")
-            frames = max(1, round(seconds * FPS))
+            frames = frames_of(Settings(fps=fps), seconds)
+        elif fps is not None:
+            raise SettingsError(
+                "--fps is given without --seconds.", remedy="Give the length, too.", field="fps"
+            )
         return cls(size=size, frames=frames, jobs=jobs)
 
     def apply(self, own: Settings) -> tuple[Settings, int]:

@@ -18,7 +18,8 @@ from .network import Picture, check_frame
 from .sequence import PoseSequence
 
 ESTIMATORS = ("mediapipe", "dwpose")
-_FRAMES_RATE = 30.0  # frames per second of frames whose rate is not given
+FRAMES_RATE = 30.0
+"""Frames per second of frames whose rate is not given."""
 
 
 class PoseEstimator(Protocol):
@@ -112,7 +113,7 @@ def estimate_poses(
                 remedy="Give a path, bytes, or frames uint8 [F,H,W,3].",
                 field="motion",
             )
-        poses, rate = _estimate(islice(frames, 0, None, stride), found), _FRAMES_RATE / stride
+        poses, rate = _estimate(islice(frames, 0, None, stride), found), FRAMES_RATE / stride
     if named is not None:
         named.check_found()
     if not (poses.body_score > 0).any():

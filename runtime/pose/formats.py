@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from ..errors import MotionError
 from ..files import output_errors, write_atomic
-from .draw import iter_pose_pictures
+from .draw import ALL, Drawing, iter_pose_pictures
 from .dwpose import from_wholebody
 from .sequence import PoseSequence, single_frame
 
@@ -68,7 +68,7 @@ def wholebody_sequence(points: npt.NDArray[Any], name: str) -> PoseSequence:
     return read_foreign({"keypoints": points.astype(np.float64)}, name)
 
 
-def save_poses(poses: PoseSequence, output: str, form: str = "mimicmotion") -> None:
+def save_poses(poses: PoseSequence, output: str, form: str = "mimicmotion", drawing: Drawing = ALL) -> None:
     """Write `.npz`, `.json` in this form, or the poses drawn at their own size: a folder of PNGs or a video.
 
     Raises `OutputError`.
@@ -84,7 +84,7 @@ def save_poses(poses: PoseSequence, output: str, form: str = "mimicmotion") -> N
 
         width, height = (max(2, side // 2 * 2) for side in poses.size)
         with VideoWriter(output, fps=poses.fps, size=(width, height)) as writer:
-            for picture in iter_pose_pictures(poses, height, width, min(width, height)):
+            for picture in iter_pose_pictures(poses, height, width, min(width, height), drawing):
                 writer.write(picture)
 
 

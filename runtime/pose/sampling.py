@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import MotionError
+from ..errors import MotionError, SettingsError
 from ..limits import FASTEST_FPS, SLOWEST_FPS, Limits, check_limit
 from ..settings import Settings
 from .sequence import PoseSequence
 
 Numbers = npt.NDArray[np.float64]
 
+USUAL_FPS = 15.0
+"""At which MimicMotion was trained, and which the default stride comes near to."""
 _ROUNDING = 1e-6  # frames
 _TYPED = 0.001  # seconds by which a time that was typed may miss its frame
 
@@ -105,6 +107,17 @@ def places(count: int, rate: float, fps: float) -> Numbers:
     """Where the first `count` frames at `fps` lie among frames at `rate`, counted from 0."""
     at = np.arange(count) * (rate / fps)
     return np.where(np.abs(at - np.round(at)) < _ROUNDING, np.round(at), at)
+
+
+def frames_of(settings: Settings, seconds: float) -> int:
+    """How many frames a video of a motion of `seconds` has, before it is known at which rate that comes.
+
+    Without `settings.fps` it is taken to have `USUAL_FPS` after the stride. Raises `SettingsError`.
+    """
+    if not 0 < seconds < math.inf:
+        raise SettingsError(f"seconds is {seconds}.", remedy="Give more than 0.", field="seconds")
+    end = seconds if settings.end is None else min(settings.end, seconds)
+    return max(1, math.ceil((end - settings.start) * (settings.fps or USUAL_FPS) - _ROUNDING))
 
 
 def _cut(count: int, rate: float, start: float, end: float | None) -> tuple[int, int]:

@@ -22,12 +22,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from ..errors import ServiceError
 from ..pose import PoseSequence
+from ..pose.motion import MotionKind
 from ..validation import described
+from .delivery import Delivery
 from .generated.mimicmotion.v1 import animation_pb2 as pb
 from .generated.mimicmotion.v1 import animation_pb2_grpc as pb_grpc
 from .status import from_rpc_error
 from .tls import ClientTls
-from .transfer import Delivery, Image, Motion, Upload
+from .transfer import Image, Motion, Upload
 from .watching import Animation, AsyncAnimation, JobEvents, Reconnection
 from .wire import Estimate, JobInfo, SettingsLike, estimate_from_wire, info_from_wire, settings_to_wire
 
@@ -128,6 +130,7 @@ class _Calls(Generic[Events, Info, Page, Cost, Health]):
         settings: SettingsLike = None,
         *,
         reference_pose: PoseSequence | None = None,
+        motion_kind: MotionKind = "auto",
         output: str | Path | None = None,
         timeout: float | None = None,
         request_id: str = "",
@@ -147,6 +150,7 @@ class _Calls(Generic[Events, Info, Page, Cost, Health]):
             motion,
             settings,
             reference_pose=reference_pose,
+            motion_kind=motion_kind,
             request_id=request_id,
             detach=detach,
             priority=priority,
@@ -165,6 +169,7 @@ class _Calls(Generic[Events, Info, Page, Cost, Health]):
         settings: SettingsLike = None,
         *,
         reference_pose: PoseSequence | None = None,
+        motion_kind: MotionKind = "auto",
         request_id: str = "",
         priority: int = 0,
         deadline: float | None = None,
@@ -176,6 +181,7 @@ class _Calls(Generic[Events, Info, Page, Cost, Health]):
             motion,
             settings,
             reference_pose=reference_pose,
+            motion_kind=motion_kind,
             request_id=request_id,
             priority=priority,
             deadline=deadline,
@@ -201,9 +207,14 @@ class _Calls(Generic[Events, Info, Page, Cost, Health]):
         request = pb.CancelAnimationRequest(job=job)
         return self._answer(self._stub.CancelAnimation, request, _job_info, self._timeout)
 
-    def estimate(self, frames: int, settings: SettingsLike = None) -> Cost:
-        """What a video of `frames` frames would cost, from what the server measured so far."""
-        request = pb.EstimateAnimationRequest(settings=settings_to_wire(settings), frames=frames)
+    def estimate(
+        self, frames: int = 0, settings: SettingsLike = None, *, seconds: float | None = None
+    ) -> Cost:
+        """What a video of `frames` frames would cost, or one of a motion of `seconds`, from what the server measured
+        so far. Of the seconds those from `start` to `end` count, at the settings' `fps` or 15 a second."""
+        request = pb.EstimateAnimationRequest(
+            settings=settings_to_wire(settings), frames=frames, seconds=seconds
+        )
         return self._answer(self._stub.EstimateAnimation, request, estimate_from_wire, self._timeout)
 
     def page(self, size: int = 100, token: str = "") -> Page:

@@ -17,6 +17,7 @@ import grpc.aio
 
 from ..errors import Cancelled, MimicMotionError, SettingsError
 from ..limits import check_limit
+from ..pose.sampling import frames_of
 from ..settings import Settings, check_lora_names
 from . import wire
 from .config import ServiceConfig
@@ -103,9 +104,12 @@ class AnimationServicer(pb_grpc.AnimationServiceServicer):
         self, request: pb.EstimateAnimationRequest, context: Context
     ) -> pb.EstimateAnimationResponse:
         settings = self._settings(request.settings)
-        if not 1 <= request.frames <= 1_000_000:
-            raise SettingsError(f"frames is {request.frames}.", remedy="Choose 1 to 1000000.", field="frames")
-        frames = min(request.frames, settings.frames or request.frames)
+        frames = request.frames
+        if request.HasField("seconds"):
+            frames = frames_of(settings, request.seconds)
+        if not 1 <= frames <= 1_000_000:
+            raise SettingsError(f"frames is {frames}.", remedy="Choose 1 to 1000000.", field="frames")
+        frames = min(frames, settings.frames or frames)
         rates = self._scheduler.rates
         seconds = rates.predict(settings, frames)
         estimate = wire.Estimate(

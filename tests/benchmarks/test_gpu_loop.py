@@ -35,6 +35,7 @@ def loops(configs, work):
     torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 def test_ours_is_the_plain_loop_and_every_figure_is_there(loops):
     rows = {}
     for part in (loops.plain, loops.ours):

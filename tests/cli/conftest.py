@@ -12,7 +12,7 @@ from mimicmotion_trt.cli import app
 Command = Callable[..., Result]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def command() -> Command:
     """Runs `mimicmotion-trt WORDS…` and checks its exit code; nothing ends with a traceback."""
 

@@ -13,7 +13,9 @@ import pytest
 import mimicmotion_trt as mm
 from mimicmotion_trt.media.picture import read_picture
 from mimicmotion_trt.media.reader import VideoReader
+from mimicmotion_trt.pose import draw_poses
 from mimicmotion_trt.pose.sequence import SHAPES
+from mimicmotion_trt.pose.smooth import smooth_poses
 from mimicmotion_trt.validation import field_docs
 
 from .conftest import Command
@@ -122,10 +124,10 @@ def test_what_would_be_animated_is_shown_without_running(
     words = ("pose", "--image", left, "--sheet", sheet, "--size", "64x128", "--json", "--bundle", bundle)
     alone = json.loads(command(*words).stdout)
     assert alone["crop"][0] < 40 < 190 < alone["crop"][2] <= 230
-    small = read_picture(sheet).shape
+    small = read_picture(sheet).size
     with_motion = json.loads(command(*words, MOTION).stdout)
     assert with_motion["frames"] == 50
-    assert read_picture(sheet).shape[0] > 1.5 * small[0]
+    assert read_picture(sheet).size > 1.5 * small
     centred = json.loads(command(*words, "--framing", "centre").stdout)
     assert centred["crop"] == [288, 0, 480, 384]
     for wrong in (
@@ -135,6 +137,21 @@ def test_what_would_be_animated_is_shown_without_running(
         ("pose", "--output", sheet),
     ):
         assert "nothing to do" in command(*wrong, code=1).output
+
+
+def test_a_part_of_the_poses_is_written_smooth_and_drawn_in_parts(command: Command, tmp_path: Path) -> None:
+    whole, part, drawn = mm.PoseSequence.load(MOTION), tmp_path / "part.npz", tmp_path / "drawn"
+    said = command(
+        "pose", MOTION, "-o", part, "--start", 0.5, "--end", 1, "--stride", 3, "--smooth", 0.5, "--json"
+    )
+    assert json.loads(said.stdout)["frames"] == 5
+    assert mm.PoseSequence.load(part) == smooth_poses(replace(whole[15:30:3], fps=10.0), 0.5)
+    drawn.mkdir()
+    command("pose", MOTION, "-o", f"{drawn}/", "--end", 0.1, "--draw", "hands")
+    shown = [read_picture(path) for path in sorted(drawn.iterdir())]
+    assert len(shown) == 3
+    assert max(picture.mean() for picture in shown) < draw_poses(whole[:3], 854, 480, 480).mean() / 2
+    assert "1.67 s long" in command("pose", MOTION, "-o", part, "--start", 2, code=1).stderr
 
 
 def test_where_nobody_is_seen_a_sentence_stands_for_the_picture(command: Command, tmp_path: Path) -> None:

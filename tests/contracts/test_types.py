@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
 import sys
 import sysconfig
-import venv
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,30 +17,6 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("user_script.py")
 WRONG = {number for number, line in enumerate(SCRIPT.read_text().splitlines(), 1) if line.endswith("# wrong")}
 """Lines of the script that a checker has to refuse."""
-
-
-@pytest.fixture(scope="module")
-def wheel_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment that holds the wheel and what it depends on, and nothing of this repository."""
-    folder = tmp_path_factory.mktemp("wheel")
-    config = folder / "build.cfg"  # nothing is written into the repository
-    config.write_text(f"[build]\nbuild_base={folder}/build\n[egg_info]\negg_base={folder}\n")
-    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-build-isolation", "--no-deps"]
-    environment = {**os.environ, "DIST_EXTRA_CONFIG": str(config)}
-    subprocess.run([*build, "-w", str(folder), str(ROOT)], check=True, env=environment)
-    venv.create(folder / "venv", with_pip=False)
-    python = folder / "venv" / "bin" / "python"
-    ask = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
-    site = Path(subprocess.run(ask, check=True, capture_output=True, text=True).stdout.strip())
-    import numpy
-
-    for path in Path(numpy.__file__).parents[1].iterdir():
-        if not re.match(r"mimicmotion_trt|__editable__|.*\.pth$|__pycache__", path.name):
-            (site / path.name).symlink_to(path)
-    (wheel,) = folder.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(site)
-    return python
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from mimicmotion_trt.engines import network_specs
 
 Array = np.ndarray[Any, Any]
 STEPS = euler_steps(karras_sigmas(4, 0.002, 700.0))
-quick = settings(max_examples=40, deadline=None)
+quick = settings(max_examples=40)
 
 
 @dataclass(frozen=True)

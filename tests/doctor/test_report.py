@@ -279,6 +279,7 @@ def test_features_that_no_network_reuses(bundle, deep_bundle, tmp_path):
 
 def test_questions():
     assert Question.of((64, 128), None, 2.0) == Question((64, 128), 30)
+    assert Question.of((64, 128), None, 2.0, fps=60) == Question((64, 128), 120)
     assert Question.of(None, None, None) == Question()
     assert Question.of(None, 1_000_000, None) == Question(frames=1_000_000)
 
@@ -298,6 +299,8 @@ def test_questions():
         ((None, None, 1e9), "settings.frames"),
         ((None, None, None, 0), "jobs"),
         ((None, None, None, 10**9), "jobs"),
+        ((None, 30, None, 1, 60.0), "fps"),
+        ((None, None, 2.0, 1, 1e9), "settings.fps"),
     ],
 )
 def test_questions_about_what_is_no_animation(asked, field):

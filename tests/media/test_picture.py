@@ -261,14 +261,14 @@ def test_a_folder_is_no_picture(tmp_path):
 SIGNATURES = [b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"GIF89a", b"RIFF0000WEBP", b"II*\0", b"P6 "]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.sampled_from(SIGNATURES), st.binary(max_size=200))
 def test_random_bytes_are_an_error_of_ours_or_a_picture(signature, tail):
     with suppress(PictureError, LimitError):
         assert read_picture(signature + tail).ndim == 3
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.sampled_from([".png", ".jpg", ".webp", ".bmp", ".tiff", ".gif"]), st.data())
 def test_damaged_pictures_are_an_error_of_ours_or_a_picture(suffix, data):
     damaged = bytearray(encoded(QUARTERS, suffix))
@@ -281,7 +281,7 @@ def test_damaged_pictures_are_an_error_of_ours_or_a_picture(suffix, data):
 SIDE = st.integers(1, 200)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(SIDE, SIDE, SIDE, SIDE)
 def test_fit_gives_any_size_from_any_size(rows, columns, height, width):
     fitted = fit_picture(np.full((rows, columns, 3), 77, np.uint8), width, height)

@@ -249,7 +249,7 @@ def test_memory_does_not_grow_with_length(clip):
     assert held < 8 * 2**20
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.sampled_from([b"", b"\0\0\0\x18ftypmp42", b"\x1aE\xdf\xa3", b"RIFF0000AVI ", b"GIF89a"]),
     st.binary(max_size=400),

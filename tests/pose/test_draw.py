@@ -128,7 +128,7 @@ def test_an_unsure_joint_takes_its_limbs_with_it(make_sequence):
     size=st.tuples(st.integers(1, 80), st.integers(1, 80)),
     canvas=st.integers(1, 300),
 )
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
 def test_any_keypoints_can_be_drawn(make_sequence, body, hands, face, size, canvas):
     sequence = make_sequence(1, body=body, hands=hands, face=face)
     assert draw_poses(sequence, *size, canvas=canvas).shape == (1, *size, 3)

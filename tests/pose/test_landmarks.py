@@ -42,7 +42,7 @@ def test_a_crop_without_extent_is_one_pixel():
     scale=st.floats(1, 3),
     seed=st.integers(0, 1000),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_around_holds_every_point(angle, scale, seed):
     points = np.random.default_rng(seed).uniform(-100, 100, (12, 2))
     crop = Region.around(points, angle, scale)

@@ -35,7 +35,7 @@ def test_a_skeleton_fits_itself(make_sequence):
 
 
 @given(scale=st.floats(0.2, 5), right=st.floats(-2, 2), down=st.floats(-2, 2), seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_where_and_how_large_the_dancer_is_makes_no_difference(make_sequence, scale, right, down, seed):
     motion = make_sequence(4, seed)
     reference = make_sequence(1, seed + 1, body_score=SEEN)

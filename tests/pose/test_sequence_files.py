@@ -39,7 +39,7 @@ def sequences(draw):
 
 @pytest.mark.parametrize("suffix", [".npz", ".json"])
 @given(sequence=sequences())
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, suppress_health_check=list(HealthCheck))
 def test_what_is_saved_comes_back_exactly(tmp_path, suffix, sequence):
     path = tmp_path / f"poses{suffix}"
     sequence.save(path)
@@ -69,7 +69,7 @@ def test_a_truncated_file_is_refused_wherever_it_ends(saved):
 
 
 @given(data=st.data())
-@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=80, suppress_health_check=list(HealthCheck))
 def test_a_damaged_file_raises_nothing_but_motion_errors(saved, data):
     raw = bytearray(saved.read_bytes())
     for _ in range(data.draw(st.integers(1, 4))):
@@ -79,7 +79,7 @@ def test_a_damaged_file_raises_nothing_but_motion_errors(saved, data):
 
 
 @given(st.binary(max_size=200), st.sampled_from([b"", b"PK\x03\x04", b"{", b'{"body":', b"\xef\xbb\xbf{"]))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_foreign_bytes_are_refused(data, start):
     with pytest.raises(MotionError):
         PoseSequence.load(start + data)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import mimicmotion_trt as mm
+from mimicmotion_trt.media.reader import VideoReader
 from mimicmotion_trt.pose.draw import LINE_WIDTH, drawn_width
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "embedding.md"
@@ -50,6 +51,10 @@ def test_poses_are_drawn_in_the_size_and_on_the_canvas_of_the_model(tiny, dance)
 def test_poses_are_estimated_with_the_settings_stride_and_length(tiny, clip_of):
     found = tiny.estimate_poses(clip_of(8), tiny.settings(stride=2, frames=3))
     assert (len(found), found.fps) == (3, 15)
+    frames = np.stack([frame for _, frame in VideoReader(clip_of(8)).frames()])
+    assert tiny.estimate_poses(frames, tiny.settings(stride=2, frames=3)) == found
+    part = tiny.estimate_poses(frames, tiny.settings(start=0.1, fps=60))
+    assert (len(part), part.fps) == (5, 30)  # what lies between them is interpolated when they are drawn
     with pytest.raises(mm.MotionError, match="no video"):
         tiny.estimate_poses(found.to_bytes())
 

@@ -164,7 +164,7 @@ def programs(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(programs(), st.booleans())
 def test_steps_equal_the_references(program, two_workers):
     sigmas = karras_sigmas(3, 0.002, 700.0)

@@ -129,7 +129,7 @@ def answer(engine: Any) -> np.ndarray:
     return prediction
 
 
-@pytest.mark.parametrize("backend", ["onnxruntime", "torch"])
+@pytest.mark.parametrize("backend", ["onnxruntime", pytest.param("torch", marks=pytest.mark.slow)])
 def test_a_unet_with_a_lora_equals_the_one_exported_from_the_merged_checkpoint(
     backend, files, merged, golden, request, tmp_path
 ):

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicmotion_trt import Settings
@@ -130,7 +130,6 @@ def test_shifts_of_neighbouring_steps_lie_far_apart():
     assert np.diff(np.sort(shifts)).min() > 0.01  # no border comes back to where it was
 
 
-@settings(deadline=None)
 @given(
     st.integers(1, 40),
     st.integers(1, 8),

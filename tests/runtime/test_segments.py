@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicmotion_trt.denoise.segments import cut_segments, fusion_weights
@@ -83,7 +83,6 @@ def test_weights_sum_to_one_for_every_frame(clip, layout, fusion):
 shifts = st.floats(0, 1, exclude_max=True)
 
 
-@settings(deadline=None)
 @given(clips(), shifts, fusions)
 def test_what_the_shifted_layout_keeps(clip, shift, fusion):
     """Every frame is covered, windows are whole, only the first and the last may overlap their neighbour."""

@@ -7,8 +7,10 @@ import hashlib
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from mimicmotion_trt import Settings, errors
+from mimicmotion_trt.cli import app
 from mimicmotion_trt.events import Preview, Progress, Video
 from mimicmotion_trt.pose import PoseSequence
 from mimicmotion_trt.service import AsyncClient, Client
@@ -53,7 +55,7 @@ def test_the_video_is_the_servers_file_byte_for_byte(host, client, tmp_path):
     animation = client.animate(script(frames=40, noise=True, size=[128, 128]), b"a video", output=output)
     pieces = [event.data for event in animation if isinstance(event, Video)]
     result = animation.result()
-    made = (host.server.store.get(animation.job)).video.read_bytes()
+    made = (host.server.store.get(animation.job)).videos[0].read_bytes()
     assert b"".join(pieces) == made == output.read_bytes() == result.read()
     assert hashlib.sha256(made).hexdigest() == result.done.sha256
     assert max(map(len, pieces)) <= 2**20
@@ -98,6 +100,27 @@ def test_every_kind_of_motion_arrives_as_what_it_is(client, tmp_path):
     for name, motions in given.items():
         for motion in motions:
             assert client.animate(script(motion=name), motion).result().done.frames == 6
+
+
+def test_what_a_video_shows_is_said_to_the_server(client):
+    for kind in ("auto", "video", "pose-video"):
+        for run in (client.animate, lambda *given, **more: client.watch(client.create(*given, **more).job)):
+            video = run(script(motion="PosixPath", motion_kind=kind), b"a video", motion_kind=kind)
+            assert video.result().done.frames == 6
+    assert client.animate(script(), poses(), motion_kind="pose-video").result().done.frames == 6  # no video
+    with pytest.raises(errors.MotionError, match="pose-video") as caught:
+        client.animate(script(), b"a video", motion_kind="dance")
+    assert caught.value.field == "motion_kind"
+
+
+def test_the_command_line_says_to_a_server_what_a_video_shows(host, tmp_path):
+    person, motion, output = (tmp_path / name for name in ("person.png", "dance.mp4", "out.mp4"))
+    person.write_bytes(script(motion_kind="pose-video"))
+    motion.write_bytes(b"a video")
+    line = ["animate", person, motion, "-o", output, "--server", host.address, "--motion-kind", "pose-video"]
+    done = CliRunner().invoke(app, [str(word) for word in line])
+    assert done.exit_code == 0, done.output
+    assert output.stat().st_size > 500
 
 
 def test_pictures_come_from_files_as_well_and_a_reference_pose_along(client, tmp_path):
@@ -176,3 +199,26 @@ def test_clients_and_animations_say_what_they_are(host, client):
     assert "SpooledTemporaryFile" not in repr(video)
     assert 'src="data:video/mp4;base64,' in video._repr_html_()
     assert repr(animation) == f"<Animation of job {animation.job}>"
+
+
+def test_several_videos_come_one_after_the_other(client, tmp_path):
+    seeds = (5, 6)
+    animation = client.animate(script(frames=4), b"a video", {"seeds": seeds}, output=tmp_path / "out.mp4")
+    numbers = [event.video for event in animation if event.kind == "video"]
+    assert numbers == sorted(numbers)
+    assert set(numbers) == {1, 2}
+    result = animation.result()
+    assert [video.path.name for video in result.videos] == ["out-1.mp4", "out-2.mp4"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out-1.mp4", "out-2.mp4"]
+    assert [video.done.facts.settings.seed for video in result.videos] == list(seeds)
+    for video, seed in zip(result.videos, seeds, strict=True):
+        alone = client.animate(script(frames=4), b"a video", {"seed": seed}).result()
+        assert video.read() == alone.read()
+        assert (video.done.bytes, video.done.sha256) == (alone.done.bytes, alone.done.sha256)
+    assert result.done.total_bytes == sum(len(video.read()) for video in result.videos)
+    assert client.get(animation.job).done == result.done
+
+
+def test_videos_that_cannot_be_named_are_refused(client, tmp_path):
+    with pytest.raises(errors.OutputError, match="2 videos cannot be written"):
+        client.animate(script(frames=4), b"a video", {"seeds": (1, 2)}, output=tmp_path / "%d.png").result()

@@ -157,6 +157,12 @@ def test_estimates_grow_with_the_work(client):
     assert 0 < small.seconds < large.seconds
     assert client.estimate(100, {"steps": 400}).seconds > large.seconds
     assert client.estimate(100, {"frames": 10}).frames == 10
+    assert client.estimate(seconds=10).frames == 150
+    assert client.estimate(seconds=10, settings={"fps": 60}).frames == 600
+    assert client.estimate(seconds=10, settings={"fps": 60, "start": 2, "end": 5}).frames == 180
+    for seconds in (0.0, -1.0, float("nan")):
+        with pytest.raises(errors.SettingsError, match="seconds is"):
+            client.estimate(seconds=seconds)
     assert small.queue_seconds == 0.0
     assert small.measured_jobs > 0
     with pytest.raises(errors.SettingsError):

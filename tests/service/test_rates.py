@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicmotion_trt.denoise.segments import cut_segments
@@ -27,7 +27,6 @@ def test_segments_are_counted_as_they_are_planned(layout):
     assert count_segments(Settings(), 10) is None
 
 
-@settings(deadline=None)
 @given(st.integers(2, 30), st.data(), st.integers(1, 200), st.floats(0, 1, exclude_max=True))
 def test_shifted_segments_are_counted_as_they_are_planned(segment, data, frames, shift):
     settings = Settings(segment=segment, overlap=data.draw(st.integers(1, segment - 1)), layout="shifted")

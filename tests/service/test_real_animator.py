@@ -6,6 +6,7 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,6 +46,17 @@ def host(bundle, style):
         {},
         {"pose_strength": 2.0, "pose_start": 0.5, "pose_end": 1.0, "image_strength": 0.25},
         {"lora": ("style:0.5",)},
+        {
+            "draw": ("body", "face"),
+            "face": "reference",
+            "smooth": 0.5,
+            "hold": 0.4,
+            "confidence_floor": 0.2,
+            "confidence_gain": 1.5,
+            "fps": 60,
+            "start": 0.1,
+            "end": 0.2,
+        },
     ],
 )
 def test_the_server_makes_what_the_library_makes(host, client, bundle, style, chosen):
@@ -53,13 +65,7 @@ def test_the_server_makes_what_the_library_makes(host, client, bundle, style, ch
     events = list(served)
     with Animator.load(bundle, threads=1, loras={"style": style}) as animator:
         clip = animator.stream(PERSON, MOTION, animator.settings(**SHORT, **chosen))
-        mp4, video = None, b""
-        for event in clip:
-            if event.frames is not None:
-                mp4 = mp4 or FragmentedMp4(clip.fps, clip.size, clip.audio, comment=clip.facts.to_json)
-                video += mp4.write(event.frames)
-        assert mp4 is not None
-        video += mp4.close()
+        video = file_of(clip)
         assert events[0].settings == animator.settings(**SHORT, **chosen, preview=1)
     assert served.result().read() == video
     assert served.result().done.facts == replace(clip.facts, settings=replace(clip.settings, preview=1))
@@ -68,32 +74,24 @@ def test_the_server_makes_what_the_library_makes(host, client, bundle, style, ch
     assert "torch" not in Path(f"/proc/{host.engine_pid}/maps").read_text()
 
 
-def test_controls_of_the_poses_mean_the_same_here_and_there(client, bundle):
-    chosen = {
-        **SHORT,
-        "draw": ("body", "face"),
-        "face": "reference",
-        "smooth": 0.5,
-        "hold": 0.4,
-        "confidence_floor": 0.2,
-        "confidence_gain": 1.5,
-        "fps": 40,
-        "start": 0.1,
-        "end": 0.2,
-    }
-    gap = PoseSequence.load(MOTION)[:8]  # the animated ones are 3, 4 and 5
-    gap = replace(
-        gap, body_score=gap.body_score * np.array([[1], [1], [1], [1], [0], [1], [1], [1]], np.float32)
-    )
-    events = list(animation := client.animate(PERSON, gap, chosen))
-    reports = [event for event in events if isinstance(event, Progress)]
+def file_of(clip: Any) -> bytes:
+    """The file that a server makes of an animation."""
+    mp4, video = None, b""
+    for event in clip:
+        if event.frames is not None:
+            mp4 = mp4 or FragmentedMp4(clip.fps, clip.size, clip.audio, comment=clip.facts.to_json)
+            video += mp4.write(event.frames)
+    assert mp4 is not None
+    return video + mp4.close()
+
+
+def test_frames_in_which_nobody_is_seen_are_told_as_they_are_found(client):
+    there = np.array([[1], [1], [0], [1], [1]], np.float32)
+    gap = PoseSequence.load(MOTION)[:5]
+    gap = replace(gap, body_score=gap.body_score * there)
+    animation = client.animate(PERSON, gap, {**SHORT, "hold": 0.0})
+    reports = [event for event in animation if isinstance(event, Progress)]
     assert reports[-1].held == animation.result().done.held == 1
-    with Animator.load(bundle, threads=1) as animator:
-        clip = animator.stream(PERSON, gap, animator.settings(**chosen))
-        mp4, video = FragmentedMp4(clip.fps, clip.size), b""
-        for event in clip:
-            video += mp4.write(event.frames) if event.frames is not None else b""
-        assert animation.result().read() == video + mp4.close()
 
 
 @pytest.mark.slow

@@ -211,7 +211,7 @@ EXPECTED = {
 }
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(parts=st.lists(PARTS, max_size=5), straight=st.booleans())
 def test_random_uploads_get_a_considered_answer(stub, host, parts, straight):
     pid = host.engine_pid

@@ -242,7 +242,7 @@ def test_a_motion_without_a_person_is_refused() -> None:
         make_clip(1, 4, 64, 64, motion=replace(motion, body_score=np.zeros_like(motion.body_score)))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     seed=st.integers(0, 10**9),
     frames=st.integers(1, 3),
