@@ -6,7 +6,7 @@ A job in this process yields `Progress` only. A job of a server goes through `Ac
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -43,6 +43,8 @@ class Event:
                 value = value.to_dict()
             elif isinstance(value, MimicMotionError):
                 value = str(value)
+            elif f.name == "others":
+                value = [asdict(other) for other in value] or None
             elif isinstance(value, Facts):
                 values |= value.to_dict()
                 continue
@@ -113,6 +115,8 @@ class Progress(Event):
     """Since the job began."""
     held: int = 0
     """Frames so far in which the driving person was not seen."""
+    video: int = 1
+    """Which of several videos is being made; steps are counted over all of them."""
     rows: int = field(default=0, compare=False)
     """In denoise, once a step: rows in its largest batch."""
     preview: NDArray[np.uint8] | None = field(default=None, compare=False, repr=False)
@@ -153,14 +157,27 @@ class Video(Event):
     """Of the bytes, as in zlib."""
     data: bytes = field(default=b"", repr=False)
     """The bytes; empty on the server, where they are only in the job's video file."""
+    video: int = 1
+    """Which of several videos; one comes after the other."""
 
     def __str__(self) -> str:
         return f"video bytes {self.offset} to {self.offset + self.size}"
 
 
 @dataclass(frozen=True, slots=True)
+class OtherVideo:
+    """One of several videos of a job, after the first."""
+
+    seed: int
+    bytes: int
+    """Of the file."""
+    sha256: str
+    """Of the file, 64 hexadecimal digits."""
+
+
+@dataclass(frozen=True, slots=True)
 class Done(Event):
-    """The job succeeded; its last event."""
+    """The job succeeded; its last event. Of several videos these are the facts of the first."""
 
     kind: ClassVar[str] = "done"
     frames: int
@@ -181,6 +198,24 @@ class Done(Event):
     motion's sound, and why; empty if there is nothing to say."""
     facts: Facts | None = None
     """How it was made; None from a server that does not say so."""
+    others: tuple[OtherVideo, ...] = ()
+    """The videos after the first, which are like it but for the seed."""
+
+    @property
+    def total_bytes(self) -> int:
+        """Of all video files."""
+        return self.bytes + sum(other.bytes for other in self.others)
+
+    def each(self) -> list[Done]:
+        """The facts of each of the videos, as if it were the only one."""
+        first = replace(self, others=())
+        if self.facts is None:
+            return [first]
+        facts, found = self.facts, [first]
+        for other in self.others:
+            own = facts.of_seed(other.seed)
+            found.append(replace(first, bytes=other.bytes, sha256=other.sha256, facts=own))
+        return found
 
     def __str__(self) -> str:
         held = f" ({self.held} of them hold a pose)" if self.held else ""

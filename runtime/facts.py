@@ -35,6 +35,10 @@ class Facts:
     held: int = 0
     """Frames in which the driving person was not seen: they hold the last pose."""
 
+    def of_seed(self, seed: int) -> Facts:
+        """Those of one of several videos: the same settings but for the seed make it alone."""
+        return replace(self, settings=replace(self.settings, seed=seed, seeds=None))
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON; the seed also stands by itself."""
         return {**asdict(self), "settings": self.settings.to_dict(), "seed": self.settings.seed}

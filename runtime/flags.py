@@ -18,6 +18,7 @@ WORDS = {
     "int": "NUMBER",
     "int range": "NUMBER",
     "float": "NUMBER",
+    "float range": "NUMBER",
     "file": "FILE",
     "path": "FILE",
 }
@@ -114,7 +115,7 @@ def write_flags(command: Any, ctx: Any, formatter: Any, first: tuple[str, ...] =
     for param in command.get_params(ctx):
         if not param.hidden:
             panel = getattr(param, "rich_help_panel", None) or "Options"
-            text = re.sub(r"\.?( +\[|$)", lambda end: end[1] and " [", param.get_help_record(ctx)[1] or "")
+            text = plain_help(param.get_help_record(ctx)[1] or "")
             panels.setdefault(panel, []).append((flag_names(param, ctx), text))
     rows = [row for rows in panels.values() for row in rows]
     width = max((len(names) for names, _ in rows if len(names) < FLAG_WIDTH), default=0)
@@ -134,6 +135,14 @@ def flag_names(param: Any, ctx: Any) -> str:
         return names
     kind = param.metavar or param.display_type(ctx).strip("<>").removeprefix("list[").removesuffix("]")
     return f"{names} {WORDS.get(kind, kind)}"
+
+
+def plain_help(text: str) -> str:
+    """Help as Typer words it, its ranges in words, without the defaults of flags that are off."""
+    text = re.sub(r"([\d.]+)<=x<=([\d.]+)", r"\1 to \2", text)
+    text = re.sub(r"x>=([\d.]+)", r"\1 or more", text)
+    text = re.sub(r" +\[default: no-[\w-]+\]", "", text)
+    return re.sub(r"(?<!\.)\.?( +\[|$)", lambda end: end[1] and " [", text)
 
 
 def _title(panel: str) -> str:

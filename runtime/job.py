@@ -33,7 +33,7 @@ class Job:
         self._error: BaseException | None = None
         self.animation = start(cancelled=self.cancelled)
         """The animation under way: its settings, size, frame rate and poses."""
-        self._result = Result(self.animation)
+        self._videos = [Result(self.animation)]
 
     def cancelled(self) -> bool:
         """Whether `cancel` was called."""
@@ -53,7 +53,10 @@ class Job:
         try:
             for event in self.animation:
                 if event.frames is not None:
-                    self._result.append(event.frames)
+                    if event.video > len(self._videos):
+                        self._videos.append(Result(self.animation))
+                        self._videos[0].others.append(self._videos[-1])
+                    self._videos[-1].append(event.frames)
                 yield event
         except GeneratorExit:
             raise  # the owner stopped looking; what is left can still be done
@@ -75,7 +78,7 @@ class Job:
         except BaseException:
             self._error = self._error or self._interrupted()
             raise
-        return self._result
+        return self._videos[0]
 
     @staticmethod
     def _interrupted() -> Cancelled:
@@ -84,7 +87,10 @@ class Job:
 
 
 class Result:
-    """Finished frames, kept in a temporary file on disk so that long clips take no memory."""
+    """Finished frames, kept in a temporary file on disk so that long clips take no memory.
+
+    With several `seeds` this is the first video, and `videos` has all of them.
+    """
 
     def __init__(self, animation: Animation) -> None:
         self.animation = animation
@@ -93,6 +99,14 @@ class Result:
         empty if there is nothing to say."""
         self._spool = tempfile.TemporaryFile(prefix="mimicmotion-")  # noqa: SIM115 - lives as long as the result
         self._count = 0
+        self._facts: Facts | None = None
+        self.others: list[Result] = []
+        """Of several videos of one job, those after the first."""
+
+    @property
+    def videos(self) -> list[Result]:
+        """This one, and the others of the job: one for each seed, in their order."""
+        return [self, *self.others]
 
     @property
     def fps(self) -> float:
@@ -107,7 +121,7 @@ class Result:
     @property
     def facts(self) -> Facts:
         """How it was made: settings in force, bundle, device, people found, frames held. Also in the saved file."""
-        return self.animation.facts
+        return self._facts or self.animation.facts
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -117,7 +131,7 @@ class Result:
     @property
     def held(self) -> int:
         """Frames in which the driving person was not seen: they hold the last pose."""
-        return self.animation.held
+        return self.facts.held
 
     def __len__(self) -> int:
         return self._count
@@ -141,6 +155,7 @@ class Result:
     def append(self, frames: Picture) -> None:
         """Add frames uint8 [n,H,W,3]."""
         self._check_open()
+        self._facts = self.animation.facts
         self._spool.seek(0, 2)
         self._spool.write(np.ascontiguousarray(frames).data)
         self._count += len(frames)
@@ -186,6 +201,17 @@ class Result:
         self.note = joined_notes(self.animation.note, writer.note)
         return Path(path)
 
+    def save_all(self, path: str | Path) -> list[Path]:
+        """Save each of `videos`: `out.mp4` becomes out-1.mp4 and so on, `out_%02d.mp4` says where the number goes.
+
+        A single video is saved as `path`. Raises `OutputError`; the videos before the one at fault are saved then.
+        """
+        from .media.writer import numbered_outputs
+
+        names = numbered_outputs(path, len(self.videos))
+        return [video.save(name) for video, name in zip(self.videos, names, strict=True)]
+
     def close(self) -> None:
-        """Delete the frames."""
-        self._spool.close()
+        """Delete the frames, those of the other videos too."""
+        for video in self.videos:
+            video._spool.close()

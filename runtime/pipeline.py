@@ -49,8 +49,12 @@ class Animation:
         clock: Callable[[], float],
         checkpoints: Checkpoints | None = None,
     ) -> None:
-        self.facts = facts
-        """How it is made: the settings in force; people and held frames are known after the pose stage."""
+        self.seeds = facts.settings.each_seed
+        """One for each video."""
+        self.video = 1
+        """Which of them is being made."""
+        self.facts = facts.of_seed(self.seeds[0])
+        """How that one is made: the settings in force; people and held frames are known after the pose stage."""
         self.seconds: dict[str, float] = dict.fromkeys(STAGES, 0.0)
         """That each stage has taken so far, without what the owner did in between."""
         self.fps = inputs.motion.fps
@@ -66,6 +70,7 @@ class Animation:
         self._networks, self._sampler, self._inputs = networks, sampler, inputs
         self._cancelled, self._clock, self._began = cancelled, clock, clock()
         self._checkpoints = checkpoints
+        self._latents: Float | None = None
         self._events = self._timed()
 
     @property
@@ -104,12 +109,21 @@ class Animation:
             width, height = self.size
             plan = self._sampler.plan(self.frames + 1, self.settings, (height // 8, width // 8))
             checkpoint = self._checkpoints.load() if self._checkpoints is not None else None
-            if checkpoint is not None and checkpoint.steps == len(plan.steps):
-                latents = checkpoint.latents
-            else:
-                conditions = yield from self._encode(pictures, plan)
-                latents = yield from self._denoise(plan, conditions, checkpoint)
-            yield from self._decode(latents[: plan.kept], len(plan.steps))
+            done, steps = 0 if checkpoint is None else checkpoint.steps, len(plan.steps)
+            conditions, first = None, max(0, done - 1) // steps
+            for number in range(first, len(self.seeds)):
+                self.video, self.facts = number + 1, self.facts.of_seed(self.seeds[number])
+                latents = None if checkpoint is None else checkpoint.latents
+                if checkpoint is None or done < self.video * steps:
+                    if conditions is None:
+                        conditions = yield from self._encode(pictures, plan)
+                    elif self.settings.noise_aug > 0:  # the picture's noise is the seed's
+                        conditions = replace(self._condition(plan), pose=conditions.pose)
+                    latents = yield from self._denoise(plan, conditions, checkpoint)
+                assert latents is not None
+                self._latents = latents[: plan.kept]
+                yield from self._decode(self._latents, self.video * steps)
+                checkpoint = None
         except EngineError as error:
             self._networks.raise_if_lost(error)
             raise
@@ -167,12 +181,16 @@ class Animation:
 
     def _encode(self, pictures: Iterator[Picture], plan: DenoisePlan) -> StageRun[Conditions]:
         """Picture and pose pictures through CLIP, the VAE's encoder and PoseNet."""
-        assert self.reference is not None
-        conditions = self._networks.condition(self.reference.picture, plan.frames, self.settings)
+        conditions = self._condition(plan)
         for done in self._networks.encode_poses(pictures, conditions.pose, self.settings.pose_strength):
             self._stop_if_cancelled()
             yield self._progress("encode", done, plan.kept)
         return conditions
+
+    def _condition(self, plan: DenoisePlan) -> Conditions:
+        """What the networks are told of the picture; its `pose` is to be filled."""
+        assert self.reference is not None
+        return self._networks.condition(self.reference.picture, plan.frames, self.settings)
 
     # ---- denoise ----
 
@@ -180,7 +198,8 @@ class Animation:
         self, plan: DenoisePlan, conditions: Conditions, checkpoint: Checkpoint | None
     ) -> StageRun[Float]:
         """Latents [F,4,h,w] after the last step; the steps before a checkpoint are left out."""
-        done_before = checkpoint.steps if checkpoint is not None else 0
+        before = (self.video - 1) * len(plan.steps)
+        done_before = checkpoint.steps - before if checkpoint is not None else 0
         latents = (
             checkpoint.latents
             if checkpoint is not None
@@ -195,7 +214,7 @@ class Animation:
                         yield self._progress("denoise", index, steps, segment=done, segments=segments)
                 # A shallow step takes cached features, which no checkpoint holds.
                 if self._checkpoints is not None and (index + 1 == steps or plan.steps[index + 1].full):
-                    self._checkpoints.offer(index + 1, lambda: denoiser.latents)
+                    self._checkpoints.offer(before + index + 1, lambda: denoiser.latents)
                 rows, preview = max(plan.variant(step).batches), self._preview(denoiser, step, index + 1)
                 at = {"segment": segments, "segments": segments}
                 yield self._progress("denoise", index + 1, steps, **at, rows=rows, preview=preview)
@@ -223,9 +242,20 @@ class Animation:
             done += len(pictures)
             yield self._progress("decode", done, self.frames, frames=fresh)
 
+    def frames_again(self) -> Iterator[Picture]:
+        """The finished frames of the video that is being decoded once more, uint8 [n,H,W,3]: for an owner who lost
+        them. They are decoded again."""
+        assert self._latents is not None
+        drop = 1
+        for pictures in self._networks.decode(self._latents, self.settings.decode_chunk):
+            yield pictures[drop:]
+            drop = 0
+
     def _progress(self, stage: Stage, step: int, steps: int, **more: Any) -> Progress:
+        if stage in ("denoise", "decode"):  # counted over all videos
+            step, steps = step + (self.video - 1) * steps, steps * len(self.seeds)
         seconds = self._clock() - self._began
-        return Progress(stage=stage, step=step, steps=steps, seconds=seconds, held=self.held, **more)
+        return Progress(stage, step, steps, seconds=seconds, held=self.held, video=self.video, **more)
 
     def _stop_if_cancelled(self) -> None:
         if self._cancelled():

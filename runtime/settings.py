@@ -119,6 +119,22 @@ def _loras(value: Any) -> Any:
 Lora = Annotated[tuple[str, ...], BeforeValidator(_loras)]
 Person = Annotated[str, BeforeValidator(_person)]
 Parts = Annotated[tuple[Part, ...], BeforeValidator(_parts)]
+MOST_VIDEOS = 100
+"""Videos of one job."""
+
+
+def _seeds(value: Any) -> Any:
+    """One or more different seeds, also as text: `1,2,3`."""
+    if isinstance(value, str):
+        value = [int(part) if part.strip().isdecimal() else part for part in value.split(",")]
+    if not isinstance(value, tuple | list | range) or not 1 <= len(value) <= MOST_VIDEOS:
+        raise remedied(f"Give 1 to {MOST_VIDEOS} seeds.")
+    if len(set(map(str, value))) < len(value):
+        raise remedied("Give each seed once: the same seed gives the same video.")
+    return tuple(value)
+
+
+Seed = Annotated[int, Whole(0, 2**64 - 1)]
 Side = Annotated[int, Whole(SIZE_MULTIPLE, 8192), AfterValidator(_multiple)]
 Guidance = Annotated[float, Real(0.0, 100.0)]
 Sigma = Annotated[float, Real(1e-6, 1e4)]
@@ -150,7 +166,7 @@ class Settings:
     """Weights in the overlaps. `triangular` (the code) or `linear` in the overlap position (the paper)."""
     noise: Noise = "repeat"
     """Initial noise. `repeat` repeats one segment's along time (the reference), `independent` draws every frame."""
-    seed: Annotated[int, Whole(0, 2**64 - 1)] = 0
+    seed: Seed = 0
     """Chooses the noise. 0 <= seed < 2**64; same seed, bundle and device give the same bytes."""
     noise_aug: Annotated[float, Real(0.0, 10.0)] = 0.0
     """Noise on the reference picture, 0 to 10. Its strength in units of the picture's range [-1, 1]."""
@@ -223,9 +239,11 @@ class Settings:
     """Frames of the video a second, 0.01 to 1000. More than the motion has are animated between its frames, of fewer
     some are left out; the motion keeps its speed. None: as many as the motion has after the stride."""
     start: Annotated[float, Real(0.0, 1e6)] = 0.0
-    """Begin at this second of the motion."""
+    """Begin at this second of the motion. Frames that begin at or after it are taken, with the sound from there."""
     end: Annotated[float, Real(0.0, 1e6)] | None = None
-    """End at this second of the motion."""
+    """End at this second of the motion. None: where it ends; beyond that is an error that names its length."""
+    seeds: Annotated[tuple[Seed, ...], BeforeValidator(_seeds)] | None = None
+    """Several videos, one for each seed. In place of `seed`; pose and picture are computed once."""
     lora: Lora | None = None
     """A LoRA, such as style:0.8; repeat. Added to the weights, by name or name and strength (-10 to 10). The command
     line takes files, with --server the server's names. None takes those with which the animator was loaded."""
@@ -281,6 +299,11 @@ class Settings:
                 remedy="Leave guidance_interval out, or choose another guidance.",
                 field="settings.guidance_interval",
             )
+
+    @property
+    def each_seed(self) -> tuple[int, ...]:
+        """The seeds of the videos that are made."""
+        return self.seeds or (self.seed,)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Settings:
@@ -338,6 +361,7 @@ class SettingsDict(TypedDict, total=False):
     fps: float | None
     start: float
     end: float | None
+    seeds: tuple[int, ...] | Sequence[int] | str | None
     lora: str | tuple[str, ...] | list[str] | None
 
 

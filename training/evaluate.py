@@ -76,7 +76,7 @@ def evaluate(
         typer.Option(min=1, max=STRIDE, help="So many clips of drawn people; 20 without --shards."),
     ] = None,
     shards: Annotated[
-        Path | None, typer.Option(help="Recordings instead: a folder that training/prepare.py has written.")
+        Path | None, typer.Option(help="Recordings instead: a folder that prepare has written.")
     ] = None,
     clips: Annotated[
         int, typer.Option(min=1, help="With --shards: so many windows of the stored clips.")

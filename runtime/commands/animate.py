@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -16,13 +17,17 @@ from ..events import joined_notes
 from ..flags import Given, make_flag, with_flags
 from ..limits import Limits
 from ..service.commands import connect, connection_flags, limit_values
-from ..settings import Settings, split_lora
+from ..settings import MOST_VIDEOS, Settings, split_lora
 from .files import check_output, convert, is_stream, preview_path, whole_file
 from .options import explain_setting, read_settings, refuse, settings_flags
 
 if TYPE_CHECKING:
+    from ..events import Progress
     from ..facts import Facts
+    from ..media.writer import VideoWriter
+    from ..pipeline import Animation
     from ..service import Client
+    from ..service.delivery import ReceivedVideo
 
 
 IO, MOTION, SPEED, SERVER, EXPERT = "Input/Output", "Motion", "Speed", "Server", "Expert"
@@ -113,6 +118,14 @@ def animate(
             rich_help_panel=IO,
         ),
     ] = None,
+    count: Annotated[
+        int | None,
+        typer.Option(
+            metavar="NUMBER",
+            help="So many videos, each with the next seed: out-1.mp4 ...",
+            rich_help_panel=IO,
+        ),
+    ] = None,
     as_json: Annotated[
         bool,
         typer.Option(
@@ -140,6 +153,7 @@ def animate(
     mimicmotion-trt animate person.jpg dance.mp4 -o out.mp4 --server localhost:50051 --steps 10
     """
     from ..media.record import read_facts
+    from ..media.writer import numbered_outputs
     from ..pose import PoseSequence
 
     with explained(as_json):
@@ -148,7 +162,9 @@ def animate(
         settings = read_settings(chosen)  # before anything is loaded
         if before is not None:
             settings = recorded_settings(before, own_motion=motions == [like]) | settings
-            Settings.from_dict(settings)
+        if count is not None:
+            settings["seeds"] = counted_seeds(settings, count)
+        outputs = numbered_outputs(output, len(Settings.from_dict(settings).each_seed))
         server, kind = there.pop("server", ""), here.pop("motion_kind", "auto")
         if before is not None and before.settings.lora and not server and "lora" not in chosen:
             raise SettingsError(
@@ -160,7 +176,8 @@ def animate(
             refuse(here, "with --server", "It is the server's to choose: leave it out.")
         else:
             refuse(there, "without --server", "Name the server: --server HOST:PORT.")
-        check_output(output, [image, *motions, *([reference_pose] if reference_pose else [])])
+        for name in outputs:
+            check_output(name, [image, *motions, *([reference_pose] if reference_pose else [])])
         pose = PoseSequence.load(reference_pose) if reference_pose else None
         preview = preview_path(output) if settings.get("preview") else None
         with (
@@ -173,11 +190,12 @@ def animate(
                 inputs |= {name: there.pop(name) for name in ("priority", "deadline") if name in there}
                 done = _on_server(connect(server, there), inputs, settings, output, reporter, before)
             else:
-                done = _in_process(here, inputs, settings, output, reporter, before)
+                done = _in_process(here, inputs, settings, outputs, reporter, before)
         reporter.note(done.pop("note"))
-        reporter.line({"event": "done", "output": output, **done})
+        reporter.line({"event": "done", "output": outputs[0], **done})
         size = "x".join(map(str, done["size"]))
-        reporter.say(f"{output}: {counted(done['frames'], 'frame')}, {size}, {done['fps']:g} per second")
+        for name in outputs:
+            reporter.say(f"{name}: {counted(done['frames'], 'frame')}, {size}, {done['fps']:g} per second")
         if preview is not None:
             reporter.say(f"{preview}: the middle frame as the last step saw it")
 
@@ -213,6 +231,18 @@ def recorded_settings(before: Facts, *, own_motion: bool) -> Given:
     return settings | OWN_MOTION if own_motion else settings
 
 
+def counted_seeds(settings: Given, count: int) -> tuple[int, ...]:
+    """The seeds of `count` videos, from `seed` on. Raises `SettingsError`."""
+    if settings.get("seeds") or not 1 <= count <= MOST_VIDEOS:
+        raise SettingsError(
+            f"count is {count}" + (", and seeds are given too." if settings.get("seeds") else "."),
+            remedy=f"Choose 1 to {MOST_VIDEOS}, or --seeds.",
+            field="count",
+        )
+    seed = settings.get("seed", 0)
+    return tuple(range(seed, seed + count))
+
+
 def changed(before: Facts | None, now: Facts | None) -> str:
     """A note if a video that is made like another one is not the same."""
     difference = before.difference(now) if before is not None and now is not None else ""
@@ -220,7 +250,12 @@ def changed(before: Facts | None, now: Facts | None) -> str:
 
 
 def _in_process(
-    here: Given, inputs: Given, settings: Given, output: str, reporter: Reporter, before: Facts | None
+    here: Given,
+    inputs: Given,
+    settings: Given,
+    outputs: list[str],
+    reporter: Reporter,
+    before: Facts | None,
 ) -> dict[str, Any]:
     from ..animator import Animator
     from ..media.writer import VideoWriter
@@ -237,16 +272,71 @@ def _in_process(
         reporter.note(animator.note)
         animation = animator.stream(**inputs, settings=animator.settings(**settings))
         reporter.note(changed(before, animation.facts))
-        fps, size = animation.fps, animation.size
-        with VideoWriter(
-            output, fps=fps, size=size, audio=animation.audio, comment=lambda: animation.facts.to_json()
-        ) as writer:
-            for event in animation:
+        for name in outputs[1:]:  # refused now rather than after the work
+            VideoWriter(name, fps=1, size=(64, 64)).abort()
+        events = iter(animation)
+        note = ""
+        for number, name in enumerate(outputs, 1):
+            note = write_video(animation, number, name, events, reporter)
+        facts = [animation.facts.of_seed(seed) for seed in animation.seeds]
+        done = {
+            "frames": animation.frames,
+            "fps": animation.fps,
+            "size": animation.size,
+            **facts[0].to_dict(),
+        }
+        if len(outputs) > 1:
+            done["others"] = [
+                {"output": name, "seed": seed}
+                for name, seed in zip(outputs[1:], animation.seeds[1:], strict=True)
+            ]
+        return {**done, "seconds": animation.seconds, "note": note}
+
+
+def write_video(
+    animation: Animation, number: int, output: str, events: Iterator[Progress], reporter: Reporter
+) -> str:
+    """Write the video `number`, whose last frame ends what is taken of the events; returns what was lost of sound."""
+    writer, begun = open_writer(animation, output), False
+    try:
+        with writer:
+            for event in events:
                 reporter.show(event)
                 for frame in event.frames if event.frames is not None else ():
+                    begun = True
                     writer.write(frame)
-        done = {"frames": writer.frames, "fps": fps, "size": size, "seconds": animation.seconds}
-        return {**done, **animation.facts.to_dict(), "note": writer.note}
+                if begun and writer.frames == animation.frames and number < len(animation.seeds):
+                    break
+    except OutputError as error:
+        if not begun or writer.kept is not None:
+            raise
+        raise OutputError(error.message, remedy=keep_video(animation), field="output") from error
+    return writer.note
+
+
+def open_writer(animation: Animation, output: str | Path) -> VideoWriter:
+    """A writer of the frames; the file says how they were made, as far as is known when the first one comes."""
+    from ..media.writer import VideoWriter
+
+    fps, size, audio = animation.fps, animation.size, animation.audio
+    return VideoWriter(output, fps=fps, size=size, audio=audio, comment=lambda: animation.facts.to_json())
+
+
+def keep_video(animation: Animation) -> str:
+    """Write the video that is being decoded to the temporary folder, from its start; says where it is, or why not.
+
+    Its frames are decoded again: what took long is not lost where a disk is full or a pipe is closed.
+    """
+    kept = Path(tempfile.mkdtemp(prefix="mimicmotion-")) / "video.mp4"
+    try:
+        with open_writer(animation, kept) as writer:
+            for frames in animation.frames_again():
+                for frame in frames:
+                    writer.write(frame)
+    except OutputError as error:
+        kept.parent.rmdir()
+        return f"Nor can it be kept elsewhere: {error.message} Free some space, and animate again."
+    return f"The finished video was kept as {kept}."
 
 
 def _on_server(
@@ -257,7 +347,7 @@ def _on_server(
     reporter: Reporter,
     before: Facts | None,
 ) -> dict[str, Any]:
-    from ..media.writer import VideoWriter
+    from ..media.writer import VideoWriter, numbered_outputs
 
     motion, *others = inputs["motion"]
     if others or motion.is_dir():
@@ -272,23 +362,33 @@ def _on_server(
         and not Path(output).is_symlink()
         and not is_stream(Path(output))
     )
-    if not as_mp4 and output != "-" and not is_stream(Path(output)):  # refused now rather than after the work
-        VideoWriter(output, fps=1, size=(64, 64)).abort()
+    for name in numbered_outputs(output, len(Settings.from_dict(settings).each_seed)):
+        if (
+            not as_mp4 and output != "-" and not is_stream(Path(name))
+        ):  # refused now rather than after the work
+            VideoWriter(name, fps=1, size=(64, 64)).abort()
     with connected as client, tempfile.TemporaryDirectory() as folder:
         received = Path(output) if as_mp4 else Path(folder) / "received.mp4"
         animation = client.animate(**inputs, settings=settings, output=received)
         for event in animation:
             reporter.show(event)
-        note = ""
+        note, videos = "", animation.result().videos
         if not as_mp4:
-            try:
-                note = convert(received, output)
-            except OutputError as error:
-                kept = Path(tempfile.mkdtemp(prefix="mimicmotion-")) / "video.mp4"
-                shutil.copyfile(received, kept)
-                remedy = f"The finished video was kept as {kept}."
-                raise OutputError(error.message, remedy=remedy, field="output") from error
+            for video, name in zip(videos, numbered_outputs(output, len(videos)), strict=True):
+                note = converted(video, name)
         reporter.note(changed(before, animation.result().done.facts))
         done = animation.result().done.to_dict()
         said = {key: value for key, value in done.items() if key not in ("event", "sequence")}
         return {**said, "note": joined_notes(said["note"], note)}
+
+
+def converted(received: ReceivedVideo, output: str) -> str:
+    """Write a received video in another format; returns what was lost of the sound. One that cannot be is kept."""
+    assert received.path is not None
+    try:
+        return convert(received.path, output)
+    except OutputError as error:
+        kept = Path(tempfile.mkdtemp(prefix="mimicmotion-")) / "video.mp4"
+        shutil.copyfile(received.path, kept)
+        remedy = f"The finished video was kept as {kept}."
+        raise OutputError(error.message, remedy=remedy, field="output") from error

@@ -101,9 +101,11 @@ def _settings_flag(name: str, hint: Any, doc: str, panel: str) -> inspect.Parame
     elif kinds == (str, ...):
         hint, metavar = list[str], "NAME[:STRENGTH]"
     elif kinds[1:] == (...,):  # several of a few words, in one text
-        hint, metavar = str, ",".join(get_args(kinds[0]))
+        hint, metavar = str, ",".join(get_args(kinds[0])) or "NUMBER,NUMBER"
     elif hint in (int, int | None, float, float | None):
         metavar = "NUMBER"
+    elif name in ("person", "driver"):
+        metavar = "largest|left|2|…"
     return make_flag(name, hint, help=first_sentence(doc).replace("`", ""), panel=panel, metavar=metavar)
 
 

@@ -125,11 +125,12 @@ def latent_pixels(settings: Settings) -> int:
 
 
 def cost_of(model: ModelStats, settings: Settings, frames: int) -> Cost:
-    """What a video of `frames` frames costs; the reference picture's own frame comes on top.
+    """What a video of `frames` frames costs, or several for `settings.seeds`; the picture's own frame comes on top.
 
     `settings` have a size and a segment; those that reuse features need the networks for it.
     """
     assert settings.segment is not None
+    videos = len(settings.each_seed)
     pixels, every, works = latent_pixels(settings), frames + 1, model.works
     both = settings.guidance not in ((1.0, 1.0), (0.0, 0.0))
     calls: Counter[tuple[int, int, str]] = Counter()  # (rows, segment frames, network) -> steps like that
@@ -142,11 +143,12 @@ def cost_of(model: ModelStats, settings: Settings, frames: int) -> Cost:
     rows, segment_frames, _ = max(calls)
     return Cost(
         encode=encode + works["pose_net"].total(frames=every, pixels=pixels),
-        denoise=sum(
+        denoise=videos
+        * sum(
             count * works[network].total(rows=some, frames=length, pixels=pixels)
             for (some, length, network), count in calls.items()
         ),
-        decode=works["vae_decoder"].total(frames=every, pixels=pixels),
+        decode=videos * works["vae_decoder"].total(frames=every, pixels=pixels),
         steps=settings.steps,
         rows=rows,
         segment_frames=segment_frames,

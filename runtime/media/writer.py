@@ -54,6 +54,8 @@ class VideoWriter:
         comment: Comment | None = None,
     ) -> None:
         self._output = Path(output)
+        self.kept: Path | None = None
+        """Where the finished video is if it could not be moved into place."""
         self._done = False
         self._sequence = _sequence(output)
         rate, size = exact_rate(fps), check_size(size)
@@ -120,6 +122,7 @@ class VideoWriter:
             self._held.seek(0)
             with kept.open("wb") as file:
                 shutil.copyfileobj(self._held, file)
+            self.kept = kept
             raise OutputError(
                 f"{self._output} cannot be written: {error.strerror or error}.",
                 remedy=f"The finished video was kept as {kept}.",
@@ -174,6 +177,26 @@ class _Stream:
     def _put(self, data: bytes) -> None:
         self._file.write(data)
         self._file.flush()
+
+
+def numbered_outputs(output: str | Path, count: int) -> list[str]:
+    """Where several videos go: `out-1.mp4`, `out-2.mp4`, ... for `out.mp4`, and for `out_%02d.mp4` where that says.
+
+    A folder for pictures becomes `frames-1/`, ... . A single video goes to `output` itself. Raises `OutputError`.
+    """
+    text, path = str(output), Path(output)
+    if count == 1:
+        return [text]
+    if is_stream(output) or (path.suffix.lower() == ".png" and _PATTERN.search(path.name)):
+        why = "it takes one video" if is_stream(output) else "its number counts the frames of one video"
+        raise OutputError(
+            f"{count} videos cannot be written to {text}: {why}.",
+            remedy="Choose out.mp4, which becomes out-1.mp4 and so on, or a folder/ for pictures.",
+            field="output",
+        )
+    name = path.name if _PATTERN.search(path.name) else f"{path.stem}-%d{path.suffix}"
+    end = "/" if text.endswith(("/", os.sep)) or path.is_dir() else ""
+    return [f"{path.with_name(_numbered(name, number))}{end}" for number in range(1, count + 1)]
 
 
 def is_stream(output: str | Path) -> bool:

@@ -24,11 +24,12 @@ from ..errors import ServiceError
 from ..pose import PoseSequence
 from ..pose.motion import MotionKind
 from ..validation import described
+from .delivery import Delivery
 from .generated.mimicmotion.v1 import animation_pb2 as pb
 from .generated.mimicmotion.v1 import animation_pb2_grpc as pb_grpc
 from .status import from_rpc_error
 from .tls import ClientTls
-from .transfer import Delivery, Image, Motion, Upload
+from .transfer import Image, Motion, Upload
 from .watching import Animation, AsyncAnimation, JobEvents, Reconnection
 from .wire import Estimate, JobInfo, SettingsLike, estimate_from_wire, info_from_wire, settings_to_wire
 

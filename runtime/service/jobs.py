@@ -111,9 +111,10 @@ class StoredJob:
         return self.ended is None
 
     @property
-    def video(self) -> Path:
-        """The MP4; while the job runs, what there is of it."""
-        return self.folder / "video.mp4"
+    def videos(self) -> tuple[Path, ...]:
+        """The MP4 of each video; while the job runs, what there is of it."""
+        count = len(self.settings.each_seed)
+        return (self.folder / "video.mp4", *(self.folder / f"video-{n}.mp4" for n in range(2, count + 1)))
 
     def file(self, part: str) -> Path:
         """An uploaded file: `picture`, `motion` or `reference_pose`."""
@@ -216,7 +217,7 @@ class StoredJob:
         else:
             self.error = outcome
         self.log.close()
-        self._remove(set(self._files()) - ({self.video} if self.done is not None else set()))
+        self._remove(set(self._files()) - (set(self.videos) if self.done is not None else set()))
         self.over.set()
         then(self)
 
@@ -237,14 +238,16 @@ class StoredJob:
         self.unread.clear()
         try:
             with ExitStack() as files:
-                descriptor = -1
+                opened: dict[int, int] = {}
                 async for event in self.log.follow(after):
                     if isinstance(event, Video):
                         if self.error is not None:
                             break  # the video will never be whole
-                        if descriptor < 0:
-                            descriptor = files.enter_context(await self._open()).fileno()
-                        event = replace(event, data=await self._piece(descriptor, event))
+                        if event.video not in opened:
+                            files.close()  # the video before
+                            file = files.enter_context(await self._open(event.video))
+                            opened = {event.video: file.fileno()}
+                        event = replace(event, data=await self._piece(opened[event.video], event))
                     yield event
                     self.taken += 1
         finally:
@@ -254,11 +257,11 @@ class StoredJob:
         if (error := self.error or self.parted) is not None:
             raise error.with_traceback(None)
 
-    async def _open(self) -> Any:
-        """The video's file."""
+    async def _open(self, number: int) -> Any:
+        """The file of a video."""
         while True:
             try:
-                return self.video.open("rb")
+                return self.videos[number - 1].open("rb")
             except OSError as error:
                 gone = NotFound(
                     "The job's video is gone from the server's disk.",

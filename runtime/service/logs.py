@@ -157,7 +157,11 @@ def ended_facts(job: StoredJob) -> dict[str, Any]:
         facts["waited"] = round(job.started - job.created, 3)
         facts["ran"] = round(job.ended - job.started, 3)
     if job.done is not None:
-        facts |= {"frames": job.done.frames, "size": "{}x{}".format(*job.done.size), "bytes": job.done.bytes}
+        facts |= {
+            "frames": job.done.frames,
+            "size": "{}x{}".format(*job.done.size),
+            "bytes": job.done.total_bytes,
+        }
         facts["seconds"] = {stage: round(seconds, 3) for stage, seconds in job.done.seconds.items()}
     if job.error is not None:
         facts |= {"reason": reason(type(job.error)), "error": str(job.error)}

@@ -134,7 +134,8 @@ class Predictor:
     def stop_cost(self, job: StoredJob) -> float:
         """Seconds that are lost if a job stops and goes on later: it is encoded again, and ends its step first."""
         stages = self._rates.stages(job.settings, job.frames) or {}
-        return stages.get("encode", 0.0) + stages.get("denoise", 0.0) / job.settings.steps
+        steps = job.settings.steps * len(job.settings.each_seed)
+        return stages.get("encode", 0.0) + stages.get("denoise", 0.0) / steps
 
     def demand(self, job: StoredJob) -> Demand:
         return Demand(job.client, job.created, self.seconds(job), job.priority, job.deadline)

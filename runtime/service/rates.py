@@ -77,9 +77,16 @@ class Rates:
             return None if stages is None else sum(stages.values())
         reached = STAGES.index(done.stage)
         left = 1.0 - done.step / done.steps if done.steps else 1.0
-        rest = sum(stages.get(stage, 0.0) for stage in STAGES[reached + 1 :])
-        write = stages.get("write", 0.0) * (left if done.stage == "decode" else 1.0)
-        return stages.get(done.stage, 0.0) * max(0.0, left) + rest + write
+        shares: dict[str, float] = {**dict.fromkeys(STAGES[reached + 1 :], 1.0), done.stage: max(0.0, left)}
+        if done.stage in (
+            "denoise",
+            "decode",
+        ):  # of several videos, one is denoised and decoded after the other
+            videos = len(settings.each_seed)
+            shares["denoise"] = shares.get("denoise", (videos - done.video) / videos)
+            shares["decode"] = min(shares["decode"], (videos - done.video + 1) / videos)
+        shares["write"] = shares.get("decode", 1.0)
+        return sum(stages.get(stage, 0.0) * share for stage, share in shares.items())
 
     def save(self, path: Path, bundle: str) -> None:
         """Write them for the next start with this bundle; what cannot be written is left out."""
@@ -132,7 +139,7 @@ def count_segments(settings: Settings, frames: int, shift: float = 0.0) -> int |
 
 def work_of(settings: Settings, frames: int, size: tuple[int, int]) -> dict[str, float]:
     """Units of work by stage: what its seconds grow with; a step that reuses features counts as a full one."""
-    pixels = max(1, size[0] * size[1])
+    pixels, videos = max(1, size[0] * size[1]), len(settings.each_seed)
     pictures = float(max(1, frames) * pixels)
     segment = min(settings.segment or frames, frames + 1)
     both = settings.guidance != (1.0, 1.0)
@@ -143,7 +150,7 @@ def work_of(settings: Settings, frames: int, size: tuple[int, int]) -> dict[str,
     return {
         "pose": float(max(1, frames) * (settings.stride or 1)),
         "encode": pictures,
-        "denoise": float(rows * max(1, segment) * pixels),
-        "decode": pictures,
-        "write": pictures,
+        "denoise": float(videos * rows * max(1, segment) * pixels),
+        "decode": videos * pictures,
+        "write": videos * pictures,
     }

@@ -11,7 +11,7 @@ from sqlite3 import Row
 from typing import Any
 
 from ..errors import MimicMotionError, ServiceError
-from ..events import Accepted, Done, Event, Started, Video
+from ..events import Accepted, Done, Event, OtherVideo, Started, Video
 from ..facts import Facts
 from ..settings import Settings
 from . import status
@@ -78,8 +78,9 @@ def event_from_record(sequence: int, record: str) -> Event:
 def done_from_values(values: dict[str, Any]) -> Done:
     """The event whose `asdict` this is."""
     facts = values.get("facts")
-    size = tuple(values["size"])
-    return Done(**values | {"size": size, "facts": None if facts is None else Facts.from_dict(facts)})
+    others = tuple(OtherVideo(**other) for other in values.get("others", ()))
+    made = {"size": tuple(values["size"]), "facts": None if facts is None else Facts.from_dict(facts)}
+    return Done(**values | made | {"others": others})
 
 
 def error_to_values(error: MimicMotionError) -> dict[str, Any]:
@@ -109,7 +110,7 @@ def job_to_row(job: StoredJob) -> dict[str, Any]:
         outcome, ended = job.outcome
         state, numbered = job.state_after(outcome), job.log.numbered
         if isinstance(outcome, Done):
-            size, record["done"] = outcome.bytes, asdict(outcome)
+            size, record["done"] = outcome.total_bytes, asdict(outcome)
         else:
             record["error"] = error_to_values(outcome)
     return {

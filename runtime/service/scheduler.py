@@ -264,13 +264,13 @@ class Scheduler:
             job.file("motion"),
             job.motion_kind,
             job.file("reference_pose") if job.has_reference_pose else None,
-            job.video,
+            job.videos,
             job.settings,
             engine.config.checkpoint_share,
             tuple(job.told),
         )
         step = self.rates.predict(job.settings, job.frames)
-        step = step and step / job.settings.steps
+        step = step and step / (job.settings.steps * len(job.settings.each_seed))
         engine.run(
             run,
             patience=max(self._patience, HUNG_STEPS * step) if step else HUNG_STEPS * self._patience,

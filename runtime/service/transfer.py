@@ -1,21 +1,15 @@
-"""What crosses a call in pieces: the uploaded files, and the video that comes back. Both ends check every piece."""
+"""The files of a job, uploaded in pieces: both ends check every piece."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import io
-import os
-import secrets
-import shutil
 import tempfile
-import weakref
-import zlib
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -24,11 +18,9 @@ from ..errors import (
     InputError,
     MotionError,
     PictureError,
-    ServiceError,
     SettingsError,
 )
-from ..events import CHUNK_BYTES, Accepted, Done, Event, Video
-from ..files import output_errors, write_atomic
+from ..events import CHUNK_BYTES
 from ..limits import Limits, check_limit
 from ..pose import PoseSequence
 from ..validation import ArrayLike, plain_array
@@ -36,7 +28,7 @@ from .generated.mimicmotion.v1 import animation_pb2 as pb
 from .jobs import StoredJob
 from .status import Busy, Late, UploadError
 from .tokens import checked_priority
-from .wire import MOTION_KINDS, PARTS, SettingsLike, event_from_wire, settings_to_wire
+from .wire import MOTION_KINDS, PARTS, SettingsLike, settings_to_wire
 
 LONGEST_KEY = 128
 """Characters of a request_id."""
@@ -44,8 +36,6 @@ REFERENCE_POSE_BYTES = 2**20
 DRAIN_SECONDS = 3.0
 LATEST = 10**8
 """Seconds to the latest deadline: three years."""
-IN_MEMORY = 32 * 2**20
-"""Bytes of a received video above which it is kept in a temporary file."""
 
 Image = str | Path | bytes | ArrayLike
 VIDEOS = {
@@ -311,118 +301,3 @@ async def _write(file: BinaryIO, data: bytes) -> None:
 
 def _full(error: OSError) -> Busy:
     return Busy(f"The server cannot store the upload: {error.strerror}.", retry_after=60.0)
-
-
-# ---- the video, received by the client ----
-
-
-@dataclass(frozen=True, slots=True)
-class ReceivedVideo:
-    """A finished video."""
-
-    done: Done
-    video: IO[bytes] = field(repr=False)
-    """The file's bytes, open for reading."""
-    path: Path | None
-    """Where it was written, if an output was named."""
-
-    def read(self) -> bytes:
-        """The whole MP4 file."""
-        self.video.seek(0)
-        return self.video.read()
-
-    def _repr_html_(self) -> str:
-        """A player, for notebooks."""
-        from ..media.notebook import video_html
-
-        return video_html(self.read(), self.done.size)
-
-    def save(self, path: str | Path) -> Path:
-        """Write the MP4; the file appears whole or not at all. Raises `OutputError`."""
-        path = Path(path)
-        self.video.seek(0)
-        with output_errors(path):
-            write_atomic(path, lambda file: shutil.copyfileobj(self.video, file))
-        return path
-
-
-class Delivery:
-    """Takes a job's events in order; `result` is set when the last one has shown that the video is whole.
-
-    With `output` the video is written beside that path and moved there at the end; without it, it is kept in
-    memory up to `IN_MEMORY` and in a temporary file beyond. `first` says from which sequence number on the events
-    are: above 0, the video's beginning is missing and there is no result.
-    """
-
-    def __init__(self, output: str | Path | None = None, *, first: int = 0) -> None:
-        self.job = ""
-        self.result: ReceivedVideo | None = None
-        self._output = Path(output) if output is not None else None
-        self._sequence = self._first = first
-        self._offset: int | None = 0 if first == 0 else None
-        self._digest = hashlib.sha256()
-        self._beside: Path | None = None
-        if self._output is None:
-            self._file: IO[bytes] = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115
-        else:
-            self._beside = self._output.with_name(f".mimicmotion-{secrets.token_hex(8)}")
-            with output_errors(self._output):
-                self._file = self._beside.open("w+b")
-            weakref.finalize(self, self._beside.unlink, missing_ok=True)
-
-    @property
-    def sequence(self) -> int:
-        """The number of the last event."""
-        return self._sequence
-
-    def take(self, message: pb.AnimationEvent) -> Event | None:
-        """Check one event; raises `ServiceError` if it is damaged or out of order. None for an unknown kind."""
-        if message.sequence <= self._sequence:
-            raise ServiceError(f"Event {message.sequence} came after event {self._sequence}.")
-        self._sequence = message.sequence
-        event = event_from_wire(message)
-        match event:
-            case Accepted():
-                self.job = event.job
-            case Video():
-                self._take_video(event)
-            case Done():
-                self._finish(event)
-        return event
-
-    def end(self) -> ReceivedVideo:
-        """The result, once the events have ended; raises `ServiceError` if the last one is missing."""
-        if self.result is None:
-            self.abort()
-            raise ServiceError("The events ended before the video was whole.", remedy="Watch the job again.")
-        return self.result
-
-    def abort(self) -> None:
-        """Leave nothing behind."""
-        if self.result is None:
-            self._file.close()
-            if self._beside is not None:
-                self._beside.unlink(missing_ok=True)
-
-    def _take_video(self, event: Video) -> None:
-        if self._offset is None:
-            self._offset = event.offset
-        if event.offset != self._offset:
-            raise ServiceError(f"The video goes on at byte {event.offset} instead of {self._offset}.")
-        if zlib.crc32(event.data) != event.crc32:
-            raise ServiceError(f"The video is damaged at byte {event.offset}.", remedy="Watch the job again.")
-        self._offset += event.size
-        self._digest.update(event.data)
-        with output_errors(self._output or Path(tempfile.gettempdir())):
-            self._file.write(event.data)
-
-    def _finish(self, done: Done) -> None:
-        if self._first > 0:
-            return
-        if self._offset != done.bytes or self._digest.hexdigest() != done.sha256:
-            raise ServiceError("The video is not the one that was made.", remedy="Watch the job again.")
-        if self._output is not None and self._beside is not None:
-            with output_errors(self._output):
-                self._file.flush()
-                os.replace(self._beside, self._output)
-        self.result = ReceivedVideo(done, self._file, self._output)

@@ -13,8 +13,8 @@ import grpc
 
 from ..errors import MimicMotionError
 from ..events import Event
+from .delivery import Delivery, ReceivedVideo
 from .status import Kept, Late, Unreachable, from_rpc_error
-from .transfer import Delivery, ReceivedVideo
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
 """Seconds between two tries to watch a job again: twice as many after each."""

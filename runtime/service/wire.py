@@ -9,7 +9,7 @@ from typing import Any, Literal
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from ..errors import MimicMotionError, ServiceError, SettingsError
-from ..events import Accepted, Done, Event, Preview, Progress, Queued, Started, Video
+from ..events import Accepted, Done, Event, OtherVideo, Preview, Progress, Queued, Started, Video
 from ..facts import Facts
 from ..settings import Settings
 from . import status
@@ -173,11 +173,12 @@ def _event_to_wire(event: Event | None) -> Any:
                 segments=event.segments,
                 elapsed_seconds=event.seconds,
                 held=event.held,
+                video=event.video,
             )
         case Preview():
             return pb.PreviewEvent(jpeg=event.jpeg, step=event.step, steps=event.steps)
         case Video():
-            return pb.VideoEvent(offset=event.offset, data=event.data, crc32=event.crc32)
+            return pb.VideoEvent(offset=event.offset, data=event.data, crc32=event.crc32, video=event.video)
         case Done():
             return pb.DoneEvent(
                 frames=event.frames,
@@ -188,6 +189,7 @@ def _event_to_wire(event: Event | None) -> Any:
                 seconds=event.seconds,
                 held=event.held,
                 note=event.note,
+                others=[pb.OtherVideo(**asdict(other)) for other in event.others],
                 **_facts_to_wire(event.facts),
             )
     return None
@@ -231,17 +233,16 @@ def _event_from_wire(parent: Any, name: str, number: int) -> Any:
         case "progress":
             stage: Any = pb.Stage.Name(m.stage).removeprefix("STAGE_").lower()
             done = (m.step, m.steps, m.segment, m.segments)
-            return Progress(stage, *done, m.elapsed_seconds, m.held, sequence=number)
+            return Progress(stage, *done, m.elapsed_seconds, m.held, video=m.video or 1, sequence=number)
         case "preview":
             return Preview(m.jpeg, m.step, m.steps, sequence=number)
         case "video":
-            return Video(m.offset, len(m.data), m.crc32, m.data, sequence=number)
+            return Video(m.offset, len(m.data), m.crc32, m.data, m.video or 1, sequence=number)
         case "done":
             size = m.size.width, m.size.height
-            facts, seconds = _facts_from_wire(m), dict(m.seconds)
-            return Done(
-                m.frames, m.fps, size, m.bytes, m.sha256, seconds, m.held, m.note, facts, sequence=number
-            )
+            values = (m.frames, m.fps, size, m.bytes, m.sha256, dict(m.seconds), m.held, m.note)
+            others = tuple(OtherVideo(other.seed, other.bytes, other.sha256) for other in m.others)
+            return Done(*values, _facts_from_wire(m), others, sequence=number)
     return None
 
 

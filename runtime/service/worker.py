@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import queue
 import signal
@@ -10,18 +9,15 @@ import sys
 import threading
 import time
 import traceback
-import zlib
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .. import errors
 from ..denoise.checkpoint import Checkpoints
@@ -33,7 +29,7 @@ from ..settings import Settings
 from .config import EngineConfig
 
 if TYPE_CHECKING:
-    from ..media.writer import FragmentedMp4
+    pass
 
 SHOWN = {"video": "auto", "pose_video": "pose-video", "person_video": "video"}
 """What videos show, by the kind of the job's motion, as `Animator.animate` takes it."""
@@ -53,12 +49,13 @@ class Run:
     motion: Path
     motion_kind: Literal["video", "keypoints", "pose_pictures", "pose_video", "person_video"]
     reference_pose: Path | None
-    video: Path
+    videos: tuple[Path, ...]
+    """Where they are written, one for each seed."""
     settings: Settings
     checkpoint_share: float
     """Of the job's time, how much its checkpoints may take."""
     told: tuple[Video, ...] = ()
-    """Pieces of the video that were told in an earlier run: they must come out the same, and are not told again."""
+    """Pieces of the videos that were told in an earlier run: they must come out the same, and are not told again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +188,8 @@ def _end_if_failed(job: Future[None]) -> None:
 
 
 def _animate(animator: Any, run: Run, inbox: _Inbox, report: Callable[[Event], None]) -> Done | Suspended:
+    from .spool import Spool
+
     def cancelled() -> bool:
         return run.job in inbox.cancelled
 
@@ -199,7 +198,7 @@ def _animate(animator: Any, run: Run, inbox: _Inbox, report: Callable[[Event], N
         raise Cancelled("The job was cancelled.")
     _check_files(run)
     build = animator.build_for(run.settings)
-    checkpoints = Checkpoints(run.video.parent, build, run.settings, share=run.checkpoint_share)
+    checkpoints = Checkpoints(run.videos[0].parent, build, run.settings, share=run.checkpoint_share)
     clip = animator.stream(
         run.picture,
         _motion(run, animator.limits),
@@ -211,18 +210,18 @@ def _animate(animator: Any, run: Run, inbox: _Inbox, report: Callable[[Event], N
         cancelled=cancelled,
         checkpoints=checkpoints,
     )
-    with closing(clip), closing(_VideoFile(run, clip, report)) as video:
+    with closing(clip), closing(Spool(run.videos, clip, run.told, report)) as videos:
         report(Started(clip.frames, float(clip.fps), tuple(clip.size)))
         for event in clip:
             report(replace(event, seconds=time.monotonic() - began, preview=None, frames=None))
             if event.preview is not None:
                 report(Preview(_jpeg(event.preview), event.step, event.steps))
             if event.frames is not None:
-                video.write(event.frames)
+                videos.write(event.video, event.frames)
             checkpoints.urgent = run.job in inbox.suspended
             if checkpoints.urgent and checkpoints.holds(event):
                 return Suspended()
-        done = video.finish()
+        done = videos.done()
         return replace(done, note=joined_notes(animator.note, done.note))
 
 
@@ -260,92 +259,6 @@ def _jpeg(picture: Any) -> bytes:
         if len(coded) <= CHUNK_BYTES:
             return coded.tobytes()
     return _jpeg(np.ascontiguousarray(picture[::2, ::2]))
-
-
-class _VideoFile:
-    """The job's MP4 on its way to disk: every piece is written, summed, flushed and then reported.
-
-    A job that runs again writes the same bytes over those of the run before, which readers may be reading.
-    """
-
-    def __init__(self, run: Run, clip: Any, report: Callable[[Event], None]) -> None:
-        self._clip = clip
-        self._report = report
-        self._told = deque(run.told)
-        with _spooling():
-            self._file = open(os.open(run.video, os.O_RDWR | os.O_CREAT, 0o600), "r+b")  # noqa: SIM115
-        self._mp4: FragmentedMp4 | None = None
-        self._digest = hashlib.sha256()
-        self._offset = 0
-        self._frames = 0
-        self._seconds = 0.0
-
-    def close(self) -> None:
-        with suppress(OSError):  # a full disk was told when the piece was written
-            self._file.close()
-
-    def write(self, frames: NDArray[np.uint8]) -> None:
-        """uint8 [n,H,W,3] RGB."""
-        from ..media.writer import FragmentedMp4
-
-        began, clip = time.monotonic(), self._clip
-        if self._mp4 is None:
-            self._mp4 = FragmentedMp4(clip.fps, clip.size, audio=clip.audio, comment=clip.facts.to_json)
-        self._frames += len(frames)
-        self._put(self._mp4.write(frames))
-        self._seconds += time.monotonic() - began
-
-    def finish(self) -> Done:
-        """Write what is left."""
-        if self._mp4 is None:
-            raise EngineError("The engine ended without a frame.")
-        began = time.monotonic()
-        self._put(self._mp4.close())
-        with _spooling():
-            self._file.truncate()  # of the run before there may be more
-            os.fsync(self._file.fileno())
-        self._seconds += time.monotonic() - began
-        return Done(
-            frames=self._frames,
-            fps=float(self._clip.fps),
-            size=tuple(self._clip.size),
-            bytes=self._offset,
-            sha256=self._digest.hexdigest(),
-            seconds={**self._clip.seconds, "write": self._seconds},
-            held=self._clip.facts.held,
-            note=self._mp4.note,
-            facts=self._clip.facts,
-        )
-
-    def _put(self, data: bytes) -> None:
-        for at in range(0, len(data), CHUNK_BYTES):
-            piece = data[at : at + CHUNK_BYTES]
-            with _spooling():
-                self._file.write(piece)
-                self._file.flush()
-            self._digest.update(piece)
-            self._tell(Video(self._offset, len(piece), zlib.crc32(piece)))
-            self._offset += len(piece)
-
-    def _tell(self, piece: Video) -> None:
-        if not self._told:
-            self._report(piece)
-        elif self._told.popleft() != piece:
-            raise EngineError(
-                "The job ran again and its video is not the one that was partly sent.",
-                remedy="Send the job again; another bundle, version or device may have made the first part.",
-            )
-
-
-@contextmanager
-def _spooling() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(
-            f"The video cannot be spooled: {error.strerror or error}.",
-            remedy="Free space on the server's disk.",
-        ) from error
 
 
 def _plain(error: Exception) -> MimicMotionError:

@@ -115,3 +115,23 @@ def test_all_about_a_setting_is_said(command: Command) -> None:
     said = command("animate", "--explain", "reuse-interval").stdout
     assert said == f"reuse_interval: {field_docs(mm.Settings)['reuse_interval']}\n"
     assert "framing" in command("animate", "--explain", "nothing", code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("an", ["animate"]),
+        ("animate --framing ", ["person", "centre", "pad"]),
+        ("build --ba", ["--base", "--backend", "--batch"]),
+    ],
+)
+def test_a_shell_completes_commands_flags_and_choices(typed: str, offered: list[str]) -> None:
+    words = f"mimicmotion-trt {typed}"
+    asked = {
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(words.count(" ")),
+        "_MIMICMOTION_TRT_COMPLETE": "complete_bash",
+    }
+    program = Path(sys.executable).with_name("mimicmotion-trt")
+    done = subprocess.run([program], capture_output=True, text=True, env={**os.environ, **asked})
+    assert done.stdout.split() == offered

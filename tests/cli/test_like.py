@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -80,3 +81,17 @@ def test_a_server_writes_the_same_file(bundle, command, tmp_path, made):
         command(*words, "--output", tmp_path / "again.webm")
     assert (tmp_path / "again.mp4").read_bytes() == (tmp_path / "sent.mp4").read_bytes()
     assert mm.read_facts(tmp_path / "again.webm") == facts
+
+
+def test_several_videos_are_counted(bundle, command, tmp_path, made):
+    words = ("animate", PERSON, MOTION, "--bundle", bundle, *ODD)
+    done = command(*words, "-o", tmp_path / "out.mkv", "--count", 2, "--json")
+    assert sorted(path.name for path in tmp_path.glob("out*")) == ["out-1.mkv", "out-2.mkv"]
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert said["output"] == str(tmp_path / "out-1.mkv")
+    assert said["others"] == [{"output": str(tmp_path / "out-2.mkv"), "seed": 10}]
+    assert mm.read_facts(tmp_path / "out-2.mkv").settings == replace(mm.read_facts(made).settings, seed=10)
+    command(*words, "-o", tmp_path / "f_%d.mp4", "--seeds", "9,3")
+    assert (tmp_path / "f_1.mp4").read_bytes() == made.read_bytes()
+    assert "2 videos cannot be written" in command(*words, "-o", "-", "--count", 2, code=1).stderr
+    assert "count is 0" in command(*words, "-o", tmp_path / "a.mp4", "--count", 0, code=1).stderr

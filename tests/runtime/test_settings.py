@@ -93,6 +93,7 @@ def test_every_field_is_looked_at_here():
         "pose_start",  # these two: test_strengths
         "pose_end",
         "draw",
+        "seeds",
         "end",
     }
     assert covered == {f.name for f in fields(Settings)}

@@ -25,17 +25,6 @@ def client(host: Host) -> Iterator[Client]:
         yield connected
 
 
-@pytest.fixture(scope="module")
-def disk(tmp_path_factory) -> Iterator[Path]:
-    """A file system of 4 MiB."""
-    place: Path = tmp_path_factory.mktemp("disk")
-    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(place)]
-    if subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("no file system can be mounted here")
-    yield place
-    subprocess.run(["umount", "-l", place], check=True)
-
-
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory) -> Path:
     """ca.pem, for server and client NAME.pem with NAME.key, encrypted.key."""

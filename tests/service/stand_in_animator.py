@@ -18,7 +18,7 @@ import numpy as np
 
 from mimicmotion_trt import errors
 from mimicmotion_trt.denoise.checkpoint import Checkpoints
-from mimicmotion_trt.events import STAGES, Progress
+from mimicmotion_trt.events import STAGES, Progress, Stage
 from mimicmotion_trt.facts import Facts
 from mimicmotion_trt.pose import PoseSequence
 from mimicmotion_trt.service.config import EngineConfig
@@ -86,41 +86,49 @@ class Clip:
         self.fps = does.get("fps", 12.5)
         self.size = settings.size or tuple(does.get("size", (64, 128)))
         self._does = does
-        self.facts, self.seconds = facts, dict.fromkeys(STAGES, 0.0)
+        self.seeds, self.video = facts.settings.each_seed, 1
+        self.facts, self.seconds = facts.of_seed(self.seeds[0]), dict.fromkeys(STAGES, 0.0)
         self._settings = settings
         self._cancelled = cancelled
         self._checkpoints = checkpoints
-        self._latents = np.full(3, settings.seed % 1000, np.float32)
-        self._done = 0
-        if checkpoints is not None and (checkpoint := checkpoints.load()) is not None:
-            self._done, self._latents = checkpoint.steps, checkpoint.latents
+        self._checkpoint = None if checkpoints is None else checkpoints.load()
 
     def __iter__(self) -> Iterator[Progress]:
-        for stage in STAGES:
-            _misbehave(self._does, stage)
-            if stage == "decode":
-                self._random = np.random.default_rng(self._latents.astype(np.uint32))
-            steps = {"denoise": self._settings.steps, "decode": self.frames, "pose": self.frames}.get(
-                stage, 1
-            )
-            stride = self._settings.decode_chunk if stage == "decode" else 1
-            for step in range(self._done if stage == "denoise" else 0, steps, stride):
-                if self._cancelled():
-                    raise errors.Cancelled("The job was cancelled.")
-                began = time.monotonic()
-                time.sleep(self._does.get("pause", 0.0))
-                if stage == "denoise":
-                    self._latents = np.float32(0.5) * self._latents + np.float32(100 * step)
-                if stage in ("denoise", "decode") and self._checkpoints is not None:
-                    done = step + 1 if stage == "denoise" else self._settings.steps
-                    self._checkpoints.offer(done, lambda: self._latents)
-                self.seconds[stage] += time.monotonic() - began
-                yield self._event(stage, min(step + stride, steps), steps, min(stride, steps - step))
+        for stage in STAGES[:2]:
+            yield from self._run(stage)
+        steps, checkpoint = self._settings.steps, self._checkpoint
+        first = max(0, checkpoint.steps - 1) // steps if checkpoint is not None else 0
+        for number in range(first, len(self.seeds)):
+            self.video, self.facts = number + 1, self.facts.of_seed(self.seeds[number])
+            self._latents, done = np.full(3, self.seeds[number] % 1000, np.float32), 0
+            if checkpoint is not None and number == first:
+                self._latents, done = checkpoint.latents, checkpoint.steps - number * steps
+            yield from self._run("denoise", done)
+            self._random = np.random.default_rng(self._latents.astype(np.uint32))
+            yield from self._run("decode")
+
+    def _run(self, stage: Stage, start: int = 0) -> Iterator[Progress]:
+        _misbehave(self._does, stage)
+        steps = {"denoise": self._settings.steps, "encode": 1}.get(stage, self.frames)
+        stride = self._settings.decode_chunk if stage == "decode" else 1
+        for step in range(start, steps, stride):
+            if self._cancelled():
+                raise errors.Cancelled("The job was cancelled.")
+            began = time.monotonic()
+            time.sleep(self._does.get("pause", 0.0))
+            if stage == "denoise":
+                self._latents = np.float32(0.5) * self._latents + np.float32(100 * step)
+            if stage in ("denoise", "decode") and self._checkpoints is not None:
+                done = step + 1 if stage == "denoise" else self._settings.steps
+                before = (self.video - 1) * self._settings.steps
+                self._checkpoints.offer(before + done, lambda: self._latents)
+            self.seconds[stage] += time.monotonic() - began
+            yield self._event(stage, min(step + stride, steps), steps, min(stride, steps - step))
 
     def close(self) -> None:
         pass
 
-    def _event(self, stage: Any, step: int, steps: int, count: int) -> Progress:
+    def _event(self, stage: Stage, step: int, steps: int, count: int) -> Progress:
         width, height = self.size
         frames = preview = None
         if stage == "decode":
@@ -130,7 +138,9 @@ class Clip:
         every = self._settings.preview
         if stage == "denoise" and every and step % every == 0:
             preview = np.full((height, width, 3), step % 256, np.uint8)
-        return Progress(stage, step, steps, frames=frames, preview=preview)
+        if stage in ("denoise", "decode"):
+            step, steps = step + (self.video - 1) * steps, steps * len(self.seeds)
+        return Progress(stage, step, steps, video=self.video, frames=frames, preview=preview)
 
 
 def _misbehave(does: dict[str, Any], stage: str) -> None:

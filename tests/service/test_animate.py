@@ -55,7 +55,7 @@ def test_the_video_is_the_servers_file_byte_for_byte(host, client, tmp_path):
     animation = client.animate(script(frames=40, noise=True, size=[128, 128]), b"a video", output=output)
     pieces = [event.data for event in animation if isinstance(event, Video)]
     result = animation.result()
-    made = (host.server.store.get(animation.job)).video.read_bytes()
+    made = (host.server.store.get(animation.job)).videos[0].read_bytes()
     assert b"".join(pieces) == made == output.read_bytes() == result.read()
     assert hashlib.sha256(made).hexdigest() == result.done.sha256
     assert max(map(len, pieces)) <= 2**20
@@ -199,3 +199,26 @@ def test_clients_and_animations_say_what_they_are(host, client):
     assert "SpooledTemporaryFile" not in repr(video)
     assert 'src="data:video/mp4;base64,' in video._repr_html_()
     assert repr(animation) == f"<Animation of job {animation.job}>"
+
+
+def test_several_videos_come_one_after_the_other(client, tmp_path):
+    seeds = (5, 6)
+    animation = client.animate(script(frames=4), b"a video", {"seeds": seeds}, output=tmp_path / "out.mp4")
+    numbers = [event.video for event in animation if event.kind == "video"]
+    assert numbers == sorted(numbers)
+    assert set(numbers) == {1, 2}
+    result = animation.result()
+    assert [video.path.name for video in result.videos] == ["out-1.mp4", "out-2.mp4"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out-1.mp4", "out-2.mp4"]
+    assert [video.done.facts.settings.seed for video in result.videos] == list(seeds)
+    for video, seed in zip(result.videos, seeds, strict=True):
+        alone = client.animate(script(frames=4), b"a video", {"seed": seed}).result()
+        assert video.read() == alone.read()
+        assert (video.done.bytes, video.done.sha256) == (alone.done.bytes, alone.done.sha256)
+    assert result.done.total_bytes == sum(len(video.read()) for video in result.videos)
+    assert client.get(animation.job).done == result.done
+
+
+def test_videos_that_cannot_be_named_are_refused(client, tmp_path):
+    with pytest.raises(errors.OutputError, match="2 videos cannot be written"):
+        client.animate(script(frames=4), b"a video", {"seeds": (1, 2)}, output=tmp_path / "%d.png").result()

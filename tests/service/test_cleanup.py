@@ -203,7 +203,9 @@ def files_of(host: Host) -> Counter[str]:
     """Files and folders of the store, but for the folders and finished videos of known jobs."""
     store = host.server.store
     jobs = store.page(1000)[0]  # not by a call, which would have a task and descriptors of its own
-    kept = {job.folder for job in jobs} | {job.video for job in jobs if job.state == "succeeded"}
+    kept = {job.folder for job in jobs} | {
+        video for job in jobs if job.state == "succeeded" for video in job.videos
+    }
     return Counter(
         f"file {path.relative_to(store.folder)}" for path in store.folder.rglob("*") if path not in kept
     )

@@ -18,11 +18,12 @@ from mimicmotion_trt import errors
 from mimicmotion_trt.events import Accepted, Progress, Queued
 from mimicmotion_trt.limits import Limits
 from mimicmotion_trt.service import Client, ServiceConfig
+from mimicmotion_trt.service.delivery import Delivery
 from mimicmotion_trt.service.engine_process import EngineProcess
 from mimicmotion_trt.service.generated.mimicmotion.v1 import animation_pb2 as pb
 from mimicmotion_trt.service.generated.mimicmotion.v1 import animation_pb2_grpc as pb_grpc
 from mimicmotion_trt.service.status import EngineLost, Late
-from mimicmotion_trt.service.transfer import Delivery, Upload
+from mimicmotion_trt.service.transfer import Upload
 from mimicmotion_trt.service.watching import Animation, Reconnection
 
 from .hosting import STAND_IN, hosted, script, until
@@ -51,7 +52,8 @@ def nothing_left(host):
     until(lambda: all(job.unread.is_set() for job in server.store.page(1000)[0]))
     until(lambda: server.scheduler.warm)
     assert server.scheduler.uploads == 0
-    kept = {job.video for job in server.store.page(1000)[0] if job.state == "succeeded"}
+    jobs = server.store.page(1000)[0]
+    kept = {video for job in jobs if job.state == "succeeded" for video in job.videos}
     until(lambda: {path for path in (server.store.folder / "jobs").rglob("*") if path.is_file()} == kept)
 
 

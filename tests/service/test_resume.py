@@ -232,6 +232,34 @@ def test_without_a_store_nothing_is_left(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "place",
+    [("denoise", 9), pytest.param(("decode", 8), marks=SLOW), pytest.param(("denoise", 13), marks=SLOW)],
+)
+def test_a_server_that_is_killed_in_the_second_video_goes_on_there(tmp_path, place):
+    """The first is taken as it is, also what of it was not told; none is told twice."""
+    settings = {**SETTINGS, "seeds": (3, 1, 2)}
+    with hosted() as host, Client(host.address) as client:
+        undisturbed = [video.read() for video in client.animate(PICTURE, VIDEO, settings).result().videos]
+    with process(**options(tmp_path)) as (running, address), Client(address) as client:
+        client.wait_until_ready(20)
+        job = client.create(PICTURE, VIDEO, settings).job
+        before = watch_until(client, job, *place)
+        engine = psutil.Process(running.pid).children()
+        running.kill()
+        psutil.wait_procs(engine, timeout=5)
+    with hosted(**options(tmp_path)) as host, Client(host.address) as client:
+        after = list(client.watch(job, after=before[-1].sequence))
+        result = client.watch(job).result()
+        assert [video.read() for video in result.videos] == undisturbed
+        assert [video.done.facts.settings.seed for video in result.videos] == [3, 1, 2]
+        for number, video in enumerate(undisturbed, 1):
+            told = [event for event in (*before, *after) if event.kind == "video" and event.video == number]
+            assert b"".join(event.data for event in told) == video
+        steps = [event.step for event in after if isinstance(event, Progress) and event.stage == "denoise"]
+        assert min(steps) > 6, "the first video is not made again"
+
+
 # ---- a crash at every place, with the real animator: pytest tests/service/test_resume.py -m slow ----
 
 PLACES = [("denoise", step) for step in range(1, 5)] + [("decode", frame) for frame in range(1, 6)]

@@ -83,6 +83,7 @@ def test_enums_have_the_choices_of_the_settings(name):
         framing=st.sampled_from(get_args(settings.Framing)),
         person=st.none() | st.sampled_from(["left", "3", "0.1,0.2,0.3,0.9"]),
         preview=st.integers(0, 1000),
+        seeds=st.none() | st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=5, unique=True),
         pose_strength=st.floats(0, 4),
         pose_start=st.floats(0, 0.4),
         pose_end=st.floats(0.5, 1),

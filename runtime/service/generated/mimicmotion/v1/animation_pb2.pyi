@@ -459,6 +459,7 @@ class AnimationSettings(_message.Message):
     FPS_FIELD_NUMBER: _builtins.int
     START_FIELD_NUMBER: _builtins.int
     END_FIELD_NUMBER: _builtins.int
+    SEEDS_FIELD_NUMBER: _builtins.int
     LORA_FIELD_NUMBER: _builtins.int
     steps: _builtins.int
     """Denoising steps, 1 to 1000."""
@@ -555,6 +556,10 @@ class AnimationSettings(_message.Message):
         """Which parts of the poses are drawn; empty: all."""
 
     @_builtins.property
+    def seeds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Several videos, one for each of these different seeds, 1 to 100; in place of seed."""
+
+    @_builtins.property
     def lora(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """LoRAs of the server that are added to the weights, each NAME or NAME:STRENGTH, -10 to 10, 1 if not given."""
 
@@ -600,11 +605,12 @@ class AnimationSettings(_message.Message):
         fps: _builtins.float | None = ...,
         start: _builtins.float | None = ...,
         end: _builtins.float | None = ...,
+        seeds: _abc.Iterable[_builtins.int] | None = ...,
         lora: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_canvas", b"_canvas", "_conditioning_fps", b"_conditioning_fps", "_confidence_floor", b"_confidence_floor", "_confidence_gain", b"_confidence_gain", "_decode_chunk", b"_decode_chunk", "_driver", b"_driver", "_end", b"_end", "_face", b"_face", "_fps", b"_fps", "_frames", b"_frames", "_framing", b"_framing", "_fusion", b"_fusion", "_hold", b"_hold", "_image_strength", b"_image_strength", "_layout", b"_layout", "_motion_bucket", b"_motion_bucket", "_noise", b"_noise", "_noise_aug", b"_noise_aug", "_overlap", b"_overlap", "_person", b"_person", "_pose_end", b"_pose_end", "_pose_start", b"_pose_start", "_pose_strength", b"_pose_strength", "_preview", b"_preview", "_rescale", b"_rescale", "_reuse_interval", b"_reuse_interval", "_schedule", b"_schedule", "_seed", b"_seed", "_segment", b"_segment", "_sigma_max", b"_sigma_max", "_sigma_min", b"_sigma_min", "_smooth", b"_smooth", "_start", b"_start", "_steps", b"_steps", "_stride", b"_stride", "canvas", b"canvas", "conditioning_fps", b"conditioning_fps", "confidence_floor", b"confidence_floor", "confidence_gain", b"confidence_gain", "decode_chunk", b"decode_chunk", "driver", b"driver", "end", b"end", "face", b"face", "fps", b"fps", "frames", b"frames", "framing", b"framing", "fusion", b"fusion", "guidance", b"guidance", "guidance_interval", b"guidance_interval", "hold", b"hold", "image_strength", b"image_strength", "layout", b"layout", "motion_bucket", b"motion_bucket", "noise", b"noise", "noise_aug", b"noise_aug", "overlap", b"overlap", "person", b"person", "pose_end", b"pose_end", "pose_start", b"pose_start", "pose_strength", b"pose_strength", "preview", b"preview", "rescale", b"rescale", "reuse_interval", b"reuse_interval", "schedule", b"schedule", "seed", b"seed", "segment", b"segment", "sigma_max", b"sigma_max", "sigma_min", b"sigma_min", "size", b"size", "smooth", b"smooth", "start", b"start", "steps", b"steps", "stride", b"stride"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_canvas", b"_canvas", "_conditioning_fps", b"_conditioning_fps", "_confidence_floor", b"_confidence_floor", "_confidence_gain", b"_confidence_gain", "_decode_chunk", b"_decode_chunk", "_driver", b"_driver", "_end", b"_end", "_face", b"_face", "_fps", b"_fps", "_frames", b"_frames", "_framing", b"_framing", "_fusion", b"_fusion", "_hold", b"_hold", "_image_strength", b"_image_strength", "_layout", b"_layout", "_motion_bucket", b"_motion_bucket", "_noise", b"_noise", "_noise_aug", b"_noise_aug", "_overlap", b"_overlap", "_person", b"_person", "_pose_end", b"_pose_end", "_pose_start", b"_pose_start", "_pose_strength", b"_pose_strength", "_preview", b"_preview", "_rescale", b"_rescale", "_reuse_interval", b"_reuse_interval", "_schedule", b"_schedule", "_seed", b"_seed", "_segment", b"_segment", "_sigma_max", b"_sigma_max", "_sigma_min", b"_sigma_min", "_smooth", b"_smooth", "_start", b"_start", "_steps", b"_steps", "_stride", b"_stride", "canvas", b"canvas", "conditioning_fps", b"conditioning_fps", "confidence_floor", b"confidence_floor", "confidence_gain", b"confidence_gain", "decode_chunk", b"decode_chunk", "draw", b"draw", "driver", b"driver", "end", b"end", "face", b"face", "fps", b"fps", "frames", b"frames", "framing", b"framing", "fusion", b"fusion", "guidance", b"guidance", "guidance_interval", b"guidance_interval", "hold", b"hold", "image_strength", b"image_strength", "layout", b"layout", "lora", b"lora", "motion_bucket", b"motion_bucket", "noise", b"noise", "noise_aug", b"noise_aug", "overlap", b"overlap", "person", b"person", "pose_end", b"pose_end", "pose_start", b"pose_start", "pose_strength", b"pose_strength", "preview", b"preview", "rescale", b"rescale", "reuse_interval", b"reuse_interval", "schedule", b"schedule", "seed", b"seed", "segment", b"segment", "sigma_max", b"sigma_max", "sigma_min", b"sigma_min", "size", b"size", "smooth", b"smooth", "start", b"start", "steps", b"steps", "stride", b"stride"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_canvas", b"_canvas", "_conditioning_fps", b"_conditioning_fps", "_confidence_floor", b"_confidence_floor", "_confidence_gain", b"_confidence_gain", "_decode_chunk", b"_decode_chunk", "_driver", b"_driver", "_end", b"_end", "_face", b"_face", "_fps", b"_fps", "_frames", b"_frames", "_framing", b"_framing", "_fusion", b"_fusion", "_hold", b"_hold", "_image_strength", b"_image_strength", "_layout", b"_layout", "_motion_bucket", b"_motion_bucket", "_noise", b"_noise", "_noise_aug", b"_noise_aug", "_overlap", b"_overlap", "_person", b"_person", "_pose_end", b"_pose_end", "_pose_start", b"_pose_start", "_pose_strength", b"_pose_strength", "_preview", b"_preview", "_rescale", b"_rescale", "_reuse_interval", b"_reuse_interval", "_schedule", b"_schedule", "_seed", b"_seed", "_segment", b"_segment", "_sigma_max", b"_sigma_max", "_sigma_min", b"_sigma_min", "_smooth", b"_smooth", "_start", b"_start", "_steps", b"_steps", "_stride", b"_stride", "canvas", b"canvas", "conditioning_fps", b"conditioning_fps", "confidence_floor", b"confidence_floor", "confidence_gain", b"confidence_gain", "decode_chunk", b"decode_chunk", "draw", b"draw", "driver", b"driver", "end", b"end", "face", b"face", "fps", b"fps", "frames", b"frames", "framing", b"framing", "fusion", b"fusion", "guidance", b"guidance", "guidance_interval", b"guidance_interval", "hold", b"hold", "image_strength", b"image_strength", "layout", b"layout", "lora", b"lora", "motion_bucket", b"motion_bucket", "noise", b"noise", "noise_aug", b"noise_aug", "overlap", b"overlap", "person", b"person", "pose_end", b"pose_end", "pose_start", b"pose_start", "pose_strength", b"pose_strength", "preview", b"preview", "rescale", b"rescale", "reuse_interval", b"reuse_interval", "schedule", b"schedule", "seed", b"seed", "seeds", b"seeds", "segment", b"segment", "sigma_max", b"sigma_max", "sigma_min", b"sigma_min", "size", b"size", "smooth", b"smooth", "start", b"start", "steps", b"steps", "stride", b"stride"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__canvas: _TypeAlias = _typing.Literal["canvas"]  # noqa: Y015
     _WhichOneofArgType__canvas: _TypeAlias = _typing.Literal["_canvas", b"_canvas"]  # noqa: Y015
@@ -1017,6 +1023,7 @@ class ProgressEvent(_message.Message):
     SEGMENTS_FIELD_NUMBER: _builtins.int
     ELAPSED_SECONDS_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
+    VIDEO_FIELD_NUMBER: _builtins.int
     stage: Global___Stage.ValueType
     step: _builtins.int
     """Done so far: frames in pose and decode, sigmas in denoise."""
@@ -1029,6 +1036,8 @@ class ProgressEvent(_message.Message):
     """Since the engine took the job."""
     held: _builtins.int
     """Frames so far in which the driving person was not seen."""
+    video: _builtins.int
+    """Which of several videos is being made, from 1; `step` and `steps` are counted over all of them."""
     def __init__(
         self,
         *,
@@ -1039,10 +1048,11 @@ class ProgressEvent(_message.Message):
         segments: _builtins.int = ...,
         elapsed_seconds: _builtins.float = ...,
         held: _builtins.int = ...,
+        video: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["elapsed_seconds", b"elapsed_seconds", "held", b"held", "segment", b"segment", "segments", b"segments", "stage", b"stage", "step", b"step", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["elapsed_seconds", b"elapsed_seconds", "held", b"held", "segment", b"segment", "segments", b"segments", "stage", b"stage", "step", b"step", "steps", b"steps", "video", b"video"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1086,22 +1096,26 @@ class VideoEvent(_message.Message):
     OFFSET_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     CRC32_FIELD_NUMBER: _builtins.int
+    VIDEO_FIELD_NUMBER: _builtins.int
     offset: _builtins.int
     """Of the first byte of `data` in the file."""
     data: _builtins.bytes
     """1 byte to 1 MiB."""
     crc32: _builtins.int
     """CRC-32 (as in zlib) of `data`."""
+    video: _builtins.int
+    """Which of several videos, from 1; one comes after the other."""
     def __init__(
         self,
         *,
         offset: _builtins.int = ...,
         data: _builtins.bytes = ...,
         crc32: _builtins.int = ...,
+        video: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["crc32", b"crc32", "data", b"data", "offset", b"offset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["crc32", b"crc32", "data", b"data", "offset", b"offset", "video", b"video"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1145,6 +1159,7 @@ class DoneEvent(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     DEVICE_FIELD_NUMBER: _builtins.int
     PEOPLE_FIELD_NUMBER: _builtins.int
+    OTHERS_FIELD_NUMBER: _builtins.int
     frames: _builtins.int
     fps: _builtins.float
     """Frames per second."""
@@ -1178,6 +1193,10 @@ class DoneEvent(_message.Message):
     def people(self) -> Global___People:
         """How many people were found."""
 
+    @_builtins.property
+    def others(self) -> _containers.RepeatedCompositeFieldContainer[Global___OtherVideo]:
+        """Of several videos those after the first, which this message describes; they are like it but for the seed."""
+
     def __init__(
         self,
         *,
@@ -1195,14 +1214,42 @@ class DoneEvent(_message.Message):
         version: _builtins.str = ...,
         device: _builtins.str = ...,
         people: Global___People | None = ...,
+        others: _abc.Iterable[Global___OtherVideo] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["people", b"people", "settings", b"settings", "size", b"size"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["build", b"build", "bundle", b"bundle", "bytes", b"bytes", "device", b"device", "fps", b"fps", "frames", b"frames", "held", b"held", "note", b"note", "people", b"people", "seconds", b"seconds", "settings", b"settings", "sha256", b"sha256", "size", b"size", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["build", b"build", "bundle", b"bundle", "bytes", b"bytes", "device", b"device", "fps", b"fps", "frames", b"frames", "held", b"held", "note", b"note", "others", b"others", "people", b"people", "seconds", b"seconds", "settings", b"settings", "sha256", b"sha256", "size", b"size", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DoneEvent: _TypeAlias = DoneEvent  # noqa: Y015
+
+@_typing.final
+class OtherVideo(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEED_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    seed: _builtins.int
+    bytes: _builtins.int
+    """Size of the file in bytes."""
+    sha256: _builtins.str
+    """SHA-256 of the file, 64 hexadecimal digits."""
+    def __init__(
+        self,
+        *,
+        seed: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+        sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "seed", b"seed", "sha256", b"sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OtherVideo: _TypeAlias = OtherVideo  # noqa: Y015
 
 @_typing.final
 class People(_message.Message):
