@@ -22,7 +22,8 @@ LINE_SECONDS = 5.0
 class Bars:
     """Progress on the standard error: a bar for each stage; where that is no terminal, a line every few seconds."""
 
-    def __init__(self, quiet: bool = False) -> None:
+    def __init__(self, quiet: bool = False, *, transient: bool = False) -> None:
+        """`quiet` shows nothing; `transient` bars are gone at the end."""
         from rich import progress as bar
         from rich.console import Console
 
@@ -32,12 +33,13 @@ class Bars:
         self._stages: dict[str, Any] = {}
         self._current: Any = None
         self._progress = bar.Progress(
-            bar.TextColumn("{task.description:8}"),
+            bar.TextColumn("{task.description:8}", markup=False),  # names have brackets of their own
             bar.BarColumn(),
             bar.MofNCompleteColumn(),
             bar.TimeElapsedColumn(),
             bar.TimeRemainingColumn(),
             console=console,
+            transient=transient,
             disable=quiet or self._lines,
         )
 
@@ -78,7 +80,7 @@ class Bars:
 @contextmanager
 def waiting(what: str, quiet: bool = False) -> Iterator[None]:
     """Progress of something whose parts cannot be counted."""
-    with Bars(quiet) as bars:
+    with Bars(quiet, transient=True) as bars:
         bars.show(what)
         yield
 
