@@ -20,11 +20,11 @@ from .denoise.checkpoint import Checkpoints
 from .denoise.cost import ModelStats, check_memory
 from .errors import MotionError, SettingsError
 from .facts import Facts
-from .inputs import Request, check_pose_pictures, nearest_size, open_inputs, read_reference
+from .inputs import Request, check_pose_pictures, nearest_size, open_inputs, read_reference, reference_picture
 from .job import Job
 from .limits import Limits
 from .lora import Loras
-from .media.picture import PictureLike, fit_picture, read_picture
+from .media.picture import PictureLike, fit_picture
 from .networks import Networks, Sampler
 from .pipeline import Animation
 from .pose import PoseSequence, draw_poses, estimate_poses
@@ -301,7 +301,7 @@ class Animator:
         settings = self.resolve(settings)
         poses = check_pose_pictures(pose_frames, settings)
         self._warn_of_thin_lines(poses, settings)
-        picture = fit_picture(read_picture(image, self.limits), poses.shape[2], poses.shape[1])
+        picture = fit_picture(reference_picture(image, settings, self.limits), poses.shape[2], poses.shape[1])
         plan = self.sampler.plan(len(poses), settings, (poses.shape[1] // 8, poses.shape[2] // 8))
         conditions = self.networks.condition(picture, plan.frames, settings, image_noise)
         for _ in self.networks.encode_poses(poses, conditions.pose, settings.pose_strength):

@@ -15,7 +15,7 @@ from .pose import PoseSequence, open_estimator
 from .pose.estimate import ChoosingEstimator
 from .pose.framing import Reference, frame_reference
 from .pose.motion import NOTHING, Motion, MotionKind, are_pictures, open_motion
-from .settings import SIZE_MULTIPLE, Framing, Settings
+from .settings import KEEP, SIZE_MULTIPLE, Framing, Settings
 from .validation import described, plain_array
 
 Picture = NDArray[np.uint8]
@@ -104,7 +104,7 @@ def _open_picture(
     request: Request, settings: Settings, limits: Limits, sizes: tuple[Size, ...]
 ) -> tuple[Picture, PoseSequence | None, Size]:
     """The reference picture, the pose that came with it, and the size of the video."""
-    picture, pose = read_picture(request.image, limits), request.reference_pose
+    picture, pose = reference_picture(request.image, settings, limits), request.reference_pose
     if pose is not None and not (isinstance(pose, PoseSequence) and len(pose) == 1):
         kind = type(pose).__name__
         raise MotionError(
@@ -115,6 +115,13 @@ def _open_picture(
     size = settings.size or nearest_size((picture.shape[1], picture.shape[0]), sizes)
     check_limit("pixels of the video", size[0] * size[1], limits.output_pixels, field="settings.size")
     return picture, pose, size
+
+
+def reference_picture(image: Any, settings: Settings, limits: Limits) -> Picture:
+    """The reference picture uint8 [H,W,3]; what of it is transparent lies over `settings.background`."""
+    if settings.background == KEEP:
+        return read_picture(image, limits)
+    return read_picture(image, limits, over=settings.background, shows=True)
 
 
 def _check_no_keypoints(settings: Settings) -> None:

@@ -134,6 +134,23 @@ def _seeds(value: Any) -> Any:
     return tuple(value)
 
 
+KEEP = "keep"
+"""The background that leaves a picture as it is."""
+
+
+def _background(value: Any) -> Any:
+    """`keep`, or a colour as #rrggbb, from any name or code that CSS has without transparency."""
+    if value == KEEP:
+        return KEEP
+    from PIL import ImageColor  # loaded for a colour only
+
+    try:
+        red, green, blue = tuple(ImageColor.getrgb(value))
+    except (ValueError, AttributeError, TypeError):
+        raise remedied("Give keep, a colour's name (green), or its code (#00ff00).") from None
+    return f"#{red:02x}{green:02x}{blue:02x}"
+
+
 Seed = Annotated[int, Whole(0, 2**64 - 1)]
 Side = Annotated[int, Whole(SIZE_MULTIPLE, 8192), AfterValidator(_multiple)]
 Guidance = Annotated[float, Real(0.0, 100.0)]
@@ -244,6 +261,9 @@ class Settings:
     """End at this second of the motion. None: where it ends; beyond that is an error that names its length."""
     seeds: Annotated[tuple[Seed, ...], BeforeValidator(_seeds)] | None = None
     """Several videos, one for each seed. In place of `seed`; pose and picture are computed once."""
+    background: Annotated[str, BeforeValidator(_background)] = KEEP
+    """What is behind a transparent picture. A colour's name or code (#00ff00); `keep`, white. A picture of which
+    nothing is transparent keeps the background that it has, and a colour is refused."""
     lora: Lora | None = None
     """A LoRA, such as style:0.8; repeat. Added to the weights, by name or name and strength (-10 to 10). The command
     line takes files, with --server the server's names. None takes those with which the animator was loaded."""
@@ -362,6 +382,7 @@ class SettingsDict(TypedDict, total=False):
     start: float
     end: float | None
     seeds: tuple[int, ...] | Sequence[int] | str | None
+    background: str
     lora: str | tuple[str, ...] | list[str] | None
 
 

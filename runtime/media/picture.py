@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps
 
-from ..errors import LimitError, MimicMotionError, MotionError, OutputError, PictureError
+from ..errors import LimitError, MimicMotionError, MotionError, OutputError, PictureError, SettingsError
 from ..files import output_errors, plain_file, write_atomic
 from ..limits import Limits, check_limit
 from ..validation import ArrayLike, plain_array
@@ -33,7 +33,9 @@ _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _REMEDY = "Give a JPEG, PNG, WebP, AVIF, BMP or TIFF picture."
 
 
-def read_picture(source: PictureLike, limits: Limits | None = None, *, over: str = "white") -> Picture:
+def read_picture(
+    source: PictureLike, limits: Limits | None = None, *, over: str = "white", shows: bool = False
+) -> Picture:
     """A picture as uint8 [H,W,3] RGB.
 
     `source` is a file, the bytes of one, a picture of Pillow, or uint8 [H,W,3] RGB already. The picture is turned
@@ -41,18 +43,21 @@ def read_picture(source: PictureLike, limits: Limits | None = None, *, over: str
     laid over the colour `over` (a name or #rrggbb), grey, CMYK and 16-bit pictures become 8-bit RGB, and of an
     animation the first frame is taken. Bytes and pixels are checked before anything is decoded.
 
-    Raises `PictureError` if this is no whole picture and `LimitError` if it is larger than `limits` allow.
+    Raises `PictureError` if this is no whole picture, `LimitError` if it is larger than `limits` allow, and with
+    `shows` `SettingsError` if nothing of it is transparent, so that `over` would not be seen.
     """
     limits = limits or Limits()
     if isinstance(source, Image.Image):
         _check_pixels(source.size, limits)
         with _picture_errors("the picture", source.format or source.mode):
             rawmode = _rawmode(source)
-            return _upright_rgb(source.copy(), rawmode, over)
+            return _upright_rgb(source.copy(), rawmode, over, shows)
     given: Any = source
     if not isinstance(given, str | Path | bytes | bytearray | memoryview):
         given = plain_array(given, PictureError, "image")
     if isinstance(given, np.ndarray):
+        if shows:
+            raise _opaque(over)
         return _checked_array(given, limits)
     if isinstance(given, bytes | bytearray | memoryview):
         name, data = "the picture", bytes(given)
@@ -72,7 +77,7 @@ def read_picture(source: PictureLike, limits: Limits | None = None, *, over: str
     if not kind:
         raise _fault(f"{name} is not a picture that can be read.")
     with _picture_errors(name, kind):
-        return _decode(data, kind, limits, over)
+        return _decode(data, kind, limits, over, shows)
 
 
 @contextmanager
@@ -195,6 +200,16 @@ def encode_picture(picture: Picture, suffix: str = ".png") -> bytes:
     return data.tobytes()
 
 
+def transparent_png(picture: object) -> bytes | None:
+    """A PNG file of a picture of Pillow that may be transparent in part, its colour profile kept; None for others."""
+    if not isinstance(picture, Image.Image) or not picture.has_transparency_data:
+        return None
+    upright = ImageOps.exif_transpose(picture)
+    profile, file = picture.info.get("icc_profile"), io.BytesIO()
+    (upright if upright.mode == "LA" else upright.convert("RGBA")).save(file, "PNG", icc_profile=profile)
+    return file.getvalue()
+
+
 def _checked_array(picture: NDArray[np.generic], limits: Limits) -> Picture:
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or picture.size == 0:
         raise _fault(
@@ -209,14 +224,14 @@ def _check_pixels(size: tuple[int, ...], limits: Limits) -> None:
     check_limit("pixels of the picture", math.prod(size), limits.picture_pixels, field="image")
 
 
-def _decode(data: bytes, kind: str, limits: Limits, over: str) -> Picture:
+def _decode(data: bytes, kind: str, limits: Limits, over: str, shows: bool) -> Picture:
     # The plugin is called directly: Image.open would judge the size by a limit that belongs to the process.
     with Image.OPEN[kind][0](io.BytesIO(data), "") as header:
         _check_pixels(header.size, limits)
         header.verify()  # Pillow decodes a PNG whose last bytes are missing
     with Image.OPEN[kind][0](io.BytesIO(data), "") as image:
         rawmode = _rawmode(image)
-        return _upright_rgb(image, rawmode, over)
+        return _upright_rgb(image, rawmode, over, shows)
 
 
 def _rawmode(image: Image.Image) -> object:
@@ -225,15 +240,15 @@ def _rawmode(image: Image.Image) -> object:
     return tile[0].args if tile else None
 
 
-def _upright_rgb(image: Image.Image, rawmode: object, over: str) -> Picture:
+def _upright_rgb(image: Image.Image, rawmode: object, over: str, shows: bool) -> Picture:
     """The pixels of an image that is ours to change."""
     image.load()
     with suppress(Exception):  # damaged EXIF takes nothing from the pixels
         ImageOps.exif_transpose(image, in_place=True)
-    return np.asarray(_to_rgb(image, rawmode, over))
+    return np.asarray(_to_rgb(image, rawmode, over, shows))
 
 
-def _to_rgb(image: Image.Image, rawmode: object, over: str) -> Image.Image:
+def _to_rgb(image: Image.Image, rawmode: object, over: str, shows: bool) -> Image.Image:
     """As RGB in sRGB, transparent parts over the colour `over`."""
     profile = image.info.get("icc_profile")
     image = _to_8_bit(image, rawmode)
@@ -242,6 +257,8 @@ def _to_rgb(image: Image.Image, rawmode: object, over: str) -> Image.Image:
     if image.has_transparency_data:
         image = _as_mode(image, "LA" if grey else "RGBA")
         alpha = image.getchannel("A")
+    if shows and (alpha is None or alpha.getextrema()[0] == 255):
+        raise _opaque(over)
     if image.mode != "CMYK":
         image = _as_mode(image, "L" if grey else "RGB")
     colours = _to_srgb(image, profile)
@@ -315,6 +332,14 @@ def natural_order(path: Path) -> tuple[object, ...]:
     # Text and numbers alternate, so that numbers are only ever compared with numbers.
     parts = re.split(r"([0-9]+)", path.name)
     return (*(int(p) if i % 2 else p.lower() for i, p in enumerate(parts)), path.name)
+
+
+def _opaque(over: str) -> SettingsError:
+    return SettingsError(
+        f"background is {over}, and nothing of the picture is transparent.",
+        remedy="Cut the person out (a PNG or WebP with transparency), or leave background out.",
+        field="settings.background",
+    )
 
 
 def _fault(message: str, remedy: str = _REMEDY) -> PictureError:

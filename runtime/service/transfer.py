@@ -96,8 +96,10 @@ class Upload:
 def _picture(image: Image) -> BinaryIO:
     if isinstance(image, str | Path | bytes):
         return _open(image, PictureError, "image")
-    from ..media.picture import encode_picture, read_picture
+    from ..media.picture import encode_picture, read_picture, transparent_png
 
+    if (png := transparent_png(image)) is not None:  # what is behind it is the server's to see
+        return io.BytesIO(png)
     return io.BytesIO(encode_picture(read_picture(image)))
 
 

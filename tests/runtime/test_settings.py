@@ -93,7 +93,8 @@ def test_every_field_is_looked_at_here():
         "pose_start",  # these two: test_strengths
         "pose_end",
         "draw",
-        "seeds",
+        "seeds",  # test_seeds
+        "background",  # test_background
         "end",
     }
     assert covered == {f.name for f in fields(Settings)}
