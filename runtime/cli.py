@@ -42,7 +42,9 @@ class Room:
 
     def load(self) -> TyperCommand:
         """The command itself."""
-        command: Any = typer.main.get_command(self._module().app)
+        with self._explained():
+            module = importlib.import_module(f"{__package__}.{self.module}")
+        command: Any = typer.main.get_command(module.app)
         run = command.callback
 
         def guarded(**values: Any) -> Any:
@@ -50,18 +52,11 @@ class Room:
                 for library in self.needs:
                     if importlib.util.find_spec(library) is None:
                         raise ModuleNotFoundError(name=library)
+                getattr(module, "tune_environment", lambda: None)()  # not where it is only looked at
                 return run(**values)
 
         command.callback = guarded
         return command  # type: ignore[no-any-return]
-
-    def tune_process(self) -> None:
-        """What it changes of its process before it begins: that may start the process again."""
-        getattr(self._module(), "tune_environment", lambda: None)()
-
-    def _module(self) -> Any:
-        with self._explained():
-            return importlib.import_module(f"{__package__}.{self.module}")
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -137,7 +132,5 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # a name may have letters that the terminal cannot show
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    if (room := ROOMS.get("".join(sys.argv[1:2]))) is not None:
-        room.tune_process()  # here only: who calls a command within a program keeps that program
     warnings.filterwarnings("ignore", module=r"PIL\.")  # what is wrong with a picture is said by our error
     app()

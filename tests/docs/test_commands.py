@@ -78,7 +78,9 @@ LEFT_OUT = {
     "python benchmarks/": "minutes each; tests/benchmarks runs each small",
 }
 """Commands of guides that do not run here, and why."""
-OF_README = ("python training/", "mimicmotion-trt build --base training/models/tiny/base")
+OF_README = tuple(
+    f"mimicmotion-trt {name}" for name in ("prepare", "train", "build --base training", "evaluate")
+)
 """Commands of the README that are those of the guide of training, which runs them on videos that it draws."""
 GUIDES = [ROOT / "README.md", *sorted((ROOT / "docs" / "guide").glob("*.md"))]
 
