@@ -15,9 +15,11 @@ size() { wc -c <"$1" | tr -d ' '; }
 chunks() { # one message for each 768 KiB of a file, in base64
   split -b 786432 --filter "printf '{\"upload\": {\"$2\": \"%s\"}}\n' \"\$(base64 -w0)\"" "$1"
 }
-header="\"motionKind\": \"$kind\", \"pictureBytes\": $(size "$picture"), \"motionBytes\": $(size "$motion")"
+picture_bytes=$(size "$picture")
+motion_bytes=$(size "$motion")
 requests() {
-  printf '{"upload": {"header": {%s, "settings": %s}}}\n' "$header" "${settings:-"{}"}"
+  printf '{"upload": {"header": {"motionKind": "%s", "pictureBytes": %s, "motionBytes": %s, "settings": %s}}}\n' \
+    "$kind" "$picture_bytes" "$motion_bytes" "${settings:-"{}"}"
   chunks "$picture" picture
   chunks "$motion" motion
 }
