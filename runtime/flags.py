@@ -37,6 +37,14 @@ class HelpCommand(TyperCommand):
     panels: tuple[str, ...] = ()
     """Those that come first, in their order."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As Typer's, without the name of pydantic's error before a message."""
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            error.message = error.message.removeprefix("Value error, ")
+            raise
+
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """What has a name of its own stands in the usage as it is."""
         places = [param for param in self.params if param.param_type_name == "argument"]

@@ -151,6 +151,8 @@ def pose(
             print(f"{output or source}: {seen}")
             if output is not None and Path(output).suffix in (".npz", ".json"):
                 print(f"Next: mimicmotion-trt animate person.jpg {output} -o out.mp4")
+            if output is None and picture is None and sheet is None:
+                print("Nothing was written: -o FILE keeps the keypoints, --picture FILE shows them.")
             if picture is not None:
                 drawn = "skeletons over some of the frames"
                 print(f"{picture}: {drawn if values['picture'] else 'not written, for nobody is seen'}")

@@ -165,3 +165,8 @@ def test_missing_inputs_and_outputs_that_cannot_be_written_are_refused_before_a_
     done = command("animate", PERSON, MOTION, "-o", tmp_path / "out.mp4", "--bundle", "no-bundle", code=1)
     assert "no-bundle" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_without_a_port_is_refused(command: Command) -> None:
+    """gRPC would ask port 443, and say that nobody listens there."""
+    assert "localhost:50051" in command("jobs", "list", "--server", "localhost", code=1).stderr
