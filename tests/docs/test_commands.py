@@ -50,7 +50,10 @@ def our_command(found: list[str]) -> tuple[str, list[str]] | None:
 
 def check(command: Any, name: str, arguments: list[str]) -> None:
     """Raise click's error if the command would refuse these arguments; nothing is run."""
-    context = command.make_context(name, list(arguments))
+    try:
+        context = command.make_context(name, list(arguments))
+    except typer.Exit:  # a flag that answers by itself, as --help does
+        return
     if hasattr(command, "resolve_command"):
         inner, chosen, rest = command.resolve_command(context, [*context._protected_args, *context.args])
         check(chosen, inner, rest)
