@@ -131,7 +131,7 @@ class Animator:
     @property
     def build(self) -> str:
         """What an animation's frames depend on besides inputs and settings: bundle, version and device."""
-        return self.build_for(replace(self.settings(), lora=()))
+        return self.build_for(self.settings())
 
     def facts(self, settings: Settings) -> Facts:
         """How this animator makes a video with these settings, as far as is known before it does."""
@@ -200,7 +200,7 @@ class Animator:
     ) -> Animation:
         """The same without anything kept: finished frames come with the events and are then forgotten.
 
-        With `checkpoints`, made for this bundle's `build` and these settings, the animation goes on from the newest
+        With `checkpoints`, made for `build_for(settings)` and these settings, the animation goes on from the newest
         one and keeps new ones as it runs. Its frames are those of an animation that was never stopped.
         """
         settings = self.resolve(settings)

@@ -44,7 +44,6 @@ class Room:
         """The command itself."""
         with self._explained():
             module = importlib.import_module(f"{__package__}.{self.module}")
-        getattr(module, "tune_environment", lambda: None)()
         command: Any = typer.main.get_command(module.app)
         run = command.callback
 
@@ -53,6 +52,7 @@ class Room:
                 for library in self.needs:
                     if importlib.util.find_spec(library) is None:
                         raise ModuleNotFoundError(name=library)
+                getattr(module, "tune_environment", lambda: None)()  # not where it is only looked at
                 return run(**values)
 
         command.callback = guarded

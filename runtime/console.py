@@ -73,7 +73,11 @@ class Bars:
                 continue
             task = next(task for task in self._progress.tasks if task.id == self._current)
             parts = "" if task.total is None else f" {task.completed:g}/{task.total:g}"
-            left = "" if task.time_remaining is None else f", about {task.time_remaining:.0f} s left"
+            left = (
+                ""
+                if task.time_remaining is None or task.finished
+                else f", about {task.time_remaining:.0f} s left"
+            )
             self.say(f"{task.description}{parts}, {task.elapsed or 0:.0f} s{left}")
 
 

@@ -79,7 +79,8 @@ class Queued(Event):
     """Predicted seconds until it starts; None until the server has measured a job."""
 
     def __str__(self) -> str:
-        return f"queued at {self.position}" + (f", starts in {self.eta:.0f} s" if self.eta else "")
+        before = counted(self.position, "job") + " before it" if self.position else "next"
+        return f"queued: {before}" + (f", starts in {self.eta:.0f} s" if self.eta else "")
 
 
 @dataclass(frozen=True, slots=True)

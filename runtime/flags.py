@@ -39,9 +39,8 @@ class HelpCommand(TyperCommand):
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """What has a name of its own stands in the usage as it is."""
-        pieces = [
-            param.metavar for param in self.params if param.param_type_name == "argument" and param.metavar
-        ]
+        places = [param for param in self.params if param.param_type_name == "argument"]
+        pieces = [param.metavar or str(param.name).upper() for param in places]
         return ["[OPTIONS]", *pieces] if pieces else super().collect_usage_pieces(ctx)
 
     def format_help_text(self, ctx: Any, formatter: Any) -> None:

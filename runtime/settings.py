@@ -265,8 +265,9 @@ class Settings:
     """What is behind a transparent picture. A colour's name or code (#00ff00); `keep`, white. A picture of which
     nothing is transparent keeps the background that it has, and a colour is refused."""
     lora: Lora | None = None
-    """A LoRA, such as style:0.8; repeat. Added to the weights, by name or name and strength (-10 to 10). The command
-    line takes files, with --server the server's names. None takes those with which the animator was loaded."""
+    """A LoRA: its file (style.safetensors:0.8), on a server its name (style:0.8); repeat. Added to the weights, with
+    a strength from -10 to 10, 1 where none is given. Python takes names of loaded LoRAs. None takes those with which
+    the animator was loaded."""
 
     def __post_init__(self) -> None:
         if self.segment is not None and self.overlap >= self.segment:

@@ -81,7 +81,7 @@ def summarize(folder: Path) -> RunSummary:
     steps, validations = read_lines(folder / "metrics.jsonl"), read_lines(folder / "validation.jsonl")
     if not steps:
         raise SettingsError(
-            f"{folder} holds no run.", remedy="Give the output of training/train.py.", field="run"
+            f"{folder} holds no run.", remedy="Give the output of `mimicmotion-trt train`.", field="run"
         )
     seconds, waited, losses = (column(steps, name) for name in ("step_seconds", "data_seconds", "loss"))
     part = window(len(losses))

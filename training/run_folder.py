@@ -59,7 +59,7 @@ def check_inputs(config: Config) -> None:
     if config.data.path is not None and not Path(config.data.path).exists():
         raise SettingsError(
             f"data.path {config.data.path} does not exist.",
-            remedy="Check the name; training/prepare.py writes shards.",
+            remedy="Check the name; `mimicmotion-trt prepare` writes shards.",
             field="data.path",
         )
     if "wandb" in config.trackers and importlib.util.find_spec("wandb") is None:

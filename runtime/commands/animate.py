@@ -18,7 +18,7 @@ from ..flags import Given, make_flag, with_flags
 from ..limits import Limits
 from ..service.commands import connect, connection_flags, limit_values
 from ..settings import MOST_VIDEOS, Settings, split_lora
-from .files import check_output, convert, is_stream, preview_path, whole_file
+from .files import check_files, check_output, convert, is_stream, preview_path, whole_file
 from .options import explain_setting, read_settings, refuse, settings_flags
 
 if TYPE_CHECKING:
@@ -162,6 +162,11 @@ def animate(
         settings = read_settings(chosen)  # before anything is loaded
         if before is not None:
             settings = recorded_settings(before, own_motion=motions == [like]) | settings
+        if "seeds" in chosen:
+            names = [
+                name for name, given in (("count", count), ("seed", chosen.get("seed"))) if given is not None
+            ]
+            refuse(names, "with --seeds", "Leave one of the two out.")
         if count is not None:
             settings["seeds"] = counted_seeds(settings, count)
         outputs = numbered_outputs(output, len(Settings.from_dict(settings).each_seed))
@@ -185,6 +190,7 @@ def animate(
             tempfile.TemporaryDirectory(prefix="mimicmotion-") as folder,
         ):
             image, *motions = (whole_file(path, Path(folder)) for path in (image, *motions))
+            check_files(image, motions, outputs)
             inputs: Given = {"image": image, "motion": motions, "reference_pose": pose, "motion_kind": kind}
             if server:
                 inputs |= {name: there.pop(name) for name in ("priority", "deadline") if name in there}
@@ -233,12 +239,8 @@ def recorded_settings(before: Facts, *, own_motion: bool) -> Given:
 
 def counted_seeds(settings: Given, count: int) -> tuple[int, ...]:
     """The seeds of `count` videos, from `seed` on. Raises `SettingsError`."""
-    if settings.get("seeds") or not 1 <= count <= MOST_VIDEOS:
-        raise SettingsError(
-            f"count is {count}" + (", and seeds are given too." if settings.get("seeds") else "."),
-            remedy=f"Choose 1 to {MOST_VIDEOS}, or --seeds.",
-            field="count",
-        )
+    if not 1 <= count <= MOST_VIDEOS:
+        raise SettingsError(f"count is {count}.", remedy=f"Choose 1 to {MOST_VIDEOS}.", field="count")
     seed = settings.get("seed", 0)
     return tuple(range(seed, seed + count))
 
@@ -258,7 +260,6 @@ def _in_process(
     before: Facts | None,
 ) -> dict[str, Any]:
     from ..animator import Animator
-    from ..media.writer import VideoWriter
 
     options: Given = {name: here[name] for name in ("device", "threads") if name in here}
     options |= {"limits": Limits(**limit_values(here.get("limit"))), "graphs": here.get("graphs") != "off"}
@@ -272,8 +273,6 @@ def _in_process(
         reporter.note(animator.note)
         animation = animator.stream(**inputs, settings=animator.settings(**settings))
         reporter.note(changed(before, animation.facts))
-        for name in outputs[1:]:  # refused now rather than after the work
-            VideoWriter(name, fps=1, size=(64, 64)).abort()
         events = iter(animation)
         note = ""
         for number, name in enumerate(outputs, 1):
@@ -347,7 +346,7 @@ def _on_server(
     reporter: Reporter,
     before: Facts | None,
 ) -> dict[str, Any]:
-    from ..media.writer import VideoWriter, numbered_outputs
+    from ..media.writer import numbered_outputs
 
     motion, *others = inputs["motion"]
     if others or motion.is_dir():
@@ -362,11 +361,6 @@ def _on_server(
         and not Path(output).is_symlink()
         and not is_stream(Path(output))
     )
-    for name in numbered_outputs(output, len(Settings.from_dict(settings).each_seed)):
-        if (
-            not as_mp4 and output != "-" and not is_stream(Path(name))
-        ):  # refused now rather than after the work
-            VideoWriter(name, fps=1, size=(64, 64)).abort()
     with connected as client, tempfile.TemporaryDirectory() as folder:
         received = Path(output) if as_mp4 else Path(folder) / "received.mp4"
         animation = client.animate(**inputs, settings=settings, output=received)

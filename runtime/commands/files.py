@@ -6,7 +6,7 @@ import shutil
 from functools import partial
 from pathlib import Path
 
-from ..errors import OutputError
+from ..errors import MotionError, OutputError, PictureError
 from ..files import motion_errors
 
 
@@ -20,6 +20,23 @@ def check_output(output: str, inputs: list[Path]) -> None:
             raise OutputError(
                 f"the output {output} is an input too.", remedy="Choose another output.", field="output"
             )
+
+
+def check_files(image: Path, motions: list[Path], outputs: list[str]) -> None:
+    """Before a bundle is loaded, which may take minutes: the inputs are there, and the outputs can be written.
+
+    Raises `PictureError`, `MotionError` or `OutputError`. Nothing is left behind; streams are not opened.
+    """
+    from ..media.writer import VideoWriter
+
+    if not image.exists():
+        raise PictureError(f"{image} does not exist.", remedy="Check the path.", field="image")
+    for motion in motions:
+        if not motion.exists():
+            raise MotionError(f"{motion} does not exist.", remedy="Check the path.", field="motion")
+    for output in outputs:
+        if output != "-" and not is_stream(Path(output)):
+            VideoWriter(output, fps=1, size=(64, 64)).abort()
 
 
 def preview_path(output: str) -> Path:

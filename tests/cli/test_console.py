@@ -27,6 +27,20 @@ def test_without_a_terminal_a_line_says_how_far_it_is(
     assert "reading, 0 s" in capsys.readouterr().err
 
 
+def test_a_stage_that_is_finished_does_not_say_that_nothing_is_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The next stage says nothing before its first part is done."""
+    monkeypatch.setattr(console, "LINE_SECONDS", 0.05)
+    with Bars() as bars:
+        for done in (0, 1, 2):
+            bars.show("denoise", done, 2)
+        time.sleep(0.2)
+    said = capsys.readouterr().err
+    assert "denoise 2/2, 0 s\n" in said
+    assert "left" not in said
+
+
 def test_short_work_and_quiet_work_say_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with Bars() as bars:
         bars.show("denoise", 1, 25)

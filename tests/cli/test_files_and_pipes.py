@@ -148,3 +148,20 @@ def test_poses_are_written_in_every_form(command: Command, tmp_path: Path) -> No
     pictures = sorted((tmp_path / "drawn").iterdir())
     assert len(pictures) == count == len(list(VideoReader(tmp_path / "drawn.mp4").frames()))
     assert np.median(read_picture(pictures[0])) == 0
+
+
+def test_missing_inputs_and_outputs_that_cannot_be_written_are_refused_before_a_bundle_is_loaded(
+    command: Command, tmp_path: Path
+) -> None:
+    cases = (
+        (tmp_path / "no.png", MOTION, tmp_path / "out.mp4", "no.png does not exist"),
+        (PERSON, tmp_path / "no.mp4", tmp_path / "out.mp4", "no.mp4 does not exist"),
+        (PERSON, MOTION, tmp_path / "out.avi", "out.avi cannot be written"),
+        (PERSON, MOTION, tmp_path / "nowhere" / "out.mp4", "out.mp4 cannot be written"),
+    )
+    for image, motion, output, message in cases:
+        done = command("animate", image, motion, "-o", output, "--bundle", tmp_path / "no-bundle", code=1)
+        assert message in done.stderr
+    done = command("animate", PERSON, MOTION, "-o", tmp_path / "out.mp4", "--bundle", "no-bundle", code=1)
+    assert "no-bundle" in done.stderr
+    assert list(tmp_path.iterdir()) == []

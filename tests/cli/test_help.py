@@ -52,7 +52,7 @@ def sections(text: str) -> dict[str, str]:
 
 def test_every_setting_has_a_section() -> None:
     named = [name for names in PANELS.values() for name in names]
-    assert {field.name for field in fields(mm.Settings)} <= set(named)
+    assert {field.name for field in fields(mm.Settings)} == set(named)
     assert len(named) == len(set(named))
     assert set(PANELS) <= set(SettingsCommand.panels)
 

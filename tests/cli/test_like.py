@@ -18,7 +18,8 @@ from .conftest import Command
 
 ROOT = Path(__file__).parents[2]
 PERSON, MOTION = ROOT / "demo" / "person.jpg", ROOT / "demo" / "balance.npz"
-ODD = ("--steps", 2, "--frames", 2, "--size", "64x64", "--seed", 9, "--guidance", 1, 1)
+SHORT = ("--steps", 2, "--frames", 2, "--size", "64x64", "--guidance", 1, 1)
+ODD = (*SHORT, "--seed", 9)
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +85,8 @@ def test_a_server_writes_the_same_file(bundle, command, tmp_path, made):
 
 
 def test_several_videos_are_counted(bundle, command, tmp_path, made):
-    words = ("animate", PERSON, MOTION, "--bundle", bundle, *ODD)
-    done = command(*words, "-o", tmp_path / "out.mkv", "--count", 2, "--json")
+    words = ("animate", PERSON, MOTION, "--bundle", bundle, *SHORT)
+    done = command(*words, "-o", tmp_path / "out.mkv", "--seed", 9, "--count", 2, "--json")
     assert sorted(path.name for path in tmp_path.glob("out*")) == ["out-1.mkv", "out-2.mkv"]
     said = json.loads(done.stdout.splitlines()[-1])
     assert said["output"] == str(tmp_path / "out-1.mkv")
@@ -94,4 +95,7 @@ def test_several_videos_are_counted(bundle, command, tmp_path, made):
     command(*words, "-o", tmp_path / "f_%d.mp4", "--seeds", "9,3")
     assert (tmp_path / "f_1.mp4").read_bytes() == made.read_bytes()
     assert "2 videos cannot be written" in command(*words, "-o", "-", "--count", 2, code=1).stderr
+    for other in (("--count", 2), ("--seed", 3)):
+        done = command(*words, "-o", tmp_path / "a.mp4", "--seeds", "1,2", *other, code=1)
+        assert f"{other[0]} means nothing with --seeds" in done.stderr
     assert "count is 0" in command(*words, "-o", tmp_path / "a.mp4", "--count", 0, code=1).stderr

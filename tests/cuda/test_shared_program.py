@@ -246,10 +246,12 @@ def test_a_step_is_made_when_the_call_returns():
 
     program: Any = Written()
     shared, steps = SharedProgram(program, key="six"), plan_of(FRAMES, steps=40).steps
+    joined = threading.Barrier(6, timeout=60)  # or one that is late would get the slot of one that has left
 
     def run(index: int) -> None:
         slot = shared.join()
         assert slot is not None
+        joined.wait()
         for step in steps:
             shared.step(slot, step)
             assert done.count((slot, step.sigma)) == 1

@@ -410,6 +410,7 @@ def test_a_machine_that_runs_no_plan(made, says, remedy):
 @pytest.mark.parametrize("reason", ["UNSUPPORTED_CC", "OLD_CUDA_DRIVER", "CUDA_ERROR"])
 def test_a_portable_plan_that_does_not_run_here(reason):
     library = open_library("tensorrt-rtx")
+    library.messages.clear()  # of other tests: the library is loaded once
     bits = int(library.api.EngineInvalidityDiagnostics.__members__[reason])
     runtime = SimpleNamespace(get_engine_validity=lambda data: (library.api.EngineValidity.INVALID, bits))
     gpu: Any = HostGpu(capability="SM86")

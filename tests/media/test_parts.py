@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mimicmotion_trt import Limits, MotionError, PoseSequence, Settings
 from mimicmotion_trt.media.writer import FragmentedMp4, VideoWriter
+from mimicmotion_trt.pose.formats import write_foreign
 from mimicmotion_trt.pose.motion import open_motion
 
 from .test_odd_recordings import beeping, heard, onset
@@ -113,3 +117,26 @@ def test_two_motions_of_keypoints_in_a_row_are_cut_as_one():
     found = opened([poses, poses[::-1]], start=0.5, end=1.5)
     np.testing.assert_array_equal(found.poses.body, np.concatenate([poses.body[15:], poses.body[:14:-1]]))
     assert opened([poses, poses], fps=60, frames=70).sampling.taken == range(36)
+
+
+def test_folders_of_pose_pictures_and_of_keypoints_are_cut(tmp_path):
+    """Eight pictures at 15 a second."""
+    folder = Path(__file__).parents[1] / "data" / "inputs" / "poses"
+    whole, part = list(opened(folder).pictures()), list(opened(folder, start=0.2, end=0.4).pictures())
+    assert [picture.tobytes() for picture in part] == [picture.tobytes() for picture in whole[3:6]]
+    for index, frame in enumerate(json.loads(write_foreign(PoseSequence.load(POSES)[:9], "openpose"))):
+        (tmp_path / f"{index}.json").write_text(json.dumps(frame))
+    poses = opened(tmp_path)
+    np.testing.assert_array_equal(opened(tmp_path, start=0.2, fps=7.5).poses.body, poses.poses.body[3::2])
+
+
+def test_animated_pictures_and_videos_of_skeletons_are_cut_too(clip, index_of):
+    file = io.BytesIO()
+    frames = [Image.new("RGB", (64, 48), (20 + 4 * index,) * 3) for index in range(12)]
+    frames[0].save(file, "WEBP", save_all=True, append_images=frames[1:], duration=50, lossless=True)
+    shown = opened(file.getvalue(), start=0.2, end=0.4, stride=1).video()
+    assert [round(index_of(frame)) for frame in shown] == [4, 5, 6, 7]
+    skeletons = open_motion(beeping(clip), Settings(start=0.5, fps=12), Limits(), "pose-video")
+    assert [round(index_of(frame)) for frame in skeletons.pictures()] == list(range(12, 24, 2))
+    with pytest.raises(MotionError, match="24 pose pictures a second"):
+        open_motion(beeping(clip), Settings(fps=30), Limits(), "pose-video")
