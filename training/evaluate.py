@@ -193,6 +193,7 @@ def score_clips(
             if isinstance(event, Progress):
                 bars.show("clip", number - 1, len(clips), f"{event.stage} {event.step}/{event.steps} of clip")
         video = job.result().frames()
+        bars.show("clip", number - 1, len(clips), "measures of clip")
         scores: dict[str, float | None] = {}
         for measure in measures or MEASURES:
             scores |= measure(animator, clip, video, settings)

@@ -109,7 +109,7 @@ class Reader:
             return
         kept = "set -ae; . ./.kept;"  # variables that a command sets are there for the next
         running = self._start(f"{kept} {command}\nexport -p > .kept")
-        assert running.wait(300) == 0, command
+        assert running.wait(900) == 0, command
 
     def run(self, script: str) -> None:
         """Run a Python fence."""
@@ -134,7 +134,7 @@ class Reader:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(2400)
 @pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.stem)
 def test_a_guide_runs_as_it_stands(page: Path, tmp_path: Path):
     """Shell fences in their order; Python fences that begin with an import; files whose name stands in a comment."""
