@@ -61,7 +61,7 @@ async def ended(
 ) -> str:
     job = await accepted(store, **more)
     if outcome is None:
-        job.video.write_bytes(b"video")
+        job.videos[0].write_bytes(b"video")
     job.end(outcome or done(), now)
     await job.over.wait()
     return job.id
@@ -187,7 +187,7 @@ async def test_what_was_told_is_there_again_and_numbers_go_on(tmp_path):
         job.tell(event)
     job.deaths = 1
     job.save()
-    job.video.write_bytes(b"video")
+    job.videos[0].write_bytes(b"video")
     await store.flush()
     told = job.log.last_sequence
     await store.close()
@@ -222,19 +222,19 @@ async def test_a_piece_that_a_power_cut_took_is_waited_for(tmp_path):
     reader = job.events(after=1)
     piece = asyncio.ensure_future(anext(reader))
     await asyncio.sleep(0.15)
-    job.video.write_bytes(bytes(5))
+    job.videos[0].write_bytes(bytes(5))
     await asyncio.sleep(0.15)
     assert not piece.done()
-    job.video.write_bytes(b"video")
+    job.videos[0].write_bytes(b"video")
     event = await piece
     assert isinstance(event, Video)
     assert event.data == b"video"
     job.end(done(), store.clock())
     await job.over.wait()
-    job.video.write_bytes(b"other")
+    job.videos[0].write_bytes(b"other")
     with pytest.raises(ServiceError, match="damaged at byte 0"):
         await events(job)
-    job.video.unlink()
+    job.videos[0].unlink()
     with pytest.raises(NotFound, match="gone from the server's disk"):
         await events(job)
     await store.close()
