@@ -23,13 +23,13 @@ from mimicmotion_trt.limits import Limits
 from mimicmotion_trt.service import AnimationServer, Client, ServiceConfig
 from mimicmotion_trt.service.status import Draining, NotReady
 
-from .hosting import STAND_IN, Host, hosted, process, script, until
+from .hosting import ROOT, STAND_IN, Host, hosted, process, script, until
 
 VIDEO = b"a video"
 
 
 @pytest.mark.parametrize("graphs", ["on", "off"])
-def test_graphs_are_on_or_off_in_the_engine_process_and_in_the_commands_own(graphs, monkeypatch):
+def test_graphs_are_on_or_off_in_the_engine_process_and_in_the_commands_own(graphs, monkeypatch, tmp_path):
     seen = []
 
     def kept(*arguments, **options):
@@ -40,7 +40,8 @@ def test_graphs_are_on_or_off_in_the_engine_process_and_in_the_commands_own(grap
     monkeypatch.setattr(Animator, "load", kept)
     run = CliRunner().invoke
     run(app, ["serve", "--graphs", graphs])
-    run(app, ["animate", "--image", "a", "--motion", "b", "--output", "c.mp4", "--graphs", graphs])
+    files = [str(ROOT / "demo" / name) for name in ("person.jpg", "balance.npz")]
+    run(app, ["animate", *files, "--output", str(tmp_path / "c.mp4"), "--graphs", graphs])
     config, _, in_process = seen
     assert (config.graphs, in_process) == (graphs == "on", graphs == "on")
     assert config.engines()[0].graphs is config.graphs
