@@ -187,6 +187,18 @@ class Manifest:
         return write_json(Manifest, self)
 
     @classmethod
+    def load(cls, folder: Path) -> Manifest:
+        """The manifest of a bundle, whose other files are not looked at; raises `BundleError`."""
+        try:
+            text = (folder / MANIFEST).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise BundleError(f"{folder} is no bundle ({error}).", remedy=REBUILD) from None
+        try:
+            return cls.from_json(text)
+        except BundleError as error:
+            raise BundleError(f"{folder}: {error.message}", remedy=error.remedy) from None
+
+    @classmethod
     def from_json(cls, text: str) -> Manifest:
         """Raises `BundleError` on anything that `to_json` would not have written."""
         try:
@@ -237,20 +249,16 @@ class Bundle:
     def load(cls, folder: str | Path) -> Bundle:
         """Read and check a bundle; a missing or altered file is a `BundleError` that names it."""
         folder = Path(folder)
+        manifest = Manifest.load(folder)
         try:
-            text = (folder / MANIFEST).read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            raise BundleError(f"{folder} is no bundle ({error}).", remedy=REBUILD) from None
-        remedy = ""
-        try:
-            bundle = cls(folder, Manifest.from_json(text))
-            remedy = f"Rebuild it: `{bundle.manifest.command}`."
-            for network in bundle.manifest.networks.values():
+            for network in manifest.networks.values():
                 for file in (*network.files, *network.for_lora):
                     check_file(folder, file)
         except BundleError as error:
-            raise BundleError(f"{folder}: {error.message}", remedy=remedy or error.remedy) from None
-        return bundle
+            raise BundleError(
+                f"{folder}: {error.message}", remedy=f"Rebuild it: `{manifest.command}`."
+            ) from None
+        return cls(folder, manifest)
 
     def engine_path(self, network: str) -> Path:
         """The engine file of one network."""

@@ -6,7 +6,7 @@ import json
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,9 @@ from .files import output_errors, write_atomic
 
 LINE_SECONDS = 5.0
 """Between two lines of progress where there is no terminal; nothing is said of work that is shorter."""
+
+
+Tell = Callable[[int, int], None]
 
 
 class Bars:
@@ -82,11 +85,11 @@ class Bars:
 
 
 @contextmanager
-def waiting(what: str, quiet: bool = False) -> Iterator[None]:
-    """Progress of something whose parts cannot be counted."""
+def waiting(what: str, quiet: bool = False) -> Iterator[Tell]:
+    """Progress of one thing. Gives a function to call with (parts done, parts in all) where they can be counted."""
     with Bars(quiet, transient=True) as bars:
         bars.show(what)
-        yield
+        yield lambda done, total: bars.show(what, done, total)
 
 
 class Reporter:

@@ -102,7 +102,7 @@ class Started(Event):
 
 @dataclass(frozen=True, slots=True)
 class Progress(Event):
-    """`step` of `steps` is done in `stage` (frames in pose and decode, sigmas in denoise)."""
+    """`step` of `steps` is done in `stage` (frames in pose and decode, sigmas in denoise). Decode begins with 0."""
 
     kind: ClassVar[str] = "progress"
     stage: Stage

@@ -8,7 +8,12 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 from typer.core import TyperCommand, TyperGroup
+
+from .console import explained
+from .errors import InputError, MimicMotionError
+from .validation import explain
 
 Given = dict[str, Any]
 """The flags that the command line names, by their names."""
@@ -38,12 +43,23 @@ class HelpCommand(TyperCommand):
     """Those that come first, in their order."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """As Typer's, without the name of pydantic's error before a message."""
+        """As Typer's; a value of the wrong type is one of our errors."""
+        as_json = "--json" in args  # the parser empties the list
         try:
             return super().parse_args(ctx, args)
         except typer.BadParameter as error:
-            error.message = error.message.removeprefix("Value error, ")
-            raise
+            fault = error.__cause__
+            if not isinstance(fault, ValidationError) or error.param is None or not error.param.name:
+                raise
+            if (own := fault.errors()[0]).get("ctx", {}).get("error"):  # a check of a flag's own
+                error.message = error.message.removeprefix("Value error, ")
+                raise
+            with explained(as_json):
+                raise self.wrong_value(error.param.name, own["input"], fault) from None
+
+    def wrong_value(self, name: str, value: object, fault: ValidationError) -> MimicMotionError:
+        """The error for a flag's value that pydantic does not take."""
+        return explain(fault, InputError, name=name)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """What has a name of its own stands in the usage as it is."""

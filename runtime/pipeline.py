@@ -167,7 +167,8 @@ class Animation:
             self._stop_if_cancelled()
             found.append(estimator.estimate(frame))
             self.facts = replace(self.facts, held=self.held + (not found[-1].body_score.any()))
-            yield self._progress("pose", done, len(self._inputs.motion.sampling.taken))
+            if done != (steps := len(self._inputs.motion.sampling.taken)):  # the last one is told by `_pose`
+                yield self._progress("pose", done, steps)
         estimator.check_found()
         if not any(pose.body_score.any() for pose in found):
             raise MotionError(
@@ -233,6 +234,8 @@ class Animation:
 
     def _decode(self, latents: Float, steps: int) -> Iterator[Progress]:
         """Chunk by chunk; the first frame is the reference picture's own and is dropped."""
+        self._stop_if_cancelled()
+        yield self._progress("decode", 0, self.frames)  # a chunk may take minutes
         done = -1  # the reference picture's own frame is not counted
         for pictures in self._networks.decode(latents, self.settings.decode_chunk):
             self._stop_if_cancelled()

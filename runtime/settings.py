@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Annotated, Any, Literal, TypedDict
 
 from pydantic import AfterValidator, BeforeValidator, StrictBool
@@ -320,6 +320,12 @@ class Settings:
                 remedy="Leave guidance_interval out, or choose another guidance.",
                 field="settings.guidance_interval",
             )
+
+    def __repr__(self) -> str:
+        """Only what differs from the defaults, as it would be typed."""
+        values = ((field, getattr(self, field.name)) for field in fields(self))
+        told = [f"{field.name}={value!r}" for field, value in values if value != field.default]
+        return f"Settings({', '.join(told)})"
 
     @property
     def each_seed(self) -> tuple[int, ...]:

@@ -69,6 +69,7 @@ def checked(kind: type[MimicMotionError], *, prefix: str = "") -> Callable[[type
 
         made.__init__ = build
         made.__doc__ = cls.__doc__
+        made.__repr__ = cls.__repr__
         return made  # type: ignore[no-any-return]
 
     return wrap
@@ -80,11 +81,15 @@ def explain(
     *,
     prefix: str = "",
     what: str = "",
+    name: str = "",
     known: Collection[str] = (),
 ) -> MimicMotionError:
-    """The first fault that pydantic found, as one of our errors; `what` names the thing that has the fault."""
+    """The first fault that pydantic found, as one of our errors.
+
+    `what` names the thing that has the fault, `name` a value that stands alone.
+    """
     first = error.errors(include_url=False)[0]
-    path = ".".join(part for part in first["loc"] if isinstance(part, str))
+    path = ".".join(part for part in first["loc"] if isinstance(part, str)) or name
     message, remedy = _texts(first, path, known)
     return kind(f"{what}: {message}" if what else message, remedy=remedy, field=f"{prefix}{path}")
 
@@ -101,6 +106,10 @@ def _texts(fault: ErrorDetails, path: str, known: Collection[str]) -> tuple[str,
             return f"{path} is {value}.", f"Choose one of {_choices(context['expected'])}."
         case "bool_type" | "bool_parsing":
             return f"{path} is {value}.", "Choose true or false."
+        case "int_parsing" | "int_from_float":
+            return f"{path} is {value}.", "Give a whole number."
+        case "float_parsing":
+            return f"{path} is {value}.", "Give a number."
     return f"{path} is {value}.", context.get("remedy") or f"{fault['msg']}."
 
 
@@ -122,18 +131,19 @@ class Number:
         schema: Any = core_schema.int_schema if self.kind is int else core_schema.float_schema
         return core_schema.no_info_before_validator_function(self.check, schema(ge=self.low, le=self.high))
 
+    @property
+    def range(self) -> str:
+        return f"{self.low} or more" if self.high is None else f"{self.low} to {self.high}"
+
     def check(self, value: Any) -> float:
         try:
             if not isinstance(value, numbers.Real) or isinstance(value, bool) or self.kind(value) != value:
                 raise TypeError
             plain: float = self.kind(value)
         except (TypeError, ValueError, OverflowError):
-            raise remedied(f"Give a {self.name} number.") from None
+            raise remedied(f"Give a {self.name} number, {self.range}.") from None
         if not math.isfinite(plain) or plain < self.low or (self.high is not None and plain > self.high):
-            only_low = self.high is None
-            raise remedied(
-                f"Choose {self.low} or more." if only_low else f"Choose {self.low} to {self.high}."
-            )
+            raise remedied(f"Choose {self.range}.")
         return plain
 
 

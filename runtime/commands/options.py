@@ -9,8 +9,9 @@ from itertools import pairwise
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
+from pydantic import ValidationError
 
-from ..errors import SettingsError
+from ..errors import MimicMotionError, SettingsError
 from ..flags import Given, HelpCommand, first_sentence, make_flag
 from ..settings import Settings, parse_size
 from ..validation import field_docs
@@ -48,6 +49,15 @@ class SettingsCommand(HelpCommand):
         ctx.meta["bundle"] = next((name for flag, name in pairwise(words) if flag == "--bundle"), "tiny")
         return super().parse_args(ctx, args)
 
+    def wrong_value(self, name: str, value: object, fault: ValidationError) -> MimicMotionError:
+        """Of a setting, with the range that it has."""
+        try:
+            if name in field_docs(Settings):
+                Settings.from_dict({name: value})
+        except SettingsError as error:
+            return error
+        return super().wrong_value(name, value, fault)
+
     def format_options(self, ctx: Any, formatter: Any) -> None:
         from ..console import explained
 
@@ -64,10 +74,9 @@ def own_defaults(bundle: str) -> dict[str, str]:
     """What a bundle does where a setting is not given, by the setting's name, as it would be typed."""
     from ..bundles import find_bundle
     from ..engines import Manifest
-    from ..engines.bundle import MANIFEST
     from ..settings import make_settings
 
-    manifest = Manifest.from_json((find_bundle(bundle) / MANIFEST).read_text())
+    manifest = Manifest.load(find_bundle(bundle))
     settings = make_settings(manifest.defaults, {})
     values = {**settings.to_dict(), "size": " or ".join("x".join(map(str, size)) for size in manifest.sizes)}
     return {name: as_typed(value) for name, value in values.items() if value not in (None, (), "")}

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ..console import explained, waiting
+from ..console import Tell, explained, waiting
 from ..errors import MotionError, SettingsError, counted
 from ..flags import Given, make_flag, with_flags
 from ..limits import Limits
@@ -22,6 +22,7 @@ from .options import AsJson, Estimator, Threads, read_settings, refuse
 if TYPE_CHECKING:
     from ..pose import PoseSequence
     from ..pose.draw import Drawing
+    from ..pose.motion import Picture
 
 
 SOURCE, SHEET = "Keypoints", "What animate would make of a picture"
@@ -101,7 +102,7 @@ def pose(
     """
     from ..pose.draw import Drawing
 
-    with explained(as_json), waiting("finding poses", quiet=as_json):
+    with explained(as_json), waiting("finding poses", quiet=as_json) as tell:
         sheet, output, picture = (
             of_picture.pop("sheet", None),
             of_source.get("output"),
@@ -133,7 +134,7 @@ def pose(
         if source is not None:
             checked = Settings(**settings)
             who = driver_of(checked) if image else checked.person
-            poses, taken, recording = _read_poses(source, checked, estimator, threads, who)
+            poses, taken, recording = _read_poses(source, checked, estimator, threads, who, tell)
         settings.pop("smooth", None)  # they are smooth by now
         drawing = Drawing.of(Settings(**settings))
         values: Given = {}
@@ -161,7 +162,7 @@ def pose(
 
 
 def _read_poses(
-    source: Path, settings: Settings, estimator: str, threads: int | None, who: str | None
+    source: Path, settings: Settings, estimator: str, threads: int | None, who: str | None, tell: Tell
 ) -> tuple[PoseSequence, Sequence[int], Path | None]:
     """The poses of a source, smoothed as settings say; which of its frames they are; the source if it has frames."""
     from ..files import read_head
@@ -175,7 +176,8 @@ def _read_poses(
     given = folder_of_keypoints(source, Limits()) if source.is_dir() else source
     motion = open_motion(given, settings, Limits(frames=MANY), "video")
     if motion.video is not None:
-        found = estimate_poses(motion.video(), estimator, threads=threads, person=who)
+        frames = _counted(motion.video(), len(motion.sampling.taken), tell)
+        found = estimate_poses(frames, estimator, threads=threads, person=who)
         poses = replace(found, fps=motion.sampling.rate)
     elif motion.poses is not None:
         poses = motion.poses
@@ -186,6 +188,14 @@ def _read_poses(
     if settings.smooth is not None:
         poses = smooth_poses(poses, settings.smooth)
     return poses, motion.sampling.taken, None if motion.video is None else source
+
+
+def _counted(frames: Iterable[Picture], total: int, tell: Tell) -> Iterator[Picture]:
+    """The frames, telling how many of them are done when the next one is asked for."""
+    tell(0, total)
+    for done, frame in enumerate(frames, 1):
+        yield frame
+        tell(done, total)
 
 
 def _write_poses(poses: PoseSequence, output: str | None, form: str, drawing: Drawing) -> Given:

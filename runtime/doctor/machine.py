@@ -82,7 +82,7 @@ def time_engine(
         return None
     with closing(open_engine(bundle, "unet", Placement("cpu", spin_threads=True))) as engine:
         taken = _median_seconds(unet_call(engine, 1, frames, settings.size), seconds)
-    return Throughput(work / taken, f"a U-Net call of one row, {taken * 1e3:.0f} ms")
+    return Throughput(work / taken, f"measured: a U-Net call of one row takes {taken * 1e3:.0f} ms")
 
 
 def unet_call(engine: Engine, rows: int, frames: int, size: tuple[int, int]) -> Callable[[], None]:
@@ -100,7 +100,7 @@ def time_product(*, seconds: float = 0.3, side: int = 768) -> Throughput:
     a = np.ones((side, side), np.float32)
     out = np.empty_like(a)
     taken = _median_seconds(lambda: np.matmul(a, a, out=out), seconds)
-    said = f"{OF_A_PRODUCT:.0%} of a float32 matrix product's speed"
+    said = f"estimated: {OF_A_PRODUCT:.0%} of what multiplying float32 matrices reaches here"
     return Throughput(2 * side**3 / taken * OF_A_PRODUCT, said)
 
 
@@ -169,7 +169,8 @@ class GpuInfo:
         """What engines in half precision may reach on it; None if its peak is not known."""
         if self.peak is None:
             return None
-        source = f"{EFFICIENCY:.0%} of {self.peak / 1e12:.0f} TFLOP/s fp16 ({self.peak_source})"
+        peak = f"{self.peak / 1e12:.0f} trillion in half precision ({self.peak_source})"
+        source = f"estimated: {EFFICIENCY:.0%} of {peak}"
         return Throughput(self.peak * EFFICIENCY, source)
 
     @property

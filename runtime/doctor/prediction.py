@@ -25,8 +25,8 @@ class Throughput:
     source: str
 
     def __str__(self) -> str:
-        unit, size = ("T", 1e12) if self.flops >= 1e12 else ("G", 1e9)
-        return f"{self.flops / size:.3g} {unit}FLOP/s: {self.source}"
+        unit, size = ("trillion", 1e12) if self.flops >= 1e12 else ("billion", 1e9)
+        return f"{self.flops / size:.3g} {unit} operations a second, {self.source}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,6 +147,14 @@ class ServiceConfig:
         """LoRA files by their names."""
         return {name: Path(file) for name, _, file in (text.partition("=") for text in self.lora)}
 
+    def check_bundle(self) -> None:
+        """Raise `BundleError` if there is no such bundle, or if its manifest is damaged; no engine is read."""
+        if self.load is load_animator:
+            from ..bundles import find_bundle
+            from ..engines import Manifest
+
+            Manifest.load(find_bundle(self.bundle))
+
     def engines(self) -> list[EngineConfig]:
         """One for each device."""
         return [

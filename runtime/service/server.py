@@ -98,9 +98,11 @@ class AnimationServer:
     async def start(self) -> None:
         """Spawn the engines, then open the port. Calls are answered at once, jobs taken from `ready` on.
 
-        Raises `ServiceError` if the port cannot be bound, or if a file that the config names cannot be used.
+        Raises `BundleError` if there is no such bundle, `ServiceError` if the port cannot be bound, or if a file
+        that the config names cannot be used.
         """
         config = self.config
+        config.check_bundle()
         self._tokens = Tokens(config.tokens) if config.tokens is not None else None
         credentials = config.tls.credentials() if config.tls is not None else None
         self._observers = self._make_observers()

@@ -21,6 +21,7 @@ from ..errors import (
     SettingsError,
 )
 from ..events import CHUNK_BYTES
+from ..files import plain_file
 from ..limits import Limits, check_limit
 from ..pose import PoseSequence
 from ..validation import ArrayLike, plain_array
@@ -124,10 +125,12 @@ def _motion(motion: Motion) -> BinaryIO:
 def _open(source: str | Path | bytes, kind: type[InputError], field: str) -> BinaryIO:
     if isinstance(source, bytes):
         return io.BytesIO(source)
-    try:
-        return Path(source).open("rb")
-    except (OSError, TypeError, ValueError) as error:
-        raise kind(f"{source} cannot be read: {error}.", remedy="Check it.", field=field) from error
+    named = "picture" if kind is PictureError else "motion"
+
+    def refuse(message: str, remedy: str) -> InputError:
+        return kind(message, remedy=remedy, field=field)
+
+    return plain_file(source, named, refuse, f"Give the file of a {named}.").open("rb")
 
 
 def _kind(file: BinaryIO, shown: str) -> pb.MotionKind.ValueType:

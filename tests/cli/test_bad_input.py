@@ -124,3 +124,20 @@ def test_every_bad_input_has_its_error_and_the_next_job_runs(
         assert list(tmp_path.iterdir()) == []  # nothing half-written
     assert face(PERSON, MOTION, QUICK) == ""
     assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "told"),
+    [
+        ("steps", "two", "steps is 'two'. Give a whole number, 1 to 1000."),
+        ("stride", "2.5", "stride is '2.5'. Give a whole number, 1 to 10000."),
+        ("hold", "long", "hold is 'long'. Give a finite number, 0.0 to 3600.0."),
+        ("threads", "all", "threads is 'all'. Give a whole number."),
+    ],
+)
+def test_a_flag_that_is_no_number_is_told_with_its_value(
+    command: Command, flag: str, value: str, told: str
+) -> None:
+    done = command("animate", PERSON, MOTION, "-o", "-", f"--{flag}", value, "--json", code=1)
+    assert told in done.stderr
+    assert json.loads(done.stdout)["message"] == f"{flag} is {value!r}."

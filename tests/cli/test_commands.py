@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import fields, replace
@@ -11,8 +12,10 @@ from pathlib import Path
 import pytest
 
 import mimicmotion_trt as mm
-from mimicmotion_trt.media.picture import read_picture
+from mimicmotion_trt import console
+from mimicmotion_trt.media.picture import fit_picture, read_picture
 from mimicmotion_trt.media.reader import VideoReader
+from mimicmotion_trt.media.writer import VideoWriter
 from mimicmotion_trt.pose import draw_poses
 from mimicmotion_trt.pose.sequence import SHAPES
 from mimicmotion_trt.pose.smooth import smooth_poses
@@ -161,6 +164,18 @@ def test_where_nobody_is_seen_a_sentence_stands_for_the_picture(command: Command
     said = command("pose", tmp_path / "nobody.npz", "--picture", tmp_path / "sheet.png").stdout
     assert "not written, for nobody is seen" in said
     assert not (tmp_path / "sheet.png").exists()
+
+
+def test_pose_tells_how_many_frames_of_a_video_are_done(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "LINE_SECONDS", 0.01)
+    person, video = fit_picture(read_picture(PERSON), 256, 256), tmp_path / "video.mp4"
+    with VideoWriter(video, fps=15, size=(256, 256)) as writer:
+        for _ in range(6):
+            writer.write(person)
+    said = command("pose", video, "-o", tmp_path / "poses.npz", "--stride", 1).stderr
+    assert re.search(r"finding poses [0-6]/6", said)
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,12 @@ def test_without_a_terminal_a_line_says_how_far_it_is(
             time.sleep(0.04)
     said = capsys.readouterr().err
     assert "denoise 1/25, 0 s" in said
-    with waiting("reading"):
+    with waiting("reading") as tell:
         time.sleep(0.2)
-    assert "reading, 0 s" in capsys.readouterr().err
+        assert "reading, 0 s" in capsys.readouterr().err
+        tell(1, 4)
+        time.sleep(0.2)
+    assert "reading 1/4, 0 s" in capsys.readouterr().err
 
 
 def test_a_stage_that_is_finished_does_not_say_that_nothing_is_left(

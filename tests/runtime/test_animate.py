@@ -215,9 +215,16 @@ def test_denoising_tells_its_segments(animate, dance):
 
 def test_decoding_hands_over_every_frame_once(animate, dance):
     job = animate(dance[:9], decode_chunk=4)
-    parts = [event.frames for event in job if event.stage == "decode"]
+    first, *events = [event for event in job if event.stage == "decode"]
+    assert (first.step, first.steps, first.frames) == (0, 9, None), "before the first chunk is decoded"
+    parts = [event.frames for event in events]
     assert [len(part) for part in parts] == [3, 4, 2]  # the first chunk loses the reference's own frame
     np.testing.assert_array_equal(np.concatenate(parts), job.result().frames())
+
+
+def test_every_frame_of_a_video_is_told_once_while_poses_are_found(animate, clip_of):
+    told = [event.step for event in animate(clip_of(4), stride=1, steps=1) if event.stage == "pose"]
+    assert told == [1, 2, 3, 4]
 
 
 def test_no_frame_is_decoded_elsewhere(animate, dance):

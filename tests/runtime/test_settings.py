@@ -402,3 +402,10 @@ def test_any_value_is_taken_or_refused_by_name(name, value):
         field = f"settings.{name}"
     assert field in (f"settings.{name}", "settings.overlap")  # a short segment contradicts the overlap
     assert Settings.from_dict(settings.to_dict()) == settings
+
+
+@pytest.mark.parametrize("chosen", [{}, {"steps": 2, "seed": 3}, {"size": (64, 128), "draw": ("face",)}])
+def test_settings_show_what_differs_from_the_defaults(chosen: dict[str, Any]) -> None:
+    settings = Settings(**chosen)
+    assert repr(settings) == f"Settings({', '.join(f'{name}={value!r}' for name, value in chosen.items())})"
+    assert eval(repr(settings)) == settings

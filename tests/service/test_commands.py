@@ -97,11 +97,14 @@ def _is_refused(client: Client) -> bool:
         (["--config", "/nothing.toml"], "/nothing.toml cannot be read"),
         (["--tokens", "/nothing"], "/nothing cannot be read"),
         (["--limit", "frames=few"], "NAME=NUMBER"),
+        (["--threads", "two"], "threads is 'two'. Give a whole number."),
+        (["--bundle", "nope"], "there is no bundle 'nope'"),
     ],
 )
-def test_mistakes_of_an_operator_are_explained(words, told):
+def test_mistakes_of_an_operator_are_explained_before_the_port_is_open(words, told):
     done = command("serve", "--port", "0", *words)
     assert (done.exit_code, told in done.stderr) == (1, True), done.output
+    assert "listen" not in done.output
 
 
 @pytest.mark.parametrize("flag", [("--tls-ca", "ca.pem"), ("--priority", "3"), ("--deadline", "60")])

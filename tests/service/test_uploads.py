@@ -237,3 +237,12 @@ def test_pictures_of_pillow_and_tensors_are_sent_as_arrays_are():
 def test_what_is_no_input_is_told_before_it_is_sent(image, motion):
     with pytest.raises(errors.InputError):
         Upload(image, motion, None)
+
+
+@pytest.mark.parametrize(
+    ("image", "motion", "kind"),
+    [("nope.png", MOTION, errors.PictureError), (PICTURE, "nope.png", errors.MotionError)],
+)
+def test_a_file_that_is_not_there_is_told_as_without_a_server(image, motion, kind):
+    with pytest.raises(kind, match=r"^nope\.png does not exist\. Check the path\.$"):
+        Upload(image, motion, None)
