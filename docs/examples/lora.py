@@ -1,4 +1,4 @@
-"""A LoRA at several strengths: `python docs/examples/lora.py LORA.safetensors PICTURE MOTION sheet.png [BUNDLE]`.
+"""A LoRA at several strengths: `python docs/examples/lora.py LORA.safetensors PICTURE MOTION sheet.png [STRENGTH…]`.
 
 Writes a sheet with a row of frames for each strength. The U-Nets of all strengths are kept, so that a second round is
 as fast as without a LoRA.
@@ -11,14 +11,15 @@ import mimicmotion_trt as mm
 from mimicmotion_trt.media.picture import write_picture
 from mimicmotion_trt.media.sheet import contact_sheet
 
-STRENGTHS = (0.0, 0.5, 1.0)
+BUNDLE = "tiny"
 
 
-def main(lora: str, picture: str, motion: str, output: str, bundle: str = "tiny") -> None:
+def main(lora: str, picture: str, motion: str, output: str, *strengths: str) -> None:
     name, rows = Path(lora).stem, []
-    limits = mm.Limits(lora_choices=len(STRENGTHS))
-    with mm.Animator.load(bundle, loras={name: lora}, limits=limits) as animator:
-        for strength in STRENGTHS:
+    chosen = [float(strength) for strength in strengths or ("0", "0.5", "1")]
+    limits = mm.Limits(lora_choices=len(chosen))
+    with mm.Animator.load(BUNDLE, loras={name: lora}, limits=limits) as animator:
+        for strength in chosen:
             settings = animator.settings(lora=(f"{name}:{strength}",), frames=4)
             frames = animator.animate(picture, motion, settings).result().frames()
             rows.append((f"{name} at {strength:g}", list(frames)))

@@ -122,7 +122,7 @@ class Delivery:
         self._videos += [_Incoming(name, 0) for name in names[1:]]
 
     def _take_video(self, event: Video) -> None:
-        if self._first and event.video > len(self._videos):  # how many there are was said before
+        while self._first and event.video > len(self._videos):  # how many there are was said before
             self._videos.append(_Incoming(None, None))
         if event.video > len(self._videos):
             raise ServiceError(f"A video {event.video} came, and {len(self._videos)} were to come.")

@@ -234,7 +234,7 @@ def test_without_a_store_nothing_is_left(tmp_path):
 
 @pytest.mark.parametrize(
     "place",
-    [("denoise", 9), pytest.param(("decode", 8), marks=SLOW), pytest.param(("denoise", 13), marks=SLOW)],
+    [("denoise", 13), pytest.param(("decode", 8), marks=SLOW), pytest.param(("denoise", 9), marks=SLOW)],
 )
 def test_a_server_that_is_killed_in_the_second_video_goes_on_there(tmp_path, place):
     """The first is taken as it is, also what of it was not told; none is told twice."""
