@@ -11,14 +11,12 @@ import mimicmotion_trt as mm
 from mimicmotion_trt.media.picture import write_picture
 from mimicmotion_trt.media.sheet import contact_sheet
 
-BUNDLE = "tiny"
 
-
-def main(lora: str, picture: str, motion: str, output: str, *strengths: str) -> None:
+def main(lora: str, picture: str, motion: str, output: str, *strengths: str, bundle: str = "tiny") -> None:
     name, rows = Path(lora).stem, []
     chosen = [float(strength) for strength in strengths or ("0", "0.5", "1")]
     limits = mm.Limits(lora_choices=len(chosen))
-    with mm.Animator.load(BUNDLE, loras={name: lora}, limits=limits) as animator:
+    with mm.Animator.load(bundle, loras={name: lora}, limits=limits) as animator:
         for strength in chosen:
             settings = animator.settings(lora=(f"{name}:{strength}",), frames=4)
             frames = animator.animate(picture, motion, settings).result().frames()

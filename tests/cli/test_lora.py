@@ -64,9 +64,8 @@ def test_a_server_offers_its_loras_by_name(bundle, command, make_lora, tmp_path)
     assert "Choose from: mine." in done.stdout + done.stderr
 
 
-def test_the_example_shows_a_lora_at_several_strengths(bundle, make_lora, tmp_path, monkeypatch):
+def test_the_example_shows_a_lora_at_several_strengths(bundle, make_lora, tmp_path):
     example = runpy.run_path(str(DEMO.parent / "docs" / "examples" / "lora.py"))
-    monkeypatch.setitem(example["main"].__globals__, "STRENGTHS", (0.0, 1.0))
-    names = (make_lora("style"), DEMO / "person.jpg", DEMO / "balance.npz", tmp_path / "sheet.png", bundle)
-    example["main"](*map(str, names))
+    names = (make_lora("style"), DEMO / "person.jpg", DEMO / "balance.npz", tmp_path / "sheet.png")
+    example["main"](*map(str, names), "0", "1", bundle=str(bundle))
     assert read_picture(tmp_path / "sheet.png").shape[0] > 300
