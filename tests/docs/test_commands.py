@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import typer
 
+from mimicmotion_trt.media.picture import read_picture
+
 from .pages import PAGES, ROOT, Fence, fences, words
 
 SHELL = [fence for page in PAGES for fence in fences(page, "sh")]
@@ -157,3 +159,12 @@ def test_a_guide_runs_as_it_stands(page: Path, tmp_path: Path):
 def in_order(page: Path) -> list[Fence]:
     found = [fence for language in ("sh", "python", "toml", "yaml") for fence in fences(page, language)]
     return sorted(found, key=lambda fence: fence.line)
+
+
+def test_settings_are_shown_side_by_side(bundle, tmp_path):
+    example = runpy.run_path(str(ROOT / "docs" / "examples" / "variants.py"))
+    sheet = tmp_path / "sheet.png"
+    variants = ('{"steps": 1, "frames": 2}', '{"steps": 1, "frames": 2, "seed": 3}')
+    inputs = (ROOT / "demo" / "person.jpg", ROOT / "demo" / "balance.npz", sheet)
+    example["main"](*map(str, inputs), *variants, bundle=str(bundle))
+    assert read_picture(sheet).shape[0] > 300
