@@ -166,7 +166,7 @@ def memory_of(
 ) -> MemoryEstimate:
     """Peak memory with `rows` rows at once: weights, and what grows with frames and pixels.
 
-    activations = bytes max(rows N pixels 16 width, chunk 64 pixels 6 decoder_width), on a CPU 3 times that, with N
+    activations = bytes max(rows N pixels 16 width, chunk 64 pixels 6 decoder_width), on a CPU twice that, with N
     frames in a segment; state = latents (two float32 copies), features and rows. With several jobs, a GPU denoises
     some while it decodes another one, so both activations are added; a CPU computes the jobs side by side, each with
     its own. Weights that a plan streams are not counted. An estimate: engines differ in what they keep and reuse.

@@ -25,3 +25,10 @@ def test_links_lead_somewhere(page):
         if mark:
             anchors = [anchor(line.lstrip("#")) for line in file.read_text().splitlines() if line[:1] == "#"]
             assert mark in anchors, f"{target}#{mark}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_pages_that_are_named_exist(page):
+    """A page that has moved leaves its old name in texts that are no links."""
+    for named in re.findall(r"(?<![\w/])docs/[\w/-]+\.(?:md|sh|py|json)", page.read_text()):
+        assert (ROOT / named).exists(), named
