@@ -60,6 +60,7 @@ def _person(value: Any) -> Any:
 
 
 PARTS: tuple[Part, ...] = ("body", "hands", "face")
+"""Of a pose; its arrays are called so, and their confidences `…_score`."""
 
 
 def _parts(value: Any) -> Any:

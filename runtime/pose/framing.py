@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..media.picture import fit_picture
-from ..settings import Framing
+from ..settings import PARTS, Framing
 from .rescale import VISIBLE
 from .sequence import PoseSequence
 
@@ -169,9 +169,7 @@ def pose_in_crop(pose: PoseSequence, picture: Size, crop: Crop, size: Size) -> P
 
 
 def _moved(pose: PoseSequence, start: Points, box: Points, size: Size) -> PoseSequence:
-    moved = {
-        name: ((getattr(pose, name) - start) / box).astype(np.float32) for name in ("body", "hands", "face")
-    }
+    moved = {name: ((getattr(pose, name) - start) / box).astype(np.float32) for name in PARTS}
     return replace(pose, **moved, size=size)
 
 

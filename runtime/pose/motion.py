@@ -18,7 +18,7 @@ from ..errors import MotionError
 from ..files import motion_errors, read_head
 from ..limits import Limits
 from ..media.picture import fit_picture
-from ..settings import Settings
+from ..settings import PARTS, Settings
 from ..validation import ArrayLike, plain_array
 from .formats import read_foreign, wholebody_sequence
 from .sampling import Sampling, sample
@@ -319,8 +319,7 @@ def resized(poses: PoseSequence, size: tuple[int, int]) -> PoseSequence:
     scale = min(size[0] / poses.size[0], size[1] / poses.size[1])
     share = np.array(poses.size) * scale / size
     moved: dict[str, Any] = {
-        name: ((getattr(poses, name) - 0.5) * share + 0.5).astype(np.float32)
-        for name in ("body", "hands", "face")
+        name: ((getattr(poses, name) - 0.5) * share + 0.5).astype(np.float32) for name in PARTS
     }
     return replace(poses, **moved, size=size)
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ..errors import MotionError, SettingsError
 from ..limits import FASTEST_FPS, SLOWEST_FPS, Limits, check_limit
-from ..settings import Settings
+from ..settings import PARTS, Settings
 from .sequence import PoseSequence
 
 Numbers = npt.NDArray[np.float64]
@@ -88,7 +88,7 @@ def interpolate(poses: PoseSequence, at: Numbers, fps: float) -> PoseSequence:
     share = np.where(before < len(poses) - 1, at - before, 0).astype(np.float32)
     after = before + (share > 0)
     mixed: dict[str, Any] = {}
-    for name in ("body", "hands", "face"):
+    for name in PARTS:
         points, scores = getattr(poses, name), getattr(poses, f"{name}_score")
         first, last, seen = points[before], points[after], scores[..., None] > 0
         first, last = np.where(seen[before], first, last), np.where(seen[after], last, first)

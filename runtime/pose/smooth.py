@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..settings import PARTS
 from .rescale import VISIBLE
 from .sequence import PoseSequence
 
 Points = npt.NDArray[np.float64]
 
-PARTS = ("body", "hands", "face")
 SPEED_CUTOFF = 1.0
 """Hz, of the filter of the speeds, as in the paper."""
 BETA = 20.0
