@@ -39,9 +39,8 @@ from .engines import (
 from .engines.cuda import Gpu
 from .errors import EngineError, OutOfMemory, SettingsError
 from .limits import Limits
-from .lora import NO_LORAS, Choice, Loras
+from .lora import NO_LORAS, Choice, Loras, Unets
 from .settings import Settings
-from .unets import Unets
 from .validation import check_array
 
 Array = NDArray[Any]

@@ -17,6 +17,7 @@ import pytest
 import typer
 from filelock import FileLock
 
+from mimicmotion_trt import Animator
 from mimicmotion_trt.bundles import find_bundle
 from mimicmotion_trt.media.picture import read_picture
 
@@ -222,3 +223,12 @@ def test_settings_are_shown_side_by_side(bundle, tmp_path):
     inputs = (ROOT / "demo" / "person.jpg", ROOT / "demo" / "balance.npz", sheet)
     example["main"](*map(str, inputs), *variants, bundle=str(bundle))
     assert read_picture(sheet).shape[0] > 300
+
+
+def test_choices_between_people_rates_and_parts_are_shown(bundle):
+    """As docs/controls.md shows them: a sheet of each, people and their skeletons first."""
+    example = runpy.run_path(str(ROOT / "docs" / "examples" / "choices.py"))
+    people = example["several_people"]()
+    assert (people > 240).all(axis=2).sum() > 8 * 20  # a face of white points in each of the eight
+    with Animator.load(bundle) as animator:
+        assert example["parts"](animator).max() == 255

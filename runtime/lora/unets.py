@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from .engines import FEATURE_CACHE_NETWORKS, Engine
-from .lora import Choice
+from ..engines import FEATURE_CACHE_NETWORKS, Engine
+from .files import Choice
 
 UnetPair = tuple[Engine, Engine | None]
 """The U-Net for full steps and, if its features are cached, the shallow one that takes them."""

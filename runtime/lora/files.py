@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .engines import Bundle
-from .engines.weight_table import Delta, LayerWeight, WeightTable, make_changes
-from .errors import CheckpointError, MimicMotionError, SettingsError
-from .settings import Settings, check_lora_names, split_lora
+from ..engines import Bundle
+from ..engines.weight_table import Delta, LayerWeight, WeightTable, make_changes
+from ..errors import CheckpointError, MimicMotionError, SettingsError
+from ..settings import Settings, check_lora_names, split_lora
 
 Array = NDArray[Any]
 Choice = tuple[str, ...]

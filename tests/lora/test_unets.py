@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mimicmotion_trt.unets import Unets
+from mimicmotion_trt.lora import Unets
 
 
 class Opened:
