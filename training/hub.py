@@ -7,6 +7,7 @@ trained or made one.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from ..errors import OutputError, SettingsError
@@ -29,15 +30,7 @@ def check_hub(repository: str) -> None:
             remedy="`hf auth login`, or set HF_TOKEN.",
             field="push_to_hub",
         )
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
-    try:
-        validate_repo_id(repository)
-        known = repository.count("/") == 1
-    except HFValidationError:
-        known = False
-    if not known:
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repository, re.ASCII):
         raise SettingsError(
             f"{repository!r} is no repository of the Hugging Face Hub.",
             remedy="Give OWNER/NAME, of letters, digits, '-', '_' and '.'.",
