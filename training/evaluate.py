@@ -70,20 +70,24 @@ class Scored:
 
 @app.command()
 def evaluate(
-    bundle: Annotated[str, typer.Option(help="Name or folder of the bundle.")] = "tiny",
+    bundle: Annotated[str, typer.Option(metavar="NAME", help="Bundle, by name or folder.")] = "tiny",
     synthetic: Annotated[
         int | None,
         typer.Option(min=1, max=STRIDE, help="So many clips of drawn people; 20 without --shards."),
     ] = None,
     shards: Annotated[
-        Path | None, typer.Option(help="Recordings instead: a folder that prepare has written.")
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Recordings instead: a folder that prepare has written."),
     ] = None,
     clips: Annotated[
         int, typer.Option(min=1, help="With --shards: so many windows of the stored clips.")
     ] = 20,
     every_video: Annotated[
         bool,
-        typer.Option(help="With --shards: clips of all videos, not only of those that training holds out."),
+        typer.Option(
+            "--every-video",
+            help="With --shards: clips of all videos, not only of those that training holds out.",
+        ),
     ] = False,
     fps: Annotated[float, typer.Option(min=0.1, help="With --shards: frames a second.")] = 15.0,
     max_enlarge: Annotated[
@@ -96,7 +100,7 @@ def evaluate(
     style: Annotated[
         Style,
         typer.Option(
-            help="How drawn people look: as those that the model has learned from; tiny from rich ones."
+            help="How drawn people look; tiny has learned from rich ones, others may have from doll."
         ),
     ] = "rich",
     landmarks: Annotated[
@@ -104,7 +108,8 @@ def evaluate(
         typer.Option(help="File of the stage landmarks: also say which faces and hands are found."),
     ] = None,
     setting: Annotated[
-        list[str] | None, typer.Option(help="NAME=VALUE (JSON) over the bundle's settings; repeat.")
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Instead of the bundle's own, in JSON; repeat."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
 ) -> None:
