@@ -167,25 +167,28 @@ def torch_bundle(build_golden: Callable[[str, Options], Path]) -> Path:
     return build_golden("test-bundle-torch", Options(**{**AS_BUILT, "sizes": ((64, 128),)}, backend="torch"))
 
 
+def write_lora(path: Path, bundle: Path, seed: int = 0) -> None:
+    """A LoRA of the attentions of a bundle's U-Net: random, the same for the same seed."""
+    from safetensors.numpy import save_file
+
+    from mimicmotion_trt.engines import Bundle
+
+    random, keys = np.random.default_rng(seed), {}
+    for layer, weight in Bundle.load(bundle).weight_table("unet").items():
+        if layer.endswith((".attn1.to_v", ".attn2.to_v")):
+            outputs, inputs = weight.shape
+            for side, shape in (("A", (2, inputs)), ("B", (outputs, 2))):
+                keys[f"unet.{layer}.lora_{side}.weight"] = random.normal(size=shape).astype(np.float32) * 0.5
+    save_file(keys, path)
+
+
 @pytest.fixture(scope="session")
 def make_lora(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Writes a LoRA of these networks' attentions under a name: random, the same for the same seed."""
+    """Writes a LoRA of the shared bundle under a name, as `write_lora` does."""
 
     def make(name: str, seed: int = 0) -> Path:
-        from safetensors.numpy import save_file
-
-        from mimicmotion_trt.engines import Bundle
-
-        random, keys = np.random.default_rng(seed), {}
-        for layer, weight in Bundle.load(bundle).weight_table("unet").items():
-            if layer.endswith((".attn1.to_v", ".attn2.to_v")):
-                outputs, inputs = weight.shape
-                for side, shape in (("A", (2, inputs)), ("B", (outputs, 2))):
-                    keys[f"unet.{layer}.lora_{side}.weight"] = (
-                        random.normal(size=shape).astype(np.float32) * 0.5
-                    )
         path = tmp_path_factory.mktemp("lora") / f"{name}.safetensors"
-        save_file(keys, path)
+        write_lora(path, bundle, seed)
         return path
 
     return make

@@ -7,14 +7,15 @@ trained or made one.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
-from ..errors import SettingsError
+from ..errors import OutputError, SettingsError
 from .config import BUNDLE_FILE, Config
 
 
-def check_hub() -> None:
-    """Raise `SettingsError` unless the hub's library and a token are there."""
+def check_hub(repository: str) -> None:
+    """Raise `SettingsError` unless OWNER/NAME can be one, and the hub's library and a token are there."""
     try:
         import huggingface_hub
     except ImportError:
@@ -29,14 +30,31 @@ def check_hub() -> None:
             remedy="`hf auth login`, or set HF_TOKEN.",
             field="push_to_hub",
         )
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repository, re.ASCII):
+        raise SettingsError(
+            f"{repository!r} is no repository of the Hugging Face Hub.",
+            remedy="Give OWNER/NAME, of letters, digits, '-', '_' and '.'.",
+            field="push_to_hub",
+        )
 
 
 def push(final: Path, repository: str) -> str:
-    """Upload a run's final folder to a private repository OWNER/NAME; returns its address. Needs a network."""
+    """Upload a run's final folder to a private repository OWNER/NAME; returns its address. Needs a network.
+
+    Raises `OutputError` where that fails; the folder stays as it is.
+    """
     from huggingface_hub import HfApi
 
-    address = HfApi().create_repo(repository, private=True, exist_ok=True)
-    HfApi().upload_folder(repo_id=repository, folder_path=final)
+    try:
+        address = HfApi().create_repo(repository, private=True, exist_ok=True)
+        HfApi().upload_folder(repo_id=repository, folder_path=final)
+    except Exception as error:  # the library's errors and those of its transports have no base in common
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise OutputError(
+            f"{final} could not be uploaded to {repository}: {first}",
+            remedy=f"The weights are safe there. Try again with: hf upload {repository} {final} --private",
+            field="push_to_hub",
+        ) from error
     return str(address)
 
 

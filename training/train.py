@@ -84,7 +84,7 @@ def train(
         if output is not None:
             settings = replace(settings, output=str(output))
         if push_to_hub is not None:
-            check_hub()
+            check_hub(push_to_hub)
         from mimicmotion_trt.training.loop import Trainer  # loads PyTorch; by now the config is checked
 
         output = Path(settings.output)

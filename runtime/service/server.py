@@ -288,6 +288,7 @@ class AnimationServer:
         if engine is None:
             return
         self.logger.info("ready", address=self.address, bundle=engine.bundle_name, note=engine.note)
+        self.logger.info("next step", command=_animate_command(self.config, self.port))
         if self.config.ready_file is not None:
             await asyncio.to_thread(write_text, self.config.ready_file, self.address)
         if self._on_ready is not None:
@@ -392,6 +393,20 @@ def _is_loopback(host: str) -> bool:
 
 def _address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _animate_command(config: ServiceConfig, port: int) -> str:
+    """What a caller on this machine types; names of files that only the caller knows are in capitals."""
+    own = config.host in ("127.0.0.1", "0.0.0.0", "::")  # certificates name the host, not its number
+    words = ["mimicmotion-trt animate person.jpg dance.mp4 -o out.mp4"]
+    words.append(f"--server {_address('localhost' if own else config.host, port)}")
+    if config.tls is not None:
+        words.append("--tls-ca CA.pem")
+        if config.tls.client_ca is not None:
+            words.append("--tls-cert CLIENT.pem --tls-key CLIENT.key")
+    if config.tokens is not None:
+        words.append("--token-file TOKEN")
+    return " ".join(words)
 
 
 def _bind(server: grpc.aio.Server, host: str, port: int, credentials: grpc.ServerCredentials | None) -> int:

@@ -1,9 +1,10 @@
-"""Every command of the documents is one that its program understands; those of the guides run as they stand."""
+"""Every command of the documents is one that its program understands, and runs as it stands."""
 
 from __future__ import annotations
 
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,13 +15,22 @@ from typing import Any
 
 import pytest
 import typer
+from filelock import FileLock
 
 from mimicmotion_trt import Animator
+from mimicmotion_trt.bundles import find_bundle
 from mimicmotion_trt.media.picture import read_picture
 
+from ..conftest import write_lora
 from .pages import PAGES, ROOT, Fence, fences, words
 
 SHELL = [fence for page in PAGES for fence in fences(page, "sh")]
+OWN = {
+    "person.jpg": "demo/person.jpg",
+    "other.jpg": "demo/dancer.png",
+    "dance.mp4": "tests/data/inputs/zero_size.mp4",
+}
+"""Files that pages say a reader has, and what stands for them here."""
 PREFIXES = {"nice": 3, "nohup": 1}
 """Programs before the program, and how many words they take."""
 
@@ -73,39 +83,80 @@ def test_commands_are_understood(fence: Fence):
 
 LEFT_OUT = {
     "pip install": "the network is not asked",
+    "hf download": "the same",
+    "sha256sum weights": "of what was downloaded",
     "grpc_health_probe": "a program of its own",
     "make ": "sets up, makes the demo and runs these tests: what a new machine does first (.ci/run)",
-    "mimicmotion-trt build --base SVD_XT_FOLDER": "MimicMotion's weights, which are not shipped",
-    "mimicmotion-trt serve --bundle bundles/mm11": "the same",
-    "mimicmotion-trt animate person.jpg dance.mp4": "the same",
+    "python -m pytest": "tests",
     "python benchmarks/": "minutes each; tests/benchmarks runs each small",
+    "python -m tests.service.fuzz": "minutes; tests/service/test_fuzz.py runs it small",
 }
-"""Commands of guides that do not run here, and why."""
-OF_README = tuple(
-    f"mimicmotion-trt {name}" for name in ("prepare", "train", "build --base training", "evaluate")
+"""Beginnings of commands that do not run here on any page, and why."""
+ON_VIDEOS = "the guide of training runs it, on videos that it draws"
+WEIGHTS = "MimicMotion's weights, which are not shipped"
+TRAINING = (
+    "hours of training, and what comes of it; the guide of training runs the same on videos that it draws"
 )
-"""Commands of the README that are those of the guide of training, which runs them on videos that it draws."""
-GUIDES = [ROOT / "README.md", *sorted((ROOT / "docs" / "guide").glob("*.md"))]
+LEFT_OUT_OF = {
+    "README.md": {
+        "mimicmotion-trt build --base SVD_XT_FOLDER": WEIGHTS,
+        "mimicmotion-trt serve --bundle bundles/mm11": WEIGHTS,
+        "mimicmotion-trt animate person.jpg dance.mp4": "of that server",
+        "mimicmotion-trt prepare": ON_VIDEOS,
+        "mimicmotion-trt train": ON_VIDEOS,
+        "mimicmotion-trt build --base training": ON_VIDEOS,
+        "mimicmotion-trt evaluate": ON_VIDEOS,
+    },
+    "docs/models/tiny.md": {"": TRAINING},
+    "docs/reference/training.md": {"": TRAINING},
+    "docs/reference/weights.md": {
+        "mimicmotion-trt build": WEIGHTS,
+        "mimicmotion-trt inspect": WEIGHTS,
+        "mimicmotion-trt animate": WEIGHTS,
+    },
+}
+"""The same of one page; an empty beginning is that of all."""
+
+
+def left_out(fence: Fence, command: str) -> bool:
+    own = LEFT_OUT_OF.get(str(fence.page.relative_to(ROOT)), {})
+    return command.startswith((*LEFT_OUT, *own))
+
+
+def test_what_is_left_out_is_there():
+    """A reason goes with its command."""
+    typed = {page: [] for page in LEFT_OUT_OF}
+    for fence in SHELL:
+        typed.setdefault(str(fence.page.relative_to(ROOT)), []).extend(fence.commands())
+    everywhere = [command for commands in typed.values() for command in commands]
+    assert {start for start in LEFT_OUT if not any(each.startswith(start) for each in everywhere)} == set()
+    for page, own in LEFT_OUT_OF.items():
+        assert {start for start in own if not any(each.startswith(start) for each in typed[page])} == set()
 
 
 class Reader:
-    """Somebody who types what a guide says, in a folder that looks like the repository."""
+    """Somebody who types what a page says, in a folder that looks like the repository, with files of their own."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.server: subprocess.Popen[bytes] | None = None
         for entry in ROOT.iterdir():
-            if entry.name not in (".git", "build", "runs", "jobs"):
+            if entry.name not in (".git", "build", "runs", "jobs", "demo"):
                 (folder / entry.name).symlink_to(entry)
+        shutil.copytree(ROOT / "demo", folder / "demo")  # a page makes a picture of it anew
+        for name, like in OWN.items():
+            shutil.copy(ROOT / like, folder / name)
+        for seed, name in enumerate(("style", "other")):
+            write_lora(folder / f"{name}.safetensors", find_bundle("tiny"), seed)
         (folder / ".kept").touch()
+        self.port = FileLock(ROOT / "build" / "documents.lock")
         self.environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
     def type(self, command: str) -> None:
         """Run a command to its end; a server runs on until the next one, or the end of the guide."""
-        if command.startswith(tuple(LEFT_OUT)):
-            return
         if "mimicmotion-trt serve" in command and "--check" not in command:
             self.stop()
+            self.port.acquire()  # pages name the same ports
             with (self.folder / "server.log").open("w") as log:
                 self.server = self._start(f". ./.kept; exec env {command}", stderr=log)
             self._until_warm()
@@ -124,6 +175,7 @@ class Reader:
             self.server.send_signal(signal.SIGTERM)
             assert self.server.wait(30) == 0
             self.server = None
+            self.port.release()
 
     def _start(self, command: str, stderr: Any = None) -> subprocess.Popen[bytes]:
         return subprocess.Popen(["bash", "-c", command], cwd=self.folder, env=self.environment, stderr=stderr)
@@ -138,8 +190,10 @@ class Reader:
 
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
-@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.stem)
-def test_a_guide_runs_as_it_stands(page: Path, tmp_path: Path):
+@pytest.mark.parametrize(
+    "page", sorted({fence.page for fence in SHELL}), ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_a_page_runs_as_it_stands(page: Path, tmp_path: Path):
     """Shell fences in their order; Python fences that begin with an import; files whose name stands in a comment."""
     reader = Reader(tmp_path)
     try:
@@ -147,7 +201,7 @@ def test_a_guide_runs_as_it_stands(page: Path, tmp_path: Path):
             first = fence.text.splitlines()[0]
             if fence.language == "sh":
                 for command in fence.commands():
-                    if page.name != "README.md" or not command.startswith(OF_README):
+                    if not left_out(fence, command):
                         reader.type(command)
             elif fence.language == "python" and first.startswith(("import", "from")):
                 reader.run(fence.text)

@@ -100,7 +100,9 @@ def test_a_server_says_when_it_listens_starts_and_ends():
         running.terminate()
         said = [json.loads(line) for line in running.communicate(timeout=20)[1].splitlines()]
     events = [line["event"] for line in said]
-    assert events[:2] == ["listening", "ready"]
+    assert events[:3] == ["listening", "ready", "next step"]
     assert events[-2:] == ["draining", "stopped"]
     assert said[0]["address"] == address
+    port = address.rpartition(":")[2]
+    assert said[2]["command"].endswith(f"--server localhost:{port}")
     assert "call failed" in events

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -12,16 +13,19 @@ from mimicmotion_trt.service import Client, ClientTls, ServiceConfig, Tls
 from .hosting import Host, hosted, script
 
 
-def test_tls_with_client_certificates(certificates):
+def test_tls_with_client_certificates(certificates, capfd):
     at = certificates.joinpath
     tls = Tls(certificate=at("server.pem"), key=at("server.key"), client_ca=at("ca.pem"))
-    with hosted(tls=tls) as host:
-        ours = ClientTls(ca=at("ca.pem"), certificate=at("client.pem"), key=at("client.key"))
-        with Client(host.address, tls=ours) as client:
+    with hosted(tls=tls, json_logs=True) as host:
+        own = ClientTls(ca=at("ca.pem"), certificate=at("client.pem"), key=at("client.key"))
+        with Client(host.address, tls=own) as client:
             assert client.animate(script(), b"a video").result().done.frames == 6
         for stranger in (ClientTls(ca=at("ca.pem")), None):
             with Client(host.address, tls=stranger, timeout=2) as client, pytest.raises(errors.ServiceError):
                 client.health()
+    ours = [line for line in capfd.readouterr().err.splitlines() if line[0] == "{"]  # gRPC's core says more
+    said = {line["event"]: line for line in map(json.loads, ours)}
+    assert "--tls-ca CA.pem --tls-cert CLIENT.pem --tls-key CLIENT.key" in said["next step"]["command"]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,10 @@ import torch
 
 from mimicmotion_trt.errors import CheckpointError, OutputError, SettingsError
 from mimicmotion_trt.training.config import load_config
+from mimicmotion_trt.training.hub import check_hub
 from mimicmotion_trt.training.run_folder import check_same, list_snapshots, load_snapshot
+
+from .hub_stand_in import Hub, hub
 
 TRAIN = Path(__file__).parents[2] / "training" / "train.py"
 
@@ -171,6 +174,45 @@ def test_the_hub_is_asked_for_a_token_before_a_run(runs, tmp_path):
     assert done.returncode == 1
     assert "no token for the Hugging Face Hub" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_the_hub_gets_what_is_final(runs, stopped, tmp_path):
+    """By the hub's own library, from a server on this machine that answers as the hub does."""
+    (tmp_path / "run.yaml").write_text(json.dumps({**runs.values, "output": str(stopped)}))
+    with hub() as there:
+        done = push_by_command(there, tmp_path / "run.yaml")
+    assert done.returncode == 0, done.stderr
+    assert f"final weights are at {there.address}/owner/name" in done.stderr
+    assert (there.visibility, there.tokens) == ({"owner/name": "private"}, {"Bearer hf_mine"})
+    final = {path.name: path.read_bytes() for path in (stopped / "final").iterdir()}
+    assert there.files["owner/name"] == final
+
+
+def push_by_command(there: Hub, config: Path) -> subprocess.CompletedProcess[str]:
+    """`train` of a run that is at its end already, with an upload to this hub."""
+    away = {"HF_ENDPOINT": there.address, "HF_TOKEN": "hf_mine", "HF_HUB_DISABLE_XET": "1"}
+    words = ["--config", config, "--resume", "--steps", "2", "--push-to-hub", "owner/name"]
+    environment = {**os.environ, **away}
+    return subprocess.run([sys.executable, TRAIN, *words], capture_output=True, text=True, env=environment)
+
+
+@pytest.mark.slow
+def test_an_upload_that_fails_is_told_with_where_the_weights_are(runs, stopped, tmp_path):
+    (tmp_path / "run.yaml").write_text(json.dumps({**runs.values, "output": str(stopped)}))
+    with hub() as there:
+        there.down = True
+        done = push_by_command(there, tmp_path / "run.yaml")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(f"error: {stopped / 'final'} could not be uploaded")
+    assert "Traceback" not in done.stderr
+    assert (stopped / "final" / "mimicmotion.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", ["name", "owner/a/name", "owner/na me", "/name"])
+def test_what_is_no_repository_is_told_before_a_run(name, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_mine")
+    with pytest.raises(SettingsError, match="is no repository"):
+        check_hub(name)
 
 
 def test_one_run_at_a_time_writes_to_a_folder(runs, tmp_path):
