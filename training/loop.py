@@ -226,7 +226,8 @@ class Trainer:
         norm = self.accelerator.clip_grad_norm_(self.parameters, float("inf") if limit is None else limit)
         value = float(norm) if norm is not None else float("nan")  # DeepSpeed clips by itself
         if norm is None or self.accelerator.scaler is not None or torch.isfinite(torch.tensor(value)):
-            self.optimizer.step()
+            with self.accelerator.autocast():  # Muon's products of matrices
+                self.optimizer.step()
             if self.average is not None:
                 self.average.step(self.parameters)
         else:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from fractions import Fraction
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +84,10 @@ class VideoReader:
         taken, wanted = 0, len(indices) if limit is None else min(limit, len(indices))
         if not wanted:
             return
-        clock = Clock(1 / self.fps)
-        timed = ((clock.read(_stamp(frame)), frame) for frame in self._decoded())
+        clock = Clock(1 / self.fps, self._first)
+        timed = ((clock.read(_stamp(frame)), frame) for frame in self._from(indices[0]))
         try:
-            for index, frame in on_grid(timed, self.fps, self._count):
+            for index, frame in on_grid(timed, self.fps, self._count, indices[0]):
                 if index == indices[taken]:
                     taken += 1
                     yield index / self.fps, self._to_rgb(frame)
@@ -108,7 +109,8 @@ class VideoReader:
             raise fault(f"{self.name} is {damage}, not one frame can be decoded{damage.why}.") from damage
         if first is None:
             raise fault(f"{self.name} holds no frames.")
-        self.start = _stamp(first) or 0.0
+        self._first = _stamp(first)
+        self.start = self._first or 0.0
         """When the first frame is shown, in seconds of the container's clock."""
         self._count = self._timeline.count(self.start)
         self._coded = (first.width, first.height)
@@ -117,12 +119,32 @@ class VideoReader:
         self._turn = _Turn(first)
         self.size = self._turn.size(*self._shown)
 
-    def _decoded(self) -> Iterator[VideoFrame]:
+    def _from(self, index: int) -> Iterator[VideoFrame]:
+        """The frames from a key frame on that is shown at grid index `index` or before; where none is known, all."""
+        wanted = self.start + index / self.fps
+        known = [entry for entry in self._timeline.entries if self.start < entry[0] <= wanted]
+        if known:
+            times = {seconds for seconds, _ in known}
+            frames = self._decoded(known[-1][1])
+            try:
+                # Frames that a decoder shows before the key frame depend on what was skipped.
+                for frame in takewhile(lambda one: (_stamp(one) or 0.0) <= wanted, frames):
+                    if _stamp(frame) in times:
+                        return chain((frame,), frames)
+            except _DamageError:
+                pass  # it is told where it is met on the way from the beginning
+            frames.close()
+        return self._decoded()
+
+    def _decoded(self, at: int | None = None) -> Generator[VideoFrame]:
+        """All frames, or those from the key frame at this time on, in the stream's units."""
         with self._source.open() as container:
             video = self._source.video(container)
             broadcast = is_broadcast(container)
             started, lost = not self._timeline.keyed, 0
             try:
+                if at is not None:
+                    container.seek(at, stream=video)
                 for packet in timed_packets(container, video):
                     if packet.stream_index != video.index:
                         continue

@@ -23,6 +23,9 @@ _USUAL = 0.4
 _NEAR = 0.02  # a stated rate this near to the usual one is the rate
 _HELD = ("gif", "apng", "mov", "matroska")  # demuxers that tell how long the last frame is shown
 _STATED = ("matroska", "avi", "flv", "asf")  # demuxers whose headers state how long the file is
+_SOUGHT = ("mov", "matroska")  # demuxers whose index leads to a key frame, and that number its packets alike
+_CLOSED = ("h264", "hevc", "vp8", "vp9", "av1", "mjpeg", "prores")
+"""Codecs of which what is shown from a key frame on does not depend on what came before it."""
 _WHOLE = 0.25
 """What may be missing of the last frame's time for it to count."""
 _JITTER = Fraction(1, 100)
@@ -34,7 +37,9 @@ _LOOK_AHEAD = 256
 # ---- packets ----
 
 
-def timed_packets(container: InputContainer, video: VideoStream) -> Iterator[Packet[Any]]:
+def timed_packets(
+    container: InputContainer, video: VideoStream, joint: Joint | None = None
+) -> Iterator[Packet[Any]]:
     """The packets of the video and of the default sound, their times continuous over breaks.
 
     Recordings that were joined, or a recorder that restarts, begin to count anew: what follows a break continues
@@ -42,13 +47,13 @@ def timed_packets(container: InputContainer, video: VideoStream) -> Iterator[Pac
     flush the decoders come last.
     """
     sound = sound_of(container)
-    joint = _Joint(video, is_broadcast(container))
+    joint = joint or Joint(video, is_broadcast(container))
     for packet in container.demux([video, sound] if sound is not None else [video]):
         if packet.size or (packet.pts is None and packet.dts is None):
             yield from joint.pass_on(packet)
 
 
-class _Joint:
+class Joint:
     """Moves what follows a break of the time to where the picture ended."""
 
     def __init__(self, video: VideoStream, broadcast: bool) -> None:
@@ -64,6 +69,11 @@ class _Joint:
         self._end = Fraction(0)
         """Of the picture so far."""
         self._waiting: list[Packet[Any]] = []
+
+    @property
+    def unbroken(self) -> bool:
+        """No packet was moved so far."""
+        return not self._offset
 
     def pass_on(self, packet: Packet[Any]) -> Iterator[Packet[Any]]:
         if packet.dts is None:
@@ -139,6 +149,9 @@ class Timeline:
     keyed: bool
     """There is a key frame, so what comes before the first one cannot be decoded."""
     truncated: bool
+    entries: tuple[tuple[float, int], ...]
+    """Where decoding may begin and give the same frames: key frames' (seconds of the container's clock, the same in
+    the stream's units), rising. Empty where container or codec do not promise that, or where times are not plain."""
 
     def count(self, start: float) -> int:
         """Frames on the grid if the first one that can be decoded is shown at `start`."""
@@ -148,9 +161,11 @@ class Timeline:
 def read_timeline(source: Source, container: InputContainer, video: VideoStream) -> Timeline:
     """Read all packets: quick, and more reliable than many headers."""
     times: list[int] = []
+    keys: list[tuple[float, int]] = []
+    joint = Joint(video, is_broadcast(container))
     unstamped, keyed, held, latest, failed = 0, False, 0, Fraction(0), False
     try:
-        for packet in timed_packets(container, video):
+        for packet in timed_packets(container, video, joint):
             at = packet.dts if packet.pts is None else packet.pts
             if packet.size and at is not None:
                 latest = max(latest, _seconds(packet, at + (packet.duration or 0)))
@@ -162,6 +177,8 @@ def read_timeline(source: Source, container: InputContainer, video: VideoStream)
                 continue
             if not times or at > max(times[-1], times[0]):
                 held = packet.duration or 0
+            if packet.is_keyframe:
+                keys.append((float(_seconds(packet, at)), at))
             times.append(at)
     except (av.FFmpegError, OSError):
         failed = True
@@ -177,7 +194,10 @@ def read_timeline(source: Source, container: InputContainer, video: VideoStream)
     truncated = failed or _truncated(source, container, video, float(stated - latest) > max(0.15, 3 / rate))
     if truncated:
         end = max(end, float(stated))
-    return Timeline(rate, float(end), len(times) + unstamped, stamped, keyed, truncated)
+    plain = joint.unbroken and not unstamped and len(ordered) == len(times) and keys == sorted(keys)
+    sought = container.format.name.startswith(_SOUGHT) and video.codec.canonical_name in _CLOSED
+    entries = tuple(keys) if plain and sought else ()
+    return Timeline(rate, float(end), len(times) + unstamped, stamped, keyed, truncated, entries)
 
 
 def _truncated(source: Source, container: InputContainer, video: VideoStream, ends_early: bool) -> bool:
@@ -227,9 +247,9 @@ def usual_rate(steps: list[float]) -> float:
 class Clock:
     """Seconds of each frame from the first; a missing or backward time counts as one period on."""
 
-    def __init__(self, period: float) -> None:
+    def __init__(self, period: float, start: float | None = None) -> None:
         self._period = period
-        self.start: float | None = None
+        self.start = start
         """Of the first frame, in the container's clock."""
         self._last = -period
 
@@ -243,14 +263,16 @@ class Clock:
         return at
 
 
-def on_grid(frames: Iterable[tuple[float, T]], rate: float, count: int) -> Iterator[tuple[int, T]]:
-    """(grid index, frame) of frames with their seconds from the first.
+def on_grid(
+    frames: Iterable[tuple[float, T]], rate: float, count: int, begin: int = 0
+) -> Iterator[tuple[int, T]]:
+    """(grid index, frame) of frames with their seconds from the first, from index `begin` on.
 
     At k / rate the frame of the nearest time is shown, the last one until there are `count`; so a frame may be
-    left out or repeated.
+    left out or repeated. The first frame is shown at `begin` / rate or before.
     """
     waiting: T | None = None
-    index, at = 0, 0.0
+    index, at = begin, 0.0
     for entry in chain(frames, (None,)):
         before, at = at, at if entry is None else entry[0]
         end = (count - 0.5) / rate if entry is None else (before + at) / 2

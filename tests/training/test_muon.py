@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
 from mimicmotion_trt.training.muon import Muon, orthogonal
 
 
-def test_singular_values_come_near_one():
+@pytest.mark.parametrize("half", [False, True], ids=["float32", "bfloat16 by autocast"])
+def test_singular_values_come_near_one(half):
     torch.manual_seed(0)
     for shape in ((2, 12, 30), (1, 30, 12)):
-        values = torch.linalg.svdvals(orthogonal(torch.randn(shape) * 1e-3))
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            made = orthogonal(torch.randn(shape) * 1e-3)
+        values = torch.linalg.svdvals(made.float())
         assert float(values.min()) > 0.6
         assert float(values.max()) < 1.3
 
