@@ -257,6 +257,8 @@ def described_clip(frames: int, size: tuple[int, int], fps: float) -> str:
 
 
 def described(value: object) -> str:
-    """What a caller gave, for an error: `uint8[3, 4]`, `a list`."""
-    array = isinstance(value, np.ndarray)
-    return f"{value.dtype}{list(value.shape)}" if array else f"a {type(value).__name__}"  # type: ignore[attr-defined]
+    """What a caller gave, for an error: `uint8[3, 4]`, `a list`, `an int`, `None`."""
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype}{list(value.shape)}"
+    name = type(value).__name__
+    return "None" if value is None else f"a{'n' * (name[0] in 'aeiouAEIO')} {name}"
