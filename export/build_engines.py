@@ -35,13 +35,13 @@ def build(
         Path, Option(metavar="FILE", help="MimicMotion, .pth or .safetensors.", rich_help_panel=IO)
     ],
     output: Annotated[
-        Path, Option("-o", "--output", metavar="FOLDER", help="Of the bundle.", rich_help_panel=IO)
+        Path, Option("-o", "--output", metavar="FOLDER", help="Folder of the bundle.", rich_help_panel=IO)
     ],
     backend: Annotated[
         str,
         Option(
-            metavar="NAME",
-            help="onnxruntime, tensorrt, tensorrt-rtx or torch: what runs the engines.",
+            metavar="onnxruntime|tensorrt|tensorrt-rtx|torch",
+            help="What runs the engines.",
             rich_help_panel=IO,
         ),
     ] = "onnxruntime",
@@ -55,15 +55,15 @@ def build(
         list[str] | None,
         Option(
             metavar="WIDTHxHEIGHT",
-            help="Of the videos; repeat. [default: the trained one, or 576x1024 and 1024x576]",
+            help="Size of the videos; repeat. [default: the trained one, or 576x1024 and 1024x576]",
             rich_help_panel=TAKES,
         ),
     ] = None,
     segment: Annotated[
         int | None,
         Option(
-            metavar="FRAMES",
-            help="In a segment: 72 for checkpoint 1.1, 16 for 1.0. [default: the trained one, or 72]",
+            metavar="NUMBER",
+            help="Frames in a segment: 72 for checkpoint 1.1, 16 for 1.0. [default: the trained one, or 72]",
             rich_help_panel=TAKES,
         ),
     ] = None,
@@ -116,7 +116,7 @@ def build(
         Option(metavar="SM89", help="TensorRT-RTX: a GPU to compile for; repeat.", rich_help_panel=RT),
     ] = None,
     refit: Annotated[
-        bool, Option("--refit", help="Plans that take other weights later.", rich_help_panel=RT)
+        bool, Option("--refit", help="Plans whose weights can be replaced later.", rich_help_panel=RT)
     ] = False,
     refit_from: Annotated[
         Path | None,
@@ -137,8 +137,8 @@ def build(
     written has size, segment and settings beside it, in bundle.json; options here go before those. Nothing is done
     when the output already holds the bundle of the same inputs.
 
-        mimicmotion-trt build --base SVD_XT_FOLDER --checkpoint MimicMotion_1-1.pth -o bundles/mm11
-        mimicmotion-trt build --base SVD_XT_FOLDER --checkpoint MimicMotion_1-1.pth -o bundles/gpu --backend tensorrt
+        mimicmotion-trt build --base SVD_XT --checkpoint MimicMotion_1-1.pth -o mm11
+        mimicmotion-trt build --base SVD_XT --checkpoint MimicMotion_1-1.pth -o mm11 --backend tensorrt
     """
     console = Console(stderr=as_json, quiet=as_json, markup=False)
     began = time.perf_counter()

@@ -164,6 +164,7 @@ def plain_help(text: str) -> str:
     """Help as Typer words it, its ranges in words, without the defaults of flags that are off."""
     text = re.sub(r"([\d.]+)<=x<=([\d.]+)", r"\1 to \2", text)
     text = re.sub(r"x>=([\d.]+)", r"\1 or more", text)
+    text = re.sub(r"(\[default: [\d.]+)\.0(?=[;\]])", r"\1", text)
     text = re.sub(r" +\[default: no-[\w-]+\]", "", text)
     return re.sub(r"(?<!\.)\.?( +\[|$)", lambda end: end[1] and " [", text)
 

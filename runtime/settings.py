@@ -199,7 +199,7 @@ class Settings:
     size: Annotated[tuple[Side, Side] | None, Pair("whole numbers")] = None
     """Size of the video. (width, height), multiples of 64; None takes the bundle's nearest to the picture's shape."""
     canvas: Annotated[int, Whole(16, 8192)] | None = None
-    """Poses are drawn so large, then resized. The shorter side of their canvas in pixels."""
+    """Poses are drawn in this size, then resized. The shorter side of their canvas in pixels."""
     stride: Annotated[int, Whole(1, 10_000)] | None = None
     """Take every n-th driving frame; None: 2 * max(1, int(fps / 24)) for a video, 1 for keypoints and with `fps`."""
     frames: Annotated[int, Whole(1, 1_000_000)] | None = None
@@ -213,7 +213,7 @@ class Settings:
     schedule: Schedule = "karras"
     """Where the sigmas lie. `karras` (the reference), or `align-your-steps`, made for about 10 steps."""
     guidance_interval: Annotated[tuple[Bound, Bound] | None, Pair("finite numbers")] = None
-    """Only steps with such a sigma are guided. (low, high): those whose sigma is in (low, high], each 0 to 1e4; the
+    """Only steps with a sigma in this range are guided. (low, high): low is not in it, high is, each 0 to 1e4; the
     others run the conditional branch only. None guides every step. An approximation (Kynkäänniemi et al. 2024)."""
     reuse_interval: Annotated[int, Whole(1, 1000)] = 1
     """Run the full U-Net in every n-th step only. 1 to 1000; steps between run only its first level, on the cached

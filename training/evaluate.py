@@ -14,6 +14,8 @@ flicker, flicker_vae       change from frame to frame where the truth stands sti
                            stands still nowhere
 face_found, hands_found    with --landmarks: the share that is where it should be, of those found in the truth
 landmark_error             with --landmarks: how far what is found in the truth has moved, percent of the height
+joints_found, pose_error   with --poses: the share of body joints that an estimator sees in the truth and again in the
+                           video, and how far these have moved, percent of the height
 border_jump                how much more the video jumps where segments meet than elsewhere, in levels of 255
                            (the truth's own jumps taken off); null for a single segment
 """
@@ -30,9 +32,9 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from mimicmotion_trt import Animator
+from mimicmotion_trt import Animator, PoseSequence, estimate_poses
 from mimicmotion_trt.console import Bars, explained
-from mimicmotion_trt.errors import SettingsError
+from mimicmotion_trt.errors import MotionError, SettingsError
 from mimicmotion_trt.events import Progress
 from mimicmotion_trt.flags import App
 from mimicmotion_trt.media.picture import write_picture
@@ -41,7 +43,16 @@ from mimicmotion_trt.settings import Settings, parse_setting
 from mimicmotion_trt.training.data.samples import ClipDataset, Sample, checked
 from mimicmotion_trt.training.data.shards import ShardClips
 from mimicmotion_trt.training.landmarks import found_again, load_landmark_net
-from mimicmotion_trt.training.metrics import Pictures, compare, describe, flicker, means, psnr, ssim
+from mimicmotion_trt.training.metrics import (
+    Pictures,
+    compare,
+    describe,
+    flicker,
+    following,
+    means,
+    psnr,
+    ssim,
+)
 from mimicmotion_trt.training.progress import Pace
 from mimicmotion_trt.training.synthetic import TEST_SEEDS, VALIDATION_SEEDS, make_clip
 from mimicmotion_trt.training.synthetic.character import Style
@@ -70,20 +81,24 @@ class Scored:
 
 @app.command()
 def evaluate(
-    bundle: Annotated[str, typer.Option(help="Name or folder of the bundle.")] = "tiny",
+    bundle: Annotated[str, typer.Option(metavar="NAME", help="Bundle, by name or folder.")] = "tiny",
     synthetic: Annotated[
         int | None,
         typer.Option(min=1, max=STRIDE, help="So many clips of drawn people; 20 without --shards."),
     ] = None,
     shards: Annotated[
-        Path | None, typer.Option(help="Recordings instead: a folder that prepare has written.")
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Recordings instead: a folder that prepare has written."),
     ] = None,
     clips: Annotated[
         int, typer.Option(min=1, help="With --shards: so many windows of the stored clips.")
     ] = 20,
     every_video: Annotated[
         bool,
-        typer.Option(help="With --shards: clips of all videos, not only of those that training holds out."),
+        typer.Option(
+            "--every-video",
+            help="With --shards: clips of all videos, not only of those that training holds out.",
+        ),
     ] = False,
     fps: Annotated[float, typer.Option(min=0.1, help="With --shards: frames a second.")] = 15.0,
     max_enlarge: Annotated[
@@ -96,15 +111,19 @@ def evaluate(
     style: Annotated[
         Style,
         typer.Option(
-            help="How drawn people look: as those that the model has learned from; tiny from rich ones."
+            help="How drawn people look; tiny has learned from rich ones, others may have from doll."
         ),
     ] = "rich",
     landmarks: Annotated[
         Path | None,
         typer.Option(help="File of the stage landmarks: also say which faces and hands are found."),
     ] = None,
+    poses: Annotated[
+        bool, typer.Option("--poses", help="Also say how well the video follows: by poses estimated in both.")
+    ] = False,
     setting: Annotated[
-        list[str] | None, typer.Option(help="NAME=VALUE (JSON) over the bundle's settings; repeat.")
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Instead of the bundle's own, in JSON; repeat."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
 ) -> None:
@@ -121,6 +140,7 @@ def evaluate(
                 field="synthetic",
             )
         measures = MEASURES if landmarks is None else (*MEASURES, landmark_measure(landmarks))
+        measures = (*measures, pose_measures) if poses else measures
         overrides = dict(map(parse_setting, setting or ()))
         with Animator.load(bundle) as animator:
             settings = evaluation_settings(animator, overrides)
@@ -229,6 +249,18 @@ def landmark_measure(path: Path) -> Measure:
         return found_again(finder, video, clip["frames"], clip.get("truth", clip["observed"]))
 
     return found
+
+
+def pose_measures(animator: Animator, clip: Sample, video: Pictures, settings: Settings) -> Scores:
+    """`metrics.following`, by the animator's own estimator in the truth and in the video."""
+
+    def seen(pictures: Pictures) -> PoseSequence | None:
+        try:
+            return estimate_poses(pictures, threads=animator.threads)
+        except MotionError:  # nobody is seen
+            return None
+
+    return following(seen(video), seen(clip["frames"]))
 
 
 MEASURES: tuple[Measure, ...] = (video_measures, vae_measures)

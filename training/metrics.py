@@ -76,6 +76,8 @@ def similarity(planes: Tensor, truth: Tensor) -> Tensor:
 Box = tuple[int, int, int, int, int]
 """Frame, then rows and columns of pixels: top, bottom, left, right, ends excluded."""
 PARTS = ("heads", "eyes", "hands")
+_SEEN = 0.3
+"""Confidence from which a joint counts as seen, as in the drawing."""
 _STILL = 2
 """Levels of 255 by which pixels that stand still may change."""
 
@@ -135,6 +137,24 @@ def flicker(video: Pictures, truth: Pictures) -> float | None:
     still = np.abs(np.diff(truth.astype(np.int16), axis=0)).max(axis=-1) <= _STILL
     changes = np.abs(np.diff(video.astype(np.int16), axis=0)).mean(axis=-1)
     return float(changes[still].mean()) if still.any() else None
+
+
+def following(found: PoseSequence | None, wanted: PoseSequence | None) -> dict[str, float | None]:
+    """How a video follows its motion: body joints `found` in it by an estimator, and those `wanted`, of the truth.
+
+    `joints_found`: the share of the truth's joints that are seen in the same frame of the video. `pose_error`: how
+    far these have moved, the median, in percent of the height. None where nobody is seen in the truth or the video.
+    """
+    if wanted is None:
+        return {"joints_found": None, "pose_error": None}
+    there = wanted.body_score > _SEEN
+    if found is None:
+        return {"joints_found": 0.0, "pose_error": None}
+    again = there & (found.body_score > _SEEN)
+    width, height = wanted.size
+    away = np.linalg.norm((found.body - wanted.body) * (width / height, 1.0), axis=-1)[again]
+    share = float(again.sum() / there.sum()) if there.any() else None
+    return {"joints_found": share, "pose_error": 100 * float(np.median(away)) if away.size else None}
 
 
 def box_on_grid(points: NDArray[np.float32], size: tuple[int, int]) -> tuple[int, int, int, int]:

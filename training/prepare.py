@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mimicmotion_trt.commands.options import Estimator
 from mimicmotion_trt.console import Bars, explained
 from mimicmotion_trt.files import lock_folder
 from mimicmotion_trt.flags import App
@@ -27,9 +28,17 @@ def prepare(
     videos: Annotated[
         Path, typer.Argument(help="Folder of videos and folders of numbered frames, or one video.")
     ],
-    output: Annotated[Path, typer.Option(help="Folder of the shards; what is there already is continued.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="FOLDER",
+            help="Folder of the shards; what is there already is continued.",
+        ),
+    ],
     size: Annotated[
-        str | None, typer.Option(help="WIDTHxHEIGHT of the frames, cropped about the person.")
+        str | None, typer.Option(metavar="WIDTHxHEIGHT", help="Size of the frames, cropped about the person.")
     ] = None,
     fps: Annotated[float, typer.Option(help="Frames a second; slower videos keep their rate.")] = 15.0,
     frames_fps: Annotated[float, typer.Option(help="Frames a second of folders of frames.")] = 30.0,
@@ -42,7 +51,7 @@ def prepare(
         float, typer.Option(help="Clips that --size would enlarge more than this are left out.")
     ] = 2.0,
     shard_clips: Annotated[int, typer.Option(min=1, help="Clips in a shard.")] = 64,
-    estimator: Annotated[str, typer.Option(help="mediapipe or dwpose.")] = "mediapipe",
+    estimator: Estimator = "mediapipe",
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of the estimator; all cores if not given.")
     ] = None,

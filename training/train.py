@@ -49,12 +49,20 @@ def train(
         int | None,
         Option(min=1, help="Stop after this step; the learning rate still follows the config's steps."),
     ] = None,
-    output: Annotated[Path | None, Option(help="Folder of the run; the config's if not given.")] = None,
-    resume: Annotated[bool, Option(help="Go on from the newest checkpoint in the output.")] = False,
-    seed: Annotated[int | None, Option(help="Instead of the config's.")] = None,
+    output: Annotated[
+        Path | None,
+        Option("-o", "--output", metavar="FOLDER", help="Folder of the run; the config's if not given."),
+    ] = None,
+    resume: Annotated[
+        bool, Option("--resume", help="Go on from the newest checkpoint in the output.")
+    ] = False,
+    seed: Annotated[int | None, Option(help="Seed instead of the config's.")] = None,
     push_to_hub: Annotated[
         str | None,
-        Option(help="OWNER/NAME of a private repository on the Hugging Face Hub for OUTPUT/final."),
+        Option(
+            metavar="OWNER/NAME",
+            help="Upload OUTPUT/final to this private repository of the Hugging Face Hub.",
+        ),
     ] = None,
     example: Annotated[
         str | None,

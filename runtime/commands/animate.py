@@ -70,7 +70,11 @@ def server_flags() -> list[inspect.Parameter]:
             "priority", int, help="Jobs of a higher priority go first, -9 to 9. [default: 0]", panel=SERVER
         ),
         make_flag(
-            "deadline", float, help="It has to finish in time, or refuses.", panel=SERVER, metavar="SECONDS"
+            "deadline",
+            float,
+            help="Refused where it cannot be ready so soon.",
+            panel=SERVER,
+            metavar="SECONDS",
         ),
         *connection_flags(SERVER),
     ]

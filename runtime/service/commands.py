@@ -24,10 +24,12 @@ if TYPE_CHECKING:
 
 NAMES = {"devices": "--device", "tls_certificate": "--tls-cert"}
 """Flags that are not called like their option."""
+KINDS = {"bundle": "NAME", "host": "HOST", "traces": "URL"}
+"""Of texts: what stands for them in the help."""
 TOKEN_VARIABLE = "MIMICMOTION_TOKEN"
 LOAD, RUNNING = "How much it takes", "Running"
 PANELS = {
-    "Engines": ("bundle", "devices", "threads", "graphs"),
+    "Engines": ("bundle", "lora", "devices", "threads", "graphs"),
     "Who may call": ("host", "port", "tls", "tokens", "reflection"),
     LOAD: (
         "max_queue", "max_queue_seconds", "client_queue", "max_calls", "client_calls", "upload_patience",
@@ -72,8 +74,8 @@ def _serve_flag(option: Option) -> inspect.Parameter:
     elif hint is bool:
         word = f"{word}/--no-{word[2:]}"
         default = "on" if default else "off"
-    elif option.name == "bundle":
-        hint, metavar = str, "NAME"
+    elif option.name in KINDS:
+        hint, metavar = str, KINDS[option.name]
     elif Path in (hint, *get_args(hint)):
         metavar = "FILE" if option.name not in ("store", "folder") else "FOLDER"
     elif hint is not str and get_origin(hint) is not Literal:
@@ -185,7 +187,12 @@ def new_token(
 # ---- jobs ----
 
 HERE = "localhost:50051"
-jobs = App(no_args_is_help=True, help="List, watch and cancel the jobs of a server.")
+JOBS = """List, watch and cancel the jobs of a server.
+
+mimicmotion-trt jobs list
+mimicmotion-trt jobs watch 3f1c -o out.mp4
+"""
+jobs = App(no_args_is_help=True, help=JOBS)
 Server = Annotated[
     str, typer.Option(metavar="HOST:PORT", help=f"The server. [default: {HERE}]", show_default=False)
 ]

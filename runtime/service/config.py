@@ -72,7 +72,7 @@ class ServiceConfig:
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 for all."""
     port: Annotated[int, Whole(0, 65535)] = 50051
-    """0 takes a free one."""
+    """Port to listen on, 0 for a free one."""
     devices: tuple[str, ...] = ("auto",)
     """auto, cpu, cuda or cuda:N: one engine process for each."""
     threads: int | None = None
@@ -81,7 +81,7 @@ class ServiceConfig:
     graphs: bool = True
     """On a GPU each step is one captured CUDA graph."""
     lora: tuple[str, ...] = ()
-    """NAME=FILE: a LoRA that jobs may choose by its name; repeat."""
+    """A LoRA that jobs may choose by its name; repeat."""
     tls: Tls | None = None
     tokens: Path | None = None
     """File of bearer tokens (`mimicmotion-trt new-token`): callers need one, and see their own jobs only."""
@@ -90,7 +90,7 @@ class ServiceConfig:
     metrics_port: Annotated[int, Whole(0, 65535)] | None = None
     """Port of Prometheus metrics on the same host, 0 for a free one; none unless given."""
     traces: str = ""
-    """http://HOST:PORT of an OpenTelemetry collector (OTLP over gRPC); none unless given."""
+    """Address (http://HOST:PORT) of an OpenTelemetry collector (OTLP over gRPC); none unless given."""
     max_queue: Annotated[int, Whole(1, MOST)] = 32
     """Jobs that may wait (being uploaded included) before callers are sent away."""
     client_queue: Annotated[int, Whole(1, MOST)] | None = None

@@ -20,6 +20,10 @@ COMMANDS = (
     "animate",
     "pose",
     "serve",
+    "build",
+    "prepare",
+    "train",
+    "evaluate",
     "jobs list",
     "jobs watch",
     "jobs cancel",
@@ -57,7 +61,7 @@ def test_every_setting_has_a_section() -> None:
     assert set(PANELS) <= set(SettingsCommand.panels)
 
 
-@pytest.mark.parametrize(("words", "screens"), [("", 1), ("animate", 2), ("serve", 2)])
+@pytest.mark.parametrize(("words", "screens"), [("", 1), ("animate", 2), ("serve", 2), ("build", 1)])
 def test_it_fits_on_the_screen(words: str, screens: int) -> None:
     lines = in_a_terminal(100, *words.split())
     assert len(lines) <= screens * SCREEN
@@ -94,6 +98,15 @@ def test_flags_stand_in_their_sections(command: Command) -> None:
         ("-o", "Input/Output"),
     ):
         assert f"  {flag}" in help_of[panel]
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_flags_name_what_they_take(command: Command, words: str) -> None:
+    """A folder, a size or a name is called so; TEXT is only what may be any text."""
+    text = command(*words.split(), "-h").stdout
+    takes = {line.split()[0] for line in text.splitlines() if "TEXT" in line.split()}
+    assert takes <= {"--note", "--background"}
+    assert ".0]" not in text
 
 
 def test_kinds_of_values_are_plain_words_and_choices(command: Command) -> None:

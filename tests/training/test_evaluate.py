@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -43,6 +44,24 @@ def test_ssim():
     assert metrics.ssim(video(100, size=32), video(150, size=32)) == pytest.approx(
         (2 * a * b + 1e-4) / (a * a + b * b + 1e-4)
     )
+
+
+def test_following_counts_joints_that_are_seen_again_and_how_far_they_moved():
+    wanted = make_clip(44, 3, 192, 128).truth
+    joints = int((wanted.body_score > 0.3).sum())
+    lower = replace(wanted, body=wanted.body + np.float32([0, 0.05]))
+    assert metrics.following(lower, wanted) == {
+        "joints_found": 1.0,
+        "pose_error": pytest.approx(5.0, abs=1e-3),
+    }
+    aside = replace(wanted, body=wanted.body + np.float32([0.05, 0]))
+    assert metrics.following(aside, wanted)["pose_error"] == pytest.approx(5.0 * 128 / 192, abs=1e-3)
+    score = wanted.body_score.copy()
+    score[0] = 0
+    fewer = metrics.following(replace(wanted, body_score=score), wanted)
+    assert fewer["joints_found"] == pytest.approx((score > 0.3).sum() / joints)
+    assert metrics.following(None, wanted) == {"joints_found": 0.0, "pose_error": None}
+    assert metrics.following(wanted, None) == {"joints_found": None, "pose_error": None}
 
 
 def test_boxes_of_heads_eyes_and_hands_are_on_the_person():
@@ -144,7 +163,9 @@ def test_the_command_ends_with_a_line_of_json(bundle, tmp_path):
         "--setting",
         "size=[64,64]",
     ]
-    done = subprocess.run([*command, "--sheet", tmp_path / "sheet.png"], capture_output=True, text=True)
+    done = subprocess.run(
+        [*command, "--poses", "--sheet", tmp_path / "sheet.png"], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     for name in (
@@ -157,7 +178,7 @@ def test_the_command_ends_with_a_line_of_json(bundle, tmp_path):
         "border_jump",
     ):
         assert isinstance(result[name], float)
-    assert "hand_psnr" in result
+    assert {"hand_psnr", "joints_found", "pose_error"} <= set(result)
     assert result["psnr_repeat_reference"] > result["psnr"]  # the weights are random
     assert (tmp_path / "sheet.png").is_file()
 
