@@ -248,7 +248,7 @@ def _deep_colour(data: bytes, image: Image.Image, rawmode: object) -> Image.Imag
         depth = (data[at + 42] & 0x7F) + 1
     if depth <= 8:
         return None
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    pixels: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype != np.uint16 or pixels.ndim != 3:
         return None
     order = [2, 1, 0, 3][: pixels.shape[2]]
