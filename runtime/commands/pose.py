@@ -173,8 +173,8 @@ def _read_poses(
 
     if not source.is_dir() and picture_format(read_head(source)) not in ("", "GIF"):
         return estimate_poses(source, estimator, threads=threads, person=who), (0,), source
-    given = folder_of_keypoints(source, Limits()) if source.is_dir() else source
-    motion = open_motion(given, settings, Limits(frames=MANY), "video")
+    given = folder_of_keypoints(source, Limits(), who) if source.is_dir() else source
+    motion = open_motion(given, replace(settings, person=None, driver=who), Limits(frames=MANY), "video")
     if motion.video is not None:
         frames = _counted(motion.video(), len(motion.sampling.taken), tell)
         found = estimate_poses(frames, estimator, threads=threads, person=who)

@@ -234,7 +234,30 @@ def _decode(data: bytes, kind: str, limits: Limits, over: str, shows: bool) -> P
         header.verify()  # Pillow decodes a PNG whose last bytes are missing
     with Image.OPEN[kind][0](io.BytesIO(data), "") as image:
         rawmode = _rawmode(image)
-        return _upright_rgb(image, rawmode, over, shows)
+        image.load()  # a PNG's EXIF may come last
+        return _upright_rgb(_deep_colour(data, image, rawmode) or image, rawmode, over, shows)
+
+
+def _deep_colour(data: bytes, image: Image.Image, rawmode: object) -> Image.Image | None:
+    """A picture as OpenCV reads it, where Pillow goes wrong with more than 8 bits; None for others.
+
+    Pillow compares a PNG's transparent colour by its high bytes, and white of a deep JPEG 2000 becomes black.
+    """
+    depth = 8
+    if rawmode == "RGB;16B" and "transparency" in image.info:
+        depth = 16
+    elif image.format == "JPEG2000" and image.mode in ("RGB", "RGBA"):
+        at = data.find(b"\xff\x4f\xff\x51")  # the codestream's head: bits less one follow 42 bytes on
+        depth = (data[at + 42] & 0x7F) + 1
+    if depth <= 8:
+        return None
+    pixels: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None or pixels.dtype != np.uint16 or pixels.ndim != 3:
+        return None
+    order = [2, 1, 0, 3][: pixels.shape[2]]
+    deep = Image.fromarray((pixels[..., order] >> (depth - 8)).astype(np.uint8))
+    deep.info = {name: value for name, value in image.info.items() if name != "transparency"}
+    return deep
 
 
 def _rawmode(image: Image.Image) -> object:

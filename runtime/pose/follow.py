@@ -157,8 +157,10 @@ class Follower:
         expected = track.expected
         reach = min(_REACH + _REACH_GROWS * track.missed, _FARTHEST)
         near = 1 - float(np.hypot(*(seen.centre - expected.centre))) / (reach * expected.size)
-        found = (likeness(expected, seen) + max(near, 0.0)) / 2
-        return found if near > 0 and found >= SAME / 2 else 0.0
+        if near <= 0:
+            return 0.0
+        found = (likeness(expected, seen) + near) / 2
+        return found if found >= SAME / 2 else 0.0
 
 
 def _count(people: int) -> str:
@@ -195,16 +197,18 @@ def assign(alike: list[list[float]]) -> list[tuple[int, int]]:
     A linear assignment, by dynamic programming over the columns that are taken: there are few people.
     """
 
+    rows = [row for row, values in enumerate(alike) if any(value > 0 for value in values)]
+
     @cache
-    def best(row: int, taken: int) -> tuple[float, tuple[tuple[int, int], ...]]:
-        if row == len(alike):
+    def best(place: int, taken: int) -> tuple[float, tuple[tuple[int, int], ...]]:
+        if place == len(rows):
             return 0.0, ()
-        found = best(row + 1, taken)
-        for column, value in enumerate(alike[row]):
+        found = best(place + 1, taken)
+        for column, value in enumerate(alike[rows[place]]):
             if value > 0 and not taken >> column & 1:
-                rest, pairs = best(row + 1, taken | 1 << column)
+                rest, pairs = best(place + 1, taken | 1 << column)
                 if value + rest > found[0]:
-                    found = value + rest, ((row, column), *pairs)
+                    found = value + rest, ((rows[place], column), *pairs)
         return found
 
     return list(best(0, 0)[1])

@@ -8,7 +8,7 @@ of the smallest usual one that holds all points; those without a frame rate to b
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import MotionError
+from ..errors import InputError, MotionError
 from ..files import output_errors, write_atomic
 from .draw import ALL, Drawing, iter_pose_pictures
 from .dwpose import from_wholebody
+from .follow import MOST_PEOPLE, Follower, Seen
 from .sequence import PoseSequence, single_frame
 
 Points = npt.NDArray[np.float64]
@@ -45,13 +46,21 @@ Person = Points
 """[128,3], x and y in pixels or in fractions of the picture and the score: our body, left and right hand, face."""
 
 
-def read_foreign(values: Any, name: str) -> PoseSequence:
-    """A sequence from what was read of a JSON file of another program; raises `MotionError`."""
+def read_foreign(values: Any, name: str, person: str | None = None) -> PoseSequence:
+    """A sequence from what was read of a JSON file of another program; see `read_files`."""
+    return read_files([values], name, person)
+
+
+def read_files(files: Sequence[Any], name: str, person: str | None = None) -> PoseSequence:
+    """A sequence from what was read of JSON files of another program, one after another.
+
+    `person` says whom of several people, as `Settings.driver`; None takes the largest in the first frame that has
+    somebody. Raises `MotionError`, and `SettingsError` if that person is never there.
+    """
     try:
-        frames, size, fps = _frames(values)
-        people = [[_person(person) if isinstance(person, dict) else person for person in f] for f in frames]
-        return _sequence(people, size, fps)
-    except MotionError:
+        frames, size, fps = _joined([_frames(values) for values in files])
+        return _sequence(frames, size, fps, person)
+    except InputError:
         raise
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as error:
         raise MotionError(
@@ -113,8 +122,9 @@ def _frames(values: Any) -> Frames:
         if "instance_info" in values:
             return [f["instances"] for f in values["instance_info"]], None, fps
         if "annotations" in values:
-            sizes = {(int(i["width"]), int(i["height"])) for i in values.get("images", ()) if "width" in i}
-            return _by_image(values["annotations"]), max(sizes, default=None), fps
+            images = values.get("images", ())
+            sizes = {(int(i["width"]), int(i["height"])) for i in images if "width" in i}
+            return _by_image(values["annotations"], images), max(sizes, default=None), fps
         if "keypoints" in values:
             return [[_of_wholebody(frame)] for frame in values["keypoints"]], _canvas(values), fps
         raise ValueError(f"its keys are {', '.join(map(str, list(values)[:8]))}")
@@ -122,14 +132,42 @@ def _frames(values: Any) -> Frames:
         raise ValueError("it is empty")
     first = values[0]
     if isinstance(first, dict) and "people" in first:
-        return [frame["people"] for frame in values], _canvas(first), _FPS
+        return _joined([([frame["people"]], _canvas(frame), _FPS) for frame in values])
     if isinstance(first, dict) and "instances" in first:
         return [frame["instances"] for frame in values], None, _FPS
     if isinstance(first, dict) and "keypoints" in first:
-        return _by_image(values), None, _FPS
+        one_picture = "keypoint_scores" in first and "image_id" not in first  # MMPose's file of a picture
+        return [values] if one_picture else _by_image(values), None, _FPS
     if isinstance(first, list):
         return [[_of_wholebody(frame)] for frame in values], None, _FPS
     raise ValueError("its entries are no frames")
+
+
+def _joined(parts: Sequence[Frames]) -> Frames:
+    """Parts one after another, as people of the first part's size and rate."""
+    size, fps = parts[0][1:]
+    frames: list[list[Any]] = []
+    for people, own, _ in parts:
+        read = [[_person(one) if isinstance(one, dict) else one for one in frame] for frame in people]
+        if own is not None and size is not None and own != size:
+            read = [[_moved(one, own, size) for one in frame] for frame in read]
+        frames.extend(read)
+    return frames, size, fps
+
+
+def _moved(person: Person, own: Size, size: Size) -> Person:
+    """A person of a picture of another size, the whole of which lies in the middle of one of `size`, in its shape."""
+    if _in_fractions(person):
+        person = person * (*own, 1)
+    scale = min(size[0] / own[0], size[1] / own[1])
+    shift = (np.array(size) - np.array(own) * scale) / 2
+    return np.column_stack([person[:, :2] * scale + shift, person[:, 2]])
+
+
+def _in_fractions(points: Points) -> bool:
+    """Whether places are fractions of the picture, and no pixels; `points` [P,3]."""
+    seen = points[points[:, 2] > 0, :2]
+    return bool(len(seen)) and float(seen.max()) <= 2
 
 
 def _canvas(values: dict[str, Any]) -> Size | None:
@@ -138,12 +176,22 @@ def _canvas(values: dict[str, Any]) -> Size | None:
     return None
 
 
-def _by_image(entries: Iterable[dict[str, Any]]) -> list[list[Any]]:
-    """COCO's entries: those of one image are the people of one frame, in the order of the images."""
-    frames: dict[Any, list[Any]] = {}
+def _by_image(entries: Iterable[dict[str, Any]], images: Iterable[dict[str, Any]] = ()) -> list[list[Any]]:
+    """COCO's entries: those of one image are the people of one frame.
+
+    Images come by their numbers, and those without an entry show nobody; without a list of images so do the numbers
+    that are left out, if no more are than are there. Images that have names come as they are listed.
+    """
+    frames: dict[Any, list[Any]] = {image["id"]: [] for image in images if "id" in image}
+    listed = bool(frames)
     for entry in entries:
         frames.setdefault(entry.get("image_id", len(frames)), []).append(entry)
-    return list(frames.values())
+    if not all(type(number) is int for number in frames) or not frames:
+        return list(frames.values())
+    numbers = range(min(frames), max(frames) + 1)
+    if listed or len(numbers) > 2 * len(frames):
+        return [frames[number] for number in sorted(frames)]
+    return [frames.get(number, []) for number in numbers]
 
 
 # ---- a person ----
@@ -154,13 +202,17 @@ def _person(person: dict[str, Any]) -> Person:
     if "keypoint_scores" in person:  # MMPose
         points = np.asarray(person["keypoints"], np.float64)
         points = points.reshape(-1, points.shape[-1])[:, :2]
-        return _of_wholebody(np.column_stack([points, np.ravel(person["keypoint_scores"])]))
+        whole = np.column_stack([points, np.ravel(person["keypoint_scores"])])
+        only_body = len(whole) == _COCO["keypoints"]
+        return _of_wholebody(np.pad(whole, ((0, WHOLEBODY - len(whole)), (0, 0))) if only_body else whole)
     if "keypoints" in person:
         flat = _triples(person["keypoints"], 0)
         if len(flat) != WHOLEBODY:
             flat = np.concatenate([_triples(person.get(key), count) for key, count in _COCO.items()])
         return _of_wholebody(flat)
     body = _triples(person.get(_PARTS[0]), 0)
+    if not len(body):  # the face or the hands alone were found
+        body = np.zeros((18, 3))
     if len(body) == 25:
         body = body[list(_BODY_25)]
     if len(body) < 18:
@@ -190,32 +242,39 @@ def _triples(values: Any, count: int) -> Points:
 # ---- a sequence ----
 
 
-def _sequence(frames: Sequence[Sequence[Person]], size: Size | None, fps: float) -> PoseSequence:
-    """One person of each frame: first the largest, then the one nearest to the frame before."""
-    seen = [person[person[:, 2] > 0, :2] for people in frames for person in people]
-    points = np.concatenate(seen) if seen else np.zeros((0, 2))
-    if not len(points):
+def _sequence(
+    frames: Sequence[Sequence[Person]], size: Size | None, fps: float, person: str | None
+) -> PoseSequence:
+    """One person of each frame, followed as those of a video are; where they are not there nobody is."""
+    everybody = [one for people in frames for one in people if (one[:, 2] > 0).any()]
+    if not everybody:
         raise ValueError("nobody is in it")
-    if not np.isfinite(points).all():
+    points = np.concatenate(everybody)
+    seen = points[points[:, 2] > 0, :2]
+    if not np.isfinite(seen).all():
         raise ValueError("a coordinate is not finite")
-    fractions = float(points.max()) <= 2  # of the picture, not pixels
-    size = size or _usual_size((1.0, 1.0) if fractions else points.max(axis=0).tolist())
-    scale = np.array([1, 1, 1] if fractions else [*size, 1], np.float64)
-    poses, last = [], None
+    fractions = _in_fractions(points)
+    size = size or _usual_size((1.0, 1.0) if fractions else seen.max(axis=0).tolist())
+    to_pixels = np.array([*size, 1] if fractions else [1, 1, 1], np.float64)
+    follower, poses = Follower(person), []
     for people in frames:
-        there = [person / scale for person in people if (person[:, 2] > 0).any()]
-        if not there:
-            poses.append(single_frame(size))
-            continue
-        chosen = min(there, key=_nearest_to(last))
-        last = _centre(chosen)
-        poses.append(_frame(chosen, size))
+        there = [Seen(one[:, :2], one[:, 2]) for one in (_clean(one * to_pixels) for one in people)]
+        there = sorted((one for one in there if one.scores.any()), key=lambda one: -one.size)[:MOST_PEOPLE]
+        chosen = follower.update(there, size)
+        poses.append(single_frame(size) if chosen is None else _frame(there[chosen], size))
+    follower.check_found()
     return replace(PoseSequence.concat(poses), fps=fps)
 
 
-def _frame(person: Person, size: Size) -> PoseSequence:
-    unseen = person[:, 2] <= 0
-    points, scores = np.where(unseen[:, None], 0.5, person[:, :2]), np.clip(person[:, 2], 0, 1)
+def _clean(person: Person) -> Person:
+    """With scores in [0, 1], and 0 in place of what was not seen."""
+    seen = person[:, 2:] > 0
+    return np.where(seen, np.column_stack([person[:, :2], np.minimum(person[:, 2], 1)]), 0)
+
+
+def _frame(seen: Seen, size: Size) -> PoseSequence:
+    scores = seen.scores
+    points = np.where(scores[:, None] > 0, seen.points / size, 0.5)
     body, hands, face = slice(0, 18), slice(18, 60), slice(60, 128)
     return single_frame(
         size,
@@ -226,16 +285,6 @@ def _frame(person: Person, size: Size) -> PoseSequence:
         face=points[face],
         face_score=scores[face],
     )
-
-
-def _nearest_to(last: Points | None) -> Callable[[Person], float]:
-    if last is None:
-        return lambda person: -float(np.ptp(person[person[:, 2] > 0, :2], axis=0).max())
-    return lambda person: float(np.linalg.norm(_centre(person) - last))
-
-
-def _centre(person: Person) -> Points:
-    return np.asarray(person[person[:, 2] > 0, :2].mean(axis=0))
 
 
 def _usual_size(corner: Sequence[float]) -> Size:

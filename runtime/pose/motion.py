@@ -18,9 +18,9 @@ from ..errors import MotionError
 from ..files import motion_errors, read_head
 from ..limits import Limits
 from ..media.picture import fit_picture
-from ..settings import PARTS, Settings
+from ..settings import PARTS, Settings, driver_of
 from ..validation import ArrayLike, described, plain_array
-from .formats import read_foreign, wholebody_sequence
+from .formats import read_files, wholebody_sequence
 from .sampling import Sampling, sample
 from .sequence import PoseSequence, read_json
 
@@ -100,7 +100,7 @@ def open_motion(motion: Any, settings: Settings, limits: Limits, kind: MotionKin
     if not isinstance(motion, bytes) and is_folder(motion):
         return _from_folder(Path(motion), settings, limits)
     if is_keypoints(motion):
-        return _from_poses(PoseSequence.load(motion, limits), settings, limits)
+        return _from_poses(PoseSequence.load(motion, limits, driver_of(settings)), settings, limits)
     if isinstance(motion, str | Path) and Path(motion).suffix.lower() == ".npy":
         array = map_pictures(Path(motion))
         if array.dtype.kind == "f":
@@ -172,23 +172,26 @@ def _from_folder(folder: Path, settings: Settings, limits: Limits) -> Motion:
     from ..media.picture import list_pictures, read_pictures
 
     if any(folder.glob("[!.]*.json")):
-        return _from_poses(folder_of_keypoints(folder, limits), settings, limits)
+        return _from_poses(folder_of_keypoints(folder, limits, driver_of(settings)), settings, limits)
     paths = list_pictures(folder)
     sampling = _sample_pictures(len(paths), PICTURES_FPS, settings, limits)
     taken = [paths[index] for index in sampling.taken]
     return Motion(sampling, pictures=lambda: read_pictures(taken, limits, over="black"))
 
 
-def folder_of_keypoints(folder: Path, limits: Limits) -> PoseSequence:
-    """Files of keypoints in their natural order, as one sequence; raises `MotionError` if there are none."""
+def folder_of_keypoints(folder: Path, limits: Limits, person: str | None = None) -> PoseSequence:
+    """Files of keypoints in their natural order, as one sequence; raises `MotionError` if there are none.
+
+    `person` says whom of several people, as `Settings.driver`.
+    """
     from ..media.picture import natural_order
 
     paths = sorted(folder.glob("[!.]*.json"), key=natural_order)
     if not paths:
         raise MotionError(f"{folder} holds no keypoints (.json).", remedy="Check the path.", field="motion")
     files = [read_json(path, limits) for path in paths]
-    if all(isinstance(values, dict) and "people" in values for values in files):
-        return read_foreign(files, folder.name)
+    if not any(isinstance(values, dict) and "format" in values for values in files):
+        return read_files(files, folder.name, person)
     frames = [PoseSequence.load(path, limits) for path in paths]
     return PoseSequence.concat(resized(replace(frame, fps=frames[0].fps), frames[0].size) for frame in frames)
 

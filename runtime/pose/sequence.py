@@ -171,12 +171,16 @@ class PoseSequence:
         return _pack_npz(self)
 
     @staticmethod
-    def load(source: str | os.PathLike[str] | bytes, limits: Limits | None = None) -> PoseSequence:
+    def load(
+        source: str | os.PathLike[str] | bytes, limits: Limits | None = None, person: str | None = None
+    ) -> PoseSequence:
         """Read what `save` or another program wrote, from a path or from the file's bytes, recognised by content.
 
         Others are OpenPose, DWPose, ComfyUI and MMPose (JSON) and COCO-WholeBody (JSON, or `keypoints` [F,133,3] in
-        an .npz). Nothing is unpickled. Raises `MotionError` for a missing or damaged file, and `LimitError` for
-        one that is larger than `limits.keypoint_bytes` or `json_bytes`, before its values are read.
+        an .npz). Of several people in their files `person` says whom, as `Settings.driver`; None takes the largest in
+        the first frame. Nothing is unpickled. Raises `MotionError` for a missing or damaged file, `SettingsError` for
+        a person who is not there, and `LimitError` for a file that is larger than `limits.keypoint_bytes` or
+        `json_bytes`, before its values are read.
         """
         from .formats import read_foreign, wholebody_sequence
 
@@ -193,7 +197,7 @@ class PoseSequence:
         elif data[:64].removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"["):
             values = _unpack_json(data, name, limits)
             if not (isinstance(values, dict) and _KEYS & values.keys() - {"fps"}):
-                return read_foreign(values, name)
+                return read_foreign(values, name, person)
         else:
             raise _wrong(f"{name} is not a pose file.", _REMEDY)
         _check_keys(values, name)

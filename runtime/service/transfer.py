@@ -148,7 +148,7 @@ def _kind(file: BinaryIO, shown: str) -> pb.MotionKind.ValueType:
     file.seek(0)
     if start.startswith(b"\x93NUMPY"):
         return pb.MOTION_KIND_POSE_PICTURES
-    keypoints = start.startswith(b"PK") or start.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"{"
+    keypoints = start.startswith(b"PK") or start.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[")
     return pb.MOTION_KIND_KEYPOINTS if keypoints else VIDEOS[shown]
 
 

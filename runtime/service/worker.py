@@ -25,7 +25,7 @@ from ..denoise.cost import ModelStats
 from ..errors import Cancelled, DeviceLost, EngineError, MimicMotionError, OutputError
 from ..events import CHUNK_BYTES, Done, Event, Failed, Preview, Started, Video, joined_notes
 from ..limits import Limits
-from ..settings import Settings
+from ..settings import Settings, driver_of
 from .config import EngineConfig
 
 if TYPE_CHECKING:
@@ -238,16 +238,16 @@ def _motion(run: Run, limits: Limits) -> Any:
     if run.motion_kind in SHOWN:
         return run.motion
     if run.motion_kind == "keypoints":
-        return _poses(run.motion, limits)
+        return _poses(run.motion, limits, driver_of(run.settings))
     from ..pose.motion import map_pictures
 
     return map_pictures(run.motion)
 
 
-def _poses(path: Path, limits: Limits) -> Any:
+def _poses(path: Path, limits: Limits, person: str | None = None) -> Any:
     from ..pose import PoseSequence
 
-    return PoseSequence.load(path, limits)
+    return PoseSequence.load(path, limits, person)
 
 
 def _jpeg(picture: Any) -> bytes:

@@ -185,6 +185,18 @@ def test_a_transparent_colour_of_16_bits():
     row = struct.pack(">6H", 0xFFFF, 0, 0, 0, 0, 0xFFFF)
     picture = read_picture(png(2, 16, 2, row, struct.pack(">3H", 0xFFFF, 0, 0)))
     assert picture[0].tolist() == [[255, 255, 255], [0, 0, 255]]
+    near = struct.pack(">6H", *[0x8000] * 3, *[0x8001] * 3)
+    picture = read_picture(png(2, 16, 2, near, struct.pack(">3H", *[0x8000] * 3)))
+    assert picture[0].tolist() == [[255] * 3, [128] * 3]
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_jpeg_2000_of_8_and_16_bits(kind, channels):
+    for share in (1.0, 0.5, 0.0):
+        pixels = np.full((32, 32, channels), round(np.iinfo(kind).max * share), kind)
+        picture = read_picture(cv2.imencode(".jp2", pixels)[1].tobytes())
+        assert np.abs(picture - 255 * share).max() <= 1
 
 
 def test_an_array_is_checked_and_taken_as_it_is():

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mimicmotion_trt import LimitError, MotionError, PoseSequence, Settings, draw_poses
+from mimicmotion_trt import LimitError, MotionError, PoseSequence, Settings, SettingsError, draw_poses
 from mimicmotion_trt.limits import Limits
 from mimicmotion_trt.media.picture import read_picture, write_picture
 from mimicmotion_trt.media.writer import VideoWriter
@@ -108,6 +108,76 @@ def test_coco_wholebody_in_its_forms(poses):
     joints = [0, *range(2, 18)]
     seen = poses.body_score[:, joints] > 0
     assert np.abs((first.body - poses.body)[:, joints][seen] * poses.size).max() < 0.01
+
+
+def shifted(person, by):
+    """OpenPose's person elsewhere, by pixels to the right."""
+    body = np.reshape(person["pose_keypoints_2d"], (-1, 3))
+    return {"pose_keypoints_2d": (body + [by, 0, 0] * (body[:, 2:] > 0)).ravel().tolist()}
+
+
+def test_of_several_people_in_a_file_the_one_who_is_meant_is_followed(poses, tmp_path):
+    """One stands, another walks past them; in some frames one of them is missing, and the order changes."""
+    frames = json.loads(write_foreign(poses, "openpose"))
+    for index, frame in enumerate(frames):
+        person = frame["people"][0]
+        walker = shifted(person, 30 * index - 300)
+        people = [person, walker] if index % 2 else [walker, person]
+        frame["people"] = [one for one in people if index != 5 or one is person]
+        (tmp_path / f"{index}.json").write_text(json.dumps(frame))
+    stands, walks = poses.body[:, 1, 0], poses.body[:, 1, 0] + (30 * np.arange(20) - 300) / poses.size[0]
+    for source in (json.dumps(frames).encode(), tmp_path):
+        for driver, neck in (("left", walks), ("right", stands), ("2", stands)):
+            found = opened(source, driver=driver).poses
+            there = found.body_score[:, 1] > 0
+            assert list(np.flatnonzero(~there)) == ([5] if driver == "left" else [])
+            assert np.abs(found.body[there, 1, 0] - neck[there]).max() < 1e-4
+        with pytest.raises(SettingsError, match="no more than 2 people"):
+            opened(source, driver="3")
+
+
+def test_files_of_pictures_are_one_motion_in_one_picture(poses, tmp_path):
+    """ComfyUI's, MMPose's and COCO's files of one frame each; in one of them is nobody, in another only a face."""
+    frames = json.loads(write_foreign(poses[:6], "openpose"))
+    frames[2]["people"] = []
+    frames[4]["people"][0]["pose_keypoints_2d"] = []
+    for index, frame in enumerate(frames):
+        (tmp_path / f"{index}.json").write_text(json.dumps([frame]))
+    found = opened(tmp_path).poses
+    assert (found.size, found.body_score.any(axis=1).tolist()) == (
+        poses.size,
+        [True, True, False, True, False, True],
+    )
+    rng = np.random.default_rng(0)
+    whole = rng.uniform(100, 180, (4, 133, 2))
+    whole[3] += 400  # beyond the size that the other files would be given
+    for index, points in enumerate(whole):
+        small = {"keypoints": (points / 4).tolist(), "keypoint_scores": [0.9] * 133}
+        large = {"keypoints": points.tolist(), "keypoint_scores": [0.9] * 133}
+        (tmp_path / f"{index}.json").write_text(json.dumps([small, large] if index < 3 else [large]))
+    for index in (4, 5):
+        (tmp_path / f"{index}.json").unlink()
+    found = opened(tmp_path).poses
+    assert (len(found), found.size) == (4, (768, 768))
+    np.testing.assert_allclose(found.face * found.size, whole[:, 23:91], atol=1e-3)
+
+
+def test_images_without_an_entry_show_nobody_and_come_by_number(poses):
+    data = json.loads(write_foreign(poses, "coco-wholebody"))
+    expected = opened(json.dumps(data).encode()).poses
+    entries = [entry for entry in data["annotations"] if entry["image_id"] not in (0, 7)][::-1]
+    without = opened(json.dumps({**data, "annotations": entries}).encode()).poses
+    assert len(without) == 20
+    assert list(np.flatnonzero(~without.body_score.any(axis=1))) == [0, 7]
+    np.testing.assert_allclose(without.body[8:], expected.body[8:])
+    found = opened(json.dumps(entries).encode()).poses  # results alone: nothing says that there is a frame 0
+    assert (len(found), list(np.flatnonzero(~found.body_score.any(axis=1)))) == (19, [6])
+    sparse = [{**entry, "image_id": entry["image_id"] ** 3} for entry in entries]  # of a data set
+    assert len(opened(json.dumps(sparse).encode()).poses) == 18
+    body_only = {
+        "instance_info": [{"instances": [{"keypoints": [[9, 9]] * 17, "keypoint_scores": [0.5] * 17}]}]
+    }
+    assert opened(json.dumps(body_only).encode()).poses.body_score.all()
 
 
 @pytest.mark.parametrize(
