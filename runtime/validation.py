@@ -15,6 +15,7 @@ import ast
 import inspect
 import math
 import numbers
+import re
 import textwrap
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
@@ -248,6 +249,13 @@ def plain_array(value: Any, kind: type[MimicMotionError], field: str) -> Any:
             remedy="Give it in the memory of the CPU, for a tensor `tensor.detach().cpu()`.",
             field=field,
         ) from error
+
+
+def check_device(device: object, kind: type[MimicMotionError], field: str = "device") -> None:
+    """Raise `kind` unless it is auto, cpu, cuda or cuda:N."""
+    if not (isinstance(device, str) and re.fullmatch(r"auto|cpu|cuda(:\d+)?", device)):
+        remedy = "Choose auto, cpu, cuda or cuda:1 (by number)."
+        raise kind(f"device is {device!r}.", remedy=remedy, field=field)
 
 
 def described_clip(frames: int, size: tuple[int, int], fps: float) -> str:
