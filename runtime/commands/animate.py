@@ -193,6 +193,12 @@ def animate(
             Reporter(as_json, output, preview) as reporter,
             tempfile.TemporaryDirectory(prefix="mimicmotion-") as folder,
         ):
+            if [str(path) for path in (image, *motions)].count("-") > 1:
+                raise MotionError(
+                    "the standard input is named twice.",
+                    remedy="Name a file for one of them.",
+                    field="motion",
+                )
             image, *motions = (whole_file(path, Path(folder)) for path in (image, *motions))
             check_files(image, motions, outputs)
             inputs: Given = {"image": image, "motion": motions, "reference_pose": pose, "motion_kind": kind}
