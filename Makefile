@@ -29,7 +29,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 tiny: $(STAMP) ## build the shipped bundle anew from its checkpoint (a no-op when it is that one's)
 	@$(PY) export/build_engines.py --base $(MODEL)/base --checkpoint $(MODEL)/mimicmotion.safetensors \
-	  --output $(TINY) --note "a small model trained on drawn people, see docs/models/tiny.md"
+	  --output $(TINY) --note "a small model that knows drawn people only: a photograph comes out unlike itself"
 
 demo: setup ## animate a picture through a real server: demo/out.mp4 and demo/sheet.png
 	@$(PY) demo/demo.py

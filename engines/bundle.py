@@ -203,6 +203,8 @@ class Manifest:
         """Raises `BundleError` on anything that `to_json` would not have written."""
         try:
             raw = json.loads(text, parse_constant=_no_number)
+            if not isinstance(raw, dict):
+                raise BundleError(f"{MANIFEST} is not that of a bundle.", remedy=REBUILD)
             if raw["format"] != FORMAT:
                 raise BundleError(
                     f"it has format {raw['format']}, and this version reads {FORMAT} only.", remedy=REBUILD

@@ -60,7 +60,7 @@ class OnnxRuntimeEngine:
         """See `Engine.bind`; the arrays live as long as the call does."""
         self.spec.check(inputs, outputs)
         if self._session is None:
-            raise EngineError("the engine was closed.")
+            raise EngineError("the engine was closed.", remedy="Load the bundle again.")
         binding = self._session.io_binding()
         for bind, arrays in ((binding.bind_input, inputs), (binding.bind_output, outputs)):
             for name, array in arrays.items():

@@ -167,7 +167,7 @@ class TensorRtEngine:
 
     def _opened(self) -> Any:
         if self._engine is None:
-            raise EngineError("the engine was closed.")
+            raise EngineError("the engine was closed.", remedy="Load the bundle again.")
         return self._engine
 
     def _check_tensors(self) -> None:
@@ -305,7 +305,7 @@ class Binding:
 
     def _execute(self, stream: Any) -> None:
         if self._context is None:
-            raise EngineError("the engine was closed.")
+            raise EngineError("the engine was closed.", remedy="Load the bundle again.")
         if self._scratch is None:
             self._follow_arena()
         if not self._context.execute_async_v3(int(stream.handle)):

@@ -85,7 +85,7 @@ class TorchEngine:
     def program(self) -> torch.fx.GraphModule:
         """The network as a graph of ATen operators; raises `EngineError` once the engine is closed."""
         if self._program is None:
-            raise EngineError("the engine was closed.")
+            raise EngineError("the engine was closed.", remedy="Load the bundle again.")
         program: torch.fx.GraphModule = self._program
         return program
 

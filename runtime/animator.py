@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -35,12 +34,11 @@ from .pose.motion import MotionKind, MotionLike, are_pictures, open_motion
 from .pose.retarget import retarget
 from .pose.sampling import sample
 from .settings import Settings, SettingsDict, driver_of, make_settings, resolve_settings
-from .validation import ArrayLike, check_array, described, plain_array
+from .validation import ArrayLike, check_array, check_device, described, plain_array
 
 Float = NDArray[np.float32]
 Picture = NDArray[np.uint8]
 OnStep = Callable[[int, Float], None]
-DEVICES = r"auto|cpu|cuda(:\d+)?"
 MEASURABLE, THIN = 1.5, 0.65
 """Pixels from which the width of lines can be told; share of the width of the model's lines under which pose pictures
 are thought to be a mistake."""
@@ -101,12 +99,7 @@ class Animator:
         """
         if threads is not None and (type(threads) is not int or threads < 1):
             raise SettingsError(f"threads is {threads!r}.", remedy="Choose 1 or more.", field="threads")
-        if not (isinstance(device, str) and re.fullmatch(DEVICES, device)):
-            raise SettingsError(
-                f"device is {device!r}.",
-                remedy="Choose auto, cpu, cuda or cuda:1 (by number).",
-                field="device",
-            )
+        check_device(device, SettingsError)
         if not isinstance(limits, Limits | None):
             raise SettingsError(
                 f"limits are {described(limits)}.", remedy="Give Limits(frames=...).", field="limits"

@@ -9,6 +9,7 @@ from .engines import Bundle
 from .engines.bundle import MANIFEST
 from .errors import BundleError, SettingsError
 from .settings import Settings, make_settings
+from .validation import described
 
 SEARCH_VARIABLE = "MIMICMOTION_BUNDLES"
 """Folders of bundles, separated as in PATH; looked through before the package's own."""
@@ -16,6 +17,10 @@ SEARCH_VARIABLE = "MIMICMOTION_BUNDLES"
 
 def find_bundle(bundle: str | Path) -> Path:
     """The folder of a bundle given by folder or by name; raises `BundleError` listing where it looked."""
+    if not isinstance(bundle, str | os.PathLike):
+        raise BundleError(
+            f"bundle is {described(bundle)}.", remedy="Give its name, such as 'tiny', or its folder."
+        )
     folder = Path(os.path.expanduser(bundle))
     if os.path.isfile(folder / MANIFEST):  # not Path.is_file, which raises for names too long
         return folder

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -137,13 +138,16 @@ class Result:
         return self._count
 
     def __repr__(self) -> str:
-        return f"<Result: {described_clip(len(self), self.size, self.fps)}>"
+        closed = ", closed" * self._spool.closed
+        return f"<Result: {described_clip(len(self), self.size, self.fps)}{closed}>"
 
     def _repr_html_(self) -> str:
         """A player, and a sheet of frames below it."""
         from .media.notebook import picture_html, video_html
         from .media.sheet import contact_sheet, evenly
 
+        if self._spool.closed:
+            return f"<p>{escape(repr(self))}</p>"
         if not self._count:
             return f"<p>No frames yet of {self.size[0]}x{self.size[1]}.</p>"
         with tempfile.TemporaryDirectory(prefix="mimicmotion-") as folder:

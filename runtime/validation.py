@@ -15,6 +15,7 @@ import ast
 import inspect
 import math
 import numbers
+import re
 import textwrap
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
@@ -250,6 +251,13 @@ def plain_array(value: Any, kind: type[MimicMotionError], field: str) -> Any:
         ) from error
 
 
+def check_device(device: object, kind: type[MimicMotionError], field: str = "device") -> None:
+    """Raise `kind` unless it is auto, cpu, cuda or cuda:N."""
+    if not (isinstance(device, str) and re.fullmatch(r"auto|cpu|cuda(:\d+)?", device)):
+        remedy = "Choose auto, cpu, cuda or cuda:1 (by number)."
+        raise kind(f"device is {device!r}.", remedy=remedy, field=field)
+
+
 def described_clip(frames: int, size: tuple[int, int], fps: float) -> str:
     """A clip for people: `72 frames of 576x1024, 15 fps, 4.8 s`; 0 frames are not known yet."""
     seconds = f", {frames / fps:.1f} s" if frames else ""
@@ -257,6 +265,8 @@ def described_clip(frames: int, size: tuple[int, int], fps: float) -> str:
 
 
 def described(value: object) -> str:
-    """What a caller gave, for an error: `uint8[3, 4]`, `a list`."""
-    array = isinstance(value, np.ndarray)
-    return f"{value.dtype}{list(value.shape)}" if array else f"a {type(value).__name__}"  # type: ignore[attr-defined]
+    """What a caller gave, for an error: `uint8[3, 4]`, `a list`, `an int`, `None`."""
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype}{list(value.shape)}"
+    name = type(value).__name__
+    return "None" if value is None else f"a{'n' * (name[0] in 'aeiouAEIO')} {name}"

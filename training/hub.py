@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ..errors import OutputError, SettingsError
+from ..errors import OutputError, SettingsError, counted
 from .config import BUNDLE_FILE, Config
 
 
@@ -61,7 +61,8 @@ def push(final: Path, repository: str) -> str:
 def write_card(final: Path, config: Config) -> None:
     """Write `README.md`, a model card that the hub reads as well, for what is in a run's final folder."""
     base, found = config.base or "random networks", {path.name for path in final.iterdir()}
-    data = f"{config.data.source}, {config.data.width}x{config.data.height}, {config.data.frames} frames"
+    steps = counted(config.steps, "step")
+    data = f"{config.data.source}, {config.data.width}x{config.data.height}, {counted(config.data.frames, 'frame')}"
     hub_id = config.base is not None and not Path(config.base).exists() and config.base.count("/") == 1
     head = ["---", "pipeline_tag: image-to-video", "tags: [mimicmotion, mimicmotion-trt]"]
     lines = [
@@ -70,7 +71,7 @@ def write_card(final: Path, config: Config) -> None:
         "---",
         f"# {Path(config.output).name}",
         "",
-        f"Trained with mimicmotion-trt: stage `{config.stage}`, {config.steps} steps on {data}, begun with {base}.",
+        f"Trained with mimicmotion-trt: stage `{config.stage}`, {steps} on {data}, begun with {base}.",
         "`config.yaml` is the whole config.",
     ]
     if BUNDLE_FILE in found:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import MotionError, SettingsError
+from ..errors import MotionError, SettingsError, counted
 from ..files import lock_folder
 from .checkpoints import RANDOM, write_folder
 from .config import Config, OptimizerConfig
@@ -268,7 +268,9 @@ class Trainer:
                 write_folder(self.output / "final", fill)
         if self.accelerator.is_main_process:
             if self._skipped_steps:
-                self._say(f"{self._skipped_steps} steps had gradients that were not finite, and were skipped")
+                self._say(
+                    f"{counted(self._skipped_steps, 'step')} had gradients that were not finite: skipped"
+                )
             final = self.output / "final"
             self._say(f"step {step}: final weights are in {final}\nNext: {self.stage.next_step(final)}")
         self.accelerator.wait_for_everyone()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..console import explained, waiting
-from ..errors import MimicMotionError
+from ..errors import MimicMotionError, counted
 from .options import as_typed
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def show_bundle(bundle: Bundle, console: Console, details: bool = False, name: s
         "runs on": where(manifest),
         "makes": f"videos of {listed('x'.join(map(str, size)) for size in manifest.sizes)}",
         "settings": ", ".join(f"{name} {as_typed(value)}" for name, value in manifest.defaults.items()),
-        "U-Net": f"up to {max(manifest.rows)} rows at once ({listed(map(str, manifest.rows))})",
+        "U-Net": f"up to {counted(max(manifest.rows), 'row')} at once ({listed(map(str, manifest.rows))})",
         "LoRAs": "can be added at load" if manifest.networks["unet"].for_lora else "",
         "note": manifest.note,
         "built by": manifest.command,
@@ -174,9 +174,10 @@ def operators_table(manifest: Manifest) -> Table:
 
 def _table(*columns: str, caption: str = "") -> Table:
     from rich import box
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    return Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False, caption=caption, caption_justify="left")
+    folding = [Column(name, overflow="fold") for name in columns]  # a narrow terminal cuts nothing off
+    return Table(*folding, box=box.SIMPLE_HEAD, pad_edge=False, caption=caption, caption_justify="left")
 
 
 def percent(part: float) -> str:
@@ -224,5 +225,6 @@ def describe_layers(layers: Layers) -> str:
     wide = "none answers in float32"
     if layers.wide:
         more = f" and {len(layers.wide) - NAMED} more" if len(layers.wide) > NAMED else ""
-        wide = f"{len(layers.wide)} of them answer in float32: {', '.join(layers.wide[:NAMED])}{more}"
-    return f"{layers.count} layers after compilation ({kinds}); {wide}"
+        answer = "answers" if len(layers.wide) == 1 else "answer"
+        wide = f"{len(layers.wide)} of them {answer} in float32: {', '.join(layers.wide[:NAMED])}{more}"
+    return f"{counted(layers.count, 'layer')} after compilation ({kinds}); {wide}"

@@ -21,7 +21,7 @@ import numpy as np
 from ..denoise.shapes import LatentSize
 from ..engines import Engine, EngineSpec, call_sizes
 from ..engines.cuda_device import CudaDevice, Replay
-from ..errors import OutOfMemory, SettingsError
+from ..errors import OutOfMemory, SettingsError, counted
 from ..files import cache_folder, keep_in_cache
 
 PAYS = 0.10
@@ -51,8 +51,8 @@ def countable_rows(
     small = tuple(size for size in wanted if not too_wide(channels, size, segment_frames, pixels))
     if not small:
         raise SettingsError(
-            f"{wanted[0]} rows of {segment_frames} frames of {8 * latent_size[1]}x{8 * latent_size[0]} have "
-            "tensors of 2**31 elements, more than a GPU's kernels count.",
+            f"{counted(wanted[0], 'row')} of {segment_frames} frames of {8 * latent_size[1]}x{8 * latent_size[0]} "
+            "have tensors of 2**31 elements, more than a GPU's kernels count.",
             remedy="Choose a shorter segment or fewer pixels"
             + (", or rebuild the bundle with --batch 1." if wanted[0] > 1 else "."),
             field="settings.segment",

@@ -14,7 +14,7 @@ from ..denoise.plan import slices
 from ..denoise.shapes import LatentSize
 from ..engines import Engine
 from ..engines.cuda_device import CudaDevice
-from ..errors import SettingsError
+from ..errors import SettingsError, counted
 from . import launches
 from .batch_sizes import MOST_ELEMENTS
 from .launches import open_device
@@ -50,7 +50,7 @@ class CudaDecoder:
         most = MOST_ELEMENTS // (DECODER_CHANNELS * 64 * latent_size[0] * latent_size[1])
         if frames > most:
             raise SettingsError(
-                f"{frames} frames of {8 * latent_size[1]}x{8 * latent_size[0]} at a time have tensors "
+                f"{counted(frames, 'frame')} of {8 * latent_size[1]}x{8 * latent_size[0]} at a time have tensors "
                 "of 2**31 elements in the decoder, more than a GPU's kernels count.",
                 remedy=f"Decode at most {most} at a time." if most else "Choose fewer pixels.",
                 field="settings.decode_chunk",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..engines import EnginePlan, Manifest
-from ..errors import SettingsError
+from ..errors import SettingsError, counted
 from ..settings import Settings
 from .segments import compact_windows
 
@@ -92,7 +92,7 @@ class EngineShapes:
         sizes = self._sizes("vae_decoder", "frames", latent_size)
         if not sizes or frames > sizes[-1]:
             raise SettingsError(
-                f"this bundle was not compiled to decode {frames} frames at a time.",
+                f"this bundle was not compiled to decode {counted(frames, 'frame')} at a time.",
                 remedy=f"Choose at most {sizes[-1] if sizes else 0}, or rebuild it with "
                 f"--default decode_chunk={frames}.",
                 field="settings.decode_chunk",

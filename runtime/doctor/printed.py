@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
+from ..errors import counted
 from .machine import GpuInfo, Host
 from .prediction import Prediction, best
 from .report import Outlook, Report
@@ -93,12 +94,13 @@ def _ways(outlook: Outlook) -> Table:
 
 
 def _table(*columns: str, caption: str) -> Table:
-    return Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False, caption=caption, caption_justify="left")
+    folding = [Column(name, overflow="fold") for name in columns]  # a narrow terminal cuts nothing off
+    return Table(*folding, box=box.SIMPLE_HEAD, pad_edge=False, caption=caption, caption_justify="left")
 
 
 def _job(outlook: Outlook) -> str:
     width, height = outlook.size
-    return f"{outlook.frames} frames of {width}x{height}, {outlook.steps} steps"
+    return f"{counted(outlook.frames, 'frame')} of {width}x{height}, {counted(outlook.steps, 'step')}"
 
 
 def _device(outlook: Outlook) -> str:

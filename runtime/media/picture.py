@@ -18,7 +18,7 @@ from PIL import Image, ImageCms, ImageOps
 from ..errors import LimitError, MimicMotionError, MotionError, OutputError, PictureError, SettingsError
 from ..files import output_errors, plain_file, write_atomic
 from ..limits import Limits, check_limit
-from ..validation import ArrayLike, plain_array
+from ..validation import ArrayLike, described, plain_array
 
 Picture = NDArray[np.uint8]
 PictureLike = str | Path | bytes | ArrayLike
@@ -59,6 +59,9 @@ def read_picture(
         if shows:
             raise _opaque(over)
         return _checked_array(given, limits)
+    if not isinstance(given, str | Path | bytes | bytearray | memoryview):
+        remedy = "Give a path, a file's bytes, a picture of Pillow, or uint8 [H,W,3] in RGB order."
+        raise _fault(f"the picture is {described(given)}.", remedy)
     if isinstance(given, bytes | bytearray | memoryview):
         name, data = "the picture", bytes(given)
         check_limit("bytes of the picture", len(data), limits.picture_bytes, field="image")

@@ -19,7 +19,7 @@ from ..files import motion_errors, read_head
 from ..limits import Limits
 from ..media.picture import fit_picture
 from ..settings import PARTS, Settings, driver_of
-from ..validation import ArrayLike, plain_array
+from ..validation import ArrayLike, described, plain_array
 from .formats import read_files, wholebody_sequence
 from .sampling import Sampling, sample
 from .sequence import PoseSequence, read_json
@@ -85,13 +85,15 @@ def open_motion(motion: Any, settings: Settings, limits: Limits, kind: MotionKin
         motion = plain_array(motion, MotionError, "motion")
     if isinstance(motion, np.ndarray):
         return _from_array(motion, settings, limits)
-    if isinstance(motion, list | tuple) and motion:
+    if isinstance(motion, list | tuple):
+        if not motion:
+            raise MotionError("the list of motions is empty.", remedy="Give one at least.", field="motion")
         if len(motion) > 1:
             return _in_a_row(motion, settings, limits, kind)
         motion = motion[0]
     if not isinstance(motion, str | Path | bytes):
         raise MotionError(
-            f"a motion cannot be {type(motion).__name__}.",
+            f"the motion is {described(motion)}.",
             remedy="Give a path, a PoseSequence, or pose pictures uint8 [F,H,W,3].",
             field="motion",
         )

@@ -98,7 +98,11 @@ class _Calls(Generic[Events, Info, Page, Cost, Health]):
         Where the connection to an accepted job breaks, or the server stops and keeps the job (`serve --store`), the
         job is watched again from where it was, tried for `patience` seconds from the break on; 0: not at all.
         """
-        if not (token.isascii() and token.isprintable()):
+        if not isinstance(address, str) or ":" not in address:  # gRPC would take the port 443
+            raise ServiceError(
+                f"{address} has no port.", remedy="For instance: localhost:50051.", field="server"
+            )
+        if not (isinstance(token, str) and token.isascii() and token.isprintable()):
             raise ServiceError(
                 "The token is no line of ASCII.", remedy="Give the token alone.", field="token"
             )

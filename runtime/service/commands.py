@@ -121,8 +121,6 @@ def connect(server: str, connection: Given) -> Client:
     """A client by the flags of `connection_flags`. Raises `ServiceError`."""
     from ..service import Client, ClientTls
 
-    if ":" not in server:  # gRPC would take the port 443
-        raise ServiceError(f"{server} has no port.", remedy=f"For instance: {server}:50051.", field="server")
     tls = None
     if any(name.startswith("tls") for name in connection):
         tls = ClientTls(*(connection.get(name) for name in ("tls_ca", "tls_cert", "tls_key")))

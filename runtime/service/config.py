@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from ..denoise.checkpoint import SHARE
 from ..errors import ServiceError
 from ..limits import Limits
-from ..validation import Real, Whole, checked
+from ..validation import Real, Whole, check_device, checked
 from .tls import Tls
 
 MOST = 10**6
@@ -127,6 +127,8 @@ class ServiceConfig:
     def __post_init__(self) -> None:
         if not self.devices:
             raise ServiceError("no device is given.", remedy="Name at least one.", field="devices")
+        for device in self.devices:
+            check_device(device, ServiceError, "devices")
         named = [text.partition("=")[::2] for text in self.lora]
         if not all(name and file for name, file in named) or len(dict(named)) < len(named):
             remedy = "Give NAME=FILE, each name once."

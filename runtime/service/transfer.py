@@ -24,7 +24,7 @@ from ..events import CHUNK_BYTES
 from ..files import plain_file
 from ..limits import Limits, check_limit
 from ..pose import PoseSequence
-from ..validation import ArrayLike, plain_array
+from ..validation import ArrayLike, described, plain_array
 from .generated.mimicmotion.v1 import animation_pb2 as pb
 from .jobs import StoredJob
 from .status import Busy, Late, UploadError
@@ -112,7 +112,7 @@ def _motion(motion: Motion) -> BinaryIO:
     pictures = plain_array(motion, MotionError, "motion")
     if not isinstance(pictures, np.ndarray):
         raise MotionError(
-            f"a motion cannot be {type(motion).__name__}.",
+            f"the motion is {described(motion)}.",
             remedy="Give a path, bytes, a PoseSequence, or pose pictures uint8 [F,H,W,3].",
             field="motion",
         )

@@ -57,7 +57,7 @@ def test_errors_plans_layers_and_the_command(plans, tmp_path, monkeypatch):
         in said
     )
     assert "rows 2, frames 4, latent_height 16, latent_width 8" in said
-    assert "unet: 1 layers after compilation (1 PointWise); 1 of them answer in float32: double" in said
+    assert "unet: 1 layer after compilation (1 PointWise); 1 of them answers in float32: double" in said
     assert "--output FOLDER --backend tensorrt --size 64x128" in said
 
 
@@ -112,3 +112,9 @@ def test_where_no_gpu_loads_the_plans_the_reason_is_said(plans, monkeypatch):
     monkeypatch.setattr("mimicmotion_trt.engines.open_engine", open_engine)
     assert "layers after compilation cannot be read here: there is no GPU here" in told(plans)
     assert "takes other weights" in told(plans)
+
+
+def test_a_narrow_terminal_cuts_nothing_off(bundle):
+    out = Console(file=io.StringIO(), width=50, markup=False)
+    show_bundle(Bundle.load(bundle), out, details=True)
+    assert "…" not in out.file.getvalue()

@@ -76,6 +76,19 @@ def test_after_every_failure_the_next_job_runs(animator, quick, refused, person,
     np.testing.assert_array_equal(good(), before)
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"image": 3}, "the picture is an int."),
+        ({"motion": 3}, "the motion is an int."),
+        ({"motion": []}, "the list of motions is empty."),
+    ],
+)
+def test_what_is_no_picture_or_motion_at_all_is_told(refused, given, told):
+    kind = PictureError if "image" in given else MotionError
+    assert refused(kind, **given).message == told
+
+
 # --- the picture -----------------------------------------------------------------------------------------
 
 

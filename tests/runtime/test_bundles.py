@@ -92,6 +92,11 @@ def test_wrong_arguments_are_told_with_the_choices(bundle, options, field, remed
     assert remedy in caught.value.remedy
 
 
+def test_what_is_no_name_is_told():
+    with pytest.raises(BundleError, match="bundle is None"):
+        find_bundle(None)
+
+
 def test_a_device_that_the_bundle_is_not_for(bundle):
     with pytest.raises(BundleError, match="cuda"):
         Animator.load(bundle, device="cuda")

@@ -135,6 +135,8 @@ def test_a_closed_result_says_so(animator, person, person_pose, dance, tmp_path)
         with pytest.raises(OutputError, match="closed"):
             use()
     assert not list(tmp_path.iterdir())
+    assert repr(closed) == "<Result: 1 frame of 64x64, 30 fps, 0.0 s, closed>"
+    assert "closed" in closed._repr_html_()  # a notebook shows it without a traceback
 
 
 def test_there_is_no_result_after_ctrl_c(animator, person, person_pose, dance):

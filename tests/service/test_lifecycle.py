@@ -212,7 +212,9 @@ def test_a_port_in_use_is_a_service_error():
         Host(port=taken.getsockname()[1])
 
 
-@pytest.mark.parametrize("wrong", [{"port": 70000}, {"devices": ()}, {"max_queue": 0}, {"grace": -1.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"port": 70000}, {"devices": ()}, {"devices": ("gpu",)}, {"max_queue": 0}, {"grace": -1.0}]
+)
 def test_a_config_that_cannot_work_is_refused(wrong):
     with pytest.raises(errors.ServiceError) as caught:
         ServiceConfig(**wrong)

@@ -59,6 +59,12 @@ def test_a_clients_certificate_needs_its_key(certificates):
         Client("localhost:1", tls=ClientTls(ca=Path(__file__)))
 
 
+@pytest.mark.parametrize(("address", "token"), [("localhost", ""), (50051, ""), ("localhost:1", 3)])
+def test_an_address_without_a_port_and_a_token_of_another_kind_are_refused(address, token):
+    with pytest.raises(errors.ServiceError):
+        Client(address, token=token)
+
+
 def test_tls_of_another_kind_is_refused():
     with pytest.raises(errors.ServiceError, match="tls is a bool") as caught:
         Client("localhost:1", tls=True)
