@@ -185,8 +185,9 @@ def animate(
             refuse(here, "with --server", "It is the server's to choose: leave it out.")
         else:
             refuse(there, "without --server", "Name the server: --server HOST:PORT.")
+        read = [image, *motions, *(path for path in (reference_pose, like) if path is not None)]
         for name in outputs:
-            check_output(name, [image, *motions, *([reference_pose] if reference_pose else [])])
+            check_output(name, read)
         pose = PoseSequence.load(reference_pose) if reference_pose else None
         preview = preview_path(output) if settings.get("preview") else None
         with (
