@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from .errors import MimicMotionError
 from .events import Done, Event, Preview, Progress, Video
@@ -92,13 +93,21 @@ def waiting(what: str, quiet: bool = False) -> Iterator[Tell]:
         yield lambda done, total: bars.show(what, done, total)
 
 
+def spoken_to(output: object) -> TextIO:
+    """Where lines go: to the standard error, if the result itself goes to the standard output."""
+    with suppress(OSError, ValueError):
+        if str(output) == "-" or os.path.samestat(os.stat(str(output)), os.fstat(1)):
+            return sys.stderr
+    return sys.stdout
+
+
 class Reporter:
     """Shows the events of one animation, of this process or of a server."""
 
     def __init__(self, as_json: bool, output: object = "", preview: Path | None = None) -> None:
         """`preview` is where preview pictures are written, each over the one before."""
         self.as_json = as_json
-        self._file = sys.stderr if str(output) == "-" else sys.stdout
+        self._file = spoken_to(output)
         self._bars = Bars(quiet=as_json)
         self._preview = preview
 

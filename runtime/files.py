@@ -27,7 +27,8 @@ def plain_file(
         with path.open("rb"):
             return path
     except (OSError, ValueError, TypeError) as error:
-        raise refuse(f"{str(source)!r:.200} cannot be read: {error}.", "Check the path.") from error
+        reason = getattr(error, "strerror", None) or error
+        raise refuse(f"{str(source)!r:.200} cannot be read: {reason}.", "Check the path.") from error
 
 
 @contextlib.contextmanager

@@ -185,14 +185,21 @@ def animate(
             refuse(here, "with --server", "It is the server's to choose: leave it out.")
         else:
             refuse(there, "without --server", "Name the server: --server HOST:PORT.")
+        read = [image, *motions, *(path for path in (reference_pose, like) if path is not None)]
         for name in outputs:
-            check_output(name, [image, *motions, *([reference_pose] if reference_pose else [])])
+            check_output(name, read)
         pose = PoseSequence.load(reference_pose) if reference_pose else None
         preview = preview_path(output) if settings.get("preview") else None
         with (
             Reporter(as_json, output, preview) as reporter,
             tempfile.TemporaryDirectory(prefix="mimicmotion-") as folder,
         ):
+            if [str(path) for path in (image, *motions)].count("-") > 1:
+                raise MotionError(
+                    "the standard input is named twice.",
+                    remedy="Name a file for one of them.",
+                    field="motion",
+                )
             image, *motions = (whole_file(path, Path(folder)) for path in (image, *motions))
             check_files(image, motions, outputs)
             inputs: Given = {"image": image, "motion": motions, "reference_pose": pose, "motion_kind": kind}

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from functools import partial
 from pathlib import Path
 
-from ..errors import MotionError, OutputError, PictureError
+from ..errors import InputError, MotionError, OutputError, PictureError
 from ..files import motion_errors
+
+LONGEST_NAME = 255
+"""Bytes of a file's name on usual file systems."""
+STANDARD_INPUT = "the standard input"
+"""The name of its copy, for messages."""
 
 
 def check_output(output: str, inputs: list[Path]) -> None:
@@ -16,7 +22,7 @@ def check_output(output: str, inputs: list[Path]) -> None:
     if "%" in path.name:
         path = path.parent
     for given in inputs:
-        if path.exists() and given.exists() and path.samefile(given) and not is_stream(path):
+        if os.path.exists(path) and os.path.exists(given) and path.samefile(given) and not is_stream(path):
             raise OutputError(
                 f"the output {output} is an input too.", remedy="Choose another output.", field="output"
             )
@@ -29,14 +35,23 @@ def check_files(image: Path, motions: list[Path], outputs: list[str]) -> None:
     """
     from ..media.writer import VideoWriter
 
-    if not image.exists():
-        raise PictureError(f"{image} does not exist.", remedy="Check the path.", field="image")
+    check_there(image, PictureError, "image")
     for motion in motions:
-        if not motion.exists():
-            raise MotionError(f"{motion} does not exist.", remedy="Check the path.", field="motion")
+        check_there(motion, MotionError, "motion")
     for output in outputs:
         if output != "-" and not is_stream(Path(output)):
             VideoWriter(output, fps=1, size=(64, 64)).abort()
+
+
+def check_there(path: Path, kind: type[InputError], field: str) -> None:
+    """Raise an error of this kind for a path that leads nowhere."""
+    try:
+        path.stat()
+    except (OSError, ValueError) as error:
+        missing = isinstance(error, FileNotFoundError)
+        reason = getattr(error, "strerror", None) or error
+        message = f"{path} does not exist." if missing else f"{str(path)!r:.200} cannot be read: {reason}."
+        raise kind(message, remedy="Check the path.", field=field) from error
 
 
 def preview_path(output: str) -> Path:
@@ -49,14 +64,17 @@ def preview_path(output: str) -> Path:
             field="output",
         )
     path = path.parent if "%" in path.name else path
-    return path.with_name(f"{path.stem}.preview.jpg")
+    end = ".preview.jpg"
+    stem = os.fsencode(path.stem)[: LONGEST_NAME - len(end)].decode(errors="ignore")
+    return path.with_name(f"{stem}{end}")
 
 
 def whole_file(path: Path, folder: Path) -> Path:
     """A file that can be read more than once: the standard input (`-`) and pipes are copied into `folder`."""
     if str(path) != "-" and not is_stream(path):
         return path
-    copy = folder / f"input{len(list(folder.iterdir()))}"
+    copy = folder / str(len(list(folder.iterdir()))) / (path.name if str(path) != "-" else STANDARD_INPUT)
+    copy.parent.mkdir()
     with motion_errors(path), copy.open("wb") as file:
         source = open(0, "rb", closefd=False) if str(path) == "-" else path.open("rb")  # noqa: SIM115
         with source:
@@ -65,9 +83,8 @@ def whole_file(path: Path, folder: Path) -> Path:
 
 
 def is_stream(path: Path) -> bool:
-    """Whether this is a pipe or a device; raises `MotionError` for a path that cannot be looked at."""
-    with motion_errors(path):
-        return path.exists() and (path.is_fifo() or path.is_char_device())
+    """Whether this is a pipe or a device."""
+    return os.path.exists(path) and (path.is_fifo() or path.is_char_device())
 
 
 def convert(video: Path, output: str) -> str:

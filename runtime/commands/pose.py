@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import inspect
 import json
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ..console import Tell, explained, waiting
+from ..console import Tell, explained, spoken_to, waiting
 from ..errors import MotionError, SettingsError, counted
 from ..flags import Given, make_flag, with_flags
 from ..limits import Limits
 from ..settings import Face, Framing, Settings, driver_of, make_settings
-from .files import check_output
+from .files import check_output, whole_file
 from .options import AsJson, Estimator, Threads, read_settings, refuse
 
 if TYPE_CHECKING:
@@ -102,7 +104,11 @@ def pose(
     """
     from ..pose.draw import Drawing
 
-    with explained(as_json), waiting("finding poses", quiet=as_json) as tell:
+    with (
+        explained(as_json),
+        waiting("finding poses", quiet=as_json) as tell,
+        tempfile.TemporaryDirectory(prefix="mimicmotion-") as folder,
+    ):
         sheet, output, picture = (
             of_picture.pop("sheet", None),
             of_source.get("output"),
@@ -134,7 +140,8 @@ def pose(
         if source is not None:
             checked = Settings(**settings)
             who = driver_of(checked) if image else checked.person
-            poses, taken, recording = _read_poses(source, checked, estimator, threads, who, tell)
+            whole = whole_file(source, Path(folder))
+            poses, taken, recording = _read_poses(whole, checked, estimator, threads, who, tell)
         settings.pop("smooth", None)  # they are smooth by now
         drawing = Drawing.of(Settings(**settings))
         values: Given = {}
@@ -144,21 +151,22 @@ def pose(
             values |= _write_sheet(poses, recording, taken, drawing, picture)
         if image is not None and sheet is not None:
             values |= _write_preview(image, poses, settings, sheet, bundle, estimator, threads)
+        say = partial(print, file=spoken_to(output), flush=True)
         if as_json:
-            print(json.dumps({"event": "done", **values}))
+            say(json.dumps({"event": "done", **values}))
         elif poses is not None:
             seen = f"{counted(len(poses), 'frame')} at {poses.fps:g} per second"
             seen += f", a person in {values['frames_with_person']}"
-            print(f"{output or source}: {seen}")
+            say(f"{output or source}: {seen}")
             if output is not None and Path(output).suffix in (".npz", ".json"):
-                print(f"Next: mimicmotion-trt animate person.jpg {output} -o out.mp4")
+                say(f"Next: mimicmotion-trt animate person.jpg {output} -o out.mp4")
             if output is None and picture is None and sheet is None:
-                print("Nothing was written: -o FILE keeps the keypoints, --picture FILE shows them.")
+                say("Nothing was written: -o FILE keeps the keypoints, --picture FILE shows them.")
             if picture is not None:
                 drawn = "skeletons over some of the frames"
-                print(f"{picture}: {drawn if values['picture'] else 'not written, for nobody is seen'}")
+                say(f"{picture}: {drawn if values['picture'] else 'not written, for nobody is seen'}")
         if sheet is not None and not as_json:
-            print(f"{sheet}: of the picture, {values['crop']} (left, top, right, bottom) would be animated")
+            say(f"{sheet}: of the picture, {values['crop']} (left, top, right, bottom) would be animated")
 
 
 def _read_poses(
@@ -168,12 +176,13 @@ def _read_poses(
     from ..files import read_head
     from ..media.picture import picture_format
     from ..pose import estimate_poses
-    from ..pose.motion import MANY, folder_of_keypoints, open_motion
+    from ..pose.motion import MANY, folder_of_keypoints, is_folder, open_motion
     from ..pose.smooth import smooth_poses
 
-    if not source.is_dir() and picture_format(read_head(source)) not in ("", "GIF"):
+    folder = is_folder(source)
+    if not folder and picture_format(read_head(source)) not in ("", "GIF"):
         return estimate_poses(source, estimator, threads=threads, person=who), (0,), source
-    given = folder_of_keypoints(source, Limits(), who) if source.is_dir() else source
+    given = folder_of_keypoints(source, Limits(), who) if folder else source
     motion = open_motion(given, replace(settings, person=None, driver=who), Limits(frames=MANY), "video")
     if motion.video is not None:
         frames = _counted(motion.video(), len(motion.sampling.taken), tell)

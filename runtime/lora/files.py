@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -40,6 +41,13 @@ ROLES = {
     ".alpha": ALPHA,
 }
 """How keys end, and what they hold."""
+OLDER = (
+    (r"\.processor\.to_([qkv])_lora\.", r".to_\1.lora."),  # diffusers before 0.20
+    (r"\.processor\.to_out_lora\.", ".to_out.0.lora."),
+    (r"\.lora(_linear)?_layer\.", ".lora."),
+    (r"\.lora_([AB])\.[^.]+\.weight$", r".lora_\1.weight"),  # peft, with the adapter's name
+)
+"""Parts of keys as older programs write them, and as newer ones do."""
 KOHYA = "lora_unet_"
 PREFIXES = ("base_model.model.", "unet.")
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
@@ -221,6 +229,8 @@ def _read_layers(data: bytes, table: WeightTable) -> dict[str, Factors]:
 
 def _split_key(key: str, table: WeightTable, kohya: Mapping[str, str]) -> tuple[str | None, str | None]:
     """(the layer's path, what the key holds of it); None for what is not known."""
+    for older, newer in OLDER:
+        key = re.sub(older, newer, key)
     ending = next((ending for ending in ROLES if key.endswith(ending)), None)
     if ending is None:
         return None, None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -78,6 +79,6 @@ class AnimatedWebP:
 
 def open_video(source: str | Path | bytes, limits: Limits | None = None) -> VideoReader | AnimatedWebP:
     """A video, or an animated picture, as frames at a constant rate; raises `MotionError` and `LimitError`."""
-    head = b"" if isinstance(source, str | Path) and not Path(source).is_file() else read_head(source)
+    head = b"" if isinstance(source, str | Path) and not os.path.isfile(source) else read_head(source)
     webp = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
     return AnimatedWebP(source, limits) if webp else VideoReader(source, limits)

@@ -110,10 +110,10 @@ class AudioTrack:
             yield packet.pts * packet.time_base, packet
 
     def _copied(self) -> Iterator[Packet[AudioStream]]:
-        part = self._parts[0]
+        part, decoder = self._parts[0], _Decoder()
         with closing(self._template):
             for packet in part.packets():
-                lost = _decoded(packet) is None
+                lost = decoder.decode(packet) is None
                 self._lost += lost
                 if not lost and packet.size and packet.pts is not None:
                     packet.pts -= round(part.zero / packet.time_base)
@@ -142,7 +142,8 @@ class AudioTrack:
                 if at >= end:
                     break
                 form = (frame.format.name, frame.layout.name, frame.sample_rate)
-                if resampler is not None and form != setup:
+                paused = at - self._done() > 1
+                if resampler is not None and (paused or form != setup):
                     yield from resampler.resample(None)
                     resampler = None
                 while at - self._done() > 1:  # a long silence, a second at a time
@@ -156,8 +157,9 @@ class AudioTrack:
 
     def _frames(self, part: _Part) -> Iterator[tuple[Fraction, AudioFrame]]:
         """What can be decoded, with its seconds in the finished video, in which its pts is, too."""
+        decoder = _Decoder()
         for packet in part.packets():
-            frames = _decoded(packet)
+            frames = decoder.decode(packet)
             self._lost += frames is None
             for frame in frames or ():
                 if frame.pts is None or not frame.time_base or not frame.sample_rate:
@@ -185,7 +187,7 @@ class _Part:
 
     def __init__(self, file: SoundFile, begins: float, zero: float) -> None:
         self.source, self.begins, self.zero = Source(file, _CHECKED), begins, Fraction(zero)
-        first, seen, begins_at = None, set(), Fraction(0)
+        first, seen, begins_at, decoder = None, set(), Fraction(0), _Decoder()
         self.codec, header, changed = "", None, False
         for index, packet in enumerate(self.packets()):
             if index == 0:
@@ -195,7 +197,7 @@ class _Part:
                 self.set_up = self.codec not in _NEEDS_SETUP or bool(context.extradata)
                 header = _HEADERS.get(self.codec)
             if first is None and index < _TRIED:
-                first = next(iter(_decoded(packet) or ()), None)
+                first = next(iter(decoder.decode(packet) or ()), None)
             if first is None and index >= _TRIED:
                 break
             changed = changed or packet.has_sidedata("new_extradata")
@@ -251,9 +253,32 @@ def _cut(frame: AudioFrame, samples: int) -> AudioFrame:
     return rest
 
 
-def _decoded(packet: Packet[AudioStream]) -> list[AudioFrame] | None:
-    """The sound of a packet; None if it cannot be decoded."""
-    try:
-        return list(packet.decode())
-    except (av.FFmpegError, ValueError):
-        return None
+class _Decoder:
+    """Decodes the packets of a track, also those that are of another codec than the track began with."""
+
+    def __init__(self) -> None:
+        self._others: dict[str, Any] = {}
+
+    def decode(self, packet: Packet[AudioStream]) -> list[AudioFrame] | None:
+        """The sound of a packet; None if it cannot be decoded."""
+        try:
+            return list(packet.decode())
+        except (av.FFmpegError, ValueError):
+            codec = _codec_by_head(bytes(packet))
+        if codec is None:
+            return None
+        try:
+            if codec not in self._others:
+                self._others[codec] = av.CodecContext.create(codec, "r")
+            return list(self._others[codec].decode(packet))
+        except (av.FFmpegError, ValueError):
+            return None
+
+
+def _codec_by_head(data: bytes) -> str | None:
+    """The codec of a packet that says it itself, as in transport streams; None for others."""
+    if data[:2] == b"\x0b\x77" and len(data) > 5:
+        return "eac3" if data[5] >> 3 > 10 else "ac3"
+    if len(data) > 2 and data[0] == 0xFF and data[1] & 0xE0 == 0xE0:
+        return ("aac", "mp3", "mp2", None)[data[1] >> 1 & 3]
+    return None

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import av
-
-from ..errors import InputError
+from ..errors import InputError, MotionError
 from ..facts import Facts, not_ours
 from ..files import plain_file
+from ..limits import Limits
+from .source import Source
 
 
 def read_facts(video: str | Path) -> Facts:
@@ -26,9 +26,9 @@ def read_facts(video: str | Path) -> Facts:
 def read_comment(video: Path) -> str:
     """The comment in the metadata of a video; "" if there is none. Raises `InputError` if it is no video."""
     try:
-        with av.open(str(video)) as container:
+        with Source(video, Limits(motion_bytes=2**62)).open() as container:
             named = {key.lower(): value for key, value in container.metadata.items()}  # Matroska: COMMENT
-    except (av.FFmpegError, OSError, UnicodeError) as error:
+    except MotionError as error:
         raise not_ours(video.name) from error
     return named.get("comment", "")
 

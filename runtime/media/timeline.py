@@ -30,6 +30,8 @@ _WHOLE = 0.25
 """What may be missing of the last frame's time for it to count."""
 _JITTER = Fraction(1, 100)
 """Seconds that the times of a broadcast may run backward without a break."""
+_LONGER = Fraction(1)
+"""Seconds by which sound may end after the picture of its part."""
 _LOOK_AHEAD = 256
 """Packets of sound that wait for the picture's break after their own."""
 
@@ -101,9 +103,11 @@ class Joint:
         due = self._due.get(packet.stream_index)
         if due is None or packet.dts is None:
             return self._offset
-        begins = _seconds(packet, packet.dts) - due
-        offset = min((self._used[packet.stream_index], self._offset), key=lambda one: abs(begins + one))
-        return offset if -self._back <= begins + offset <= self._ahead else None
+        begins, used = _seconds(packet, packet.dts) - due, self._used[packet.stream_index]
+        offset = min((used, self._offset), key=lambda one: abs(begins + one))
+        # Sound of the part before may be longer than its picture, where that has had its break already.
+        back = self._back if offset == used else max(self._back, _LONGER)
+        return offset if -back <= begins + offset <= self._ahead else None
 
     def _release(self) -> Iterator[Packet[Any]]:
         for packet in self._waiting:

@@ -66,6 +66,10 @@ class VideoWriter:
         self._streamed = is_stream(output)
         try:
             with _reported(self._output):
+                with suppress(FileNotFoundError):  # a name that no file can have is found before the work
+                    os.lstat(
+                        self._target / _numbered(self._sequence[1], 1) if self._sequence else self._target
+                    )
                 if self._streamed:
                     self._sink = _Stream(output, FragmentedMp4(float(rate), size, audio, crf, comment))
                 elif self._sequence is not None:
@@ -79,7 +83,8 @@ class VideoWriter:
                         target, form, fps=float(rate), size=size, audio=audio, crf=crf, comment=comment
                     )
         except BaseException:
-            self._beside.unlink(missing_ok=True)
+            with suppress(OSError):
+                self._beside.unlink()
             raise
 
     @property
@@ -195,7 +200,7 @@ def numbered_outputs(output: str | Path, count: int) -> list[str]:
             field="output",
         )
     name = path.name if _PATTERN.search(path.name) else f"{path.stem}-%d{path.suffix}"
-    end = "/" if text.endswith(("/", os.sep)) or path.is_dir() else ""
+    end = "/" if text.endswith(("/", os.sep)) or os.path.isdir(path) else ""
     return [f"{path.with_name(_numbered(name, number))}{end}" for number in range(1, count + 1)]
 
 
@@ -311,10 +316,10 @@ def _sequence(output: str | Path) -> tuple[Path, str] | None:
     """The folder and the pattern of a sequence of pictures; None for a video file."""
     path = Path(output)
     if path.suffix.lower() == ".png" and _PATTERN.search(path.name):
-        if not path.parent.is_dir():
+        if not os.path.isdir(path.parent):
             raise _refused(path, f"the folder {path.parent} does not exist")
         return path.parent, path.name
-    if str(output).endswith(("/", os.sep)) or (path.suffix == "" and path.is_dir()):
+    if str(output).endswith(("/", os.sep)) or (path.suffix == "" and os.path.isdir(path)):
         return path, _SEQUENCE_NAME
     return None
 
@@ -336,7 +341,7 @@ def _format_of(output: Path) -> FileFormat:
     form = FORMATS.get(output.suffix.lower())
     if form is None:
         raise _refused(output, f"no video format is known by the suffix {output.suffix!r}")
-    if output.is_dir():
+    if os.path.isdir(output):
         raise _refused(output, "it is a folder")
     return form
 

@@ -61,6 +61,29 @@ def test_a_link_is_followed_and_a_long_name_is_a_name(
     assert sorted(path.name for path in place.iterdir()) == sorted(["real.mp4", longest])
 
 
+def test_a_name_that_no_file_can_have_is_refused_before_the_work(command: Command, tmp_path: Path) -> None:
+    long, plain = "n" * 252 + ".mp4", tmp_path / "plain"
+    plain.touch()
+    animate = ("animate", PERSON, MOTION, "--bundle", "none-there")
+    for output in (long, f"{long}/", f"{long}/x.mp4", "n" * 249 + "%04d.png", plain / "x.mp4", f"{plain}/"):
+        told = command(*animate, "-o", output, code=1).stderr
+        assert "cannot be written" in told
+        assert "Traceback" not in told
+    assert "File name too long" in command(*animate, "-o", long[1:], "--count", 2, code=1).stderr
+    for words in ((long, MOTION), (PERSON, long), (PERSON, MOTION, "--like", long)):
+        told = command("animate", *words, "-o", tmp_path / "x.mp4", code=1).stderr
+        assert "cannot be read: File name too long" in told
+    assert "cannot be read" in command("pose", long, "-o", tmp_path / "x.npz", code=1).stderr
+    assert os.listdir(tmp_path) == ["plain"]
+
+
+def test_a_preview_of_a_long_name_has_a_shorter_one(
+    command: Command, words: tuple[object, ...], tmp_path: Path
+) -> None:
+    command(*words, "--motion", MOTION, "-o", tmp_path / ("ü" * 125 + "x.mp4"), "--preview", 1)
+    assert sorted(len(os.fsencode(name)) for name in os.listdir(tmp_path)) == [254, 255]
+
+
 def test_pipes_in_and_out(command: Command, words: tuple[object, ...], tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "in")
     os.mkfifo(tmp_path / "out.mp4")
@@ -96,6 +119,16 @@ def test_the_standard_streams_and_a_terminal_that_shows_ascii_only(
     said, _ = process.communicate()
     assert process.returncode == 0
     assert b"nzer.mp4: 2 frames" in said
+
+
+def test_poses_of_the_standard_input_and_to_the_standard_output() -> None:
+    """What is said goes to the standard error then, also for a name that leads to the standard output."""
+    recording = (ROOT / "tests" / "data" / "inputs" / "zero_size.mp4").read_bytes()
+    for output in ("-", "/dev/stdout"):
+        video, said = run("pose", "-", "--stride", 16, "-o", output).communicate(recording)
+        assert len(list(VideoReader(video).frames())) == 3
+        assert b"mfro" in video[-16:]  # the end of an MP4
+        assert b"3 frames" in said
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])

@@ -42,6 +42,9 @@ def test_a_video_is_made_again_to_the_byte(bundle, command, tmp_path, made, monk
     command(*words, "--output", other, "--seed", 3)
     assert mm.read_facts(other).settings.seed == 3, "a flag goes above"
     assert mm.read_facts(other).settings.steps == 2
+    before = made.read_bytes()
+    assert "is an input too" in command(*words, "--output", made, code=1).stderr
+    assert made.read_bytes() == before
 
 
 def test_without_a_motion_it_is_the_videos_own(bundle, command, tmp_path, made):

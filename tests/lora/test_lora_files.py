@@ -48,6 +48,13 @@ def pair(layer: str, name: str = "unet.{}.lora_{}.weight", sides: str = "AB") ->
         ("base_model.model.down.0.to_q.lora_A.weight", "base_model.model.down.0.to_q.lora_B.weight"),
         ("unet.down.0.to_q.lora.down.weight", "unet.down.0.to_q.lora.up.weight"),
         ("lora_unet_down_0_to_q.lora_down.weight", "lora_unet_down_0_to_q.lora_up.weight"),
+        (
+            "base_model.model.down.0.to_q.lora_A.mine.weight",
+            "base_model.model.down.0.to_q.lora_B.mine.weight",
+        ),
+        ("unet.down.0.to_q.lora_layer.down.weight", "unet.down.0.to_q.lora_layer.up.weight"),
+        ("down.0.to_q.lora_linear_layer.down.weight", "down.0.to_q.lora_linear_layer.up.weight"),
+        ("down.0.processor.to_q_lora.down.weight", "down.0.processor.to_q_lora.up.weight"),
     ],
 )
 def test_a_layer_is_found_by_every_naming(tmp_path, down, up):

@@ -38,11 +38,14 @@ def _clip(
     sound: str = "",
     heard: tuple[float, float] = (0.0, 1e9),
     beep: float | None = None,
+    silent: tuple[float, float] = (0.0, 0.0),
+    begin: int = 0,
     noisy: bool = False,
     options: dict[str, str] | None = None,
 ) -> bytes:
     """`times`: milliseconds of each frame. `sound`: an encoder for a 440 Hz tone as long as the frames, of which
-    there is what lies in the seconds `heard`; `beep`: for a beep of 0.1 s instead. `noisy`: frames take many bytes.
+    there is what lies in the seconds `heard`, without packets in `silent`; `beep`: for a beep of 0.1 s instead.
+    `begin`: the second at which the file's clock begins. `noisy`: frames take many bytes.
     """
     noise = np.random.default_rng(0)
     file = io.BytesIO()
@@ -61,7 +64,7 @@ def _clip(
         for index, stamp in enumerate(stamps):
             drawn = noise.integers(0, 255, (size[1], size[0], 3), np.uint8) if noisy else _frame(index, *size)
             picture = av.VideoFrame.from_ndarray(drawn, format="rgb24")
-            picture.pts, picture.time_base = stamp, unit
+            picture.pts, picture.time_base = stamp + round(begin / unit), unit
             output.mux(stream.encode(picture))
         output.mux(stream.encode(None))
         if audio is not None:
@@ -73,8 +76,10 @@ def _clip(
                 if beep is not None:
                     wave *= (seconds >= beep) & (seconds < beep + 0.1)
                 tone = av.AudioFrame.from_ndarray(wave.astype(np.int16)[None], format="s16", layout="mono")
-                tone.rate, tone.pts, tone.time_base = 48_000, start, Fraction(1, 48_000)
-                output.mux(audio.encode(tone))
+                tone.rate, tone.pts, tone.time_base = 48_000, start + begin * 48_000, Fraction(1, 48_000)
+                for packet in audio.encode(tone):
+                    if not silent[0] <= float(packet.pts * packet.time_base) - begin < silent[1]:
+                        output.mux(packet)
             output.mux(audio.encode(None))
     return file.getvalue()
 

@@ -116,6 +116,46 @@ def test_a_recorder_that_began_anew(clip, tmp_path):
     assert 1 + onset(sound[48_000:]) == pytest.approx(1.5, abs=0.002)
 
 
+def beeps(samples):
+    """Seconds at which beeps begin."""
+    power = np.convolve(samples**2, np.ones(48) / 48, "same")
+    loud = np.flatnonzero(power > 0.3 * power.max())
+    return [at / 48_000 for before, at in zip([-48_000, *loud], loud, strict=False) if at - before > 4800]
+
+
+@pytest.mark.parametrize(
+    ("offsets", "sounds", "expected"),
+    [
+        (
+            (10, 5, 1),
+            ("aac", "aac", "aac"),
+            (0.5, 1.5, 2.5),
+        ),  # two breaks, the sound a little longer than the picture
+        ((100, 3, 100), ("mp2", "mp2", "mp2"), (0.5, 1.5, 2.5)),
+        ((1, 5, 1), ("ac3", "ac3", "ac3"), (0.5, 4.5, 5.5)),  # seconds are lost, then a break
+        ((1, 20, 3), ("aac", "mp2", "ac3"), (0.5, 1.5, 2.5)),
+        ((95443, 95450), ("mp2", "aac"), (0.5, 7.5)),  # the clock of transport streams begins anew at 95443.7
+    ],
+)
+def test_recordings_in_a_row_with_their_sound(clip, tmp_path, offsets, sounds, expected):
+    """Each of a second with a beep after half of it; times, and codecs, as several recorders leave them."""
+    parts = [
+        clip(24, rate=24, beep=0.5, container="mpegts", sound=sound, begin=offset)
+        for offset, sound in zip(offsets, sounds, strict=True)
+    ]
+    writer = carry_over(b"".join(parts), tmp_path / "out.mp4", stride=1)
+    assert writer.note == ""
+    assert beeps(heard(str(tmp_path / "out.mp4"))) == pytest.approx(expected, abs=0.002)
+
+
+@pytest.mark.parametrize("container", ["matroska", "mp4", "mpegts", "flv"])
+@pytest.mark.parametrize("silence", [0.4, 2.0, 3.1])
+def test_sound_that_pauses_goes_on_in_step(clip, tmp_path, container, silence):
+    data = clip(120, rate=24, beep=4.5, container=container, sound="aac", silent=(1.0, 1.0 + silence))
+    carry_over(data, tmp_path / "out.mp4", stride=1)
+    assert onset(heard(str(tmp_path / "out.mp4"))) == pytest.approx(4.5, abs=0.002)
+
+
 def test_sound_that_ends_early_or_starts_late(clip, tmp_path):
     for name, beginning in (("early", 0.0), ("late", 0.75)):
         data = clip(48, rate=24, sound="aac", container="matroska", heard=(beginning, beginning + 0.5))

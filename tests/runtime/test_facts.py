@@ -84,6 +84,16 @@ def test_so_are_gifs_pictures_and_what_is_not_there(result, tmp_path):
         assert caught.value.remedy
 
 
+@pytest.mark.parametrize("name", ["http:a.mp4", "b\udcff.mp4", "concat:a|b.mp4"])
+def test_a_name_is_only_a_name(result, tmp_path, monkeypatch, name):
+    """Also one that FFmpeg would take for an address, and one in no encoding."""
+    monkeypatch.chdir(tmp_path)
+    path = result.save(tmp_path / "a.mp4")
+    facts = read_facts(path)
+    path.rename(name)
+    assert read_facts(name) == facts
+
+
 def test_a_record_of_a_newer_version_is_named(result, tmp_path):
     values = json.loads(result.facts.to_json()) | {"version": "9.9"}
     other = values | {"settings": values["settings"] | {"magic": 1}}
