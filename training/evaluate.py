@@ -145,7 +145,8 @@ def evaluate(
                 remedy="Give --synthetic or --shards; --clips says how many of the shards.",
                 field="synthetic",
             )
-        named = [name for name in ctx.params if ctx.get_parameter_source(name).name == "COMMANDLINE"]
+        sources = {name: ctx.get_parameter_source(name) for name in ctx.params}
+        named = {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}
         if shards is None:
             refuse((name for name in OF_SHARDS if name in named), "without --shards", "Leave it out.")
         else:
