@@ -102,7 +102,7 @@ def _texts(fault: ErrorDetails, path: str, known: Collection[str]) -> tuple[str,
         case "unexpected_keyword_argument" | "extra_forbidden":
             return f"unknown key {path!r}.", f"Known keys: {', '.join(known)}." if known else ""
         case "missing" | "missing_argument" | "missing_keyword_only_argument":
-            return f"{path} is missing.", ""
+            return f"{path} is missing.", "Give it."
         case "literal_error":
             return f"{path} is {value}.", f"Choose one of {_choices(context['expected'])}."
         case "bool_type" | "bool_parsing":

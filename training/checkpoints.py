@@ -222,9 +222,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         # Only the newer form, a zip archive, can be mapped; the older one is read.
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
+    except pickle.UnpicklingError:  # PyTorch's own words recommend to load it all the same
         raise CheckpointError(
-            f"{path} holds more than tensors, and was not loaded: {str(error).splitlines()[0]}",
+            f"{path} holds more than tensors, or is no checkpoint, and was not loaded.",
             remedy="Use a file of plain tensors; save it as .safetensors.",
             field="checkpoint",
         ) from None

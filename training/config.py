@@ -324,7 +324,10 @@ def read_values(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     try:
         values = yaml.load(path.read_text(), Loader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SettingsError(f"{path} cannot be read: {error}", field="config") from None
+        why = getattr(error, "strerror", None) or error
+        raise SettingsError(
+            f"{path} cannot be read: {why}.", remedy="Check the file.", field="config"
+        ) from None
     if not isinstance(values, dict):
         raise SettingsError(f"{path} holds no table of settings.", field="config")
     if isinstance(values.get("recipe"), str):

@@ -33,6 +33,7 @@ import numpy as np
 import typer
 
 from mimicmotion_trt import Animator, PoseSequence, estimate_poses
+from mimicmotion_trt.commands.options import refuse
 from mimicmotion_trt.console import Bars, explained
 from mimicmotion_trt.errors import MotionError, SettingsError
 from mimicmotion_trt.events import Progress
@@ -79,8 +80,13 @@ class Scored:
     video: Pictures
 
 
+OF_SHARDS = ("clips", "every_video", "fps", "max_enlarge")
+"""Flags that say which of the stored clips are taken."""
+
+
 @app.command()
 def evaluate(
+    ctx: typer.Context,
     bundle: Annotated[str, typer.Option(metavar="NAME", help="Bundle, by name or folder.")] = "tiny",
     synthetic: Annotated[
         int | None,
@@ -139,6 +145,12 @@ def evaluate(
                 remedy="Give --synthetic or --shards; --clips says how many of the shards.",
                 field="synthetic",
             )
+        sources = {name: ctx.get_parameter_source(name) for name in ctx.params}
+        named = {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}
+        if shards is None:
+            refuse((name for name in OF_SHARDS if name in named), "without --shards", "Leave it out.")
+        else:
+            refuse((name for name in ("style",) if name in named), "with --shards", "Leave it out.")
         measures = MEASURES if landmarks is None else (*MEASURES, landmark_measure(landmarks))
         measures = (*measures, pose_measures) if poses else measures
         overrides = dict(map(parse_setting, setting or ()))
@@ -211,9 +223,10 @@ def score_clips(
         )
         for event in job:
             if isinstance(event, Progress):
-                bars.show("clip", number - 1, len(clips), f"{event.stage} {event.step}/{event.steps} of clip")
+                stage = f"{event.stage} {event.step}/{event.steps} of clip {number}, done"
+                bars.show("clip", number - 1, len(clips), stage)
         video = job.result().frames()
-        bars.show("clip", number - 1, len(clips), "measures of clip")
+        bars.show("clip", number - 1, len(clips), f"measures of clip {number}, done")
         scores: dict[str, float | None] = {}
         for measure in measures or MEASURES:
             scores |= measure(animator, clip, video, settings)

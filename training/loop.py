@@ -282,13 +282,13 @@ def check_sharded(config: Config) -> None:
     if config.stage == "together":
         raise SettingsError(
             "the stage together samples while it trains, which sharded weights cannot.",
-            remedy="Launch it with training/configs/accelerate/ddp.yaml.",
+            remedy="Launch it without FSDP and DeepSpeed: `accelerate launch --multi_gpu`.",
             field="stage",
         )
     if config.ema is not None:
         raise SettingsError(
             "a moving average of sharded weights is not kept whole: a resumed run would lose it.",
-            remedy="Set ema: null, or launch with training/configs/accelerate/ddp.yaml.",
+            remedy="Set ema: null, or launch without FSDP and DeepSpeed: `accelerate launch --multi_gpu`.",
             field="ema",
         )
 

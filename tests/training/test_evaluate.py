@@ -210,3 +210,17 @@ def test_recordings_that_do_not_fit_are_told(recordings, flags, told):
     done = CliRunner().invoke(app, ["--shards", str(recordings), *SMALL, *flags])
     assert done.exit_code == 1
     assert told in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--every-video"], "--every-video means nothing without --shards"),
+        (["--fps", "15"], "--fps means nothing without --shards"),
+        (["--shards", "shards", "--style", "doll"], "--style means nothing with --shards"),
+    ],
+)
+def test_flags_that_would_mean_nothing_are_refused(flags, told):
+    done = CliRunner().invoke(app, flags)
+    assert done.exit_code == 1
+    assert told in done.stderr

@@ -225,7 +225,11 @@ class ShardClips:
         `held_out`: whether the clips are those of videos that are held out, or of the others; None for all.
         """
         if not folder.is_dir():
-            raise SettingsError(f"{folder} is not a folder.", remedy="Give shards.", field="data.path")
+            raise SettingsError(
+                f"{folder} is not a folder.",
+                remedy="Give the folder that `mimicmotion-trt prepare` wrote.",
+                field="data.path",
+            )
         self._frames, self._size, self._fps = frames, size, fps
         self._augment, self._seed, self._max_enlarge = augment, seed, max_enlarge
         entries, self.skipped = read_entries(folder)
