@@ -39,8 +39,9 @@ class VideoReader:
     `source` is a path or the bytes of a file. Any codec and container that FFmpeg reads will do: MP4, MOV, MKV,
     WebM, AVI, GIF and more. Of several tracks the default one is read. Rotation and pixels that are not square are
     applied, transparent parts lie over black. Where the frame rate varies, frames lie on a grid of the usual rate:
-    grid time k/fps shows the frame whose time is nearest, so a still is repeated, some frames are left out, and the
-    motion keeps its speed. At a constant rate that is every frame once.
+    grid time k/fps shows the frame whose time is nearest, or the one that is still on the screen where none is near:
+    a still is repeated, some frames are left out, and the motion keeps its speed. At a constant rate that is every
+    frame once.
 
     Raises `MotionError` if there is no video to read, and `LimitError` if the file or its frames are larger
     than `limits` allow; both before pixels are decoded.

@@ -272,14 +272,15 @@ def on_grid(
 ) -> Iterator[tuple[int, T]]:
     """(grid index, frame) of frames with their seconds from the first, from index `begin` on.
 
-    At k / rate the frame of the nearest time is shown, the last one until there are `count`; so a frame may be
-    left out or repeated. The first frame is shown at `begin` / rate or before.
+    At k / rate the frame of the nearest time is shown if it is at most half a period away, else the one that is still
+    on the screen, the last one until there are `count`; so a frame may be left out or repeated. The first of
+    `frames` is shown at `begin` / rate or before.
     """
     waiting: T | None = None
     index, at = begin, 0.0
     for entry in chain(frames, (None,)):
         before, at = at, at if entry is None else entry[0]
-        end = (count - 0.5) / rate if entry is None else (before + at) / 2
+        end = (count - 0.5) / rate if entry is None else max((before + at) / 2, at - 0.5 / rate)
         while waiting is not None and index / rate < end and index < count:
             yield index, waiting
             index += 1

@@ -82,7 +82,16 @@ def test_the_usual_distance_of_frames_sets_the_rate(clip, index_of, container, t
     assert len(read) == pytest.approx(rate * times[-1] / 1000 + 1, abs=rate / 12)
     for time, picture in read:
         shown = times[round(index_of(picture))] / 1000
-        assert abs(shown - time) <= min(abs(t / 1000 - time) for t in times) + 1e-3
+        on_screen = max(t / 1000 for t in times if t / 1000 <= time + 1e-3)  # until the next frame comes
+        assert shown == on_screen or abs(shown - time) <= 0.5 / rate + 1e-3
+        assert abs(shown - time) <= abs(on_screen - time) + 1e-3
+
+
+def test_a_frame_that_is_held_stays_until_the_next_one(clip, index_of):
+    """A second's pause, then half the rate: as a player shows it."""
+    times = [*range(0, 400, 40), *range(1360, 1760, 40), 1840, 1920]
+    shown = [round(index_of(picture)) for _, picture in VideoReader(clip(times=times)).frames()]
+    assert shown == [*range(9), *[9] * 25, *range(10, 19), 19, 19, 19, 20, 20, 21]
 
 
 def test_small_jitter_is_no_varying_rate(clip, index_of):
