@@ -52,7 +52,7 @@ def source_flags() -> list[inspect.Parameter]:
             str,
             "-o",
             "--output",
-            help=".npz, .json, a folder/ or a video.",
+            help=".npz, .json, a folder/, a video, .webp, .apng, .avi (Motion JPEG).",
             panel=SOURCE,
             metavar="FILE",
         ),

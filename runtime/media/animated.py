@@ -1,19 +1,21 @@
-"""Animated pictures that FFmpeg does not read: WebP."""
+"""Animated pictures: WebP, which FFmpeg does not read; WebP, APNG and Motion JPEG are written of pose pictures."""
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator, Sequence
-from itertools import accumulate
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate, pairwise
 from pathlib import Path
 
+import av
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from ..files import read_head
 from ..limits import Limits
+from .movie import exact_rate
 from .reader import VideoReader
 from .source import Source, fault
 from .timeline import on_grid, usual_rate
@@ -82,3 +84,24 @@ def open_video(source: str | Path | bytes, limits: Limits | None = None) -> Vide
     head = b"" if isinstance(source, str | Path) and not os.path.isfile(source) else read_head(source)
     webp = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
     return AnimatedWebP(source, limits) if webp else VideoReader(source, limits)
+
+
+def encode_animation(pictures: Iterable[NDArray[np.uint8]], fps: float, suffix: str) -> bytes:
+    """A file of pictures uint8 [H,W,3] of one size: an animated WebP or PNG, or Motion JPEG. Raises `OutputError`."""
+    file, rate = io.BytesIO(), exact_rate(fps)
+    if suffix == ".avi":
+        with av.open(file, "w", format="avi", options={"fflags": "+bitexact"}) as container:
+            stream = container.add_stream("mjpeg", rate=rate, options={"qmin": "1", "qmax": "2"})
+            for index, picture in enumerate(pictures):
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+                if index == 0:
+                    stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, "yuvj444p"
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        return file.getvalue()
+    first, *others = map(Image.fromarray, pictures)
+    ends = [round(1000 * index / rate) for index in range(len(others) + 2)]
+    lengths = [end - begin for begin, end in pairwise(ends)]  # whole milliseconds that do not drift
+    form = "WEBP" if suffix == ".webp" else "PNG"
+    first.save(file, form, save_all=True, append_images=others, duration=lengths, lossless=True)
+    return file.getvalue()

@@ -78,22 +78,28 @@ def wholebody_sequence(points: npt.NDArray[Any], name: str) -> PoseSequence:
 
 
 def save_poses(poses: PoseSequence, output: str, form: str = "mimicmotion", drawing: Drawing = ALL) -> None:
-    """Write `.npz`, `.json` in this form, or the poses drawn at their own size: a folder of PNGs or a video.
+    """Write `.npz`, `.json` in this form, or the poses drawn at their own size: a folder of PNGs, a video, an
+    animated `.webp` or `.apng`, or Motion JPEG (`.avi`).
 
     Raises `OutputError`.
     """
-    path = Path(output)
+    path, (width, height) = Path(output), (max(2, side // 2 * 2) for side in poses.size)
+    pictures = iter_pose_pictures(poses, height, width, min(width, height), drawing)
     if path.suffix.lower() == ".json" and form != "mimicmotion":
         with output_errors(path):
             write_atomic(path, write_foreign(poses, form))
     elif path.suffix.lower() in (".json", ".npz"):
         poses.save(path)
+    elif path.suffix.lower() in (".webp", ".apng", ".avi"):
+        from ..media.animated import encode_animation
+
+        with output_errors(path):
+            write_atomic(path, encode_animation(pictures, poses.fps, path.suffix.lower()))
     else:
         from ..media.writer import VideoWriter
 
-        width, height = (max(2, side // 2 * 2) for side in poses.size)
         with VideoWriter(output, fps=poses.fps, size=(width, height)) as writer:
-            for picture in iter_pose_pictures(poses, height, width, min(width, height), drawing):
+            for picture in pictures:
                 writer.write(picture)
 
 

@@ -15,8 +15,11 @@ import numpy as np
 import pytest
 
 import mimicmotion_trt as mm
+from mimicmotion_trt.media.animated import open_video
 from mimicmotion_trt.media.picture import read_picture
 from mimicmotion_trt.media.reader import VideoReader
+from mimicmotion_trt.pose import draw_poses
+from mimicmotion_trt.pose.motion import open_motion
 from mimicmotion_trt.service import Client, local_server
 
 from .conftest import Command
@@ -181,6 +184,14 @@ def test_poses_are_written_in_every_form(command: Command, tmp_path: Path) -> No
     pictures = sorted((tmp_path / "drawn").iterdir())
     assert len(pictures) == count == len(list(VideoReader(tmp_path / "drawn.mp4").frames()))
     assert np.median(read_picture(pictures[0])) == 0
+    for name, level in (("drawn.webp", 0), ("drawn.apng", 0), ("drawn.avi", 8)):
+        command("pose", MOTION, "--output", tmp_path / name, "--stride", 5)
+        video = open_video(tmp_path / name)
+        assert (video.fps, video.frame_count) == (pytest.approx(6, abs=0.02), 10)
+        again = [frame for _, frame in open_video(tmp_path / name).frames()]
+        exact = draw_poses(mm.PoseSequence.load(MOTION)[::5], 854, 480, 480)
+        assert np.abs(np.stack(again).astype(int) - exact).mean() <= level / 8
+        assert open_motion(tmp_path / name, mm.Settings(), mm.Limits()).pictures is not None
 
 
 def test_missing_inputs_and_outputs_that_cannot_be_written_are_refused_before_a_bundle_is_loaded(
