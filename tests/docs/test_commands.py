@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import runpy
 import shutil
 import signal
@@ -214,6 +215,18 @@ def test_a_page_runs_as_it_stands(page: Path, tmp_path: Path):
 def in_order(page: Path) -> list[Fence]:
     found = [fence for language in ("sh", "python", "toml", "yaml") for fence in fences(page, language)]
     return sorted(found, key=lambda fence: fence.line)
+
+
+def test_every_variable_is_in_the_documents():
+    """Of our own ones, the page of the command line has the whole list."""
+    named = re.compile(r"MIMICMOTION_[A-Z]+(?:_[A-Z]+)*")
+    code = [
+        path for room in ("runtime", "engines", "training", "export") for path in (ROOT / room).rglob("*.py")
+    ]
+    used = {name for path in code for name in named.findall(path.read_text())}
+    page = (ROOT / "docs" / "guide" / "command-line.md").read_text()
+    ours = {name for name in used if not name.startswith("MIMICMOTION_SERVE")}
+    assert ours == {name for name in named.findall(page) if name != "MIMICMOTION_SERVE"}
 
 
 def test_settings_are_shown_side_by_side(bundle, tmp_path):
