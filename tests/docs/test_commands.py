@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import pytest
 import typer
 from filelock import FileLock
 
-from mimicmotion_trt import Animator
+from mimicmotion_trt import Animator, Settings
 from mimicmotion_trt.bundles import find_bundle
 from mimicmotion_trt.media.picture import read_picture
 
@@ -227,6 +228,18 @@ def test_every_variable_is_in_the_documents():
     page = (ROOT / "docs" / "guide" / "command-line.md").read_text()
     ours = {name for name in used if not name.startswith("MIMICMOTION_SERVE")}
     assert ours == {name for name in named.findall(page) if name != "MIMICMOTION_SERVE"}
+
+
+def test_every_setting_is_in_the_documents():
+    """In a heading or a table, or in the text of the page about speed."""
+    pages = "".join((ROOT / "docs" / page).read_text() for page in ("controls.md", "reference/options.md"))
+    told = [line for line in pages.splitlines() if line.startswith(("## ", "| `", "- **`", "`"))]
+    missing = [
+        field.name
+        for field in fields(Settings)
+        if not any(re.search(rf"\b{field.name}\b", line) for line in told)
+    ]
+    assert missing == []
 
 
 def test_settings_are_shown_side_by_side(bundle, tmp_path):
