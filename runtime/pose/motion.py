@@ -128,6 +128,8 @@ def map_pictures(path: Path) -> NDArray[Any]:
     try:
         return np.lib.format.open_memmap(path, mode="r")
     except Exception as error:  # numpy evaluates the header as Python: TokenError, SyntaxError and more
+        if "greater than file size" in str(error):
+            raise MotionError(f"{path.name} is truncated.", remedy="Copy it again.", field="motion") from None
         reason = f": {error!s:.200}" if isinstance(error, ValueError) else ""
         raise MotionError(
             f"the pose pictures are not a .npy file{reason}.",
