@@ -362,8 +362,8 @@ def _on_server(
     motion, *others = inputs["motion"]
     if others or motion.is_dir():
         raise MotionError(
-            f"{motion} is a folder." if not others else "a server takes one motion.",
-            remedy="Send a video or keypoints to a server.",
+            f"{motion} is a folder." if not others else "a server takes one motion at a time.",
+            remedy="Send one video or one file of keypoints to a server, or leave --server out.",
             field="motion",
         )
     inputs["motion"] = motion

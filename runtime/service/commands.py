@@ -13,6 +13,7 @@ import typer
 
 from ..console import Reporter, explained
 from ..errors import LimitError, ServiceError
+from ..events import Done
 from ..flags import App, Given, first_sentence, make_flag, with_flags
 from ..limits import Limits
 from .options import Option, check_files, in_force, list_options, make_config
@@ -231,6 +232,8 @@ def watch(
     with explained(as_json), connect(server, connection) as client, Reporter(as_json) as reporter:
         for event in client.watch(job, output=output):
             reporter.show(event)
+            if isinstance(event, Done):
+                reporter.say(f"{output or job}: {event}")
 
 
 @jobs.command()

@@ -21,6 +21,18 @@ from .wire import event_from_wire
 
 IN_MEMORY = 32 * 2**20
 """Bytes of a received video above which it is kept in a temporary file."""
+OTHER_FORMATS = (".gif", ".mkv", ".mov", ".webm")
+"""Which a received video is not; `animate --server` makes them of it."""
+
+
+def check_name(path: str | Path) -> None:
+    """Raise `OutputError` for a name that says another format than the MP4 that a server sends."""
+    if (suffix := Path(path).suffix.lower()) in OTHER_FORMATS:
+        raise OutputError(
+            f"{path} would be an MP4, which is what a server sends, and not a {suffix[1:]} file.",
+            remedy="Give a name that ends in .mp4; `mimicmotion-trt animate --server` makes other formats of it.",
+            field="output",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +66,7 @@ class ReceivedVideo:
     def save(self, path: str | Path) -> Path:
         """Write the MP4; the file appears whole or not at all. Raises `OutputError`."""
         path = Path(path)
+        check_name(path)
         self.video.seek(0)
         with output_errors(path):
             write_atomic(path, lambda file: shutil.copyfileobj(self.video, file))
@@ -69,6 +82,8 @@ class Delivery:
     """
 
     def __init__(self, output: str | Path | None = None, *, first: int = 0) -> None:
+        if output is not None:
+            check_name(output)
         self.job = ""
         self.result: ReceivedVideo | None = None
         self._output = output

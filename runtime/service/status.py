@@ -182,7 +182,7 @@ def from_rpc_error(error: Any) -> MimicMotionError:
     if kind is grpc.StatusCode.UNAVAILABLE:
         return Unreachable(
             f"The server cannot be reached or went away: {text}.",
-            remedy=f"Check its address and whether it runs{named_proxy()}.",
+            remedy=f"Check its address, whether it runs, and whether it speaks TLS{named_proxy()}.",
         )
     return ServiceError(f"The server answered {kind.name}: {text}.")
 

@@ -182,6 +182,14 @@ def test_the_async_client_does_the_same(host, tmp_path):
     assert (tmp_path / "second.mp4").stat().st_size > 0
 
 
+def test_a_name_of_another_format_is_refused(client, tmp_path):
+    with pytest.raises(errors.OutputError, match="would be an MP4"):
+        client.animate(SHORT, b"a video", output=tmp_path / "out.gif")
+    received = client.animate(SHORT, b"a video").result()
+    with pytest.raises(errors.OutputError, match="would be an MP4"):
+        received.save(tmp_path / "out.webm")
+
+
 def test_a_closed_client_says_so(host):
     closed = Client(host.address)
     closed.close()

@@ -62,7 +62,8 @@ def test_a_server_with_mutual_tls_and_tokens_serves_the_commands(certificates, t
             listed = command("jobs", "list", *to, "--token-file", tmp_path / "token", "--json")
             assert [json.loads(line)["job"] for line in listed.stdout.splitlines()] == [job]
             again = tmp_path / "again.mp4"
-            command("jobs", "watch", job, "--output", again, *to, MIMICMOTION_TOKEN=alice)
+            watched = command("jobs", "watch", job, "--output", again, *to, MIMICMOTION_TOKEN=alice)
+            assert f"{again}: done: " in watched.stdout
             assert again.read_bytes() == output.read_bytes()
             assert "succeeded" in command("jobs", "cancel", job, *to, MIMICMOTION_TOKEN=alice).stdout
             refused = command("jobs", "list", *to)
