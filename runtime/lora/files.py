@@ -207,6 +207,8 @@ def _read_layers(data: bytes, table: WeightTable) -> dict[str, Factors]:
     try:
         entries = safetensors.deserialize(data)  # type: ignore[no-untyped-call]
     except safetensors.SafetensorError as error:
+        if "not fully covered" in str(error):
+            raise _FileError("is truncated: tensors are missing.", "Copy the file again.") from None
         raise _FileError(f"is no .safetensors file ({error}).") from None
     kohya = {path.replace(".", "_"): path for path in table}
     found: dict[str, dict[str, Array]] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
@@ -101,10 +102,12 @@ def open_motion(motion: Any, settings: Settings, limits: Limits, kind: MotionKin
         return _from_folder(Path(motion), settings, limits)
     if is_keypoints(motion):
         return _from_poses(PoseSequence.load(motion, limits, driver_of(settings)), settings, limits)
-    if isinstance(motion, str | Path) and Path(motion).suffix.lower() == ".npy":
-        array = map_pictures(Path(motion))
+    named_npy = not isinstance(motion, bytes) and Path(motion).suffix.lower() == ".npy"
+    if named_npy or read_head(motion).startswith(b"\x93NUMPY"):
+        array = map_pictures(motion)
         if array.dtype.kind == "f":
-            return _from_poses(wholebody_sequence(np.asarray(array), Path(motion).name), settings, limits)
+            name = "the motion" if isinstance(motion, bytes) else Path(motion).name
+            return _from_poses(wholebody_sequence(np.asarray(array), name), settings, limits)
         return _from_array(array, settings, limits)
     return _from_video(motion, settings, limits, kind)
 
@@ -123,11 +126,18 @@ def is_keypoints(source: str | Path | bytes) -> bool:
     return head.startswith(b"PK\x03\x04") or head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[")
 
 
-def map_pictures(path: Path) -> NDArray[Any]:
+def map_pictures(file: SoundFile) -> NDArray[Any]:
     """The array of a .npy file, read as it is used; raises `MotionError`. Its shape is not checked."""
     try:
-        return np.lib.format.open_memmap(path, mode="r")
+        if isinstance(file, bytes):
+            array: NDArray[Any] = np.lib.format.read_array(io.BytesIO(file), allow_pickle=False)
+            return array
+        return np.lib.format.open_memmap(file, mode="r")
     except Exception as error:  # numpy evaluates the header as Python: TokenError, SyntaxError and more
+        if "greater than file size" in str(error) or "EOF" in str(error):
+            raise MotionError(
+                "the .npy file of pose pictures is truncated.", remedy="Copy it again.", field="motion"
+            ) from None
         reason = f": {error!s:.200}" if isinstance(error, ValueError) else ""
         raise MotionError(
             f"the pose pictures are not a .npy file{reason}.",

@@ -352,6 +352,8 @@ def _unpack_npz(data: bytes, name: str, limits: Limits) -> dict[str, Any]:
     except LimitError:
         raise
     except Exception as error:  # of zipfile, zlib, struct and numpy; they share no base class
+        if b"PK\x05\x06" not in data:  # the end of every zip archive
+            raise _wrong(f"{name} is truncated: the end of the archive is missing.", _REMEDY) from error
         raise _wrong(f"{name} is damaged: {error}.", _REMEDY) from error
     return {key: value.tolist() if key in ("format", "fps", "size") else value for key, value in read.items()}
 

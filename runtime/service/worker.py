@@ -241,7 +241,8 @@ def _motion(run: Run, limits: Limits) -> Any:
         return _poses(run.motion, limits, driver_of(run.settings))
     from ..pose.motion import map_pictures
 
-    return map_pictures(run.motion)
+    pictures = map_pictures(run.motion)
+    return run.motion if pictures.dtype.kind == "f" else pictures  # COCO-WholeBody's points
 
 
 def _poses(path: Path, limits: Limits, person: str | None = None) -> Any:

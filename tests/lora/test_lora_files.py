@@ -122,6 +122,13 @@ def test_what_is_no_lora_of_the_network_is_refused(tmp_path, keys, told):
         LoraFile.read(written(tmp_path / "x.safetensors", keys), TABLE)
 
 
+def test_a_file_that_is_cut_off_is_named_so(tmp_path):
+    path = written(tmp_path / "x.safetensors", pair("down.0.to_q"))
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(CheckpointError, match="truncated"):
+        LoraFile.read(path, TABLE)
+
+
 def test_a_file_that_is_no_safetensors_or_not_there_is_refused(tmp_path):
     (tmp_path / "x.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0no json!")
     with pytest.raises(CheckpointError, match=r"x\.safetensors is no \.safetensors file"):

@@ -195,6 +195,18 @@ def test_json_that_holds_no_keypoints(content, says):
         opened(content)
 
 
+def test_files_that_are_cut_off_are_named_so(poses, tmp_path):
+    pictures = tmp_path / "pictures.npy"
+    np.save(pictures, np.zeros((4, 64, 64, 3), np.uint8))
+    whole = pictures.read_bytes()
+    pictures.rename(tmp_path / "pictures").write_bytes(whole)  # told by its content
+    assert opened(tmp_path / "pictures").frames == opened(whole).frames == 4
+    pictures.write_bytes(whole[:-1000])
+    for cut in (poses.to_bytes()[:-100], write_foreign(poses, "openpose")[:-100], pictures, whole[:-1000]):
+        with pytest.raises(MotionError, match="truncated"):
+            opened(cut)
+
+
 def test_transparent_pose_pictures_lie_over_black():
     motion = opened(INPUTS / "poses")
     assert motion.frames == 8

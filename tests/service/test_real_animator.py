@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from dataclasses import replace
@@ -16,6 +17,7 @@ from mimicmotion_trt.events import Preview, Progress
 from mimicmotion_trt.limits import Limits
 from mimicmotion_trt.media.writer import FragmentedMp4
 from mimicmotion_trt.pose import PoseSequence
+from mimicmotion_trt.pose.formats import write_foreign
 from mimicmotion_trt.service import Client
 from mimicmotion_trt.service.config import load_animator
 
@@ -141,6 +143,20 @@ def test_pose_pictures_and_a_given_reference_pose(client):
     pictures = np.zeros((4, 64, 128, 3), np.uint8)
     result = client.animate(PERSON, pictures, {"steps": 1}, reference_pose=reference).result()
     assert result.done.frames == 4
+
+
+def test_keypoints_of_other_programs_and_who_of_them_is_meant(client):
+    frames = json.loads(write_foreign(PoseSequence.load(MOTION)[:4], "openpose"))
+    for frame in frames:
+        body = np.reshape(frame["people"][0]["pose_keypoints_2d"], (-1, 3))
+        frame["people"].append({"pose_keypoints_2d": (body - [20, 0, 0] * (body > 0)).ravel().tolist()})
+    data = json.dumps(frames).encode()
+    for driver in ("left", "2"):
+        assert client.animate(PERSON, data, {**SHORT, "driver": driver}).result().done.frames == 4
+    with pytest.raises(errors.SettingsError, match="no more than 2 people"):
+        client.animate(PERSON, data, {**SHORT, "driver": "3"}).result()
+    whole = np.random.default_rng(0).uniform(0.2, 0.8, (3, 133, 3))
+    assert client.animate(PERSON, whole, SHORT).result().done.frames == 3
 
 
 def test_a_long_job_is_cancelled_within_a_step(host):
