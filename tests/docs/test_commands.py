@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import runpy
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ import pytest
 import typer
 from filelock import FileLock
 
-from mimicmotion_trt import Animator
+from mimicmotion_trt import Animator, Settings
 from mimicmotion_trt.bundles import find_bundle
 from mimicmotion_trt.media.picture import read_picture
 
@@ -214,6 +216,30 @@ def test_a_page_runs_as_it_stands(page: Path, tmp_path: Path):
 def in_order(page: Path) -> list[Fence]:
     found = [fence for language in ("sh", "python", "toml", "yaml") for fence in fences(page, language)]
     return sorted(found, key=lambda fence: fence.line)
+
+
+def test_every_variable_is_in_the_documents():
+    """Of our own ones, the page of the command line has the whole list."""
+    named = re.compile(r"MIMICMOTION_[A-Z]+(?:_[A-Z]+)*")
+    code = [
+        path for room in ("runtime", "engines", "training", "export") for path in (ROOT / room).rglob("*.py")
+    ]
+    used = {name for path in code for name in named.findall(path.read_text())}
+    page = (ROOT / "docs" / "guide" / "command-line.md").read_text()
+    ours = {name for name in used if not name.startswith("MIMICMOTION_SERVE")}
+    assert ours == {name for name in named.findall(page) if name != "MIMICMOTION_SERVE"}
+
+
+def test_every_setting_is_in_the_documents():
+    """In a heading or a table, or in the text of the page about speed."""
+    pages = "".join((ROOT / "docs" / page).read_text() for page in ("controls.md", "reference/options.md"))
+    told = [line for line in pages.splitlines() if line.startswith(("## ", "| `", "- **`", "`"))]
+    missing = [
+        field.name
+        for field in fields(Settings)
+        if not any(re.search(rf"\b{field.name}\b", line) for line in told)
+    ]
+    assert missing == []
 
 
 def test_settings_are_shown_side_by_side(bundle, tmp_path):
