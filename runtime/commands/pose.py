@@ -150,7 +150,8 @@ def pose(
         if poses is not None and picture is not None:
             values |= _write_sheet(poses, recording, taken, drawing, picture)
         if image is not None and sheet is not None:
-            values |= _write_preview(image, poses, settings, sheet, bundle, estimator, threads)
+            whole = whole_file(image, Path(folder))
+            values |= _write_preview(whole, poses, settings, sheet, bundle, estimator, threads)
         say = partial(print, file=spoken_to(output), flush=True)
         if as_json:
             say(json.dumps({"event": "done", **values}))
