@@ -135,8 +135,9 @@ def pose(
         )
         poses = recording = None
         taken: Sequence[int] = ()
-        if source is not None and output is not None:
-            check_output(output, [source])
+        for written in (output, sheet, picture):
+            if written is not None:
+                check_output(str(written), [path for path in (source, image) if path is not None])
         if source is not None:
             checked = Settings(**settings)
             who = driver_of(checked) if image else checked.person
