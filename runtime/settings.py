@@ -227,7 +227,8 @@ class Settings:
     leftmost) or a box (left,top,right,bottom in fractions of the picture, or pixels); None: a large one
     near the middle."""
     driver: Person | None = None
-    """Who of several people in the driving video. As `person`; None: as `person` if that is a word."""
+    """Who of several people in the motion. In a driving video or a file of keypoints; as `person`; None: as
+    `person` if that is a word."""
     pose_strength: Strength = 1.0
     """How much the poses count, 0 to 4. PoseNet's features are multiplied by it; 0 leaves the motion to the model."""
     pose_start: Fraction = 0.0

@@ -186,10 +186,10 @@ def animate(
         else:
             refuse(there, "without --server", "Name the server: --server HOST:PORT.")
         read = [image, *motions, *(path for path in (reference_pose, like) if path is not None)]
-        for name in outputs:
-            check_output(name, read)
-        pose = PoseSequence.load(reference_pose) if reference_pose else None
         preview = preview_path(output) if settings.get("preview") else None
+        for name in (*outputs, *([] if preview is None else [preview])):
+            check_output(str(name), read)
+        pose = PoseSequence.load(reference_pose) if reference_pose else None
         with (
             Reporter(as_json, output, preview) as reporter,
             tempfile.TemporaryDirectory(prefix="mimicmotion-") as folder,

@@ -18,11 +18,12 @@ STANDARD_INPUT = "the standard input"
 
 def check_output(output: str, inputs: list[Path]) -> None:
     """Raise `OutputError` if the result would be written over one of its inputs."""
-    path = Path(output)
-    if "%" in path.name:
-        path = path.parent
+    from ..media.writer import numbers_picture
+
+    path = _folder_or_file(output)
     for given in inputs:
-        if os.path.exists(path) and os.path.exists(given) and path.samefile(given) and not is_stream(path):
+        there = os.path.exists(given) and not is_stream(path)
+        if there and ((os.path.exists(path) and path.samefile(given)) or numbers_picture(output, given)):
             raise OutputError(
                 f"the output {output} is an input too.", remedy="Choose another output.", field="output"
             )
@@ -63,10 +64,16 @@ def preview_path(output: str) -> Path:
             remedy="Leave --preview out, or name a file as the output.",
             field="output",
         )
-    path = path.parent if "%" in path.name else path
+    path = _folder_or_file(output)
     end = ".preview.jpg"
     stem = os.fsencode(path.stem)[: LONGEST_NAME - len(end)].decode(errors="ignore")
     return path.with_name(f"{stem}{end}")
+
+
+def _folder_or_file(output: str) -> Path:
+    """What is written: of pictures `f/%04d.png` their folder."""
+    path = Path(output)
+    return path.parent if path.suffix.lower() == ".png" and "%" in path.name else path
 
 
 def whole_file(path: Path, folder: Path) -> Path:

@@ -135,8 +135,9 @@ def pose(
         )
         poses = recording = None
         taken: Sequence[int] = ()
-        if source is not None and output is not None:
-            check_output(output, [source])
+        for written in (output, sheet, picture):
+            if written is not None:
+                check_output(str(written), [path for path in (source, image) if path is not None])
         if source is not None:
             checked = Settings(**settings)
             who = driver_of(checked) if image else checked.person
@@ -150,7 +151,8 @@ def pose(
         if poses is not None and picture is not None:
             values |= _write_sheet(poses, recording, taken, drawing, picture)
         if image is not None and sheet is not None:
-            values |= _write_preview(image, poses, settings, sheet, bundle, estimator, threads)
+            whole = whole_file(image, Path(folder))
+            values |= _write_preview(whole, poses, settings, sheet, bundle, estimator, threads)
         say = partial(print, file=spoken_to(output), flush=True)
         if as_json:
             say(json.dumps({"event": "done", **values}))

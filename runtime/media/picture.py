@@ -97,6 +97,9 @@ def _picture_errors(name: str, kind: str) -> Iterator[None]:
         raise LimitError(f"{name} does not fit into memory.", remedy="Shrink it.", field="image") from error
     except Exception as error:  # Pillow's errors share no base class
         why = str(error).strip().rstrip(".") or type(error).__name__
+        if why == "unknown pixel mode":  # a whole TIFF, of colours in floating point for instance
+            message = f"{name} is a {kind} picture with pixels of a kind that is not read."
+            raise _fault(message, "Save it as PNG.") from error
         message = f"{name} is a {kind} picture that is truncated (cut off) or damaged: {why}."
         raise _fault(message, "Copy the file again, or give another picture.") from error
 

@@ -324,6 +324,18 @@ def _sequence(output: str | Path) -> tuple[Path, str] | None:
     return None
 
 
+def numbers_picture(output: str | Path, path: Path) -> bool:
+    """Whether pictures that are written to `output` may be written over this one, or remove it."""
+    sequence = _sequence(output)
+    if sequence is None:
+        return False
+    folder, name = sequence
+    before, _, after = _PATTERN.split(name, maxsplit=1)
+    numbered = f"{re.escape(before)}\\d+{re.escape(after)}"
+    same = os.path.isdir(folder) and path.parent.is_dir() and path.parent.samefile(folder)
+    return same and re.fullmatch(numbered, path.name) is not None
+
+
 def _move_pictures(beside: Path, folder: Path, name: str, count: int) -> None:
     """Into their folder; numbers that an earlier, longer sequence left there are removed."""
     folder.mkdir(exist_ok=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -43,19 +43,19 @@ class Seen:
     scores: Points
     """[P] in [0, 1]."""
 
-    @property
+    @cached_property
     def box(self) -> Points:
         """(left, top, right, bottom) of the visible points, or of all if none is."""
         visible = self.points[self.scores > VISIBLE]
         points = visible if len(visible) > 1 else self.points
         return np.concatenate([points.min(axis=0), points.max(axis=0)])
 
-    @property
+    @cached_property
     def centre(self) -> Points:
         """The middle of the box."""
         return (self.box[:2] + self.box[2:]) / 2
 
-    @property
+    @cached_property
     def size(self) -> float:
         """The diagonal of the box in pixels."""
         return max(float(np.hypot(*(self.box[2:] - self.box[:2]))), 1.0)
@@ -121,7 +121,10 @@ class Follower:
         People who are new come in the order in which an estimator would take them.
         """
         self.most = max(self.most, len(people))
-        pairs = assign([[self._alike(track, seen) for seen in people] for track in self.tracks])
+        where = [(track.expected, track.missed) for track in self.tracks]
+        pairs = assign(
+            [[self._alike(expected, missed, seen) for seen in people] for expected, missed in where]
+        )
         matched = {number: self.tracks[index] for index, number in pairs}
         for track in self.tracks:
             track.missed += 1
@@ -152,10 +155,10 @@ class Follower:
             )
 
     @staticmethod
-    def _alike(track: Track, seen: Seen) -> float:
-        """How sure it is that this is the person of a track; 0 where they are not to be taken for one."""
-        expected = track.expected
-        reach = min(_REACH + _REACH_GROWS * track.missed, _FARTHEST)
+    def _alike(expected: Seen, missed: int, seen: Seen) -> float:
+        """How sure it is that this is who is expected, not seen for so many frames; 0 where they are not to be taken
+        for one."""
+        reach = min(_REACH + _REACH_GROWS * missed, _FARTHEST)
         near = 1 - float(np.hypot(*(seen.centre - expected.centre))) / (reach * expected.size)
         if near <= 0:
             return 0.0

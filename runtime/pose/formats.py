@@ -124,7 +124,7 @@ def _frames(values: Any) -> Frames:
     if isinstance(values, dict):
         fps = float(values.get("fps", _FPS))
         if "people" in values:
-            return [values["people"]], _canvas(values), fps
+            return [values["people"] or []], _canvas(values), fps
         if "instance_info" in values:
             return [f["instances"] for f in values["instance_info"]], None, fps
         if "annotations" in values:
@@ -138,7 +138,7 @@ def _frames(values: Any) -> Frames:
         raise ValueError("it is empty")
     first = values[0]
     if isinstance(first, dict) and "people" in first:
-        return _joined([([frame["people"]], _canvas(frame), _FPS) for frame in values])
+        return _joined([([frame["people"] or []], _canvas(frame), _FPS) for frame in values])
     if isinstance(first, dict) and "instances" in first:
         return [frame["instances"] for frame in values], None, _FPS
     if isinstance(first, dict) and "keypoints" in first:

@@ -355,9 +355,11 @@ def _is_skeleton(picture: Picture) -> bool:
     lit = light > 48
     if not 0.001 < lit.mean() < 0.25 or np.median(light) > 16:
         return False
-    colourful = (light - picture.min(axis=2))[lit] > 0.5 * light[lit]
-    thick = cv2.erode(lit.astype(np.uint8), np.ones((9, 9), np.uint8))
-    return bool(colourful.mean() > 0.4 and thick.sum() < 0.02 * lit.sum())
+    saturation = (light - picture.min(axis=2))[lit] / light[lit]
+    thick = cv2.erode(lit.astype(np.uint8), np.ones((9, 9), np.uint8)).sum() / lit.sum()
+    # Lines on a small canvas are thick, and pure in colour as nothing that is filmed is.
+    pure = (saturation > 0.8).mean() > 0.7
+    return bool((saturation > 0.5).mean() > 0.4 and thick < (0.2 if pure else 0.02))
 
 
 def reference_stride(fps: float) -> int:

@@ -49,6 +49,31 @@ def test_an_output_that_is_an_input_is_refused(
     assert Path(motion).read_bytes() == MOTION.read_bytes()
 
 
+def test_nothing_that_is_written_may_be_an_input(
+    command: Command, words: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pictures by their numbers, previews, sheets, and names with a percent sign."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "f").mkdir()
+    for name in ("f/00002.png", "out.preview.jpg", "person.jpg"):
+        shutil.copy(PERSON, name)
+    shutil.copy(MOTION, "100%.mp4")
+    rest = words[3:]  # without the picture
+    cases = (
+        ("animate", "f/00002.png", MOTION, *rest, "-o", "f/"),
+        ("animate", "f/00002.png", MOTION, *rest, "-o", "f/%05d.png"),
+        ("animate", "out.preview.jpg", MOTION, *rest, "-o", "out.mp4", "--preview", 1),
+        ("animate", PERSON, "100%.mp4", *rest, "-o", "100%.mp4"),
+        ("pose", MOTION, "--image", "person.jpg", "--sheet", "person.jpg"),
+        ("pose", "person.jpg", "--picture", "./person.jpg"),
+        ("pose", "f/00002.png", "-o", "f/"),
+    )
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    for case in cases:
+        assert "is an input too" in command(*case, code=1).stderr, case
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
+
+
 def test_a_link_is_followed_and_a_long_name_is_a_name(
     command: Command, words: tuple[object, ...], tmp_path: Path
 ) -> None:

@@ -181,6 +181,12 @@ def test_deep_grey_of_other_formats():
     assert read_picture(saved(light, "TIFF"))[0, :, 0].tolist() == [0, 128, 255, 0]
 
 
+def test_a_tiff_of_floating_colours_is_told_from_a_damaged_one():
+    made = cv2.imencode(".tiff", np.full((4, 4, 3), 0.5, np.float32))[1].tobytes()
+    with pytest.raises(PictureError, match="a kind that is not read"):
+        read_picture(made)
+
+
 def test_a_transparent_colour_of_16_bits():
     row = struct.pack(">6H", 0xFFFF, 0, 0, 0, 0, 0xFFFF)
     picture = read_picture(png(2, 16, 2, row, struct.pack(">3H", 0xFFFF, 0, 0)))

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -17,7 +18,8 @@ from mimicmotion_trt.limits import Limits
 from mimicmotion_trt.media.picture import read_picture, write_picture
 from mimicmotion_trt.media.writer import VideoWriter
 from mimicmotion_trt.pose.formats import write_foreign
-from mimicmotion_trt.pose.motion import open_motion, sized_pictures
+from mimicmotion_trt.pose.motion import open_motion, shows_skeletons, sized_pictures
+from mimicmotion_trt.training.synthetic import iter_clips
 
 ROOT = Path(__file__).parents[2]
 INPUTS = ROOT / "tests" / "data" / "inputs"
@@ -242,6 +244,20 @@ def test_a_video_of_skeletons_is_recognised(skeletons, tmp_path, suffix):
     assert motion.video is None
     assert sum(1 for _ in motion.pictures()) == 10
     assert opened(path, kind="video").pictures is None
+
+
+@pytest.mark.parametrize(("width", "height", "canvas"), [(128, 192, 128), (256, 256, 256), (1280, 720, 720)])
+def test_skeletons_are_recognised_with_thick_lines_too(poses, width, height, canvas):
+    drawn = draw_poses(poses.take(range(0, 20, 5)), height, width, canvas)
+    assert shows_skeletons(iter(drawn))
+    wider = np.ones((3, 3) if height > 200 else (2, 2), np.uint8)
+    assert shows_skeletons(np.asarray(cv2.dilate(picture, wider), np.uint8) for picture in drawn)
+
+
+@pytest.mark.parametrize("style", ["rich", "doll"])
+def test_a_drawn_person_before_black_is_no_skeleton(style):
+    for clip in iter_clips(1_050_000, 4, 2, 256, 160, style=style):
+        assert not shows_skeletons(iter((clip.frames * (clip.masks[..., None] > 0)).astype(np.uint8)))
 
 
 def test_a_recording_of_a_person_is_no_skeleton():
