@@ -33,6 +33,7 @@ from mimicmotion_trt.training.networks import (
 from mimicmotion_trt.training.objective import picture_loss
 from mimicmotion_trt.training.stages.image_encoder import BODY_POINTS, colours_of
 from mimicmotion_trt.training.stages.motion import start_networks
+from mimicmotion_trt.training.stages.vae import shrink_latents
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +113,19 @@ def test_the_vae_learns(vae):
     assert not torch.equal(trained.encoder.conv_in.weight, untrained.encoder.conv_in.weight)
     assert trained.config["scaling_factor"] != untrained.config["scaling_factor"]
     assert 5 < vae.lines("validation")[-1]["psnr"] < 40
+
+
+@torch.inference_mode()
+def test_shrunk_latents_give_the_same_pictures(vae):
+    network = load_vae(Path(base_of(vae)))
+    pictures = torch.rand(2, 3, 64, 64) * 2 - 1
+    before = network.encode(pictures).latent_dist
+    made = network.decode(before.mode(), num_frames=2).sample
+    shrink_latents(network, 13.3)  # the nearest power of two is 16
+    after = network.encode(pictures).latent_dist
+    assert torch.equal(after.mode() * 16, before.mode())
+    torch.testing.assert_close(after.std * 16, before.std)
+    assert torch.equal(network.decode(after.mode(), num_frames=2).sample, made)
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -100,8 +101,13 @@ class VaeStage(TrainingStage):
         return validate_vae(self.vae, self.held_out.samples(), self.device)
 
     def save(self, folder: Path, state: Mapping[str, Tensor]) -> None:
-        """Write `base/`: the base folder with this VAE, its `scaling_factor` measured."""
+        """Write `base/`: the base folder with this VAE, its `scaling_factor` measured.
+
+        One from nothing gets latents of about unit variance: the U-Net sees the reference's without that factor.
+        """
         vae = trained_vae(self.base, state)
+        if not self.base_found:
+            shrink_latents(vae, 1 / self.measure_scaling_factor(vae.to(self.device)))
         vae.register_to_config(scaling_factor=self.measure_scaling_factor(vae.to(self.device)))
         self.save_base(folder, "vae", vae)
 
@@ -140,6 +146,17 @@ def trained_vae(base: Path, state: Mapping[str, Tensor]) -> Any:
     vae: Any = load_vae(base)
     vae.load_state_dict({key: value.cpu() for key, value in drop_prefix(state, "vae.").items()})
     return vae
+
+
+def shrink_latents(vae: Any, deviation: float) -> None:
+    """Divide latents by the power of two nearest to `deviation`, and let the decoder multiply: the same pictures."""
+    power = round(math.log2(deviation))
+    channels = vae.config["latent_channels"]
+    with torch.no_grad():
+        vae.quant_conv.weight[:channels] /= 2.0**power
+        vae.quant_conv.bias[:channels] /= 2.0**power
+        vae.quant_conv.bias[channels:] -= 2 * power * math.log(2)  # the variance shrinks by its square
+        vae.decoder.conv_in.weight *= 2.0**power
 
 
 def let_pictures_pass(vae: nn.Module) -> None:
