@@ -6,8 +6,10 @@ It is imported late: engine processes import this module, too, as the one that t
 
 def main() -> None:
     """Entry point of both."""
-    from .cli import main as run
-
+    try:
+        from .cli import main as run
+    except KeyboardInterrupt:  # Ctrl-C before anything has begun
+        raise SystemExit(130) from None
     run()
 
 

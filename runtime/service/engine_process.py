@@ -289,7 +289,8 @@ class _Link:
         self.born = time.monotonic()
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=worker.main, args=(theirs, config), name="mimicmotion-engine")
-        self.process.start()
+        with worker.deaf():
+            self.process.start()
         self.pid = self.process.pid
         theirs.close()  # or the pipe would stay open when the process dies
         atexit.register(self.process.kill)  # it ignores SIGTERM, and an orphan would hold the device

@@ -71,12 +71,14 @@ class LineWriter:
 
 
 class LibraryLines:
-    """While open, what libraries print on the standard error (gRPC's core, and engines' libraries) becomes lines of a
-    log, which itself writes to where the standard error was."""
+    """While open, what gRPC's core prints on the standard error becomes lines of a log, which itself writes to where
+    the standard error was. So does what engines and their libraries print; for people (`plain`) these lines stay as
+    they are, so that a traceback is read in one piece."""
 
-    def __init__(self, logger: Any, writer: LineWriter) -> None:
+    def __init__(self, logger: Any, writer: LineWriter, *, plain: bool = False) -> None:
         self._logger = logger
         self._writer = writer
+        self._plain = plain
 
     def __enter__(self) -> None:
         self._real = os.dup(2)
@@ -102,6 +104,8 @@ class LibraryLines:
                 if (found := ABSL.match(text)) is not None:
                     kind, place, said = found.groups()
                     getattr(self._logger, KINDS[kind])("grpc", place=place, text=said)
+                elif self._plain:
+                    self._writer.msg(text)
                 elif text:
                     self._logger.warning("library", text=text)
 

@@ -168,7 +168,7 @@ class AnimationServer:
 
     def library_lines(self) -> LibraryLines:
         """A context in which what libraries print on the standard error becomes lines of this server's log."""
-        return LibraryLines(self.logger, self._log_lines)
+        return LibraryLines(self.logger, self._log_lines, plain=not self.config.json_logs)
 
     def log_fault(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """A handler of the loop's exceptions: into the log, which never blocks, and never past it."""
@@ -358,7 +358,7 @@ def serve(config: ServiceConfig | None = None, *, on_ready: Callable[[int], None
     """
     config = config or ServiceConfig()
     server = AnimationServer(config, on_ready=on_ready)
-    with server.library_lines() if config.json_logs else contextlib.nullcontext():
+    with server.library_lines():
         asyncio.run(_serve(server))
 
 

@@ -9,9 +9,9 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -99,10 +99,29 @@ FromEngine = Ready | MimicMotionError | tuple[str, Event | Suspended]
 
 # ---- the process ----
 
+TO_THE_GROUP = {signal.SIGINT, signal.SIGTERM}
+"""Signals that a terminal and an init system send to every process; the server decides what they mean."""
+
+
+@contextmanager
+def deaf() -> Iterator[None]:
+    """A process that is started in here does not hear `TO_THE_GROUP` before `main` ignores them."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()  # to start it later would unblock the signals again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, TO_THE_GROUP)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
 
 def main(connection: Connection[Any, Any], config: EngineConfig) -> None:
     """Entry of the spawned process; returns when the server says so."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group; the server decides
+    for number in TO_THE_GROUP:
         signal.signal(number, signal.SIG_IGN)
     _die_with_parent()
     inbox, lock = _Inbox(connection), threading.Lock()

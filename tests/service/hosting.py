@@ -81,6 +81,7 @@ def process(*, stderr: Any = subprocess.PIPE, **options: Any) -> Iterator[tuple[
         stderr=stderr,
         text=True,
         cwd=ROOT,
+        start_new_session=True,  # a group of its own, as in a terminal
     )
     assert running.stdout is not None
     try:

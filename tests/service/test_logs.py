@@ -91,6 +91,18 @@ def test_what_libraries_print_becomes_lines_of_the_log(capfd):
     assert after == "after"
 
 
+def test_a_traceback_stays_whole_for_people(capfd):
+    writer = LineWriter()
+    with LibraryLines(make_logger(False, writer), writer, plain=True):
+        os.write(2, b"Traceback (most recent call last):\n  File engine.py\n")
+        os.write(2, b"E1130 19:53:29.839907   27901 add_port.cc:83] Failed to add port\n")
+    writer.close()
+    first, second, grpc = capfd.readouterr().err.splitlines()
+    assert [first, second] == ["Traceback (most recent call last):", "  File engine.py"]
+    assert "grpc" in grpc
+    assert "text='Failed to add port'" in grpc
+
+
 def test_a_server_says_when_it_listens_starts_and_ends():
     """One line of JSON each, and nothing else."""
     with process(json_logs=True) as (running, address), Client(address) as client:

@@ -68,6 +68,18 @@ def _health(client: Client) -> str:
         return "UNREACHABLE"
 
 
+@pytest.mark.parametrize("seconds", [0.1, pytest.param(0.05, marks=pytest.mark.slow), 0.2])
+def test_ctrl_c_while_the_engine_starts_leaves_no_traceback(seconds):
+    """A terminal sends it to the engine process, too, which may still be importing."""
+    with process() as (running, _):
+        time.sleep(seconds)
+        os.killpg(running.pid, signal.SIGINT)
+        _, log = running.communicate(timeout=60)
+    assert running.returncode == 0
+    assert "stopped" in log
+    assert "Traceback" not in log
+
+
 def test_a_reader_that_sleeps_does_not_hold_up_the_end():
     picture = script(frames=200, noise=True, size=[256, 256])
     with process(grace=60) as (running, address), Client(address) as client:
