@@ -128,7 +128,10 @@ class MediapipeEstimator:
     def _detected(self, picture: Picture, bodies: list[Body]) -> list[Body]:
         """The bodies of people who are not among those that were found already, in the order of preference."""
         people = self._detect(picture)
-        if self._person is not None:  # who is asked for may be small beside others
+        chosen = self._follow.chosen
+        lost = chosen is not None and chosen.missed > 0
+        # Who is asked for, or is not found any more, may be small beside others; or nobody is large.
+        if self._person is not None or lost or not (people or bodies):
             people += [person for crop in Region.squares(picture) for person in self._detect(picture, crop)]
         centres = np.array([person.centre for person in people]).reshape(-1, 2)
         radii = np.array([person.radius for person in people])

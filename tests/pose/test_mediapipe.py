@@ -227,6 +227,17 @@ def test_the_person_who_is_asked_for_is_found(dancer, who, nose):
     np.testing.assert_allclose(found * [picture.shape[1], 400], nose, atol=12)
 
 
+@pytest.mark.parametrize(("size", "left"), [(0.3, 300), (0.4, 600), (0.5, 50)])
+def test_somebody_small_in_a_wide_picture_is_found(dancer, size, left):
+    small = scaled(dancer, size)
+    picture = np.full((400, 900, 3), 90, np.uint8)
+    picture[400 - len(small) :, left : left + small.shape[1]] = small
+    found = open_estimator(threads=2).estimate(picture).body[0, 0, 0] * 900
+    assert found == pytest.approx(left + 139 * size, abs=5)
+    picture[:] = 90
+    assert not open_estimator(threads=2).estimate(picture).body_score.any()
+
+
 def test_a_box_in_pixels_is_one_of_the_picture_as_it_came(dancer):
     """1792 pixels wide: more than the estimator looks at."""
     picture = scaled(beside(dancer, np.full((384, 384, 3), 90, np.uint8), dancer[:, ::-1], height=384), 2)
