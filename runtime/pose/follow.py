@@ -45,9 +45,11 @@ class Seen:
 
     @cached_property
     def box(self) -> Points:
-        """(left, top, right, bottom) of the visible points, or of all if none is."""
-        visible = self.points[self.scores > VISIBLE]
-        points = visible if len(visible) > 1 else self.points
+        """(left, top, right, bottom) of the visible points, else of those with any confidence, else of all."""
+        counts = self.scores > VISIBLE
+        if counts.sum() < 2:
+            counts = self.scores > 0
+        points = self.points[counts] if counts.any() else self.points
         return np.concatenate([points.min(axis=0), points.max(axis=0)])
 
     @cached_property

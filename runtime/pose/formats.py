@@ -129,7 +129,7 @@ def _frames(values: Any) -> Frames:
             return [f["instances"] for f in values["instance_info"]], None, fps
         if "annotations" in values:
             images = values.get("images", ())
-            sizes = {(int(i["width"]), int(i["height"])) for i in images if "width" in i}
+            sizes = {_checked_size(i["width"], i["height"]) for i in images if "width" in i}
             return _by_image(values["annotations"], images), max(sizes, default=None), fps
         if "keypoints" in values:
             return [[_of_wholebody(frame)] for frame in values["keypoints"]], _canvas(values), fps
@@ -162,12 +162,15 @@ def _joined(parts: Sequence[Frames]) -> Frames:
 
 
 def _moved(person: Person, own: Size, size: Size) -> Person:
-    """A person of a picture of another size, the whole of which lies in the middle of one of `size`, in its shape."""
-    if _in_fractions(person):
-        person = person * (*own, 1)
+    """A person of a picture of another size, the whole of which lies in the middle of one of `size`, in its shape.
+
+    Fractions stay fractions, pixels stay pixels.
+    """
+    fractions = _in_fractions(person)
+    points = person[:, :2] * (own if fractions else 1)
     scale = min(size[0] / own[0], size[1] / own[1])
     shift = (np.array(size) - np.array(own) * scale) / 2
-    return np.column_stack([person[:, :2] * scale + shift, person[:, 2]])
+    return np.column_stack([(points * scale + shift) / (size if fractions else 1), person[:, 2]])
 
 
 def _in_fractions(points: Points) -> bool:
@@ -178,8 +181,15 @@ def _in_fractions(points: Points) -> bool:
 
 def _canvas(values: dict[str, Any]) -> Size | None:
     if "canvas_width" in values and "canvas_height" in values:
-        return int(values["canvas_width"]), int(values["canvas_height"])
+        return _checked_size(values["canvas_width"], values["canvas_height"])
     return None
+
+
+def _checked_size(width: Any, height: Any) -> Size:
+    size = int(width), int(height)
+    if min(size) < 1:
+        raise ValueError(f"its picture is {size[0]}x{size[1]}")
+    return size
 
 
 def _by_image(entries: Iterable[dict[str, Any]], images: Iterable[dict[str, Any]] = ()) -> list[list[Any]]:

@@ -138,6 +138,33 @@ def test_of_several_people_in_a_file_the_one_who_is_meant_is_followed(poses, tmp
             opened(source, driver="3")
 
 
+def test_somebody_who_is_hardly_found_is_no_larger_for_what_was_not_seen(poses):
+    """OpenPose writes 0, 0 for joints that it has not found; a small person of low scores far from there."""
+    frames = json.loads(write_foreign(poses, "openpose"))
+    for frame in frames:
+        body = np.reshape(frame["people"][0]["pose_keypoints_2d"], (18, 3))
+        faint = np.where(body[:, 2:] > 0, body * [0.1, 0.1, 0] + [*(0.85 * np.array(poses.size)), 0.2], 0)
+        faint[10:] = 0
+        frame["people"].insert(0, {"pose_keypoints_2d": faint.ravel().tolist()})
+    found = opened(json.dumps(frames).encode()).poses
+    assert np.abs(found.body[:, 1] - poses.body[:, 1]).max() < 1e-4
+
+
+def test_fractions_of_pictures_of_several_sizes(poses):
+    """Frames of another canvas are moved into the first one's; places stay fractions in all of them."""
+    frames = json.loads(write_foreign(poses[:4], "openpose"))
+    width, height = poses.size
+    for index, frame in enumerate(frames):
+        body = np.reshape(frame["people"][0]["pose_keypoints_2d"], (18, 3)) / [width, height, 1]
+        frame["people"] = [{"pose_keypoints_2d": body.ravel().tolist()}]
+        scale = 1 + index % 2
+        frame["canvas_width"], frame["canvas_height"] = scale * width, scale * height
+    found = opened(json.dumps(frames).encode()).poses
+    seen = poses[:4].body_score > 0
+    assert found.size == poses.size
+    assert np.abs(found.body - poses[:4].body)[seen].max() < 1e-4
+
+
 def test_files_of_pictures_are_one_motion_in_one_picture(poses, tmp_path):
     """ComfyUI's, MMPose's and COCO's files of one frame each; in one of them is nobody, in another only a face."""
     frames = json.loads(write_foreign(poses[:6], "openpose"))
@@ -189,6 +216,7 @@ def test_images_without_an_entry_show_nobody_and_come_by_number(poses):
         (b"[]", "empty"),
         (b'{"people": []}', "nobody"),
         (b'{"something": 1}', "something"),
+        (b'{"people": [], "canvas_width": 0, "canvas_height": 512}', "picture is 0x512"),
         (b'[{"people": [{"pose_keypoints_2d": [1, 2,', "truncated"),
     ],
 )
