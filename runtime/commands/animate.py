@@ -18,7 +18,15 @@ from ..flags import Given, make_flag, with_flags
 from ..limits import Limits
 from ..service.commands import connect, connection_flags, limit_values
 from ..settings import MOST_VIDEOS, Settings, split_lora
-from .files import check_files, check_output, convert, is_stream, preview_path, whole_file
+from .files import (
+    check_files,
+    check_output,
+    check_read_once,
+    convert,
+    is_stream,
+    preview_path,
+    whole_file,
+)
 from .options import explain_setting, read_settings, refuse, settings_flags
 
 if TYPE_CHECKING:
@@ -189,17 +197,12 @@ def animate(
         preview = preview_path(output) if settings.get("preview") else None
         for name in (*outputs, *([] if preview is None else [preview])):
             check_output(str(name), read)
+        check_read_once([image, *motions])
         pose = PoseSequence.load(reference_pose) if reference_pose else None
         with (
             Reporter(as_json, output, preview) as reporter,
             tempfile.TemporaryDirectory(prefix="mimicmotion-") as folder,
         ):
-            if [str(path) for path in (image, *motions)].count("-") > 1:
-                raise MotionError(
-                    "the standard input is named twice.",
-                    remedy="Name a file for one of them.",
-                    field="motion",
-                )
             image, *motions = (whole_file(path, Path(folder)) for path in (image, *motions))
             check_files(image, motions, outputs)
             inputs: Given = {"image": image, "motion": motions, "reference_pose": pose, "motion_kind": kind}

@@ -29,6 +29,14 @@ def check_output(output: str, inputs: list[Path]) -> None:
             )
 
 
+def check_read_once(inputs: list[Path]) -> None:
+    """Raise `MotionError` if the standard input (`-`) is named for more than one input."""
+    if [str(path) for path in inputs].count("-") > 1:
+        raise MotionError(
+            "the standard input is named twice.", remedy="Name a file for one of them.", field="motion"
+        )
+
+
 def check_files(image: Path, motions: list[Path], outputs: list[str]) -> None:
     """Before a bundle is loaded, which may take minutes: the inputs are there, and the outputs can be written.
 

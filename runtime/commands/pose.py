@@ -18,7 +18,7 @@ from ..errors import MotionError, SettingsError, counted
 from ..flags import Given, make_flag, with_flags
 from ..limits import Limits
 from ..settings import Face, Framing, Settings, driver_of, make_settings
-from .files import check_output, whole_file
+from .files import check_output, check_read_once, whole_file
 from .options import AsJson, Estimator, Threads, read_settings, refuse
 
 if TYPE_CHECKING:
@@ -135,9 +135,11 @@ def pose(
         )
         poses = recording = None
         taken: Sequence[int] = ()
+        read = [path for path in (source, image) if path is not None]
+        check_read_once(read)
         for written in (output, sheet, picture):
             if written is not None:
-                check_output(str(written), [path for path in (source, image) if path is not None])
+                check_output(str(written), read)
         if source is not None:
             checked = Settings(**settings)
             who = driver_of(checked) if image else checked.person

@@ -159,6 +159,14 @@ def test_poses_of_the_standard_input_and_to_the_standard_output() -> None:
         assert b"3 frames" in said
 
 
+def test_the_standard_input_is_read_once(command: Command, tmp_path: Path) -> None:
+    for words in (
+        ("animate", "-", "-", "-o", tmp_path / "x.mp4"),
+        ("pose", "-", "-i", "-", "--sheet", tmp_path / "x.png"),
+    ):
+        assert "the standard input is named twice" in command(*words, code=1).stderr
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_command_that_is_ended_leaves_nothing(bundle: Path, tmp_path: Path, number: signal.Signals) -> None:
     output, scratch = tmp_path / "output", tmp_path / "scratch"
