@@ -265,7 +265,7 @@ def landmark_measure(path: Path) -> Measure:
 
 
 def pose_measures(animator: Animator, clip: Sample, video: Pictures, settings: Settings) -> Scores:
-    """`metrics.following`, by the animator's own estimator in the truth and in the video."""
+    """`metrics.following`, by the default estimator in the truth and in the video."""
 
     def seen(pictures: Pictures) -> PoseSequence | None:
         try:
