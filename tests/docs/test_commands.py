@@ -143,7 +143,7 @@ class Reader:
         self.folder = folder
         self.server: subprocess.Popen[bytes] | None = None
         for entry in ROOT.iterdir():
-            if entry.name not in (".git", "build", "runs", "jobs", "demo"):
+            if entry.name not in (".git", "build", "runs", "jobs", "demo", "bundles", "shards", "videos"):
                 (folder / entry.name).symlink_to(entry)
         shutil.copytree(ROOT / "demo", folder / "demo")  # a page makes a picture of it anew
         for name, like in OWN.items():
