@@ -1,6 +1,6 @@
 """Pictures of docs/controls.md of choices between people, rates and parts of a motion, made with drawn people.
 
-python docs/examples/choices.py docs/images     writes person.jpg, driver.jpg, fps.jpg and cut.jpg, in a minute
+python docs/examples/choices.py docs/images     writes person.jpg, driver.jpg, fps.jpg and cut.jpg
 """
 
 import sys

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, pairwise
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -19,6 +20,12 @@ from .movie import exact_rate
 from .reader import VideoReader
 from .source import Source, fault
 from .timeline import on_grid, usual_rate
+
+_WRITTEN: dict[str, tuple[dict[str, str], str, dict[str, str], str]] = {
+    ".avi": ({}, "mjpeg", {"qmin": "1", "qmax": "2"}, "yuvj444p"),
+    ".apng": ({"plays": "0"}, "apng", {}, "rgb24"),  # Pillow would join frames that are alike
+}
+"""What FFmpeg writes: options of the file, the codec and its options, the pixels."""
 
 
 class AnimatedWebP:
@@ -89,19 +96,19 @@ def open_video(source: str | Path | bytes, limits: Limits | None = None) -> Vide
 def encode_animation(pictures: Iterable[NDArray[np.uint8]], fps: float, suffix: str) -> bytes:
     """A file of pictures uint8 [H,W,3] of one size: an animated WebP or PNG, or Motion JPEG. Raises `OutputError`."""
     file, rate = io.BytesIO(), exact_rate(fps)
-    if suffix == ".avi":
-        with av.open(file, "w", format="avi", options={"fflags": "+bitexact"}) as container:
-            stream = container.add_stream("mjpeg", rate=rate, options={"qmin": "1", "qmax": "2"})
-            for index, picture in enumerate(pictures):
-                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
-                if index == 0:
-                    stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, "yuvj444p"
-                container.mux(stream.encode(frame))
-            container.mux(stream.encode(None))
+    if suffix == ".webp":
+        first, *others = map(Image.fromarray, pictures)
+        ends = [round(1000 * index / rate) for index in range(len(others) + 2)]
+        lengths = [end - begin for begin, end in pairwise(ends)]  # whole milliseconds that do not drift
+        first.save(file, "WEBP", save_all=True, append_images=others, duration=lengths, lossless=True)
         return file.getvalue()
-    first, *others = map(Image.fromarray, pictures)
-    ends = [round(1000 * index / rate) for index in range(len(others) + 2)]
-    lengths = [end - begin for begin, end in pairwise(ends)]  # whole milliseconds that do not drift
-    form = "WEBP" if suffix == ".webp" else "PNG"
-    first.save(file, form, save_all=True, append_images=others, duration=lengths, lossless=True)
+    muxing, codec, options, pixels = _WRITTEN[suffix]
+    with av.open(file, "w", format=suffix[1:], options={"fflags": "+bitexact", **muxing}) as container:
+        stream: Any = container.add_stream(codec, rate=rate, options=options)
+        for index, picture in enumerate(pictures):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+            if index == 0:
+                stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, pixels
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
     return file.getvalue()

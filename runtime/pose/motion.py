@@ -138,7 +138,7 @@ def map_pictures(file: SoundFile) -> NDArray[Any]:
             raise MotionError(
                 "the .npy file of pose pictures is truncated.", remedy="Copy it again.", field="motion"
             ) from None
-        reason = f": {error!s:.200}" if isinstance(error, ValueError) else ""
+        reason = f": {str(error).rstrip('.'):.200}" if isinstance(error, ValueError) else ""
         raise MotionError(
             f"the pose pictures are not a .npy file{reason}.",
             remedy="Give uint8 [frames, height, width, 3] as numpy.save writes it.",

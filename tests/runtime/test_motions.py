@@ -15,6 +15,7 @@ from PIL import Image
 
 from mimicmotion_trt import LimitError, MotionError, PoseSequence, Settings, SettingsError, draw_poses
 from mimicmotion_trt.limits import Limits
+from mimicmotion_trt.media.animated import encode_animation, open_video
 from mimicmotion_trt.media.picture import read_picture, write_picture
 from mimicmotion_trt.media.writer import VideoWriter
 from mimicmotion_trt.pose.formats import write_foreign
@@ -308,6 +309,15 @@ def test_animated_pictures(skeletons, form, options):
     shown = list(motion.pictures())
     assert np.abs(shown[0].astype(int) - skeletons[0]).mean() < 3
     assert np.abs(shown[-1].astype(int) - skeletons[11]).mean() < 3
+
+
+@pytest.mark.parametrize("suffix", [".apng", ".avi"])
+def test_frames_that_are_alike_stay_frames(skeletons, suffix):
+    alike = [skeletons[0]] * 3 + [skeletons[9]] * 3
+    video = open_video(encode_animation(alike, 10, suffix))
+    shown = [frame.astype(int) for _, frame in video.frames()]
+    assert (video.fps, len(shown)) == (10, 6)
+    assert all(np.abs(one - other).mean() < 1 for one, other in zip(shown, alike, strict=True))
 
 
 def test_motion_jpeg(skeletons):
