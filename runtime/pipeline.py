@@ -169,7 +169,7 @@ class Animation:
             self.facts = replace(self.facts, held=self.held + (not found[-1].body_score.any()))
             if done != (steps := len(self._inputs.motion.sampling.taken)):  # the last one is told by `_pose`
                 yield self._progress("pose", done, steps)
-        estimator.check_found()
+        estimator.check_found("driver" if self.settings.driver else "person")
         if not any(pose.body_score.any() for pose in found):
             raise MotionError(
                 f"nobody was found in {counted(len(found), 'frame')} of the motion.",

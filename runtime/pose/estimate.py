@@ -42,8 +42,8 @@ class ChoosingEstimator(PoseEstimator, Protocol):
         """The most people who were seen in one picture."""
         ...
 
-    def check_found(self) -> None:
-        """Raise `SettingsError` if the person who was asked for was never seen, though others were."""
+    def check_found(self, setting: str = "person") -> None:
+        """Raise `SettingsError` for `setting` if the person whom it asks for was never seen, though others were."""
         ...
 
 

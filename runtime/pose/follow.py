@@ -147,13 +147,16 @@ class Follower:
         self.tracks = [one for one in self.tracks if one is self._chosen or one.missed < _FORGET]
         return next((number for number, track in matched.items() if track is self._chosen), None)
 
-    def check_found(self) -> None:
-        """At the end of a clip: raise `SettingsError` if the one who is meant was never there, though others were."""
+    def check_found(self, setting: str = "person") -> None:
+        """At the end of a clip: raise `SettingsError` if the one who is meant was never there, though others were.
+
+        `setting` is the name of the one that says who.
+        """
         if self._chosen is None and self.most:
             raise SettingsError(
-                f"person is {self.person}, and no more than {_count(self.most)} seen.",
+                f"{setting} is {self.person}, and no more than {_count(self.most)} seen.",
                 remedy="Choose one of those who are there, or largest, centre, left or right.",
-                field="settings.person",
+                field=f"settings.{setting}",
             )
 
     @staticmethod

@@ -78,9 +78,9 @@ class MediapipeEstimator:
         """The most people who were seen in one picture."""
         return self._follow.most
 
-    def check_found(self) -> None:
+    def check_found(self, setting: str = "person") -> None:
         """Raise `SettingsError` if the person who was asked for was never seen, though others were."""
-        self._follow.check_found()
+        self._follow.check_found(setting)
 
     def estimate(self, frame: Picture) -> PoseSequence:
         """The pose in one RGB picture uint8 [H,W,3], as a sequence of one frame (of 1 fps).

@@ -142,6 +142,9 @@ def test_a_number_that_comes_later_is_waited_for_and_one_that_never_comes_is_an_
     with pytest.raises(SettingsError, match="person is 3, and no more than 2 people were seen") as caught:
         follower.check_found()
     assert caught.value.field == "settings.person"
+    with pytest.raises(SettingsError, match="driver is 3") as caught:
+        follower.check_found("driver")
+    assert caught.value.field == "settings.driver"
     Follower("3").check_found()  # of nobody at all others tell
 
 
