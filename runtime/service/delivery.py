@@ -21,7 +21,7 @@ from .wire import event_from_wire
 
 IN_MEMORY = 32 * 2**20
 """Bytes of a received video above which it is kept in a temporary file."""
-OTHER_FORMATS = (".apng", ".avi", ".gif", ".mkv", ".mov", ".png", ".webm", ".webp")
+OTHER_FORMATS = (".apng", ".avi", ".gif", ".mkv", ".mov", ".webm", ".webp")
 """Which a received video is not; `animate --server` makes them of it."""
 
 
