@@ -19,6 +19,8 @@ from .files import output_errors, write_atomic
 LINE_SECONDS = 5.0
 """Between two lines of progress where there is no terminal; nothing is said of work that is shorter."""
 
+SIGNAL_AGAIN = 2.0
+"""Seconds after which a signal that ends the command is sent again; removing what is not finished takes less."""
 
 Tell = Callable[[int, int], None]
 
@@ -191,7 +193,15 @@ def explained(as_json: bool = False) -> Iterator[None]:
 def _ended_by_signals() -> Iterator[None]:
     """SIGTERM and SIGHUP end the command as Ctrl-C does: what is not finished is removed; exit code 128 + number."""
 
+    again = list[threading.Timer]()
+
     def leave(number: int, _: object) -> None:
+        # Python drops what is raised while it runs a finalizer: the signal comes again until the command has ended.
+        again.append(
+            threading.Timer(SIGNAL_AGAIN, signal.pthread_kill, (threading.main_thread().ident, number))
+        )
+        again[-1].daemon = True
+        again[-1].start()
         raise SystemExit(128 + number)
 
     numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -201,5 +211,7 @@ def _ended_by_signals() -> Iterator[None]:
     try:
         yield
     finally:
+        for timer in again:
+            timer.cancel()
         for number, handler in before.items():
             signal.signal(number, handler)

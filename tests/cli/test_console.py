@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import signal
+import subprocess
 import sys
 import time
 
@@ -62,3 +64,21 @@ def test_names_with_brackets_are_shown_in_a_terminal(monkeypatch: pytest.MonkeyP
         bars.show("load", 0, 1, "loading odd[/b]")
         time.sleep(0.2)
     assert "loading odd[/b]" in terminal.getvalue()
+
+
+def test_a_signal_ends_the_command_even_where_python_drops_what_is_raised():
+    script = """
+import os, signal, time
+from mimicmotion_trt.console import explained
+class Deaf:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+with explained():
+    deaf = Deaf()
+    del deaf
+    print("dropped", flush=True)
+    time.sleep(60)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=50)
+    assert done.returncode == 128 + signal.SIGTERM
+    assert done.stdout == "dropped\n"
