@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ..denoise.schedule import steps_of
 from ..denoise.segments import Segments, cut_segments
 from ..pose import PoseSequence
+from ..pose.rescale import VISIBLE
 from ..settings import Settings
 
 if TYPE_CHECKING:
@@ -76,8 +77,6 @@ def similarity(planes: Tensor, truth: Tensor) -> Tensor:
 Box = tuple[int, int, int, int, int]
 """Frame, then rows and columns of pixels: top, bottom, left, right, ends excluded."""
 PARTS = ("heads", "eyes", "hands")
-_SEEN = 0.3
-"""Confidence from which a joint counts as seen, as in the drawing."""
 _STILL = 2
 """Levels of 255 by which pixels that stand still may change."""
 
@@ -147,10 +146,10 @@ def following(found: PoseSequence | None, wanted: PoseSequence | None) -> dict[s
     """
     if wanted is None:
         return {"joints_found": None, "pose_error": None}
-    there = wanted.body_score > _SEEN
+    there = wanted.body_score > VISIBLE
     if found is None:
         return {"joints_found": 0.0, "pose_error": None}
-    again = there & (found.body_score > _SEEN)
+    again = there & (found.body_score > VISIBLE)
     width, height = wanted.size
     away = np.linalg.norm((found.body - wanted.body) * (width / height, 1.0), axis=-1)[again]
     share = float(again.sum() / there.sum()) if there.any() else None

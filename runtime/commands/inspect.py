@@ -141,7 +141,9 @@ def where(manifest: Manifest) -> str:
 
 def networks_table(manifest: Manifest) -> Table:
     """Of each network its purpose, its size, and how far it is from PyTorch."""
-    table = _table("network", "what it does", "MB", "off by", "allowed", "cases", caption=(
+    from ..doctor.printed import plain_table
+
+    table = plain_table("network", "what it does", "MB", "off by", "allowed", "cases", caption=(
         "Off by: the largest relative L2 error against the PyTorch original, over so many cases."
     ))  # fmt: skip
     for name, network in manifest.networks.items():
@@ -154,7 +156,9 @@ def networks_table(manifest: Manifest) -> Table:
 
 def tensors_table(manifest: Manifest) -> Table:
     """What goes into each network, and what comes out."""
-    table = _table("network", "", "tensor", "type and shape")
+    from ..doctor.printed import plain_table
+
+    table = plain_table("network", "", "tensor", "type and shape")
     for name, network in manifest.networks.items():
         for way, tensors in (("in", network.spec.inputs), ("out", network.spec.outputs)):
             for tensor in tensors:
@@ -166,18 +170,12 @@ def tensors_table(manifest: Manifest) -> Table:
 
 def operators_table(manifest: Manifest) -> Table:
     """What the graphs are made of."""
-    table = _table("operators", *manifest.networks, caption=OPERATORS_TOLD)
+    from ..doctor.printed import plain_table
+
+    table = plain_table("operators", *manifest.networks, caption=OPERATORS_TOLD)
     for field, words in OPERATORS.items():
         table.add_row(words, *(str(getattr(each.stats, field)) for each in manifest.networks.values()))
     return table
-
-
-def _table(*columns: str, caption: str = "") -> Table:
-    from rich import box
-    from rich.table import Column, Table
-
-    folding = [Column(name, overflow="fold") for name in columns]  # a narrow terminal cuts nothing off
-    return Table(*folding, box=box.SIMPLE_HEAD, pad_edge=False, caption=caption, caption_justify="left")
 
 
 def percent(part: float) -> str:

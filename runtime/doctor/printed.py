@@ -68,7 +68,7 @@ def _machine(report: Report) -> Iterator[tuple[str, str]]:
 def _bundles(report: Report) -> Table:
     """Each bundle on each device: whether it runs, and what the video that was asked about needs."""
     caption = "Memory and times are estimates; finding poses and writing the video come on top."
-    table = _table("bundle", "device", "runs", "video", "GB", "time", caption=caption)
+    table = plain_table("bundle", "device", "runs", "video", "GB", "time", caption=caption)
     for outlook in report.outlooks:
         chosen = best(outlook.choices) or (outlook.choices[-1] if outlook.choices else None)
         runs, time = ("yes", _duration(outlook.seconds)) if outlook.runs else ("no", "–")
@@ -82,7 +82,7 @@ def _ways(outlook: Outlook) -> Table:
     caption = (
         "Segment: frames denoised together. Rows: of the U-Net in one call. Chunk: frames decoded together."
     )
-    table = _table("ways to run it", "segment", "rows", "chunk", "GB", "time", caption=caption)
+    table = plain_table("ways to run it", "segment", "rows", "chunk", "GB", "time", caption=caption)
     chosen = best(outlook.choices)
     for choice in outlook.choices:
         fits, time = choice.why or ("the best" if choice is chosen else "fits"), "–"
@@ -93,8 +93,9 @@ def _ways(outlook: Outlook) -> Table:
     return table
 
 
-def _table(*columns: str, caption: str) -> Table:
-    folding = [Column(name, overflow="fold") for name in columns]  # a narrow terminal cuts nothing off
+def plain_table(*columns: str, caption: str = "") -> Table:
+    """A table as all commands print it: a narrow terminal folds its cells and cuts nothing off."""
+    folding = [Column(name, overflow="fold") for name in columns]
     return Table(*folding, box=box.SIMPLE_HEAD, pad_edge=False, caption=caption, caption_justify="left")
 
 
