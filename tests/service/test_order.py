@@ -11,11 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicmotion_trt import errors
+from mimicmotion_trt.events import Done
 from mimicmotion_trt.limits import Limits
 from mimicmotion_trt.service import AsyncClient, Client
 from mimicmotion_trt.service.admission import Admission
 from mimicmotion_trt.service.order import HALF_LIFE, STRETCH, Demand, Order, Queue, forecast
+from mimicmotion_trt.service.rates import Rates
 from mimicmotion_trt.service.status import Busy, TooLate
+from mimicmotion_trt.settings import Settings
 
 from .hosting import hosted, script, until
 
@@ -135,13 +138,23 @@ def test_the_queue_is_bounded_in_seconds_of_work():
 
 
 @pytest.fixture(scope="module")
-def busy():
-    """A server with one engine that has measured a job of 1 frame and 10 steps of 10 ms."""
-    with (
-        hosted(max_queue_seconds=20.0, limits=Limits(job_seconds=60)) as host,
-        Client(host.address) as client,
-    ):
-        client.animate(script(pause=0.01, frames=1), VIDEO, steps(10)).result()
+def host():
+    with hosted(max_queue_seconds=20.0, limits=Limits(job_seconds=60)) as host:
+        yield host
+
+
+@pytest.fixture
+def busy(host, tmp_path):
+    """A client of a server with one engine whose rates are those of a frame and 10 steps of 10 ms.
+
+    They are set for each test: learned ones grow with every moment in which the machine stands still.
+    """
+    rates, seconds = Rates(), {"encode": 0.01, "pose": 0.01, "denoise": 0.1, "decode": 0.01, "write": 0.01}
+    settings = Settings(segment=8, overlap=3, canvas=256, **steps(10))
+    rates.learn(settings, Done(1, 12.5, (64, 128), 10, "", seconds))
+    rates.save(tmp_path / "rates.json", "set")
+    host.server.scheduler.rates.load(tmp_path / "rates.json", "set")
+    with Client(host.address) as client:
         yield client
 
 
