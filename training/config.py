@@ -82,6 +82,8 @@ class ObjectiveConfig:
     """At most this weight for any sigma; None: EDM's own (sigma²+1)/sigma²."""
     drop_condition: Share = 0.1
     """Probability that a clip is shown without any condition, as in inference's unconditional branch."""
+    drop_face: Share = 0.0
+    """Probability that the driver's face is not drawn, as where an estimator does not find it."""
     noise_aug: StrictBool = True
     """Whether noise is added to the reference picture before the VAE."""
     noise_aug_mean: Number = -3.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -66,3 +67,15 @@ def test_noise_is_added_to_the_reference_before_the_vae(config):
         expected = stage.encoders.mode(picture)[:, None].expand(-1, latents.shape[1], -1, -1, -1)
         torch.testing.assert_close(latents[:, :, 4:], expected, rtol=1e-3, atol=2e-2)
         assert float(ids[0, 2]) == pytest.approx(float(batch["noise_aug"][0]))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_faces_of_so_many_drivers_are_not_drawn(config, share):
+    """Faces are drawn in white, which nothing else of a pose picture is; the reference keeps its own."""
+    stage = begin(replace(config, objective=replace(config.objective, drop_face=share)))
+    stage.prepare(range(2), lambda *_: None)
+    drawn = [stage.clip(position)["poses"] for position in range(40)]
+    white = np.array([(pictures == 255).all(axis=-1).any(axis=(1, 2)) for pictures in drawn])
+    assert white[:, 0].all()
+    assert white[:, 1:].any(axis=1).mean() == pytest.approx(1 - share, abs=0.3)
+    assert share not in (0.0, 1.0) or white[:, 1:].any(axis=1).mean() == 1 - share

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,8 @@ class MotionStage(TrainingStage):
         image_encoder = sorted((self.base / "image_encoder").glob("*"))
         vae = self.encoders.latent_weights()  # without the decoder, which may learn
         self.encoded = self.open_store("motion", self.encode, *image_encoder, *vae)
+        dropped = config.objective.drop_face > 0
+        self.faceless = self.open_store("faceless", self.draw_faceless) if dropped else None
 
     def encode(self, sample: Sample) -> Arrays:
         """What is stored of a clip of F frames, the reference first.
@@ -83,10 +86,18 @@ class MotionStage(TrainingStage):
             **{name: getattr(poses, name) for name in REGION_POINTS},
         }
 
+    def draw_faceless(self, sample: Sample) -> Arrays:
+        """The clip's pose pictures uint8 [F,H,W,3] as they are where an estimator does not find the face."""
+        data, (_, poses) = self.config.data, with_reference(sample)
+        scores = poses.face_score.copy()
+        scores[1:] = 0  # the reference's own is found
+        hidden, size = replace(poses, face_score=scores), (data.height, data.width, data.canvas)
+        return {"poses": drawn_poses(hidden, *size, confidence_aware=data.confidence_aware)}
+
     def batch(self, positions: Sequence[int]) -> Batch:
         """Clips and the random choices for them."""
         config = self.config
-        clips = [self.encoded[self.order[position]] for position in positions]
+        clips = [self.clip(position) for position in positions]
         regions = [
             objective.region_weights(
                 config.objective,
@@ -109,6 +120,15 @@ class MotionStage(TrainingStage):
             "region": regions,
         }
         return {**{name: torch.from_numpy(np.stack(arrays)) for name, arrays in parts.items()}, **drawn}
+
+    def clip(self, position: int) -> Arrays:
+        """What `encode` gave of the clip at a position; the faces of `drop_face` of them are not drawn."""
+        clip = self.encoded[self.order[position]]
+        if self.faceless is None:
+            return clip
+        chance = torch.rand((), generator=generator_at(self.config.seed + 3, position))
+        dropped = chance < self.config.objective.drop_face
+        return clip | self.faceless[self.order[position]] if dropped else clip
 
     @property
     def sampling(self) -> dict[str, Any]:
