@@ -80,7 +80,7 @@ def main(
     with Animator.load(bundle, threads=threads) as animator:
         width, height = animator.manifest.sizes[0]
         plain = animator.settings(size=(width, height), steps=steps, rescale=False)
-        clip = make_clip(unseen(seed, 0), frames, height, width, style="rich")  # as tiny knows them
+        clip = make_clip(unseen(seed, 0), frames, height, width)
         animate(animator, clip, plain)  # takes all memory
         videos, seconds = measure(animator, clip, plain, variants, repeat)
     poses = list(draw_poses(clip.observed, height, width, plain.canvas or 2160))

@@ -165,7 +165,7 @@ def measure(
     assert exact.size is not None
     width, height = exact.size
     for index, seed in enumerate(seeds):
-        clip = make_clip(seed, frames, height, width, style="rich")  # as tiny knows them
+        clip = make_clip(seed, frames, height, width)
         for some in settings.values() if index == 0 else ():
             animate(animator, clip, replace(some, steps=2))
         first: Pictures | None = None

@@ -26,11 +26,15 @@ from mimicmotion_trt.errors import SettingsError
 from mimicmotion_trt.files import output_errors, write_text
 from mimicmotion_trt.settings import Settings
 from mimicmotion_trt.training.curves import Curve, RunSummary, draw_curves, read_curve, summarize
+from mimicmotion_trt.training.evaluate import MEASURES as EVALUATION
 from mimicmotion_trt.training.evaluate import (
     MOST_SEED,
     DrawnClips,
+    Measure,
     Scored,
     evaluation_settings,
+    landmark_measure,
+    pose_measures,
     score_clips,
     write_sheet,
 )
@@ -39,15 +43,10 @@ from mimicmotion_trt.training.run_folder import snapshot_config
 
 TEMPLATE = Path(__file__).with_name("card.md")
 RUNS = {
-    "vae": "tiny-vae", "colours": "tiny-colours", "motion": "tiny", "longer": "tiny-longer", "last": "tiny-last",
-    "decoder": "tiny-decoder", "together": "tiny-together", "structure": "tiny-structure",
-    "finish": "tiny-finish",
+    "landmarks": "tiny-landmarks", "vae": "tiny-vae", "colours": "tiny-colours", "motion": "tiny",
+    "together": "tiny-together",
 }  # fmt: skip
 """The folders of the runs in the order of training -> their configs."""
-PROCESSES = {"structure": 2, "finish": 2}
-"""Those that ran in several processes, each with a batch of its own."""
-SHOWN = 4
-"""Clips on the contact sheet."""
 HEAD = ("stage", "steps", "batch", "clips", "seed", "s/step", "waiting", "hours", "loss", "last validation")
 MEASURES = {
     "psnr": "PSNR of the video, dB",
@@ -64,6 +63,10 @@ MEASURES = {
     "sharpness_hands": "the same in the boxes of the hands",
     "flicker": "change from frame to frame where the truth stands still, levels of 255",
     "flicker_vae": "the same of the truth after the VAE alone",
+    "face_found": "share of the faces that the landmark network finds in the truth and again in the video",
+    "hands_found": "the same of hands",
+    "joints_found": "share of the joints that the pose estimator sees in the truth and again in the video",
+    "pose_error": "how far those have moved, percent of the height",
     "border_jump": "jump where segments meet beyond that elsewhere, levels of 255",
 }
 
@@ -119,9 +122,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 def run_row(run: RunRecord) -> list[object]:
     """What a run did, under `HEAD`."""
     config, did = run.config, run.profile
-    processes = f" × {PROCESSES[run.name]}" if run.name in PROCESSES else ""
     return [
-        run.name, f"{did.steps:,}", f"{config['batch']}{processes}", f"{config['data']['clips']:,}", config["seed"],
+        run.name, f"{did.steps:,}", config["batch"], f"{config['data']['clips']:,}", config["seed"],
         f"{did.step_seconds:.2f}", "–" if did.waiting is None else f"{did.waiting:.1%}", f"{did.hours:.2f}",
         f"{did.loss_begin:.3g} → {did.loss_end:.3g}",
         ", ".join(f"{name} {value:.3g}" for name, value in did.validation.items()) or "–",
@@ -142,8 +144,9 @@ def card(
     measures = [
         (f"`{key}`", "–" if (value := mean[key]) is None else f"{value:.3f}", what)
         for key, what in MEASURES.items()
+        if key in mean
     ]
-    bases = [run.name for run in runs if run.config["stage"] != "motion"]
+    bases = [run.name for run in runs if run.config["stage"] not in ("motion", "landmarks")]
     trained = [run for run in runs if run.config["stage"] in ("motion", "together")]
     own = f"training/models/{name}"
     folder = f"runs/tiny/{trained[-1].name}/final" if trained else own
@@ -173,14 +176,18 @@ def card(
 
 def train_command(run: str) -> str:
     """The command of a run."""
-    script = f"training/train.py --config training/configs/{RUNS[run]}.yaml"
-    if run not in PROCESSES:
-        return f"python {script}"
-    return f"ACCELERATE_USE_CPU=true torchrun --nproc_per_node {PROCESSES[run]} {script}"
+    return f"python training/train.py --config training/configs/{RUNS[run]}.yaml"
 
 
 def write_card(
-    name: str, bundle: str, runs: Sequence[RunRecord], output: Path, clips: int, frames: int, seed: int
+    name: str,
+    bundle: str,
+    runs: Sequence[RunRecord],
+    output: Path,
+    clips: int,
+    frames: int,
+    seed: int,
+    measures: Sequence[Measure],
 ) -> Path:
     """Evaluate and write the card and its pictures; returns the card's path."""
     images, path = output / "images", output / "models" / f"{name}.md"
@@ -193,11 +200,19 @@ def write_card(
             settings = evaluation_settings(animator, {})
             assert settings.size is not None
             with Bars() as bars:
-                scored = score_clips(animator, DrawnClips(clips, frames, seed, settings.size), settings, bars)
+                drawn = DrawnClips(clips, frames, seed, settings.size)
+                scored = score_clips(animator, drawn, settings, bars, measures)
             settings, manifest = animator.settings(), load_bundle(bundle).manifest
             path.write_text(card(name, manifest, settings, runs, scored, frames, seed))
-        write_sheet(images / f"{name}-clips.jpg", scored[:SHOWN])
+        write_sheet(images / f"{name}-clips.jpg", extremes(scored))
     return path
+
+
+def extremes(scored: Sequence[Scored]) -> dict[str, Scored]:
+    """The best, the median and the worst clip by SSIM; only the best of one clip."""
+    ordered = sorted(scored, key=lambda one: one.scores["ssim"] or 0.0, reverse=True)
+    places = {"best": 0, "median": len(ordered) // 2, "worst": len(ordered) - 1}
+    return {name: ordered[place] for name, place in places.items() if place or name == "best"}
 
 
 def main(
@@ -208,11 +223,16 @@ def main(
     clips: Annotated[int, typer.Option(min=1, max=1000, help="Clips to evaluate.")] = 20,
     frames: Annotated[int, typer.Option(min=2, help="Frames of each.")] = 24,
     seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Which people and motions.")] = 0,
+    landmarks: Annotated[
+        Path | None,
+        typer.Option(help="File of the stage landmarks: also say which faces and hands are found."),
+    ] = None,
 ) -> None:
     """Write a model's card."""
     with explained():
         records = read_runs(runs, history)
-        path = write_card(Path(bundle).name, bundle, records, output, clips, frames, seed)
+        measures = [*EVALUATION, pose_measures, *([] if landmarks is None else [landmark_measure(landmarks)])]
+        path = write_card(Path(bundle).name, bundle, records, output, clips, frames, seed, measures)
         if history is not None:
             write_history(history, records)
         print(path)

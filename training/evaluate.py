@@ -117,9 +117,9 @@ def evaluate(
     style: Annotated[
         Style,
         typer.Option(
-            help="How drawn people look; tiny has learned from rich ones, others may have from doll."
+            help="How drawn people look; tiny has learned from dolls, others may have from rich ones."
         ),
-    ] = "rich",
+    ] = "doll",
     landmarks: Annotated[
         Path | None,
         typer.Option(help="File of the stage landmarks: also say which faces and hands are found."),
@@ -170,7 +170,7 @@ def evaluate(
             scored = score_clips(animator, given, settings, bars, measures)
             seconds = time.perf_counter() - began
         if sheet is not None:
-            write_sheet(sheet, scored)
+            write_sheet(sheet, {str(number): clip for number, clip in enumerate(scored, 1)})
     result = means([clip.scores for clip in scored])
     if as_json:
         told = {"clips": len(scored), "frames": frames, "seed": seed, "seconds": round(seconds, 3)}
@@ -193,7 +193,7 @@ class DrawnClips:
     seed: int
     size: tuple[int, int]
     """(width, height)."""
-    style: Style = "rich"
+    style: Style = "doll"
 
     def __len__(self) -> int:
         return self.clips
@@ -287,12 +287,12 @@ def unseen(seed: int, index: int) -> int:
     return TEST_SEEDS[place + passed]
 
 
-def write_sheet(path: Path, scored: list[Scored]) -> None:
-    """For each clip the truth over the video, the reference first in both rows."""
+def write_sheet(path: Path, scored: Mapping[str, Scored]) -> None:
+    """For each named clip the truth over the video, the reference first in both rows."""
     rows = []
-    for number, clip in enumerate(scored, 1):
-        rows.append((f"{number}: reference, then truth", [clip.reference, *clip.truth]))
-        rows.append((f"{number}: sampled, {clip.scores['psnr']:.1f} dB", [clip.reference, *clip.video]))
+    for name, clip in scored.items():
+        rows.append((f"{name}: reference, then truth", [clip.reference, *clip.truth]))
+        rows.append((f"{name}: sampled, {clip.scores['psnr']:.1f} dB", [clip.reference, *clip.video]))
     write_picture(path, contact_sheet(rows, columns=9))
 
 

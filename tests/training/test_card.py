@@ -7,10 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mimicmotion_trt.errors import OutputError, SettingsError
-from mimicmotion_trt.training.card import read_history, read_runs, train_command, write_history
+from mimicmotion_trt.training.card import extremes, read_history, read_runs, write_history
+from mimicmotion_trt.training.evaluate import Scored
 
 SCRIPT = Path(__file__).parents[2] / "training" / "card.py"
 
@@ -77,8 +79,10 @@ def test_the_card_tells_what_was_measured(runs, bundle, tmp_path):
         assert f"../images/{path.name}" in text
 
 
-def test_a_stage_of_two_processes_is_told_so():
-    assert train_command("motion") == "python training/train.py --config training/configs/tiny.yaml"
-    assert train_command("structure").startswith(
-        "ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 training/"
-    )
+def test_the_sheet_shows_the_best_the_median_and_the_worst():
+    picture = np.zeros((2, 2, 3), np.uint8)
+    scored = [Scored({"ssim": value}, picture, picture, picture) for value in (0.5, 0.9, 0.7, 0.8, 0.6)]
+    assert {name: one.scores["ssim"] for name, one in extremes(scored).items()} == {
+        "best": 0.9, "median": 0.7, "worst": 0.5
+    }  # fmt: skip
+    assert list(extremes(scored[:1])) == ["best"]
