@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -201,9 +202,9 @@ def test_nose_and_eyes_from_the_mesh():
 
 
 @pytest.fixture(scope="module")
-def dancer(person_path) -> Any:
-    """uint8 [384,256,3]: a drawn person, from head to foot, facing us."""
-    return read_picture(person_path.with_name("dancer.png"))
+def dancer() -> Any:
+    """A drawn person of natural build, 256×384, whom the estimator finds at most sizes."""
+    return read_picture(Path(__file__).parents[1] / "data" / "inputs" / "dancer.png")
 
 
 @pytest.mark.parametrize(
