@@ -123,12 +123,13 @@ class MotionStage(TrainingStage):
 
     def clip(self, position: int) -> Arrays:
         """What `encode` gave of the clip at a position; the faces of `drop_face` of them are not drawn."""
-        clip = self.encoded[self.order[position]]
+        index = self.order[position]
+        clip = self.encoded[index]
         if self.faceless is None:
             return clip
         chance = torch.rand((), generator=generator_at(self.config.seed + 3, position))
         dropped = chance < self.config.objective.drop_face
-        return clip | self.faceless[self.order[position]] if dropped else clip
+        return clip | self.faceless[index] if dropped else clip
 
     @property
     def sampling(self) -> dict[str, Any]:
