@@ -164,21 +164,26 @@ def test_a_killed_engine_changes_no_byte_and_no_event_comes_twice(host, client, 
 
 
 def test_no_finished_step_is_done_again():
-    """The job is stopped to make room, its engine is killed, and it is stopped once more."""
+    """The job is stopped to make room, its engine is killed, and it is stopped once more. A reader that is late sees
+    the newest step of several, so steps may be left out here, but none comes twice."""
     with hosted(checkpoint_share=1e6) as host, Client(host.address) as client:
         picture = script(frames=4, noise=True, pause=0.03)
         undisturbed = client.animate(picture, VIDEO, {"steps": 20}).result().read()
         animation, steps = client.animate(picture, VIDEO, {"steps": 20}), []
+        disturb = [(5, "suspend"), (10, "kill"), (15, "suspend")]
         for event in animation:
-            if isinstance(event, Progress) and event.stage == "denoise":
-                steps.append(event.step)
+            if not isinstance(event, Progress) or event.stage != "denoise":
+                continue
+            steps.append(event.step)
+            if not disturb or event.step < disturb[0][0]:
+                continue
+            if disturb.pop(0)[1] == "kill":
+                os.kill(host.engine_pid, signal.SIGKILL)
+            else:
                 job = host.server.store.get(animation.job)
-                if event.step in (5, 15):
-                    host.call(as_coroutine, host.server.scheduler.suspend, job)
-                if event.step == 10:
-                    os.kill(host.engine_pid, signal.SIGKILL)
+                host.call(as_coroutine, host.server.scheduler.suspend, job)
         assert animation.result().read() == undisturbed
-        assert steps == list(range(1, 21))
+        assert steps == sorted(set(steps)) and steps[-1] == 20 and not disturb
 
 
 def test_an_engine_that_hangs_is_killed_and_its_job_runs_again():
