@@ -44,7 +44,7 @@ from mimicmotion_trt.training.run_folder import snapshot_config
 TEMPLATE = Path(__file__).with_name("card.md")
 RUNS = {
     "landmarks": "tiny-landmarks", "vae": "tiny-vae", "colours": "tiny-colours", "motion": "tiny",
-    "together": "tiny-together",
+    "together": "tiny-together", "longer": "tiny-longer", "finish": "tiny-finish",
 }  # fmt: skip
 """The folders of the runs in the order of training -> their configs."""
 HEAD = ("stage", "steps", "batch", "clips", "seed", "s/step", "waiting", "hours", "loss", "last validation")

@@ -30,15 +30,18 @@ def test_shipped_configs_are_sound(path):
 
 
 def test_stages_of_the_small_model_follow_one_another():
-    names = ("-landmarks", "-vae", "-colours", "", "-together")
+    names = ("-landmarks", "-vae", "-colours", "", "-together", "-longer", "-finish")
     configs = [load_config(CONFIGS / f"tiny{name}.yaml") for name in names]
-    landmarks, vae, colours, motion, together = configs
+    landmarks, vae, colours, motion, together, longer, finish = configs
     assert vae.base is None
     assert vae.vae.landmarks == f"{landmarks.output}/final/landmarks.safetensors" == together.vae.landmarks
     assert colours.base == f"{vae.output}/final/base"
     assert motion.base == together.base == f"{colours.output}/final/base"
     assert motion.checkpoint is None
     assert together.checkpoint == f"{motion.output}/final/mimicmotion.safetensors"
+    assert longer.base == finish.base == f"{together.output}/final/base"
+    assert longer.checkpoint == f"{together.output}/final/mimicmotion.safetensors"
+    assert finish.checkpoint == f"{longer.output}/final/mimicmotion.safetensors"
     assert len({config.output for config in configs}) == len(configs)
     assert {config.data.style for config in configs} == {"doll"}
 
