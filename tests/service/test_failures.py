@@ -183,7 +183,9 @@ def test_no_finished_step_is_done_again():
                 job = host.server.store.get(animation.job)
                 host.call(as_coroutine, host.server.scheduler.suspend, job)
         assert animation.result().read() == undisturbed
-        assert steps == sorted(set(steps)) and steps[-1] == 20 and not disturb
+        assert steps == sorted(set(steps))
+        assert steps[-1] == 20
+        assert not disturb
 
 
 def test_an_engine_that_hangs_is_killed_and_its_job_runs_again():
